@@ -1,0 +1,150 @@
+"""Stage 1's dense loss beside one over index lists, forward and backward, as a table.
+
+    python benchmarks/stage1_loss.py [--device auto|cpu|cuda] [--threads N]
+
+The index-list side mines with pytorch-metric-learning. Its triplets are one vectorised
+expression over the lists; its tuples are looped over in Python, pair by pair, as in the published
+code. Both sides start from the embeddings, and must agree on loss and gradient before any timing.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from pytorch_metric_learning.distances import LpDistance
+from pytorch_metric_learning.miners import TripletMarginMiner
+from torch import Tensor
+from torch.nn import functional as F
+
+from harness.distill.relations import same_class_pairs
+from harness.distill.stage1 import stage1_loss
+
+BATCH, DIMENSIONS, CLASSES = 128, 128, (10, 100)
+TAU1, MARGIN = 4.0, 0.2
+WARM_UP, REPEATS = 3, 15
+
+Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+miner = TripletMarginMiner(
+    margin=MARGIN, type_of_triplets="semihard", distance=LpDistance(normalize_embeddings=True)
+)
+
+
+def distance(embedding: Tensor, i: Tensor, j: Tensor) -> Tensor:
+    unit = F.normalize(embedding)
+    return (unit[i] - unit[j]).norm(dim=1)
+
+
+def indexed_triplets(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+    """500 x mean of KL(Bernoulli || Bernoulli) over the miner's lists."""
+    a, p, n = miner(student, labels)
+    log_p, log_not = [], []
+    for embedding in (teacher, student):
+        x = (distance(embedding, a, n) - distance(embedding, a, p)) / TAU1
+        log_p.append(F.logsigmoid(x))
+        log_not.append(F.logsigmoid(-x))
+    kl = log_p[0].exp() * (log_p[0] - log_p[1]) + log_not[0].exp() * (log_not[0] - log_not[1])
+    return 500 * kl.mean()
+
+
+def indexed_tuples(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+    """1000 x mean of KL(softmax || softmax), one pair of the miner's lists after the other."""
+    tuples: dict[tuple[int, int], list[int]] = {}
+    for a, p, n in zip(*(i.tolist() for i in miner(student, labels)), strict=True):
+        tuples.setdefault((a, p), []).append(n)
+    unit_s, unit_t = F.normalize(student), F.normalize(teacher)
+    total = student.new_zeros(())
+    for (a, p), negatives in tuples.items():
+        others = [p, *negatives]
+        log_s, log_t = (
+            (-(unit[a] - unit[others]).norm(dim=1) / TAU1).log_softmax(0)
+            for unit in (unit_s, unit_t)
+        )
+        total = total + (log_t.exp() * (log_t - log_s)).sum()
+    return 1000 * total / len(tuples)
+
+
+def dense(relation: str) -> Loss:
+    def loss(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+        pairs = same_class_pairs(labels)
+        value, _ = stage1_loss(
+            student, teacher, labels, relation=relation, tau1=TAU1, margin=MARGIN, pairs=pairs
+        )
+        return value
+
+    return loss
+
+
+def forward_backward(loss: Loss, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """The loss, and its gradient with respect to the student's embedding."""
+    student = inputs[0].clone().requires_grad_()
+    value = loss(student, *inputs[1:])
+    (gradient,) = torch.autograd.grad(value, student)
+    return value.detach(), gradient
+
+
+def median_ms(loss: Loss, *inputs: Tensor) -> float:
+    """Median wall-clock time of a forward and backward pass, in milliseconds."""
+    times = []
+    for repeat in range(WARM_UP + REPEATS):
+        if inputs[0].is_cuda:
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        forward_backward(loss, *inputs)
+        if inputs[0].is_cuda:
+            torch.cuda.synchronize()
+        if repeat >= WARM_UP:
+            times.append(1000 * (time.perf_counter() - start))
+    return statistics.median(times)
+
+
+def batch_of(n_classes: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """A student's and a teacher's embeddings that know something of the classes, and labels."""
+    generator = torch.Generator().manual_seed(n_classes)
+    labels = torch.randint(n_classes, (BATCH,), generator=generator)
+    embeddings = []
+    for _ in range(2):
+        classes = torch.randn(n_classes, DIMENSIONS, generator=generator)
+        images = torch.randn(BATCH, DIMENSIONS, generator=generator)
+        embeddings.append((images + 0.3 * classes[labels]).relu().to(device))
+    return embeddings[0], embeddings[1], labels.to(device)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="auto", help="auto (the default), cpu or cuda")
+    parser.add_argument("--threads", type=int, help="CPU threads of torch")
+    arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    if arguments.device == "auto":
+        arguments.device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(arguments.device)
+
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    print(f"{name}, torch {torch.__version__}, {torch.get_num_threads()} CPU threads, float32")
+    print(f"batch {BATCH}, {DIMENSIONS} dimensions, median of {REPEATS} forward + backward passes")
+    print()
+    print(f"{'relation':<9}{'classes':>8}{'mined':>9}{'index lists':>14}{'dense':>11}{'ratio':>8}")
+    for relation, indexed in (("tuple", indexed_tuples), ("triplet", indexed_triplets)):
+        for n_classes in CLASSES:
+            inputs = batch_of(n_classes, device)
+            _, mined = stage1_loss(*inputs, relation=relation, tau1=TAU1, margin=MARGIN)
+            exact = [x.double() if x.is_floating_point() else x for x in inputs]
+            for ours, theirs in zip(
+                forward_backward(dense(relation), *exact),
+                forward_backward(indexed, *exact),
+                strict=True,
+            ):
+                torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+            slow, fast = median_ms(indexed, *inputs), median_ms(dense(relation), *inputs)
+            print(
+                f"{relation:<9}{n_classes:>8}{int(mined):>9}"
+                f"{slow:>11.1f} ms{fast:>8.1f} ms{slow / fast:>7.1f}x"
+            )
+
+
+if __name__ == "__main__":
+    main()

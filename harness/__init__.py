@@ -1,0 +1,1 @@
+"""ReFilled harness: what trains. `analysis` turns what it leaves behind into tables."""

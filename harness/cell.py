@@ -1,0 +1,208 @@
+"""Run ONE cell in this process: `python -m harness.cell DIR [--device D] [--threads N]`.
+
+Needs torch, torchvision, numpy, pydantic and PyYAML (and scikit-learn for its digits), but neither
+MLflow nor Optuna: a bare GPU node can train. Every executor ends here.
+
+Exit status: 0 done (or done already), 1 failed, 2 wrong input, 3 stopped on request (run it again
+to go on), 4 another process trains this cell.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import signal
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness.data import DATASETS, Dataset, join_validation, load
+from harness.data.batches import DeviceImages
+from harness.errors import UserError
+from harness.execute import BUSY, DONE, FAILED, STOPPED, WRONG_INPUT
+from harness.provenance import code_version, software
+from harness.store import Busy, CellDir, write_atomically
+from harness.train.checkpoint import build_network, load_model, to_bytes
+from harness.train.device import be_deterministic, describe, resolve_device
+from harness.train.loop import Diverged, Interrupted, train
+from harness.train.methods import METHODS, Context
+
+
+class StopFlag:
+    """True once SIGTERM came. Ctrl-C is the orchestrator's business: it sends SIGTERM."""
+
+    def __init__(self) -> None:
+        self.is_set = False
+        signal.signal(signal.SIGTERM, self._set)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def _set(self, *_: object) -> None:
+        self.is_set = True
+
+    def __call__(self) -> bool:
+        return self.is_set
+
+
+def run_cell(
+    directory: CellDir,
+    device_name: str = "auto",
+    threads: int | None = None,
+    version: dict[str, Any] | None = None,
+    should_stop: StopFlag | None = None,
+) -> int:
+    """Train the cell in `directory`; its exit status. Everything said goes to the journal."""
+    try:
+        with directory.lease():
+            if directory.is_done:
+                return DONE
+            try:
+                if threads:
+                    torch.set_num_threads(threads)
+                be_deterministic()
+                device = resolve_device(device_name)
+                version = version or code_version()
+                directory.append("start", device=describe(device), **version, **software())
+                _train(directory, device, version, should_stop or StopFlag())
+                return DONE
+            except Interrupted:
+                directory.append("stopped")
+                return STOPPED
+            except UserError as error:
+                directory.append("failed", error=str(error))
+                return WRONG_INPUT
+            except Diverged as error:
+                directory.append("failed", error=str(error))
+                return FAILED
+            except Exception as error:
+                traceback.print_exc()
+                directory.append("failed", error=f"{type(error).__name__}: {error}")
+                return FAILED
+    except Busy as error:
+        print(f"{directory.path}: trained by {error}", file=sys.stderr)
+        return BUSY
+
+
+def _train(
+    directory: CellDir, device: torch.device, version: dict[str, Any], should_stop: StopFlag
+) -> None:
+    cell = directory.description
+    spec, upstream = cell["spec"], cell["upstream"]
+    dataset = _dataset(spec)
+    n_classes = len(dataset.class_names)
+    models = {role: _upstream(directory, fingerprint) for role, fingerprint in upstream.items()}
+
+    torch.manual_seed(spec["seed"])
+    if "initial" in models:
+        model = load_model(models["initial"] / "model.pt", spec["network"], n_classes)
+    else:
+        model = build_network(spec["network"], n_classes)
+    teacher = None
+    if "teacher" in models:
+        source = models["teacher"]
+        network = source.description["spec"]["network"]
+        teacher = load_model(source / "model.pt", network, n_classes)
+        teacher = teacher.to(device, memory_format=torch.channels_last)
+    model = model.to(device, memory_format=torch.channels_last)
+
+    parts = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
+    images = {k: DeviceImages(dataset, v, device) for k, v in parts.items() if v is not None}
+    method = METHODS[cell["kind"]](Context(spec, images, n_classes, teacher))
+    n_epochs = spec[{"stage1": "stage1", "stage2": "stage2"}.get(cell["kind"], "training")][
+        "epochs"
+    ]
+    state, epoch, lines = train(
+        model, method, images["train"], spec, n_epochs, directory, should_stop
+    )
+
+    results = summary(lines, epoch)
+    accuracy = lines[epoch - 1].get(f"validation/{method.metric}")
+    content = {"state_dict": state, "validating_accuracy": accuracy, "epoch": epoch}
+    data = to_bytes(content)
+    write_atomically(directory / "model.pt", data)
+    directory.append("end", selected_epoch=epoch)
+    attempts = [e for e in directory.events() if e["event"] == "start"]
+    directory.finish(
+        {
+            "results": results,
+            "selected_epoch": epoch,
+            "epochs": n_epochs,
+            "seconds": round(sum(line["seconds"] for line in lines), 2),
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "model_sha256": hashlib.sha256(data).hexdigest(),
+            "data": _data_summary(dataset, spec),
+            "device": describe(device),
+            "attempts": len(attempts),
+            # A cell resumed after a pull was trained by more than one commit.
+            "commits": sorted({str(a["commit"]) for a in attempts}),
+            "dirty": any(a["dirty"] for a in attempts),
+            **software(),
+        }
+    )
+
+
+def summary(lines: list[dict[str, Any]], selected_epoch: int) -> dict[str, dict[str, float]]:
+    """For each accuracy on the test set: after the last epoch, at the selected epoch, and the best
+    over all epochs. The last one is chosen by looking at the test set; it is kept to show how much
+    that inflates a result, and must be labelled so."""
+    results = {}
+    names = {name for line in lines for name in line if name.startswith("test/")}
+    for name in sorted(names):
+        values = [line[name] for line in lines if name in line]
+        results[name.removeprefix("test/")] = {
+            "last": values[-1],
+            "selected": lines[selected_epoch - 1][name],
+            "best_on_test": max(values),
+        }
+    return results
+
+
+def _dataset(spec: dict[str, Any]) -> Dataset:
+    options = {k: v for k, v in spec["data"].items() if k != "digest"}
+    dataset = load(DATASETS[options["name"]][0].model_validate(options))
+    if dataset.digest != spec["data"]["digest"]:
+        raise UserError(
+            f"dataset: {options['name']} on this machine is not the data this cell was planned "
+            "with (other digest); plan again here with `harness run`"
+        )
+    joined = spec["protocol"]["train_on"] == "train+validation"
+    return join_validation(dataset) if joined else dataset
+
+
+def _data_summary(dataset: Dataset, spec: dict[str, Any]) -> dict[str, Any]:
+    sizes = {
+        part: len(images)
+        for part in ("train", "validation", "test")
+        if (images := getattr(dataset, part)) is not None
+    }
+    return {"name": dataset.name, "digest": spec["data"]["digest"], **sizes}
+
+
+def _upstream(directory: CellDir, fingerprint: str) -> CellDir:
+    source = CellDir(directory.path.parent / fingerprint[:16])
+    if not source.is_done:
+        raise UserError(f"upstream: {source.path.name} is not finished; train it first")
+    source.check_model()
+    return source
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m harness.cell", description="Train one cell.")
+    parser.add_argument("directory", type=Path, help="a prepared cell directory of the store")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--threads", type=int)
+    arguments = parser.parse_args()
+    directory = CellDir(arguments.directory)
+    if not (directory / "cell.json").is_file():
+        print(f"{directory.path}: no cell.json here; `harness run` prepares it", file=sys.stderr)
+        return WRONG_INPUT
+    status = run_cell(directory, arguments.device, arguments.threads)
+    if status in (FAILED, WRONG_INPUT):
+        print(f"error: {directory.events()[-1]['error']}", file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,217 @@
+"""The `harness` command. Each command checks its input, then calls one function elsewhere.
+
+This is the only file of `harness` that may import `analysis` (inside commands): the tables are a
+view of the results, and training must not need them. Heavy imports stay inside the commands.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from harness.errors import UserError
+
+app = typer.Typer(
+    name="harness",
+    help="Reproduce the tables of a knowledge-distillation paper (ReFilled, CVPR 2020).",
+    add_completion=False,
+    no_args_is_help=False,
+)
+
+File = Annotated[Path, typer.Argument(help="experiment file, as experiments/digits.yaml")]
+Files = Annotated[Optional[list[Path]], typer.Argument(help="experiment files")]
+Set = Annotated[
+    Optional[list[str]], typer.Option("--set", help="override a field: stage2.lambd=50")
+]
+StoreOption = Annotated[Path, typer.Option("--store", help="folder of the trained cells")]
+Jobs = Annotated[Optional[int], typer.Option("--jobs", min=1, help="cells at once; default: cores")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps")]
+MaxTime = Annotated[Optional[str], typer.Option("--max-time", help="stop cleanly after: 90s 9m 2h")]
+NoBar = Annotated[bool, typer.Option("--no-bar", help="plain lines instead of the live table")]
+RUNS = Path("runs")
+
+
+@app.command()
+def plan(file: File, set_: Set = None, store: StoreOption = RUNS) -> None:
+    """Show the cells of an experiment and which are done already; trains nothing."""
+    from harness.inspect import print_plan
+
+    print_plan(_plan(file, set_), store)
+
+
+@app.command()
+def run(
+    file: File,
+    set_: Set = None,
+    store: StoreOption = RUNS,
+    jobs: Jobs = None,
+    device: Device = "auto",
+    max_time: MaxTime = None,
+    no_bar: NoBar = False,
+) -> None:
+    """Train every cell that is not done, and log all of them to MLflow."""
+    from harness.orchestrate import run_experiment
+    from harness.spec import read
+
+    experiment = read(file, set_)
+    status = run_experiment(
+        experiment,
+        store,
+        jobs=jobs,
+        device=device,
+        max_seconds=seconds(max_time),
+        no_bar=no_bar,
+    )
+    raise typer.Exit(status)
+
+
+@app.command()
+def status(file: File, set_: Set = None, store: StoreOption = RUNS) -> None:
+    """Show the state of every cell."""
+    from harness.inspect import print_status
+
+    print_status(_plan(file, set_), store)
+
+
+@app.command()
+def explain(
+    cell: Annotated[str, typer.Argument(help="first characters of a cell's fingerprint")],
+    file: Annotated[Optional[Path], typer.Argument(help="experiment file to compare with")] = None,
+    set_: Set = None,
+    store: StoreOption = RUNS,
+) -> None:
+    """Show what a cell is and, given an experiment, which field makes it stale there."""
+    from harness.inspect import print_explanation
+
+    print_explanation(cell, None if file is None else _plan(file, set_), store)
+
+
+@app.command()
+def sync(file: File, set_: Set = None, store: StoreOption = RUNS) -> None:
+    """Send to MLflow what it does not have yet; rebuilds it from the journals."""
+    from harness.orchestrate import connect
+    from harness.store import Store
+    from harness.track.mlflow_sync import Tracker
+
+    the_plan = _plan(file, set_)
+    Store(store).create()
+    tracker = Tracker(the_plan, Store(store))
+    connect(tracker)
+    sent = tracker.sync()
+    tracker.close(finished=all(Store(store).directory(f).is_done for f in the_plan.cells))
+    print(f"{sent} cells sent to {tracker.uri}")
+
+
+@app.command()
+def tables(
+    files: Files = None,
+    set_: Set = None,
+    store: StoreOption = RUNS,
+    check: Annotated[
+        bool, typer.Option("--check", help="change nothing; fail if the README differs")
+    ] = False,
+    print_only: Annotated[
+        bool, typer.Option("--print", help="print the tables, leave README and bundles alone")
+    ] = False,
+) -> None:
+    """Rewrite the README's tables from the finished cells of FILES, or from the stored bundles."""
+    from analysis.commands import make_tables
+
+    plans = [(_plan(file, set_), file) for file in files or []]
+    raise typer.Exit(make_tables(plans, store, check=check, print_only=print_only))
+
+
+@app.command()
+def figures() -> None:
+    """Redraw docs/figures from the stored bundles."""
+    from analysis.commands import make_figures
+
+    make_figures()
+
+
+@app.command()
+def ui(
+    port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 5000,
+    host: Annotated[str, typer.Option("--host", help="loopback unless you say otherwise")] = (
+        "127.0.0.1"
+    ),
+) -> None:
+    """Open MLflow's UI on this machine."""
+    from harness.track.ui import serve
+
+    raise typer.Exit(serve(host, port))
+
+
+def _plan(file: Path, assignments: list[str] | None):  # type: ignore[no-untyped-def]
+    from harness.orchestrate import plan_of
+    from harness.spec import read
+
+    return plan_of(read(file, assignments))
+
+
+def seconds(text: str | None) -> float | None:
+    """'90s', '9m', '2h' or '90' -> seconds.
+
+    Raises:
+        UserError: anything else.
+    """
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
+    if not match or float(match[1]) <= 0:
+        raise UserError(f"--max-time: {text!r} is no time; write 90s, 9m or 2h")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+def published_spelling(arguments: list[str]) -> list[str]:
+    """The releases' spelling in ours: --batch_size 64 -> --batch-size 64, and
+    --point 100 140 180 -> --point 100,140,180."""
+    result: list[str] = []
+    for argument in arguments:
+        if argument.startswith("--"):
+            name, equals, value = argument.partition("=")
+            result.append(name.replace("_", "-") + equals + value)
+        elif len(result) > 1 and result[-2] == "--point" and re.fullmatch(r"\d+", argument):
+            result[-1] += f",{argument}"
+        else:
+            result.append(argument)
+    return result
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; its exit status. Errors are one line on stderr, status 2; `--debug`
+    anywhere shows the traceback instead."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    given = published_spelling([a for a in given if a != "--debug"])
+    import harness.train_command  # noqa: F401  (registers `harness train`)
+
+    try:
+        return app(given or ["--help"], prog_name="harness", standalone_mode=False) or 0
+    except UserError as error:
+        message = str(error)
+    except typer.exceptions.TyperException as error:
+        message = " ".join(error.format_message().split())  # type: ignore[attr-defined]
+    except (typer.Abort, KeyboardInterrupt):
+        return 130
+    except BrokenPipeError:
+        return 0
+    except Exception as error:
+        if not debug:
+            print(
+                f"error: {type(error).__name__}: {' '.join(str(error).split())[:300]} "
+                "(this is a bug; --debug shows where)",
+                file=sys.stderr,
+            )
+            return 1
+        traceback.print_exc()
+        return 1
+    if debug:
+        traceback.print_exc()
+    print(f"error: {message}", file=sys.stderr)
+    return 2

@@ -1,0 +1,1 @@
+"""What a student learns from: pure functions of tensors, one file a loss."""

@@ -1,0 +1,41 @@
+"""Knowledge distillation on logits (Hinton, Vinyals, Dean, arXiv 1503.02531)."""
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from harness.distill.relations import at_least_float32
+
+
+def kd_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
+    *,
+    temperature: float = 4.0,
+    alpha: float = 0.9,
+) -> dict[str, Tensor]:
+    """(1 - alpha) CE(f_S, y) + alpha T^2 (1/B) sum KL(softmax(f_T / T) || softmax(f_S / T)).
+
+    Temperature and weights as in RepDistiller (`-r 0.1 -a 0.9`, T = 4). Both models must share
+    the label space. Only the student gets a gradient.
+
+    Args:
+        student_logits: (B, C).
+        teacher_logits: (B, C).
+        labels: (B,).
+
+    Returns:
+        The two weighted terms, `ce` and `kd`: scalars whose sum is the loss.
+    """
+    student = at_least_float32(student_logits)
+    teacher = at_least_float32(teacher_logits.detach())
+    divergence = F.kl_div(
+        (student / temperature).log_softmax(1),
+        (teacher / temperature).log_softmax(1),
+        reduction="batchmean",
+        log_target=True,
+    )
+    return {
+        "ce": (1 - alpha) * F.cross_entropy(student, labels),
+        "kd": alpha * temperature**2 * divergence,
+    }

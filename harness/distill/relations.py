@@ -1,0 +1,108 @@
+"""Relations inside a batch: distances, same-class pairs and their mined negatives.
+
+Everything is dense: a row is an ordered same-class pair (anchor, positive), a column an image of
+the batch. P is the number of such pairs, about B (B - 1) / C, so (P, B) stays small where a list
+of all triplets would not.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """`x` in float32, or in float64 if it came so: half precision is for networks, not losses."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def unit_distances(embedding: Tensor) -> Tensor:
+    """Euclidean distances ||z_i - z_j|| of the normalised rows z = phi / ||phi||.
+
+    Computed from differences, not as sqrt(2 - 2 <z_i, z_j>): in float32 that form puts 7e-4
+    between an image and itself, takes duplicates for semi-hard negatives, and is subject to TF32.
+    The result is symmetric to the last bit, with zeros on the diagonal and for equal rows, where
+    the gradient is zero.
+
+    Args:
+        embedding: (B, D), raw. Half precision is computed in float32, under autocast too.
+
+    Returns:
+        (B, B), in float32 or float64.
+    """
+    with torch.autocast(embedding.device.type, enabled=False):
+        unit = F.normalize(at_least_float32(embedding))
+        return torch.cdist(unit, unit, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def same_class_pairs(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """All ordered pairs a != p of one class, by anchor and then by positive.
+
+    P depends on the values, so on a GPU this waits for the device: give it labels on the CPU.
+
+    Args:
+        labels: (B,) integer.
+
+    Returns:
+        anchor (P,) and positive (P,), indices into the batch.
+    """
+    same = labels[:, None] == labels[None, :]
+    same.fill_diagonal_(False)
+    anchor, positive = same.nonzero(as_tuple=True)
+    return anchor, positive
+
+
+def semi_hard_mask(
+    distances: Tensor, labels: Tensor, anchor: Tensor, positive: Tensor, margin: float
+) -> Tensor:
+    """Which images n are semi-hard negatives of a pair: 0 < D(a, n) - D(a, p) <= margin.
+
+    Schroff et al. (FaceNet, arXiv 1503.03832), with the margin's end included as in the releases.
+
+    Args:
+        distances: (B, B).
+        labels: (B,).
+        anchor: (P,).
+        positive: (P,).
+
+    Returns:
+        (P, B) bool.
+    """
+    gap = distances[anchor] - distances[anchor, positive][:, None]
+    return (gap > 0) & (gap <= margin) & (labels[anchor][:, None] != labels[None, :])
+
+
+def nearest_negative(
+    distances: Tensor, labels: Tensor, anchor: Tensor, positive: Tensor
+) -> tuple[Tensor, Tensor]:
+    """One negative a pair: the nearest with D(a, n) > D(a, p), else the farthest of all.
+
+    Release of 2020-06: no margin. Among equally near or far negatives the first one counts.
+
+    Args:
+        distances: (B, B).
+        labels: (B,).
+        anchor: (P,).
+        positive: (P,).
+
+    Returns:
+        negative (P,), and found (P,) bool: False where the batch has no other class, in which
+        case `negative` is meaningless.
+    """
+    from_anchor = distances[anchor]
+    is_negative = labels[anchor][:, None] != labels[None, :]
+    farther = is_negative & (from_anchor > distances[anchor, positive][:, None])
+    nearest = from_anchor.masked_fill(~farther, torch.inf).argmin(1)
+    farthest = from_anchor.masked_fill(~is_negative, -torch.inf).argmax(1)
+    return torch.where(farther.any(1), nearest, farthest), is_negative.any(1)
+
+
+def one_negative(
+    distances: Tensor, labels: Tensor, anchor: Tensor, positive: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The triplets of `nearest_negative`, without the pairs that have no negative.
+
+    Returns:
+        anchor, positive and negative, each (P',), P' <= P.
+    """
+    negative, found = nearest_negative(distances, labels, anchor, positive)
+    return anchor[found], positive[found], negative[found]

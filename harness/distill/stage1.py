@@ -1,0 +1,139 @@
+"""Stage 1 of ReFilled: the student learns the teacher's relations between instances.
+
+Ye, Lu, Zhan: Distilling Cross-Task Knowledge via Relationship Matching, CVPR 2020, and its
+releases of 2020-06 ("one-negative"), 2020-12 ("triplet") and 2021 ("tuple").
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from harness.distill.relations import (
+    nearest_negative,
+    same_class_pairs,
+    semi_hard_mask,
+    unit_distances,
+)
+from harness.errors import UserError, nearest
+
+RELATIONS = ("tuple", "triplet", "one-negative")
+
+# Unit-norm distances over tau1 = 4 leave all probabilities near one half, so the bare divergence
+# is of the order of 1e-4. The releases write 1000 for both; for triplets they average over the
+# two entries of each Bernoulli distribution, which halves it (docs/protocol.md, quirk 5).
+TUPLE_FACTOR = 1000.0
+TRIPLET_FACTOR = 500.0
+
+# `softmax_kl` raises e to as much as 4 / tau1, and float32 ends at e^88.
+SMALLEST_TAU1 = 0.05
+
+
+def stage1_loss(
+    student_embedding: Tensor,
+    teacher_embedding: Tensor,
+    labels: Tensor,
+    *,
+    relation: str = "tuple",
+    tau1: float = 4.0,
+    margin: float = 0.2,
+    pairs: tuple[Tensor, Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Mean divergence between the teacher's and the student's relations, mined on the student.
+
+    - tuple: a pair (a, p) and all its semi-hard negatives n_1 .. n_K,
+      q = softmax(-[D(a,p), D(a,n_1), .., D(a,n_K)] / tau1),
+      loss = 1000 x mean over tuples of KL(q_T || q_S).
+    - triplet: every semi-hard negative on its own, p = sigmoid((D(a,n) - D(a,p)) / tau1),
+      loss = 500 x mean over triplets of KL(Bernoulli(p_T) || Bernoulli(p_S)).
+    - one-negative: as triplet, with one negative a pair (`nearest_negative`); ignores `margin`.
+
+    D are `unit_distances`, float32 at least. Only the student gets a gradient. A batch without
+    any relation gives 0 with zero gradients. Given `pairs`, nothing waits for the device.
+
+    Args:
+        student_embedding: (B, Ds), raw.
+        teacher_embedding: (B, Dt), raw; Dt may differ from Ds.
+        labels: (B,), on the embeddings' device.
+        relation: one of `RELATIONS`.
+        tau1: temperature, at least `SMALLEST_TAU1`.
+        pairs: `same_class_pairs(labels)`, if at hand, on the embeddings' device.
+
+    Returns:
+        The loss (scalar), and the number of tuples or triplets behind it (integer scalar).
+
+    Raises:
+        UserError: unknown relation, or `tau1` too small.
+    """
+    if relation not in RELATIONS:
+        raise UserError(f"relation: unknown relation {relation!r}{nearest(relation, RELATIONS)}")
+    if tau1 < SMALLEST_TAU1:
+        raise UserError(f"tau1: {tau1} is too small for float32; use {SMALLEST_TAU1} or more")
+    student = unit_distances(student_embedding)
+    with torch.no_grad():
+        teacher = unit_distances(teacher_embedding)
+    anchor, positive = same_class_pairs(labels) if pairs is None else pairs
+
+    # Logits of both models, (B, B); in a tuple only differences along a row matter.
+    x_s, x_t = student / -tau1, teacher / -tau1
+
+    if relation == "one-negative":
+        negative, found = nearest_negative(student.detach(), labels, anchor, positive)
+        divergence = bernoulli_kl(
+            x_t[anchor, positive] - x_t[anchor, negative],
+            x_s[anchor, positive] - x_s[anchor, negative],
+        )
+        return _mean_over(found, divergence, TRIPLET_FACTOR)
+
+    semi_hard = semi_hard_mask(student.detach(), labels, anchor, positive, margin)
+    if relation == "triplet":
+        divergence = bernoulli_kl(
+            x_t[anchor, positive][:, None] - x_t[anchor],
+            x_s[anchor, positive][:, None] - x_s[anchor],
+        )
+        return _mean_over(semi_hard, divergence, TRIPLET_FACTOR)
+
+    taken = semi_hard.scatter(1, positive[:, None], True)
+    divergence = softmax_kl(x_t[anchor], x_s[anchor], taken)
+    return _mean_over(semi_hard.any(1), divergence, TUPLE_FACTOR)
+
+
+def softmax_kl(teacher_logits: Tensor, student_logits: Tensor, taken: Tensor) -> Tensor:
+    """KL(softmax(t) || softmax(s)) of each row, over its taken columns only.
+
+    With d = s - t and e = d - sum q_T d, it is log(1 + sum q_T (e^e - 1)): the sum is never
+    negative (Jensen), its digits survive where the models nearly agree (float32: 1e-7 of the
+    loss, instead of 2e-5 from a difference of two log-softmaxes), and the columns left out need
+    no -inf on the student's side.
+
+    Args:
+        teacher_logits: (P, K).
+        student_logits: (P, K).
+        taken: (P, K) bool, at least one a row. One alone gives 0.
+
+    Returns:
+        (P,)
+    """
+    q = teacher_logits.masked_fill(~taken, -torch.inf).softmax(1)
+    d = student_logits - teacher_logits
+    e = d - (q * d).sum(1, keepdim=True)
+    return (q * e.expm1()).sum(1).log1p()
+
+
+def bernoulli_kl(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
+    """KL(Bernoulli(sigmoid(t)) || Bernoulli(sigmoid(s))), elementwise, any shape.
+
+    = p_T (t - s) + log(1 - p_T) - log(1 - p_S), from log p = t + log(1 - p).
+    """
+    return (
+        teacher_logits.sigmoid() * (teacher_logits - student_logits)
+        + F.logsigmoid(-teacher_logits)
+        - F.logsigmoid(-student_logits)
+    )
+
+
+def _mean_over(mined: Tensor, divergence: Tensor, factor: float) -> tuple[Tensor, Tensor]:
+    """`factor` times the mean of the mined entries (0 if there are none), and their number."""
+    n = mined.sum()
+    # A product, not a selection: a NaN in the embeddings fails every comparison of the mining,
+    # and a diverged student must not be reported as one that has nothing left to learn.
+    return factor * (divergence * mined).sum() / n.clamp(min=1), n

@@ -1,0 +1,28 @@
+"""Where cells run. Every executor runs `harness.cell` on a prepared directory."""
+
+from pathlib import Path
+from typing import Protocol
+
+# Exit status of a cell's process. STOPPED: on request, at its last checkpoint. BUSY: another process
+# trains it.
+DONE, FAILED, WRONG_INPUT, STOPPED, BUSY = range(5)
+
+
+class Executor(Protocol):
+    """submit, poll, cancel: all the scheduler needs."""
+
+    capacity: int
+
+    def submit(self, directory: Path) -> None:
+        """Start training the cell in `directory`."""
+        ...
+
+    def poll(self, timeout: float) -> list[tuple[Path, int]]:
+        """(directory, exit status) of the cells that ended; waits up to `timeout` seconds for one.
+        A cell killed by signal N has status -N."""
+        ...
+
+    def cancel(self, grace: float = 15.0) -> None:
+        """Ask every running cell to stop at its last checkpoint; kill what is left after `grace`
+        seconds. Returns when none is running."""
+        ...

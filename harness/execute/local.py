@@ -1,0 +1,90 @@
+"""One process a cell on this machine, forked from a warm server.
+
+Importing torch costs seconds. A fork server imports it once, and every cell is a fork of it: still
+a process of its own, which can crash or be killed alone.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import threading
+import time
+from multiprocessing import connection, forkserver
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any
+
+
+def cell_process(
+    directory: Path, device: str, threads: int | None, version: dict[str, Any]
+) -> None:
+    """Body of a cell's process: output to log.txt, and no life after the orchestrator's."""
+    log = os.open(directory / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    from harness.cell import run_cell
+    from harness.store import CellDir
+
+    sys.exit(run_cell(CellDir(directory), device, threads, version))
+
+
+def _die_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(143)  # the last epoch's checkpoint is on disk
+
+
+def threads_for(jobs: int) -> int:
+    """CPU threads of each of `jobs` cells, so that together they do not exceed the cores."""
+    return max(1, len(os.sched_getaffinity(0)) // jobs)
+
+
+class LocalExecutor:
+    """Up to `capacity` cells at once."""
+
+    def __init__(self, jobs: int, device: str, version: dict[str, Any]) -> None:
+        self.capacity = jobs
+        self._arguments = (device, threads_for(jobs), version)
+        self._context = multiprocessing.get_context("forkserver")
+        # harness.cli is what a child would import again as the main script.
+        forkserver.set_forkserver_preload(["harness.cell", "harness.cli"])
+        self._running: dict[Path, ForkServerProcess] = {}
+
+    def warm_up(self) -> None:
+        """Start importing torch in the server, while the caller does something else."""
+        forkserver.ensure_running()
+
+    def submit(self, directory: Path) -> None:
+        process = self._context.Process(
+            target=cell_process, args=(directory, *self._arguments), name=directory.name
+        )
+        process.start()
+        self._running[directory] = process
+
+    def poll(self, timeout: float) -> list[tuple[Path, int]]:
+        if not self._running:
+            time.sleep(timeout)
+            return []
+        connection.wait([p.sentinel for p in self._running.values()], timeout)
+        ended = []
+        for directory, process in list(self._running.items()):
+            if process.exitcode is not None:
+                process.join()
+                del self._running[directory]
+                ended.append((directory, process.exitcode))
+        return ended
+
+    def cancel(self, grace: float = 15.0) -> None:
+        for process in self._running.values():
+            process.terminate()
+        deadline = time.monotonic() + grace
+        for process in self._running.values():
+            process.join(max(0.0, deadline - time.monotonic()))
+            if process.exitcode is None:
+                process.kill()
+                process.join()
+        self._running.clear()

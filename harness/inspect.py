@@ -1,0 +1,99 @@
+"""`harness plan`, `status` and `explain`: what is there, and why a cell is not reused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from harness.errors import UserError
+from harness.execute.scheduler import Progress, begin
+from harness.plan import Plan, differences
+from harness.progress import n_epochs
+from harness.store import CellDir, Store
+
+
+def _table(*columns: str) -> Table:
+    return Table(*columns, box=None, pad_edge=False)
+
+
+def _begin(plan: Plan, root: Path) -> Progress:
+    return begin(plan, Store(root))
+
+
+def print_plan(plan: Plan, root: Path) -> None:
+    """Every cell with its epochs; cells in the store are marked."""
+    progress = _begin(plan, root)
+    table = _table("cell", "name", "epochs", "state")
+    epochs = {True: 0, False: 0}
+    for fingerprint, cell in plan.cells.items():
+        done, n = progress.state[fingerprint] == "done", n_epochs(cell.spec, cell.kind)
+        epochs[done] += n
+        name = " = ".join(e.name for e in plan.entries_of(fingerprint))
+        table.add_row(fingerprint[:12], name, str(n), "done" if done else "to train")
+    Console().print(table)
+    n_done = progress.count("done")
+    print(
+        f"{plan.experiment.name}: {len(plan.cells)} cells, {n_done} done, "
+        f"{len(plan.cells) - n_done} to train ({epochs[False]} epochs)"
+    )
+
+
+def print_status(plan: Plan, root: Path) -> None:
+    """Every cell with the epochs it has and its last event."""
+    store = Store(root)
+    table = _table("cell", "name", "epochs", "state")
+    for fingerprint, cell in plan.cells.items():
+        directory = store.directory(fingerprint)
+        events = directory.events()
+        last = events[-1] if events else {"event": "waiting"}
+        state = {"epoch": "stopped", "start": "stopped", "end": "done"}.get(
+            last["event"], last["event"]
+        )
+        if directory.is_done:
+            state = "done"
+        elif directory.is_leased:
+            state = "running"
+        elif state == "failed":
+            state = f"failed: {last['error']}"
+        epochs = f"{len(directory.epochs())}/{n_epochs(cell.spec, cell.kind)}"
+        table.add_row(fingerprint[:12], plan.name_of(fingerprint), epochs, state)
+    Console().print(table)
+
+
+def print_explanation(prefix: str, plan: Plan | None, root: Path) -> None:
+    """What a stored cell is; with a plan, whether it is used there and, if not, how the nearest
+    cell of the plan differs.
+
+    Raises:
+        UserError: no cell, or more than one, begins with `prefix`.
+    """
+    directory = _find(prefix, Store(root))
+    cell = directory.description
+    print(f"{directory.path}: {'done' if directory.is_done else 'not done'}")
+    print(json.dumps(cell, indent=1, sort_keys=True))
+    if plan is None:
+        return
+    if any(f.startswith(directory.path.name) for f in plan.cells):
+        print(f"{plan.experiment.name} uses this cell as it is.")
+        return
+    same_kind = [c.as_json() for c in plan.cells.values() if c.kind == cell["kind"]]
+    if not same_kind:
+        print(f"{plan.experiment.name} has no cell of kind {cell['kind']}.")
+        return
+    nearest = min((differences(cell, other) for other in same_kind), key=len)
+    print(f"stale for {plan.experiment.name}; its nearest cell differs in:")
+    for line in nearest:
+        print(f"  {line}")
+
+
+def _find(prefix: str, store: Store) -> CellDir:
+    found = [d for d in store.all() if d.path.name.startswith(prefix[:16])]
+    if len(found) != 1:
+        problem = "no cell" if not found else f"{len(found)} cells"
+        raise UserError(
+            f"CELL: {problem} in {store.root} begins with {prefix!r}; `harness plan` lists them"
+        )
+    return found[0]

@@ -1,0 +1,102 @@
+"""Network registry: a name in an experiment file -> its options and its class.
+
+This file does not import torch, so that an experiment can be checked and planned at once.
+To add a network: write a module with a `Network` subclass, an options model here, and a line in
+NETWORKS.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+if TYPE_CHECKING:
+    from harness.networks.base import Network
+
+
+def valid_depth(network: str, depth: int, remainder: int) -> int:
+    """`depth` itself if it is 6n + remainder.
+
+    Raises:
+        ValueError: any other depth; the message names the nearest valid ones.
+    """
+    n, rest = divmod(depth - remainder, 6)
+    if rest == 0 and n >= 1:
+        return depth
+    near = str(6 + remainder) if n < 1 else f"{6 * n + remainder} or {6 * (n + 1) + remainder}"
+    raise ValueError(f"{depth} is no depth of {network} (6n+{remainder}); use {near}")
+
+
+class Options(BaseModel):
+    """One network of an experiment: the registry name and the class's plain arguments."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    network: str
+
+    @property
+    def label(self) -> str:
+        """Short name used for columns, run names and the published CSV files."""
+        raise NotImplementedError
+
+
+Dropout = Annotated[float, Field(ge=0, lt=1)]
+
+
+class WideResNetOptions(Options):
+    network: Literal["wide_resnet"] = "wide_resnet"
+    depth: Annotated[int, AfterValidator(lambda d: valid_depth("wide_resnet", d, 4))]
+    width: Annotated[int, Field(ge=1)]
+    dropout: Dropout = 0.3
+    final_bn_momentum: Annotated[float, Field(gt=0, le=1)] = 0.9
+
+    @property
+    def label(self) -> str:
+        return f"wrn-{self.depth}-{self.width}"
+
+
+class ResNetOptions(Options):
+    network: Literal["resnet"] = "resnet"
+    depth: Annotated[int, AfterValidator(lambda d: valid_depth("resnet", d, 2))]
+
+    @property
+    def label(self) -> str:
+        return f"resnet-{self.depth}"
+
+
+class MobileNetOptions(Options):
+    network: Literal["mobile_net"] = "mobile_net"
+    ca: Annotated[float, Field(ge=0.05, le=1)] = 1.0
+    dropout: Dropout = 0.0
+
+    @property
+    def label(self) -> str:
+        return f"mobilenet-{self.ca:.2f}"
+
+
+# name -> (options, "module:class"); the class is imported when it is built.
+NETWORKS: dict[str, tuple[type[Options], str]] = {
+    "wide_resnet": (WideResNetOptions, "harness.networks.wide_resnet:WideResNet"),
+    "resnet": (ResNetOptions, "harness.networks.resnet:ResNet"),
+    "mobile_net": (MobileNetOptions, "harness.networks.mobile_net:MobileNet"),
+}
+
+
+def build(name: str, n_classes: int, **options: Any) -> Network:
+    """A freshly initialised network.
+
+    Args:
+        name: a key of NETWORKS.
+        n_classes: outputs of the last linear layer.
+        options: the fields of that network's options model; its defaults apply.
+
+    Raises:
+        pydantic.ValidationError: an unknown, missing or impossible option.
+        KeyError: an unknown network.
+    """
+    model, target = NETWORKS[name]
+    checked = model(network=name, **options).model_dump(exclude={"network"})
+    module, _, attribute = target.partition(":")
+    network_class = getattr(importlib.import_module(module), attribute)
+    return network_class(n_classes, **checked)

@@ -1,0 +1,62 @@
+"""MobileNet (Howard et al., arXiv 1704.04861) with the stem and strides of the ReFilled releases.
+
+Parameter names, shapes and order are those of the published checkpoints.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from harness.networks.base import Network
+
+# (output channels before the multiplier, stride) of each depthwise-separable block.
+BLOCKS = (
+    (64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2),
+    (512, 1), (512, 1), (512, 1), (512, 1), (512, 1), (1024, 2), (1024, 1),
+)  # fmt: skip
+
+
+class Block(nn.Module):
+    """Depthwise conv3x3, BN, ReLU, pointwise conv1x1, BN, ReLU."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(
+            in_channels, in_channels, 3, stride, padding=1, groups=in_channels, bias=False
+        )
+        self.bn1 = nn.BatchNorm2d(in_channels)
+        self.conv2 = nn.Conv2d(in_channels, out_channels, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x))))))
+
+
+class MobileNet(Network):
+    """A strided 3x3 stem and thirteen depthwise-separable blocks, all channels times `ca`.
+
+    Args:
+        n_classes: outputs of the last linear layer.
+        ca: channel multiplier in (0, 1], as the releases name it.
+        dropout: probability on the embedding, in [0, 1). The releases accept the argument and
+            ignore it; the default here is 0, which is what the published numbers used.
+    """
+
+    def __init__(self, n_classes: int, ca: float, dropout: float) -> None:
+        super().__init__()
+        in_channels = int(32 * ca)
+        self.conv1 = nn.Conv2d(3, in_channels, 3, stride=2, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(in_channels)
+        blocks = []
+        for channels, stride in BLOCKS:
+            out_channels = int(channels * ca)
+            blocks.append(Block(in_channels, out_channels, stride))
+            in_channels = out_channels
+        self.layers = nn.Sequential(*blocks)
+        self.dropout = nn.Dropout(dropout)
+        self.fc = nn.Linear(in_channels, n_classes)
+        self.embedding_dim = in_channels
+
+    def embed(self, x: Tensor) -> Tensor:
+        out = self.layers(F.relu(self.bn1(self.conv1(x))))
+        return self.dropout(torch.flatten(F.adaptive_avg_pool2d(out, 1), 1))

@@ -1,0 +1,58 @@
+"""CIFAR residual network (He et al., CVPR 2016, section 4.2), option-A shortcuts.
+
+Parameter names, shapes and order are those of the published checkpoints.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from harness.networks.base import Network
+
+
+class BasicBlock(nn.Module):
+    """conv3x3, BN, ReLU, conv3x3, BN; plus the input, subsampled and zero-padded (option A)."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out_channels)
+        self.stride = stride
+        self.pad = (out_channels - in_channels) // 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        if self.pad or self.stride != 1:
+            x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.pad, self.pad))
+        return F.relu(out + x)
+
+
+class ResNet(Network):
+    """Three groups of basic blocks with 16, 32 and 64 channels.
+
+    Args:
+        n_classes: outputs of the last linear layer.
+        depth: 6n + 2 with n >= 1 blocks a group (harness.networks checks it).
+    """
+
+    def __init__(self, n_classes: int, depth: int) -> None:
+        super().__init__()
+        n_blocks = (depth - 2) // 6
+        self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        in_channels = 16
+        for group, channels in enumerate((16, 32, 64), start=1):
+            blocks = []
+            for i in range(n_blocks):
+                blocks.append(BasicBlock(in_channels, channels, 2 if group > 1 and i == 0 else 1))
+                in_channels = channels
+            setattr(self, f"layer{group}", nn.Sequential(*blocks))
+        self.fc = nn.Linear(64, n_classes)
+        self.embedding_dim = 64
+
+    def embed(self, x: Tensor) -> Tensor:
+        out = F.relu(self.bn1(self.conv1(x)))
+        out = self.layer3(self.layer2(self.layer1(out)))
+        return torch.flatten(F.adaptive_avg_pool2d(out, 1), 1)

@@ -1,0 +1,162 @@
+"""Experiment -> cells: the units of work, each with a fingerprint of everything it depends on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from harness.data import Dataset
+from harness.networks import Options
+from harness.spec import Experiment
+
+# Raise it when the same cell would train to different numbers: every older cell becomes stale.
+SEMANTICS = 1
+
+
+def canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training run.
+
+    kind: supervised (teacher or plain student), kd, stage1 or stage2.
+    spec: everything that decides the result, as plain JSON data.
+    upstream: role ("teacher", "initial") -> fingerprint of the cell whose model it starts from.
+    """
+
+    kind: str
+    spec: dict[str, Any]
+    upstream: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def fingerprint(self) -> str:
+        return hashlib.sha256(canonical(self.as_json()).encode()).hexdigest()
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "kind": self.kind,
+            "semantics": SEMANTICS,
+            "spec": self.spec,
+            "upstream": self.upstream,
+        }
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a cell is in one experiment: a number of its table. `stage` is one of teacher, student,
+    kd, stage1, stage2; `method` is the experiment's own word for it."""
+
+    fingerprint: str
+    stage: str
+    method: str
+    student: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Run name in MLflow and in the live display."""
+        middle = self.stage if self.stage in ("teacher", "student", "kd") else self.method
+        suffix = f" {self.stage}" if self.stage in ("stage1", "stage2") else ""
+        return f"{middle} {self.student}{suffix} s{self.seed}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """cells: fingerprint -> cell, in an order in which each comes after its upstream cells.
+    entries: the numbers of the table; two entries may share a cell (the teacher and the plain
+    student of the same network are one training run)."""
+
+    experiment: Experiment
+    cells: dict[str, Cell]
+    entries: tuple[Entry, ...]
+
+    def entries_of(self, fingerprint: str) -> list[Entry]:
+        return [e for e in self.entries if e.fingerprint == fingerprint]
+
+    def name_of(self, fingerprint: str) -> str:
+        return self.entries_of(fingerprint)[0].name
+
+    @property
+    def grid(self) -> str:
+        """Identity of the grid in MLflow: the settings, without the lists that may grow."""
+        settings = self.experiment.model_dump(
+            mode="json", exclude={"students", "methods", "seeds", "description", "published"}
+        )
+        return hashlib.sha256(canonical(settings).encode()).hexdigest()[:16]
+
+
+def relation_of(method: str, experiment: Experiment) -> str | None:
+    """The stage-1 relation of a ReFilled method, None for the other methods."""
+    if not method.startswith("refilled"):
+        return None
+    return method.removeprefix("refilled").removeprefix("-") or experiment.stage1.relation
+
+
+def make_plan(experiment: Experiment, dataset: Dataset) -> Plan:
+    """The cells of an experiment. Pure: no file is touched."""
+    data = {**experiment.dataset.model_dump(mode="json"), "digest": dataset.digest}
+    protocol = experiment.protocol.model_dump(mode="json", include={"train_on", "selection"})
+    optimizer = experiment.optimizer.model_dump(mode="json")
+    cells: dict[str, Cell] = {}
+    entries: list[Entry] = []
+
+    def add(
+        kind: str, network: Options, seed: int, settings: dict[str, Any], **upstream: str
+    ) -> str:
+        spec = {
+            "data": data,
+            "network": network.model_dump(mode="json"),
+            "optimizer": optimizer,
+            "protocol": protocol,
+            "seed": seed,
+            **settings,
+        }
+        cell = Cell(kind, spec, upstream)
+        cells.setdefault(cell.fingerprint, cell)
+        return cell.fingerprint
+
+    training = {"training": experiment.training.model_dump(mode="json")}
+    kd = training | {"kd": experiment.kd.model_dump(mode="json")}
+    stage2 = {
+        "stage2": experiment.stage2.model_dump(mode="json"),
+        "center_images": experiment.protocol.center_images,
+    }
+    needs_teacher = any(m != "plain" for m in experiment.methods)
+    for seed in experiment.seeds:
+        teacher = add("supervised", experiment.teacher, seed, training) if needs_teacher else ""
+        if needs_teacher:
+            entries.append(Entry(teacher, "teacher", "teacher", experiment.teacher.label, seed))
+        for student in experiment.students:
+            for method in experiment.methods:
+                name = (method, student.label, seed)
+                relation = relation_of(method, experiment)
+                if method == "plain":
+                    cell = add("supervised", student, seed, training)
+                    entries.append(Entry(cell, "student", *name))
+                elif method == "kd":
+                    cell = add("kd", student, seed, kd, teacher=teacher)
+                    entries.append(Entry(cell, "kd", *name))
+                else:
+                    settings = experiment.stage1.model_dump(mode="json") | {"relation": relation}
+                    stage1 = {"stage1": settings, "ncm_centers": experiment.protocol.ncm_centers}
+                    first = add("stage1", student, seed, stage1, teacher=teacher)
+                    second = add("stage2", student, seed, stage2, teacher=teacher, initial=first)
+                    entries.append(Entry(first, "stage1", *name))
+                    entries.append(Entry(second, "stage2", *name))
+    return Plan(experiment, cells, tuple(entries))
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], path: str = "") -> list[str]:
+    """`field: old -> new` for every leaf in which two pieces of plain data differ."""
+    lines = []
+    for key in sorted(old.keys() | new.keys()):
+        a, b, where = old.get(key), new.get(key), f"{path}{key}"
+        if isinstance(a, dict) and isinstance(b, dict):
+            lines += differences(a, b, f"{where}.")
+        elif a != b:
+            lines.append(f"{where}: {a!r} -> {b!r}")
+    return lines

@@ -1,0 +1,150 @@
+"""What `harness run` shows: a live table on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Any, Protocol
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from harness.execute.scheduler import Progress
+from harness.track.mlflow_sync import metric_name
+
+MAIN_RESULT = {"stage1": "ncm_train_centers"}  # the other kinds: accuracy
+
+
+def duration(seconds: float) -> str:
+    """'7 s', '2 min 05 s' or '3 h 20 min'."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def n_epochs(spec: dict[str, Any], kind: str) -> int:
+    return int(spec[kind if kind in ("stage1", "stage2") else "training"]["epochs"])
+
+
+def epochs_left(progress: Progress) -> tuple[float, float]:
+    """(done in this run, to do) in epochs of all cells, running ones counted in part."""
+    done = total = 0.0
+    for fingerprint, cell in progress.plan.cells.items():
+        state, epochs = progress.state[fingerprint], n_epochs(cell.spec, cell.kind)
+        if state in ("failed", "skipped") or fingerprint in progress.cached_cells:
+            continue
+        total += epochs
+        if state == "done":
+            done += epochs
+        elif state == "running":
+            done += len(progress.directory(fingerprint).epochs())
+    return done, total - done
+
+
+def ended_line(progress: Progress, fingerprint: str) -> str:
+    """One line about a cell that ended."""
+    over = sum(progress.count(s) for s in ("done", "failed", "skipped"))
+    name, state = progress.plan.name_of(fingerprint), progress.state[fingerprint]
+    head = f"[{over:>3}/{len(progress.plan.cells)}] {name}: "
+    if state != "done":
+        return f"{head}{state} ({progress.errors.get(fingerprint, 'stopped')})"
+    manifest = progress.directory(fingerprint).manifest
+    stage = progress.plan.entries_of(fingerprint)[0].stage
+    result = MAIN_RESULT.get(stage, "accuracy")
+    value = manifest["results"].get(result, {}).get(progress.plan.experiment.protocol.reported)
+    shown = "" if value is None else f"{metric_name(stage, result)} {100 * value:.2f} %, "
+    return f"{head}{shown}{duration(manifest['seconds'])}"
+
+
+class Display(Protocol):
+    def __enter__(self) -> Display: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, e: BaseException | None, t: TracebackType | None
+    ) -> None: ...
+    def update(self, fingerprint: str | None) -> None:
+        """A cell ended, or (None) some time passed."""
+        ...
+
+
+class PlainDisplay:
+    """One line for each cell that ended."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+
+    def __enter__(self) -> PlainDisplay:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def update(self, fingerprint: str | None) -> None:
+        if fingerprint is not None:
+            print(ended_line(self.progress, fingerprint), flush=True)
+
+
+class LiveDisplay:
+    """Running cells with epoch, metric and time left; ended ones scroll away above."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self.live = Live(self.render(), console=Console(), refresh_per_second=4, transient=True)
+
+    def __enter__(self) -> LiveDisplay:
+        self.live.__enter__()
+        return self
+
+    def __exit__(self, *arguments: Any) -> None:
+        self.live.__exit__(*arguments)
+
+    def update(self, fingerprint: str | None) -> None:
+        if fingerprint is not None:
+            self.live.console.print(ended_line(self.progress, fingerprint), highlight=False)
+        self.live.update(self.render())
+
+    def render(self) -> Group:
+        progress = self.progress
+        table = Table("cell", "epoch", "accuracy", "loss", "images/s", "ETA", box=None)
+        for fingerprint, state in progress.state.items():
+            if state == "running":
+                table.add_row(*running_row(progress, fingerprint))
+        done, left = epochs_left(progress)
+        elapsed = time.monotonic() - progress.started
+        eta = f", ETA {duration(elapsed / done * left)}" if done else ""
+        states = "done", "running", "waiting", "elsewhere", "failed", "skipped"
+        counts = ", ".join(f"{n} {s}" for s in states if (n := progress.count(s)))
+        name = progress.plan.experiment.name
+        return Group(table, Text(f"{name}: {counts}; {duration(elapsed)}{eta}", style="bold"))
+
+
+def running_row(progress: Progress, fingerprint: str) -> list[str]:
+    cell = progress.plan.cells[fingerprint]
+    name, total = progress.plan.name_of(fingerprint), n_epochs(cell.spec, cell.kind)
+    lines = progress.directory(fingerprint).epochs()
+    if not lines:
+        return [name, f"0/{total}", "", "", "", ""]
+    metrics = ("validation/accuracy", "validation/ncm_train_centers", "train/accuracy")
+    measured = [
+        (line[m], m.split("/")[0]) for line in reversed(lines) for m in metrics if m in line
+    ]
+    accuracy = f"{100 * measured[0][0]:.2f} % {measured[0][1]}" if measured else ""
+    left = (total - len(lines)) * sum(line["seconds"] for line in lines) / len(lines)
+    return [
+        name,
+        f"{len(lines)}/{total}",
+        accuracy,
+        f"{lines[-1]['loss/total']:.4g}",
+        f"{lines[-1]['images_per_second']:.0f}",
+        duration(left),
+    ]
+
+
+def make_display(progress: Progress, no_bar: bool) -> Display:
+    plain = no_bar or not sys.stdout.isatty()
+    return PlainDisplay(progress) if plain else LiveDisplay(progress)

@@ -1,0 +1,384 @@
+"""An experiment file: what may stand in it, its defaults, and one-line errors.
+
+`Experiment` is frozen and complete: every default is written out, so that it can be hashed, logged
+and printed. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import types
+import typing
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from harness.data import DATASETS, DatasetOptions
+from harness.errors import UserError, nearest
+from harness.networks import NETWORKS, Options
+
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Epochs = Annotated[int, Field(ge=1)]
+Relation = Literal["tuple", "triplet", "one-negative"]
+METHODS = ("plain", "kd", "refilled", *(f"refilled-{r}" for r in typing.get_args(Relation)))
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Optimizer(Frozen):
+    """SGD, as in the 2021 release."""
+
+    batch_size: Annotated[int, Field(ge=2)] = 128
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    nesterov: bool = True
+    weight_decay: NotNegative = 5e-4
+    precision: Literal["float32", "bfloat16"] = "float32"
+
+    @model_validator(mode="after")
+    def _nesterov_needs_momentum(self) -> Optimizer:
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov needs momentum > 0; set optimizer.nesterov to false")
+        return self
+
+
+class StepSchedule(Frozen):
+    """lr, times gamma at each milestone. Milestones default to 50, 70 and 90 % of the epochs:
+    100, 140 and 180 of the release's 200."""
+
+    epochs: Epochs = 200
+    lr: Positive = 0.1
+    milestones: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    gamma: Annotated[float, Field(gt=0, le=1)] = 0.2
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_milestones(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("milestones") is None:
+            epochs = values.get("epochs", 200)
+            if isinstance(epochs, int) and epochs > 0:
+                points = sorted({epochs * p // 100 for p in (50, 70, 90)} - {0})
+                return {**values, "milestones": points}
+        return values
+
+    @field_validator("milestones")
+    @classmethod
+    def _increasing(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if list(value) != sorted(set(value)):
+            raise ValueError(f"{list(value)} must increase; sort them and drop doubles")
+        return value
+
+    @model_validator(mode="after")
+    def _inside(self) -> StepSchedule:
+        if self.milestones and self.milestones[-1] >= self.epochs:
+            raise ValueError(
+                f"milestone {self.milestones[-1]} is never reached in {self.epochs} epochs; "
+                "lower it, or leave milestones out for 50, 70 and 90 %"
+            )
+        return self
+
+
+class Kd(Frozen):
+    """Classic distillation on logits (Hinton et al., arXiv 1503.02531; RepDistiller's weights)."""
+
+    temperature: Positive = 4.0
+    alpha: Annotated[float, Field(ge=0, le=1)] = 0.9
+
+
+class Stage1(Frozen):
+    """Relation matching: cosine from lr to final_lr_ratio x lr."""
+
+    epochs: Epochs = 200
+    lr: Positive = 0.1
+    final_lr_ratio: Annotated[float, Field(gt=0, le=1)] = 0.1
+    relation: Relation = "tuple"
+    tau1: Positive = 4.0
+    margin: Positive = 0.2
+    select_every: Epochs = 10
+
+
+class Stage2(StepSchedule):
+    """Classification with the teacher's class centres as soft targets."""
+
+    centers: Literal["global", "local"] = "global"
+    tau2: Positive = 2.0
+    lambd: NotNegative = 100.0
+    tau_on: Literal["both", "teacher"] = "both"
+    weighted: bool = False
+
+    @model_validator(mode="after")
+    def _local_is_2020_06(self) -> Stage2:
+        if self.centers == "local" and (self.weighted or self.tau_on != "both"):
+            raise ValueError("centers 'local' (2020-06) has no weighted or tau_on; use 'global'")
+        return self
+
+
+class Protocol(Frozen):
+    """Which images train, which choose the epoch, and how centres are taken (docs/protocol.md)."""
+
+    preset: Literal["strict", "legacy"]
+    train_on: Literal["train", "train+validation"]
+    selection: Literal["validation", "last", "test"]
+    ncm_centers: Literal["train", "evaluated"]
+    center_images: Literal["plain", "augmented"]
+
+    @model_validator(mode="after")
+    def _validation_is_held_out(self) -> Protocol:
+        if self.train_on == "train+validation" and self.selection == "validation":
+            raise ValueError(
+                "selection 'validation' needs held-out images, but train_on is "
+                "'train+validation'; use selection 'last'"
+            )
+        return self
+
+    @property
+    def reported(self) -> str:
+        """Which of a cell's three accuracies the tables show."""
+        return {"validation": "selected", "last": "last", "test": "best_on_test"}[self.selection]
+
+    @property
+    def label(self) -> str:
+        changed = [
+            f"{field}={getattr(self, field)}"
+            for field, value in PRESETS[self.preset].items()
+            if getattr(self, field) != value
+        ]
+        return f"{self.preset}({', '.join(changed)})" if changed else self.preset
+
+
+PRESETS: dict[str, dict[str, str]] = {
+    "strict": {
+        "train_on": "train",
+        "selection": "validation",
+        "ncm_centers": "train",
+        "center_images": "plain",
+    },
+    "legacy": {
+        "train_on": "train+validation",
+        "selection": "test",
+        "ncm_centers": "evaluated",
+        "center_images": "augmented",
+    },
+}
+
+
+class Experiment(Frozen):
+    """One experiment file, resolved."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=80)]
+    description: str = ""
+    dataset: SerializeAsAny[DatasetOptions]
+    teacher: SerializeAsAny[Options]
+    students: Annotated[tuple[SerializeAsAny[Options], ...], Field(min_length=1)]
+    methods: Annotated[tuple[str, ...], Field(min_length=1)] = ("plain", "kd", "refilled")
+    optimizer: Optimizer = Optimizer()
+    training: StepSchedule = StepSchedule.model_validate({})
+    kd: Kd = Kd()
+    stage1: Stage1 = Stage1()
+    stage2: Stage2 = Stage2.model_validate({})
+    protocol: Protocol
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], Field(min_length=1)] = (0,)
+    published: str | None = None
+
+    @field_validator("methods")
+    @classmethod
+    def _known_methods(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for method in value:
+            if method not in METHODS:
+                raise ValueError(f"unknown method {method!r}{nearest(method, METHODS)}")
+        return _without_doubles(value)
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct_seeds(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        return _without_doubles(value)
+
+    @field_validator("students")
+    @classmethod
+    def _distinct_students(cls, value: tuple[Options, ...]) -> tuple[Options, ...]:
+        _without_doubles([s.label for s in value])
+        return value
+
+    @model_validator(mode="after")
+    def _one_method_each(self) -> Experiment:
+        if "refilled" in self.methods and f"refilled-{self.stage1.relation}" in self.methods:
+            raise ValueError(
+                f"'refilled' and 'refilled-{self.stage1.relation}' are the same method; drop one"
+            )
+        return self
+
+
+def _without_doubles(value: typing.Any) -> typing.Any:
+    for item in value:
+        if list(value).count(item) > 1:
+            raise ValueError(f"{item!r} stands twice; drop one")
+    return value
+
+
+def parse(raw: Any, where: str = "the experiment") -> Experiment:
+    """A resolved experiment from plain data.
+
+    Raises:
+        UserError: one line naming the field and what is allowed.
+    """
+    if not isinstance(raw, dict):
+        raise UserError(f"{where}: expected `key: value` lines, found {type(raw).__name__}")
+    raw = dict(raw)
+    default = raw.pop("network", None)
+    raw["dataset"] = _chosen("dataset", raw.get("dataset"), "name", DATASETS, {})
+    shared = {"network": default} if isinstance(default, str) else (default or {})
+    raw["teacher"] = _chosen("teacher", raw.get("teacher"), "network", NETWORKS, shared)
+    students = raw.get("students")
+    if not isinstance(students, list | tuple) or not students:
+        raise UserError("students: an experiment needs at least one; add `students: [{...}]`")
+    raw["students"] = [
+        _chosen(f"students.{i}", entry, "network", NETWORKS, shared)
+        for i, entry in enumerate(students)
+    ]
+    raw["protocol"] = _protocol(raw.get("protocol", "strict"))
+    return _validate(Experiment, raw, "")
+
+
+def _chosen(field: str, entry: Any, key: str, registry: Any, shared: dict[str, Any]) -> Any:
+    """An entry that names something in a registry, checked by that thing's own options model."""
+    if isinstance(entry, str):
+        entry = {key: entry}
+    if not isinstance(entry, dict):
+        raise UserError(f"{field}: missing or not a mapping; write `{field}: {{{key}: ...}}`")
+    entry = {**shared, **entry}
+    name = entry.get(key)
+    if name is None:
+        raise UserError(f"{field}.{key}: missing{nearest('', registry)}")
+    if not isinstance(name, str) or name not in registry:
+        raise UserError(f"{field}.{key}: unknown {name!r}{nearest(str(name), registry)}")
+    return _validate(registry[name][0], entry, field)
+
+
+def _protocol(entry: Any) -> dict[str, Any]:
+    entry = {"preset": entry} if isinstance(entry, str) else entry
+    if not isinstance(entry, dict):
+        raise UserError("protocol: expected 'strict', 'legacy' or a mapping with a preset")
+    preset = entry.get("preset", "strict")
+    if preset not in PRESETS:
+        raise UserError(f"protocol: unknown preset {preset!r}{nearest(str(preset), PRESETS)}")
+    return {"preset": preset, **PRESETS[preset], **entry}
+
+
+def _validate(model: type[BaseModel], values: dict[str, Any], prefix: str) -> Any:
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise UserError(first_error(error, model, prefix)) from None
+
+
+def first_error(error: ValidationError, model: type[BaseModel], prefix: str = "") -> str:
+    """The first problem as `field: what is wrong; what is allowed`, on one line."""
+    problem = error.errors()[0]
+    loc = [str(part) for part in problem["loc"]]
+    field = ".".join([prefix, *loc] if prefix else loc) or "experiment"
+    if problem["type"] == "extra_forbidden":
+        siblings = _model_at(model, loc[:-1])
+        allowed = list(siblings.model_fields) if siblings else []
+        return f"{field}: unknown key{nearest(loc[-1], allowed)}"
+    if problem["type"] == "missing":
+        return f"{field}: missing; add it"
+    message = problem["msg"].removeprefix("Value error, ")
+    given = problem.get("input")
+    shown = "" if isinstance(given, dict | BaseModel) else f" (given: {str(given)[:60]!r})"
+    return f"{field}: {message[0].lower() + message[1:]}{shown}".replace("\n", " ")
+
+
+def _model_at(model: type[BaseModel], path: list[str]) -> type[BaseModel] | None:
+    for part in path:
+        field = model.model_fields.get(part)
+        annotation = field.annotation if field else None
+        if isinstance(annotation, types.GenericAlias) or annotation is None:
+            return None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return None
+        model = annotation
+    return model
+
+
+def override(raw: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
+    """`raw` with `path.to.field=value` applied; values are read as YAML.
+
+    Raises:
+        UserError: an assignment without `=`, or a path through something that is not a mapping.
+    """
+    import copy
+
+    raw = copy.deepcopy(raw)
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        if not equals or not path:
+            raise UserError(f"--set {assignment}: expected FIELD=VALUE, as in stage2.lambd=50")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise UserError(f"--set {path}: {text!r} is no YAML value") from None
+        node: Any = raw
+        *parents, last = path.split(".")
+        for part in parents:
+            if isinstance(node, list):
+                node = node[_index(node, part, path)]
+            elif isinstance(node, dict):
+                if isinstance(node.get(part), str):  # `protocol: strict` -> a mapping
+                    node[part] = {_name_key(part): node[part]}
+                node = node.setdefault(part, {})
+        if isinstance(node, list):
+            node[_index(node, last, path)] = value
+        elif isinstance(node, dict):
+            node[last] = value
+        else:
+            raise UserError(f"--set {path}: {parents[-1]} is not a mapping")
+    return raw
+
+
+def _name_key(field: str) -> str:
+    return {"protocol": "preset", "dataset": "name"}.get(field, "network")
+
+
+def _index(node: list[Any], part: str, path: str) -> int:
+    if not re.fullmatch(r"\d+", part) or int(part) >= len(node):
+        raise UserError(f"--set {path}: {part!r} is no position of a list of {len(node)}")
+    return int(part)
+
+
+def read(path: Path, assignments: list[str] | None = None) -> Experiment:
+    """The experiment in a YAML file, with `--set` overrides.
+
+    Raises:
+        UserError: missing or unreadable file, broken YAML, or any wrong field.
+    """
+    if not path.is_file():
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")])
+        hint = f"; did you mean {path.parent / near[0]}?" if near else "; check the path"
+        raise UserError(f"{path}: no such experiment file{hint}")
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f"line {mark.line + 1}: " if mark else ""
+        raise UserError(
+            f"{path}: {line}broken YAML ({getattr(error, 'problem', None) or 'not UTF-8 text'})"
+        ) from None
+    if not isinstance(raw, dict):
+        raise UserError(f"{path}: expected `key: value` lines; see experiments/digits.yaml")
+    experiment = parse(override(raw, assignments or []), str(path))
+    if experiment.published and not (path.parent / experiment.published).is_file():
+        raise UserError(f"published: no file {path.parent / experiment.published}; fix the path")
+    return experiment

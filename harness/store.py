@@ -1,0 +1,215 @@
+"""One directory a cell, named by its fingerprint: the truth from which everything is rebuilt.
+
+    cell.json         what the cell is (kind, spec, upstream)
+    lease             held with flock by the process that trains it, and by nobody after its death
+    journal.jsonl     append-only, fsynced: start, epoch, failed, end events
+    checkpoint.pt     to go on from the last epoch; deleted when the cell is done
+    checkpoint.sha256 its digest, newest first (two lines while it is being replaced)
+    model.pt          the selected weights, in the format of the published checkpoints
+    manifest.json     written last: the cell is done, with its results and provenance
+    mlflow.json       which MLflow runs already hold it (derived; may be deleted)
+    log.txt           what the training process printed
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from harness.errors import UserError
+from harness.plan import Cell, canonical
+
+
+class Busy(Exception):
+    """Another process holds the lease of a cell."""
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """A reader sees the old file or the new one, never a part; survives a power cut."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with open(temporary, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+class CellDir:
+    """The directory of one cell."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    @property
+    def is_done(self) -> bool:
+        return (self / "manifest.json").exists()
+
+    @property
+    def description(self) -> dict[str, Any]:
+        return json.loads((self / "cell.json").read_text())
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        return json.loads((self / "manifest.json").read_text())
+
+    def finish(self, manifest: dict[str, Any]) -> None:
+        write_atomically(self / "manifest.json", (canonical(manifest) + "\n").encode())
+        for name in ("checkpoint.pt", "checkpoint.sha256"):
+            (self / name).unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def lease(self) -> Iterator[None]:
+        """Hold this cell. flock ends with the process, so a stale lease cannot exist.
+
+        Raises:
+            Busy: another live process holds it; the message says which.
+        """
+        with open(self / "lease", "a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                raise Busy(file.read().strip() or "another process") from None
+            file.seek(0)
+            file.truncate()
+            file.write(canonical({"pid": os.getpid(), "host": socket.gethostname()}))
+            file.flush()
+            yield
+
+    @property
+    def is_leased(self) -> bool:
+        try:
+            with self.lease():
+                return False
+        except Busy:
+            return True
+        except FileNotFoundError:
+            return False
+
+    def append(self, event: str, **fields: Any) -> None:
+        """One durable line of the journal."""
+        line = canonical({"event": event, "time": round(time.time(), 3), **fields}) + "\n"
+        with open(self / "journal.jsonl", "a", encoding="utf-8") as file:
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def repair_journal(self) -> None:
+        """Cut a half-written last line, as a power cut leaves it. Only under the lease."""
+        path = self / "journal.jsonl"
+        if path.exists():
+            data = path.read_bytes()
+            whole = data.rfind(b"\n") + 1
+            if whole != len(data):
+                with open(path, "r+b") as file:
+                    file.truncate(whole)
+
+    def events(self) -> list[dict[str, Any]]:
+        """The journal's whole lines; a half-written last one does not count."""
+        try:
+            data = (self / "journal.jsonl").read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return []
+        return [json.loads(line) for line in data[: data.rfind("\n") + 1].splitlines()]
+
+    def epochs(self) -> list[dict[str, Any]]:
+        return [e for e in self.events() if e["event"] == "epoch"]
+
+    def write_checkpoint(self, data: bytes) -> None:
+        """Replace checkpoint.pt. Its digest is written before the rename, beside the old one, so
+        that whichever file a crash leaves is a known one."""
+        digests = self / "checkpoint.sha256"
+        new = hashlib.sha256(data).hexdigest()
+        old = digests.read_text().split()[:1] if digests.exists() else []
+        write_atomically(digests, ("\n".join([new, *old]) + "\n").encode())
+        write_atomically(self / "checkpoint.pt", data)
+
+    def read_checkpoint(self) -> bytes | None:
+        """The bytes of checkpoint.pt, None if the cell has not got that far.
+
+        Raises:
+            UserError: the file is not the one that was written.
+        """
+        try:
+            data = (self / "checkpoint.pt").read_bytes()
+        except FileNotFoundError:
+            return None
+        digests = self / "checkpoint.sha256"
+        known = digests.read_text().split() if digests.exists() else []
+        if hashlib.sha256(data).hexdigest() not in known:
+            raise UserError(
+                f"checkpoint: {self / 'checkpoint.pt'} does not match its SHA-256; "
+                "delete it to train this cell from its start"
+            )
+        return data
+
+    def check_model(self) -> None:
+        """
+        Raises:
+            UserError: model.pt of a finished cell is missing or was changed.
+        """
+        try:
+            digest = hashlib.sha256((self / "model.pt").read_bytes()).hexdigest()
+        except FileNotFoundError:
+            digest = ""
+        if digest != self.manifest["model_sha256"]:
+            raise UserError(
+                f"checkpoint: {self / 'model.pt'} is missing or does not match its SHA-256; "
+                f"delete {self.path} to train this cell again"
+            )
+
+
+class Store:
+    """A folder of cells."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def create(self) -> None:
+        """
+        Raises:
+            UserError: the folder cannot be made or written.
+        """
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            probe = self.root / f".probe-{os.getpid()}"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise UserError(
+                f"--store: cannot write to {self.root} ({error.strerror}); "
+                "choose a folder you may write to"
+            ) from None
+
+    def directory(self, fingerprint: str) -> CellDir:
+        return CellDir(self.root / fingerprint[:16])
+
+    def prepare(self, cell: Cell) -> CellDir:
+        """Make the cell's directory if it is not there yet."""
+        directory = self.directory(cell.fingerprint)
+        if not (directory / "cell.json").exists():
+            directory.path.mkdir(exist_ok=True)
+            write_atomically(
+                directory / "cell.json",
+                (json.dumps(cell.as_json(), indent=1, sort_keys=True) + "\n").encode(),
+            )
+        return directory
+
+    def all(self) -> list[CellDir]:
+        return [CellDir(p.parent) for p in sorted(self.root.glob("*/cell.json"))]

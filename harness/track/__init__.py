@@ -1,0 +1,1 @@
+"""Journals -> MLflow. Everything here can be deleted and rebuilt with `harness sync`."""

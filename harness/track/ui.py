@@ -1,0 +1,42 @@
+"""`harness ui`: MLflow's own server, on loopback."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from harness.errors import UserError
+from harness.track.mlflow_sync import DEFAULT_URI, tracking_uri
+
+
+def serve(host: str, port: int) -> int:
+    """Serve the tracking database until Ctrl-C.
+
+    Raises:
+        UserError: the port is taken, the host is not this machine's, the tracking URI is a server
+            of its own, or there is no database yet.
+    """
+    uri = tracking_uri()
+    if uri.startswith(("http://", "https://")):
+        raise UserError(f"MLFLOW_TRACKING_URI: {uri} is a server already; open it in a browser")
+    if uri == DEFAULT_URI and not Path("mlflow.db").exists():
+        raise UserError("mlflow.db: nothing logged in this folder yet; `make reproduce` first")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise UserError(
+                f"--port: cannot listen on {host}:{port} ({error.strerror}); choose another"
+            ) from None
+    print(f"MLflow: http://{host}:{port} (Ctrl-C ends it)", flush=True)
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
+    command += ["--host", host, "--port", str(port), "--workers", "1"]
+    environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"}
+    try:
+        return subprocess.call(command, env=environment)
+    except KeyboardInterrupt:
+        return 0

@@ -1,0 +1,62 @@
+"""Writing and reading weights. Files are read with weights_only: a pickle cannot run code."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.errors import UserError
+from harness.networks import build
+from harness.networks.base import Network
+
+State = dict[str, Tensor]
+
+
+def to_bytes(value: dict[str, Any]) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()
+
+
+def from_bytes(data: bytes, where: Path) -> dict[str, Any]:
+    """
+    Raises:
+        UserError: not a checkpoint, or one that holds more than tensors and plain values.
+    """
+    try:
+        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"checkpoint: {where} cannot be read ({first[:120]})") from None
+
+
+def copy_state(model: Network) -> State:
+    """The model's state_dict, copied to the CPU in the ordinary memory layout."""
+    return {
+        k: v.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        for k, v in model.state_dict().items()
+    }
+
+
+def build_network(options: dict[str, Any], n_classes: int) -> Network:
+    """A freshly initialised network from a cell's `network` entry."""
+    arguments = {k: v for k, v in options.items() if k != "network"}
+    return build(options["network"], n_classes, **arguments)
+
+
+def load_model(path: Path, options: dict[str, Any], n_classes: int) -> Network:
+    """A network of the given options with the weights of a finished cell's model.pt.
+
+    Raises:
+        UserError: the file is unreadable or its keys or shapes are another network's.
+    """
+    content = from_bytes(path.read_bytes(), path)
+    model = build_network(options, n_classes)
+    try:
+        model.load_state_dict(content["state_dict"])
+    except (RuntimeError, KeyError) as error:
+        first = str(error).strip().splitlines()[-1].strip()
+        raise UserError(f"checkpoint: {path} does not fit the network ({first[:160]})") from None
+    return model

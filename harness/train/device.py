@@ -1,0 +1,46 @@
+"""Choosing and describing the device."""
+
+import os
+import platform
+import re
+
+import torch
+
+from harness.errors import UserError
+
+
+def resolve_device(name: str) -> torch.device:
+    """'auto', 'cpu', 'cuda', 'cuda:N' or 'mps' -> a device that is there.
+
+    Raises:
+        UserError: unknown name, or a device this machine does not have.
+    """
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
+        raise UserError(f"--device: unknown {name!r}; allowed: auto, cpu, cuda, cuda:N, mps")
+    mps = torch.backends.mps.is_available()
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
+    n_gpus = torch.cuda.device_count() if name.startswith("cuda") else 0
+    if name.startswith("cuda") and (n_gpus == 0 or int(name.partition(":")[2] or 0) >= n_gpus):
+        raise UserError(f"--device: {name} is not here ({n_gpus} CUDA devices); use cpu or auto")
+    if name == "mps" and not mps:
+        raise UserError("--device: mps is not here; use cpu or auto")
+    return torch.device(name)
+
+
+def describe(device: torch.device) -> str:
+    """As the tables name it: 'cpu (x86_64, 1 thread)' or 'NVIDIA H100 80GB HBM3'."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type == "mps":
+        return f"mps ({platform.machine()})"
+    threads = torch.get_num_threads()
+    return f"cpu ({platform.machine()}, {threads} thread{'s' if threads > 1 else ''})"
+
+
+def be_deterministic() -> None:
+    """The same seed gives the same bits on one device and thread count."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # costs time, changes no result
+    torch.backends.cudnn.benchmark = False

@@ -1,0 +1,64 @@
+"""Accuracies: of the classifier, and of the nearest class mean (NCM) in both published forms."""
+
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor
+
+from harness.data.batches import DeviceImages
+from harness.distill.centers import class_centers
+from harness.distill.ncm import ncm_accuracy
+from harness.networks.base import Network
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+
+@torch.no_grad()
+def embed_and_classify(
+    model: Network, images: DeviceImages, precision: str = "float32"
+) -> tuple[Tensor, Tensor]:
+    """Embeddings (N, D) and logits (N, C), float32, of un-augmented images; model in eval mode."""
+    was_training = model.training
+    model.eval()
+    embeddings, logits = [], []
+    with autocast(images.device, precision):
+        for batch in images.plain():
+            embedding, logit = model.embed_and_classify(batch.x)
+            embeddings.append(embedding.float())
+            logits.append(logit.float())
+    model.train(was_training)
+    return torch.cat(embeddings), torch.cat(logits)
+
+
+def accuracy(model: Network, images: DeviceImages, precision: str = "float32") -> float:
+    """Fraction of images whose largest logit is their class."""
+    _, logits = embed_and_classify(model, images, precision)
+    return (logits.argmax(1) == images.labels).double().mean().item()
+
+
+def ncm_accuracies(
+    model: Network,
+    train: DeviceImages,
+    evaluated: dict[str, DeviceImages],
+    n_classes: int,
+    precision: str = "float32",
+) -> dict[str, float]:
+    """NCM accuracy on each evaluated set, one forward pass a set.
+
+    Returns:
+        "{set}/ncm_train_centers": centres from the training images (honest), and
+        "{set}/ncm_eval_centers": centres from the evaluated images with their own labels, as in
+        the published "after stage 1" rows (inflated: each image helps its own centre).
+    """
+    embedding, _ = embed_and_classify(model, train, precision)
+    train_centers = class_centers(embedding, train.labels, n_classes)
+    result = {}
+    for name, images in evaluated.items():
+        embedding, _ = embed_and_classify(model, images, precision)
+        own_centers = class_centers(embedding, images.labels, n_classes)
+        for form, centers in (("train", train_centers), ("eval", own_centers)):
+            value = ncm_accuracy(embedding, images.labels, centers)
+            result[f"{name}/ncm_{form}_centers"] = value.item()
+    return result

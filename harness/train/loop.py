@@ -1,0 +1,167 @@
+"""The one training loop: every kind of cell goes through it.
+
+Everything random in an epoch follows from (seed, epoch) alone (harness.data.batches), so going on
+from a checkpoint needs no generator states and gives, on a CPU, the same bits as never stopping.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.data.batches import Batch, DeviceImages, epoch_generator
+from harness.networks.base import Network
+from harness.store import CellDir
+from harness.train.checkpoint import State, copy_state, from_bytes, to_bytes
+from harness.train.evaluate import autocast
+from harness.train.methods import Method
+
+
+class Interrupted(Exception):
+    """Asked to stop. The last finished epoch's checkpoint is on disk."""
+
+
+class Diverged(Exception):
+    """The loss is no longer a finite number."""
+
+
+class Best:
+    """The best value of one accuracy so far; of equal ones the later epoch."""
+
+    def __init__(self, value: float = -1.0, epoch: int = 0) -> None:
+        self.value, self.epoch = value, epoch
+
+    def update(self, value: float | None, epoch: int) -> bool:
+        if value is None or value < self.value:
+            return False
+        self.value, self.epoch = value, epoch
+        return True
+
+
+def train(
+    model: Network,
+    method: Method,
+    images: DeviceImages,
+    spec: dict[str, Any],
+    n_epochs: int,
+    directory: CellDir,
+    should_stop: Callable[[], bool],
+) -> tuple[State, int, list[dict[str, Any]]]:
+    """Train to the last epoch, from the checkpoint if there is one.
+
+    Returns:
+        The selected weights, their epoch (from 1), and the journal's epoch lines.
+
+    Raises:
+        Interrupted: `should_stop` said so; call again to go on.
+        Diverged: the loss became NaN or infinite.
+        UserError: the checkpoint is broken.
+    """
+    settings = spec["optimizer"]
+    optimizer = torch.optim.SGD(
+        model.parameters(),
+        lr=0.1,  # set anew every epoch
+        momentum=settings["momentum"],
+        weight_decay=settings["weight_decay"],
+        nesterov=settings["nesterov"],
+    )
+    selector = selection_key(spec["protocol"]["selection"], method.metric)
+    best, selected, done = Best(), copy_state(model), 0
+
+    directory.repair_journal()
+    data = directory.read_checkpoint()
+    if data is not None:
+        saved = from_bytes(data, directory / "checkpoint.pt")
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        selected, done = saved["selected"], saved["epoch"]
+        best = Best(saved["best_value"], saved["best_epoch"])
+        if len(directory.epochs()) < done:  # stopped between checkpoint and journal
+            directory.append("epoch", **saved["line"])
+
+    for epoch in range(done, n_epochs):
+        line = train_epoch(model, method, optimizer, images, spec, epoch, should_stop)
+        line |= method.evaluate(model, epoch) or {}
+        value = line.get(selector) if selector else None
+        if selector is None or best.update(value, epoch + 1):
+            best.epoch = epoch + 1
+            selected = copy_state(model)
+        directory.write_checkpoint(
+            to_bytes(
+                {
+                    "epoch": epoch + 1,
+                    "model": copy_state(model),
+                    "optimizer": optimizer.state_dict(),
+                    "selected": selected,
+                    "best_value": best.value,
+                    "best_epoch": best.epoch,
+                    "line": line,
+                }
+            )
+        )
+        directory.append("epoch", **line)
+    return selected, best.epoch, directory.epochs()
+
+
+def selection_key(selection: str, metric: str) -> str | None:
+    """The journal field whose best epoch is kept; None for the last epoch."""
+    return None if selection == "last" else f"{selection}/{metric}"
+
+
+def train_epoch(
+    model: Network,
+    method: Method,
+    optimizer: torch.optim.Optimizer,
+    images: DeviceImages,
+    spec: dict[str, Any],
+    epoch: int,
+    should_stop: Callable[[], bool],
+) -> dict[str, Any]:
+    """One pass over the training images (epoch counts from 0); the journal's line about it."""
+    generator = epoch_generator(spec["seed"], epoch)
+    torch.manual_seed(generator.initial_seed())  # dropout
+    precision, lr = spec["optimizer"]["precision"], method.lr(epoch)
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    model.train()
+    started = time.perf_counter()
+    sums: dict[str, Tensor] = {}
+
+    def count(name: str, value: Tensor) -> None:
+        sums[name] = sums[name] + value.detach() if name in sums else value.detach()
+
+    for batch in images.augmented(spec["optimizer"]["batch_size"], generator):
+        if should_stop():
+            raise Interrupted
+        with autocast(images.device, precision):
+            losses, logits = method.losses(model, batch, epoch)
+        optimizer.zero_grad(set_to_none=True)
+        torch.stack(list(losses.values())).sum().backward()
+        optimizer.step()
+        for name, value in losses.items():
+            count(f"loss/{name}", value.double() * len(batch.y))
+        if logits is not None:
+            count("train/accuracy", correct(logits, batch))
+
+    averages = {name: value.item() / len(images) for name, value in sums.items()}
+    seconds = time.perf_counter() - started
+    for name, value in averages.items():
+        if not math.isfinite(value):
+            raise Diverged(f"{name} is {value} in epoch {epoch + 1}; lower the learning rate")
+    averages["loss/total"] = sum(v for k, v in averages.items() if k.startswith("loss/"))
+    return {
+        "epoch": epoch + 1,
+        "lr": lr,
+        "seconds": round(seconds, 4),
+        "images_per_second": round(len(images) / seconds, 1),
+        **averages,
+    }
+
+
+def correct(logits: Tensor, batch: Batch) -> Tensor:
+    return (logits.argmax(1) == batch.y).sum().double()

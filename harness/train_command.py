@@ -1,0 +1,218 @@
+"""`harness train`: one student by the published argument names (README of the 2021 release).
+
+Each argument becomes a field of an experiment, which then runs like any other: what is trained is
+cached, logged and resumed in the same way. An argument without effect is refused, not ignored.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from harness.cli import RUNS, Jobs, MaxTime, StoreOption, app, seconds
+from harness.errors import UserError
+from harness.spec import Experiment, parse
+
+# Teachers of the published tables.
+TEACHERS: dict[str, dict[str, Any]] = {
+    "wide_resnet": {"depth": 40, "width": 2},
+    "mobile_net": {"ca": 1.0},
+    "resnet": {"depth": 110},
+}
+
+# Field of an experiment -> the argument that sets it, for error messages.
+ARGUMENT_OF = {
+    "dataset.name": "--data-name",
+    "teacher.network": "--teacher-network-name",
+    "students.0.network": "--student-network-name",
+    "teacher.depth": "--teacher-depth",
+    "teacher.width": "--teacher-width",
+    "teacher.ca": "--teacher-ca",
+    "students.0.depth": "--depth",
+    "students.0.width": "--width",
+    "students.0.ca": "--ca",
+    "students.0.dropout": "--dropout-rate",
+    "optimizer.batch_size": "--batch-size",
+    "optimizer.momentum": "--mo",
+    "optimizer.weight_decay": "--wd",
+    "stage1.epochs": "--n-training-epochs1",
+    "stage1.lr": "--lr1",
+    "stage1.tau1": "--tau1",
+    "stage1.relation": "--relation",
+    "stage2.epochs": "--n-training-epochs2",
+    "stage2.lr": "--lr2",
+    "stage2.milestones": "--point",
+    "stage2.gamma": "--gamma",
+    "stage2.tau2": "--tau2",
+    "stage2.lambd": "--lambd",
+    "training.epochs": "--n-training-epochs2",
+    "training.lr": "--lr2",
+    "training.milestones": "--point",
+    "training.gamma": "--gamma",
+    "seeds.0": "--seed",
+}
+
+
+def given(**values: Any) -> dict[str, Any]:
+    """The arguments that were given; the others keep the experiment's defaults."""
+    return {k: v for k, v in values.items() if v is not None}
+
+
+def points(text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    try:
+        return [int(part) for part in text.replace(",", " ").split()]
+    except ValueError:
+        raise UserError(f"--point: {text!r}; expected epochs, as in 100,140,180") from None
+
+
+def device_of(flag_gpu: bool, devices: str | None) -> str:
+    """
+    Raises:
+        UserError: devices without a GPU, or more than one device.
+    """
+    if not flag_gpu:
+        if devices is not None:
+            raise UserError("--devices: has an effect only with --flag-gpu; add it or drop this")
+        return "cpu"
+    if devices is None:
+        return "cuda"
+    if not devices.isdigit():
+        raise UserError(
+            f"--devices: {devices!r}; a student trains on one GPU, give its number, as in 0"
+        )
+    return f"cuda:{devices}"
+
+
+@app.command()
+def train(
+    data_name: Annotated[str, typer.Option(help="data set")] = "digits",
+    teacher_network_name: Annotated[str, typer.Option(help="teacher's network")] = "wide_resnet",
+    student_network_name: Annotated[str, typer.Option(help="student's network")] = "wide_resnet",
+    devices: Annotated[Optional[str], typer.Option(help="number of the GPU")] = None,
+    flag_gpu: Annotated[bool, typer.Option("--flag-gpu", help="train on a GPU")] = False,
+    flag_no_bar: Annotated[bool, typer.Option("--flag-no-bar", help="plain lines")] = False,
+    n_workers: Annotated[int, typer.Option(help="loader workers", min=0)] = 0,
+    flag_tuning: Annotated[
+        bool,
+        typer.Option("--flag-tuning", help="train on train, select on validation"),
+    ] = False,
+    lr1: Annotated[Optional[float], typer.Option(help="stage 1: learning rate [0.1]")] = None,
+    lr2: Annotated[Optional[float], typer.Option(help="stage 2: learning rate [0.1]")] = None,
+    point: Annotated[
+        Optional[str], typer.Option(help="stage 2: milestones [50, 70, 90 % of the epochs]")
+    ] = None,
+    gamma: Annotated[Optional[float], typer.Option(help="stage 2: factor there [0.2]")] = None,
+    wd: Annotated[Optional[float], typer.Option(help="weight decay [5e-4]")] = None,
+    mo: Annotated[Optional[float], typer.Option(help="momentum [0.9]")] = None,
+    depth: Annotated[Optional[int], typer.Option(help="student: depth")] = None,
+    width: Annotated[Optional[int], typer.Option(help="student: width")] = None,
+    ca: Annotated[Optional[float], typer.Option(help="student: channel multiplier")] = None,
+    dropout_rate: Annotated[
+        Optional[float], typer.Option(help="dropout of both networks [0.3; mobile_net: 0]")
+    ] = None,
+    n_training_epochs1: Annotated[Optional[int], typer.Option(help="stage 1 [200]")] = None,
+    n_training_epochs2: Annotated[
+        Optional[int], typer.Option(help="stage 2, and the teacher [200]")
+    ] = None,
+    batch_size: Annotated[Optional[int], typer.Option(help="images a batch [128]")] = None,
+    tau1: Annotated[Optional[float], typer.Option(help="stage 1: temperature [4]")] = None,
+    tau2: Annotated[Optional[float], typer.Option(help="stage 2: temperature [2]")] = None,
+    lambd: Annotated[Optional[float], typer.Option(help="stage 2: teaching weight [100]")] = None,
+    teacher_depth: Annotated[Optional[int], typer.Option(help="[40, or 110 of resnet]")] = None,
+    teacher_width: Annotated[Optional[int], typer.Option(help="[2]")] = None,
+    teacher_ca: Annotated[Optional[float], typer.Option(help="[1.0]")] = None,
+    relation: Annotated[
+        Optional[str], typer.Option(help="tuple, triplet or one-negative [tuple]")
+    ] = None,
+    protocol: Annotated[str, typer.Option(help="strict or legacy")] = "strict",
+    seed: Annotated[int, typer.Option(help="the release's seed by default")] = 960402,
+    store: StoreOption = RUNS,
+    jobs: Jobs = None,
+    max_time: MaxTime = None,
+) -> None:
+    """Train one student in two stages, and its teacher first if need be."""
+    from harness.orchestrate import run_experiment
+
+    if n_workers:
+        raise UserError(
+            f"--n-workers: {data_name} lies in memory and is batched on the device, without "
+            "loader workers; use 0"
+        )
+    schedule = given(
+        epochs=n_training_epochs2, lr=lr2, milestones=points(point), gamma=gamma
+    )
+    dropout = given(dropout=dropout_rate)
+    teacher = TEACHERS.get(teacher_network_name, {})
+    raw: dict[str, Any] = {
+        "name": "train",
+        "description": "harness train",
+        "dataset": {"name": data_name},
+        "teacher": {"network": teacher_network_name, **teacher}
+        | given(depth=teacher_depth, width=teacher_width, ca=teacher_ca)
+        | dropout,
+        "students": [
+            {"network": student_network_name, **given(depth=depth, width=width, ca=ca), **dropout}
+        ],
+        "methods": ["refilled"],
+        "optimizer": given(batch_size=batch_size, momentum=mo, weight_decay=wd),
+        "training": schedule,
+        "stage1": given(epochs=n_training_epochs1, lr=lr1, tau1=tau1, relation=relation),
+        "stage2": schedule | given(tau2=tau2, lambd=lambd),
+        "protocol": tuning_protocol(protocol, flag_tuning),
+        "seeds": [seed],
+    }
+    experiment = parse_arguments(raw)
+    label = experiment.students[0].label
+    experiment = experiment.model_copy(update={"name": f"train-{data_name}-{label}"})
+    device = device_of(flag_gpu, devices)
+    status = run_experiment(
+        experiment,
+        store,
+        jobs=jobs,
+        device=device,
+        max_seconds=seconds(max_time),
+        no_bar=flag_no_bar,
+    )
+    if status == 0:
+        print_results(experiment, store)
+    raise typer.Exit(status)
+
+
+def tuning_protocol(preset: str, flag_tuning: bool) -> dict[str, str]:
+    """flag_tuning: train on train, select on validation. Without it the images of both train, and
+    a strict run reports its last epoch (a legacy one its best epoch on the test set)."""
+    if flag_tuning:
+        return {"preset": preset, "train_on": "train", "selection": "validation"}
+    if preset == "strict":
+        return {"preset": preset, "train_on": "train+validation", "selection": "last"}
+    return {"preset": preset}
+
+
+def parse_arguments(raw: dict[str, Any]) -> Experiment:
+    """
+    Raises:
+        UserError: as for an experiment file, with the argument's name instead of the field's.
+    """
+    try:
+        return parse(raw, "harness train")
+    except UserError as error:
+        field, colon, rest = str(error).partition(":")
+        raise UserError(ARGUMENT_OF.get(field, field) + colon + rest) from None
+
+
+def print_results(experiment: Experiment, store: Path) -> None:
+    from harness.orchestrate import plan_of
+    from harness.store import Store
+    from harness.track.mlflow_sync import metric_name
+
+    plan, reported = plan_of(experiment), experiment.protocol.reported
+    for entry in plan.entries:
+        manifest = Store(store).directory(entry.fingerprint).manifest
+        for result, values in manifest["results"].items():
+            value = f"{100 * values[reported]:.2f} %"
+            print(f"{entry.name:<32} {metric_name(entry.stage, result):<28} {value}")
+    print(f"protocol {experiment.protocol.label}: {reported.replace('_', ' ')} epoch")
