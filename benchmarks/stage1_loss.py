@@ -4,7 +4,8 @@
 
 The index-list side mines with pytorch-metric-learning. Its triplets are one vectorised
 expression over the lists; its tuples are looped over in Python, pair by pair, as in the published
-code. Both sides start from the embeddings, and must agree on loss and gradient before any timing.
+code. Both sides start from the embeddings and share `unit_distances`, so the ratio is that of the
+mining and the loss; they must agree on loss and gradient (float64) before any timing.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from pytorch_metric_learning.miners import TripletMarginMiner
 from torch import Tensor
 from torch.nn import functional as F
 
-from harness.distill.relations import same_class_pairs
+from harness.distill.relations import same_class_pairs, unit_distances
 from harness.distill.stage1 import stage1_loss
 
 BATCH, DIMENSIONS, CLASSES = 128, 128, (10, 100)
@@ -32,17 +33,12 @@ miner = TripletMarginMiner(
 )
 
 
-def distance(embedding: Tensor, i: Tensor, j: Tensor) -> Tensor:
-    unit = F.normalize(embedding)
-    return (unit[i] - unit[j]).norm(dim=1)
-
-
 def indexed_triplets(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
     """500 x mean of KL(Bernoulli || Bernoulli) over the miner's lists."""
     a, p, n = miner(student, labels)
     log_p, log_not = [], []
-    for embedding in (teacher, student):
-        x = (distance(embedding, a, n) - distance(embedding, a, p)) / TAU1
+    for d in (unit_distances(teacher), unit_distances(student)):
+        x = (d[a, n] - d[a, p]) / TAU1
         log_p.append(F.logsigmoid(x))
         log_not.append(F.logsigmoid(-x))
     kl = log_p[0].exp() * (log_p[0] - log_p[1]) + log_not[0].exp() * (log_not[0] - log_not[1])
@@ -54,14 +50,10 @@ def indexed_tuples(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
     tuples: dict[tuple[int, int], list[int]] = {}
     for a, p, n in zip(*(i.tolist() for i in miner(student, labels)), strict=True):
         tuples.setdefault((a, p), []).append(n)
-    unit_s, unit_t = F.normalize(student), F.normalize(teacher)
+    scores = [-unit_distances(embedding) / TAU1 for embedding in (teacher, student)]
     total = student.new_zeros(())
     for (a, p), negatives in tuples.items():
-        others = [p, *negatives]
-        log_s, log_t = (
-            (-(unit[a] - unit[others]).norm(dim=1) / TAU1).log_softmax(0)
-            for unit in (unit_s, unit_t)
-        )
+        log_t, log_s = (x[a, [p, *negatives]].log_softmax(0) for x in scores)
         total = total + (log_t.exp() * (log_t - log_s)).sum()
     return 1000 * total / len(tuples)
 

@@ -64,7 +64,13 @@ def run_cell(
                 be_deterministic()
                 device = resolve_device(device_name)
                 version = version or code_version()
-                directory.append("start", device=describe(device), **version, **software())
+                directory.append(
+                    "start",
+                    device=describe(device),
+                    threads=torch.get_num_threads(),
+                    **version,
+                    **software(),
+                )
                 _train(directory, device, version, should_stop or StopFlag())
                 return DONE
             except Interrupted:
@@ -104,8 +110,8 @@ def _train(
         source = models["teacher"]
         network = source.description["spec"]["network"]
         teacher = load_model(source / "model.pt", network, n_classes)
-        teacher = teacher.to(device, memory_format=torch.channels_last)
-    model = model.to(device, memory_format=torch.channels_last)
+        teacher = teacher.to(device).to(memory_format=torch.channels_last)
+    model = model.to(device).to(memory_format=torch.channels_last)
 
     parts = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
     images = {k: DeviceImages(dataset, v, device) for k, v in parts.items() if v is not None}
@@ -134,6 +140,7 @@ def _train(
             "model_sha256": hashlib.sha256(data).hexdigest(),
             "data": _data_summary(dataset, spec),
             "device": describe(device),
+            "threads": torch.get_num_threads(),
             "attempts": len(attempts),
             # A cell resumed after a pull was trained by more than one commit.
             "commits": sorted({str(a["commit"]) for a in attempts}),

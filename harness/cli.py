@@ -118,12 +118,23 @@ def tables(
     print_only: Annotated[
         bool, typer.Option("--print", help="print the tables, leave README and bundles alone")
     ] = False,
+    mixed: Annotated[
+        bool, typer.Option("--mixed", help="allow cells of several devices or commits")
+    ] = False,
 ) -> None:
     """Rewrite the README's tables from the finished cells of FILES, or from the stored bundles."""
     from analysis.commands import make_tables
 
     plans = [(_plan(file, set_), file) for file in files or []]
-    raise typer.Exit(make_tables(plans, store, check=check, print_only=print_only))
+    changed = make_tables(
+        plans,
+        store,
+        assignments=set_,
+        check=check,
+        print_only=print_only,
+        allow_mixed=mixed,
+    )
+    raise typer.Exit(changed)
 
 
 @app.command()
@@ -196,7 +207,7 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         message = str(error)
     except typer.exceptions.TyperException as error:
-        message = " ".join(error.format_message().split())  # type: ignore[attr-defined]
+        message = " ".join(error.format_message().split())
     except (typer.Abort, KeyboardInterrupt):
         return 130
     except BrokenPipeError:

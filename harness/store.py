@@ -1,14 +1,14 @@
 """One directory a cell, named by its fingerprint: the truth from which everything is rebuilt.
 
-    cell.json         what the cell is (kind, spec, upstream)
-    lease             held with flock by the process that trains it, and by nobody after its death
-    journal.jsonl     append-only, fsynced: start, epoch, failed, end events
-    checkpoint.pt     to go on from the last epoch; deleted when the cell is done
-    checkpoint.sha256 its digest, newest first (two lines while it is being replaced)
-    model.pt          the selected weights, in the format of the published checkpoints
-    manifest.json     written last: the cell is done, with its results and provenance
-    mlflow.json       which MLflow runs already hold it (derived; may be deleted)
-    log.txt           what the training process printed
+cell.json         what the cell is (kind, spec, upstream)
+lease             held with flock by the process that trains it, and by nobody after its death
+journal.jsonl     append-only, fsynced: start, epoch, failed, end events
+checkpoint.pt     to go on from the last epoch; deleted when the cell is done
+checkpoint.sha256 its digest, newest first (two lines while it is being replaced)
+model.pt          the selected weights, in the format of the published checkpoints
+manifest.json     written last: the cell is done, with its results and provenance
+mlflow.json       which MLflow runs already hold it (derived; may be deleted)
+log.txt           what the training process printed
 """
 
 from __future__ import annotations

@@ -142,9 +142,7 @@ def train(
             f"--n-workers: {data_name} lies in memory and is batched on the device, without "
             "loader workers; use 0"
         )
-    schedule = given(
-        epochs=n_training_epochs2, lr=lr2, milestones=points(point), gamma=gamma
-    )
+    schedule = given(epochs=n_training_epochs2, lr=lr2, milestones=points(point), gamma=gamma)
     dropout = given(dropout=dropout_rate)
     teacher = TEACHERS.get(teacher_network_name, {})
     raw: dict[str, Any] = {

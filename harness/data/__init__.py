@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+Channels = tuple[float, float, float]
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -70,8 +71,8 @@ class Dataset:
     train: ImageSet
     validation: ImageSet | None
     test: ImageSet | None
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: Channels
+    std: Channels
     augmentation: Augmentation
 
     @property
@@ -110,7 +111,8 @@ def join_validation(dataset: Dataset) -> Dataset:
     return replace(dataset, train=joined, validation=None)
 
 
-def normalisation(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def normalisation(images: np.ndarray) -> tuple[Channels, Channels]:
     """Mean and standard deviation of each channel, of pixels scaled to [0, 1]."""
     pixels = images.reshape(-1, 3).astype(np.float64) / 255
-    return tuple(pixels.mean(0).tolist()), tuple(pixels.std(0).tolist())
+    (r, g, b), (sr, sg, sb) = pixels.mean(0).tolist(), pixels.std(0).tolist()
+    return (r, g, b), (sr, sg, sb)

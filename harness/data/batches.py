@@ -75,7 +75,7 @@ class DeviceImages:
         offsets_on = offsets.to(self.device, non_blocking=True)
         flips_on = flips.to(self.device, non_blocking=True) if self.augmentation.flip else None
 
-        stops = list(range(batch_size, n, batch_size)) + [n]
+        stops = [*list(range(batch_size, n, batch_size)), n]
         if len(stops) > 1 and stops[-1] - stops[-2] == 1:
             del stops[-2]
         start = 0

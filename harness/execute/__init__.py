@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Protocol
 
-# Exit status of a cell's process. STOPPED: on request, at its last checkpoint. BUSY: another process
-# trains it.
+# Exit status of a cell's process. STOPPED: on request, at its last checkpoint. BUSY: another
+# process trains it.
 DONE, FAILED, WRONG_INPUT, STOPPED, BUSY = range(5)
 
 

@@ -137,4 +137,3 @@ def _outcome(progress: Progress, path: Path, fingerprint: str, status: int) -> s
     reason = failures[-1] if failures and status > 0 else killed
     progress.errors[fingerprint] = f"{reason}; see {path / 'log.txt'}"
     return "failed"
-

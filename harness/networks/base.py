@@ -22,4 +22,3 @@ class Network(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc(self.embed(x))
-

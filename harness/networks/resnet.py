@@ -48,11 +48,12 @@ class ResNet(Network):
             for i in range(n_blocks):
                 blocks.append(BasicBlock(in_channels, channels, 2 if group > 1 and i == 0 else 1))
                 in_channels = channels
-            setattr(self, f"layer{group}", nn.Sequential(*blocks))
+            self.add_module(f"layer{group}", nn.Sequential(*blocks))
         self.fc = nn.Linear(64, n_classes)
         self.embedding_dim = 64
 
     def embed(self, x: Tensor) -> Tensor:
         out = F.relu(self.bn1(self.conv1(x)))
-        out = self.layer3(self.layer2(self.layer1(out)))
+        for group in (1, 2, 3):
+            out = self.get_submodule(f"layer{group}")(out)
         return torch.flatten(F.adaptive_avg_pool2d(out, 1), 1)

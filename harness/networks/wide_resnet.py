@@ -65,11 +65,13 @@ class WideResNet(Network):
                 )
                 for i in range(n_blocks)
             ]
-            setattr(self, f"layer{group}", nn.Sequential(*blocks))
+            self.add_module(f"layer{group}", nn.Sequential(*blocks))
         self.bn = nn.BatchNorm2d(channels[3], momentum=final_bn_momentum)
         self.fc = nn.Linear(channels[3], n_classes)
         self.embedding_dim = channels[3]
 
     def embed(self, x: Tensor) -> Tensor:
-        out = self.layer3(self.layer2(self.layer1(self.conv1(x))))
+        out = self.conv1(x)
+        for group in (1, 2, 3):
+            out = self.get_submodule(f"layer{group}")(out)
         return torch.flatten(F.adaptive_avg_pool2d(F.relu(self.bn(out)), 1), 1)

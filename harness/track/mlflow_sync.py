@@ -88,9 +88,9 @@ class Tracker:
             sent = {} if lost else self.marker(directory)
             if sent.get("status") == "FINISHED":
                 continue
-            if sent.get("lines") != len(directory.events()) or sent.get(
-                "status"
-            ) != self.status_of(directory):
+            if sent.get("lines") != len(directory.events()) or sent.get("status") != self.status_of(
+                directory
+            ):
                 result.append(fingerprint)
         return result
 

@@ -29,18 +29,16 @@ def resolve_device(name: str) -> torch.device:
 
 
 def describe(device: torch.device) -> str:
-    """As the tables name it: 'cpu (x86_64, 1 thread)' or 'NVIDIA H100 80GB HBM3'."""
+    """As the tables name it: 'cpu (x86_64)' or 'NVIDIA H100 80GB HBM3'."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    if device.type == "mps":
-        return f"mps ({platform.machine()})"
-    threads = torch.get_num_threads()
-    return f"cpu ({platform.machine()}, {threads} thread{'s' if threads > 1 else ''})"
+    return f"{device.type} ({platform.machine()})"
 
 
 def be_deterministic() -> None:
     """The same seed gives the same bits on one device and thread count."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # costs time, changes no result
+    # Filling uninitialised memory costs time and changes no result.
+    setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010
     torch.backends.cudnn.benchmark = False

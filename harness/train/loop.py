@@ -150,9 +150,9 @@ def train_epoch(
 
     averages = {name: value.item() / len(images) for name, value in sums.items()}
     seconds = time.perf_counter() - started
-    for name, value in averages.items():
-        if not math.isfinite(value):
-            raise Diverged(f"{name} is {value} in epoch {epoch + 1}; lower the learning rate")
+    for name, average in averages.items():
+        if not math.isfinite(average):
+            raise Diverged(f"{name} is {average} in epoch {epoch + 1}; lower the learning rate")
     averages["loss/total"] = sum(v for k, v in averages.items() if k.startswith("loss/"))
     return {
         "epoch": epoch + 1,

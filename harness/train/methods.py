@@ -66,7 +66,7 @@ class Method(Protocol):
 
     def lr(self, epoch: int) -> float: ...
     def evaluate(self, model: Network, epoch: int) -> dict[str, float] | None:
-        """"{set}/{metric}" -> accuracy after this epoch; None where the method does not look."""
+        """ "{set}/{metric}" -> accuracy after this epoch; None where the method does not look."""
         ...
 
 

@@ -1,0 +1,65 @@
+# Every target that needs Python makes .venv by itself, and makes it anew when the lock changes.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.lock-$(shell cat requirements.lock 2>/dev/null | cksum | cut -d' ' -f1)
+JOBS ?=
+DEVICE ?= auto
+RUN_OPTIONS := --device $(DEVICE) $(if $(JOBS),--jobs $(JOBS))
+
+.PHONY: setup reproduce tables tables-check figures ui test lint format bench lock clean help
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST) | column -t -s:
+
+setup: $(STAMP)  ## make .venv
+
+$(STAMP):
+	@echo "Setting up .venv: downloads up to 3 GB once (PyTorch), some minutes"
+	@rm -rf .venv
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else "Python 3.11 to 3.13 is needed, this is %d.%d; use make PYTHON=python3.12" % v)'
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+reproduce: $(STAMP)  ## train the digits grid, write its table and figure (minutes)
+	@$(BIN)/harness run experiments/digits.yaml $(RUN_OPTIONS)
+	@$(BIN)/harness tables experiments/digits.yaml
+
+tables: $(STAMP)  ## rewrite the README's tables from experiments/results
+	@$(BIN)/harness tables
+
+tables-check: $(STAMP)  ## fail if the README differs from experiments/results
+	@$(BIN)/harness tables --check
+
+figures: $(STAMP)  ## redraw docs/figures
+	@$(BIN)/harness figures
+
+ui: $(STAMP)  ## MLflow on http://127.0.0.1:5000
+	@$(BIN)/harness ui
+
+test: $(STAMP)  ## run the tests
+	@$(BIN)/python -m pytest
+
+lint: $(STAMP)  ## ruff, mypy, and the README against the results
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/harness tables --check
+
+format: $(STAMP)  ## let ruff format and fix
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+bench: $(STAMP)  ## timed comparisons, as ratios
+	@$(BIN)/python benchmarks/stage1_loss.py
+
+lock:  ## resolve requirements.lock anew (in a throw-away environment)
+	@rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
+	@.venv-lock/bin/python -m pip install --quiet setuptools '.[dev]'
+	@.venv-lock/bin/python -m pip freeze --all --exclude refilled-harness --exclude pip \
+	  | sed -E 's/^((nvidia|cuda|triton)[^ ]*)$$/\1; sys_platform == "linux"/' > requirements.lock
+	@rm -rf .venv-lock
+
+clean:  ## remove .venv and caches; results stay
+	rm -rf .venv .venv-lock .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,4 @@
+"""What reads results: bundles of finished cells -> DataFrames -> the README's tables and figures.
+
+`harness` never imports this package (but for the command line, inside its commands).
+"""
