@@ -7,6 +7,7 @@ weights or the data. Its first line is the resolved experiment; then one line a 
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,13 +58,12 @@ def export(plan: Plan, root: Path, file: Path, assignments: list[str]) -> str:
             f"in {root}; `harness run {file}` first"
         )
     tracker = Tracker(plan, store)
+    overrides = [word for a in assignments for word in ("--set", a)]
     experiment = plan.experiment
     header = {
         "bundle": FORMAT,
         "experiment": experiment.model_dump(mode="json"),
-        "command": " ".join(
-            [f"harness run {file.as_posix()}", *(f"--set {a}" for a in assignments)]
-        ),
+        "command": shlex.join(["harness", "run", file.as_posix(), *overrides]),
         "reported": experiment.protocol.reported,
         "protocol": experiment.protocol.label,
         "published": read_published(file.parent / experiment.published)

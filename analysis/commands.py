@@ -7,7 +7,7 @@ from pathlib import Path
 
 from analysis.collect import bundle_path, export, read_bundle
 from analysis.readme import replace_between_markers
-from analysis.tables import markdown, runs_markdown
+from analysis.tables import for_terminal, markdown, runs_markdown
 from harness.errors import UserError
 from harness.plan import Plan
 
@@ -37,7 +37,7 @@ def make_tables(
     if print_only:
         for path, text in fresh.items():
             bundle = read_bundle(path, text)
-            print(markdown(bundle, f"{path.with_suffix('.md')}", allow_mixed))
+            print(for_terminal(markdown(bundle, path.with_suffix(".md").as_posix(), allow_mixed)))
         return 0
     if not README.exists():
         raise UserError(
@@ -57,7 +57,7 @@ def make_tables(
         outputs[page] = runs_markdown(bundle)
         if path in fresh:
             outputs[path] = fresh[path]
-            print(table)
+            print(for_terminal(table))
     outputs[README] = readme
     changed = {p: text for p, text in outputs.items() if not p.exists() or p.read_text() != text}
     if check:

@@ -159,6 +159,18 @@ def caption(bundle: Bundle) -> list[str]:
     ]
 
 
+def for_terminal(table: str) -> str:
+    """A Markdown table with aligned columns, without links and emphasis."""
+    text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", table).replace("*", "")
+    rows = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("|")]
+    cells = [[c.strip() for c in row] for row in rows if not row[0].startswith("---")]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in cells
+    ]
+    return "\n".join([*lines, *(t for t in text.splitlines() if not t.startswith("|"))])
+
+
 def runs_markdown(bundle: Bundle) -> str:
     """The page behind the numbers: every seed of every table cell, with all three accuracies."""
     lines = [
