@@ -105,7 +105,7 @@ class Stage1(Frozen):
     lr: Positive = 0.1
     final_lr_ratio: Annotated[float, Field(gt=0, le=1)] = 0.1
     relation: Relation = "tuple"
-    tau1: Positive = 4.0
+    tau1: Annotated[float, Field(ge=0.05)] = 4.0  # the loss leaves float32 below
     margin: Positive = 0.2
     select_every: Epochs = 10
 

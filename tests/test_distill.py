@@ -55,13 +55,13 @@ def test_stage1_gives_fc_no_gradient(relation: str) -> None:
     teacher = build("resnet", 10, depth=8).eval()
     x, labels = torch.randn(16, 3, 32, 32), torch.arange(16) % 4
     stage1_loss(student.embed(x), teacher.embed(x), labels, relation=relation)[0].backward()
-    gradients = {name: p.grad for name, p in student.named_parameters()}
-    assert gradients.pop("fc.weight") is None
-    assert gradients.pop("fc.bias") is None
-    for name, gradient in gradients.items():
-        assert gradient is not None, name
-        assert gradient.isfinite().all(), name
-    assert (gradients["conv1.weight"] != 0).any()
+    for name, parameter in student.named_parameters():
+        if name.startswith("fc."):
+            assert parameter.grad is None
+        else:
+            assert parameter.grad is not None, name
+            assert parameter.grad.isfinite().all(), name
+            assert (parameter.grad != 0).any() or ".bias" in name, name
     assert all(p.grad is None for p in teacher.parameters())
 
 
@@ -351,6 +351,6 @@ def test_kd_in_half_precision_and_gradient() -> None:
     for name, loss in losses.items():
         assert loss.dtype == torch.float32
         torch.testing.assert_close(loss.double(), exact[name], rtol=1e-5, atol=1e-6)
-    sum(losses.values()).backward()
+    (losses["ce"] + losses["kd"]).backward()
     assert teacher.grad is None
     assert student.grad is not None

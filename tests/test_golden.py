@@ -19,6 +19,7 @@ from harness.distill.relations import one_negative, same_class_pairs, unit_dista
 from harness.distill.stage1 import stage1_loss
 from harness.distill.stage2 import instance_weights, local_teaching_loss, teaching_loss
 from harness.networks import build
+from harness.networks.base import Network
 from harness.train.schedule import cosine_lr, multistep_lr
 
 TOLERANCE = 1e-9
@@ -165,7 +166,7 @@ def test_ncm(losses_file: Path, source: str) -> None:
 # Networks
 
 
-def built(architecture: dict[str, Any]) -> nn.Module:
+def built(architecture: dict[str, Any]) -> Network:
     return build(architecture["network"], architecture["n_classes"], **architecture["options"])
 
 

@@ -50,8 +50,11 @@ class LocalExecutor:
         self.capacity = jobs
         self._arguments = (device, threads_for(jobs), version)
         self._context = multiprocessing.get_context("forkserver")
-        # harness.cli is what a child would import again as the main script.
-        forkserver.set_forkserver_preload(["harness.cell", "harness.cli"])
+        # harness.cli is what a child would import again as the main script; the last three are
+        # what a cell imports on first use, which would cost each of them seconds.
+        forkserver.set_forkserver_preload(
+            ["harness.cell", "harness.cli", "sklearn.datasets", "torch._dynamo", "torch._inductor"]
+        )
         self._running: dict[Path, ForkServerProcess] = {}
 
     def warm_up(self) -> None:

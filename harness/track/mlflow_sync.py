@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,16 @@ BEST_ON_TEST_NOTE = "chosen by looking at the test set: it measures the leak and
 
 def tracking_uri() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
+
+
+def prepare_environment() -> None:
+    """Before MLflow is imported: no telemetry, few retries (a dead server must not stop training
+    for minutes), and no chatter between the lines of the display. What the user set stays."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
 def metric_name(stage: str, result: str) -> str:
@@ -113,7 +124,7 @@ class Tracker:
     def connect(self) -> MlflowClient:
         """Create database, experiment and parent run once, whoever comes first."""
         if self._client is None:
-            os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+            prepare_environment()
             from mlflow import MlflowClient
 
             with open(self.store.root / ".mlflow.lock", "w") as lock:
@@ -135,8 +146,8 @@ class Tracker:
         name = self.plan.experiment.name
         found = client.get_experiment_by_name(name)
         if found is None:
-            local = self.uri == DEFAULT_URI
-            location = (Path("mlartifacts").resolve() / name).as_uri() if local else None
+            served = self.uri.startswith(("http://", "https://"))  # it has artifacts of its own
+            location = None if served else (Path("mlartifacts").resolve() / name).as_uri()
             try:
                 return client.create_experiment(name, artifact_location=location)
             except MlflowException as error:

@@ -116,8 +116,10 @@ class Stage1:
 
     def losses(self, model: Network, batch: Batch, epoch: int) -> tuple[Losses, Tensor | None]:
         teacher_embedding, _ = self.context.teach(batch.x)
-        # The pairs come from the CPU's copy of the labels: no step waits for the device.
-        anchor, positive = (i.to(batch.y.device) for i in same_class_pairs(batch.y_cpu))
+        # From the CPU's copy of the labels: to find them on the device would wait for it.
+        anchor, positive = (
+            i.to(batch.y.device, non_blocking=True) for i in same_class_pairs(batch.y_cpu)
+        )
         s = self.settings
         loss, _ = stage1_loss(
             model.embed(batch.x),
