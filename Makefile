@@ -4,9 +4,18 @@ BIN := .venv/bin
 STAMP := .venv/.lock-$(shell cat requirements.lock 2>/dev/null | cksum | cut -d' ' -f1)
 JOBS ?=
 DEVICE ?= auto
+# Of reproduce-cifar and reproduce-cub: SEEDS=0,1  EPOCHS_SCALE=0.1  DATA_ROOT=/data
+SEEDS ?=
+EPOCHS_SCALE ?=
+DATA_ROOT ?=
+comma := ,
+space := $(subst ,, )
 RUN_OPTIONS := --device $(DEVICE) $(if $(JOBS),--jobs $(JOBS))
+GRID_OPTIONS := $(if $(SEEDS),--set 'seeds=[$(subst $(space),$(comma),$(strip $(SEEDS)))]') \
+  $(if $(EPOCHS_SCALE),--set epochs_scale=$(EPOCHS_SCALE)) \
+  $(if $(DATA_ROOT),--data-root '$(DATA_ROOT)')
 
-.PHONY: setup reproduce tables tables-check figures ui test lint format bench lock clean help
+.PHONY: setup reproduce reproduce-cifar reproduce-cub tables tables-check figures ui test lint format bench lock clean help
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST) | column -t -s:
@@ -25,6 +34,14 @@ $(STAMP):
 reproduce: $(STAMP)  ## train the digits grid, write its table and figure (minutes)
 	@$(BIN)/harness run experiments/digits.yaml $(RUN_OPTIONS)
 	@$(BIN)/harness tables experiments/digits.yaml
+
+reproduce-cifar: $(STAMP)  ## the published CIFAR-100 grid (GPU days; needs the data set)
+	@$(BIN)/harness run experiments/cifar100_wide_resnet.yaml $(RUN_OPTIONS) $(GRID_OPTIONS)
+	@$(BIN)/harness tables experiments/cifar100_wide_resnet.yaml $(GRID_OPTIONS)
+
+reproduce-cub: $(STAMP)  ## the published CUB-200 grid (GPU days; needs the data set)
+	@$(BIN)/harness run experiments/cub200_mobile_net.yaml $(RUN_OPTIONS) $(GRID_OPTIONS)
+	@$(BIN)/harness tables experiments/cub200_mobile_net.yaml $(GRID_OPTIONS)
 
 tables: $(STAMP)  ## rewrite the README's tables from experiments/results
 	@$(BIN)/harness tables

@@ -36,6 +36,11 @@ class Bundle:
     numbers: pd.DataFrame
 
     @property
+    def teacher(self) -> str:
+        """Label of the teacher's network."""
+        return str(self.numbers[self.numbers.stage == "teacher"].student.iloc[0])
+
+    @property
     def name(self) -> str:
         return str(self.experiment["name"])
 

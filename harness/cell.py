@@ -138,7 +138,7 @@ def _train(
             "seconds": round(sum(line["seconds"] for line in lines), 2),
             "parameters": sum(p.numel() for p in model.parameters()),
             "model_sha256": hashlib.sha256(data).hexdigest(),
-            "data": _data_summary(dataset, spec),
+            "data": data_summary(dataset, spec),
             "device": describe(device),
             "threads": torch.get_num_threads(),
             "attempts": len(attempts),
@@ -178,7 +178,7 @@ def _dataset(spec: dict[str, Any]) -> Dataset:
     return join_validation(dataset) if joined else dataset
 
 
-def _data_summary(dataset: Dataset, spec: dict[str, Any]) -> dict[str, Any]:
+def data_summary(dataset: Dataset, spec: dict[str, Any]) -> dict[str, Any]:
     sizes = {
         part: len(images)
         for part in ("train", "validation", "test")

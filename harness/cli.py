@@ -6,6 +6,7 @@ view of the results, and training must not need them. Heavy imports stay inside 
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import traceback
@@ -19,6 +20,7 @@ from harness.errors import UserError
 app = typer.Typer(
     name="harness",
     help="Reproduce the tables of a knowledge-distillation paper (ReFilled, CVPR 2020).",
+    epilog="Every command takes --data-root DIR (data sets; default ./data) and --debug.",
     add_completion=False,
     no_args_is_help=False,
 )
@@ -33,15 +35,31 @@ Jobs = Annotated[Optional[int], typer.Option("--jobs", min=1, help="cells at onc
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps")]
 MaxTime = Annotated[Optional[str], typer.Option("--max-time", help="stop cleanly after: 90s 9m 2h")]
 NoBar = Annotated[bool, typer.Option("--no-bar", help="plain lines instead of the live table")]
+Budget = Annotated[
+    Optional[str], typer.Option("--budget", help="drop whole seeds until it fits: 6h")
+]
+Workers = Annotated[
+    int, typer.Option("--n-workers", min=0, help="loader workers of each cell (large images)")
+]
 RUNS = Path("runs")
 
 
 @app.command()
-def plan(file: File, set_: Set = None, store: StoreOption = RUNS) -> None:
-    """Show the cells of an experiment and which are done already; trains nothing."""
+def plan(
+    file: File,
+    set_: Set = None,
+    store: StoreOption = RUNS,
+    jobs: Jobs = None,
+    device: Device = "auto",
+    budget: Budget = None,
+    no_estimate: Annotated[bool, typer.Option("--no-estimate", help="measure nothing")] = False,
+) -> None:
+    """Show the cells, which are done already, and the time and disk the others need."""
     from harness.inspect import print_plan
+    from harness.spec import read
 
-    print_plan(_plan(file, set_), store)
+    limit = seconds(budget, "--budget")
+    print_plan(read(file, set_), store, jobs, device, limit, not no_estimate)
 
 
 @app.command()
@@ -52,20 +70,23 @@ def run(
     jobs: Jobs = None,
     device: Device = "auto",
     max_time: MaxTime = None,
+    budget: Budget = None,
+    n_workers: Workers = 0,
     no_bar: NoBar = False,
 ) -> None:
     """Train every cell that is not done, and log all of them to MLflow."""
     from harness.orchestrate import run_experiment
     from harness.spec import read
 
-    experiment = read(file, set_)
+    os.environ["HARNESS_N_WORKERS"] = str(n_workers)
     status = run_experiment(
-        experiment,
+        read(file, set_),
         store,
         jobs=jobs,
         device=device,
         max_seconds=seconds(max_time),
         no_bar=no_bar,
+        budget=seconds(budget, "--budget"),
     )
     raise typer.Exit(status)
 
@@ -137,6 +158,21 @@ def tables(
     raise typer.Exit(changed)
 
 
+@app.command("import-checkpoint")
+def import_checkpoint(
+    checkpoint: Annotated[Path, typer.Argument(help="published file (.pth, .pt)", metavar="FILE")],
+    file: Annotated[Path, typer.Argument(help="experiment on its data", metavar="EXPERIMENT")],
+    set_: Set = None,
+    store: StoreOption = RUNS,
+    device: Device = "auto",
+) -> None:
+    """Turn a published checkpoint into a finished cell, usable as a teacher."""
+    from harness.import_checkpoint import import_checkpoint as do_import
+    from harness.spec import read
+
+    print(do_import(checkpoint, read(file, set_), store, device))
+
+
 @app.command()
 def figures() -> None:
     """Redraw docs/figures from the stored bundles."""
@@ -165,7 +201,7 @@ def _plan(file: Path, assignments: list[str] | None):  # type: ignore[no-untyped
     return plan_of(read(file, assignments))
 
 
-def seconds(text: str | None) -> float | None:
+def seconds(text: str | None, field: str = "--max-time") -> float | None:
     """'90s', '9m', '2h' or '90' -> seconds.
 
     Raises:
@@ -175,8 +211,24 @@ def seconds(text: str | None) -> float | None:
         return None
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
     if not match or float(match[1]) <= 0:
-        raise UserError(f"--max-time: {text!r} is no time; write 90s, 9m or 2h")
+        raise UserError(f"{field}: {text!r} is no time; write 90s, 9m or 2h")
     return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+def take_data_root(arguments: list[str]) -> list[str]:
+    """`--data-root DIR`, which every command takes, becomes the environment variable that training
+    processes inherit."""
+    for i, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name in ("--data-root", "--data_root"):
+            rest = arguments[i + 1 :]
+            if not equals:
+                value, *rest = rest or [""]
+            if not Path(value).is_dir() or not value:
+                raise UserError(f"--data-root: no folder {value!r}; make it or correct the path")
+            os.environ["HARNESS_DATA_ROOT"] = value
+            return [*arguments[:i], *rest]
+    return arguments
 
 
 def published_spelling(arguments: list[str]) -> list[str]:
@@ -199,6 +251,11 @@ def main(arguments: list[str] | None = None) -> int:
     anywhere shows the traceback instead."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
+    try:
+        given = take_data_root(given)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     given = published_spelling([a for a in given if a != "--debug"])
     import harness.train_command  # noqa: F401  (registers `harness train`)
 
@@ -212,6 +269,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 0
+    except OSError as error:
+        message = f"{error.filename}: {error.strerror}; check the path, your rights and the space"
     except Exception as error:
         if not debug:
             print(

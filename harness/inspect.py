@@ -9,9 +9,11 @@ from rich.console import Console
 from rich.table import Table
 
 from harness.errors import UserError
+from harness.execute.local import threads_for
 from harness.execute.scheduler import Progress, begin
-from harness.plan import Plan, differences
-from harness.progress import n_epochs
+from harness.plan import Plan, differences, make_plan
+from harness.progress import duration, n_epochs
+from harness.spec import Experiment
 from harness.store import CellDir, Store
 
 
@@ -23,8 +25,29 @@ def _begin(plan: Plan, root: Path) -> Progress:
     return begin(plan, Store(root))
 
 
-def print_plan(plan: Plan, root: Path) -> None:
-    """Every cell with its epochs; cells in the store are marked."""
+def print_plan(
+    experiment: Experiment,
+    root: Path,
+    jobs: int | None,
+    device: str,
+    budget: float | None,
+    measure: bool,
+) -> None:
+    """Every cell with its epochs; cells in the store are marked. Unless told not to, time and disk
+    from a few measured steps of each network.
+
+    Raises:
+        UserError: not even one seed fits into the budget.
+    """
+    from harness.data import load
+    from harness.orchestrate import check_device, default_jobs, within_budget
+
+    check_device(device)
+    jobs = jobs or default_jobs(device)
+    dataset = load(experiment.dataset)
+    if budget is not None:
+        experiment = within_budget(experiment, dataset, Store(root), jobs, device, budget)
+    plan = make_plan(experiment, dataset)
     progress = _begin(plan, root)
     table = _table("cell", "name", "epochs", "state")
     epochs = {True: 0, False: 0}
@@ -39,6 +62,16 @@ def print_plan(plan: Plan, root: Path) -> None:
         f"{plan.experiment.name}: {len(plan.cells)} cells, {n_done} done, "
         f"{len(plan.cells) - n_done} to train ({epochs[False]} epochs)"
     )
+    if measure and n_done < len(plan.cells):
+        from harness.estimate import estimate, measure_networks
+
+        speeds = measure_networks(experiment, dataset, device, threads_for(jobs))
+        needs = estimate(plan, Store(root), dataset, speeds)
+        print(
+            f"about {duration(needs.wall_seconds(jobs))} with {jobs} jobs on {device}, "
+            f"{needs.finished_bytes / 1e6:.0f} MB of weights and up to "
+            f"{jobs * needs.peak_bytes / 1e6:.0f} MB of checkpoints while it runs"
+        )
 
 
 def print_status(plan: Plan, root: Path) -> None:

@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from harness.data import load
+from harness.data import Dataset, load
 from harness.errors import UserError
-from harness.execute.local import LocalExecutor
+from harness.execute.local import LocalExecutor, threads_for
 from harness.execute.scheduler import OutOfTime, Progress, begin, run
 from harness.plan import Plan, make_plan
 from harness.progress import duration, make_display
@@ -68,23 +68,27 @@ def run_experiment(
     device: str = "auto",
     max_seconds: float | None = None,
     no_bar: bool = False,
+    budget: float | None = None,
 ) -> int:
     """Train what is missing, log it, say what happened; the exit status.
 
     Raises:
         UserError: wrong input; nothing was started.
     """
-    plan = plan_of(experiment)
+    check_device(device)
+    jobs = jobs or default_jobs(device)
     store = Store(root)
     store.create()
+    dataset = load(experiment.dataset)
+    if budget is not None:
+        experiment = within_budget(experiment, dataset, store, jobs, device, budget)
+    plan = make_plan(experiment, dataset)
     progress = begin(plan, store)
     tracker = Tracker(plan, store)
     n_cells, n_cached = len(plan.cells), len(progress.cached_cells)
     if n_cached == n_cells and not tracker.behind():
         print(f"{experiment.name}: nothing to do, all {n_cells} cells are done (in {root}).")
         return OK
-    check_device(device)
-    jobs = jobs or default_jobs(device)
     executor = LocalExecutor(jobs, device, code_version())
     executor.warm_up()
     connect(tracker)
@@ -111,6 +115,27 @@ def run_experiment(
     finish_tracking(tracker, all_done=progress.count("done") == n_cells)
     report(progress, status)
     return status
+
+
+def within_budget(
+    experiment: Experiment, dataset: Dataset, store: Store, jobs: int, device: str, budget: float
+) -> Experiment:
+    """Whole seeds dropped from the end until the estimate fits; says which.
+
+    Raises:
+        UserError: not even one seed fits.
+    """
+    from harness.estimate import fit_budget, measure_networks
+
+    speeds = measure_networks(experiment, dataset, device, threads_for(jobs))
+    smaller = fit_budget(experiment, dataset, store, speeds, jobs, budget)
+    n, kept = len(experiment.seeds), list(smaller.seeds)
+    if len(kept) < n:
+        print(
+            f"--budget: {len(kept)} of {n} seeds fit; for their table use "
+            f"`--set seeds={str(kept).replace(' ', '')}`"
+        )
+    return smaller
 
 
 def check_device(name: str) -> None:

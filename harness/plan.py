@@ -23,7 +23,8 @@ def canonical(value: Any) -> str:
 class Cell:
     """One training run.
 
-    kind: supervised (teacher or plain student), kd, stage1 or stage2.
+    kind: supervised (teacher or plain student), kd, stage1, stage2, or imported (a teacher from a
+        published file, made by `harness import-checkpoint`).
     spec: everything that decides the result, as plain JSON data.
     upstream: role ("teacher", "initial") -> fingerprint of the cell whose model it starts from.
     """
@@ -119,6 +120,20 @@ def make_plan(experiment: Experiment, dataset: Dataset) -> Plan:
         cells.setdefault(cell.fingerprint, cell)
         return cell.fingerprint
 
+    def imported() -> str:
+        """One cell for all seeds; only what the file itself decides is part of it."""
+        architecture = experiment.teacher.model_dump(
+            mode="json", exclude={"dropout", "final_bn_momentum"}
+        )
+        spec = {
+            "data": data,
+            "network": architecture,
+            "checkpoint": experiment.teacher_checkpoint,
+        }
+        cell = Cell("imported", spec)
+        cells.setdefault(cell.fingerprint, cell)
+        return cell.fingerprint
+
     training = {"training": experiment.training.model_dump(mode="json")}
     kd = training | {"kd": experiment.kd.model_dump(mode="json")}
     stage2 = {
@@ -127,8 +142,12 @@ def make_plan(experiment: Experiment, dataset: Dataset) -> Plan:
     }
     needs_teacher = any(m != "plain" for m in experiment.methods)
     for seed in experiment.seeds:
-        teacher = add("supervised", experiment.teacher, seed, training) if needs_teacher else ""
-        if needs_teacher:
+        teacher = ""
+        if needs_teacher and experiment.teacher_checkpoint:
+            teacher = imported()
+            entries.append(Entry(teacher, "teacher", "teacher", experiment.teacher.label, seed))
+        elif needs_teacher:
+            teacher = add("supervised", experiment.teacher, seed, training)
             entries.append(Entry(teacher, "teacher", "teacher", experiment.teacher.label, seed))
         for student in experiment.students:
             for method in experiment.methods:

@@ -29,6 +29,8 @@ def duration(seconds: float) -> str:
 
 
 def n_epochs(spec: dict[str, Any], kind: str) -> int:
+    if kind == "imported":
+        return 0
     return int(spec[kind if kind in ("stage1", "stage2") else "training"]["epochs"])
 
 

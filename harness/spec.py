@@ -20,6 +20,7 @@ from pydantic import (
     Field,
     SerializeAsAny,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -30,7 +31,7 @@ from harness.networks import NETWORKS, Options
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
-Epochs = Annotated[int, Field(ge=1)]
+Epochs = Annotated[int, Field(ge=1, strict=True)]  # 20.0 would miss its default milestones
 Relation = Literal["tuple", "triplet", "one-negative"]
 METHODS = ("plain", "kd", "refilled", *(f"refilled-{r}" for r in typing.get_args(Relation)))
 
@@ -76,19 +77,16 @@ class StepSchedule(Frozen):
 
     @field_validator("milestones")
     @classmethod
-    def _increasing(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+    def _increasing(cls, value: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
         if list(value) != sorted(set(value)):
             raise ValueError(f"{list(value)} must increase; sort them and drop doubles")
-        return value
-
-    @model_validator(mode="after")
-    def _inside(self) -> StepSchedule:
-        if self.milestones and self.milestones[-1] >= self.epochs:
+        epochs = info.data.get("epochs")
+        if value and epochs and value[-1] >= epochs:
             raise ValueError(
-                f"milestone {self.milestones[-1]} is never reached in {self.epochs} epochs; "
+                f"milestone {value[-1]} is never reached in {epochs} epochs; "
                 "lower it, or leave milestones out for 50, 70 and 90 %"
             )
-        return self
+        return value
 
 
 class Kd(Frozen):
@@ -107,6 +105,8 @@ class Stage1(Frozen):
     relation: Relation = "tuple"
     tau1: Annotated[float, Field(ge=0.05)] = 4.0  # the loss leaves float32 below
     margin: Positive = 0.2
+    negatives: Literal["all", "smallest"] = "all"
+    weight: Positive | None = None  # the relation's own: 1000 for tuples, 500 for the others
     select_every: Epochs = 10
 
 
@@ -182,6 +182,8 @@ class Experiment(Frozen):
     description: str = ""
     dataset: SerializeAsAny[DatasetOptions]
     teacher: SerializeAsAny[Options]
+    # SHA-256 of a file that `harness import-checkpoint` has read: the teacher is not trained here.
+    teacher_checkpoint: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     students: Annotated[tuple[SerializeAsAny[Options], ...], Field(min_length=1)]
     methods: Annotated[tuple[str, ...], Field(min_length=1)] = ("plain", "kd", "refilled")
     optimizer: Optimizer = Optimizer()
@@ -237,9 +239,15 @@ def parse(raw: Any, where: str = "the experiment") -> Experiment:
     if not isinstance(raw, dict):
         raise UserError(f"{where}: expected `key: value` lines, found {type(raw).__name__}")
     raw = dict(raw)
-    default = raw.pop("network", None)
+    scale = raw.pop("epochs_scale", 1)
+    default = raw.pop("network", None) or {}
+    for key in raw:
+        if key not in Experiment.model_fields:
+            raise UserError(f"{key}: unknown key{nearest(str(key), Experiment.model_fields)}")
     raw["dataset"] = _chosen("dataset", raw.get("dataset"), "name", DATASETS, {})
-    shared = {"network": default} if isinstance(default, str) else (default or {})
+    shared = {"network": default} if isinstance(default, str) else default
+    if not isinstance(shared, dict):
+        raise UserError("network: not a name or a mapping; write `network: {network: ...}`")
     raw["teacher"] = _chosen("teacher", raw.get("teacher"), "network", NETWORKS, shared)
     students = raw.get("students")
     if not isinstance(students, list | tuple) or not students:
@@ -249,7 +257,30 @@ def parse(raw: Any, where: str = "the experiment") -> Experiment:
         for i, entry in enumerate(students)
     ]
     raw["protocol"] = _protocol(raw.get("protocol", "strict"))
-    return _validate(Experiment, raw, "")
+    return scale_epochs(_validate(Experiment, raw, ""), scale)
+
+
+def scale_epochs(experiment: Experiment, scale: Any) -> Experiment:
+    """Every number of epochs and every milestone times `scale`, for a shorter rehearsal.
+
+    Raises:
+        UserError: `scale` is not a positive number.
+    """
+    if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale < 1000:
+        raise UserError(f"epochs_scale: {scale!r} is no positive number; use 0.1 for a tenth")
+    if scale == 1:
+        return experiment
+
+    def scaled(schedule: Any) -> Any:
+        epochs = max(1, round(schedule.epochs * scale))
+        update: dict[str, Any] = {"epochs": epochs}
+        if isinstance(schedule, StepSchedule):
+            points = {round(m * scale) for m in schedule.milestones}
+            update["milestones"] = tuple(sorted(p for p in points if 0 < p < epochs))
+        return schedule.model_copy(update=update)
+
+    fields = ("training", "stage1", "stage2")
+    return experiment.model_copy(update={f: scaled(getattr(experiment, f)) for f in fields})
 
 
 def _chosen(field: str, entry: Any, key: str, registry: Any, shared: dict[str, Any]) -> Any:
@@ -272,7 +303,7 @@ def _protocol(entry: Any) -> dict[str, Any]:
     if not isinstance(entry, dict):
         raise UserError("protocol: expected 'strict', 'legacy' or a mapping with a preset")
     preset = entry.get("preset", "strict")
-    if preset not in PRESETS:
+    if not isinstance(preset, str) or preset not in PRESETS:
         raise UserError(f"protocol: unknown preset {preset!r}{nearest(str(preset), PRESETS)}")
     return {"preset": preset, **PRESETS[preset], **entry}
 
@@ -286,7 +317,10 @@ def _validate(model: type[BaseModel], values: dict[str, Any], prefix: str) -> An
 
 def first_error(error: ValidationError, model: type[BaseModel], prefix: str = "") -> str:
     """The first problem as `field: what is wrong; what is allowed`, on one line."""
-    problem = error.errors()[0]
+    problems = error.errors()
+    # A misspelt required key is also missing: its nearest name is the better answer.
+    unknown = (p for p in problems if p["type"] == "extra_forbidden")
+    problem = next(unknown, problems[0])
     loc = [str(part) for part in problem["loc"]]
     field = ".".join([prefix, *loc] if prefix else loc) or "experiment"
     if problem["type"] == "extra_forbidden":

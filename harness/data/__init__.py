@@ -25,7 +25,7 @@ class DatasetOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     name: str
     validation: Count
-    split_seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    split_seed: Annotated[int, Field(ge=0, lt=2**32 - 1)] = 0  # the next one splits off, too
 
 
 class DigitsOptions(DatasetOptions):

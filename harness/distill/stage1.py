@@ -36,6 +36,8 @@ def stage1_loss(
     relation: str = "tuple",
     tau1: float = 4.0,
     margin: float = 0.2,
+    negatives: str = "all",
+    weight: float | None = None,
     pairs: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Mean divergence between the teacher's and the student's relations, mined on the student.
@@ -56,6 +58,8 @@ def stage1_loss(
         labels: (B,), on the embeddings' device.
         relation: one of `RELATIONS`.
         tau1: temperature, at least `SMALLEST_TAU1`.
+        negatives: "all" of a tuple, or "smallest" (see `cut_to_smallest`); tuples only.
+        weight: in the place of the relation's own factor, 1000 or 500.
         pairs: `same_class_pairs(labels)`, if at hand, on the embeddings' device.
 
     Returns:
@@ -82,7 +86,7 @@ def stage1_loss(
             x_t[anchor, positive] - x_t[anchor, negative],
             x_s[anchor, positive] - x_s[anchor, negative],
         )
-        return _mean_over(found, divergence, TRIPLET_FACTOR)
+        return _mean_over(found, divergence, weight or TRIPLET_FACTOR)
 
     semi_hard = semi_hard_mask(student.detach(), labels, anchor, positive, margin)
     if relation == "triplet":
@@ -90,11 +94,30 @@ def stage1_loss(
             x_t[anchor, positive][:, None] - x_t[anchor],
             x_s[anchor, positive][:, None] - x_s[anchor],
         )
-        return _mean_over(semi_hard, divergence, TRIPLET_FACTOR)
+        return _mean_over(semi_hard, divergence, weight or TRIPLET_FACTOR)
 
+    if negatives == "smallest":
+        semi_hard = cut_to_smallest(semi_hard)
     taken = semi_hard.scatter(1, positive[:, None], True)
     divergence = softmax_kl(x_t[anchor], x_s[anchor], taken)
-    return _mean_over(semi_hard.any(1), divergence, TUPLE_FACTOR)
+    return _mean_over(semi_hard.any(1), divergence, weight or TUPLE_FACTOR)
+
+
+def cut_to_smallest(semi_hard: Tensor) -> Tensor:
+    """Each tuple's first K negatives, K being the smallest tuple's number in the batch.
+
+    The 2022 release stacks its tuples into one array and so cuts them all to the smallest, in
+    practice one negative (docs/deviations.md, quirk 8). In the order of the batch.
+
+    Args:
+        semi_hard: (P, B) bool.
+
+    Returns:
+        (P, B) bool; rows without a negative stay without one.
+    """
+    counts = semi_hard.sum(1)
+    smallest = counts.masked_fill(counts == 0, semi_hard.shape[1]).amin() if len(counts) else 0
+    return semi_hard & (semi_hard.cumsum(1) <= smallest)
 
 
 def softmax_kl(teacher_logits: Tensor, student_logits: Tensor, taken: Tensor) -> Tensor:

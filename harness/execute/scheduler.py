@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from harness.errors import UserError
 from harness.execute import BUSY, DONE, STOPPED, Executor
 from harness.plan import Plan
 from harness.store import CellDir, Store
@@ -47,8 +48,13 @@ def begin(plan: Plan, store: Store) -> Progress:
         UserError: a checkpoint that a cell would go on from, or start from, is broken.
     """
     state = {}
-    for fingerprint in plan.cells:
+    for fingerprint, cell in plan.cells.items():
         state[fingerprint] = "done" if store.directory(fingerprint).is_done else "waiting"
+        if cell.kind == "imported" and state[fingerprint] != "done":
+            raise UserError(
+                f"teacher_checkpoint: {cell.spec['checkpoint'][:12]}... is not in {store.root}; "
+                "`harness import-checkpoint FILE EXPERIMENT` puts it there"
+            )
     sources = set()
     for fingerprint, cell in plan.cells.items():
         if state[fingerprint] != "done":

@@ -7,10 +7,12 @@ step, value) once, so sending a line twice leaves one row.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,11 +66,13 @@ class Tracker:
     # -- what needs no MLflow ---------------------------------------------------------------------
 
     def marker(self, directory: CellDir) -> dict[str, Any]:
-        """What was sent for this cell: run_id, lines of the journal, status."""
+        """What was sent for this cell: parent, run_id, lines of the journal, status. Nothing, if
+        it went to a database that has been deleted: a new one has another parent run."""
         try:
-            return json.loads((directory / "mlflow.json").read_text()).get(self.key, {})
+            sent = json.loads((directory / "mlflow.json").read_text()).get(self.key, {})
         except (FileNotFoundError, json.JSONDecodeError):
             return {}
+        return sent if self._parent_id in ("", sent.get("parent")) else {}
 
     def _mark(self, directory: CellDir, **fields: Any) -> None:
         path = directory / "mlflow.json"
@@ -76,7 +80,7 @@ class Tracker:
             content = json.loads(path.read_text())
         except (FileNotFoundError, json.JSONDecodeError):
             content = {}
-        content[self.key] = {**content.get(self.key, {}), **fields}
+        content[self.key] = {**fields, "parent": self._parent_id}
         write_atomically(path, canonical(content).encode())
 
     def status_of(self, directory: CellDir) -> str:
@@ -90,18 +94,15 @@ class Tracker:
 
     def behind(self) -> list[str]:
         """Fingerprints of the cells whose journal holds more than MLflow does."""
-        lost = self.uri == DEFAULT_URI and not Path("mlflow.db").exists()
+        lost = not self._parent_id and self.uri == DEFAULT_URI and not Path("mlflow.db").exists()
         result = []
         for fingerprint in self.plan.cells:
             directory = self.store.directory(fingerprint)
-            if not (directory / "journal.jsonl").exists():
-                continue
             sent = {} if lost else self.marker(directory)
             if sent.get("status") == "FINISHED":
                 continue
-            if sent.get("lines") != len(directory.events()) or sent.get("status") != self.status_of(
-                directory
-            ):
+            now = {"lines": len(directory.events()), "status": self.status_of(directory)}
+            if now["lines"] and now != {key: sent.get(key) for key in now}:
                 result.append(fingerprint)
         return result
 
@@ -114,12 +115,20 @@ class Tracker:
             UserError: the experiment was deleted in MLflow.
             Exception: whatever the server's client raises; nothing is lost, sync again later.
         """
-        behind = self.behind()
-        if behind:
-            client = self.connect()
+        client = self.connect()
+        if not self.behind():
+            return 0
+        with self._locked():  # another `harness run` may be about to create the same runs
+            behind = self.behind()
             for fingerprint in behind:
                 self._send(client, fingerprint)
         return len(behind)
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        with open(self.store.root / ".mlflow.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def connect(self) -> MlflowClient:
         """Create database, experiment and parent run once, whoever comes first."""
@@ -127,8 +136,7 @@ class Tracker:
             prepare_environment()
             from mlflow import MlflowClient
 
-            with open(self.store.root / ".mlflow.lock", "w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
+            with self._locked():
                 client = MlflowClient(tracking_uri=self.uri)
                 self._experiment_id = self._find_experiment(client)
                 self._parent_id = self._find_parent(client)

@@ -128,6 +128,8 @@ class Stage1:
             relation=s["relation"],
             tau1=s["tau1"],
             margin=s["margin"],
+            negatives=s["negatives"],
+            weight=s["weight"],
             pairs=(anchor, positive),
         )
         return {"relation": loss}, None

@@ -1,0 +1,168 @@
+"""How long a plan will take and how much disk it needs, from a few measured steps of each network
+on this device. Also `--budget`: dropping whole seeds until it fits."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from harness.data import Dataset, join_validation
+from harness.data.batches import epoch_generator, on_device
+from harness.errors import UserError
+from harness.plan import Cell, Plan, canonical, make_plan
+from harness.progress import n_epochs
+from harness.spec import Experiment
+from harness.store import Store
+from harness.train.checkpoint import build_network
+from harness.train.device import resolve_device
+from harness.train.evaluate import autocast
+
+MEASURED_STEPS = 3
+FLOAT = 4  # bytes
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Of one network at the experiment's batch size: seconds of a training step (data included)
+    and of a forward pass, and its number of parameters."""
+
+    step: float
+    forward: float
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """seconds: of training, one job at a time, by fingerprint (cells still to train only).
+    finished_bytes: what all cells leave; peak_bytes: the checkpoint of one training cell on top."""
+
+    seconds: dict[str, float]
+    finished_bytes: int
+    peak_bytes: int
+
+    def wall_seconds(self, jobs: int) -> float:
+        return sum(self.seconds.values()) / jobs
+
+
+def measure_networks(
+    experiment: Experiment, dataset: Dataset, device_name: str, threads: int
+) -> dict[str, Speed]:
+    """Speed of every network of the experiment, keyed by its canonical options."""
+    torch.set_num_threads(threads)
+    device = resolve_device(device_name)
+    images = on_device(dataset, dataset.train, device)
+    size, precision = experiment.optimizer.batch_size, experiment.optimizer.precision
+    speeds: dict[str, Speed] = {}
+    for options in (experiment.teacher, *experiment.students):
+        network = options.model_dump(mode="json")
+        key = canonical(network)
+        if key in speeds:
+            continue
+        model = build_network(network, len(dataset.class_names)).to(device)
+        model = model.to(memory_format=torch.channels_last)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+
+        def step(batch: Any) -> None:
+            with autocast(device, precision):
+                loss = F.cross_entropy(model(batch.x).float(), batch.y)  # noqa: B023
+            optimizer.zero_grad()  # noqa: B023
+            loss.backward()
+            optimizer.step()  # noqa: B023
+
+        def forward(batch: Any) -> None:
+            with torch.no_grad(), autocast(device, precision):
+                model(batch.x)  # noqa: B023
+
+        batches = images.augmented(size, epoch_generator(0, 0))
+        warm = next(batches)
+        step(warm)
+        started, n_steps = _now(device), 0
+        for batch in batches:
+            step(batch)
+            n_steps += 1
+            if n_steps == MEASURED_STEPS:
+                break
+        if n_steps == 0:  # the whole set is one batch
+            step(warm)
+            n_steps = 1
+        step_seconds = (_now(device) - started) / n_steps
+        forward(warm)
+        started = _now(device)
+        forward(warm)
+        parameters = sum(p.numel() for p in model.parameters())
+        speeds[key] = Speed(step_seconds, _now(device) - started, parameters)
+    return speeds
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def estimate(plan: Plan, store: Store, dataset: Dataset, speeds: dict[str, Speed]) -> Estimate:
+    """Times of the cells that are not done; finished epochs of interrupted ones do not count."""
+    if plan.experiment.protocol.train_on == "train+validation":
+        dataset = join_validation(dataset)
+    evaluated = sum(len(p) for p in (dataset.validation, dataset.test) if p is not None)
+    size = plan.experiment.optimizer.batch_size
+    n_batches = -(-len(dataset.train) // size)
+    seconds, disk, peak = {}, 0, 0
+    for fingerprint, cell in plan.cells.items():
+        if cell.kind == "imported":
+            continue
+        speed = speeds[canonical(cell.spec["network"])]
+        disk += speed.parameters * FLOAT
+        peak = max(peak, 3 * speed.parameters * FLOAT)
+        directory = store.directory(fingerprint)
+        if directory.is_done:
+            continue
+        left = n_epochs(cell.spec, cell.kind) - len(directory.epochs())
+        epoch = n_batches * (speed.step + _teacher_forward(plan, cell, speeds))
+        epoch += (
+            _evaluation_share(cell)
+            * (speed.forward / size)
+            * (evaluated + (len(dataset.train) if cell.kind == "stage1" else 0))
+        )
+        seconds[fingerprint] = left * epoch
+    return Estimate(seconds, disk, peak)
+
+
+def _teacher_forward(plan: Plan, cell: Cell, speeds: dict[str, Speed]) -> float:
+    if "teacher" not in cell.upstream:
+        return 0.0
+    return speeds[canonical(plan.experiment.teacher.model_dump(mode="json"))].forward
+
+
+def _evaluation_share(cell: Cell) -> float:
+    return 1 / cell.spec["stage1"]["select_every"] if cell.kind == "stage1" else 1.0
+
+
+def fit_budget(
+    experiment: Experiment,
+    dataset: Dataset,
+    store: Store,
+    speeds: dict[str, Speed],
+    jobs: int,
+    budget: float,
+) -> Experiment:
+    """The experiment with as many of its seeds, from the first, as fit into `budget` seconds.
+    Whole seeds only: a comparison is never left half done.
+
+    Raises:
+        UserError: not even one seed fits.
+    """
+    needed = 0.0
+    for n in range(len(experiment.seeds), 0, -1):
+        smaller = experiment.model_copy(update={"seeds": experiment.seeds[:n]})
+        needed = estimate(make_plan(smaller, dataset), store, dataset, speeds).wall_seconds(jobs)
+        if needed <= budget:
+            return smaller
+    raise UserError(
+        f"--budget: one seed takes about {needed / 3600:.1f} h here, the budget is "
+        f"{budget / 3600:.1f} h; give it more, or fewer epochs with --epochs-scale"
+    )

@@ -1,0 +1,363 @@
+"""Data sets, splits and batches. torchvision is the independent word on crops."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torchvision.transforms import functional as tv
+
+from harness.data import (
+    Augmentation,
+    Dataset,
+    DigitsOptions,
+    ImageSet,
+    join_validation,
+    load,
+    normalisation,
+)
+from harness.data.batches import Batch, DeviceImages, crop_indices, epoch_generator
+from harness.data.split import stratified
+from harness.errors import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+CPU = torch.device("cpu")
+OPTIONS = DigitsOptions(validation=100, test=500)
+
+
+@pytest.fixture(scope="module")
+def digits() -> Dataset:
+    return load(OPTIONS)
+
+
+def parts(dataset: Dataset) -> list[ImageSet]:
+    assert dataset.validation is not None
+    assert dataset.test is not None
+    return [dataset.train, dataset.validation, dataset.test]
+
+
+# The digits
+
+
+def test_sizes_and_format(digits: Dataset) -> None:
+    assert [len(p) for p in parts(digits)] == [1197, 100, 500]
+    assert digits.class_names == tuple("0123456789")
+    for part in parts(digits):
+        assert part.images.shape == (len(part), 8, 8, 3)
+        assert part.images.dtype == np.uint8
+        assert part.labels.dtype == np.int64
+        assert (part.images == part.images[..., :1]).all()
+    assert digits.train.images.max() == 255
+
+
+def test_every_digit_is_in_exactly_one_part(digits: Dataset) -> None:
+    everything = load_digits_rows()
+    rows = np.concatenate(
+        [np.c_[p.images[..., 0].reshape(-1, 64), p.labels] for p in parts(digits)]
+    )
+    assert len(np.unique(everything, axis=0)) == 1797
+    assert np.array_equal(np.unique(rows, axis=0), np.unique(everything, axis=0))
+
+
+def load_digits_rows() -> np.ndarray:
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    return np.c_[np.round(bunch.data * 255 / 16).astype(int), bunch.target]
+
+
+def test_parts_keep_the_shares_of_the_classes(digits: Dataset) -> None:
+    n = {c: sum((p.labels == c).sum() for p in parts(digits)) for c in range(10)}
+    for part in parts(digits):
+        for c in range(10):
+            assert abs((part.labels == c).sum() - n[c] * len(part) / 1797) < 2
+
+
+def test_normalisation_comes_from_the_training_part_alone(digits: Dataset) -> None:
+    pixels = digits.train.images / 255
+    np.testing.assert_allclose(digits.mean, pixels.mean((0, 1, 2)))
+    np.testing.assert_allclose(digits.std, pixels.std((0, 1, 2)))
+    everything = np.concatenate([p.images for p in parts(digits)])
+    assert digits.mean != normalisation(everything)[0]
+
+
+def test_normalisation_is_per_channel() -> None:
+    images = np.zeros((2, 1, 1, 3), np.uint8)
+    images[0], images[1] = (0, 51, 255), (255, 102, 255)
+    mean, std = normalisation(images)
+    np.testing.assert_allclose(mean, (0.5, 0.3, 1))
+    np.testing.assert_allclose(std, (0.5, 0.1, 0))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"validation": 1300, "test": 500}, "dataset.validation: 1300 of 1297 images"),
+        ({"validation": 9, "test": 500}, "dataset.validation: .*use 10 to 1287"),
+        ({"validation": 100, "test": 1790}, "dataset.test: .*use 10 to 1787"),
+        ({"validation": 297, "test": 1600}, "dataset.validation: "),
+    ],
+)
+def test_split_that_does_not_fit_is_refused_by_name(options: dict[str, int], message: str) -> None:
+    with pytest.raises(UserError, match=rf"^{message}"):
+        load(DigitsOptions(**options))
+
+
+def test_largest_split_seed_works() -> None:
+    assert len(load(DigitsOptions(split_seed=2**32 - 2)).train) == 1000
+
+
+# Digests
+
+
+def test_digest_is_the_same_in_another_process(digits: Dataset) -> None:
+    code = (
+        "from harness.data import DigitsOptions, load\n"
+        "print(load(DigitsOptions(validation=100, test=500)).digest)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONHASHSEED": "99"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == digits.digest
+
+
+def test_digest_sees_every_change(digits: Dataset) -> None:
+    assert digits.validation is not None
+    pixel = digits.train.images.copy()
+    pixel[-1, -1, -1, -1] ^= 1
+    label = digits.train.labels.copy()
+    label[0] = (label[0] + 1) % 10
+    boundary = {
+        "train": ImageSet(digits.train.images[:-1], digits.train.labels[:-1]),
+        "validation": ImageSet(
+            np.concatenate([digits.train.images[-1:], digits.validation.images]),
+            np.concatenate([digits.train.labels[-1:], digits.validation.labels]),
+        ),
+    }
+    variants = [
+        digits,
+        load(OPTIONS.model_copy(update={"split_seed": 1})),
+        replace(digits, train=replace(digits.train, images=pixel)),
+        replace(digits, train=replace(digits.train, labels=label)),
+        replace(digits, **boundary),
+        replace(digits, test=None),
+        replace(digits, validation=digits.test, test=digits.validation),
+        replace(digits, class_names=tuple("9876543210")),
+        replace(digits, augmentation=Augmentation(padding=1, flip=True)),
+        join_validation(digits),
+    ]
+    assert len({v.digest for v in variants}) == len(variants)
+
+
+def test_split_seed_moves_images(digits: Dataset) -> None:
+    other = load(OPTIONS.model_copy(update={"split_seed": 1}))
+    for a, b in zip(parts(digits), parts(other), strict=True):
+        assert not np.array_equal(a.images, b.images)
+
+
+# Stratified splits
+
+LABELS = st.lists(st.integers(0, 5), min_size=2, max_size=60).map(np.array)
+
+
+@given(labels=LABELS, n=st.integers(-1, 61), seed=st.integers(0, 2**32 - 1))
+@settings(deadline=None)
+def test_stratified(labels: np.ndarray, n: int, seed: int) -> None:
+    classes, counts = np.unique(labels, return_counts=True)
+    try:
+        index = stratified(labels, n, seed, "dataset.test")
+    except UserError as error:
+        assert str(error).startswith("dataset.test: ")
+        exact = counts * n / len(labels)
+        # Refused only where rounding can leave a class empty on one side.
+        assert (exact < 1).any() or (counts - exact < 1).any()
+        return
+    assert len(index) == n
+    assert (np.diff(index) > 0).all()
+    for c, count in zip(classes, counts, strict=True):
+        taken = (labels[index] == c).sum()
+        assert abs(taken - count * n / len(labels)) < 1
+        assert 0 < taken < count
+    np.testing.assert_array_equal(index, stratified(labels, n, seed, "dataset.test"))
+
+
+def test_stratified_depends_on_its_seed() -> None:
+    labels = np.arange(100) % 5
+    assert not np.array_equal(stratified(labels, 50, 0, "f"), stratified(labels, 50, 1, "f"))
+
+
+@pytest.mark.parametrize(("n", "remedy"), [(2, "use more"), (100, "use fewer")])
+def test_stratified_remedy_points_the_right_way(n: int, remedy: str) -> None:
+    labels = np.array([0] * 2 + [1] * 100)
+    with pytest.raises(UserError, match=rf"^dataset\.test: .*{remedy}"):
+        stratified(labels, n, 0, "dataset.test")
+
+
+# Training on train + validation
+
+
+def test_join_validation(digits: Dataset) -> None:
+    joined = join_validation(digits)
+    assert digits.validation is not None
+    assert joined.validation is None
+    assert len(joined.train) == 1297
+    np.testing.assert_array_equal(joined.train.images[:1197], digits.train.images)
+    np.testing.assert_array_equal(joined.train.labels[1197:], digits.validation.labels)
+    assert (joined.mean, joined.std, joined.test) == (digits.mean, digits.std, digits.test)
+    assert join_validation(joined) is joined
+
+
+# Batches
+
+
+def noise(n: int, size: int, padding: int = 0, flip: bool = False) -> Dataset:
+    """Random images; each label is the image's position."""
+    images = np.random.RandomState(0).randint(0, 256, (n, size, size, 3)).astype(np.uint8)
+    part = ImageSet(images, np.arange(n))
+    return Dataset(
+        name="noise",
+        class_names=("a",),
+        train=part,
+        validation=None,
+        test=None,
+        mean=(0.3, 0.5, 0.6),
+        std=(0.2, 0.25, 0.3),
+        augmentation=Augmentation(padding, flip),
+    )
+
+
+def on_cpu(dataset: Dataset) -> DeviceImages:
+    return DeviceImages(dataset, dataset.train, CPU)
+
+
+def augmented(dataset: Dataset, size: int, seed: int = 0, epoch: int = 0) -> list[Batch]:
+    return list(on_cpu(dataset).augmented(size, epoch_generator(seed, epoch)))
+
+
+def reference(dataset: Dataset, images: Tensor) -> Tensor:
+    """torchvision's normalisation of (N, 3, H, W) uint8."""
+    return tv.normalize(images / 255, list(dataset.mean), list(dataset.std))
+
+
+def channels_first(dataset: Dataset) -> Tensor:
+    return torch.from_numpy(dataset.train.images).permute(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("n", "size", "expected"),
+    [
+        (10, 4, [4, 4, 2]),
+        (8, 4, [4, 4]),
+        (9, 4, [4, 5]),
+        (5, 4, [5]),
+        (3, 4, [3]),
+        (4, 4, [4]),
+        (1, 4, [1]),
+        (5, 2, [2, 3]),
+    ],
+)
+def test_every_image_once_and_no_batch_of_one(n: int, size: int, expected: list[int]) -> None:
+    batches = augmented(noise(n, 4), size)
+    assert [len(b.y) for b in batches] == [len(b.x) for b in batches] == expected
+    assert sorted(torch.cat([b.y for b in batches]).tolist()) == list(range(n))
+    assert all(torch.equal(b.y, b.y_cpu) for b in batches)
+
+
+def test_images_stay_with_their_labels() -> None:
+    dataset = noise(30, 4)
+    originals = reference(dataset, channels_first(dataset))
+    for batch in augmented(dataset, 8):
+        torch.testing.assert_close(batch.x, originals[batch.y])
+
+
+def same(a: list[Batch], b: list[Batch]) -> bool:
+    return all(torch.equal(i.x, j.x) and torch.equal(i.y, j.y) for i, j in zip(a, b, strict=True))
+
+
+def test_an_epoch_follows_from_seed_and_epoch_alone() -> None:
+    dataset = noise(20, 4, padding=2, flip=True)
+    first = augmented(dataset, 8, seed=3, epoch=5)
+    torch.manual_seed(1)
+    torch.rand(100)
+    assert same(first, augmented(dataset, 8, seed=3, epoch=5))
+    for seed, epoch in ((3, 6), (4, 5), (5, 3), (35, 0)):
+        assert not same(first, augmented(dataset, 8, seed=seed, epoch=epoch))
+
+
+def test_epochs_have_distinct_streams() -> None:
+    seeds = {epoch_generator(s, e).initial_seed() for s in range(20) for e in range(50)}
+    assert len(seeds) == 1000
+
+
+def test_plain_images_are_never_augmented() -> None:
+    dataset = noise(20, 6, padding=2, flip=True)
+    images = on_cpu(dataset)
+    batches = list(images.plain(batch_size=8))
+    assert [len(b.y) for b in batches] == [8, 8, 4]
+    torch.testing.assert_close(
+        torch.cat([b.x for b in batches]), reference(dataset, channels_first(dataset))
+    )
+    assert torch.cat([b.y for b in batches]).tolist() == list(range(20))
+    assert same(batches, list(images.plain(batch_size=8)))
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_crop_equals_torchvision_pixel_for_pixel(flip: bool) -> None:
+    dataset = noise(50, 32, padding=4, flip=True)
+    random = torch.Generator().manual_seed(0)
+    offsets = torch.randint(0, 9, (2, 50), generator=random)
+    flips = torch.rand(50, generator=random) < 0.5
+    rows, columns = crop_indices(offsets, (32, 32), flips if flip else None)
+    index = torch.arange(50)[:, None, None]
+    crops = on_cpu(dataset).padded[index, rows[:, :, None], columns[:, None, :]]
+    for i, image in enumerate(channels_first(dataset)):
+        top, left = offsets[:, i].tolist()
+        expected = tv.crop(tv.pad(image, [4], fill=0), top, left, 32, 32)
+        if flip and flips[i]:
+            expected = tv.hflip(expected)
+        assert torch.equal(crops[i].permute(2, 0, 1), expected)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_training_images_are_crops_of_the_black_padded_original(flip: bool) -> None:
+    """Recovers each image's offsets by trying all of torchvision's: the right pixels, black
+    before the normalisation, every offset possible and about equally often."""
+    n, size, pad = 2000, 5, 2
+    dataset = noise(n, size, padding=pad, flip=flip)
+    batches = augmented(dataset, 64)
+    x, order = torch.cat([b.x for b in batches]), torch.cat([b.y for b in batches])
+    padded = tv.pad(channels_first(dataset)[order], [pad], fill=0)
+    matches = {}
+    for top in range(2 * pad + 1):
+        for left in range(2 * pad + 1):
+            for mirrored in (False, True):
+                crop = tv.crop(padded, top, left, size, size)
+                crop = reference(dataset, tv.hflip(crop) if mirrored else crop)
+                equal = (x - crop).abs().amax((1, 2, 3)) < 1e-5
+                matches[top, left, mirrored] = int(equal.sum())
+    assert sum(matches.values()) == n
+    assert all((count > 0) == (flip or not k[2]) for k, count in matches.items())
+    for axis in (0, 1):
+        for offset in range(2 * pad + 1):
+            count = sum(c for k, c in matches.items() if k[axis] == offset)
+            assert abs(count - n / 5) < 90  # five standard deviations
+    if flip:
+        assert abs(sum(c for k, c in matches.items() if k[2]) - n / 2) < 112
+
+
+def test_images_are_channels_last_for_the_convolutions() -> None:
+    batch = augmented(noise(8, 4), 8)[0]
+    assert batch.x.is_contiguous(memory_format=torch.channels_last)
+    assert batch.x.dtype == torch.float32
