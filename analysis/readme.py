@@ -19,15 +19,17 @@ def replace_between_markers(text: str, name: str, content: str, where: str) -> s
         UserError: a marker is missing, doubled or out of order; nothing is ever appended.
     """
     start, end = f"<!-- table:{name} -->", f"<!-- /table:{name} -->"
+    places = []
     for marker in (start, end):
-        n = len(re.findall(rf"^{re.escape(marker)}$", text, re.MULTILINE))
-        if n != 1:
+        # Whole lines only: a marker that is mentioned in the text is not one.
+        found = list(re.finditer(rf"^{re.escape(marker)}$", text, re.MULTILINE))
+        if len(found) != 1:
             raise UserError(
-                f"{where}: the line {marker!r} stands {n} times, expected once; put {start!r} and "
-                f"{end!r} where the table belongs"
+                f"{where}: the line {marker!r} stands {len(found)} times, expected once; put "
+                f"{start!r} and {end!r} where the table belongs"
             )
-    before, rest = text.split(start + "\n")
-    if end not in rest:
+        places.append(found[0])
+    opening, closing = places
+    if closing.start() < opening.end():
         raise UserError(f"{where}: {end!r} stands before {start!r}; swap them")
-    after = rest.split(end)[1]
-    return f"{before}{start}\n{content.strip()}\n{end}{after}"
+    return f"{text[: opening.end()]}\n{content.strip()}\n{text[closing.start() :]}"

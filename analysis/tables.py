@@ -190,8 +190,9 @@ def caption(bundle: Bundle) -> list[str]:
 
 
 def for_terminal(table: str) -> str:
-    """A Markdown table with aligned columns, without links and emphasis."""
-    text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", table).replace("*", "")
+    """`markdown`'s table with aligned columns, without links, emphasis and details."""
+    text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", table.partition("<details>")[0])
+    text = text.replace("*", "")
     rows = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("|")]
     cells = [[c.strip() for c in row] for row in rows if not row[0].startswith("---")]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import signal
 import sys
 import traceback
@@ -20,7 +21,7 @@ from typing import Any
 import torch
 
 from harness.data import DATASETS, Dataset, join_validation, load
-from harness.data.batches import DeviceImages
+from harness.data.batches import Images, on_device
 from harness.errors import UserError
 from harness.execute import BUSY, DONE, FAILED, STOPPED, WRONG_INPUT
 from harness.provenance import code_version, software
@@ -59,6 +60,7 @@ def run_cell(
             if directory.is_done:
                 return DONE
             try:
+                directory.repair_journal()
                 if threads:
                     torch.set_num_threads(threads)
                 be_deterministic()
@@ -96,7 +98,7 @@ def _train(
 ) -> None:
     cell = directory.description
     spec, upstream = cell["spec"], cell["upstream"]
-    dataset = _dataset(spec)
+    dataset = _dataset(directory, spec)
     n_classes = len(dataset.class_names)
     models = {role: _upstream(directory, fingerprint) for role, fingerprint in upstream.items()}
 
@@ -114,7 +116,14 @@ def _train(
     model = model.to(device).to(memory_format=torch.channels_last)
 
     parts = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
-    images = {k: DeviceImages(dataset, v, device) for k, v in parts.items() if v is not None}
+    images: dict[str, Images] = {
+        k: on_device(dataset, v, device) for k, v in parts.items() if v is not None
+    }
+    if spec["protocol"]["selection"] not in ("last", *images):
+        raise UserError(
+            f"protocol.selection: {spec['protocol']['selection']!r}, but there are no such images; "
+            "use 'last'"
+        )
     method = METHODS[cell["kind"]](Context(spec, images, n_classes, teacher))
     n_epochs = spec[{"stage1": "stage1", "stage2": "stage2"}.get(cell["kind"], "training")][
         "epochs"
@@ -166,8 +175,11 @@ def summary(lines: list[dict[str, Any]], selected_epoch: int) -> dict[str, dict[
     return results
 
 
-def _dataset(spec: dict[str, Any]) -> Dataset:
-    options = {k: v for k, v in spec["data"].items() if k != "digest"}
+def _dataset(directory: CellDir, spec: dict[str, Any]) -> Dataset:
+    if (directory / "data.json").exists():
+        options = json.loads((directory / "data.json").read_text())
+    else:
+        options = {k: v for k, v in spec["data"].items() if k != "digest"}
     dataset = load(DATASETS[options["name"]][0].model_validate(options))
     if dataset.digest != spec["data"]["digest"]:
         raise UserError(

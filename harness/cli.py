@@ -259,18 +259,22 @@ def main(arguments: list[str] | None = None) -> int:
     given = published_spelling([a for a in given if a != "--debug"])
     import harness.train_command  # noqa: F401  (registers `harness train`)
 
+    cause: Exception
     try:
         return app(given or ["--help"], prog_name="harness", standalone_mode=False) or 0
     except UserError as error:
-        message = str(error)
+        cause, message = error, str(error)
     except typer.exceptions.TyperException as error:
-        message = " ".join(error.format_message().split())
+        cause, message = error, " ".join(error.format_message().split())
+        context = getattr(error, "ctx", None)
+        message += f" (see `{context.command_path} --help`)" if context else ""
     except (typer.Abort, KeyboardInterrupt):
         return 130
     except BrokenPipeError:
         return 0
     except OSError as error:
-        message = f"{error.filename}: {error.strerror}; check the path, your rights and the space"
+        where = f"{error.filename}: " if error.filename else ""
+        cause, message = error, f"{where}{error.strerror or error}; check the path and its disk"
     except Exception as error:
         if not debug:
             print(
@@ -282,6 +286,6 @@ def main(arguments: list[str] | None = None) -> int:
         traceback.print_exc()
         return 1
     if debug:
-        traceback.print_exc()
+        traceback.print_exception(cause)
     print(f"error: {message}", file=sys.stderr)
     return 2

@@ -138,7 +138,7 @@ def import_checkpoint(path: Path, experiment: Experiment, root: Path, device_nam
     fingerprint, cell = next((f, c) for f, c in plan.cells.items() if c.kind == "imported")
     store = Store(root)
     store.create()
-    directory = store.prepare(cell)
+    directory = store.prepare(cell, experiment.dataset.model_dump(mode="json"))
     version = code_version()
     with directory.lease():
         if not directory.is_done:

@@ -99,7 +99,7 @@ def relation_of(method: str, experiment: Experiment) -> str | None:
 
 def make_plan(experiment: Experiment, dataset: Dataset) -> Plan:
     """The cells of an experiment. Pure: no file is touched."""
-    data = {**experiment.dataset.model_dump(mode="json"), "digest": dataset.digest}
+    data = {**experiment.dataset.identity(), "digest": dataset.digest}
     protocol = experiment.protocol.model_dump(mode="json", include={"train_on", "selection"})
     optimizer = experiment.optimizer.model_dump(mode="json")
     cells: dict[str, Cell] = {}

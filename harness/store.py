@@ -1,6 +1,7 @@
 """One directory a cell, named by its fingerprint: the truth from which everything is rebuilt.
 
 cell.json         what the cell is (kind, spec, upstream)
+data.json         the data set's options with the place of its files (no part of the cell)
 lease             held with flock by the process that trains it, and by nobody after its death
 journal.jsonl     append-only, fsynced: start, epoch, failed, end events
 checkpoint.pt     to go on from the last epoch; deleted when the cell is done
@@ -35,11 +36,14 @@ class Busy(Exception):
 def write_atomically(path: Path, data: bytes) -> None:
     """A reader sees the old file or the new one, never a part; survives a power cut."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
@@ -70,8 +74,9 @@ class CellDir:
 
     def finish(self, manifest: dict[str, Any]) -> None:
         write_atomically(self / "manifest.json", (canonical(manifest) + "\n").encode())
-        for name in ("checkpoint.pt", "checkpoint.sha256"):
-            (self / name).unlink(missing_ok=True)
+        for pattern in ("checkpoint.*", ".checkpoint.*.tmp"):  # the latter: left by a kill
+            for path in self.path.glob(pattern):
+                path.unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def lease(self) -> Iterator[None]:
@@ -129,15 +134,32 @@ class CellDir:
         return [json.loads(line) for line in data[: data.rfind("\n") + 1].splitlines()]
 
     def epochs(self) -> list[dict[str, Any]]:
-        return [e for e in self.events() if e["event"] == "epoch"]
+        """The epoch lines. An epoch that comes again, because its checkpoint was lost, replaces
+        itself and all after it."""
+        lines: list[dict[str, Any]] = []
+        for event in self.events():
+            if event["event"] == "epoch":
+                del lines[event["epoch"] - 1 :]
+                lines.append(event)
+        return lines
+
+    def _digest_of(self, name: str) -> str:
+        """SHA-256 of a file, "" if it is not there."""
+        try:
+            return hashlib.sha256((self / name).read_bytes()).hexdigest()
+        except FileNotFoundError:
+            return ""
 
     def write_checkpoint(self, data: bytes) -> None:
         """Replace checkpoint.pt. Its digest is written before the rename, beside the old one, so
         that whichever file a crash leaves is a known one."""
         digests = self / "checkpoint.sha256"
         new = hashlib.sha256(data).hexdigest()
-        old = digests.read_text().split()[:1] if digests.exists() else []
-        write_atomically(digests, ("\n".join([new, *old]) + "\n").encode())
+        # Of the known digests only that of the file itself: a crash may have left another one.
+        known = digests.read_text().split() if digests.exists() else []
+        old = self._digest_of("checkpoint.pt") if known else ""
+        lines = [new, *(d for d in known if d == old)]
+        write_atomically(digests, ("\n".join(lines) + "\n").encode())
         write_atomically(self / "checkpoint.pt", data)
 
     def read_checkpoint(self) -> bytes | None:
@@ -164,11 +186,7 @@ class CellDir:
         Raises:
             UserError: model.pt of a finished cell is missing or was changed.
         """
-        try:
-            digest = hashlib.sha256((self / "model.pt").read_bytes()).hexdigest()
-        except FileNotFoundError:
-            digest = ""
-        if digest != self.manifest["model_sha256"]:
+        if self._digest_of("model.pt") != self.manifest["model_sha256"]:
             raise UserError(
                 f"checkpoint: {self / 'model.pt'} is missing or does not match its SHA-256; "
                 f"delete {self.path} to train this cell again"
@@ -200,8 +218,13 @@ class Store:
     def directory(self, fingerprint: str) -> CellDir:
         return CellDir(self.root / fingerprint[:16])
 
-    def prepare(self, cell: Cell) -> CellDir:
-        """Make the cell's directory if it is not there yet."""
+    def prepare(self, cell: Cell, data: dict[str, Any] | None = None) -> CellDir:
+        """Make the cell's directory if it is not there yet.
+
+        Args:
+            data: the data set's options with the place of its files, which is no part of the cell
+                and may have changed; None where the data need no files.
+        """
         directory = self.directory(cell.fingerprint)
         if not (directory / "cell.json").exists():
             directory.path.mkdir(exist_ok=True)
@@ -209,6 +232,8 @@ class Store:
                 directory / "cell.json",
                 (json.dumps(cell.as_json(), indent=1, sort_keys=True) + "\n").encode(),
             )
+        if data is not None:
+            write_atomically(directory / "data.json", canonical(data).encode())
         return directory
 
     def all(self) -> list[CellDir]:

@@ -1,8 +1,11 @@
 """Options and fixtures that all tests share."""
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
+from helpers import Interrupted, call, interrupt_and_resume, mlflow_client, write_experiment
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -19,3 +22,36 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def golden(pytestconfig: pytest.Config) -> Path:
     """The folder of golden numbers."""
     return pytestconfig.getoption("--golden")
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder where `harness run experiments/tiny.yaml` has finished. Change only copies of it."""
+    folder = tmp_path_factory.mktemp("finished")
+    write_experiment(folder / "experiments" / "tiny.yaml")
+    done = call(folder, "run", "experiments/tiny.yaml", "--no-bar", "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture
+def finished_copy(finished: Path, tmp_path: Path) -> Path:
+    """A copy of `finished` to change."""
+    return Path(shutil.copytree(finished, tmp_path / "copy"))
+
+
+@pytest.fixture(scope="session")
+def interrupted(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Interrupted:
+    """A run that was stopped by Ctrl-C and run again."""
+    folder = tmp_path_factory.mktemp("interrupted")
+    shutil.copy(empty_database, folder)
+    return interrupt_and_resume(folder)
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """mlflow.db without runs. Creating its tables takes seconds, copying them none."""
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    folder = tmp_path_factory.mktemp("database")
+    mlflow_client(folder).get_experiment_by_name("Default")
+    return folder / "mlflow.db"

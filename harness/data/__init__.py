@@ -1,56 +1,87 @@
 """Data set registry: a name in an experiment file -> its options and its loader.
 
-This file does not import torch. A loader returns plain numpy arrays; `harness.data.batches` puts
-them on the device. To add a data set: write a module with a `load(options) -> Dataset`, an options
-model here, and a line in DATASETS.
+Nothing here imports torch. A loader returns numpy arrays or a memory-mapped store;
+`harness.data.batches` puts them on the device. To add a data set: write a module with a
+`load(options) -> Dataset`, an options model in options.py, and a line in DATASETS.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib
+import os
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from pathlib import Path
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
 
-Channels = tuple[float, float, float]
-Count = Annotated[int, Field(ge=1)]
+from harness.data.options import (
+    Channels,
+    Cifar10Options,
+    Cifar100Options,
+    Count,
+    CubOptions,
+    DatasetOptions,
+    DigitsOptions,
+    FolderOptions,
+    ParquetOptions,
+)
+from harness.data.packed import PackedImages
 
-
-class DatasetOptions(BaseModel):
-    """What an experiment file may say about its data."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    name: str
-    validation: Count
-    split_seed: Annotated[int, Field(ge=0, lt=2**32 - 1)] = 0  # the next one splits off, too
-
-
-class DigitsOptions(DatasetOptions):
-    """scikit-learn's 1,797 digits; they come without an official test split, so `test` makes one.
-    What is neither validation nor test is for training."""
-
-    name: Literal["digits"] = "digits"
-    validation: Count = 297
-    test: Count = 500
-
+__all__ = [
+    "DATASETS",
+    "Augmentation",
+    "Channels",
+    "Count",
+    "Dataset",
+    "DatasetOptions",
+    "DigitsOptions",
+    "ImageSet",
+    "PackedImages",
+    "ResizedCrop",
+    "data_root",
+    "join_validation",
+    "load",
+    "normalisation",
+]
 
 DATASETS: dict[str, tuple[type[DatasetOptions], str]] = {
     "digits": (DigitsOptions, "harness.data.digits:load"),
+    "cifar10": (Cifar10Options, "harness.data.cifar:load"),
+    "cifar100": (Cifar100Options, "harness.data.cifar:load"),
+    "cub200": (CubOptions, "harness.data.cub:load"),
+    "folder": (FolderOptions, "harness.data.folder:load"),
+    "parquet": (ParquetOptions, "harness.data.parquet:load"),
 }
+
+
+def data_root() -> Path:
+    """Where data sets are looked for and fetched to: $HARNESS_DATA_ROOT, else ./data."""
+    return Path(os.path.abspath(Path(os.environ.get("HARNESS_DATA_ROOT") or "data").expanduser()))
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """images: (N, H, W, 3) uint8; labels: (N,) int64."""
+    """images: (N, H, W, 3) uint8, or N images of a memory-mapped store; labels: (N,) int64."""
 
-    images: np.ndarray
+    images: np.ndarray | PackedImages
     labels: np.ndarray
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def take(self, indices: np.ndarray) -> ImageSet:
+        """The images at these positions, in this order."""
+        return ImageSet(self.images[indices], self.labels[indices])
+
+    def pixels(self) -> np.ndarray:
+        """(N, H, W, 3) uint8, in memory.
+
+        Raises:
+            ValueError: the images are not of one size.
+        """
+        images = self.images
+        return images.stack() if isinstance(images, PackedImages) else images
 
 
 @dataclass(frozen=True)
@@ -62,9 +93,20 @@ class Augmentation:
 
 
 @dataclass(frozen=True)
+class ResizedCrop:
+    """torchvision's RandomResizedCrop(size) and mirroring for training, the central `size` pixels
+    for evaluation. scale: of the area; ratio: of width to height."""
+
+    size: int
+    flip: bool
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+
+
+@dataclass(frozen=True)
 class Dataset:
     """A data set after its split. `validation` and `test` are None where a cell must not have
-    them. mean and std: (3,), of pixels scaled to [0, 1]."""
+    them. name: its label in tables. mean and std: (3,), of pixels scaled to [0, 1]."""
 
     name: str
     class_names: tuple[str, ...]
@@ -73,17 +115,27 @@ class Dataset:
     test: ImageSet | None
     mean: Channels
     std: Channels
-    augmentation: Augmentation
+    augmentation: Augmentation | ResizedCrop
 
     @property
     def digest(self) -> str:
-        """SHA-256 of every pixel, label and split boundary: the same digest, the same data."""
-        sha = hashlib.sha256(repr((self.name, self.class_names, self.augmentation)).encode())
+        """SHA-256 of every pixel, label and split boundary: the same digest, the same data.
+
+        A store knows the digest of its pixels since it was written, so nothing large is read.
+        Names are left out there: the same images are the same data, from whatever files.
+        """
+        what: tuple[object, ...] = (self.name, self.class_names, self.augmentation)
+        if isinstance(self.train.images, PackedImages):
+            what = (len(self.class_names), self.augmentation)
+        sha = hashlib.sha256(repr(what).encode())
         for part in (self.train, self.validation, self.test):
             sha.update(b"|")
             if part is not None:
-                sha.update(repr(part.images.shape).encode())
-                sha.update(np.ascontiguousarray(part.images).tobytes())
+                if isinstance(part.images, PackedImages):
+                    sha.update(part.images.digest.encode())
+                else:
+                    sha.update(repr(part.images.shape).encode())
+                    sha.update(np.ascontiguousarray(part.images).tobytes())
                 sha.update(np.ascontiguousarray(part.labels).tobytes())
         return sha.hexdigest()
 
@@ -104,15 +156,20 @@ def join_validation(dataset: Dataset) -> Dataset:
     The normalisation stays that of the training part."""
     if dataset.validation is None:
         return dataset
-    parts = (dataset.train, dataset.validation)
-    joined = ImageSet(
-        np.concatenate([p.images for p in parts]), np.concatenate([p.labels for p in parts])
-    )
-    return replace(dataset, train=joined, validation=None)
+    first, second = dataset.train, dataset.validation
+    labels = np.concatenate([first.labels, second.labels])
+    images: np.ndarray | PackedImages
+    if isinstance(first.images, PackedImages) and isinstance(second.images, PackedImages):
+        images = first.images.joined(second.images)
+    else:
+        images = np.concatenate([first.pixels(), second.pixels()])
+    return replace(dataset, train=ImageSet(images, labels), validation=None)
 
 
-def normalisation(images: np.ndarray) -> tuple[Channels, Channels]:
+def normalisation(images: np.ndarray | PackedImages) -> tuple[Channels, Channels]:
     """Mean and standard deviation of each channel, of pixels scaled to [0, 1]."""
+    if isinstance(images, PackedImages):
+        return images.normalisation()
     pixels = images.reshape(-1, 3).astype(np.float64) / 255
     (r, g, b), (sr, sg, sb) = pixels.mean(0).tolist(), pixels.std(0).tolist()
     return (r, g, b), (sr, sg, sb)

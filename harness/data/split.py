@@ -31,10 +31,16 @@ def stratified(labels: np.ndarray, n: int, seed: int, field: str) -> np.ndarray:
     order = np.argsort(-(exact - take), kind="stable")
     take[order[: n - take.sum()]] += 1
     if (take == 0).any() or (take == counts).any():
-        raise UserError(f"{field}: {n} images do not reach every class; use more")
+        remedy = "more" if (take == 0).any() else "fewer"
+        raise UserError(f"{field}: {n} images leave a class empty; use {remedy}")
     random = np.random.RandomState(seed)
     chosen = [
         random.permutation(np.flatnonzero(labels == c))[:k]
         for c, k in zip(classes, take, strict=True)
     ]
     return np.sort(np.concatenate(chosen))
+
+
+def count(size: int | float, n: int) -> int:
+    """How many of `n` images a size of an experiment file means: below 1 it is a share."""
+    return round(size * n) if size < 1 else int(size)

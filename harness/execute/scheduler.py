@@ -82,6 +82,7 @@ def run(
         KeyboardInterrupt: passed on, with all cells stopped likewise.
     """
     plan, store, state = progress.plan, progress.store, progress.state
+    data = plan.experiment.dataset.model_dump(mode="json")
     by_path = {store.directory(f).path: f for f in plan.cells}
     deadline = None if max_seconds is None else progress.started + max_seconds
     try:
@@ -90,7 +91,7 @@ def run(
                 raise OutOfTime
             _look_elsewhere(progress)
             for fingerprint in _ready(progress)[: executor.capacity - progress.count("running")]:
-                executor.submit(store.prepare(plan.cells[fingerprint]).path)
+                executor.submit(store.prepare(plan.cells[fingerprint], data).path)
                 state[fingerprint] = "running"
             wait = interval if deadline is None else min(interval, deadline - time.monotonic())
             for path, status in executor.poll(max(0.0, wait)):

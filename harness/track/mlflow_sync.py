@@ -53,6 +53,20 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     return {k: v for key, sub in value.items() for k, v in flatten(sub, f"{prefix}{key}.").items()}
 
 
+def current_training(directory: CellDir) -> list[dict[str, Any]]:
+    """The journal's events since the training that counts began. One that began anew, as its
+    checkpoint was lost, has every epoch again: it is another MLflow run."""
+    events = directory.events()
+    first = start = 0
+    seen = False
+    for i, event in enumerate(events):
+        if event["event"] == "start":
+            start = i
+        elif event["event"] == "epoch" and event["epoch"] == 1:
+            first, seen = (start if seen else 0), True
+    return events[first:]
+
+
 class Tracker:
     """Sends one plan's cells to one tracking server."""
 
@@ -66,7 +80,7 @@ class Tracker:
     # -- what needs no MLflow ---------------------------------------------------------------------
 
     def marker(self, directory: CellDir) -> dict[str, Any]:
-        """What was sent for this cell: parent, run_id, lines of the journal, status. Nothing, if
+        """What was sent for this cell: parent, run_id, started, lines, status. Nothing, if
         it went to a database that has been deleted: a new one has another parent run."""
         try:
             sent = json.loads((directory / "mlflow.json").read_text()).get(self.key, {})
@@ -101,7 +115,7 @@ class Tracker:
             sent = {} if lost else self.marker(directory)
             if sent.get("status") == "FINISHED":
                 continue
-            now = {"lines": len(directory.events()), "status": self.status_of(directory)}
+            now = {"lines": len(current_training(directory)), "status": self.status_of(directory)}
             if now["lines"] and now != {key: sent.get(key) for key in now}:
                 result.append(fingerprint)
         return result
@@ -126,7 +140,13 @@ class Tracker:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        with open(self.store.root / ".mlflow.lock", "w") as lock:
+        """Beside a database file, which several stores may share; else in the store."""
+        file = self.store.root / ".mlflow.lock"
+        if self.uri.startswith("sqlite:///"):
+            database = Path(self.uri.removeprefix("sqlite:///"))
+            database.parent.mkdir(parents=True, exist_ok=True)
+            file = database.with_name(f"{database.name}.lock")
+        with open(file, "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
@@ -206,13 +226,16 @@ class Tracker:
 
         directory = self.store.directory(fingerprint)
         status = self.status_of(directory)  # before the events: it may end meanwhile
-        events = directory.events()
+        events = current_training(directory)
+        started = str(events[0]["time"])
         sent = self.marker(directory)
-        run_id = self._find_run(client, fingerprint, events)
+        if sent.get("started") != started:
+            sent = {}
+        run_id = self._find_run(client, fingerprint, started, sent.get("run_id"))
         if sent.get("run_id") != run_id:
             sent = {}
             self._describe(client, run_id, fingerprint)
-            self._mark(directory, run_id=run_id, lines=0, status="RUNNING")
+            self._mark(directory, run_id=run_id, started=started, lines=0, status="RUNNING")
         elif sent.get("status") != "RUNNING" and status == "RUNNING":
             client.update_run(run_id, status="RUNNING")
 
@@ -236,27 +259,31 @@ class Tracker:
             self._log_results(client, run_id, fingerprint, events)
         if status != "RUNNING":
             client.set_terminated(run_id, status, int(events[-1]["time"] * 1000))
-        self._mark(directory, run_id=run_id, lines=len(events), status=status)
+        self._mark(directory, run_id=run_id, started=started, lines=len(events), status=status)
 
     def _find_run(
-        self, client: MlflowClient, fingerprint: str, events: list[dict[str, Any]]
+        self, client: MlflowClient, fingerprint: str, started: str, known: str | None
     ) -> str:
-        """The cell's run below this grid; created if there is none."""
-        known = self.marker(self.store.directory(fingerprint)).get("run_id")
+        """The training's run below this grid; created if there is none. The same cell trained in
+        another store is another run."""
         if known and self._exists(client, known):
             return known
         found = client.search_runs(
             [self._experiment_id],
-            f"tags.fingerprint = '{fingerprint}' and tags.`mlflow.parentRunId` = "
-            f"'{self._parent_id}'",
+            f"tags.fingerprint = '{fingerprint}' and tags.started = '{started}' and "
+            f"tags.`mlflow.parentRunId` = '{self._parent_id}'",
         )
         if found:
             return found[0].info.run_id
         run = client.create_run(
             self._experiment_id,
-            start_time=int(events[0]["time"] * 1000) if events else None,
+            start_time=int(float(started) * 1000),
             run_name=self.plan.name_of(fingerprint),
-            tags={"mlflow.parentRunId": self._parent_id, "fingerprint": fingerprint},
+            tags={
+                "mlflow.parentRunId": self._parent_id,
+                "fingerprint": fingerprint,
+                "started": started,
+            },
         )
         return run.info.run_id
 
@@ -280,7 +307,8 @@ class Tracker:
         self._log_params(client, run_id, flatten(cell.spec))
         data = cell.spec["data"]
         # MLflow allows 36 characters for a digest; the whole one is among the parameters.
-        dataset = Dataset(data["name"], data["digest"][:32], "harness", canonical(data))
+        label = self.plan.experiment.dataset.label
+        dataset = Dataset(label, data["digest"][:32], "harness", canonical(data))
         client.log_inputs(run_id, [DatasetInput(dataset, [])])
         client.log_artifact(run_id, str(self.store.directory(fingerprint) / "cell.json"))
 

@@ -56,7 +56,7 @@ def load_model(path: Path, options: dict[str, Any], n_classes: int) -> Network:
     model = build_network(options, n_classes)
     try:
         model.load_state_dict(content["state_dict"])
-    except (RuntimeError, KeyError) as error:
+    except (RuntimeError, KeyError, TypeError) as error:
         first = str(error).strip().splitlines()[-1].strip()
         raise UserError(f"checkpoint: {path} does not fit the network ({first[:160]})") from None
     return model

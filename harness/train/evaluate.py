@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor
 
-from harness.data.batches import DeviceImages
+from harness.data.batches import Images
 from harness.distill.centers import class_centers
 from harness.distill.ncm import ncm_accuracy
 from harness.networks.base import Network
@@ -17,7 +17,7 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
 
 @torch.no_grad()
 def embed_and_classify(
-    model: Network, images: DeviceImages, precision: str = "float32"
+    model: Network, images: Images, precision: str = "float32"
 ) -> tuple[Tensor, Tensor]:
     """Embeddings (N, D) and logits (N, C), float32, of un-augmented images; model in eval mode."""
     was_training = model.training
@@ -32,7 +32,7 @@ def embed_and_classify(
     return torch.cat(embeddings), torch.cat(logits)
 
 
-def accuracy(model: Network, images: DeviceImages, precision: str = "float32") -> float:
+def accuracy(model: Network, images: Images, precision: str = "float32") -> float:
     """Fraction of images whose largest logit is their class."""
     _, logits = embed_and_classify(model, images, precision)
     return (logits.argmax(1) == images.labels).double().mean().item()
@@ -40,8 +40,8 @@ def accuracy(model: Network, images: DeviceImages, precision: str = "float32") -
 
 def ncm_accuracies(
     model: Network,
-    train: DeviceImages,
-    evaluated: dict[str, DeviceImages],
+    train: Images,
+    evaluated: dict[str, Images],
     n_classes: int,
     precision: str = "float32",
 ) -> dict[str, float]:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.data.batches import Batch, DeviceImages, epoch_generator
+from harness.data.batches import Batch, Images, epoch_generator
 from harness.networks.base import Network
 from harness.store import CellDir
 from harness.train.checkpoint import State, copy_state, from_bytes, to_bytes
@@ -46,7 +46,7 @@ class Best:
 def train(
     model: Network,
     method: Method,
-    images: DeviceImages,
+    images: Images,
     spec: dict[str, Any],
     n_epochs: int,
     directory: CellDir,
@@ -73,7 +73,6 @@ def train(
     selector = selection_key(spec["protocol"]["selection"], method.metric)
     best, selected, done = Best(), copy_state(model), 0
 
-    directory.repair_journal()
     data = directory.read_checkpoint()
     if data is not None:
         saved = from_bytes(data, directory / "checkpoint.pt")
@@ -117,7 +116,7 @@ def train_epoch(
     model: Network,
     method: Method,
     optimizer: torch.optim.Optimizer,
-    images: DeviceImages,
+    images: Images,
     spec: dict[str, Any],
     epoch: int,
     should_stop: Callable[[], bool],

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from harness.data.batches import Batch, DeviceImages, epoch_generator
+from harness.data.batches import Batch, Images, epoch_generator
 from harness.distill.centers import class_centers
 from harness.distill.kd import kd_loss
 from harness.distill.relations import same_class_pairs
@@ -32,7 +32,7 @@ class Context:
     def __init__(
         self,
         spec: dict[str, Any],
-        images: dict[str, DeviceImages],
+        images: dict[str, Images],
         n_classes: int,
         teacher: Network | None,
     ) -> None:

@@ -1,0 +1,164 @@
+"""The cache of decoded images: each source is decoded once, by the first process that needs it.
+
+A store is written under a lock into a temporary folder and renamed when whole. Its name is a digest
+of where the source files lie, of their names, sizes and times, and of how they were decoded. The
+cache may be deleted at any time; running trainings keep what they have mapped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.data.lock import locked
+from harness.data.packed import Store, open_store, reopened
+from harness.errors import UserError
+
+FORMAT = 1  # raise it when the same files would be stored differently
+ANNOUNCED = 1000  # from so many images on, a line on stderr says that they are being decoded
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What goes into a store. images: single ones (H, W, 3) or blocks (n, H, W, 3) of uint8, the
+    n_train training images first. n_train is None where the source has no test split."""
+
+    images: Iterable[np.ndarray]
+    labels: np.ndarray
+    n_train: int | None
+    class_names: Sequence[str]
+
+
+def file_times(files: Iterable[Path | str]) -> str:
+    """Digest of names, sizes and modification times. An edit that keeps all three goes unseen.
+
+    Raises:
+        UserError: a file is missing.
+    """
+    sha = hashlib.sha256()
+    for file in files:
+        try:
+            status = os.stat(file)
+        except OSError as error:
+            raise UserError(f"dataset: cannot read {file} ({error.strerror}); restore it") from None
+        sha.update(f"{file}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    return sha.hexdigest()
+
+
+def cached(source: dict[str, Any], make: Callable[[], Contents]) -> Store:
+    """The store of a source, made by the first process that asks for it.
+
+    Args:
+        source: plain JSON data that says where the images come from (`path`, for messages), the
+            state of the files, and how they are decoded.
+        make: called, under a lock, if the cache does not have them.
+
+    Raises:
+        UserError: from `make`, or no cache folder can be written.
+    """
+    text = json.dumps({"format": FORMAT, **source}, sort_keys=True)
+    key = hashlib.sha256(text.encode()).hexdigest()[:32]
+    for folder in _cache_folders():
+        store = open_store(folder / key)
+        if store is not None:
+            return store
+    root = _writable_cache()
+    with locked(root / f"{key}.lock", f"it decodes {source['path']}"):
+        store = open_store(root / key)
+        if store is None:
+            _write(root / key, make(), str(source["path"]))
+            store = reopened(root / key)
+    return store
+
+
+def _cache_folders() -> list[Path]:
+    from harness.data import data_root
+
+    user = os.getuid()
+    return [data_root() / ".cache", Path(tempfile.gettempdir()) / f"harness-cache-{user}"]
+
+
+def _writable_cache() -> Path:
+    """
+    Raises:
+        UserError: neither the data root nor the folder for temporary files can be written.
+    """
+    problems = []
+    for folder in _cache_folders():
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if folder.stat().st_uid != os.getuid() and folder.name != ".cache":
+                raise PermissionError(0, "it belongs to somebody else")
+            with tempfile.TemporaryFile(dir=folder):
+                return folder
+        except OSError as error:
+            problems.append(f"{folder} ({error.strerror})")
+    raise UserError(
+        f"dataset: cannot keep decoded images in {' or '.join(problems)}; set HARNESS_DATA_ROOT "
+        "to a folder you may write to"
+    )
+
+
+def _write(path: Path, contents: Contents, source: str) -> None:
+    n = len(contents.labels)
+    if n >= ANNOUNCED:
+        print(f"decoding {n:,} images of {source}, once, into {path}", file=sys.stderr, flush=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)  # of a process that died; we hold the lock
+    try:
+        temporary.mkdir()
+        _write_files(temporary, contents)
+        shutil.rmtree(path, ignore_errors=True)  # there, but not whole
+        os.rename(temporary, path)
+    except OSError as error:
+        raise UserError(
+            f"dataset: cannot keep decoded images in {path.parent} ({error.strerror}); free some "
+            "space, or set HARNESS_DATA_ROOT to another folder"
+        ) from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write_files(folder: Path, contents: Contents) -> None:
+    sha, shapes, sums, squares = hashlib.sha256(), [], [], []
+    with open(folder / "pixels.bin", "wb") as file:
+        for images in contents.images:
+            block = np.ascontiguousarray(images if images.ndim == 4 else images[None])
+            n, height, width, _ = block.shape
+            sha.update(block.data)
+            file.write(block.data)
+            planes = np.ascontiguousarray(block.reshape(n, -1, 3).transpose(0, 2, 1))
+            shapes += [(height, width)] * n
+            sums.append(planes.sum(2, dtype=np.int64))
+            squares.append(np.einsum("ncp,ncp->nc", planes, planes, dtype=np.int64))
+        n_bytes = file.tell()
+        file.flush()
+        os.fsync(file.fileno())
+    labels, sizes = np.asarray(contents.labels, np.int64), np.asarray(shapes, np.int64)
+    assert len(labels) == len(sizes), "one label an image"
+    for array in (sizes, labels):
+        sha.update(array.astype("<i8").tobytes())
+    np.savez(
+        folder / "index.npz",
+        shapes=sizes,
+        labels=labels,
+        sums=np.concatenate(sums),
+        squares=np.concatenate(squares),
+    )
+    meta = {
+        "bytes": n_bytes,
+        "digest": sha.hexdigest(),
+        "n_train": contents.n_train,
+        "class_names": list(contents.class_names),
+    }
+    (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")

@@ -1,0 +1,148 @@
+"""Fetching a published archive: one process at a time, checked, and never half there."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import http.client
+import os
+import shutil
+import sys
+import tarfile
+import tempfile
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.data.lock import locked
+from harness.errors import UserError
+
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
+TIMEOUT = 10.0  # seconds without an answer: without a network the error comes soon
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A .tgz of one `folder`. size: as told to the user; md5: as its publisher gives it."""
+
+    title: str
+    url: str
+    filename: str
+    md5: str
+    size: str
+    folder: str
+
+    @property
+    def by_hand(self) -> str:
+        return f"{self.url} ({self.size}, md5 {self.md5})"
+
+
+def fetch(archive: Archive, root: Path) -> Path:
+    """root/folder of the archive, downloaded and extracted if it is not there. A folder that is
+    there is taken as it is: ours appear only when whole.
+
+    Raises:
+        UserError: it is not there and cannot be downloaded, its checksum is wrong, or `root`
+            cannot be written. One line that says how to do it by hand.
+    """
+    folder = root / archive.folder
+    if folder.is_dir():
+        return folder
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with locked(root / f".{archive.filename}.lock", f"it fetches {archive.title}"):
+            if not folder.is_dir():  # nobody else was faster
+                path = root / archive.filename
+                if path.exists():
+                    _check(path, archive)
+                else:
+                    _download(path, archive)
+                _extract(path, archive, root)
+    except OSError as error:
+        raise UserError(
+            f"dataset: cannot put {archive.title} into {root} ({error.strerror}); set "
+            "HARNESS_DATA_ROOT to a folder you may write to, with room for it"
+        ) from None
+    return folder
+
+
+def _check(path: Path, archive: Archive) -> None:
+    with open(path, "rb") as file:
+        md5 = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    if md5 != archive.md5:
+        raise UserError(
+            f"dataset: {path} is not whole (md5 {md5}); delete it, or fetch {archive.by_hand} anew"
+        )
+
+
+def _download(path: Path, archive: Archive) -> None:
+    """Into a temporary file, renamed once its checksum is right."""
+    request = urllib.request.Request(archive.url, headers={"User-Agent": "refilled-harness"})
+    part = path.with_name(f".{path.name}.part")
+    try:
+        try:
+            with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
+                n, md5 = _receive(response, part, archive)
+        except (urllib.error.URLError, http.client.HTTPException, TimeoutError, OSError) as error:
+            if getattr(error, "errno", None) in DISK_ERRORS:
+                raise
+            reason = str(getattr(error, "reason", error)).splitlines()
+            raise UserError(
+                f"dataset: {archive.title} is not in {path.parent} and cannot be fetched "
+                f"({reason[0] if reason else type(error).__name__}); put {archive.by_hand} there"
+            ) from None
+        if md5 != archive.md5:
+            raise UserError(
+                f"dataset: {archive.title} came with a wrong checksum ({n} bytes, md5 {md5}); try "
+                f"again, or put {archive.by_hand} into {path.parent}"
+            )
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _receive(response: http.client.HTTPResponse, part: Path, archive: Archive) -> tuple[int, str]:
+    """The number of bytes written to `part`, and their md5."""
+    from torch.hub import tqdm  # tqdm's bar, or torch's plain one where that is not installed
+
+    print(
+        f"fetching {archive.title} ({archive.size}) from {archive.url} into {part.parent}",
+        file=sys.stderr,
+        flush=True,
+    )
+    sha, total = hashlib.md5(usedforsecurity=False), response.headers["Content-Length"]
+    with (
+        open(part, "wb") as file,
+        tqdm(
+            total=int(total) if total else None,
+            unit="B",
+            unit_scale=True,
+            disable=not sys.stderr.isatty(),
+        ) as bar,
+    ):
+        while block := response.read(1 << 20):
+            file.write(block)
+            sha.update(block)
+            bar.update(len(block))
+        size = file.tell()
+        file.flush()
+        os.fsync(file.fileno())
+    return size, sha.hexdigest()
+
+
+def _extract(path: Path, archive: Archive, root: Path) -> None:
+    """The archive's folder, renamed into place when whole. Nothing is written outside of it."""
+    print(f"extracting {path}", file=sys.stderr, flush=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{archive.folder}-", dir=root))
+    try:
+        with tarfile.open(path, "r:gz") as tar:
+            members = (m for m in tar if m.name.split("/")[0] == archive.folder)
+            tar.extractall(temporary, members=members, filter="data")
+        os.rename(temporary / archive.folder, root / archive.folder)
+    except (tarfile.TarError, EOFError, FileNotFoundError) as error:
+        raise UserError(
+            f"dataset: {path} cannot be extracted ({str(error)[:100]}); delete it and try again"
+        ) from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,0 +1,209 @@
+"""Batches of large images of many sizes: random crops, resized, of a memory-mapped store.
+
+Every crop of an epoch is drawn before its first batch, so the pixels do not depend on which process
+cuts them: LoaderImages cuts on the CPU, in DataLoader workers or without; ResidentImages on a GPU
+that holds all images. The two differ by rounding: the CPU's pixels are rounded to uint8, as
+torchvision's are.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+from torchvision.transforms.v2 import functional
+
+from harness.data import Dataset, ImageSet, PackedImages, ResizedCrop
+from harness.data.batches import Batch, Images, batch_bounds
+from harness.data.resize import resampled
+from harness.errors import UserError
+
+RESIDENT_SHARE = 0.1  # of a GPU's memory for one part's pixels: the rest is for training
+ATTEMPTS = 10  # as in torchvision
+
+
+@dataclass(frozen=True)
+class Crops:
+    """What to cut in an epoch. order: (N,) positions of the images; boxes: (N, 4) top, left,
+    height and width in each image of `order`; flips: (N,) bool."""
+
+    order: np.ndarray
+    boxes: np.ndarray
+    flips: np.ndarray
+
+
+def central_crops(shapes: np.ndarray, size: int) -> Crops:
+    """CenterCrop(size) of every image, in order. shapes: (N, 2) height and width."""
+    corners = np.rint((shapes - size) / 2.0).astype(np.int64)
+    boxes = np.concatenate([corners, np.full_like(corners, size)], axis=1)
+    return Crops(np.arange(len(shapes)), boxes, np.zeros(len(shapes), bool))
+
+
+def random_crops(
+    shapes: np.ndarray, augmentation: ResizedCrop, generator: torch.Generator
+) -> Crops:
+    """A shuffled epoch, cropped as by torchvision's RandomResizedCrop.get_params and mirrored with
+    probability 1/2. shapes: (N, 2) height and width."""
+    n = len(shapes)
+    order = torch.randperm(n, generator=generator).numpy()
+
+    def uniform(*size: int) -> np.ndarray:
+        return torch.rand(*size, generator=generator, dtype=torch.float64).numpy()
+
+    u_area, u_ratio, u_corner = uniform(n, ATTEMPTS), uniform(n, ATTEMPTS), uniform(n, 2)
+    flips = (uniform(n) < 0.5) & augmentation.flip
+    limits = shapes[order]
+    (low, high), (narrow, wide) = augmentation.scale, augmentation.ratio
+    area = limits.prod(1, keepdims=True) * (low + (high - low) * u_area)
+    ratio = np.exp(np.log(narrow) + (np.log(wide) - np.log(narrow)) * u_ratio)
+    sizes = np.rint(np.stack([np.sqrt(area / ratio), np.sqrt(area * ratio)], axis=-1))
+    fits_in = ((sizes > 0) & (sizes <= limits[:, None])).all(-1)  # (N, attempts)
+    chosen = sizes[np.arange(n), fits_in.argmax(1)].astype(np.int64)
+    corners = (u_corner * (limits - chosen + 1)).astype(np.int64)
+
+    # No attempt fits: the central crop with the nearest ratio allowed.
+    for i in np.flatnonzero(~fits_in.any(1)):
+        height, width = limits[i].tolist()
+        if width / height < narrow:
+            height = round(width / narrow)
+        elif width / height > wide:
+            width = round(height * wide)
+        chosen[i] = height, width
+        corners[i] = (limits[i] - chosen[i]) // 2
+    return Crops(order, np.concatenate([corners, chosen], axis=1), flips)
+
+
+class LoaderImages(Images):
+    """Crops cut and resized on the CPU, in `n_workers` processes (0: in this one)."""
+
+    def __init__(
+        self, dataset: Dataset, part: ImageSet, device: torch.device, n_workers: int | None = None
+    ) -> None:
+        super().__init__(dataset, part, device)
+        assert isinstance(dataset.augmentation, ResizedCrop), "DeviceImages does padded crops"
+        assert isinstance(part.images, PackedImages), "large images come from a store"
+        self.augmentation, self.images = dataset.augmentation, part.images
+        self.n_workers = workers_wanted() if n_workers is None else n_workers
+
+    def plain(self, batch_size: int = 128) -> Iterator[Batch]:
+        """Every image's centre once, in order."""
+        crops = central_crops(self.images.shapes, self.augmentation.size)
+        stops = range(batch_size, len(self) + batch_size, batch_size)
+        return self._batches(crops, [(stop - batch_size, min(stop, len(self))) for stop in stops])
+
+    def augmented(self, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:
+        """Every image once, shuffled and augmented, in the batches of `batch_bounds`."""
+        crops = random_crops(self.images.shapes, self.augmentation, generator)
+        return self._batches(crops, batch_bounds(len(self), batch_size))
+
+    def _batches(self, crops: Crops, bounds: list[tuple[int, int]]) -> Iterator[Batch]:
+        order = torch.from_numpy(crops.order)
+        labels_cpu, labels = self.labels_cpu[order], self.labels[order.to(self.device)]
+        for (start, stop), pixels in zip(bounds, self._pixels(crops, bounds), strict=True):
+            window = slice(start, stop)
+            yield Batch(self.normalised(pixels), labels[window], labels_cpu[window])
+
+    def _pixels(self, crops: Crops, bounds: list[tuple[int, int]]) -> Iterator[Tensor]:
+        """(B, size, size, 3) uint8 of each batch, on the device."""
+        n_workers = min(self.n_workers, len(bounds))
+        loader = DataLoader(
+            _Cutter(self.images, crops, bounds, self.augmentation.size),
+            batch_size=None,  # an item is a batch
+            num_workers=n_workers,
+            pin_memory=self.device.type == "cuda",
+            generator=torch.Generator(),  # a loader draws a seed: not from the global stream
+            multiprocessing_context="fork" if n_workers and sys.platform == "linux" else None,
+        )
+        for pixels in loader:
+            yield pixels.to(self.device, non_blocking=True)
+
+
+class _Cutter(TorchDataset[Tensor]):
+    """Item i: the pixels of batch i. What a worker process runs."""
+
+    def __init__(
+        self, images: PackedImages, crops: Crops, bounds: list[tuple[int, int]], size: int
+    ) -> None:
+        self.images, self.crops, self.bounds, self.size = images, crops, bounds, size
+
+    def __len__(self) -> int:
+        return len(self.bounds)
+
+    def __getitem__(self, i: int) -> Tensor:
+        window = slice(*self.bounds[i])
+        order, boxes, flips = (
+            a[window].tolist() for a in (self.crops.order, self.crops.boxes, self.crops.flips)
+        )
+        batch = np.empty((len(order), self.size, self.size, 3), np.uint8)
+        for out, image, (top, left, height, width), flip in zip(
+            batch, order, boxes, flips, strict=True
+        ):
+            # Copied: torchvision resizes a crop that is contiguous twice as fast.
+            crop = np.array(self.images[image][top : top + height, left : left + width])
+            planes = torch.from_numpy(crop).permute(2, 0, 1)
+            planes = functional.resize(planes, [self.size, self.size], antialias=True)
+            pixels = planes.permute(1, 2, 0).numpy()
+            out[:] = pixels[:, ::-1] if flip else pixels
+        return torch.from_numpy(batch)
+
+
+class ResidentImages(LoaderImages):
+    """Crops cut and resized on the device, which holds the images: no worker, no copy a batch."""
+
+    def __init__(self, dataset: Dataset, part: ImageSet, device: torch.device) -> None:
+        super().__init__(dataset, part, device, n_workers=0)
+        stops = np.cumsum(self.images.shapes.prod(1) * 3)
+        self.starts = np.concatenate([[0], stops[:-1]])
+        self.stored = torch.empty(int(stops[-1]), dtype=torch.uint8, device=device)
+        for i, (start, stop) in enumerate(zip(self.starts, stops, strict=True)):
+            self.stored[start:stop] = torch.from_numpy(np.array(self.images[i]).reshape(-1))
+
+    def _pixels(self, crops: Crops, bounds: list[tuple[int, int]]) -> Iterator[Tensor]:
+        """(B, size, size, 3) float32 of each batch."""
+        shapes = self.images.shapes
+        for start, stop in bounds:
+            boxes = crops.boxes[start:stop]
+            height, width = boxes[:, 2:].max(0).tolist()
+            canvas = torch.zeros(
+                stop - start, height, width, 3, dtype=torch.uint8, device=self.device
+            )
+            for out, i, (top, left, h, w) in zip(
+                canvas, crops.order[start:stop].tolist(), boxes.tolist(), strict=True
+            ):
+                first, (rows, columns) = self.starts[i], shapes[i].tolist()
+                image = self.stored[first : first + rows * columns * 3].view(rows, columns, 3)
+                out[:h, :w] = image[top : top + h, left : left + w]
+            yield resampled(
+                canvas,
+                torch.from_numpy(boxes[:, 2:]).to(self.device),
+                torch.from_numpy(crops.flips[start:stop]).to(self.device),
+                self.augmentation.size,
+            )
+
+
+def fits(part: ImageSet, device: torch.device) -> bool:
+    """Whether a GPU holds this part's pixels with ease. By its total memory, so that the same
+    device always decides the same."""
+    if device.type != "cuda" or not isinstance(part.images, PackedImages):
+        return False
+    total = torch.cuda.get_device_properties(device).total_memory
+    return part.images.nbytes <= RESIDENT_SHARE * total
+
+
+def workers_wanted() -> int:
+    """$HARNESS_N_WORKERS, 0 without it.
+
+    Raises:
+        UserError: it is no number.
+    """
+    text = os.environ.get("HARNESS_N_WORKERS") or "0"
+    if not text.isdecimal():
+        raise UserError(f"HARNESS_N_WORKERS: {text!r} is no number of processes; use 0, 1, 2, ...")
+    return int(text)

@@ -1,0 +1,246 @@
+"""Images in parquet files, as data sets lie on the Hugging Face hub: a column of encoded images
+(bytes, or a struct with a field `bytes`) and a column of class numbers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.data import Dataset
+from harness.data.assemble import augmentation_of, check_labels, split_store
+from harness.data.cache import Contents, cached, file_times
+from harness.data.decode import Encoded, Form, decode_all
+from harness.data.options import ParquetOptions
+from harness.data.packed import Store
+from harness.errors import UserError
+
+IMAGE_COLUMNS, LABEL_COLUMNS = ("img", "image"), ("fine_label", "label")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """None: found by the hub's usual names."""
+
+    image: str | None = None
+    label: str | None = None
+
+
+def load(options: ParquetOptions) -> Dataset:
+    """
+    Raises:
+        UserError: no such files or columns, an image that cannot be read, wrong labels, or a split
+            that leaves a class empty.
+    """
+    train, test = find_files(options)
+    columns = Columns(options.image_column, options.label_column)
+    resized = options.augmentation == "resized-crop"
+    form = Form(options.image_size * 8 // 7 if resized else options.image_size, not resized)
+    store = open_files(train, test, columns, form, names=None)
+    return split_store(store, options, augmentation_of(options))
+
+
+def find_files(options: ParquetOptions) -> tuple[list[Path], list[Path]]:
+    """The training and the test files; no test files where the test images are to be drawn."""
+    path, test = options.path, list(options.test or [])
+    if path is None:
+        return list(options.train or []), test
+    if path.is_file():
+        return [path], test
+    if not path.is_dir():
+        raise UserError(f"dataset.path: no folder or file {path}; correct the path")
+    train = parquet_files(path, "train")
+    others = sorted({*path.rglob("*.parquet")} - {*train, *test})
+    if not train and len(others) == 1:
+        return others, test
+    if not train:
+        raise UserError(
+            f"dataset.path: no train*.parquet in {path}; name the files with dataset.train"
+        )
+    test = test or parquet_files(path, "test")
+    if others and not test:
+        raise UserError(
+            f"dataset.path: no test*.parquet in {path}, but {others[0].name}; name the test files "
+            "with dataset.test"
+        )
+    return train, test
+
+
+def parquet_files(folder: Path, split: str) -> list[Path]:
+    """The files of a split in a folder, or else in the one folder below that has some.
+
+    Raises:
+        UserError: several folders have some.
+    """
+    found = sorted(folder.glob(f"{split}*.parquet")) or sorted(folder.rglob(f"{split}*.parquet"))
+    parents = sorted({p.parent for p in found})
+    if len(parents) > 1:
+        raise UserError(
+            f"dataset.path: {split}*.parquet in {parents[0]} and in {parents[1]}; give the one "
+            "that is meant"
+        )
+    return found
+
+
+def open_files(
+    train: Sequence[Path],
+    test: Sequence[Path],
+    columns: Columns,
+    form: Form,
+    names: Sequence[str] | None,
+    sizes: tuple[int, int] | None = None,
+) -> Store:
+    """The store of these files.
+
+    Args:
+        train, test: files, in the order of their images; no test files: no test split.
+        columns: which ones hold images and labels.
+        form: how to keep the images.
+        names: of the classes; None for what the files say, or else the numbers.
+        sizes: how many training and test images there must be; None for any number.
+
+    Raises:
+        UserError: as `load`.
+    """
+    files = [*train, *test]
+    source = {
+        "path": str(files[0] if len(files) == 1 else files[0].parent),
+        "files": file_times(files),
+        "n_train_files": len(train),
+        "columns": [columns.image, columns.label],
+        "form": form.as_json(),
+        "names": list(names) if names is not None else None,
+    }
+
+    def make() -> Contents:
+        parts = [_Part(files, columns) for files in (train, test)]
+        labels = [part.labels for part in parts]
+        counts = tuple(len(x) for x in labels)
+        if sizes is not None and counts != sizes:
+            raise UserError(
+                f"dataset.path: {source['path']} has {counts[0]} + {counts[1]} images, not "
+                f"{sizes[0]} + {sizes[1]}; for other data use `name: parquet`"
+            )
+        checked = check_labels(
+            labels[0],
+            labels[1] if test else None,
+            names if names is not None else parts[0].class_names,
+            str(source["path"]),
+            lambda part, i: parts[part == "test"].place(i),
+        )
+        images = decode_all((e for part in parts for e in part.images()), form)
+        n_train = counts[0] if test else None
+        return Contents(images, np.concatenate(labels), n_train, checked)
+
+    return cached(source, make)
+
+
+class _Part:
+    """The files of one split, their labels read."""
+
+    def __init__(self, files: Sequence[Path], columns: Columns) -> None:
+        # Imported here: a data set that lies in the cache needs neither.
+        import pyarrow
+        import pyarrow.parquet as pq
+
+        self.files: list[tuple[Path, Any]] = []
+        for path in files:
+            try:
+                self.files.append((path, pq.ParquetFile(path)))
+            except (pyarrow.ArrowException, OSError) as error:
+                reason = str(error).splitlines()[0][:100]
+                raise UserError(
+                    f"dataset: {path}: not a parquet file ({reason}); fetch it again"
+                ) from None
+        self.broken = (pyarrow.ArrowException, OSError)
+        self.class_names: list[str] | None = None
+        labels = [self._labels(path, file, columns) for path, file in self.files]
+        self.image_columns = [
+            _column(path, file, columns.image, IMAGE_COLUMNS, "image") for path, file in self.files
+        ]
+        self.starts = np.cumsum([0, *map(len, labels)])
+        self.labels = np.concatenate(labels) if labels else np.empty(0, np.int64)
+
+    def place(self, i: int) -> str:
+        """Image i of the split as file and row."""
+        k = int(np.searchsorted(self.starts, i, side="right")) - 1
+        return f"{self.files[k][0]}, row {i - self.starts[k]}"
+
+    def _labels(self, path: Path, file: Any, columns: Columns) -> np.ndarray:
+        import pyarrow
+
+        name = _column(path, file, columns.label, LABEL_COLUMNS, "label")
+        kind = file.schema_arrow.field(name).type
+        if not pyarrow.types.is_integer(kind):
+            raise UserError(
+                f"dataset.label_column: {name} of {path} is {kind}, not whole numbers; number the "
+                "classes from 0"
+            )
+        try:
+            column = file.read(columns=[name]).column(name)
+        except self.broken as error:
+            raise UserError(_broken(path, error)) from None
+        if column.null_count:
+            row = column.is_null().index(True).as_py()
+            raise UserError(f"dataset: {path}, row {row}: no label; add it or remove the row")
+        self.class_names = self.class_names or _class_names(file, name)
+        return column.to_numpy().astype(np.int64)
+
+    def images(self) -> Iterator[Encoded]:
+        """Every image, as it is encoded."""
+        for (path, file), name in zip(self.files, self.image_columns, strict=True):
+            row = 0
+            try:
+                for batch in file.iter_batches(batch_size=512, columns=[name]):
+                    for value in batch.column(0).to_pylist():
+                        data = value.get("bytes") if isinstance(value, dict) else value
+                        where = f"{path}, row {row}"
+                        if not data:
+                            raise UserError(f"dataset: {where}: no image; add it or remove the row")
+                        yield Encoded(data, where)
+                        row += 1
+            except self.broken as error:
+                raise UserError(_broken(path, error)) from None
+
+
+def _broken(path: Path, error: Exception) -> str:
+    return f"dataset: {path}: broken ({str(error).splitlines()[0][:100]}); fetch it again"
+
+
+def _column(path: Path, file: Any, given: str | None, usual: Sequence[str], what: str) -> str:
+    """
+    Raises:
+        UserError: no such column, or not one of images.
+    """
+    import pyarrow.types as types
+
+    schema = file.schema_arrow
+    name = given or next((c for c in usual if c in schema.names), None)
+    if name is None or name not in schema.names:
+        missing = f"no column {given!r}" if given else f"no column {' or '.join(usual)}"
+        raise UserError(
+            f"dataset.{what}_column: {missing} in {path}; it has: {', '.join(schema.names)}"
+        )
+    kind = schema.field(name).type
+    if types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+        kind = kind.field("bytes").type
+    if what == "image" and not (types.is_binary(kind) or types.is_large_binary(kind)):
+        raise UserError(
+            f"dataset.image_column: {name} of {path} is {schema.field(name).type}, not encoded "
+            "images; write their files' bytes"
+        )
+    return name
+
+
+def _class_names(file: Any, column: str) -> list[str] | None:
+    """The names that `datasets` writes beside its columns, if it did."""
+    try:
+        info = json.loads((file.schema_arrow.metadata or {})[b"huggingface"])
+        names = info["info"]["features"][column]["names"]
+    except (KeyError, TypeError, ValueError):
+        return None
+    return [str(n) for n in names] if isinstance(names, list) and names else None

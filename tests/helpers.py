@@ -1,0 +1,193 @@
+"""What the tests that start real processes share: a tiny experiment, and ways to run and look."""
+
+import copy
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from harness.store import CellDir, Store
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Four cells of two epochs on 297 images; the teacher is also the plain student.
+TINY = yaml.safe_load("""
+name: tiny
+dataset: {name: digits, validation: 100, test: 1400}
+network: {network: wide_resnet, dropout: 0.0}
+teacher: {depth: 10, width: 1}
+students: [{depth: 10, width: 1}]
+methods: [plain, kd, refilled]
+optimizer: {batch_size: 64}
+training: {epochs: 2}
+stage1: {epochs: 2}
+stage2: {epochs: 2}
+seeds: [0]
+""")
+
+# `slow` can be stopped in the middle: its teacher takes some seconds.
+SLOW = TINY | {"name": "slow", "training": {"epochs": 12}}
+
+
+def write_experiment(path: Path, raw: dict[str, Any] = TINY, **changes: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(copy.deepcopy(raw) | changes))
+    return path
+
+
+def environment(**more: str) -> dict[str, str]:
+    """This process's environment, for `python -m harness` in any folder."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "HARNESS_"))}
+    fixed = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    return kept | fixed | more
+
+
+def start(folder: Path, *arguments: str, **env: str) -> "subprocess.Popen[str]":
+    """`harness ARGUMENTS` in `folder`, in a process group of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "harness", *arguments],
+        cwd=folder,
+        env=environment(**env),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def call(folder: Path, *arguments: str, **env: str) -> "subprocess.CompletedProcess[str]":
+    """`harness ARGUMENTS` in `folder`, to its end."""
+    process = start(folder, *arguments, **env)
+    try:
+        out, err = process.communicate(timeout=120)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def wait_until(condition: Callable[[], Any], limit: float) -> bool:
+    """Whether the condition came true within `limit` seconds."""
+    deadline = time.monotonic() + limit
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def processes_in(folder: Path) -> dict[int, str]:
+    """Other live processes that work in `folder`: pid -> command line."""
+    found = {}
+    pids = {p.name for p in Path("/proc").iterdir() if p.name.isdigit()} - {str(os.getpid())}
+    for pid in pids:
+        try:
+            if Path(os.readlink(f"/proc/{pid}/cwd")) == folder.resolve():
+                found[int(pid)] = Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+        except OSError:  # it ended meanwhile
+            continue
+    return found
+
+
+def cells(folder: Path) -> dict[str, CellDir]:
+    """Kind -> directory of the cells that were prepared, for experiments with one cell a kind."""
+    return {d.description["kind"]: d for d in Store(folder / "runs").all()}
+
+
+def epochs_of(cell: CellDir) -> list[int]:
+    return [line["epoch"] for line in cell.epochs()]
+
+
+def has_epochs(folder: Path, n: int = 1) -> bool:
+    return any(len(d.epochs()) >= n for d in Store(folder / "runs").all())
+
+
+def weights(cell: CellDir) -> dict[str, Any]:
+    import torch
+
+    return torch.load(cell / "model.pt", weights_only=True)["state_dict"]
+
+
+def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
+    """Every file below `folder` with its time of change and size."""
+    files = [p for p in folder.rglob("*") if p.is_file()]
+    return {str(p.relative_to(folder)): (p.stat().st_mtime_ns, p.stat().st_size) for p in files}
+
+
+def mlflow_client(folder: Path, database: str = "mlflow.db"):  # type: ignore[no-untyped-def]
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=f"sqlite:///{folder.resolve() / database}")
+
+
+def runs_in(client: Any, name: str) -> list[Any]:
+    """All runs of an experiment."""
+    return list(client.search_runs([client.get_experiment_by_name(name).experiment_id]))
+
+
+def content_of(client: Any, name: str) -> dict[str, Any]:
+    """What MLflow holds of an experiment, without run ids: comparable between two databases."""
+    content = {}
+    for run in runs_in(client, name):
+        history = {
+            key: [(m.step, m.timestamp, m.value) for m in client.get_metric_history(run_id, key)]
+            for run_id in [run.info.run_id]
+            for key in run.data.metrics
+        }
+        tags = {k: v for k, v in run.data.tags.items() if not k.startswith("mlflow.")}
+        key = tags.get("fingerprint", "grid")
+        assert key not in content, f"two runs for {key}"
+        content[key] = {
+            "status": run.info.status,
+            "name": run.info.run_name,
+            "params": run.data.params,
+            "tags": tags,
+            "metrics": history,
+        }
+    return content
+
+
+def one_error_line(text: str) -> str:
+    """The only line of stderr, an error without a traceback."""
+    lines = text.strip().splitlines()
+    assert len(lines) == 1, text
+    assert lines[0].startswith("error: ") and "this is a bug" not in text, text
+    return lines[0]
+
+
+@dataclass(frozen=True)
+class Interrupted:
+    """A `slow` run that was stopped by Ctrl-C in the middle and then run again."""
+
+    folder: Path
+    status: int
+    seconds: float
+    left: dict[int, str]
+    before: dict[str, list[int]]
+    mlflow_before: dict[str, Any]
+    next_status: int
+
+
+def interrupt_and_resume(folder: Path) -> Interrupted:
+    file = write_experiment(folder / "slow.yaml", SLOW)
+    process = start(folder, "run", str(file), "--no-bar", "--device", "cpu")
+    assert wait_until(lambda: has_epochs(folder), 90), process.communicate()
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    started = time.monotonic()
+    process.communicate(timeout=60)
+    seconds = time.monotonic() - started
+    wait_until(lambda: not processes_in(folder), 5)
+    left = processes_in(folder)
+    before = {kind: epochs_of(cell) for kind, cell in cells(folder).items()}
+    mlflow_before = content_of(mlflow_client(folder), "slow")
+    again = call(folder, "run", str(file), "--no-bar", "--device", "cpu")
+    return Interrupted(
+        folder, process.returncode, seconds, left, before, mlflow_before, again.returncode
+    )

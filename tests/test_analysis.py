@@ -1,0 +1,515 @@
+"""Results -> bundles -> tables, pages and figures."""
+
+import json
+import math
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from helpers import cells, one_error_line, snapshot, write_experiment
+from scipy import stats
+
+from analysis.collect import Bundle, export, read_bundle
+from analysis.figures import accuracy_by_student
+from analysis.readme import replace_between_markers
+from analysis.statistics import estimate
+from analysis.tables import DASH, markdown, rows_of, runs_markdown
+from harness.cli import main
+from harness.errors import UserError
+from harness.orchestrate import plan_of
+from harness.spec import read
+from harness.store import Store
+
+FILE = "experiments/tiny.yaml"
+BUNDLE = Path("experiments/results/tiny.jsonl")
+PAGE = "experiments/results/tiny.md"
+README = """# Project
+
+Put `<!-- table:tiny -->` and `<!-- /table:tiny -->` where the table belongs.
+
+<!-- table:tiny -->
+<!-- /table:tiny -->
+
+In a line of its own, `<!-- /table:tiny -->` ends it.
+"""
+
+# -- statistics ------------------------------------------------------------------------------------
+
+
+def test_interval_of_three_by_hand() -> None:
+    found = estimate([0.7, 0.8, 0.9])
+    assert found is not None and found.n == 3
+    assert found.mean == pytest.approx(0.8, abs=1e-15)
+    # s = 0.1; with 2 degrees of freedom, t(p) = (2p - 1) / sqrt(2p (1 - p)) = 4.3027.
+    t = 0.95 / math.sqrt(2 * 0.975 * 0.025)
+    assert found.half_width == pytest.approx(t * 0.1 / math.sqrt(3), rel=1e-12)
+    assert found.percent() == "80.00 ± 24.84 (3)"
+
+
+@pytest.mark.parametrize("confidence", [0.9, 0.95, 0.99])
+def test_interval_is_scipys(confidence: float) -> None:
+    values = [0.913, 0.887, 0.9021, 0.95, 0.8713]
+    found = estimate(values, confidence)
+    assert found is not None and found.half_width is not None
+    low, high = stats.t.interval(
+        confidence, len(values) - 1, loc=found.mean, scale=stats.sem(values)
+    )
+    assert found.mean - found.half_width == pytest.approx(low, rel=1e-12)
+    assert found.mean + found.half_width == pytest.approx(high, rel=1e-12)
+
+
+def test_one_value_has_no_spread_and_none_no_estimate() -> None:
+    found = estimate([0.5])
+    assert found is not None and found.half_width is None
+    assert found.percent() == "50.00 (1)" and "±" not in found.percent()
+    assert estimate([]) is None
+
+
+def test_equal_values_have_a_spread_of_zero() -> None:
+    found = estimate([0.25, 0.25])
+    assert found is not None and found.percent() == "25.00 ± 0.00 (2)"
+
+
+# -- markers ---------------------------------------------------------------------------------------
+
+START, END = "<!-- table:x -->", "<!-- /table:x -->"
+
+
+def test_only_what_stands_between_the_markers_is_replaced() -> None:
+    other = "<!-- table:x-2 -->\nkept\n<!-- /table:x-2 -->\n"
+    text = f"before `{END}`\n{START}\nold\n{END}\nsee `{START}`,\nsee `{END}` and more\n{other}"
+    assert replace_between_markers(text, "x", "\nnew\n", "F") == text.replace("\nold\n", "\nnew\n")
+
+
+def test_replacing_twice_changes_nothing_more() -> None:
+    once = replace_between_markers(f"a\n{START}\n{END}\nb", "x", "| 1 |\n", "F")
+    assert once == f"a\n{START}\n| 1 |\n{END}\nb"
+    assert replace_between_markers(once, "x", "| 1 |\n", "F") == once
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("nothing", "stands 0 times"),
+        (f"{START}\n", "'<!-- /table:x -->' stands 0 times"),
+        (f"{END}\n", "'<!-- table:x -->' stands 0 times"),
+        (f"{START}\n{END}\n{START}\n{END}\n", "stands 2 times"),
+        (f"{START}\n{START}\n{END}\n", "stands 2 times"),
+        (f"{START}\n{END}\n{END}\n", "stands 2 times"),
+        (f"  {START}\n  {END}\n", "stands 0 times"),
+        (f"{END}\n{START}\n", "stands before"),
+    ],
+)
+def test_wrong_markers_fail(text: str, problem: str) -> None:
+    with pytest.raises(UserError, match=re.escape(problem)) as error:
+        replace_between_markers(text, "x", "new", "README.md")
+    assert str(error.value).startswith("README.md: ")
+
+
+# -- bundles made up from a real one ---------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def bundle_text(finished: Path) -> str:
+    file = finished / FILE
+    return export(plan_of(read(file)), finished / "runs", file, [])
+
+
+Change = Callable[[dict[str, Any], list[dict[str, Any]]], None]
+
+
+def changed_bundle(text: str, change: Change) -> Bundle:
+    """The bundle after `change(header, cells)`."""
+    header, *lines = (json.loads(line) for line in text.splitlines())
+    change(header, lines)
+    return read_bundle(Path(PAGE).with_suffix(".jsonl"), as_text([header, *lines]))
+
+
+def as_text(lines: list[dict[str, Any]]) -> str:
+    return "".join(json.dumps(line) + "\n" for line in lines)
+
+
+def with_seeds(values: list[float]) -> Change:
+    """One seed a value, which is every cell's accuracy."""
+
+    def change(header: dict[str, Any], lines: list[dict[str, Any]]) -> None:
+        originals, lines[:] = list(lines), []
+        header["experiment"]["seeds"] = list(range(len(values)))
+        for seed, value in enumerate(values):
+            for line in json.loads(json.dumps(originals)):
+                line["fingerprint"] = f"{seed:04d}" + line["fingerprint"][4:]
+                for entry in line["entries"]:
+                    entry["seed"] = seed
+                for forms in line["manifest"]["results"].values():
+                    forms.update(last=value - 0.1, selected=value, best_on_test=value + 0.1)
+                lines.append(line)
+
+    return change
+
+
+def table_rows(text: str) -> dict[str, list[str]]:
+    """Label -> cells, of the first table in `text`."""
+    table = text[text.index("| |") :].split("\n\n")[0]
+    rows = [[c.strip() for c in line.strip("|").split("|")] for line in table.splitlines()[2:]]
+    return {row[0]: row[1:] for row in rows}
+
+
+def shown(cell: str) -> str:
+    """What a reader sees of a cell: the text of its link."""
+    return re.sub(r"\[(.*)\]\(.*\)", r"\1", cell)
+
+
+def test_a_bundle_holds_what_the_manifests_say(finished: Path, bundle_text: str) -> None:
+    bundle = read_bundle(Path("x.jsonl"), bundle_text)
+    assert bundle.name == "tiny" and bundle.reported == "selected"
+    numbers = bundle.numbers.set_index(["stage", "result"])
+    for stage, result in numbers.index:
+        kind = "supervised" if stage in ("teacher", "student") else stage
+        manifest = cells(finished)[kind].manifest
+        row = numbers.loc[(stage, result)]
+        assert dict(row[["last", "selected", "best_on_test"]]) == manifest["results"][result]
+        assert list(row["commits"]) == manifest["commits"] and row["torch"] == manifest["torch"]
+    assert set(numbers.index.get_level_values("stage")) == {
+        *("teacher", "student", "kd", "stage1", "stage2")
+    }
+    assert bundle.numbers.mlflow_run_id.str.fullmatch("[0-9a-f]{32}").all()
+
+
+def test_mean_and_interval_over_seeds(bundle_text: str) -> None:
+    bundle = changed_bundle(bundle_text, with_seeds([0.7, 0.8, 0.9]))
+    rows = table_rows(markdown(bundle, PAGE))
+    assert {shown(c) for row in rows.values() for c in row} == {"80.00 ± 24.84 (3)"}
+    assert list(rows) == [
+        "Teacher",
+        "Student",
+        "KD",
+        "ReFilled (tuple) after stage 1: NCM, centres from train",
+        "ReFilled (tuple) after stage 1: NCM, centres from the evaluated set",
+        "**ReFilled (tuple)**",
+    ]
+
+
+def test_the_reported_form_follows_the_protocol(bundle_text: str) -> None:
+    for form, expected in {"last": "40.00 (1)", "best_on_test": "60.00 (1)"}.items():
+
+        def change(header: dict[str, Any], lines: list[dict[str, Any]], form: str = form) -> None:
+            with_seeds([0.5])(header, lines)
+            header["reported"] = form
+
+        text = markdown(changed_bundle(bundle_text, change), PAGE)
+        assert shown(table_rows(text)["KD"][0]) == expected
+    assert "leak" in text, "a number chosen on the test set must say so"
+
+
+def test_one_seed_prints_no_spread(bundle_text: str) -> None:
+    text = markdown(read_bundle(BUNDLE, bundle_text), PAGE)
+    for row in table_rows(text).values():
+        assert re.fullmatch(r"\d+\.\d\d \(1\)", shown(row[0])), row
+
+
+def test_missing_prints_as_a_dash(bundle_text: str) -> None:
+    def drop_kd(_: dict[str, Any], lines: list[dict[str, Any]]) -> None:
+        lines[:] = [line for line in lines if line["kind"] != "kd"]
+
+    bundle = changed_bundle(bundle_text, drop_kd)
+    assert table_rows(markdown(bundle, PAGE))["KD"] == [DASH]
+    assert "## KD" not in runs_markdown(bundle)
+
+
+def published(header: dict[str, Any], _: list[dict[str, Any]]) -> None:
+    common = {"source": "paper", "protocol": "unstated", "metric": "test_accuracy"}
+    header["published"] = [
+        common | {"row": "Theirs", "wrn-10-1": "77.49", "wrn-40-2": "99.99"},
+        common | {"row": "Elsewhere", "wrn-10-1": "", "wrn-40-2": "55.55"},
+    ]
+
+
+def test_published_rows_appear_with_dashes(bundle_text: str) -> None:
+    def two_students(header: dict[str, Any], lines: list[dict[str, Any]]) -> None:
+        published(header, lines)
+        for line in json.loads(json.dumps(lines)):
+            line["fingerprint"] = "f" + line["fingerprint"][1:]
+            line["entries"] = [
+                e | {"student": "resnet-8"} for e in line["entries"] if e["stage"] != "teacher"
+            ]
+            lines.append(line)
+
+    rows = table_rows(markdown(changed_bundle(bundle_text, two_students), PAGE))
+    assert rows["*Theirs* (paper, unstated)"] == ["77.49", DASH]
+    assert not any("Elsewhere" in label for label in rows), "a row without a number here"
+    assert len(rows["KD"]) == 2
+
+
+def github_slugs(page: str) -> list[str]:
+    """Targets of a page's headings, as GitHub's renderer makes them."""
+    titles = [line.lstrip("#").strip() for line in page.splitlines() if line.startswith("#")]
+    slugs: list[str] = []
+    for title in titles:
+        slug = re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+        n = sum(s == slug or re.fullmatch(rf"{re.escape(slug)}-\d+", s) is not None for s in slugs)
+        slugs.append(f"{slug}-{n}" if n else slug)
+    return slugs
+
+
+def test_every_number_links_to_a_heading(bundle_text: str) -> None:
+    def odd_names(header: dict[str, Any], lines: list[dict[str, Any]]) -> None:
+        with_seeds([0.5, 0.6])(header, lines)
+        header["experiment"]["methods"] = ["plain", "kd", "refilled", "refilled-one-negative"]
+        for line in json.loads(json.dumps(lines)):
+            line["fingerprint"] = "f" + line["fingerprint"][1:]
+            line["entries"] = [
+                e | {"student": "mobilenet-0.50"} | more
+                for e in line["entries"]
+                if e["stage"] != "teacher"
+                for more in ({}, {"method": e["method"] + "-one-negative"})
+            ]
+            lines.append(line)
+
+    bundle = changed_bundle(bundle_text, odd_names)
+    targets = re.findall(rf"\]\({PAGE}#(.*?)\)", markdown(bundle, PAGE))
+    page = runs_markdown(bundle)
+    slugs = github_slugs(page)
+    assert len(targets) > 12 and set(targets) <= set(slugs)
+    assert len(set(slugs)) == len(slugs)
+    for row in bundle.numbers.to_dict("records"):
+        assert f"| {row['seed']} | " in page
+        assert f"`{row['fingerprint'][:16]}`" in page and row["mlflow_run_id"] in page
+
+
+@pytest.mark.parametrize(
+    ("column", "value"), [("device", "NVIDIA H100"), ("commits", ["0" * 40, "1" * 40])]
+)
+def test_mixed_cells_are_refused(bundle_text: str, column: str, value: Any) -> None:
+    def mix(_: dict[str, Any], lines: list[dict[str, Any]]) -> None:
+        lines[-1]["manifest"][column] = value
+
+    bundle = changed_bundle(bundle_text, mix)
+    with pytest.raises(UserError, match=f"cells of different {column}.*--mixed"):
+        markdown(bundle, PAGE)
+    text = markdown(bundle, PAGE, allow_mixed=True)
+    for name in [value] if isinstance(value, str) else value:
+        assert name[:12] in text, "what is mixed must be said"
+
+
+def test_one_cell_of_two_commits_is_mixed_too(bundle_text: str) -> None:
+    def resumed_after_a_pull(_: dict[str, Any], lines: list[dict[str, Any]]) -> None:
+        for line in lines:
+            line["manifest"]["commits"] = ["0" * 40, "1" * 40]
+
+    with pytest.raises(UserError, match="different commits"):
+        markdown(changed_bundle(bundle_text, resumed_after_a_pull), PAGE)
+
+
+def test_the_caption_says_how_to_get_the_numbers_again(bundle_text: str) -> None:
+    bundle = read_bundle(BUNDLE, bundle_text)
+    text = markdown(bundle, PAGE)
+    manifest = json.loads(bundle_text.splitlines()[-1])["manifest"]
+    for part in ("harness run", "tiny.yaml", "strict", "validation", "297 train", "1400 test"):
+        assert part in text
+    assert manifest["commits"][0][:12] in text and manifest["data"]["digest"][:12] in text
+
+
+@pytest.mark.parametrize("content", ["", "{}", "no json", '{"bundle": 99}', '{"bundle": 1}'])
+def test_what_is_no_bundle_is_refused(content: str) -> None:
+    with pytest.raises(UserError, match="harness tables FILE"):
+        read_bundle(Path("x.jsonl"), content)
+
+
+def test_the_figure_is_a_picture(tmp_path: Path, bundle_text: str) -> None:
+    bundle = changed_bundle(bundle_text, with_seeds([0.7, 0.8, 0.9]))
+    path = tmp_path / "deeper" / "figure.png"
+    accuracy_by_student(bundle, path)
+    data = path.read_bytes()
+    assert data.startswith(b"\x89PNG\r\n\x1a\n") and len(data) > 5000
+    accuracy_by_student(bundle, path)
+    assert path.read_bytes() == data, "drawing again must not change a committed file"
+
+
+def test_rows_of_a_plain_grid_have_no_teacher(bundle_text: str) -> None:
+    def plain(header: dict[str, Any], lines: list[dict[str, Any]]) -> None:
+        header["experiment"]["methods"] = ["plain"]
+        lines[:] = [line for line in lines if line["kind"] == "supervised"]
+        lines[0]["entries"] = [e for e in lines[0]["entries"] if e["stage"] == "student"]
+
+    bundle = changed_bundle(bundle_text, plain)
+    assert [r.label for r in rows_of(bundle)] == ["Student"]
+    assert list(table_rows(markdown(bundle, PAGE))) == ["Student"]
+
+
+# -- the commands ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def project(finished_copy: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A finished project with a README, and this process in it."""
+    monkeypatch.chdir(finished_copy)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (finished_copy / "README.md").write_text(README)
+    return finished_copy
+
+
+def test_tables_writes_readme_bundle_page_and_figure(project: Path) -> None:
+    assert main(["tables", FILE]) == 0
+    text = (project / "README.md").read_text()
+    before, after = README.split("<!-- table:tiny -->\n<!-- /table:tiny -->\n")
+    assert text.startswith(before) and text.endswith(after)
+    (link,) = set(re.findall(r"\]\((\S+)#", text))
+    assert (project / link).read_text().startswith("# Runs behind")
+    assert (project / "docs/figures/tiny.png").read_bytes().startswith(b"\x89PNG")
+    accuracy = cells(project)["kd"].manifest["results"]["accuracy"]["selected"]
+    assert shown(table_rows(text[text.index("\n<!-- table:") :])["KD"][0]) == (
+        f"{100 * accuracy:.2f} (1)"
+    )
+
+
+def test_tables_needs_neither_store_nor_database_again(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["tables", FILE]) == 0
+    done = (project / "README.md").read_text()
+    for path in (project / "runs", project / "mlartifacts"):
+        shutil.rmtree(path)
+    for path in (project / "mlflow.db", project / FILE, project / "docs/figures/tiny.png"):
+        path.unlink()
+    (project / "README.md").write_text(README)
+    assert main(["tables"]) == 0
+    assert (project / "README.md").read_text() == done
+    assert (project / "docs/figures/tiny.png").exists()
+    capsys.readouterr()
+    assert main(["tables"]) == 0 and "up to date" in capsys.readouterr().out
+    assert main(["tables", "--check"]) == 0
+
+
+def test_tables_twice_changes_no_file(project: Path) -> None:
+    assert main(["tables", FILE]) == 0
+    before = snapshot(project)
+    assert main(["tables", FILE]) == 0
+    assert snapshot(project) == before
+
+
+@pytest.mark.parametrize("where", ["README.md", PAGE])
+def test_check_finds_one_number_changed_by_hand(
+    project: Path, capsys: pytest.CaptureFixture[str], where: str
+) -> None:
+    assert main(["tables", FILE]) == 0
+    assert main(["tables", "--check"]) == 0
+    path = project / where
+    text = path.read_text()
+    number = re.search(r"(\d)\.\d\d \(1\)" if where == "README.md" else r"(\d)\.\d\d \|", text)
+    assert number is not None
+    digit = str((int(number[1]) + 1) % 10)
+    path.write_text(text[: number.start(1)] + digit + text[number.end(1) :])
+    before = snapshot(project)
+    capsys.readouterr()
+    assert main(["tables", "--check"]) == 1
+    assert where in capsys.readouterr().out
+    assert snapshot(project) == before, "--check changed a file"
+    assert main(["tables"]) == 0 and path.read_text() == text
+
+
+def test_check_notices_newer_results(project: Path) -> None:
+    assert main(["tables", FILE]) == 0
+    cell = cells(project)["stage2"]
+    manifest = cell.manifest
+    manifest["results"]["accuracy"]["selected"] = 0.5
+    (cell / "manifest.json").write_text(json.dumps(manifest))
+    assert main(["tables", "--check"]) == 0, "the bundle and the README still agree"
+    assert main(["tables", FILE, "--check"]) == 1
+
+
+def test_text_around_the_table_is_free(project: Path) -> None:
+    assert main(["tables", FILE]) == 0
+    path = project / "README.md"
+    path.write_text(path.read_text().replace("# Project", "# Another title"))
+    assert main(["tables", "--check"]) == 0
+
+
+def test_print_writes_nothing(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = snapshot(project)
+    assert main(["tables", FILE, "--print"]) == 0
+    assert snapshot(project) == before
+    out = capsys.readouterr().out
+    assert "ReFilled (tuple)" in out and "](" not in out
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        ("unfinished", ["1 of 4 cells are not finished", f"harness run {FILE}"]),
+        ("no marker", ["README.md", "stands 0 times"]),
+        ("no readme", ["README.md", "--print"]),
+        ("mixed", ["different device", "--mixed"]),
+    ],
+)
+def test_tables_refuses_and_changes_nothing(
+    project: Path, capsys: pytest.CaptureFixture[str], damage: str, words: list[str]
+) -> None:
+    cell = cells(project)["kd"]
+    if damage == "unfinished":
+        (cell / "manifest.json").unlink()
+    elif damage == "no marker":
+        (project / "README.md").write_text("# Project\n")
+    elif damage == "no readme":
+        (project / "README.md").unlink()
+    else:
+        (cell / "manifest.json").write_text(json.dumps(cell.manifest | {"device": "another"}))
+    before = snapshot(project)
+    assert main(["tables", FILE]) == 2
+    line = one_error_line(capsys.readouterr().err)
+    for word in words:
+        assert word in line
+    assert snapshot(project) == before
+    if damage == "mixed":
+        assert main(["tables", FILE, "--mixed"]) == 0
+        assert "another" in (project / "README.md").read_text()
+
+
+def test_tables_without_any_bundle(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tables"]) == 2
+    assert "name an experiment file" in one_error_line(capsys.readouterr().err)
+
+
+def test_published_numbers_come_from_the_csv(project: Path) -> None:
+    folder = project / "experiments" / "published"
+    folder.mkdir()
+    columns = {"source": "paper", "row": "Theirs", "metric": "test_accuracy"}
+    rows = [columns | {"protocol": "unstated", "wrn-10-1": value} for value in ("67.56", "")]
+    pd.DataFrame(rows).to_csv(folder / "tiny.csv", index=False)
+    write_experiment(project / FILE, published="published/tiny.csv")
+    assert main(["tables", FILE]) == 0
+    text = (project / "README.md").read_text()
+    assert "| *Theirs* (paper, unstated) | 67.56 |" in text
+    assert text.count("*Theirs*") == 1
+
+
+def test_the_bundle_survives_a_round_trip(project: Path) -> None:
+    assert main(["tables", FILE]) == 0
+    text = (project / BUNDLE).read_text()
+    plan = plan_of(read(Path(FILE)))
+    assert text == export(plan, Path("runs"), Path(FILE), [])
+    again = as_text([json.loads(line) for line in text.splitlines()])
+    one, two = read_bundle(BUNDLE), read_bundle(BUNDLE, again)
+    pd.testing.assert_frame_equal(one.numbers, two.numbers)
+    assert markdown(one, PAGE) == markdown(two, PAGE)
+    assert len(text) < 20_000, "weights have no place in a bundle"
+    assert len(Store(Path("runs")).all()) == len(text.splitlines()) - 1
+
+
+def test_set_is_part_of_the_printed_command(project: Path) -> None:
+    options = ["--set", "description=a b"]
+    assert main(["tables", FILE, *options]) == 0
+    text = (project / "README.md").read_text()
+    assert f"Command: `harness run {FILE} --set 'description=a b'`" in text
+
+
+def test_figures_redraws_from_the_bundles(project: Path) -> None:
+    assert main(["tables", FILE]) == 0
+    picture = project / "docs/figures/tiny.png"
+    before = picture.read_bytes()
+    picture.unlink()
+    assert main(["figures"]) == 0
+    assert picture.read_bytes() == before

@@ -1,0 +1,161 @@
+"""Choosing a device, and whole cells on a GPU where there is one."""
+
+import copy
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import weights
+from test_training import KINDS, VERSION, Grid, tiny
+
+from harness.cell import run_cell
+from harness.data import load
+from harness.data.batches import Batch, DeviceImages, epoch_generator
+from harness.errors import UserError
+from harness.execute import DONE
+from harness.networks import build
+from harness.train.device import be_deterministic, describe, resolve_device
+from harness.train.evaluate import autocast
+from harness.train.methods import METHODS, Context
+
+DEVICE = "cuda"
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+# Choosing
+
+
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """A machine with so many GPUs, and no mps."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: request.param > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: request.param)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "name", "device"),
+    [
+        (0, "auto", "cpu"),
+        (0, "cpu", "cpu"),
+        (2, "auto", "cuda"),
+        (2, "cpu", "cpu"),
+        (2, "cuda", "cuda"),
+        (2, "cuda:1", "cuda:1"),
+    ],
+    indirect=["gpus"],
+)
+def test_resolve_device(gpus: None, name: str, device: str) -> None:
+    assert resolve_device(name) == torch.device(device)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "name", "message"),
+    [
+        (0, "gpu", "unknown 'gpu'; allowed: auto, cpu, cuda, cuda:N, mps"),
+        (0, "", "unknown ''; allowed"),
+        (2, "cuda:x", "unknown 'cuda:x'; allowed"),
+        (2, "cuda:-1", "unknown 'cuda:-1'; allowed"),
+        (2, "cpu\n", "unknown 'cpu\\n'; allowed"),
+        (0, "cuda", "cuda is not here (0 CUDA devices); use cpu or auto"),
+        (0, "cuda:0", "cuda:0 is not here (0 CUDA devices); use cpu or auto"),
+        (2, "cuda:2", "cuda:2 is not here (2 CUDA devices); use cpu or auto"),
+        (2, "mps", "mps is not here; use cpu or auto"),
+    ],
+    indirect=["gpus"],
+)
+def test_device_that_is_not_here(gpus: None, name: str, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        resolve_device(name)
+    assert str(caught.value).startswith(f"--device: {message}")
+    assert "\n" not in str(caught.value)
+
+
+def test_describe_cpu() -> None:
+    assert describe(torch.device("cpu")).startswith("cpu (")
+
+
+def test_be_deterministic(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    try:
+        be_deterministic()
+        assert torch.are_deterministic_algorithms_enabled()
+        assert not torch.backends.cudnn.benchmark
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+# On a GPU
+
+
+def train_on_device(grid: Grid) -> Grid:
+    for cell in grid.plan.cells.values():
+        directory = grid.store.prepare(cell)
+        status = run_cell(directory, DEVICE, 1, VERSION, lambda: False)  # type: ignore[arg-type]
+        assert status == DONE, directory.events()[-1]
+    return grid
+
+
+@needs_cuda
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_one_cell_of_each_kind(tmp_path: Path, precision: str) -> None:
+    grid = train_on_device(tiny(tmp_path, f"optimizer.precision={precision}"))
+    for kind in KINDS:
+        directory = grid.directory(kind)
+        assert directory.manifest["device"] == torch.cuda.get_device_name()
+        assert [line["epoch"] for line in directory.epochs()] == [1, 2, 3]
+        assert all(v.device.type == "cpu" for v in weights(directory).values())
+
+
+@needs_cuda
+def test_same_seed_same_bits_on_a_device(tmp_path: Path) -> None:
+    a, b = (train_on_device(tiny(tmp_path / name)) for name in "ab")
+    for kind in KINDS:
+        x, y = weights(a.directory(kind)), weights(b.directory(kind))
+        assert all(torch.equal(x[k], y[k]) for k in x)
+
+
+def first_batch(images: DeviceImages) -> Batch:
+    return next(images.augmented(64, epoch_generator(0, 0)))
+
+
+@needs_cuda
+def test_batches_are_the_same_on_every_device(tmp_path: Path) -> None:
+    dataset = load(tiny(tmp_path).plan.experiment.dataset)
+    cpu, gpu = (
+        first_batch(DeviceImages(dataset, dataset.train, torch.device(d))) for d in ("cpu", DEVICE)
+    )
+    assert torch.equal(cpu.y, gpu.y.cpu())
+    assert torch.equal(gpu.y_cpu, cpu.y_cpu)
+    torch.testing.assert_close(gpu.x.cpu(), cpu.x)
+
+
+@needs_cuda
+@pytest.mark.parametrize(
+    ("precision", "tolerance"), [("float32", 1e-4), ("bfloat16", 0.05)], ids=["f32", "bf16"]
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_losses_equal_those_of_the_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, precision: str, tolerance: float
+) -> None:
+    # TF32 convolutions, PyTorch's default on a GPU, keep three digits: not what is tested here.
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    grid = tiny(tmp_path, "network.dropout=0", f"optimizer.precision={precision}")
+    spec, dataset = grid.cell(kind).spec, load(grid.plan.experiment.dataset)
+    torch.manual_seed(0)
+    student, teacher = (build("wide_resnet", 10, depth=10, width=w, dropout=0) for w in (1, 2))
+
+    def losses(name: str) -> dict[str, float]:
+        device = torch.device(name)
+        images = {"train": DeviceImages(dataset, dataset.train, device)}
+        context = Context(spec, images, 10, copy.deepcopy(teacher).to(device))
+        method = METHODS[kind](context)
+        model = copy.deepcopy(student).to(device).train()
+        with autocast(device, precision):
+            values, _ = method.losses(model, first_batch(images["train"]), 0)
+        return {k: v.item() for k, v in values.items()}
+
+    assert losses(DEVICE) == pytest.approx(losses("cpu"), rel=tolerance, abs=tolerance)

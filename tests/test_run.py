@@ -1,0 +1,285 @@
+"""`harness run` with real processes: reuse, stopping, being killed, failing, running twice."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import (
+    SLOW,
+    Interrupted,
+    call,
+    cells,
+    environment,
+    epochs_of,
+    has_epochs,
+    mlflow_client,
+    one_error_line,
+    processes_in,
+    runs_in,
+    snapshot,
+    start,
+    wait_until,
+    weights,
+    write_experiment,
+)
+
+from harness.cli import main
+from harness.execute import STOPPED
+from harness.store import CellDir
+
+OPTIONS = ("--no-bar", "--device", "cpu", "--jobs", "2")
+KINDS = {"supervised", "kd", "stage1", "stage2"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with an empty database, for runs in this process (which imports MLflow once)."""
+    shutil.copy(empty_database, tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run_here(folder: Path, file: Path, *more: str, store: str = "runs") -> int:
+    """`harness run` in this process. The path is absolute because its children start where this
+    process did."""
+    return main(["run", str(file), "--store", str(folder / store), *OPTIONS, *more])
+
+
+def journal_is_sound(cell: CellDir, epochs: int) -> None:
+    assert epochs_of(cell) == list(range(1, epochs + 1)), cell.events()
+    assert cell.events()[-1]["event"] == "end"
+
+
+# -- a finished run --------------------------------------------------------------------------------
+
+
+def test_a_run_trains_every_cell(finished: Path) -> None:
+    done = cells(finished)
+    assert done.keys() == KINDS
+    for cell in done.values():
+        journal_is_sound(cell, 2)
+        assert cell.manifest["attempts"] == 1
+        left = {p.name for p in cell.path.iterdir()}
+        assert left == {
+            *("cell.json", "journal.jsonl", "lease", "log.txt"),
+            *("manifest.json", "mlflow.json", "model.pt"),
+        }
+
+
+def test_the_second_run_has_nothing_to_do(finished: Path) -> None:
+    before, cpu = snapshot(finished), os.times()
+    again = call(finished, "run", "experiments/tiny.yaml", *OPTIONS)
+    used = os.times()
+    assert again.returncode == 0 and "nothing to do" in again.stdout, again.stderr
+    assert snapshot(finished) == before, "it changed files"
+    # Processor time: a wall clock also measures the neighbours. Importing torch would not fit.
+    seconds = sum(used[2:4]) - sum(cpu[2:4])
+    assert seconds < 5
+
+
+def test_a_changed_setting_trains_only_what_depends_on_it(
+    finished: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(finished / "runs", folder / "runs")
+    file = write_experiment(folder / "tiny.yaml")
+    before = snapshot(folder / "runs")
+    assert run_here(folder, file, "--set", "stage2.lambd=1") == 0
+    assert "4 cells, 3 done before, 1 to train" in capsys.readouterr().out
+    after = snapshot(folder / "runs")
+    assert not {p for p in before if before[p] != after[p] and "mlflow" not in p}
+
+
+# -- stopping and going on -------------------------------------------------------------------------
+
+
+def test_max_time_stops_and_the_next_call_ends_with_the_same_bits(folder: Path) -> None:
+    file = write_experiment(
+        folder / "slow.yaml",
+        SLOW,
+        methods=["refilled"],
+        training={"epochs": 8},
+        stage1={"epochs": 8, "select_every": 2},
+        stage2={"epochs": 8},
+    )
+    started = time.monotonic()
+    assert run_here(folder, file, store="whole") == 0
+    limit = max(1.5, (time.monotonic() - started) / 3)
+
+    statuses = []
+    while not statuses or statuses[-1] == 3:
+        assert len(statuses) < 20, statuses
+        statuses.append(run_here(folder, file, "--max-time", f"{limit:.1f}s"))
+    assert statuses[0] == 3 and statuses[-1] == 0, statuses
+
+    attempts = 0
+    for cell in cells(folder).values():
+        journal_is_sound(cell, 8)
+        attempts = max(attempts, cell.manifest["attempts"])
+        whole = CellDir(folder / "whole" / cell.path.name)
+        assert cell.manifest["results"] == whole.manifest["results"]
+        resumed, reference = weights(cell), weights(whole)
+        assert resumed.keys() == reference.keys()
+        for name, tensor in reference.items():
+            assert torch.equal(resumed[name], tensor), name
+    assert attempts > 1, "no cell was stopped in its middle: this test saw nothing"
+
+
+def test_ctrl_c_ends_soon_and_leaves_no_process(interrupted: Interrupted) -> None:
+    assert interrupted.status == 130
+    assert interrupted.seconds < 20
+    assert interrupted.left == {}
+    assert max(map(len, interrupted.before.values())) >= 1
+    assert min(map(len, interrupted.before.values())) < 12
+
+
+def test_after_ctrl_c_the_next_call_goes_on(interrupted: Interrupted) -> None:
+    assert interrupted.next_status == 0
+    done = cells(interrupted.folder)
+    assert done.keys() == KINDS
+    for kind, cell in done.items():
+        journal_is_sound(cell, 12 if kind in ("supervised", "kd") else 2)
+    kept = interrupted.before["supervised"]
+    assert epochs_of(done["supervised"])[: len(kept)] == kept
+    assert done["supervised"].manifest["attempts"] == 2
+
+
+def test_sigterm_ends_like_ctrl_c(folder: Path) -> None:
+    file = write_experiment(folder / "slow.yaml", SLOW | {"training": {"epochs": 200}})
+    process = start(folder, "run", str(file), *OPTIONS)
+    assert wait_until(lambda: has_epochs(folder), 60), process.communicate()
+    process.terminate()  # this process only, as `kill` and batch systems do
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 130 and "goes on" in out, err
+    assert wait_until(lambda: not processes_in(folder), 5), processes_in(folder)
+    assert cells(folder)["supervised"].events()[-1]["event"] == "stopped"
+
+
+def test_sigkill_leaves_no_orphan_and_the_next_call_goes_on(folder: Path) -> None:
+    file = write_experiment(folder / "slow.yaml", SLOW, methods=["plain"])
+    process = start(folder, "run", str(file), *OPTIONS)
+    assert wait_until(lambda: has_epochs(folder, 2), 60), process.communicate()
+    process.kill()
+    process.communicate()
+    assert wait_until(lambda: not processes_in(folder), 8), processes_in(folder)
+    (cell,) = cells(folder).values()
+    seen = epochs_of(cell)
+    assert not cell.is_done and 2 <= len(seen) < 12
+    with open(cell / "journal.jsonl", "a") as journal:
+        journal.write('{"event":"epoch","epoch":99,"lo')  # as a power cut leaves it
+
+    assert run_here(folder, file) == 0
+    journal_is_sound(cell, 12)
+    assert cell.manifest["attempts"] == 2
+
+
+# -- failing ---------------------------------------------------------------------------------------
+
+
+def test_a_killed_cell_fails_alone_and_the_next_call_repairs(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write_experiment(folder / "slow.yaml", SLOW, stage1={"epochs": 2000})
+    killed = []
+
+    def kill_stage1() -> None:
+        def pid() -> int | None:
+            cell = cells(folder).get("stage1")
+            text = (cell / "lease").read_text() if cell and cell.epochs() else ""
+            found = re.search(r'"pid":(\d+)', text)
+            return int(found[1]) if found else None
+
+        wait_until(pid, 60)
+        killed.append(pid())
+        os.kill(killed[0] or 0, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_stage1)
+    killer.start()
+    status = run_here(folder, file)
+    killer.join()
+    output = capsys.readouterr()
+    assert status == 1 and killed[0] != os.getpid()
+    assert "2 done, 1 failed, 1 skipped" in output.out
+    line = one_error_line(output.err)
+    assert "stage1" in line and "killed by signal 9" in line and "log.txt" in line
+    done = {kind for kind, cell in cells(folder).items() if cell.is_done}
+    assert done == {"supervised", "kd"} and "stage2" not in cells(folder)
+
+    # The repair, shorter: the first 2000 epochs would be another cell.
+    partial = cells(folder)["stage1"]
+    seen = len(epochs_of(partial))
+    assert run_here(folder, file, "--max-time", "3s") == 3
+    assert len(epochs_of(partial)) > seen
+    assert epochs_of(partial) == list(range(1, len(epochs_of(partial)) + 1))
+
+
+def test_a_diverging_cell_names_itself_and_its_log(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write_experiment(folder / "tiny.yaml")
+    assert run_here(folder, file, "--set", "training.lr=1e9") == 1
+    output = capsys.readouterr()
+    line = one_error_line(output.err)
+    assert "teacher wrn-10-1 s0" in line and "lower the learning rate" in line
+    assert str(cells(folder)["supervised"] / "log.txt") in line
+    assert "1 failed, 3 skipped" in output.out
+    assert set(cells(folder)) == {"supervised"}, "children of a failed cell were prepared"
+
+
+# -- twice at once ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def twice(folder: Path) -> Iterator[Path]:
+    file = write_experiment(folder / "tiny.yaml", training={"epochs": 6})
+    both = [start(folder, "run", str(file), *OPTIONS) for _ in range(2)]
+    outputs = [p.communicate(timeout=120) for p in both]
+    assert [p.returncode for p in both] == [0, 0], outputs
+    yield folder
+    assert not processes_in(folder)
+
+
+def test_two_runs_at_once_train_every_cell_once(twice: Path) -> None:
+    done = cells(twice)
+    assert done.keys() == KINDS
+    for kind, cell in done.items():
+        journal_is_sound(cell, 6 if kind in ("supervised", "kd") else 2)
+        assert cell.manifest["attempts"] == 1
+    runs = runs_in(mlflow_client(twice), "tiny")
+    assert sorted(r.data.tags["kind"] for r in runs) == [
+        "grid",
+        "kd",
+        "stage1",
+        "stage2",
+        "teacher",
+    ]
+    assert {r.info.status for r in runs} == {"FINISHED"}
+
+
+def test_a_cell_on_its_own_stops_on_request(finished_copy: Path) -> None:
+    """What every executor runs: `python -m harness.cell DIR`."""
+    cell = cells(finished_copy)["supervised"]
+    for name in ("manifest.json", "journal.jsonl"):
+        (cell / name).unlink()
+    description = cell.description
+    description["spec"]["training"]["epochs"] = 500
+    (cell / "cell.json").write_text(json.dumps(description))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "harness.cell", str(cell.path), "--device", "cpu"],
+        env=environment(),
+        cwd=finished_copy,
+    )
+    assert wait_until(cell.epochs, 60)
+    process.terminate()
+    assert process.wait(20) == STOPPED
+    assert cell.events()[-1]["event"] == "stopped" and not cell.is_leased

@@ -1,0 +1,278 @@
+"""The scheduler on an executor in memory: order, capacity, failures, other processes, time."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import TINY
+
+from harness.errors import UserError
+from harness.execute import BUSY, DONE, FAILED, STOPPED
+from harness.execute.scheduler import OutOfTime, Progress, begin, run
+from harness.plan import Cell, Plan
+from harness.spec import parse
+from harness.store import CellDir, Store
+
+
+def graph(**upstream: str) -> Plan:
+    """graph(a="", b="a", c="ab"): b starts from a's model, c from both."""
+    made: dict[str, Cell] = {}
+    for name, parents in upstream.items():
+        sources = {f"role{p}": made[p].fingerprint for p in parents}
+        made[name] = Cell("supervised", {"name": name}, sources)
+    return Plan(parse(TINY), {c.fingerprint: c for c in made.values()}, ())
+
+
+def mark_done(directory: CellDir) -> None:
+    (directory / "model.pt").write_bytes(b"weights")
+    digest = hashlib.sha256(b"weights").hexdigest()
+    directory.finish({"model_sha256": digest, "results": {}})
+
+
+class FakeExecutor:
+    """Cells end one a poll, oldest first, with the statuses in `ends` (then DONE)."""
+
+    def __init__(self, plan: Plan, capacity: int = 1, **ends: list[int]) -> None:
+        self.capacity, self.ends = capacity, ends
+        self.names = {f[:16]: c.spec["name"] for f, c in plan.cells.items()}
+        self.running: list[Path] = []
+        self.submitted: list[str] = []
+        self.most_at_once, self.cancelled = 0, 0
+        self.stuck = False  # no cell ever ends
+        self.idle: Callable[[], None] = lambda: None
+
+    def submit(self, directory: Path) -> None:
+        assert (directory / "cell.json").exists(), "submitted before it was prepared"
+        self.running.append(directory)
+        self.submitted.append(self.names[directory.name])
+        self.most_at_once = max(self.most_at_once, len(self.running))
+
+    def poll(self, timeout: float) -> list[tuple[Path, int]]:
+        self.idle()
+        if self.stuck or not self.running:
+            return []
+        directory = self.running.pop(0)
+        statuses = self.ends.get(self.names[directory.name], [])
+        status = statuses.pop(0) if statuses else DONE
+        if status == DONE:
+            mark_done(CellDir(directory))
+        return [(directory, status)]
+
+    def cancel(self, grace: float = 15.0) -> None:
+        self.cancelled += 1
+        self.running.clear()
+
+
+class Case:
+    """A plan, its store and an executor; `states` by name."""
+
+    def __init__(self, root: Path, plan: Plan, capacity: int = 1, **ends: list[int]) -> None:
+        self.plan, self.store = plan, Store(root)
+        self.store.create()
+        self.executor = FakeExecutor(plan, capacity, **ends)
+        self.progress: Progress | None = None
+
+    def run(self, **options: Any) -> "Case":
+        self.progress = self.progress or begin(self.plan, self.store)
+        run(self.progress, self.executor, interval=0.01, **options)
+        return self
+
+    @property
+    def states(self) -> dict[str, str]:
+        assert self.progress is not None
+        return {self.plan.cells[f].spec["name"]: s for f, s in self.progress.state.items()}
+
+    def directory(self, name: str) -> CellDir:
+        found = [f for f, c in self.plan.cells.items() if c.spec["name"] == name]
+        return self.store.directory(found[0])
+
+    def error_of(self, name: str) -> str:
+        assert self.progress is not None
+        return next(
+            e for f, e in self.progress.errors.items() if self.plan.cells[f].spec["name"] == name
+        )
+
+
+def test_order_respects_dependencies(tmp_path: Path) -> None:
+    case = Case(tmp_path, graph(a="", b="a", c="ab", d="c"), capacity=4).run()
+    assert case.executor.submitted == ["a", "b", "c", "d"]
+    assert set(case.states.values()) == {"done"}
+    assert case.executor.most_at_once == 1, "a child was started beside its parent"
+
+
+@pytest.mark.parametrize("capacity", [1, 2, 3])
+def test_capacity_is_used_and_respected(tmp_path: Path, capacity: int) -> None:
+    case = Case(tmp_path, graph(a="", b="", c="", d="", e=""), capacity).run()
+    assert case.executor.most_at_once == capacity
+    assert sorted(case.executor.submitted) == ["a", "b", "c", "d", "e"]
+
+
+def test_done_cells_are_not_trained_again(tmp_path: Path) -> None:
+    plan = graph(a="", b="a")
+    Case(tmp_path, plan).run()
+    again = Case(tmp_path, plan).run()
+    assert again.executor.submitted == []
+    assert again.progress is not None and len(again.progress.cached_cells) == 2
+
+
+def test_a_failure_stops_only_its_children(tmp_path: Path) -> None:
+    plan = graph(a="", b="", c="b", d="c", e="a", f="ae")
+    case = Case(tmp_path, plan, capacity=2, b=[FAILED]).run()
+    done = dict.fromkeys("aef", "done")
+    assert case.states == done | {"b": "failed", "c": "skipped", "d": "skipped"}
+    assert not {"c", "d"} & set(case.executor.submitted)
+
+
+def test_a_failed_cell_is_tried_again_by_the_next_run(tmp_path: Path) -> None:
+    plan = graph(a="", b="a")
+    Case(tmp_path, plan, a=[FAILED]).run()
+    again = Case(tmp_path, plan).run()
+    assert again.executor.submitted == ["a", "b"]
+
+
+def test_the_error_is_the_journals(tmp_path: Path) -> None:
+    case = Case(tmp_path, graph(a=""), a=[FAILED])
+    case.executor.idle = lambda: case.directory("a").append("failed", error="loss is nan")
+    case.run()
+    assert case.error_of("a") == f"loss is nan; see {case.directory('a') / 'log.txt'}"
+
+
+def test_death_by_a_signal_is_reported_as_such(tmp_path: Path) -> None:
+    case = Case(tmp_path, graph(a=""), a=[-9])
+    # An older attempt failed for another reason.
+    case.executor.idle = lambda: case.directory("a").append("failed", error="older")
+    case.run()
+    assert case.states == {"a": "failed"}
+    assert "killed by signal 9" in case.error_of("a") and "log.txt" in case.error_of("a")
+
+
+def test_status_0_without_a_result_is_a_failure(tmp_path: Path, monkeypatch: Any) -> None:
+    case = Case(tmp_path, graph(a=""))
+    monkeypatch.setattr("test_scheduler.mark_done", lambda _: None)
+    assert case.run().states == {"a": "failed"}
+
+
+def test_a_cell_stopped_by_somebody_goes_on_in_its_turn(tmp_path: Path) -> None:
+    case = Case(tmp_path, graph(a="", b="a"), a=[STOPPED, STOPPED]).run()
+    assert case.executor.submitted == ["a", "a", "a", "b"]
+    assert set(case.states.values()) == {"done"}
+
+
+def test_out_of_time_stops_all_and_they_wait(tmp_path: Path) -> None:
+    case = Case(tmp_path, graph(a="", b="", c="a"), capacity=2)
+    case.executor.stuck = True
+    with pytest.raises(OutOfTime):
+        case.run(max_seconds=0.1)
+    assert case.executor.cancelled == 1
+    assert set(case.states.values()) == {"waiting"}
+    assert sorted(case.executor.submitted) == ["a", "b"]
+
+
+def test_a_cell_that_ended_while_all_were_stopped_counts_as_done(tmp_path: Path) -> None:
+    case = Case(tmp_path, graph(a=""))
+    case.executor.stuck = True
+    case.executor.idle = lambda: mark_done(case.directory("a"))
+    with pytest.raises(OutOfTime):
+        case.run(max_seconds=0.05)
+    assert case.states == {"a": "done"}
+
+
+def test_ctrl_c_stops_all_and_is_passed_on(tmp_path: Path) -> None:
+    case = Case(tmp_path, graph(a="", b=""), capacity=2)
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    case.executor.idle = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        case.run()
+    assert case.executor.cancelled == 1
+    assert set(case.states.values()) == {"waiting"}
+
+
+def test_another_process_finishes_the_cell(tmp_path: Path) -> None:
+    case = Case(tmp_path, graph(a="", b="a"), a=[BUSY])
+    seen = []
+
+    def look(_: str | None) -> None:
+        seen.append(case.states["a"])
+        if seen.count("elsewhere") == 3:
+            mark_done(case.directory("a"))
+
+    case.store.prepare(next(iter(case.plan.cells.values())))
+    with case.directory("a").lease():  # held, as the other process does
+        case.run(on_change=look)
+    assert case.executor.submitted == ["a", "b"], "trained here too"
+    assert set(case.states.values()) == {"done"}
+
+
+def test_another_process_gives_up(tmp_path: Path) -> None:
+    case = Case(tmp_path, graph(a="", b="a"), a=[BUSY])
+    seen = []
+
+    def look(_: str | None) -> None:
+        seen.append(case.states["a"])
+        if seen.count("elsewhere") == 3:
+            other.__exit__(None, None, None)
+
+    case.store.prepare(next(iter(case.plan.cells.values())))
+    other = case.directory("a").lease()
+    other.__enter__()
+    case.run(on_change=look)
+    assert case.executor.submitted == ["a", "a", "b"]
+    assert set(case.states.values()) == {"done"}
+
+
+def test_a_place_is_free_while_a_cell_is_elsewhere(tmp_path: Path) -> None:
+    case = Case(tmp_path, graph(a="", b=""), capacity=1, a=[BUSY])
+    case.store.prepare(next(iter(case.plan.cells.values())))
+    other = case.directory("a").lease()
+    other.__enter__()
+
+    def look(_: str | None) -> None:
+        if case.states["b"] == "done":
+            mark_done(case.directory("a"))
+
+    case.run(on_change=look)
+    assert case.executor.submitted == ["a", "b"]
+    other.__exit__(None, None, None)
+
+
+# -- begin: nothing starts on broken files ---------------------------------------------------------
+
+
+def test_begin_counts_what_is_there(tmp_path: Path) -> None:
+    plan = graph(a="", b="a")
+    case = Case(tmp_path, plan)
+    a, b = plan.cells
+    mark_done(case.store.prepare(plan.cells[a]))
+    progress = begin(plan, case.store)
+    assert progress.state == {a: "done", b: "waiting"} and progress.cached_cells == {a}
+
+
+def test_begin_refuses_a_broken_checkpoint(tmp_path: Path) -> None:
+    plan = graph(a="", b="")
+    case = Case(tmp_path, plan)
+    directory = case.store.prepare(plan.cells[list(plan.cells)[1]])
+    directory.write_checkpoint(b"whole")
+    begin(plan, case.store)
+    (directory / "checkpoint.pt").write_bytes(b"half")
+    with pytest.raises(UserError, match=r"checkpoint\.pt does not match its SHA-256; delete it"):
+        begin(plan, case.store)
+
+
+@pytest.mark.parametrize("damage", ["changed", "missing"])
+def test_begin_refuses_a_changed_upstream_model(tmp_path: Path, damage: str) -> None:
+    plan = graph(a="", b="a")
+    case = Case(tmp_path, plan)
+    directory = case.store.prepare(next(iter(plan.cells.values())))
+    mark_done(directory)
+    begin(plan, case.store)
+    if damage == "changed":
+        (directory / "model.pt").write_bytes(b"other weights")
+    else:
+        (directory / "model.pt").unlink()
+    with pytest.raises(UserError, match=r"model\.pt is missing or does not match.*delete"):
+        begin(plan, case.store)

@@ -1,0 +1,317 @@
+"""The store: files that a crash cannot break, leases that a death frees, digests that are checked.
+
+A crash is simulated by an os.replace that fails: what lies on disk then is what a power cut leaves.
+"""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.errors import UserError
+from harness.plan import Cell
+from harness.store import Busy, CellDir, Store, write_atomically
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def cell(tmp_path: Path) -> CellDir:
+    return CellDir(tmp_path)
+
+
+def names(path: Path) -> list[str]:
+    return sorted(p.name for p in path.iterdir())
+
+
+class Crash(BaseException):
+    pass
+
+
+def crash_before_renaming(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    real = os.replace
+
+    def replace(source: Path, target: Path) -> None:
+        if Path(target).name == name:
+            raise Crash
+        real(source, target)
+
+    monkeypatch.setattr("harness.store.os.replace", replace)
+
+
+# Files
+
+
+def test_write_atomically_leaves_only_the_file(tmp_path: Path) -> None:
+    for data in (b"old", b"new"):
+        write_atomically(tmp_path / "x", data)
+        assert (tmp_path / "x").read_bytes() == data
+        assert names(tmp_path) == ["x"]
+
+
+def test_crash_while_writing_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_atomically(tmp_path / "x", b"old")
+    crash_before_renaming(monkeypatch, "x")
+    with pytest.raises(Crash):
+        write_atomically(tmp_path / "x", b"new")
+    assert (tmp_path / "x").read_bytes() == b"old"
+
+
+def test_a_failed_write_leaves_no_temporary_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("harness.store.os.fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_atomically(tmp_path / "x", b"new")
+    assert names(tmp_path) == []
+
+
+# Journal
+
+
+def test_journal_keeps_every_event_in_order(cell: CellDir) -> None:
+    cell.append("start", device="cpu")
+    cell.append("epoch", epoch=1, value=0.1)
+    cell.append("epoch", epoch=2, value=1 / 3)
+    assert [e["event"] for e in cell.events()] == ["start", "epoch", "epoch"]
+    assert [e["value"] for e in cell.epochs()] == [0.1, 1 / 3]
+    assert abs(cell.events()[0]["time"] - time.time()) < 5
+
+
+def test_no_journal_means_no_events(cell: CellDir) -> None:
+    cell.repair_journal()
+    assert cell.events() == cell.epochs() == []
+
+
+@pytest.mark.parametrize("torn", ['{"event":"epo', '{"event":"epoch","epoch":2}', "{"])
+def test_torn_last_line_is_ignored_and_cut(cell: CellDir, torn: str) -> None:
+    cell.append("epoch", epoch=1)
+    whole = (cell / "journal.jsonl").read_text()
+    (cell / "journal.jsonl").write_text(whole + torn)
+    assert [e["epoch"] for e in cell.epochs()] == [1]
+    cell.repair_journal()
+    assert (cell / "journal.jsonl").read_text() == whole
+    cell.append("epoch", epoch=2)
+    assert [e["epoch"] for e in cell.epochs()] == [1, 2]
+
+
+def test_journal_that_is_one_torn_line(cell: CellDir) -> None:
+    (cell / "journal.jsonl").write_text('{"event":"sta')
+    assert cell.events() == []
+    cell.repair_journal()
+    assert (cell / "journal.jsonl").read_text() == ""
+
+
+def test_repair_leaves_a_whole_journal_alone(cell: CellDir) -> None:
+    cell.append("start")
+    before = (cell / "journal.jsonl").read_bytes()
+    cell.repair_journal()
+    assert (cell / "journal.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_nan_does_not_reach_the_journal(cell: CellDir, value: float) -> None:
+    cell.append("start")
+    with pytest.raises(ValueError, match="JSON"):
+        cell.append("epoch", epoch=1, loss=value)
+    assert [e["event"] for e in cell.events()] == ["start"]
+
+
+def test_an_epoch_that_comes_again_replaces_itself_and_its_successors(cell: CellDir) -> None:
+    for epoch, value in ((1, "a"), (2, "a"), (3, "a"), (1, "b"), (2, "b")):
+        cell.append("epoch", epoch=epoch, value=value)
+    assert [(e["epoch"], e["value"]) for e in cell.epochs()] == [(1, "b"), (2, "b")]
+
+
+# Checkpoints
+
+
+def test_checkpoint_round_trip(cell: CellDir) -> None:
+    assert cell.read_checkpoint() is None
+    for data in (b"one", b"two", b"three"):
+        cell.write_checkpoint(data)
+        assert cell.read_checkpoint() == data
+    assert names(cell.path) == ["checkpoint.pt", "checkpoint.sha256"]
+
+
+@pytest.mark.parametrize("position", [0, 500, 999])
+def test_flipped_bit_is_refused_with_a_remedy(cell: CellDir, position: int) -> None:
+    data = bytearray(os.urandom(1000))
+    cell.write_checkpoint(bytes(data))
+    data[position] ^= 1
+    (cell / "checkpoint.pt").write_bytes(data)
+    with pytest.raises(UserError) as caught:
+        cell.read_checkpoint()
+    message = str(caught.value)
+    assert message.startswith(f"checkpoint: {cell / 'checkpoint.pt'} ")
+    assert "delete it to train this cell from its start" in message
+    assert "\n" not in message
+
+
+def test_checkpoint_without_its_digest_is_refused(cell: CellDir) -> None:
+    cell.write_checkpoint(b"data")
+    (cell / "checkpoint.sha256").unlink()
+    with pytest.raises(UserError, match=r"checkpoint\.pt"):
+        cell.read_checkpoint()
+
+
+def test_a_checkpoint_older_than_a_crash_is_refused(cell: CellDir) -> None:
+    for data in (b"one", b"two", b"three"):
+        cell.write_checkpoint(data)
+    (cell / "checkpoint.pt").write_bytes(b"one")
+    with pytest.raises(UserError):
+        cell.read_checkpoint()
+
+
+@pytest.mark.parametrize("before", ["checkpoint.sha256", "checkpoint.pt"])
+@pytest.mark.parametrize("n_crashes", [1, 2, 3])
+def test_crash_while_checkpointing_keeps_the_old_one(
+    cell: CellDir, monkeypatch: pytest.MonkeyPatch, before: str, n_crashes: int
+) -> None:
+    cell.write_checkpoint(b"older")
+    cell.write_checkpoint(b"old")
+    with monkeypatch.context() as patch:
+        crash_before_renaming(patch, before)
+        for i in range(n_crashes):
+            with pytest.raises(Crash):
+                cell.write_checkpoint(b"new %d" % i)
+            assert cell.read_checkpoint() == b"old"
+    cell.write_checkpoint(b"new")
+    assert cell.read_checkpoint() == b"new"
+
+
+def test_crash_in_the_first_checkpoint(cell: CellDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        crash_before_renaming(patch, "checkpoint.pt")
+        with pytest.raises(Crash):
+            cell.write_checkpoint(b"first")
+    assert cell.read_checkpoint() is None
+    cell.write_checkpoint(b"again")
+    assert cell.read_checkpoint() == b"again"
+
+
+def test_finish_removes_the_checkpoint_and_what_kills_left_of_it(cell: CellDir) -> None:
+    cell.write_checkpoint(b"data")
+    (cell / ".checkpoint.pt.123.tmp").touch()
+    (cell / ".mlflow.json.123.tmp").touch()  # another process may be about to rename it
+    assert not cell.is_done
+    cell.finish({"results": {}})
+    assert cell.is_done
+    assert cell.manifest == {"results": {}}
+    assert names(cell.path) == [".mlflow.json.123.tmp", "manifest.json"]
+
+
+# Finished models
+
+
+@pytest.mark.parametrize("damage", ["missing", "changed"])
+def test_check_model(cell: CellDir, damage: str) -> None:
+    digest = hashlib.sha256(b"weights").hexdigest()
+    (cell / "model.pt").write_bytes(b"weights")
+    cell.finish({"model_sha256": digest})
+    cell.check_model()
+    if damage == "missing":
+        (cell / "model.pt").unlink()
+    else:
+        (cell / "model.pt").write_bytes(b"weightz")
+    with pytest.raises(UserError) as caught:
+        cell.check_model()
+    message = str(caught.value)
+    assert str(cell / "model.pt") in message
+    assert f"delete {cell.path} to train this cell again" in message
+    assert "\n" not in message
+
+
+# Leases
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from harness.store import CellDir
+with CellDir(Path(sys.argv[1])).lease():
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_lease_is_exclusive_and_ends_with_its_process(cell: CellDir) -> None:
+    assert not cell.is_leased
+    command = [sys.executable, "-c", HOLDER, str(cell.path)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        assert cell.is_leased
+        with pytest.raises(Busy, match=rf'"pid":{holder.pid}\b'), cell.lease():
+            pass
+        holder.send_signal(signal.SIGKILL)
+        holder.wait()
+    assert not cell.is_leased
+    with cell.lease():
+        assert json.loads((cell / "lease").read_text())["pid"] == os.getpid()
+        with pytest.raises(Busy), cell.lease():
+            pass
+    assert not cell.is_leased
+
+
+def test_lease_ends_with_an_error(cell: CellDir) -> None:
+    with pytest.raises(ZeroDivisionError), cell.lease():
+        _ = 1 / 0
+    with cell.lease():
+        pass
+
+
+def test_a_cell_that_is_not_there_is_not_leased(tmp_path: Path) -> None:
+    assert not CellDir(tmp_path / "nothing").is_leased
+    assert names(tmp_path) == []
+
+
+# The folder of cells
+
+
+def test_store_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for root in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(UserError) as caught:
+            Store(root).create()
+        message = str(caught.value)
+        assert message.startswith(f"--store: cannot write to {root} (")
+        assert "choose a folder you may write to" in message
+        assert "\n" not in message
+
+
+def test_create_leaves_an_empty_folder(tmp_path: Path) -> None:
+    store = Store(tmp_path / "a" / "b")
+    store.create()
+    store.create()
+    assert names(store.root) == []
+    assert store.all() == []
+
+
+def test_prepare_writes_what_the_fingerprint_covers(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    cells = [Cell("kd", {"seed": i, "lr": 0.1}, {"teacher": "f" * 64}) for i in range(3)]
+    for cell in (*cells, *cells):
+        directory = store.prepare(cell)
+        assert directory.path.name == cell.fingerprint[:16]
+        read: dict[str, Any] = directory.description
+        assert Cell(read["kind"], read["spec"], read["upstream"]).fingerprint == cell.fingerprint
+    assert len(store.all()) == 3
+
+
+def test_prepare_keeps_what_is_there(tmp_path: Path) -> None:
+    store, cell = Store(tmp_path), Cell("kd", {})
+    store.prepare(cell).append("start")
+    assert [e["event"] for e in store.prepare(cell).events()] == ["start"]
+    assert store.directory(cell.fingerprint).path == store.prepare(cell).path
