@@ -1,0 +1,490 @@
+"""The command line: what it accepts, and one line for everything it does not."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from helpers import TINY, cells, one_error_line, snapshot, write_experiment
+
+import harness.orchestrate
+from harness.cli import main, published_spelling, seconds
+from harness.errors import UserError
+from harness.spec import Experiment
+
+Output = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """This process in a folder with tiny.yaml. Nothing here may start training."""
+
+    def no_training(*_: Any, **__: Any) -> None:
+        raise AssertionError("it went on to train")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr(harness.orchestrate, "LocalExecutor", no_training)
+    write_experiment(tmp_path / "tiny.yaml")
+    (tmp_path / "file").write_text("")
+    return tmp_path
+
+
+# -- wrong input -----------------------------------------------------------------------------------
+
+# Command line -> what its one line must contain: the field, what is allowed, the remedy.
+WRONG: dict[str, list[str]] = {
+    "fly": ["'fly'", "harness --help"],
+    "run tiny.yaml --jbos 2": ["--jbos", "--jobs"],
+    "run tiny.yaml --wings": ["--wings", "harness run --help"],
+    "run": ["Missing", "file", "harness run --help"],
+    "plan tiny.yaml tiny.yaml": ["unexpected", "tiny.yaml"],
+    "run nowhere.yaml": ["nowhere.yaml", "no such experiment file", "check the path"],
+    "run tniy.yaml": ["tniy.yaml", "did you mean", "tiny.yaml"],
+    "run .": ["no such experiment file"],
+    "plan file": ["file", "key: value"],
+    "plan broken.yaml": ["broken.yaml", "line 2", "broken YAML"],
+    "plan tiny.yaml --set stage2.lamdb=1": ["stage2.lamdb", "unknown key", "lambd"],
+    "plan tiny.yaml --set colour=red": ["colour", "unknown key"],
+    "plan tiny.yaml --set stage2.lambd=much": ["stage2.lambd", "number", "much"],
+    "plan tiny.yaml --set training.epochs=0": ["training.epochs", "greater than or equal to 1"],
+    "plan tiny.yaml --set methods=[kdd]": ["methods", "'kdd'", "did you mean 'kd'"],
+    "plan tiny.yaml --set teacher.depth=11": ["teacher.depth", "11", "10 or 16"],
+    "plan tiny.yaml --set dataset.name=digit": ["dataset.name", "did you mean 'digits'"],
+    "plan tiny.yaml --set dataset.test=1790": ["dataset.test", "1790"],
+    "plan tiny.yaml --set stage2.lambd": ["--set stage2.lambd", "FIELD=VALUE"],
+    "plan tiny.yaml --set =1": ["--set =1", "FIELD=VALUE"],
+    "plan tiny.yaml --set students.3.depth=10": ["--set students.3.depth", "list of 1"],
+    "plan tiny.yaml --set name.x=1": ["--set name.x"],
+    "run tiny.yaml --max-time soon": ["--max-time", "'soon'", "90s, 9m or 2h"],
+    "run tiny.yaml --max-time 0": ["--max-time", "'0'", "9m"],
+    "run tiny.yaml --max-time -5": ["--max-time", "9m"],
+    "run tiny.yaml --jobs 0": ["--jobs", "1"],
+    "run tiny.yaml --jobs many": ["--jobs", "integer"],
+    "run tiny.yaml --device cuda:9": ["--device", "cuda:9", "cpu or auto"],
+    "run tiny.yaml --device banana": ["--device", "'banana'", "auto, cpu, cuda"],
+    "run tiny.yaml --store file/below --device cpu": ["--store", "file/below", "choose a folder"],
+    "plan tiny.yaml --store file/below --no-estimate": ["file/below", "check the path"],
+    "status tiny.yaml --store file/below": ["file/below", "check the path"],
+    "sync tiny.yaml --store file/below": ["--store", "file/below", "choose a folder"],
+    "explain abc": ["CELL", "no cell", "'abc'", "harness plan"],
+    "explain abc tiny.yaml --store nowhere": ["CELL", "no cell", "nowhere"],
+    "tables tiny.yaml": ["4 of 4 cells are not finished", "harness run tiny.yaml"],
+    "tables": ["README.md"],
+    "ui --port 0": ["--port", "1"],
+    "ui --port 70000": ["--port", "65535"],
+    "ui": ["mlflow.db", "make reproduce"],
+    "run tiny.yaml --data-root nowhere": ["--data-root", "'nowhere'"],
+}
+
+
+@pytest.mark.parametrize("line", WRONG)
+def test_wrong_input_is_one_line_and_status_2(folder: Path, capsys: Output, line: str) -> None:
+    (folder / "broken.yaml").write_text("name: x\nteacher: {depth: 10\n")
+    before = snapshot(folder)
+    assert main(line.split()) == 2
+    output = capsys.readouterr()
+    error = one_error_line(output.err)
+    for part in WRONG[line]:
+        assert part in error
+    assert "Traceback" not in output.out + output.err
+    assert snapshot(folder) == before, "wrong input must leave no file"
+
+
+@pytest.mark.parametrize("line", ["run nowhere.yaml", "run --jobs 0 tiny.yaml", "plan -x"])
+@pytest.mark.parametrize("first", [True, False])
+def test_debug_shows_the_traceback(folder: Path, capsys: Output, line: str, first: bool) -> None:
+    words = line.split()
+    assert main(["--debug", *words] if first else [*words, "--debug"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("Traceback (most recent call last)") and "cli.py" in error
+    assert error.splitlines()[-1].startswith("error: ")
+
+
+@pytest.mark.parametrize("debug", [True, False])
+def test_a_bug_is_one_line_and_status_1(
+    folder: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch, debug: bool
+) -> None:
+    def broken(*_: Any) -> None:
+        raise ZeroDivisionError("one\ntwo")
+
+    monkeypatch.setattr(harness.orchestrate, "plan_of", broken)
+    assert main(["status", "tiny.yaml", *(["--debug"] if debug else [])]) == 1
+    error = capsys.readouterr().err
+    if debug:
+        assert "Traceback" in error and "in broken" in error
+    else:
+        assert error.strip() == (
+            "error: ZeroDivisionError: one two (this is a bug; --debug shows where)"
+        )
+
+
+def test_without_arguments_it_shows_its_commands(capsys: Output) -> None:
+    assert main([]) == 0
+    out = capsys.readouterr().out
+    for command in ["plan", "run", "status", "explain", "sync", "tables", "figures", "ui", "train"]:
+        assert re.search(rf"\b{command}\b", out)
+
+
+@pytest.mark.parametrize(
+    "command", ["plan", "run", "status", "explain", "sync", "tables", "ui", "train"]
+)
+def test_help_names_every_option(capsys: Output, command: str) -> None:
+    assert main([command, "--help"]) == 0
+    assert "Usage" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("90", 90), ("90s", 90), ("1.5m", 90), ("2h", 7200), ("0.5s", 0.5), (None, None)],
+)
+def test_seconds(text: str | None, expected: float | None) -> None:
+    assert seconds(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "0s", "-1", "1d", "h", "1h30m", "nan", "inf", "1e3"])
+def test_no_seconds(text: str) -> None:
+    with pytest.raises(UserError, match="--max-time"):
+        seconds(text)
+
+
+# -- plan, status, explain -------------------------------------------------------------------------
+
+
+def test_plan_of_a_new_experiment(folder: Path, capsys: Output) -> None:
+    before = snapshot(folder)
+    assert main(["plan", "tiny.yaml", "--no-estimate"]) == 0
+    out = capsys.readouterr().out
+    assert "tiny: 4 cells, 0 done, 4 to train (8 epochs)" in out
+    assert "teacher wrn-10-1 s0 = student wrn-10-1 s0" in out and "refilled wrn-10-1 stage2" in out
+    assert snapshot(folder) == before, "plan must leave no file"
+
+
+def test_plan_marks_what_is_done(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output
+) -> None:
+    monkeypatch.chdir(finished)
+    command = ["plan", "experiments/tiny.yaml", "--no-estimate"]
+    assert main(command) == 0
+    assert "4 cells, 4 done, 0 to train" in capsys.readouterr().out
+    assert main([*command, "--set", "stage1.tau1=2"]) == 0
+    assert "4 cells, 2 done, 2 to train (4 epochs)" in capsys.readouterr().out
+    assert main([*command, "--set", "optimizer.batch_size=32"]) == 0
+    assert "4 cells, 0 done, 4 to train (8 epochs)" in capsys.readouterr().out
+
+
+def test_status_of_a_finished_run(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output
+) -> None:
+    monkeypatch.chdir(finished)
+    assert main(["status", "experiments/tiny.yaml"]) == 0
+    lines = capsys.readouterr().out.strip().splitlines()[1:]
+    assert len(lines) == 4
+    for line in lines:
+        assert re.search(r"2/2\s+done\s*$", line), line
+
+
+def test_status_tells_waiting_stopped_failed_and_running(
+    finished_copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output
+) -> None:
+    monkeypatch.chdir(finished_copy)
+    found = cells(finished_copy)
+    for cell in found.values():
+        (cell / "manifest.json").unlink()
+    found["kd"].append("failed", error="loss is nan")
+    found["stage1"].append("stopped")
+    (found["stage2"] / "journal.jsonl").unlink()
+    with found["supervised"].lease():
+        assert main(["status", "experiments/tiny.yaml"]) == 0
+    out = capsys.readouterr().out
+    states = {name: line for line in out.splitlines() for name in found if name in line}
+    assert "failed: loss is nan" in states["kd"]
+    assert "stopped" in states["stage1"]
+    assert re.search(r"0/2\s+waiting", states["stage2"])
+    assert re.search(r"teacher.*2/2\s+running", out)
+
+
+def test_explain_names_the_field_that_made_a_cell_stale(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output
+) -> None:
+    monkeypatch.chdir(finished)
+    name = cells(finished)["stage2"].path.name
+    command = ["explain", name[:6], "experiments/tiny.yaml"]
+    assert main(command) == 0
+    out = capsys.readouterr().out
+    assert f"runs/{name}: done" in out and "uses this cell as it is" in out
+
+    assert main([*command, "--set", "stage2.lambd=5"]) == 0
+    text = capsys.readouterr().out.partition("differs in:")[2]
+    assert text.split("\n")[1:-1] == ["  spec.stage2.lambd: 100.0 -> 5.0"]
+
+    # A teacher that changed: the field of this cell is its upstream.
+    assert main([*command, "--set", "optimizer.momentum=0.5"]) == 0
+    text = capsys.readouterr().out.partition("differs in:")[2]
+    assert "spec.optimizer.momentum: 0.9 -> 0.5" in text and "upstream.teacher" in text
+
+
+def test_explain_without_an_experiment_shows_the_cell(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output
+) -> None:
+    monkeypatch.chdir(finished)
+    assert main(["explain", cells(finished)["kd"].path.name]) == 0
+    out = capsys.readouterr().out
+    assert '"kind": "kd"' in out and '"temperature": 4.0' in out
+
+
+def test_explain_refuses_an_ambiguous_name(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output
+) -> None:
+    monkeypatch.chdir(finished)
+    assert main(["explain", ""]) == 2
+    assert "4 cells" in one_error_line(capsys.readouterr().err)
+
+
+# -- train: the published argument names -----------------------------------------------------------
+
+BASE = {"depth": "10", "width": "1"}  # a wide_resnet student needs both
+
+# Published argument -> (value, field of the experiment, what it becomes).
+EFFECTS: dict[str, tuple[str, str, Any]] = {
+    "data-name": ("digits", "dataset.name", "digits"),
+    "teacher-network-name": ("resnet", "teacher.network", "resnet"),
+    "student-network-name": ("wide_resnet", "students.0.network", "wide_resnet"),
+    "lr1": ("0.07", "stage1.lr", 0.07),
+    "lr2": ("0.06", "stage2.lr", 0.06),
+    "point": ("20,40", "stage2.milestones", [20, 40]),
+    "gamma": ("0.3", "stage2.gamma", 0.3),
+    "wd": ("0.001", "optimizer.weight_decay", 0.001),
+    "mo": ("0.8", "optimizer.momentum", 0.8),
+    "depth": ("16", "students.0.depth", 16),
+    "width": ("3", "students.0.width", 3),
+    "dropout-rate": ("0.25", "students.0.dropout", 0.25),
+    "n-training-epochs1": ("11", "stage1.epochs", 11),
+    "n-training-epochs2": ("13", "stage2.epochs", 13),
+    "batch-size": ("32", "optimizer.batch_size", 32),
+    "tau1": ("3.5", "stage1.tau1", 3.5),
+    "tau2": ("2.5", "stage2.tau2", 2.5),
+    "lambd": ("7", "stage2.lambd", 7.0),
+}
+
+
+class Trained:
+    """What `harness train` would have run."""
+
+    def __init__(self) -> None:
+        self.experiment: Experiment | None = None
+        self.options: dict[str, Any] = {}
+
+    def __call__(self, experiment: Experiment, _: Path, **options: Any) -> int:
+        self.experiment, self.options = experiment, options
+        return 3  # unfinished: no results to print
+
+    def field(self, path: str) -> Any:
+        assert self.experiment is not None
+        node: Any = self.experiment.model_dump(mode="json")
+        for part in path.split("."):
+            node = node[int(part)] if part.isdigit() else node[part]
+        return node
+
+
+@pytest.fixture
+def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trained:
+    found = Trained()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(harness.orchestrate, "run_experiment", found)
+    return found
+
+
+def arguments(**values: str) -> list[str]:
+    return ["train", *(w for k, v in values.items() for w in (f"--{k}", v))]
+
+
+@pytest.mark.parametrize("spelling", ["dashes", "underscores", "equals"])
+@pytest.mark.parametrize("name", EFFECTS)
+def test_published_arguments_have_their_effect(trained: Trained, name: str, spelling: str) -> None:
+    value, path, expected = EFFECTS[name]
+    option = "--" + (name.replace("-", "_") if spelling == "underscores" else name)
+    given = [f"{option}={value}"] if spelling == "equals" else [option, value]
+    others = {k: v for k, v in BASE.items() if k != name}
+    assert main([*arguments(**others), *given]) == 3
+    assert trained.field(path) == expected
+    if name not in ("data-name", "student-network-name"):  # given as their defaults
+        without = BASE | ({name: BASE[name]} if name in BASE else {})
+        assert main(arguments(**without)) == 3
+        assert trained.field(path) != expected, "the default already says so"
+
+
+def test_stage_2_arguments_are_the_teachers_too(trained: Trained) -> None:
+    extra = {"lr2": "0.06", "point": "5,9", "gamma": "0.3", "n_training_epochs2": "12"}
+    assert main(arguments(**BASE, **extra)) == 3
+    for stage in ("training", "stage2"):
+        assert trained.field(f"{stage}.lr") == 0.06
+        assert trained.field(f"{stage}.milestones") == [5, 9]
+        assert trained.field(f"{stage}.gamma") == 0.3
+        assert trained.field(f"{stage}.epochs") == 12
+    assert trained.field("stage1.lr") == 0.1
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["--point", "100", "140", "180"],
+        ["--point", "100,140,180"],
+        ["--point=100,140,180"],
+        ["--point", "100 140 180"],
+    ],
+)
+@pytest.mark.parametrize("after", [[], ["--gamma", "0.1"]])
+def test_point_in_every_spelling(trained: Trained, given: list[str], after: list[str]) -> None:
+    assert main([*arguments(**BASE), *given, *after]) == 3
+    assert trained.field("stage2.milestones") == [100, 140, 180]
+
+
+def test_the_defaults_are_the_releases(trained: Trained) -> None:
+    assert main(arguments(**BASE)) == 3
+    expected = {
+        "teacher.depth": 40,
+        "teacher.width": 2,
+        "students.0.dropout": 0.3,
+        "stage1.epochs": 200,
+        "stage2.epochs": 200,
+        "stage2.milestones": [100, 140, 180],
+        "stage2.gamma": 0.2,
+        "optimizer.batch_size": 128,
+        "optimizer.weight_decay": 5e-4,
+        "stage1.tau1": 4.0,
+        "stage2.tau2": 2.0,
+        "stage2.lambd": 100.0,
+        "seeds": [960402],
+        "methods": ["refilled"],
+    }
+    assert {path: trained.field(path) for path in expected} == expected
+    assert trained.field("name") == "train-digits-wrn-10-1"
+
+
+def test_ca_is_mobile_nets(trained: Trained, capsys: Output) -> None:
+    assert main(["train", "--student-network-name", "mobile_net", "--ca", "0.5"]) == 3
+    assert trained.field("students.0.ca") == 0.5
+    assert main([*arguments(**BASE), "--ca", "0.5"]) == 2
+    assert "--ca" in one_error_line(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("name", ["depth", "width"])
+def test_depth_and_width_are_not_mobile_nets(trained: Trained, capsys: Output, name: str) -> None:
+    command = ["train", "--student-network-name", "mobile_net", f"--{name}", "16"]
+    assert main(command) == 2
+    error = one_error_line(capsys.readouterr().err)
+    assert f"--{name}: unknown key" in error and "ca" in error
+    assert trained.experiment is None
+
+
+@pytest.mark.parametrize(
+    ("given", "device"),
+    [
+        ([], "cpu"),
+        (["--flag-gpu"], "cuda"),
+        (["--flag_gpu", "--devices", "1"], "cuda:1"),
+    ],
+)
+def test_devices(trained: Trained, given: list[str], device: str) -> None:
+    assert main([*arguments(**BASE), *given]) == 3
+    assert trained.options["device"] == device
+
+
+def test_no_bar_jobs_and_time_reach_the_run(trained: Trained) -> None:
+    assert main(arguments(**BASE)) == 3
+    assert trained.options["no_bar"] is False and trained.options["max_seconds"] is None
+    assert main([*arguments(**BASE), "--flag_no_bar", "--jobs", "3", "--max-time", "2m"]) == 3
+    assert trained.options["no_bar"] is True
+    assert trained.options["jobs"] == 3 and trained.options["max_seconds"] == 120
+
+
+def test_no_loader_workers_for_data_in_memory(trained: Trained, capsys: Output) -> None:
+    assert main([*arguments(**BASE), "--n-workers", "0"]) == 3
+    assert main([*arguments(**BASE), "--n_workers", "4"]) == 2
+    assert "--n-workers" in one_error_line(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("given", "train_on", "selection", "label"),
+    [
+        ([], "train+validation", "last", "strict(train_on=train+validation, selection=last)"),
+        (["--flag-tuning"], "train", "validation", "strict"),
+        (["--protocol", "legacy"], "train+validation", "test", "legacy"),
+        (
+            ["--flag_tuning", "--protocol", "legacy"],
+            *("train", "validation", "legacy(train_on=train, selection=validation)"),
+        ),
+    ],
+)
+def test_flag_tuning_holds_out_validation_images(
+    trained: Trained, given: list[str], train_on: str, selection: str, label: str
+) -> None:
+    assert main([*arguments(**BASE), *given]) == 3
+    assert trained.field("protocol.train_on") == train_on
+    assert trained.field("protocol.selection") == selection
+    assert trained.experiment is not None and trained.experiment.protocol.label == label
+
+
+# Arguments after `train --depth 10 --width 1` -> what the one line must contain.
+WRONG_TRAINING: dict[str, list[str]] = {
+    "--devices 0": ["--devices", "--flag-gpu"],
+    "--flag-gpu --devices 0,1": ["--devices", "one GPU"],
+    "--data-name cub2000": ["--data-name", "cub2000"],
+    "--teacher-network-name vgg": ["--teacher-network-name", "'vgg'"],
+    "--student-network-name wideresnet": ["--student-network-name", "wide_resnet"],
+    "--lr1 0": ["--lr1", "greater than 0"],
+    "--lr2 -1": ["--lr2", "greater than 0"],
+    "--lr2 fast": ["--lr2", "number"],
+    "--point soon": ["--point", "100,140,180"],
+    "--point 100,50": ["--point", "increase"],
+    "--point 100,300": ["--point", "300", "200 epochs"],
+    "--point 0,10": ["--point", "1"],
+    "--gamma 2": ["--gamma", "less than or equal to 1"],
+    "--mo 1": ["--mo", "less than 1"],
+    "--wd -1": ["--wd", "greater than or equal to 0"],
+    "--depth 11": ["--depth", "10 or 16"],
+    "--dropout-rate 1": ["--dropout-rate", "less than 1"],
+    "--dropout-rate 0.1 --teacher-network-name resnet": ["--dropout-rate"],
+    "--n-training-epochs1 0": ["--n-training-epochs1", "greater than or equal to 1"],
+    "--n-training-epochs2 0": ["--n-training-epochs2", "greater than or equal to 1"],
+    "--batch-size 1": ["--batch-size", "greater than or equal to 2"],
+    "--tau1 0": ["--tau1", "greater than 0"],
+    "--tau2 0": ["--tau2", "greater than 0"],
+    "--lambd -1": ["--lambd", "greater than or equal to 0"],
+    "--seed -1": ["--seed", "greater than or equal to 0"],
+    "--relation pairs": ["--relation", "triplet"],
+    "--protocol loose": ["protocol", "strict"],
+    "--max-time x": ["--max-time", "9m"],
+}
+
+
+@pytest.mark.parametrize("line", WRONG_TRAINING)
+def test_wrong_training_arguments(trained: Trained, capsys: Output, line: str) -> None:
+    assert main([*arguments(**BASE), *line.split()]) == 2
+    error = one_error_line(capsys.readouterr().err)
+    for part in WRONG_TRAINING[line]:
+        assert part in error
+    assert trained.experiment is None
+
+
+def test_a_wide_resnet_needs_its_depth(trained: Trained, capsys: Output) -> None:
+    assert main(["train", "--width", "1"]) == 2
+    assert "--depth: missing" in one_error_line(capsys.readouterr().err)
+
+
+def test_only_names_of_options_are_respelled() -> None:
+    given = ["run", "my_file.yaml", "--set", "stage2.tau_on=teacher", "--max_time=5_m"]
+    assert published_spelling(given) == [*given[:4], "--max-time=5_m"]
+
+
+def test_an_experiment_survives_its_own_dump(trained: Trained, tmp_path: Path) -> None:
+    """What MLflow keeps as experiment.resolved.json is an experiment file again."""
+    from harness.spec import read
+
+    path = tmp_path / "again.yaml"
+    path.write_text(yaml.safe_dump(TINY))
+    first = read(path)
+    path.write_text(yaml.safe_dump(first.model_dump(mode="json")))
+    assert read(path) == first
