@@ -1,0 +1,75 @@
+"""`harness plan`: time and disk before anything trains, and budgets of whole seeds."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.data import load
+from harness.errors import UserError
+from harness.estimate import Speed, estimate, fit_budget, measure_networks
+from harness.plan import canonical, make_plan
+from harness.spec import Experiment, parse
+from harness.store import Store
+
+
+def experiment(**fields: Any) -> Experiment:
+    return parse(
+        {
+            "name": "tiny",
+            "dataset": {"name": "digits", "validation": 100, "test": 1400},  # 297 train
+            "network": "wide_resnet",
+            "teacher": {"depth": 10, "width": 2},
+            "students": [{"depth": 10, "width": 1}],
+            "methods": ["plain", "kd", "refilled"],
+            "optimizer": {"batch_size": 100},  # 3 batches
+            "training": {"epochs": 10},
+            "stage1": {"epochs": 20, "select_every": 10},
+            "stage2": {"epochs": 10},
+            "seeds": [0, 1, 2],
+            **fields,
+        }
+    )
+
+
+def speeds(e: Experiment) -> dict[str, Speed]:
+    teacher, student = (canonical(n.model_dump(mode="json")) for n in (e.teacher, e.students[0]))
+    return {teacher: Speed(2.0, 1.0, 1000), student: Speed(0.5, 0.1, 100)}
+
+
+def test_seconds_of_each_kind(tmp_path: Path) -> None:
+    e = experiment(seeds=[0])
+    dataset = load(e.dataset)
+    plan = make_plan(e, dataset)
+    found = estimate(plan, Store(tmp_path), dataset, speeds(e))
+    by_kind = {(plan.cells[f].kind, i): s for i, (f, s) in enumerate(found.seconds.items())}
+    evaluated, train = 1500, 297
+    expected = [
+        10 * (3 * 2.0 + evaluated * 1.0 / 100),  # teacher
+        10 * (3 * 0.5 + evaluated * 0.1 / 100),  # plain
+        10 * (3 * (0.5 + 1.0) + evaluated * 0.1 / 100),  # kd: the teacher looks at each batch
+        20 * (3 * (0.5 + 1.0) + (evaluated + train) * 0.1 / 100 / 10),  # stage 1
+        10 * (3 * (0.5 + 1.0) + evaluated * 0.1 / 100),  # stage 2
+    ]
+    assert list(by_kind.values()) == pytest.approx(expected)
+    assert found.wall_seconds(2) == pytest.approx(sum(expected) / 2)
+    assert found.finished_bytes == 4 * (1000 + 4 * 100)
+
+
+def test_budget_drops_whole_seeds_from_the_end(tmp_path: Path) -> None:
+    e = experiment()
+    dataset, store = load(e.dataset), Store(tmp_path)
+    one = experiment(seeds=[0])
+    seconds = estimate(make_plan(one, dataset), store, dataset, speeds(e)).wall_seconds(1)
+    kept = fit_budget(e, dataset, store, speeds(e), jobs=1, budget=2.5 * seconds)
+    assert kept.seeds == (0, 1)
+    assert fit_budget(e, dataset, store, speeds(e), jobs=2, budget=2.5 * seconds).seeds == e.seeds
+    with pytest.raises(UserError, match="--budget: one seed takes"):
+        fit_budget(e, dataset, store, speeds(e), jobs=1, budget=0.5 * seconds)
+
+
+def test_measured_networks_are_those_of_the_experiment() -> None:
+    e = experiment()
+    found = measure_networks(e, load(e.dataset), "cpu", threads=1)
+    assert found.keys() == speeds(e).keys()
+    assert all(s.step > s.forward > 0 for s in found.values())
