@@ -82,7 +82,7 @@ def run_cell(
                 directory.append("failed", error=str(error))
                 return WRONG_INPUT
             except Diverged as error:
-                directory.append("failed", error=str(error))
+                directory.append("failed", error=str(error), diverged=True)
                 return FAILED
             except Exception as error:
                 traceback.print_exc()
@@ -129,7 +129,14 @@ def _train(
         "epochs"
     ]
     state, epoch, lines = train(
-        model, method, images["train"], spec, n_epochs, directory, should_stop
+        model,
+        method,
+        images["train"],
+        spec,
+        n_epochs,
+        directory,
+        should_stop,
+        directory.pause_after,
     )
 
     results = summary(lines, epoch)
@@ -179,8 +186,9 @@ def _dataset(directory: CellDir, spec: dict[str, Any]) -> Dataset:
     if (directory / "data.json").exists():
         options = json.loads((directory / "data.json").read_text())
     else:
-        options = {k: v for k, v in spec["data"].items() if k != "digest"}
-    dataset = load(DATASETS[options["name"]][0].model_validate(options))
+        options = {k: v for k, v in spec["data"].items() if k not in ("digest", "without_test")}
+    with_test = not spec["data"].get("without_test", False)
+    dataset = load(DATASETS[options["name"]][0].model_validate(options), with_test)
     if dataset.digest != spec["data"]["digest"]:
         raise UserError(
             f"dataset: {options['name']} on this machine is not the data this cell was planned "

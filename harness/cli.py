@@ -92,6 +92,40 @@ def run(
 
 
 @app.command()
+def tune(
+    file: Annotated[Path, typer.Argument(help="tuning file, as experiments/tuning/digits.yaml")],
+    set_: Set = None,
+    store: StoreOption = RUNS,
+    storage: Annotated[
+        Optional[str],
+        typer.Option("--storage", help="a journal's path or an Optuna URL; default: in the store"),
+    ] = None,
+    jobs: Jobs = None,
+    device: Device = "auto",
+    max_time: MaxTime = None,
+    n_workers: Workers = 0,
+    no_bar: NoBar = False,
+) -> None:
+    """Tune each method on the validation split with Optuna, then write NAME.tuned.yaml."""
+    from analysis.tuning import draw
+    from harness.tune.run import tune as run_tuning
+    from harness.tune.spec import read_tuning
+
+    os.environ["HARNESS_N_WORKERS"] = str(n_workers)
+    status = run_tuning(
+        read_tuning(file, set_),
+        store,
+        storage=storage,
+        jobs=jobs,
+        device=device,
+        max_seconds=seconds(max_time),
+        no_bar=no_bar,
+        draw=draw,
+    )
+    raise typer.Exit(status)
+
+
+@app.command()
 def status(file: File, set_: Set = None, store: StoreOption = RUNS) -> None:
     """Show the state of every cell."""
     from harness.inspect import print_status
@@ -177,8 +211,10 @@ def import_checkpoint(
 def figures() -> None:
     """Redraw docs/figures from the stored bundles."""
     from analysis.commands import make_figures
+    from analysis.tuning import make_tuning_figures
 
     make_figures()
+    make_tuning_figures()
 
 
 @app.command()

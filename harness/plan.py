@@ -87,6 +87,7 @@ class Plan:
         settings = self.experiment.model_dump(
             mode="json", exclude={"students", "methods", "seeds", "description", "published"}
         )
+        settings["dataset"] = self.experiment.dataset.identity()  # data may lie anywhere
         return hashlib.sha256(canonical(settings).encode()).hexdigest()[:16]
 
 
@@ -97,21 +98,43 @@ def relation_of(method: str, experiment: Experiment) -> str | None:
     return method.removeprefix("refilled").removeprefix("-") or experiment.stage1.relation
 
 
+def _settings(experiment: Experiment, method: str) -> tuple[Experiment, dict[str, Any]]:
+    """The experiment with the method's own settings, and from it those of each kind of cell."""
+    own = experiment.for_method(method)
+    training = {"training": own.training.model_dump(mode="json")}
+    stage1 = own.stage1.model_dump(mode="json") | {"relation": relation_of(method, own)}
+    return own, {
+        "training": training,
+        "kd": training | {"kd": own.kd.model_dump(mode="json")},
+        "stage1": {"stage1": stage1, "ncm_centers": own.protocol.ncm_centers},
+        "stage2": {
+            "stage2": own.stage2.model_dump(mode="json"),
+            "center_images": own.protocol.center_images,
+        },
+    }
+
+
 def make_plan(experiment: Experiment, dataset: Dataset) -> Plan:
     """The cells of an experiment. Pure: no file is touched."""
     data = {**experiment.dataset.identity(), "digest": dataset.digest}
+    if dataset.test is None:  # a tuning cell: its process must not have the test images either
+        data["without_test"] = True
     protocol = experiment.protocol.model_dump(mode="json", include={"train_on", "selection"})
-    optimizer = experiment.optimizer.model_dump(mode="json")
     cells: dict[str, Cell] = {}
     entries: list[Entry] = []
 
     def add(
-        kind: str, network: Options, seed: int, settings: dict[str, Any], **upstream: str
+        kind: str,
+        network: Options,
+        seed: int,
+        own: Experiment,
+        settings: dict[str, Any],
+        **upstream: str,
     ) -> str:
         spec = {
             "data": data,
             "network": network.model_dump(mode="json"),
-            "optimizer": optimizer,
+            "optimizer": own.optimizer.model_dump(mode="json"),
             "protocol": protocol,
             "seed": seed,
             **settings,
@@ -134,12 +157,8 @@ def make_plan(experiment: Experiment, dataset: Dataset) -> Plan:
         cells.setdefault(cell.fingerprint, cell)
         return cell.fingerprint
 
-    training = {"training": experiment.training.model_dump(mode="json")}
-    kd = training | {"kd": experiment.kd.model_dump(mode="json")}
-    stage2 = {
-        "stage2": experiment.stage2.model_dump(mode="json"),
-        "center_images": experiment.protocol.center_images,
-    }
+    settings_of = {m: _settings(experiment, m) for m in experiment.methods}
+    teacher_settings = {"training": experiment.training.model_dump(mode="json")}
     needs_teacher = any(m != "plain" for m in experiment.methods)
     for seed in experiment.seeds:
         teacher = ""
@@ -147,23 +166,23 @@ def make_plan(experiment: Experiment, dataset: Dataset) -> Plan:
             teacher = imported()
             entries.append(Entry(teacher, "teacher", "teacher", experiment.teacher.label, seed))
         elif needs_teacher:
-            teacher = add("supervised", experiment.teacher, seed, training)
+            teacher = add("supervised", experiment.teacher, seed, experiment, teacher_settings)
             entries.append(Entry(teacher, "teacher", "teacher", experiment.teacher.label, seed))
         for student in experiment.students:
             for method in experiment.methods:
                 name = (method, student.label, seed)
-                relation = relation_of(method, experiment)
+                own, settings = settings_of[method]
                 if method == "plain":
-                    cell = add("supervised", student, seed, training)
+                    cell = add("supervised", student, seed, own, settings["training"])
                     entries.append(Entry(cell, "student", *name))
                 elif method == "kd":
-                    cell = add("kd", student, seed, kd, teacher=teacher)
+                    cell = add("kd", student, seed, own, settings["kd"], teacher=teacher)
                     entries.append(Entry(cell, "kd", *name))
                 else:
-                    settings = experiment.stage1.model_dump(mode="json") | {"relation": relation}
-                    stage1 = {"stage1": settings, "ncm_centers": experiment.protocol.ncm_centers}
-                    first = add("stage1", student, seed, stage1, teacher=teacher)
-                    second = add("stage2", student, seed, stage2, teacher=teacher, initial=first)
+                    start = {"teacher": teacher}
+                    first = add("stage1", student, seed, own, settings["stage1"], **start)
+                    start["initial"] = first
+                    second = add("stage2", student, seed, own, settings["stage2"], **start)
                     entries.append(Entry(first, "stage1", *name))
                     entries.append(Entry(second, "stage2", *name))
     return Plan(experiment, cells, tuple(entries))

@@ -19,9 +19,11 @@ from pydantic import (
     ConfigDict,
     Field,
     SerializeAsAny,
+    SerializerFunctionWrapHandler,
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -33,6 +35,9 @@ Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Epochs = Annotated[int, Field(ge=1, strict=True)]  # 20.0 would miss its default milestones
 Relation = Literal["tuple", "triplet", "one-negative"]
+Section = Literal["optimizer", "training", "kd", "stage1", "stage2"]
+# What stays the same whatever is tuned: how long everything trains, and what a method is.
+FIXED = ("epochs", "milestones", "select_every", "relation")
 METHODS = ("plain", "kd", "refilled", *(f"refilled-{r}" for r in typing.get_args(Relation)))
 
 
@@ -175,6 +180,24 @@ PRESETS: dict[str, dict[str, str]] = {
 }
 
 
+class Tuned(Frozen):
+    """One method's own settings and, where `harness tune` found them, how.
+
+    settings: section -> field -> value, in place of the experiment's for this method's students.
+    study, trial: where they were found; trials: how many were tried.
+    seeds, validation: of the re-run that chose this trial, and its mean accuracy there.
+    commits: which code trained that re-run.
+    """
+
+    settings: dict[Section, dict[str, Any]]
+    study: str | None = None
+    trial: int | None = None
+    trials: int | None = None
+    seeds: tuple[int, ...] = ()
+    validation: float | None = None
+    commits: tuple[str, ...] = ()
+
+
 class Experiment(Frozen):
     """One experiment file, resolved."""
 
@@ -194,6 +217,8 @@ class Experiment(Frozen):
     protocol: Protocol
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], Field(min_length=1)] = (0,)
     published: str | None = None
+    # method -> its own settings (docs/tuning.md). The teacher keeps the experiment's.
+    tuned: dict[str, Tuned] | None = None
 
     @field_validator("methods")
     @classmethod
@@ -214,6 +239,51 @@ class Experiment(Frozen):
         _without_doubles([s.label for s in value])
         return value
 
+    @model_serializer(mode="wrap")
+    def _without_empty_tuned(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What was written before there was tuning reads the same."""
+        dumped: dict[str, Any] = handler(self)
+        if dumped.get("tuned", 0) is None:
+            del dumped["tuned"]
+        return dumped
+
+    def for_method(self, method: str) -> Experiment:
+        """The experiment with this method's own settings in place of the common ones.
+
+        Raises:
+            ValueError: a setting that its section does not have or allow.
+        """
+        own = (self.tuned or {}).get(method)
+        if own is None:
+            return self
+        update: dict[str, Any] = {}
+        for section, values in own.settings.items():
+            if section not in sections_of(method):
+                raise ValueError(
+                    f"tuned.{method}.settings.{section}: has no effect on {method!r}; use "
+                    f"{', '.join(sections_of(method))}"
+                )
+            if fixed := next((f for f in FIXED if f in values), None):
+                raise ValueError(
+                    f"tuned.{method}.settings.{section}.{fixed}: the same for every method; set "
+                    f"{section}.{fixed} instead"
+                )
+            common = getattr(self, section)
+            try:
+                update[section] = common.model_validate({**common.model_dump(), **values})
+            except ValidationError as error:
+                where = f"tuned.{method}.settings.{section}"
+                raise ValueError(first_error(error, type(common), where)) from None
+        return self.model_copy(update=update)
+
+    @model_validator(mode="after")
+    def _tuned_fits(self) -> Experiment:
+        for method in self.tuned or {}:
+            if method not in self.methods:
+                raise ValueError(f"tuned.{method}: not among methods; add it there or drop it here")
+            self.for_method(method)
+        return self
+
     @model_validator(mode="after")
     def _one_method_each(self) -> Experiment:
         if "refilled" in self.methods and f"refilled-{self.stage1.relation}" in self.methods:
@@ -221,6 +291,13 @@ class Experiment(Frozen):
                 f"'refilled' and 'refilled-{self.stage1.relation}' are the same method; drop one"
             )
         return self
+
+
+def sections_of(method: str) -> tuple[Section, ...]:
+    """The sections of an experiment that decide how a method's students are trained."""
+    if method == "plain":
+        return ("optimizer", "training")
+    return ("optimizer", "training", "kd") if method == "kd" else ("optimizer", "stage1", "stage2")
 
 
 def _without_doubles(value: typing.Any) -> typing.Any:

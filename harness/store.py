@@ -2,6 +2,7 @@
 
 cell.json         what the cell is (kind, spec, upstream)
 data.json         the data set's options with the place of its files (no part of the cell)
+pause             the epoch after which training pauses (harness tune); without it, it goes on
 lease             held with flock by the process that trains it, and by nobody after its death
 journal.jsonl     append-only, fsynced: start, epoch, failed, end events
 checkpoint.pt     to go on from the last epoch; deleted when the cell is done
@@ -72,8 +73,31 @@ class CellDir:
     def manifest(self) -> dict[str, Any]:
         return json.loads((self / "manifest.json").read_text())
 
+    @property
+    def pause_after(self) -> int | None:
+        try:
+            return int((self / "pause").read_text())
+        except FileNotFoundError:
+            return None
+
+    @pause_after.setter
+    def pause_after(self, epoch: int | None) -> None:
+        if epoch is None:
+            (self / "pause").unlink(missing_ok=True)
+        else:
+            write_atomically(self / "pause", f"{epoch}\n".encode())
+
+    @property
+    def is_paused(self) -> bool:
+        """Trained as far as it should for now."""
+        epoch = self.pause_after
+        return epoch is not None and len(self.epochs()) >= epoch
+
     def finish(self, manifest: dict[str, Any]) -> None:
         write_atomically(self / "manifest.json", (canonical(manifest) + "\n").encode())
+        self.drop_checkpoint()
+
+    def drop_checkpoint(self) -> None:
         for pattern in ("checkpoint.*", ".checkpoint.*.tmp"):  # the latter: left by a kill
             for path in self.path.glob(pattern):
                 path.unlink(missing_ok=True)
@@ -168,18 +192,21 @@ class CellDir:
         Raises:
             UserError: the file is not the one that was written.
         """
-        try:
-            data = (self / "checkpoint.pt").read_bytes()
-        except FileNotFoundError:
-            return None
-        digests = self / "checkpoint.sha256"
-        known = digests.read_text().split() if digests.exists() else []
-        if hashlib.sha256(data).hexdigest() not in known:
-            raise UserError(
-                f"checkpoint: {self / 'checkpoint.pt'} does not match its SHA-256; "
-                "delete it to train this cell from its start"
-            )
-        return data
+        for _ in range(5):  # another process may be replacing it, or finishing the cell
+            try:
+                data = (self / "checkpoint.pt").read_bytes()
+            except FileNotFoundError:
+                return None
+            try:
+                known = (self / "checkpoint.sha256").read_text().split()
+            except FileNotFoundError:
+                known = []
+            if hashlib.sha256(data).hexdigest() in known:
+                return data
+        raise UserError(
+            f"checkpoint: {self / 'checkpoint.pt'} does not match its SHA-256; "
+            "delete it to train this cell from its start"
+        )
 
     def check_model(self) -> None:
         """

@@ -30,6 +30,7 @@ ARGUMENT_OF = {
     "teacher.depth": "--teacher-depth",
     "teacher.width": "--teacher-width",
     "teacher.ca": "--teacher-ca",
+    "teacher.dropout": "--dropout-rate",
     "students.0.depth": "--depth",
     "students.0.width": "--width",
     "students.0.ca": "--ca",
@@ -199,7 +200,8 @@ def parse_arguments(raw: dict[str, Any]) -> Experiment:
         return parse(raw, "harness train")
     except UserError as error:
         field, colon, rest = str(error).partition(":")
-        raise UserError(ARGUMENT_OF.get(field, field) + colon + rest) from None
+        name = ARGUMENT_OF.get(field) or ARGUMENT_OF.get(field.rpartition(".")[0], field)
+        raise UserError(name + colon + rest) from None
 
 
 def print_results(experiment: Experiment, store: Path) -> None:

@@ -171,6 +171,7 @@ class Interrupted:
     seconds: float
     left: dict[int, str]
     before: dict[str, list[int]]
+    last_events: dict[str, str]
     mlflow_before: dict[str, Any]
     next_status: int
 
@@ -186,8 +187,17 @@ def interrupt_and_resume(folder: Path) -> Interrupted:
     wait_until(lambda: not processes_in(folder), 5)
     left = processes_in(folder)
     before = {kind: epochs_of(cell) for kind, cell in cells(folder).items()}
+    events = {kind: cell.events() for kind, cell in cells(folder).items()}
+    last_events = {kind: lines[-1]["event"] for kind, lines in events.items() if lines}
     mlflow_before = content_of(mlflow_client(folder), "slow")
     again = call(folder, "run", str(file), "--no-bar", "--device", "cpu")
     return Interrupted(
-        folder, process.returncode, seconds, left, before, mlflow_before, again.returncode
+        folder,
+        process.returncode,
+        seconds,
+        left,
+        before,
+        last_events,
+        mlflow_before,
+        again.returncode,
     )

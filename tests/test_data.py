@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -153,6 +154,7 @@ def test_digest_sees_every_change(digits: Dataset) -> None:
         replace(digits, train=replace(digits.train, labels=label)),
         replace(digits, **boundary),
         replace(digits, test=None),
+        replace(digits, validation=None, test=digits.validation),
         replace(digits, validation=digits.test, test=digits.validation),
         replace(digits, class_names=tuple("9876543210")),
         replace(digits, augmentation=Augmentation(padding=1, flip=True)),
@@ -205,7 +207,13 @@ def test_stratified_remedy_points_the_right_way(n: int, remedy: str) -> None:
         stratified(labels, n, 0, "dataset.test")
 
 
-# Training on train + validation
+# Other parts: tuning has no test images, the releases train on validation images, too
+
+
+def test_load_without_the_test_images(digits: Dataset) -> None:
+    without = load(OPTIONS, with_test=False)
+    assert without.test is None
+    assert without.digest == replace(digits, test=None).digest
 
 
 def test_join_validation(digits: Dataset) -> None:
@@ -294,6 +302,14 @@ def test_an_epoch_follows_from_seed_and_epoch_alone() -> None:
     assert same(first, augmented(dataset, 8, seed=3, epoch=5))
     for seed, epoch in ((3, 6), (4, 5), (5, 3), (35, 0)):
         assert not same(first, augmented(dataset, 8, seed=seed, epoch=epoch))
+
+
+def test_every_epoch_has_its_own_order() -> None:
+    orders = [
+        torch.cat([b.y for b in augmented(noise(50, 2), 8, seed, epoch)]).tolist()
+        for seed, epoch in ((0, 0), (0, 1), (1, 0))
+    ]
+    assert all(a != b for a, b in combinations([list(range(50)), *orders], 2))
 
 
 def test_epochs_have_distinct_streams() -> None:

@@ -97,7 +97,7 @@ def test_a_hostile_pickle_is_refused_and_runs_nothing(
         published(tmp_path / "t.pth", note=Hostile())
     else:
         (tmp_path / "t.pth").write_bytes(pickle.dumps({"state_dict": Hostile()}))
-    with pytest.raises(UserError, match="FILE: .*refused"):
+    with pytest.raises(UserError, match=r"FILE: .*refused"):
         import_checkpoint(tmp_path / "t.pth", experiment(), tmp_path / "runs", "cpu")
     assert not (tmp_path / "PWNED").exists()
     assert not (tmp_path / "runs").exists()

@@ -187,6 +187,12 @@ def test_one_pixel_changes_every_cell(part: str) -> None:
     assert changed_stages(plan_with(), plan_with(data=data)) == ALL
 
 
+def test_cells_without_a_test_set_are_other_cells() -> None:
+    tuning = plan_with(data=replace(DATA, test=None))
+    assert changed_stages(plan_with(), tuning) == ALL
+    assert all(c.spec["data"]["without_test"] for c in tuning.cells.values())
+
+
 def test_other_semantics_change_every_cell(monkeypatch: pytest.MonkeyPatch) -> None:
     old = plan_with()
     monkeypatch.setattr(harness.plan, "SEMANTICS", harness.plan.SEMANTICS + 1)
@@ -226,6 +232,23 @@ def reordered(value: Any) -> Any:
 def test_order_of_keys_and_spelling_of_numbers_do_not_matter() -> None:
     assert list(plan_with(raw=reordered(RAW)).cells) == list(plan_with().cells)
     assert list(plan_with("stage2.lambd=10.0").cells) == list(plan_with("stage2.lambd=10").cells)
+
+
+def test_order_in_a_cell_does_not_matter() -> None:
+    for cell in plan_with().cells.values():
+        other = Cell(cell.kind, reordered(cell.spec), reordered(cell.upstream))
+        assert other.fingerprint == cell.fingerprint
+
+
+def test_data_may_move_to_another_folder() -> None:
+    """Where the files lie is no part of a cell or of the grid; what they hold is."""
+    here = "dataset={name: cifar100, path: /here}"
+    there = "dataset={name: cifar100, path: /there, label: other}"
+    assert list(plan_with(here).cells) == list(plan_with(there).cells)
+    assert plan_with(here).grid == plan_with(there).grid
+    other = "dataset={name: cifar100, path: /here, validation: 100}"
+    assert changed_stages(plan_with(here), plan_with(other)) == ALL
+    assert plan_with(here).grid != plan_with(other).grid
 
 
 def test_same_fingerprints_in_another_process() -> None:

@@ -71,10 +71,8 @@ def test_a_run_trains_every_cell(finished: Path) -> None:
         journal_is_sound(cell, 2)
         assert cell.manifest["attempts"] == 1
         left = {p.name for p in cell.path.iterdir()}
-        assert left == {
-            *("cell.json", "journal.jsonl", "lease", "log.txt"),
-            *("manifest.json", "mlflow.json", "model.pt"),
-        }
+        assert {"cell.json", "journal.jsonl", "manifest.json", "model.pt"} <= left
+        assert not {name for name in left if "checkpoint" in name or "tmp" in name}
 
 
 def test_the_second_run_has_nothing_to_do(finished: Path) -> None:
@@ -139,6 +137,8 @@ def test_ctrl_c_ends_soon_and_leaves_no_process(interrupted: Interrupted) -> Non
     assert interrupted.status == 130
     assert interrupted.seconds < 20
     assert interrupted.left == {}
+    # Ctrl-C reaches the cells too; they leave it to the orchestrator, which asks them to stop.
+    assert set(interrupted.last_events.values()) <= {"start", "stopped", "end"}
     assert max(map(len, interrupted.before.values())) >= 1
     assert min(map(len, interrupted.before.values())) < 12
 

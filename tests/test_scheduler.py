@@ -263,6 +263,28 @@ def test_begin_refuses_a_broken_checkpoint(tmp_path: Path) -> None:
         begin(plan, case.store)
 
 
+def test_begin_beside_a_running_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another `harness run` may replace or delete a checkpoint while this one reads it."""
+    plan = graph(a="")
+    case = Case(tmp_path, plan)
+    directory = case.store.prepare(next(iter(plan.cells.values())))
+    directory.write_checkpoint(b"epoch 1")
+    read_bytes, rest = Path.read_bytes, [b"epoch 2", b"epoch 3"]
+
+    def read_and_go_on(path: Path) -> bytes:
+        data = read_bytes(path)
+        if path.name == "checkpoint.pt" and rest:
+            written, rest[:] = list(rest), []
+            for content in written:
+                directory.write_checkpoint(content)
+        return data
+
+    monkeypatch.setattr(Path, "read_bytes", read_and_go_on)
+    assert directory.read_checkpoint() == b"epoch 3"
+    monkeypatch.setattr(Path, "read_bytes", lambda p: (read_bytes(p), mark_done(directory))[0])
+    begin(plan, case.store)
+
+
 @pytest.mark.parametrize("damage", ["changed", "missing"])
 def test_begin_refuses_a_changed_upstream_model(tmp_path: Path, damage: str) -> None:
     plan = graph(a="", b="a")

@@ -65,8 +65,9 @@ def test_shared_network_reaches_teacher_and_students(raw: dict[str, Any]) -> Non
     assert [n.model_dump()["dropout"] for n in networks] == [0, 0, 0, 0]
 
 
-def test_resolved_experiment_reads_back_as_itself() -> None:
-    experiment = read(DIGITS)
+@pytest.mark.parametrize("name", sorted(p.name for p in DIGITS.parent.glob("*.yaml")))
+def test_resolved_experiment_reads_back_as_itself(name: str) -> None:
+    experiment = read(DIGITS.parent / name)
     assert parse(json.loads(experiment.model_dump_json())) == experiment
 
 

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,8 @@ from torch import Tensor
 
 import harness.cell
 from harness.cell import run_cell, summary
-from harness.data import Dataset, join_validation, load
-from harness.data.batches import DeviceImages
+from harness.data import Dataset, ImageSet, join_validation, load
+from harness.data.batches import DeviceImages, Images
 from harness.execute import BUSY, DONE, FAILED, STOPPED, WRONG_INPUT
 from harness.networks import build
 from harness.plan import Cell, Plan, make_plan
@@ -187,9 +187,7 @@ def test_stopped_in_an_epoch_and_continued(trained: Grid, tmp_path: Path, kind: 
 
 
 @pytest.mark.parametrize("kind", ["supervised", "stage1"])
-def test_stopped_between_checkpoint_and_journal(
-    trained: Grid, tmp_path: Path, kind: str
-) -> None:
+def test_stopped_between_checkpoint_and_journal(trained: Grid, tmp_path: Path, kind: str) -> None:
     _, directory = copy_without(trained, kind, tmp_path)
     assert go(directory, StopAfter(12)) == STOPPED
     journal = directory / "journal.jsonl"
@@ -436,9 +434,13 @@ def test_evaluation_changes_nothing(trained: Grid) -> None:
     assert same_state(before, copy_state(model))
 
 
+@pytest.mark.parametrize(
+    ("kind", "plain"), [("supervised", {100, 1400}), ("stage2", {297, 100, 1400})]
+)
 def test_only_training_images_are_augmented(
-    trained: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, plain: set[int]
 ) -> None:
+    """Stage 2 looks at the plain training images, too: for the centres."""
     sizes: dict[str, set[int]] = {"augmented": set(), "plain": set()}
     for name in sizes:
         real = getattr(DeviceImages, name)
@@ -448,9 +450,9 @@ def test_only_training_images_are_augmented(
             return real(self, *arguments)
 
         monkeypatch.setattr(DeviceImages, name, watched)
-    _, directory = copy_without(trained, "stage2", tmp_path)
+    _, directory = copy_without(trained, kind, tmp_path)
     assert go(directory) == DONE
-    assert sizes == {"augmented": {297}, "plain": {297, 100, 1400}}
+    assert sizes == {"augmented": {297}, "plain": plain}
 
 
 # Selection
@@ -607,17 +609,25 @@ def test_bfloat16(trained: Grid, tmp_path: Path) -> None:
     assert loss == pytest.approx(exact, rel=0.02)
 
 
-def without_test(grid: Grid, monkeypatch: pytest.MonkeyPatch) -> Dataset:
-    dataset = replace(load(grid.plan.experiment.dataset), test=None)
-    monkeypatch.setattr(harness.cell, "load", lambda _: dataset)
-    return dataset
+def without_test(grid: Grid) -> Grid:
+    """As `harness tune` plans: the cells' processes have no test set that they could read."""
+    dataset = load(grid.plan.experiment.dataset, with_test=False)
+    return Grid(make_plan(grid.plan.experiment, dataset), grid.store)
 
 
 def test_cells_train_without_a_test_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As tuning does: the test set cannot be read."""
-    grid = tiny(tmp_path, "training.epochs=1", "stage1.epochs=1", "stage2.epochs=1")
-    dataset = without_test(grid, monkeypatch)
-    grid = train_all(Grid(make_plan(grid.plan.experiment, dataset), grid.store))
+    parts = []
+
+    def on_device(dataset: Dataset, part: ImageSet, device: torch.device) -> Images:
+        assert dataset.test is None
+        parts.append(len(part))
+        return DeviceImages(dataset, part, device)
+
+    once = [f"{part}.epochs=1" for part in ("training", "stage1", "stage2")]
+    grid = without_test(tiny(tmp_path, *once))
+    monkeypatch.setattr(harness.cell, "on_device", on_device)
+    train_all(grid)
+    assert parts == [297, 100] * 4
     for kind in KINDS:
         directory = grid.directory(kind)
         assert directory.manifest["results"] == {}
@@ -627,13 +637,9 @@ def test_cells_train_without_a_test_split(tmp_path: Path, monkeypatch: pytest.Mo
         assert any(name.startswith("validation/") for name in names)
 
 
-def test_selection_on_a_split_that_is_not_there_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_selection_on_a_split_that_is_not_there_is_refused(tmp_path: Path) -> None:
     """Nothing would ever be selected: the untrained weights would be the result."""
-    grid = tiny(tmp_path, "protocol.selection=test")
-    dataset = without_test(grid, monkeypatch)
-    directory = Grid(make_plan(grid.plan.experiment, dataset), grid.store).directory("supervised")
+    directory = without_test(tiny(tmp_path, "protocol.selection=test")).directory("supervised")
     assert go(directory) == WRONG_INPUT
     assert failure(directory).startswith("protocol.selection: ")
 
@@ -662,6 +668,18 @@ def test_other_data_are_refused(trained: Grid, tmp_path: Path) -> None:
     assert go(directory) == WRONG_INPUT
     assert failure(directory).startswith("dataset: digits on this machine is not the data")
     assert "plan again here with `harness run`" in failure(directory)
+
+
+def test_moved_data_are_read_where_they_lie_now(trained: Grid, tmp_path: Path) -> None:
+    """data.json may differ from the cell's own options, but the images must be the same."""
+    grid, directory = copy_without(trained, "supervised", tmp_path)
+    options = grid.plan.experiment.dataset.model_dump(mode="json")
+    grid.store.prepare(grid.cell("supervised"), options | {"split_seed": 1})
+    assert go(directory) == WRONG_INPUT
+    assert failure(directory).startswith("dataset: digits on this machine is not the data")
+    grid.store.prepare(grid.cell("supervised"), options)
+    assert go(directory) == DONE
+    assert_same_result(directory, trained.directory("supervised"))
 
 
 def test_unknown_device_is_refused(tmp_path: Path) -> None:
@@ -766,7 +784,7 @@ def test_model_that_does_not_fit_is_refused(trained: Grid, tmp_path: Path, conte
 def test_any_other_error_is_one_line_in_the_journal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def broken(_: Any) -> None:
+    def broken(*_: Any) -> None:
         raise ZeroDivisionError("for a test")
 
     monkeypatch.setattr(harness.cell, "load", broken)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import inspect
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -140,15 +141,23 @@ class Dataset:
         return sha.hexdigest()
 
 
-def load(options: DatasetOptions) -> Dataset:
+def load(options: DatasetOptions, with_test: bool = True) -> Dataset:
     """The data set with its train / validation / test split.
+
+    Args:
+        with_test: False for tuning: the data set has no test part, and where the test images lie
+            in files of their own, these are not opened.
 
     Raises:
         UserError: the files are missing or broken, or the split does not fit.
     """
     target = DATASETS[options.name][1]
     module, _, function = target.partition(":")
-    return getattr(importlib.import_module(module), function)(options)
+    loader = getattr(importlib.import_module(module), function)
+    if with_test:
+        return loader(options)
+    without = {"with_test": False} if "with_test" in inspect.signature(loader).parameters else {}
+    return replace(loader(options, **without), test=None)
 
 
 def join_validation(dataset: Dataset) -> Dataset:

@@ -1,4 +1,4 @@
-"""Labels checked, and a store of decoded images turned into a Dataset with its split."""
+"""Labels checked, and stores of decoded images turned into a Dataset with its split."""
 
 from __future__ import annotations
 
@@ -13,30 +13,42 @@ from harness.data.split import count, stratified
 from harness.errors import UserError
 
 
-def split_store(
-    store: Store, options: ImageOptions, augmentation: Augmentation | ResizedCrop
+def assemble(
+    options: ImageOptions,
+    augmentation: Augmentation | ResizedCrop,
+    train: Store,
+    test: Store | None,
+    draw_test: bool = False,
 ) -> Dataset:
-    """The store's images as train, validation and test. Without a test split of its own, the test
-    images are drawn first, then the validation images from the rest: each stratified, and seeded.
+    """A data set with its validation images held out of train: stratified, and seeded.
+
+    Args:
+        options: of the data set.
+        augmentation: of its training images.
+        train, test: its images; test is None for a data set without test images.
+        draw_test: the data come without a test split: draw one from train first, in the same way.
 
     Raises:
-        UserError: the split sizes leave a class empty.
+        UserError: the split sizes leave a class empty, or the classes of train and test differ.
     """
-    labels, everything = store.labels, np.arange(len(store.labels))
-    if store.n_train is None:
+    labels, rest = train.labels, np.arange(len(train.labels))
+    test_set = None
+    if draw_test:
         assert isinstance(options, OwnOptions), "only one's own data come without a test split"
         n = count(options.test_size, len(labels))
-        test = stratified(labels, n, options.split_seed, "dataset.test_size")
-        rest = np.setdiff1d(everything, test)
-    else:
-        rest, test = everything[: store.n_train], everything[store.n_train :]
+        drawn = stratified(labels, n, options.split_seed, "dataset.test_size")
+        rest = np.setdiff1d(rest, drawn)
+        test_set = ImageSet(train.images(drawn), labels[drawn])
+    elif test is not None:
+        check_test_classes(test.labels, train.class_names, options.label)
+        test_set = ImageSet(test.images(), test.labels)
     n = count(options.validation, len(rest))
     inner = stratified(labels[rest], n, options.split_seed + 1, "dataset.validation")
-    train, validation = np.delete(rest, inner), rest[inner]
+    held_out, rest = rest[inner], np.delete(rest, inner)
 
     mean, std = options.mean, options.std
     if mean is None or std is None:
-        mean, std = normalisation(store.images(train))
+        mean, std = normalisation(train.images(rest))
         if min(std) == 0:
             raise UserError(
                 "dataset: a colour channel has one value in every training image; give "
@@ -44,10 +56,10 @@ def split_store(
             )
     return Dataset(
         name=options.label,
-        class_names=store.class_names,
-        train=ImageSet(store.images(train), labels[train]),
-        validation=ImageSet(store.images(validation), labels[validation]),
-        test=ImageSet(store.images(test), labels[test]),
+        class_names=train.class_names,
+        train=ImageSet(train.images(rest), labels[rest]),
+        validation=ImageSet(train.images(held_out), labels[held_out]),
+        test=test_set,
         mean=mean,
         std=std,
         augmentation=augmentation,
@@ -60,78 +72,82 @@ def augmentation_of(options: OwnOptions) -> Augmentation | ResizedCrop:
     return Augmentation(options.padding, options.flip)
 
 
-def _place(part: str, index: int) -> str:
-    return f"{part} image {index}"
-
-
-def check_labels(
-    train: np.ndarray,
-    test: np.ndarray | None,
+def check_range(
+    labels: np.ndarray,
     names: Sequence[str] | None,
     source: str,
-    place: Callable[[str, int], str] = _place,
-) -> tuple[str, ...]:
-    """The names of the classes, after a look at what usually goes wrong.
-
+    place: Callable[[int], str] = "image {}".format,
+) -> None:
+    """
     Args:
-        train: (N,) class of each training image (or of every image, if there is no test split).
-        test: (M,) class of each test image, None if there is no test split.
-        names: of the classes; None for the numbers 0, 1, .. up to the largest of train.
-        source: for messages.
-        place: what to call an image: from its part ("training" or "test") and position there.
+        labels: (N,) class of each image.
+        names: of the classes, if they are known.
+        source: the data, for messages. place: what to call image i.
 
     Raises:
-        UserError: a label is negative or too large, a class has no images in train or in test, or
-            there are fewer than two classes.
+        UserError: no labels, or a negative one, or one without a name.
     """
-    for part, labels in (("training", train), ("test", test)):
-        if labels is None:
-            continue
-        if not len(labels):
-            raise UserError(f"dataset: {source}: no {part} images; add some")
-        if labels.min() < 0:
-            raise UserError(
-                f"dataset: {place(part, int(labels.argmin()))}: negative label {labels.min()}; "
-                "number the classes from 0 (images without a class cannot be used)"
-            )
-        if names is not None and labels.max() >= len(names):
-            raise UserError(
-                f"dataset: {place(part, int(labels.argmax()))}: label {labels.max()} is out of "
-                f"range; there are {len(names)} classes, 0 to {len(names) - 1}"
-            )
-    in_train = np.unique(train)
-    n_classes = len(names) if names is not None else int(in_train[-1]) + 1
-    in_test = in_train if test is None else np.unique(test)
-    empty = _first_missing(in_train, n_classes)
+    if not len(labels):
+        raise UserError(f"dataset: {source}: no images; add some")
+    if labels.min() < 0:
+        raise UserError(
+            f"dataset: {place(int(labels.argmin()))}: negative label {labels.min()}; number the "
+            "classes from 0 (images without a class cannot be used)"
+        )
+    if names is not None and labels.max() >= len(names):
+        raise UserError(
+            f"dataset: {place(int(labels.argmax()))}: label {labels.max()} is out of range; there "
+            f"are {len(names)} classes, 0 to {len(names) - 1}"
+        )
+
+
+def check_training_classes(
+    labels: np.ndarray, names: Sequence[str] | None, source: str
+) -> tuple[str, ...]:
+    """The names of the classes; where there are none, the numbers up to the largest label.
+
+    Raises:
+        UserError: a class without training images, or fewer than two classes.
+    """
+    present = np.unique(labels)
+    n_classes = int(present[-1]) + 1 if names is None else len(names)
+    empty = _first_missing(present, n_classes)
     if empty is not None:
-        where = "only test images" if empty in in_test else "no images"
         raise UserError(
-            f"dataset: {source}: class {_name(names, empty)} has {where}; add training images, "
-            "or remove the class"
+            f"dataset: {source}: class {_name(names, empty)} has no training images; add some, or "
+            "remove the class"
         )
-    if len(in_test) and in_test[-1] >= n_classes:
+    if n_classes < 2:
+        raise UserError(f"dataset: {source}: one class only; add the others")
+    return tuple(str(c) for c in range(n_classes)) if names is None else tuple(names)
+
+
+def check_test_classes(labels: np.ndarray, names: Sequence[str], source: str) -> None:
+    """names: of the training images' classes.
+
+    Raises:
+        UserError: a class with training images only, or with test images only.
+    """
+    present = np.unique(labels)
+    if present[-1] >= len(names):
         raise UserError(
-            f"dataset: {source}: class {in_test[-1]} has only test images; add training images, "
-            "or remove the class"
+            f"dataset: {source}: class '{present[-1]}' has test images, but no training images; "
+            "add some, or remove the class"
         )
-    empty = _first_missing(in_test, n_classes)
+    empty = _first_missing(present, len(names))
     if empty is not None:
         raise UserError(
             f"dataset: {source}: class {_name(names, empty)} has no test images; add some, or "
             "remove the class"
         )
-    if n_classes < 2:
-        raise UserError(f"dataset: {source}: one class only; there is nothing to tell apart")
-    return tuple(names) if names is not None else tuple(str(c) for c in range(n_classes))
 
 
 def _first_missing(present: np.ndarray, n_classes: int) -> int | None:
     """The first of 0 .. n_classes - 1 that is not among these sorted numbers."""
-    gaps = np.flatnonzero(present[:n_classes] != np.arange(len(present[:n_classes])))
-    if len(gaps):
-        return int(gaps[0])
-    return len(present) if len(present) < n_classes else None
+    gaps = np.flatnonzero(present != np.arange(len(present)))
+    first = int(gaps[0]) if len(gaps) else len(present)
+    return first if first < n_classes else None
 
 
 def _name(names: Sequence[str] | None, label: int) -> str:
-    return str(label) if names is None else f"{names[label]!r}"
+    return repr(str(label) if names is None else names[label])

@@ -24,18 +24,17 @@ from harness.data.lock import locked
 from harness.data.packed import Store, open_store, reopened
 from harness.errors import UserError
 
-FORMAT = 1  # raise it when the same files would be stored differently
+FORMAT = 2  # raise it when the same files would be stored differently
 ANNOUNCED = 1000  # from so many images on, a line on stderr says that they are being decoded
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What goes into a store. images: single ones (H, W, 3) or blocks (n, H, W, 3) of uint8, the
-    n_train training images first. n_train is None where the source has no test split."""
+    """What goes into a store. images: single ones (H, W, 3) or blocks (n, H, W, 3) of uint8;
+    labels: (N,); class_names: of the labels 0, 1, .., not only of those that occur."""
 
     images: Iterable[np.ndarray]
     labels: np.ndarray
-    n_train: int | None
     class_names: Sequence[str]
 
 
@@ -82,10 +81,12 @@ def cached(source: dict[str, Any], make: Callable[[], Contents]) -> Store:
 
 
 def _cache_folders() -> list[Path]:
+    """In the data root, for all its users; or this user's own among the temporary files."""
     from harness.data import data_root
 
-    user = os.getuid()
-    return [data_root() / ".cache", Path(tempfile.gettempdir()) / f"harness-cache-{user}"]
+    own = Path(tempfile.gettempdir()) / f"harness-cache-{os.getuid()}"
+    trusted = not own.exists() or own.stat().st_uid == os.getuid()
+    return [data_root() / ".cache", *([own] if trusted else [])]
 
 
 def _writable_cache() -> Path:
@@ -96,16 +97,16 @@ def _writable_cache() -> Path:
     problems = []
     for folder in _cache_folders():
         try:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            if folder.stat().st_uid != os.getuid() and folder.name != ".cache":
-                raise PermissionError(0, "it belongs to somebody else")
+            folder.mkdir(
+                parents=True, exist_ok=True, mode=0o777 if folder.name[0] == "." else 0o700
+            )
             with tempfile.TemporaryFile(dir=folder):
                 return folder
         except OSError as error:
             problems.append(f"{folder} ({error.strerror})")
     raise UserError(
-        f"dataset: cannot keep decoded images in {' or '.join(problems)}; set HARNESS_DATA_ROOT "
-        "to a folder you may write to"
+        f"dataset: cannot keep decoded images in {' or '.join(problems)}; choose a folder you may "
+        "write to with --data-root"
     )
 
 
@@ -123,7 +124,7 @@ def _write(path: Path, contents: Contents, source: str) -> None:
     except OSError as error:
         raise UserError(
             f"dataset: cannot keep decoded images in {path.parent} ({error.strerror}); free some "
-            "space, or set HARNESS_DATA_ROOT to another folder"
+            "space, or choose another folder with --data-root"
         ) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -158,7 +159,6 @@ def _write_files(folder: Path, contents: Contents) -> None:
     meta = {
         "bytes": n_bytes,
         "digest": sha.hexdigest(),
-        "n_train": contents.n_train,
         "class_names": list(contents.class_names),
     }
     (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")

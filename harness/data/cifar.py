@@ -6,14 +6,15 @@ https://www.cs.toronto.edu/~kriz/cifar.html.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from harness.data import Augmentation, Dataset, data_root
-from harness.data.assemble import check_labels, split_store
+from harness.data.assemble import assemble
 from harness.data.cache import Contents, cached, file_times
 from harness.data.decode import Form
 from harness.data.fetch import Archive, fetch
@@ -22,7 +23,8 @@ from harness.data.packed import Store
 from harness.data.parquet import Columns, open_files, parquet_files
 from harness.errors import UserError
 
-SIZES = (50_000, 10_000)  # training and test images of both
+Split = Literal["train", "test"]
+SIZES: dict[Split, int] = {"train": 50_000, "test": 10_000}  # of both
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,9 @@ CIFAR = {
 }
 
 
-def load(options: CifarOptions) -> Dataset:
+def load(options: CifarOptions, with_test: bool = True) -> Dataset:
     """From `path` alone if it is given; else from the data root, and fetched if it is not there.
+    with_test: False leaves the test images out.
 
     Raises:
         UserError: the files are missing and cannot be fetched, or they are broken, or not CIFAR.
@@ -75,52 +78,59 @@ def load(options: CifarOptions) -> Dataset:
     folder = cifar.archive.folder
     # In the data root, parquet files lie in a folder of the data set's own.
     root = options.path or data_root()
-    parquet = root if options.path else root / options.name
+    hub = root if options.path else root / options.name
     if root.name == folder and root.is_dir():
-        store = _from_torchvision(cifar, root.parent)
-    elif (root / folder).is_dir():
-        store = _from_torchvision(cifar, root)
-    elif train := parquet_files(parquet, "train"):
-        store = open_files(
-            train,
-            parquet_files(parquet, "test"),
-            Columns(label=cifar.label_column),
-            Form(32, square=True),
-            names=[str(c) for c in range(cifar.n_classes)],
-            sizes=SIZES,
-        )
-    elif options.path:
+        root = root.parent
+    elif not (root / folder).is_dir() and parquet_files(hub, "train"):
+        return _assembled(options, with_test, lambda split: _from_parquet(cifar, hub, split))
+    elif options.path and not (root / folder).is_dir():
         raise UserError(
             f"dataset.path: neither {folder}/ nor train*.parquet in {root}; correct the path, or "
             "leave it out to fetch the data"
         )
     else:
         fetch(cifar.archive, root)
-        store = _from_torchvision(cifar, root)
-    return split_store(store, options, Augmentation(padding=4, flip=True))
+    return _assembled(options, with_test, lambda split: _from_torchvision(cifar, root, split))
 
 
-def _from_torchvision(cifar: Cifar, root: Path) -> Store:
+def _assembled(options: CifarOptions, with_test: bool, store: Callable[[Split], Store]) -> Dataset:
+    test = store("test") if with_test else None
+    return assemble(options, Augmentation(padding=4, flip=True), store("train"), test)
+
+
+def _from_parquet(cifar: Cifar, folder: Path, split: Split) -> Store:
+    files = parquet_files(folder, split)
+    if not files:
+        raise UserError(f"dataset: no {split}*.parquet in {folder}; fetch it too")
+    return open_files(
+        files,
+        split,
+        Columns(label=cifar.label_column),
+        Form(32, square=True),
+        names=[str(c) for c in range(cifar.n_classes)],
+        size=SIZES[split],
+    )
+
+
+def _from_torchvision(cifar: Cifar, root: Path, split: Split) -> Store:
     folder = root / cifar.archive.folder
     source: dict[str, Any] = {
         "path": str(folder),
+        "split": split,
         "files": file_times(sorted(p for p in folder.iterdir() if p.is_file())),
     }
 
     def make() -> Contents:
         import torchvision.datasets
 
-        reader = getattr(torchvision.datasets, cifar.reader)
         try:
-            parts = [reader(root, train=train) for train in (True, False)]
+            part = getattr(torchvision.datasets, cifar.reader)(root, train=split == "train")
         except (RuntimeError, OSError):  # torchvision checks every file's md5
             raise UserError(
                 f"dataset: {folder} is not whole (a file is missing, or its md5 is wrong); delete "
                 f"it, then {cifar.archive.by_hand} is fetched or extracted anew"
             ) from None
-        labels = [np.asarray(p.targets, np.int64) for p in parts]
-        check_labels(labels[0], labels[1], parts[0].classes, str(folder))
-        blocks = (p.data[i : i + 1000] for p in parts for i in range(0, len(p.data), 1000))
-        return Contents(blocks, np.concatenate(labels), len(labels[0]), parts[0].classes)
+        blocks = (part.data[i : i + 1000] for i in range(0, len(part.data), 1000))
+        return Contents(blocks, np.asarray(part.targets, np.int64), part.classes)
 
     return cached(source, make)

@@ -11,11 +11,17 @@ from pathlib import Path
 import numpy as np
 
 from harness.data import Dataset, ResizedCrop, data_root
-from harness.data.assemble import check_labels, split_store
+from harness.data.assemble import (
+    assemble,
+    check_range,
+    check_test_classes,
+    check_training_classes,
+)
 from harness.data.cache import Contents, cached, file_times
 from harness.data.decode import Encoded, Form, decode_all
 from harness.data.fetch import Archive, fetch
 from harness.data.options import CUB_LABEL, CubOptions
+from harness.data.packed import Store
 from harness.errors import UserError
 
 N_CLASSES = 200
@@ -30,9 +36,10 @@ ARCHIVE = Archive(
 )
 
 
-def load(options: CubOptions) -> Dataset:
+def load(options: CubOptions, with_test: bool = True) -> Dataset:
     """The official split. Images are kept with a shorter side of 8/7 of the image size (256 for
-    224): what evaluation crops its centre from, and training its random crops.
+    224): what evaluation crops its centre from, and training its random crops. with_test: False
+    leaves the test images unopened.
 
     Raises:
         UserError: the files are missing and cannot be fetched, a table does not fit the others, an
@@ -45,22 +52,27 @@ def load(options: CubOptions) -> Dataset:
             f"dataset.label: {folder} has {len(names)} of CUB's {N_CLASSES} classes; give it a "
             f"name of its own, as in `label: cub{len(names)}`"
         )
-    order = np.argsort(~in_train, kind="stable")  # training images first
-    labels, files, n_train = labels[order], [files[i] for i in order], int(in_train.sum())
-    check_labels(labels[:n_train], labels[n_train:], names, str(folder))
+    for part in (in_train, ~in_train):
+        check_range(labels[part], names, str(folder))
+    check_training_classes(labels[in_train], names, str(folder))
+    check_test_classes(labels[~in_train], names, str(folder))
     form = Form(options.image_size * 8 // 7, square=False)
-    source = {
-        "path": str(folder),
-        "files": file_times([*(folder / table for table in TABLES), *files]),
-        "form": form.as_json(),
-    }
+    tables = file_times(folder / table for table in TABLES)
 
-    def make() -> Contents:
-        images = decode_all((Encoded(Path(f), f) for f in files), form)
-        return Contents(images, labels, n_train, names)
+    def stored(chosen: np.ndarray) -> Store:
+        part = [files[i] for i in np.flatnonzero(chosen)]
+        source = {
+            "path": str(folder),
+            "tables": tables,
+            "files": file_times(part),
+            "form": form.as_json(),
+        }
+        images = decode_all((Encoded(Path(f), f) for f in part), form)
+        return cached(source, lambda: Contents(images, labels[chosen], names))
 
     augmentation = ResizedCrop(options.image_size, flip=True)
-    return split_store(cached(source, make), options, augmentation)
+    test = stored(~in_train) if with_test else None
+    return assemble(options, augmentation, stored(in_train), test)
 
 
 def _folder(options: CubOptions) -> Path:

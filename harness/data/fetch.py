@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import http.client
@@ -12,8 +13,10 @@ import tarfile
 import tempfile
 import urllib.error
 import urllib.request
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from harness.data.lock import locked
 from harness.errors import UserError
@@ -61,8 +64,8 @@ def fetch(archive: Archive, root: Path) -> Path:
                 _extract(path, archive, root)
     except OSError as error:
         raise UserError(
-            f"dataset: cannot put {archive.title} into {root} ({error.strerror}); set "
-            "HARNESS_DATA_ROOT to a folder you may write to, with room for it"
+            f"dataset: cannot put {archive.title} into {root} ({error.strerror}); choose "
+            "a folder with --data-root that you may write to and that has room for it"
         ) from None
     return folder
 
@@ -87,10 +90,11 @@ def _download(path: Path, archive: Archive) -> None:
         except (urllib.error.URLError, http.client.HTTPException, TimeoutError, OSError) as error:
             if getattr(error, "errno", None) in DISK_ERRORS:
                 raise
-            reason = str(getattr(error, "reason", error)).splitlines()
+            cause = getattr(error, "reason", error)
+            reason = (getattr(cause, "strerror", None) or str(cause) or "no answer").splitlines()[0]
             raise UserError(
                 f"dataset: {archive.title} is not in {path.parent} and cannot be fetched "
-                f"({reason[0] if reason else type(error).__name__}); put {archive.by_hand} there"
+                f"({reason}); put {archive.by_hand} there"
             ) from None
         if md5 != archive.md5:
             raise UserError(
@@ -104,31 +108,32 @@ def _download(path: Path, archive: Archive) -> None:
 
 def _receive(response: http.client.HTTPResponse, part: Path, archive: Archive) -> tuple[int, str]:
     """The number of bytes written to `part`, and their md5."""
-    from torch.hub import tqdm  # tqdm's bar, or torch's plain one where that is not installed
-
     print(
         f"fetching {archive.title} ({archive.size}) from {archive.url} into {part.parent}",
         file=sys.stderr,
         flush=True,
     )
-    sha, total = hashlib.md5(usedforsecurity=False), response.headers["Content-Length"]
-    with (
-        open(part, "wb") as file,
-        tqdm(
-            total=int(total) if total else None,
-            unit="B",
-            unit_scale=True,
-            disable=not sys.stderr.isatty(),
-        ) as bar,
-    ):
+    md5, total = hashlib.md5(usedforsecurity=False), response.headers["Content-Length"]
+    with open(part, "wb") as file, _bar(int(total) if total else None) as advance:
         while block := response.read(1 << 20):
             file.write(block)
-            sha.update(block)
-            bar.update(len(block))
-        size = file.tell()
+            md5.update(block)
+            advance(len(block))
         file.flush()
         os.fsync(file.fileno())
-    return size, sha.hexdigest()
+        return file.tell(), md5.hexdigest()
+
+
+@contextlib.contextmanager
+def _bar(total: int | None) -> Iterator[Callable[[int], Any]]:
+    """A progress bar on a terminal, nothing in a log file."""
+    if not sys.stderr.isatty():
+        yield lambda n: None
+        return
+    from torch.hub import tqdm  # tqdm's bar, or torch's own where that is not installed
+
+    with tqdm(total=total, unit="B", unit_scale=True) as bar:
+        yield bar.update
 
 
 def _extract(path: Path, archive: Archive, root: Path) -> None:

@@ -8,18 +8,26 @@ from pathlib import Path
 import numpy as np
 
 from harness.data import Dataset
-from harness.data.assemble import augmentation_of, check_labels, split_store
+from harness.data.assemble import (
+    assemble,
+    augmentation_of,
+    check_range,
+    check_test_classes,
+    check_training_classes,
+)
 from harness.data.cache import Contents, cached, file_times
 from harness.data.decode import Encoded, Form, decode_all
 from harness.data.options import FolderOptions
+from harness.data.packed import Store
 from harness.errors import UserError
 
 NOT_DATA = {"thumbs.db", "desktop.ini"}
 
 
-def load(options: FolderOptions) -> Dataset:
+def load(options: FolderOptions, with_test: bool = True) -> Dataset:
     """path/train/CLASS/* and path/test/CLASS/*, or path/CLASS/* with a test split that is drawn.
-    Classes are numbered in the order of their names; folders inside a class count to it.
+    Classes are numbered in the order of their names; folders inside a class count to it. with_test:
+    False leaves the test images unopened.
 
     Raises:
         UserError: no such folder, a class without images, an image that cannot be read, or a split
@@ -35,37 +43,49 @@ def load(options: FolderOptions) -> Dataset:
             f"dataset.path: {path} has no folder {missing[0]}/ beside the other one; add it (a "
             "link will do), or give the folder that holds the classes"
         )
-    parts = [class_files(s) for s in splits] if not missing else [class_files(path), {}]
-    train, test = parts
+    train = class_files(path if missing else splits[0])
+    test = {} if missing else class_files(splits[1])
+    names = sorted(train)
     extra = sorted(test.keys() - train.keys())
     if extra:
         raise UserError(
-            f"dataset: {path}: class {extra[0]!r} has only test images; add training images, or "
-            "remove the class"
+            f"dataset: {path}: class {extra[0]!r} has test images, but no training images; add "
+            "some, or remove the class"
         )
-    names = sorted(train)
-    files = [file for part in parts for name in names for file in part.get(name, [])]
-    labels = [
-        np.repeat(np.arange(len(names)), [len(part.get(name, [])) for name in names])
-        for part in parts
-    ]
-    check_labels(labels[0], labels[1] if test else None, names, str(path))
+    train_files, train_labels = _listed(train, names)
+    test_files, test_labels = _listed(test, names)
+    check_range(train_labels, names, str(path))
+    check_training_classes(train_labels, names, str(path))
+    if not missing:
+        check_range(test_labels, names, str(splits[1]))
+        check_test_classes(test_labels, names, str(path))
 
     resized = options.augmentation == "resized-crop"
     form = Form(options.image_size * 8 // 7 if resized else options.image_size, not resized)
-    source = {
-        "path": str(path),
-        "split": not missing,
-        "files": file_times(files),
-        "form": form.as_json(),
-    }
 
-    def make() -> Contents:
+    def stored(files: list[str], labels: np.ndarray, place: Path) -> Store:
+        source = {
+            "path": str(place),
+            "files": file_times(files),
+            "names": names,
+            "form": form.as_json(),
+        }
         images = decode_all((Encoded(Path(f), f) for f in files), form)
-        n_train = None if missing else len(labels[0])
-        return Contents(images, np.concatenate(labels), n_train, names)
+        return cached(source, lambda: Contents(images, labels, names))
 
-    return split_store(cached(source, make), options, augmentation_of(options))
+    return assemble(
+        options,
+        augmentation_of(options),
+        stored(train_files, train_labels, path if missing else splits[0]),
+        stored(test_files, test_labels, splits[1]) if test and with_test else None,
+        draw_test=bool(missing),
+    )
+
+
+def _listed(found: dict[str, list[str]], names: list[str]) -> tuple[list[str], np.ndarray]:
+    """The files class after class, and their labels (N,)."""
+    files = [file for name in names for file in found.get(name, [])]
+    return files, np.repeat(np.arange(len(names)), [len(found.get(name, [])) for name in names])
 
 
 def class_files(folder: Path) -> dict[str, list[str]]:

@@ -8,8 +8,10 @@ torchvision's are.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -66,7 +68,8 @@ def random_crops(
     sizes = np.rint(np.stack([np.sqrt(area / ratio), np.sqrt(area * ratio)], axis=-1))
     fits_in = ((sizes > 0) & (sizes <= limits[:, None])).all(-1)  # (N, attempts)
     chosen = sizes[np.arange(n), fits_in.argmax(1)].astype(np.int64)
-    corners = (u_corner * (limits - chosen + 1)).astype(np.int64)
+    room = limits - chosen  # >= 0 where an attempt fits
+    corners = np.minimum((u_corner * (room + 1)).astype(np.int64), room)
 
     # No attempt fits: the central crop with the nearest ratio allowed.
     for i in np.flatnonzero(~fits_in.any(1)):
@@ -120,9 +123,23 @@ class LoaderImages(Images):
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # a loader draws a seed: not from the global stream
             multiprocessing_context="fork" if n_workers and sys.platform == "linux" else None,
+            worker_init_fn=_end_with_parent,
         )
         for pixels in loader:
             yield pixels.to(self.device, non_blocking=True)
+
+
+def _end_with_parent(worker: int) -> None:
+    """A worker shares the lease of the cell it is forked from: it must not outlive a killed cell,
+    as torch's own look at the parent every 5 s would let it."""
+    parent = multiprocessing.parent_process()
+
+    def wait() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 class _Cutter(TorchDataset[Tensor]):
@@ -168,6 +185,8 @@ class ResidentImages(LoaderImages):
     def _pixels(self, crops: Crops, bounds: list[tuple[int, int]]) -> Iterator[Tensor]:
         """(B, size, size, 3) float32 of each batch."""
         shapes = self.images.shapes
+        sizes = torch.from_numpy(crops.boxes[:, 2:]).to(self.device)
+        flips = torch.from_numpy(crops.flips).to(self.device)
         for start, stop in bounds:
             boxes = crops.boxes[start:stop]
             height, width = boxes[:, 2:].max(0).tolist()
@@ -180,12 +199,8 @@ class ResidentImages(LoaderImages):
                 first, (rows, columns) = self.starts[i], shapes[i].tolist()
                 image = self.stored[first : first + rows * columns * 3].view(rows, columns, 3)
                 out[:h, :w] = image[top : top + h, left : left + w]
-            yield resampled(
-                canvas,
-                torch.from_numpy(boxes[:, 2:]).to(self.device),
-                torch.from_numpy(crops.flips[start:stop]).to(self.device),
-                self.augmentation.size,
-            )
+            window = slice(start, stop)
+            yield resampled(canvas, sizes[window], flips[window], self.augmentation.size)
 
 
 def fits(part: ImageSet, device: torch.device) -> bool:

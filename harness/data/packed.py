@@ -31,7 +31,6 @@ class Store:
     sums: np.ndarray
     squares: np.ndarray
     labels: np.ndarray
-    n_train: int | None
     class_names: tuple[str, ...]
     digest: str
 
@@ -127,7 +126,6 @@ def open_store(path: Path) -> Store | None:
         path=path,
         pixels=pixels,
         **index,
-        n_train=meta["n_train"],
         class_names=tuple(meta["class_names"]),
         digest=meta["digest"],
     )

@@ -7,12 +7,17 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from harness.data import Dataset
-from harness.data.assemble import augmentation_of, check_labels, split_store
+from harness.data.assemble import (
+    assemble,
+    augmentation_of,
+    check_range,
+    check_training_classes,
+)
 from harness.data.cache import Contents, cached, file_times
 from harness.data.decode import Encoded, Form, decode_all
 from harness.data.options import ParquetOptions
@@ -30,8 +35,9 @@ class Columns:
     label: str | None = None
 
 
-def load(options: ParquetOptions) -> Dataset:
-    """
+def load(options: ParquetOptions, with_test: bool = True) -> Dataset:
+    """with_test: False leaves the test files unopened.
+
     Raises:
         UserError: no such files or columns, an image that cannot be read, wrong labels, or a split
             that leaves a class empty.
@@ -40,8 +46,13 @@ def load(options: ParquetOptions) -> Dataset:
     columns = Columns(options.image_column, options.label_column)
     resized = options.augmentation == "resized-crop"
     form = Form(options.image_size * 8 // 7 if resized else options.image_size, not resized)
-    store = open_files(train, test, columns, form, names=None)
-    return split_store(store, options, augmentation_of(options))
+    return assemble(
+        options,
+        augmentation_of(options),
+        open_files(train, "train", columns, form),
+        open_files(test, "test", columns, form) if test and with_test else None,
+        draw_test=not test,
+    )
 
 
 def find_files(options: ParquetOptions) -> tuple[list[Path], list[Path]]:
@@ -87,54 +98,48 @@ def parquet_files(folder: Path, split: str) -> list[Path]:
 
 
 def open_files(
-    train: Sequence[Path],
-    test: Sequence[Path],
+    files: Sequence[Path],
+    split: Literal["train", "test"],
     columns: Columns,
     form: Form,
-    names: Sequence[str] | None,
-    sizes: tuple[int, int] | None = None,
+    names: Sequence[str] | None = None,
+    size: int | None = None,
 ) -> Store:
-    """The store of these files.
+    """The store of one split's files.
 
     Args:
-        train, test: files, in the order of their images; no test files: no test split.
+        files: in the order of their images.
+        split: which one it is.
         columns: which ones hold images and labels.
         form: how to keep the images.
         names: of the classes; None for what the files say, or else the numbers.
-        sizes: how many training and test images there must be; None for any number.
+        size: how many images there must be; None for any number.
 
     Raises:
         UserError: as `load`.
     """
-    files = [*train, *test]
+    where = str(files[0] if len(files) == 1 else files[0].parent)
     source = {
-        "path": str(files[0] if len(files) == 1 else files[0].parent),
+        "path": where,
+        "split": split,
         "files": file_times(files),
-        "n_train_files": len(train),
         "columns": [columns.image, columns.label],
         "form": form.as_json(),
         "names": list(names) if names is not None else None,
     }
 
     def make() -> Contents:
-        parts = [_Part(files, columns) for files in (train, test)]
-        labels = [part.labels for part in parts]
-        counts = tuple(len(x) for x in labels)
-        if sizes is not None and counts != sizes:
+        part = _Part(files, columns)
+        n, known = len(part.labels), names if names is not None else part.class_names
+        if size is not None and n != size:
             raise UserError(
-                f"dataset.path: {source['path']} has {counts[0]} + {counts[1]} images, not "
-                f"{sizes[0]} + {sizes[1]}; for other data use `name: parquet`"
+                f"dataset.path: {where} has {n} images, not {size}; for other data use "
+                "`name: parquet`"
             )
-        checked = check_labels(
-            labels[0],
-            labels[1] if test else None,
-            names if names is not None else parts[0].class_names,
-            str(source["path"]),
-            lambda part, i: parts[part == "test"].place(i),
-        )
-        images = decode_all((e for part in parts for e in part.images()), form)
-        n_train = counts[0] if test else None
-        return Contents(images, np.concatenate(labels), n_train, checked)
+        check_range(part.labels, known, where, part.place)
+        if split == "train":
+            known = check_training_classes(part.labels, known, where)
+        return Contents(decode_all(part.images(), form), part.labels, known or ())
 
     return cached(source, make)
 
@@ -158,10 +163,10 @@ class _Part:
                 ) from None
         self.broken = (pyarrow.ArrowException, OSError)
         self.class_names: list[str] | None = None
-        labels = [self._labels(path, file, columns) for path, file in self.files]
         self.image_columns = [
             _column(path, file, columns.image, IMAGE_COLUMNS, "image") for path, file in self.files
         ]
+        labels = [self._labels(path, file, columns) for path, file in self.files]
         self.starts = np.cumsum([0, *map(len, labels)])
         self.labels = np.concatenate(labels) if labels else np.empty(0, np.int64)
 

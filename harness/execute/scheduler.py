@@ -18,7 +18,8 @@ class Progress:
     """What a display needs; updated in place by `run`.
 
     state: fingerprint -> done, running, elsewhere (another `harness run` trains it), waiting (for
-        an upstream cell or a free place), failed, or skipped (an upstream cell failed).
+        an upstream cell or a free place), paused (on purpose, by `harness tune`), failed, or
+        skipped (an upstream cell failed).
     cached_cells: done before this run.
     errors: fingerprint -> one line.
     """
@@ -49,7 +50,7 @@ def begin(plan: Plan, store: Store) -> Progress:
     """
     state = {}
     for fingerprint, cell in plan.cells.items():
-        state[fingerprint] = "done" if store.directory(fingerprint).is_done else "waiting"
+        state[fingerprint] = _at_rest(store.directory(fingerprint)) or "waiting"
         if cell.kind == "imported" and state[fingerprint] != "done":
             raise UserError(
                 f"teacher_checkpoint: {cell.spec['checkpoint'][:12]}... is not in {store.root}; "
@@ -131,6 +132,12 @@ def _look_elsewhere(progress: Progress) -> None:
                 progress.state[fingerprint] = "waiting"
 
 
+def _at_rest(directory: CellDir) -> str | None:
+    if directory.is_done:
+        return "done"
+    return "paused" if directory.is_paused else None
+
+
 def _outcome(progress: Progress, path: Path, fingerprint: str, status: int) -> str:
     directory = CellDir(path)
     if status == DONE and directory.is_done:
@@ -138,7 +145,7 @@ def _outcome(progress: Progress, path: Path, fingerprint: str, status: int) -> s
     if status == BUSY:
         return "elsewhere"
     if status == STOPPED:  # asked to stop by somebody else: it goes on in its turn
-        return "waiting"
+        return _at_rest(directory) or "waiting"
     failures = [e["error"] for e in directory.events() if e["event"] == "failed"]
     killed = f"killed by signal {-status}" if status < 0 else f"ended with status {status}"
     reason = failures[-1] if failures and status > 0 else killed

@@ -51,14 +51,18 @@ def train(
     n_epochs: int,
     directory: CellDir,
     should_stop: Callable[[], bool],
+    pause_after: int | None = None,
 ) -> tuple[State, int, list[dict[str, Any]]]:
     """Train to the last epoch, from the checkpoint if there is one.
+
+    Args:
+        pause_after: the epoch after which to be interrupted on purpose.
 
     Returns:
         The selected weights, their epoch (from 1), and the journal's epoch lines.
 
     Raises:
-        Interrupted: `should_stop` said so; call again to go on.
+        Interrupted: `should_stop` or `pause_after` said so; call again to go on.
         Diverged: the loss became NaN or infinite.
         UserError: the checkpoint is broken.
     """
@@ -84,6 +88,8 @@ def train(
             directory.append("epoch", **saved["line"])
 
     for epoch in range(done, n_epochs):
+        if pause_after is not None and epoch >= pause_after:
+            raise Interrupted
         line = train_epoch(model, method, optimizer, images, spec, epoch, should_stop)
         line |= method.evaluate(model, epoch) or {}
         value = line.get(selector) if selector else None

@@ -1,0 +1,121 @@
+"""Trains trials on the executor: to the rungs, with the losers stopped there, and to the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from harness.execute.scheduler import Progress
+from harness.plan import Plan
+from harness.store import Store
+from harness.tune.rungs import rung_epochs, survivors
+from harness.tune.spec import TuningFile
+from harness.tune.trials import Key, TrialCells, curve, diverged, drop_checkpoint, together
+
+# Trains a plan's cells, each to its pause or its end.
+Train = Callable[[Plan], Progress]
+
+
+class TrialsFailed(Exception):
+    """A cell failed for another reason than its settings. Its trial stays open: the next call
+    tries it again."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """value: None for a pruned trial. curve: what counts of it (nothing, if it diverged)."""
+
+    trial: TrialCells
+    value: float | None
+    curve: dict[int, float]
+    diverged: bool = False
+
+
+def run_batch(
+    trials: list[TrialCells], settings: TuningFile, store: Store, data: Any, train: Train
+) -> list[Outcome]:
+    """Train the trials of a batch, those of several methods side by side; each method's are
+    compared among themselves. Safe to repeat: what the store has is read, not trained.
+
+    Args:
+        data: of `Store.prepare`.
+
+    Raises:
+        TrialsFailed: a cell failed, and it was not the fault of its settings.
+        OutOfTime, KeyboardInterrupt: from `train`.
+    """
+    alive, outcomes = list(trials), []
+    for rung in [*range(len(settings.pruning.rungs) if settings.pruning else 0), None]:
+        goals = {t.key: _goal(t, settings, rung) for t in alive}
+        for trial in alive:
+            cell = trial.plan.cells[trial.final]
+            store.prepare(cell, data).pause_after = goals[trial.key]
+        _train_all(alive, store, train)
+
+        lost = [t for t in alive if diverged(t, store)]
+        outcomes += [Outcome(t, None, {}, diverged=True) for t in lost]
+        curves = {
+            t.key: curve(store.directory(t.final), settings.metric, goals[t.key])
+            for t in alive
+            if t not in lost
+        }
+        alive = [t for t in alive if t not in lost]
+        if rung is None:
+            outcomes += [Outcome(t, _last(curves[t.key]), curves[t.key]) for t in alive]
+            break
+        kept = _kept([t for t in alive if goals[t.key] is not None], curves, settings)
+        pruned = [t for t in alive if goals[t.key] is not None and t.key not in kept]
+        outcomes += [Outcome(t, None, curves[t.key]) for t in pruned]
+        alive = [t for t in alive if t not in pruned]
+        in_use = {t.final for t in alive}
+        for trial in pruned:
+            if trial.final not in in_use:  # another trial may have the same settings
+                drop_checkpoint(store.directory(trial.final))
+    return sorted(outcomes, key=lambda o: trials.index(o.trial))
+
+
+def _last(values: dict[int, float]) -> float:
+    return values[max(values)]
+
+
+def _kept(
+    trials: list[TrialCells], curves: dict[Key, dict[int, float]], settings: TuningFile
+) -> set[Key]:
+    """The trials that go on from a rung, of each method by itself."""
+    assert settings.pruning is not None
+    kept = set()
+    for method in {t.method for t in trials}:
+        values = {t.number: _last(curves[t.key]) for t in trials if t.method == method}
+        best = survivors(values, settings.pruning.keep, settings.direction)
+        kept |= {(method, number) for number in best}
+    return kept
+
+
+def _goal(trial: TrialCells, settings: TuningFile, rung: int | None) -> int | None:
+    """The epoch after which the trial's last cell pauses; None for its end. Rungs that fall
+    together in a short training are compared once."""
+    if rung is None or settings.pruning is None:
+        return None
+    epochs = rung_epochs(settings.pruning.rungs, trial.n_epochs)
+    return epochs[rung] if rung < len(epochs) else None
+
+
+def _train_all(trials: list[TrialCells], store: Store, train: Train) -> None:
+    trials = [t for t in trials if not diverged(t, store)]
+    if not trials:
+        return
+    progress = train(together(trials))
+    broken = [t for t in trials if not diverged(t, store) and _failed(t, progress)]
+    if broken:
+        names = ", ".join(f"{t.method} #{t.number}" for t in broken)
+        reasons = "; ".join(
+            reason
+            for fingerprint, reason in progress.errors.items()
+            if any(fingerprint in t.cells.values() for t in broken)
+        )
+        raise TrialsFailed(f"{names}: {reasons}")
+
+
+def _failed(trial: TrialCells, progress: Progress) -> bool:
+    return any(progress.state[f] in ("failed", "skipped") for f in trial.cells.values())

@@ -1,0 +1,276 @@
+"""`harness tune`, start to end: ask, train, tell; the best again with fresh seeds; the winner."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from harness.data import Dataset, load
+from harness.execute import Executor
+from harness.execute.local import LocalExecutor
+from harness.execute.scheduler import OutOfTime, Progress, begin, run
+from harness.orchestrate import (
+    CELL_FAILED,
+    CTRL_C,
+    OK,
+    UNFINISHED,
+    BackgroundSync,
+    check_device,
+    connect,
+    default_jobs,
+    finish_tracking,
+)
+from harness.plan import SEMANTICS, Plan
+from harness.progress import LiveDisplay, duration
+from harness.provenance import code_version
+from harness.store import Store
+from harness.track.mlflow_sync import tracking_uri
+from harness.tune.batches import Outcome, TrialsFailed, run_batch
+from harness.tune.export import epochs_trained, write_bundle
+from harness.tune.spec import Tuning
+from harness.tune.study import Study, only_orchestrator, open_storage
+from harness.tune.track import TrialView, TuneTracker
+from harness.tune.trials import TrialCells, cells_of
+from harness.tune.winner import Candidate, check_final, confirm, write_winner
+
+# Draws the figures of a bundle: (method, file) of each.
+Draw = Callable[[Path], list[tuple[str, Path]]]
+
+
+def identity_of(tuning: Tuning, dataset: Dataset, method: str) -> dict[str, Any]:
+    """What the trials of a study depend on: with another one, they would be other trials."""
+    settings = tuning.settings
+    return {
+        "space": {f: v.model_dump(mode="json") for f, v in tuning.spaces[method].items()},
+        "sampling": settings.model_dump(
+            mode="json", include={"batch", "seed", "startup_trials", "pruning"}
+        ),
+        "objective": {"metric": settings.metric, "direction": settings.direction},
+        "experiment": {
+            **tuning.base.model_dump(
+                mode="json",
+                include={"teacher", "students", "optimizer", "training", "kd", "stage1", "stage2"},
+            ),
+            "data": {**tuning.base.dataset.identity(), "digest": dataset.digest},
+            "seed": tuning.base.seeds[0],
+            "semantics": SEMANTICS,
+        },
+        "optuna": version("optuna"),
+    }
+
+
+def owner_file(tuning: Tuning, root: Path, place: str) -> Path:
+    """What the one orchestrator of a storage locks: beside a journal, else in the store."""
+    return root / "tuning" / f"{tuning.name}.owner" if "://" in place else Path(f"{place}.owner")
+
+
+def tune(
+    tuning: Tuning,
+    root: Path,
+    *,
+    storage: str | None = None,
+    jobs: int | None = None,
+    device: str = "auto",
+    max_seconds: float | None = None,
+    no_bar: bool = False,
+    draw: Draw = lambda bundle: [],
+) -> int:
+    """Every trial that is missing, the re-run of the best, the tuned file; the exit status.
+
+    Raises:
+        UserError: wrong input; nothing was started.
+    """
+    check_device(device)
+    check_final(tuning)
+    store = Store(root)
+    store.create()
+    dataset = load(tuning.base.dataset, with_test=False)
+    place = storage or str(root / "tuning" / f"{tuning.name}.journal")
+    with only_orchestrator(owner_file(tuning, root, place)):
+        opened = open_storage(place, tracking_uri())
+        identity = {m: identity_of(tuning, dataset, m) for m in tuning.spaces}
+        studies = [Study(opened, tuning, m, identity[m]) for m in tuning.spaces]
+        executor = LocalExecutor(jobs or default_jobs(device), device, code_version())
+        if not all(s.is_finished for s in studies):
+            executor.warm_up()
+        session = Session(tuning, store, dataset, studies, executor, max_seconds, no_bar)
+        tracker = TuneTracker(tuning, store, {s.method: s.started for s in studies})
+        connect(tracker)
+        session.tracker = tracker
+        sync = BackgroundSync(tracker)
+        sync.start()
+        previous = signal.signal(signal.SIGTERM, _as_ctrl_c)
+        status, candidates = CELL_FAILED, {}
+        try:
+            candidates = session.run()
+            status = OK
+        except OutOfTime:
+            status = UNFINISHED
+            print("--max-time is over; the same command goes on from the last epochs.")
+        except KeyboardInterrupt:
+            status = CTRL_C
+            print("interrupted; the same command goes on from the last epochs.")
+        except TrialsFailed as error:
+            print(f"error: {error}; the same command tries again", file=sys.stderr)
+        finally:
+            signal.signal(signal.SIGTERM, previous)
+            sync.stop()
+            session.show(candidates)
+            finish_tracking(tracker, all_done=status == OK)
+        if status == OK:
+            bundle = write_bundle(tuning, identity, studies, session.cells, candidates, store)
+            figures = draw(bundle)
+            _log_figures(tracker, figures)
+            session.report(candidates)
+            print(f"written: {write_winner(tuning, candidates)}, {bundle}")
+        return status
+
+
+def _as_ctrl_c(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def _log_figures(tracker: TuneTracker, figures: list[tuple[str, Path]]) -> None:
+    try:
+        tracker.log_figures(figures)
+    except Exception as error:
+        print(f"warning: MLflow has no figures ({type(error).__name__})", file=sys.stderr)
+
+
+class Session:
+    """One call of `harness tune`: what it shares between its steps."""
+
+    def __init__(
+        self,
+        tuning: Tuning,
+        store: Store,
+        dataset: Dataset,
+        studies: list[Study],
+        executor: Executor,
+        max_seconds: float | None = None,
+        no_bar: bool = True,
+    ) -> None:
+        self.tuning, self.store, self.dataset = tuning, store, dataset
+        self.studies, self.executor = studies, executor
+        self.deadline = None if max_seconds is None else time.monotonic() + max_seconds
+        self.live = not no_bar and sys.stdout.isatty()
+        self.tracker: TuneTracker | None = None
+        self.data = tuning.base.dataset.model_dump(mode="json")
+        self.cells: dict[str, list[TrialCells]] = {s.method: [] for s in studies}
+        self.started = time.monotonic()
+
+    def run(self) -> dict[str, list[Candidate]]:
+        """
+        Returns:
+            method -> its best trials, the winner first.
+
+        Raises:
+            OutOfTime, KeyboardInterrupt, TrialsFailed.
+        """
+        settings = self.tuning.settings
+        n_batches = settings.trials // settings.batch
+        for number in range(n_batches):
+            open_trials: list[TrialCells] = []
+            for study in self.studies:
+                batch = study.batch(number)
+                cells = [self._cells(study, trial) for trial in batch]
+                if not all(trial.state.is_finished() for trial in batch):
+                    open_trials += cells
+            self.show()
+            if open_trials:
+                outcomes = run_batch(open_trials, settings, self.store, self.data, self.train)
+                self._tell(outcomes)
+                self._print_batch(number, n_batches, outcomes)
+        return confirm(self.studies, self.dataset, self.store, self.train)
+
+    def train(self, plan: Plan) -> Progress:
+        """Every cell of a plan, to its pause or its end."""
+        progress = begin(plan, self.store)
+        if any(s == "waiting" for s in progress.state.values()):
+            left = None if self.deadline is None else self.deadline - time.monotonic()
+            if not self.live:
+                run(progress, self.executor, left)
+            else:
+                with LiveDisplay(progress) as display:
+                    run(progress, self.executor, left, display.update)
+        return progress
+
+    def show(self, candidates: dict[str, list[Candidate]] | None = None) -> None:
+        """Give the tracker the present state of every trial."""
+        if self.tracker is None:
+            return
+        means = {(c.method, c.number): c.mean for cs in (candidates or {}).values() for c in cs}
+        winners = {(cs[0].method, cs[0].number) for cs in (candidates or {}).values()}
+        self.tracker.view = tuple(
+            TrialView(
+                method=study.method,
+                number=trial.number,
+                state=trial.state.name,
+                value=trial.value if trial.state == TrialState.COMPLETE else None,
+                params=cells.params,
+                cells=cells.cells,
+                final=cells.final,
+                diverged=bool(trial.user_attrs.get("diverged")),
+                mean=means.get(cells.key),
+                is_winner=cells.key in winners,
+            )
+            for study in self.studies
+            for trial, cells in zip(study.trials, self.cells[study.method], strict=False)
+        )
+
+    def _cells(self, study: Study, trial: FrozenTrial) -> TrialCells:
+        known = self.cells[study.method]
+        if trial.number == len(known):
+            known.append(
+                cells_of(self.tuning, self.dataset, study.method, trial.number, trial.params)
+            )
+        return known[trial.number]
+
+    def _tell(self, outcomes: list[Outcome]) -> None:
+        """In the order of the trials. A kill in between leaves some untold: the next call finds
+        the same outcomes in the store and tells the rest."""
+        by_method = {study.method: study for study in self.studies}
+        for outcome in outcomes:
+            study, number = by_method[outcome.trial.method], outcome.trial.number
+            study.note(number, cells=outcome.trial.cells, diverged=outcome.diverged)
+            study.report(number, outcome.curve)
+            study.tell(number, outcome.value)
+
+    def _print_batch(self, number: int, n_batches: int, outcomes: list[Outcome]) -> None:
+        parts = []
+        for o in outcomes:
+            if o.value is not None:
+                how = f"{100 * o.value:.2f} %"
+            elif o.diverged:
+                how = "diverged"
+            else:
+                how = f"pruned at {max(o.curve)} ({100 * o.curve[max(o.curve)]:.2f} %)"
+            parts.append(f"{o.trial.method} #{o.trial.number} {how}")
+        print(f"[batch {number + 1}/{n_batches}] {', '.join(parts)}", flush=True)
+
+    def report(self, candidates: dict[str, list[Candidate]]) -> None:
+        """What the user sees last."""
+        for method, epochs in epochs_trained(self.cells, self.store).items():
+            print(
+                f"{self.tuning.name}/{method}: {self.tuning.settings.trials} trials, "
+                f"{epochs['trained']} epochs trained, {epochs['trained'] / epochs['alone']:.0%} of "
+                f"{epochs['alone']} for as many trainings of their own"
+            )
+            for c in candidates[method]:
+                mean = "diverged" if c.mean is None else f"{100 * c.mean:.2f} %"
+                shown = ", ".join(f"{k} {_short(v)}" for k, v in c.params.items())
+                seeds = ", ".join(map(str, c.fresh))
+                print(f"  #{c.number}: {100 * c.value:.2f} %, seeds {seeds}: {mean} ({shown})")
+        elapsed = duration(time.monotonic() - self.started)
+        print(f"{self.tuning.name}: tuned in {elapsed}", flush=True)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

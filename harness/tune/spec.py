@@ -1,0 +1,349 @@
+"""A tuning file: what may stand in it, and one-line errors. Imports neither torch nor Optuna."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
+
+from harness.errors import UserError, nearest
+from harness.spec import (
+    FIXED,
+    METHODS,
+    PRESETS,
+    Experiment,
+    Frozen,
+    Protocol,
+    Tuned,
+    first_error,
+    override,
+    read,
+    sections_of,
+)
+
+# What the last cell of every trial measures on the validation split after each epoch.
+METRICS = ("validation/accuracy",)
+Direction = Literal["maximize", "minimize"]
+Scalar = bool | int | float | str
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Params = dict[str, Scalar]
+
+
+class Range(Frozen):
+    """All values from low to high; on a log scale; or only low, low + step, ..."""
+
+    low: float
+    high: float
+    log: bool = False
+    step: Annotated[float, Field(gt=0)] | None = None
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Range:
+        if self.low >= self.high:
+            raise ValueError(f"low {self.low:g} is not below high {self.high:g}; swap or widen")
+        if self.log and self.low <= 0:
+            raise ValueError(f"log of {self.low:g}; raise low above 0, or drop log")
+        if self.log and self.step is not None:
+            raise ValueError("log and step exclude each other; drop one")
+        return self
+
+    @property
+    def ends(self) -> list[Scalar]:
+        return [self.low, self.high]
+
+
+class Choices(Frozen):
+    """One of some values. What a shared cell depends on (tau1) belongs here."""
+
+    choices: Annotated[tuple[Scalar, ...], Field(min_length=2)]
+
+    @field_validator("choices")
+    @classmethod
+    def _distinct(cls, value: tuple[Scalar, ...]) -> tuple[Scalar, ...]:
+        for item in value:
+            if value.count(item) > 1:
+                raise ValueError(f"{item!r} stands twice; drop one")
+        return value
+
+    @property
+    def ends(self) -> list[Scalar]:
+        return list(self.choices)
+
+
+class Pruning(Frozen):
+    """Successive halving inside a batch. rungs: shares of the last cell's epochs at which the
+    batch's trials are compared; keep: the share that goes on, rounded up."""
+
+    rungs: Annotated[tuple[Annotated[float, Field(gt=0, lt=1)], ...], Field(min_length=1)] = (
+        0.25,
+        0.5,
+    )
+    keep: Annotated[float, Field(gt=0, lt=1)] = 0.5
+
+    @field_validator("rungs")
+    @classmethod
+    def _increasing(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if list(value) != sorted(set(value)):
+            raise ValueError(f"{list(value)} must increase; sort them and drop doubles")
+        return value
+
+
+def _space(value: Any) -> Any:
+    """{"stage1": {"tau1": [1, 4]}} -> {"stage1.tau1": {"choices": [1, 4]}}: a field may be written
+    with a dot or below its section."""
+    if not isinstance(value, dict):
+        raise ValueError("expected `field: values` lines, as in `kd.temperature: [2, 4, 8]`")
+    result: dict[str, Any] = {}
+    for key, item in value.items():
+        if isinstance(item, list | tuple):
+            result[str(key)] = {"choices": item}
+        elif not isinstance(item, dict) or item.keys() & {*Range.model_fields, "choices"}:
+            result[str(key)] = item
+        else:
+            result |= {f"{key}.{below}": v for below, v in _space(item).items()}
+    return result
+
+
+Space = Annotated[dict[str, Any], BeforeValidator(_space)]
+
+
+class TuningFile(Frozen):
+    """A tuning file as it is written.
+
+    experiment: the experiment file, beside this one or relative to it. set: fields of it to
+        change for the trials (one student, fewer epochs); the tuned file does not get them.
+    methods: method -> field -> values to try.
+    trials: of each method. batch: how many are asked together, compared with each other and
+        awaited; it decides which trials there are, the number of jobs does not.
+    seed: of the sampler. The trials train with the experiment's first seed.
+    top_k, fresh_seeds: the best `top_k` trials are trained anew with each of `fresh_seeds`.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=80)]
+    description: str = ""
+    experiment: str
+    set: dict[str, Any] = Field(default_factory=dict)
+    methods: Annotated[dict[str, Space], Field(min_length=1)]
+    metric: str = METRICS[0]
+    direction: Direction = "maximize"
+    trials: Annotated[int, Field(ge=1)] = 30
+    batch: Annotated[int, Field(ge=1)] = 6
+    seed: Seed = 0
+    startup_trials: Annotated[int, Field(ge=1)] = 10
+    pruning: Pruning | None = Pruning()
+    top_k: Annotated[int, Field(ge=1)] = 3
+    fresh_seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (101, 102, 103)
+
+    @field_validator("metric")
+    @classmethod
+    def _on_validation(cls, value: str) -> str:
+        if value in METRICS:
+            return value
+        if value.startswith("test/"):
+            raise ValueError(
+                f"{value!r} is measured on the test set, which tuning must not see; use "
+                f"{METRICS[0]!r}"
+            )
+        raise ValueError(f"no metric of the validation split{nearest(value, METRICS)}")
+
+    @field_validator("fresh_seeds")
+    @classmethod
+    def _distinct(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError("a seed stands twice; drop one")
+        return value
+
+    @model_validator(mode="after")
+    def _whole_batches(self) -> TuningFile:
+        if self.trials % self.batch:
+            near = max(self.batch, round(self.trials / self.batch) * self.batch)
+            raise ValueError(
+                f"trials: {self.trials} is no multiple of batch {self.batch}; use {near}"
+            )
+        if self.top_k > self.trials:
+            raise ValueError(f"top_k: {self.top_k} of {self.trials} trials; lower it")
+        return self
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """A tuning file, resolved.
+
+    base: what a trial changes: one student, the first seed, the strict protocol with the last
+        epoch (what the tuned file reports), nothing tuned yet.
+    spaces: method -> field -> values, fields in the order of their names.
+    experiment_file: what it tunes, with its fields as written (`raw`), for the tuned file.
+    """
+
+    file: Path
+    settings: TuningFile
+    base: Experiment
+    spaces: dict[str, dict[str, Range | Choices]]
+    experiment_file: Path
+    raw: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return self.settings.name
+
+    def trial(
+        self, method: str, params: Params, seeds: tuple[int, ...] | None = None
+    ) -> Experiment:
+        """The ordinary experiment that a trial is. No file is touched.
+
+        Raises:
+            UserError: its section does not allow a value.
+        """
+        try:
+            tuned = {method: Tuned(settings=nested(params))}
+            update = {"methods": (method,), "seeds": seeds or self.base.seeds, "tuned": tuned}
+            experiment = self.base.model_copy(update=update)
+            experiment.for_method(method)
+        except ValueError as error:
+            text = str(error).replace(f"tuned.{method}.settings.", "")
+            raise UserError(f"methods.{method}.{text}") from None
+        return experiment
+
+
+def nested(params: Params) -> dict[Any, dict[str, Scalar]]:
+    """{"stage1.tau1": 4} -> {"stage1": {"tau1": 4}}."""
+    result: dict[Any, dict[str, Scalar]] = {}
+    for path, value in params.items():
+        section, _, field = path.partition(".")
+        result.setdefault(section, {})[field] = value
+    return result
+
+
+def read_tuning(path: Path, assignments: list[str] | None = None) -> Tuning:
+    """The tuning file, with `--set` overrides of its fields, and the experiment it names.
+
+    Raises:
+        UserError: one line naming the field and the remedy.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such tuning file; see experiments/tuning")
+    raw = override(_yaml(path), assignments or [])
+    for key in raw:
+        if key not in TuningFile.model_fields:
+            raise UserError(f"{key}: unknown key{nearest(str(key), TuningFile.model_fields)}")
+    try:
+        settings = TuningFile.model_validate(raw)
+    except ValidationError as error:
+        raise UserError(first_error(error, TuningFile)) from None
+    file = Path(os.path.normpath(path.parent / settings.experiment))
+    experiment = read(file, [f"{k}={json.dumps(v)}" for k, v in flat(settings.set).items()])
+    base = _base(experiment, settings, file)
+    tuning = Tuning(path, settings, base, _spaces(settings, base), file, _yaml(file))
+    for method, space in tuning.spaces.items():  # every end of every range, one at a time
+        for field, values in space.items():
+            for end in values.ends:
+                tuning.trial(method, {field: as_field(base, field, end)})
+    return tuning
+
+
+def flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"training": {"epochs": 20}} -> {"training.epochs": 20}."""
+    result = {}
+    for key, item in value.items():
+        below = (
+            flat(item, f"{prefix}{key}.") if isinstance(item, dict) else {f"{prefix}{key}": item}
+        )
+        result.update(below)
+    return result
+
+
+def as_field(base: Experiment, path: str, value: Scalar) -> Scalar:
+    """Whole numbers for a field of whole numbers; YAML's 1 and 1.0 are one value for the others."""
+    if is_whole(base, path) and isinstance(value, float) and value == int(value):
+        return int(value)
+    return value
+
+
+def is_whole(base: Experiment, path: str) -> bool:
+    section, _, field = path.partition(".")
+    value = getattr(getattr(base, section), field)
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _yaml(path: Path) -> dict[str, Any]:
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f"line {mark.line + 1}: " if mark else ""
+        raise UserError(f"{path}: {line}broken YAML; see experiments/tuning/digits.yaml") from None
+    if not isinstance(raw, dict):
+        raise UserError(f"{path}: expected `key: value` lines; see experiments/tuning/digits.yaml")
+    return raw
+
+
+def _base(experiment: Experiment, settings: TuningFile, file: Path) -> Experiment:
+    if experiment.teacher_checkpoint:
+        raise UserError(
+            f"experiment: {file} takes its teacher from a published file, which may have seen the "
+            "validation images; tune with a teacher that is trained here"
+        )
+    if experiment.tuned:
+        raise UserError(f"experiment: {file} is tuned already; name the file it came from")
+    if len(experiment.students) > 1:
+        raise UserError(
+            f"set.students: {file} has {len(experiment.students)} students; name the one to tune "
+            "on, as in `set: {students: [{depth: 10, width: 1}]}`"
+        )
+    seed = experiment.seeds[0]
+    if seed in settings.fresh_seeds:
+        raise UserError(f"fresh_seeds: the trials train with seed {seed}; choose other ones")
+    strict = {"preset": "strict", **PRESETS["strict"], "selection": "last"}
+    protocol = Protocol.model_validate(strict)
+    return experiment.model_copy(update={"protocol": protocol, "seeds": (seed,)})
+
+
+def _spaces(settings: TuningFile, base: Experiment) -> dict[str, dict[str, Range | Choices]]:
+    spaces = {}
+    for method, space in settings.methods.items():
+        if method not in METHODS:
+            raise UserError(f"methods: unknown method {method!r}{nearest(method, METHODS)}")
+        if not space:
+            raise UserError(f"methods.{method}: empty search space; name a field and its values")
+        fields = tunable(base, method)
+        spaces[method] = {
+            field: _values(f"methods.{method}", field, space[field], fields)
+            for field in sorted(space)
+        }
+    return spaces
+
+
+def tunable(base: Experiment, method: str) -> list[str]:
+    """The fields that may be tuned for a method."""
+    sections = {s: type(getattr(base, s)).model_fields for s in sections_of(method)}
+    return [f"{s}.{f}" for s, fields in sections.items() for f in fields if f not in FIXED]
+
+
+def _values(where: str, field: str, value: Any, fields: list[str]) -> Range | Choices:
+    last = field.rpartition(".")[2]
+    if last in ("seed", "seeds", "split_seed"):
+        raise UserError(
+            f"{where}.{field}: a seed is luck, not a setting; drop it (fresh_seeds measure luck)"
+        )
+    if last in FIXED:
+        raise UserError(f"{where}.{field}: the same for every trial; change it under `set:`")
+    if field not in fields:
+        full = [f for f in fields if f.endswith(f".{field}")]
+        raise UserError(
+            f"{where}.{field}: no field to tune here"
+            f"{f'; did you mean {full[0]!r}?' if full else nearest(field, fields)}"
+        )
+    if not isinstance(value, dict):
+        raise UserError(
+            f"{where}.{field}: expected a list of values, or {{low: .., high: .., log: true}}"
+        )
+    model = Choices if "choices" in value else Range
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise UserError(first_error(error, model, f"{where}.{field}")) from None

@@ -1,0 +1,191 @@
+"""A tuning in MLflow: a study is a parent run, a trial a child run. Derived from the study and the
+journals, so it may be sent again at any time; a metric keeps the journal's time stamp."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.plan import Plan
+from harness.store import Store
+from harness.track.mlflow_sync import Tracker, flatten
+from harness.tune.spec import Params, Tuning
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+
+@dataclass(frozen=True)
+class TrialView:
+    """What MLflow shows of a trial. state: RUNNING, COMPLETE or PRUNED. cells: stage ->
+    fingerprint. final: the cell whose validation curve is the trial's. mean: of the re-run with
+    fresh seeds, None for a trial that was not among the best."""
+
+    method: str
+    number: int
+    state: str
+    value: float | None
+    params: Params
+    cells: dict[str, str]
+    final: str
+    diverged: bool
+    mean: float | None = None
+    is_winner: bool = False
+
+    @property
+    def key(self) -> tuple[str, int]:
+        return self.method, self.number
+
+    @property
+    def stamp(self) -> str:
+        """Two trials with the same stamp show the same."""
+        return f"{self.state} {self.value} {self.mean} {self.is_winner}"
+
+
+class TuneTracker(Tracker):
+    """Sends the trials in `view`, which the orchestrator replaces as they go on."""
+
+    def __init__(
+        self, tuning: Tuning, store: Store, started: dict[str, str], uri: str | None = None
+    ) -> None:
+        """
+        Args:
+            started: method -> when its study began: what tells two studies of one name apart.
+        """
+        experiment = tuning.base.model_copy(update={"name": f"{tuning.name}-tuning"})
+        super().__init__(Plan(experiment, {}, ()), store, uri)
+        self.tuning, self.started = tuning, started
+        self.view: tuple[TrialView, ...] = ()
+        self._parents: dict[str, str] = {}
+        self._children: dict[tuple[str, int], str] = {}
+        self._sent: dict[tuple[str, int], tuple[str, int]] = {}
+
+    def sync(self) -> int:
+        """Send what changed since the last call; how many trials did.
+
+        Raises:
+            Exception: whatever the server's client raises; nothing is lost, sync again later.
+        """
+        client, n_sent = self.connect(), 0
+        for trial in self.view:
+            stamp, n_lines = self._sent.get(trial.key, ("", 0))
+            if stamp == trial.stamp and trial.state != "RUNNING":
+                continue
+            lines = self.store.directory(trial.final).epochs()
+            if (trial.stamp, len(lines)) != (stamp, n_lines):
+                self._send_trial(client, trial, lines)
+                self._sent[trial.key] = trial.stamp, len(lines)
+                n_sent += 1
+        return n_sent
+
+    def close(self, finished: bool) -> None:
+        """The studies' runs, and those of open trials, end with the orchestrator."""
+        if self._client is None:
+            return
+        for trial in self.view:
+            if trial.state == "RUNNING" and trial.key in self._children:
+                self._client.set_terminated(self._children[trial.key], "KILLED")
+        for run_id in self._parents.values():
+            self._client.set_terminated(run_id, "FINISHED" if finished else "KILLED")
+
+    def log_figures(self, figures: Iterable[tuple[str, Path]]) -> None:
+        """(method, file) -> artifacts of the studies."""
+        client = self.connect()
+        for method, path in figures:
+            client.log_artifact(self._parents[method], str(path), "figures")
+
+    def _find_parent(self, client: MlflowClient) -> str:
+        """Of every study; the last one's id, which nothing here uses."""
+        for method, started in self.started.items():
+            name = f"{self.tuning.name}/{method}"
+            found = client.search_runs(
+                [self._experiment_id],
+                f"tags.kind = 'study' and tags.study = '{name}' and tags.started = '{started}'",
+            )
+            if found:
+                run_id = found[0].info.run_id
+                client.update_run(run_id, status="RUNNING")
+                self._read_children(client, method, run_id)
+            else:
+                run_id = self._create_parent(client, method, name, started)
+            self._parents[method] = run_id
+        return run_id
+
+    def _create_parent(self, client: MlflowClient, method: str, name: str, started: str) -> str:
+        tags = {
+            "kind": "study",
+            "study": name,
+            "method": method,
+            "started": started,
+            "mlflow.note.content": self.tuning.settings.description,
+        }
+        run = client.create_run(self._experiment_id, run_name=f"study {name}", tags=tags)
+        settings = self.tuning.settings.model_dump(mode="json", exclude={"methods", "description"})
+        space = {f: v.model_dump(mode="json") for f, v in self.tuning.spaces[method].items()}
+        self._log_params(client, run.info.run_id, flatten({**settings, "space": space}))
+        return run.info.run_id
+
+    def _read_children(self, client: MlflowClient, method: str, parent: str) -> None:
+        """What an earlier orchestrator sent."""
+        token = None
+        while True:
+            page = client.search_runs(
+                [self._experiment_id], f"tags.`mlflow.parentRunId` = '{parent}'", page_token=token
+            )
+            for run in page:
+                key = method, int(run.data.tags["trial"])
+                self._children[key] = run.info.run_id
+                self._sent[key] = run.data.tags.get("stamp", ""), 0
+            token = page.token
+            if not token:
+                return
+
+    def _send_trial(
+        self, client: MlflowClient, trial: TrialView, lines: list[dict[str, Any]]
+    ) -> None:
+        from mlflow.entities import Metric, Param, RunTag
+
+        run_id = self._child(client, trial)
+        metric = self.tuning.settings.metric
+        metrics = [
+            Metric(metric, line[metric], int(line["time"] * 1000), line["epoch"])
+            for line in lines
+            if metric in line
+        ]
+        end = int(lines[-1]["time"] * 1000) if lines else 0
+        for name, value in (("value", trial.value), ("fresh_seeds_mean", trial.mean)):
+            if value is not None:
+                metrics.append(Metric(name, value, end, len(lines)))
+        tags = {f"cell.{stage}": f for stage, f in trial.cells.items()}
+        tags |= {"state": trial.state, "diverged": str(trial.diverged), "stamp": trial.stamp}
+        tags |= {"winner": str(trial.is_winner)}
+        params = [Param(k, str(v)) for k, v in trial.params.items()]
+        for start in range(0, max(1, len(metrics)), 500):
+            client.log_batch(
+                run_id,
+                metrics=metrics[start : start + 500],
+                params=params,
+                tags=[RunTag(k, v) for k, v in tags.items()],
+            )
+        if trial.state == "RUNNING":
+            client.update_run(run_id, status="RUNNING")
+        else:
+            client.set_terminated(run_id, "FINISHED", end or None)
+
+    def _child(self, client: MlflowClient, trial: TrialView) -> str:
+        if trial.key not in self._children:
+            run: Run = client.create_run(
+                self._experiment_id,
+                run_name=f"{trial.method} #{trial.number}",
+                tags={
+                    "mlflow.parentRunId": self._parents[trial.method],
+                    "kind": "trial",
+                    "trial": str(trial.number),
+                    "method": trial.method,
+                },
+            )
+            self._children[trial.key] = run.info.run_id
+        return self._children[trial.key]

@@ -1,0 +1,174 @@
+"""The honest winner: the best trials trained anew with fresh seeds, and its experiment file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from harness.data import Dataset
+from harness.errors import UserError
+from harness.spec import METHODS, Tuned, parse
+from harness.store import Store, write_atomically
+from harness.tune.batches import Train, TrialsFailed
+from harness.tune.spec import Params, Tuning, nested
+from harness.tune.study import Study
+from harness.tune.trials import TrialCells, cells_of, curve, diverged, together
+
+PROTOCOL = {"preset": "strict", "train_on": "train+validation", "selection": "last"}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One of the best trials. value: of its trial. fresh: seed -> value of its re-run; None where
+    it diverged, which rules it out."""
+
+    method: str
+    number: int
+    params: Params
+    value: float
+    fresh: dict[int, float | None]
+    commits: tuple[str, ...]
+
+    @property
+    def mean(self) -> float | None:
+        values = [v for v in self.fresh.values() if v is not None]
+        return sum(values) / len(values) if len(values) == len(self.fresh) else None
+
+
+def confirm(
+    studies: list[Study], dataset: Dataset, store: Store, train: Train
+) -> dict[str, list[Candidate]]:
+    """Train the best trials of every study with the fresh seeds; method -> candidates, the winner
+    first.
+
+    Raises:
+        TrialsFailed: a cell failed, or every candidate of a method diverged.
+    """
+    settings = studies[0].tuning.settings
+    trainings: dict[tuple[str, int], dict[int, TrialCells]] = {}
+    for study in studies:
+        best = study.best(settings.top_k)
+        if not best:
+            raise TrialsFailed(f"{study.name}: every trial diverged; narrow its search space")
+        for t in best:
+            trainings[study.method, t.number] = {
+                seed: cells_of(study.tuning, dataset, study.method, t.number, t.params, seed)
+                for seed in settings.fresh_seeds
+            }
+    runs = [r for by_seed in trainings.values() for r in by_seed.values()]
+    progress = train(together(r for r in runs if not diverged(r, store)))
+    unfinished = [r for r in runs if not diverged(r, store) and not _is_done(r, store)]
+    if unfinished:
+        reasons = "; ".join(dict.fromkeys(progress.errors.values()))
+        raise TrialsFailed(f"{unfinished[0].method} #{unfinished[0].number} again: {reasons}")
+
+    sign = -1 if settings.direction == "maximize" else 1
+    result = {}
+    for study in studies:
+        candidates = [
+            _candidate(study, t.number, t.value, trainings[study.method, t.number], store)
+            for t in study.best(settings.top_k)
+        ]
+        stable = [c for c in candidates if c.mean is not None]
+        if not stable:
+            raise TrialsFailed(
+                f"{study.name}: each of the best trials diverges with some fresh seed; narrow its "
+                "search space"
+            )
+        # sorted() is stable: of equal means the trial that was better comes first.
+        ranked = sorted(stable, key=lambda c: sign * (c.mean or 0.0))
+        result[study.method] = ranked + [c for c in candidates if c.mean is None]
+    return result
+
+
+def _is_done(trial: TrialCells, store: Store) -> bool:
+    return store.directory(trial.final).is_done
+
+
+def _candidate(
+    study: Study, number: int, value: float | None, runs: dict[int, TrialCells], store: Store
+) -> Candidate:
+    fresh: dict[int, float | None] = {}
+    commits: set[str] = set()
+    for seed, run in runs.items():
+        if diverged(run, store):
+            fresh[seed] = None
+            continue
+        directory = store.directory(run.final)
+        values = curve(directory, study.tuning.settings.metric)
+        fresh[seed] = values[max(values)]
+        manifest = directory.manifest
+        changed = "-dirty" if manifest["dirty"] else ""
+        commits |= {f"{commit}{changed}" for commit in manifest["commits"]}
+    params = next(iter(runs.values())).params
+    assert value is not None  # a COMPLETE trial has one
+    return Candidate(study.method, number, params, value, fresh, tuple(sorted(commits)))
+
+
+def tuned_path(tuning: Tuning) -> Path:
+    return tuning.experiment_file.parent / f"{tuning.name}.tuned.yaml"
+
+
+def tuned_fields(tuning: Tuning, winners: dict[str, Tuned]) -> dict[str, Any]:
+    """The fields of the final experiment: those of the experiment that was tuned, as written, with
+    the tuned methods, each with its settings; trained on train + validation, last epoch.
+
+    Raises:
+        UserError: they do not make an experiment.
+    """
+    raw = dict(tuning.raw)
+    order = [m for m in METHODS if m in winners]
+    raw["name"] = f"{tuning.name}-tuned"
+    raw["description"] = (
+        f"{tuning.name}: tuned on the validation split; trained on train + validation, last epoch."
+    )
+    raw["methods"] = order
+    raw["protocol"] = PROTOCOL
+    raw["tuned"] = {m: winners[m].model_dump(mode="json", exclude_defaults=True) for m in order}
+    parse(raw, str(tuned_path(tuning)))
+    return raw
+
+
+def check_final(tuning: Tuning) -> None:
+    """Before anything is trained.
+
+    Raises:
+        UserError: the winners would not make an experiment.
+    """
+    try:
+        tuned_fields(tuning, {m: Tuned(settings={}) for m in tuning.spaces})
+    except UserError as error:
+        raise UserError(f"methods: {error}") from None
+
+
+def write_winner(tuning: Tuning, candidates: dict[str, list[Candidate]]) -> Path:
+    """Freeze the winners into an ordinary experiment file."""
+    winners = {
+        method: Tuned(
+            settings=nested(best.params),
+            study=f"{tuning.name}/{method}",
+            trial=best.number,
+            trials=tuning.settings.trials,
+            seeds=tuple(best.fresh),
+            validation=best.mean,
+            commits=best.commits,
+        )
+        for method, (best, *_) in candidates.items()
+    }
+    path = tuned_path(tuning)
+    budget = ", ".join(f"{m} {w.trials}" for m, w in winners.items())
+    header = f"""\
+# Written by `harness tune {tuning.file.as_posix()}`; tune again rather than edit it.
+# {tuning.experiment_file.name} with the settings that did best on the validation split.
+# Trials of each method: {budget}. The {tuning.settings.top_k} best were trained anew with the
+# seeds under `seeds`; `validation` is the winner's mean accuracy there. No trial had a test set:
+# this file is what meets it, once.
+"""
+    text = yaml.safe_dump(
+        tuned_fields(tuning, winners), sort_keys=False, width=100, allow_unicode=True
+    )
+    write_atomically(path, (header + text).encode())
+    return path

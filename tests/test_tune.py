@@ -1,0 +1,573 @@
+"""Tuning without processes: an executor that only writes journals stands for the training, so that
+whole studies run in a second, and can be stopped at every point."""
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import yaml
+from helpers import ROOT, TINY, one_error_line
+
+from harness import cli
+from harness.data import DATASETS, DigitsOptions, load
+from harness.errors import UserError
+from harness.execute import DONE, FAILED, STOPPED
+from harness.plan import make_plan
+from harness.spec import read
+from harness.store import CellDir, Store
+from harness.tune.batches import TrialsFailed
+from harness.tune.export import epochs_trained, write_bundle
+from harness.tune.run import Session, identity_of
+from harness.tune.rungs import epochs_of_batch, rung_epochs, survivors
+from harness.tune.spec import read_tuning
+from harness.tune.study import Study, only_orchestrator, open_storage, sample, without_password
+from harness.tune.trials import cells_of
+from harness.tune.winner import tuned_path, write_winner
+
+LONG = TINY | {"training": {"epochs": 20}, "stage1": {"epochs": 20}, "stage2": {"epochs": 20}}
+TUNING: dict[str, Any] = {
+    "name": "tiny",
+    "experiment": "../tiny.yaml",
+    "methods": {
+        "plain": {"training.lr": {"low": 0.01, "high": 0.5, "log": True}},
+        "kd": {"kd.temperature": {"low": 1, "high": 20}, "kd.alpha": {"low": 0.1, "high": 1}},
+        "refilled": {
+            "stage1.tau1": [0.25, 1, 4, 8, 16],
+            "stage2.tau2": {"low": 0.25, "high": 16, "log": True},
+            "stage2.lambd": {"low": 0.1, "high": 1000, "log": True},
+        },
+    },
+    "trials": 30,
+    "batch": 6,
+}
+SMALL = TUNING | {"trials": 8, "batch": 4, "startup_trials": 3, "top_k": 2, "fresh_seeds": [7, 8]}
+
+
+def write(folder: Path, tuning: dict[str, Any] = TUNING, experiment: Any = LONG) -> Path:
+    for path, raw in (("tiny.yaml", experiment), ("tuning/tiny.yaml", tuning)):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(yaml.safe_dump(raw, sort_keys=False))
+    return folder / "tuning" / "tiny.yaml"
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing catches it."""
+
+
+def score(cell: dict[str, Any], epoch: int) -> float:
+    """A made-up validation accuracy: grows with the epoch, depends on the settings and the seed."""
+    spec = {k: v for k, v in cell["spec"].items() if k not in ("data", "seed")}
+    noise = int(hashlib.sha256(json.dumps(cell, sort_keys=True).encode()).hexdigest()[:4], 16)
+    lambd = spec.get("stage2", {}).get("lambd", 10.0)
+    return 0.9 - 0.5 / (epoch + 1) - 0.02 * abs(math.log10(lambd / 10)) + 1e-6 * noise
+
+
+class JournalWriter:
+    """An executor whose cells end at once. budget: epochs until the process is killed; broken,
+    diverging: kinds of cells that fail."""
+
+    capacity = 2
+
+    def __init__(self, budget: float = math.inf, broken: str = "", diverging: str = "") -> None:
+        self.budget, self.broken, self.diverging = budget, broken, diverging
+        self.ended: list[tuple[Path, int]] = []
+        self.seen: list[Path] = []
+
+    def submit(self, directory: Path) -> None:
+        self.seen.append(directory)
+        self.ended.append((directory, self.train(CellDir(directory))))
+
+    def train(self, directory: CellDir) -> int:
+        cell = directory.description
+        assert cell["spec"]["data"]["without_test"] is True
+        kind, lines = cell["kind"], []
+        if kind in (self.broken, self.diverging):
+            event = {"event": "failed", "error": "no", "time": 0, "diverged": kind != self.broken}
+            with open(directory / "journal.jsonl", "a") as file:
+                file.write(json.dumps(event) + "\n")
+            return FAILED
+        last = cell["spec"][kind if kind in ("stage1", "stage2") else "training"]["epochs"]
+        goal = min(directory.pause_after or last, last)
+        if not (directory / "checkpoint.pt").exists() and directory.epochs():
+            pytest.fail("a pruned trial was trained again")
+        for epoch in range(len(directory.epochs()) + 1, goal + 1):
+            if self.budget <= 0:
+                raise Killed
+            self.budget -= 1
+            lines.append({"event": "epoch", "epoch": epoch, "time": epoch, "lr": 0.1})
+            lines[-1]["validation/accuracy"] = score(cell, epoch)
+            with open(directory / "journal.jsonl", "a") as file:
+                file.write(json.dumps(lines[-1]) + "\n")
+            if not (directory / "checkpoint.pt").exists():
+                directory.write_checkpoint(b"weights")
+        if goal < last:
+            return STOPPED
+        (directory / "model.pt").write_bytes(b"weights")
+        digest = hashlib.sha256(b"weights").hexdigest()
+        manifest = {"results": {}, "commits": ["c0ffee"], "dirty": False, "model_sha256": digest}
+        directory.finish(manifest)
+        return DONE
+
+    def poll(self, timeout: float) -> list[tuple[Path, int]]:
+        ended, self.ended = self.ended, []
+        return ended
+
+    def cancel(self, grace: float = 15.0) -> None:
+        pass
+
+
+def session(file: Path, executor: Any, storage: str = "", sets: list[str] | None = None) -> Session:
+    tuning = read_tuning(file, sets)
+    store = Store(file.parent / "runs")
+    store.create()
+    dataset = load(tuning.base.dataset, with_test=False)
+    opened = open_storage(storage or str(store.root / "tuning" / "tiny.journal"), "")
+    studies = [Study(opened, tuning, m, identity_of(tuning, dataset, m)) for m in tuning.spaces]
+    return Session(tuning, store, dataset, studies, executor)
+
+
+def content(done: Session) -> dict[str, Any]:
+    """Everything a study says, but times."""
+    return {
+        f"{s.method} {t.number}": (t.state.name, t.value, t.params, t.intermediate_values)
+        for s in done.studies
+        for t in s.trials
+    }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_power_cuts() -> Iterator[None]:
+    """Nothing here pulls the plug, and thousands of fsyncs take minutes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Session, Any]]:
+    """30 trials of each method, and the best again."""
+    done = session(write(tmp_path_factory.mktemp("whole")), JournalWriter())
+    yield done, done.run()
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the small study comes to when nothing stops it."""
+    done = session(write(tmp_path_factory.mktemp("small"), SMALL), JournalWriter())
+    done.run()
+    return content(done)
+
+
+# -- cost ---------------------------------------------------------------------------------------
+
+
+def test_thirty_trials_cost_less_than_45_percent_of_thirty_trainings(whole: Any) -> None:
+    done, _ = whole
+    epochs = epochs_trained(done.cells, done.store)
+    assert epochs["refilled"]["alone"] == 30 * (20 + 20)
+    assert epochs["refilled"]["trained"] <= 0.45 * 30 * (20 + 20), epochs
+    # At most one stage 1 a value of tau1; the rest as computed from the rungs.
+    assert epochs["refilled"]["trained"] <= 5 * 20 + 5 * epochs_of_batch(6, 0.5, [5, 10], 20)
+    assert epochs["plain"] == {"trained": 5 * 65, "alone": 30 * 20}
+    assert epochs["kd"] == epochs["plain"]
+
+
+def test_each_method_has_the_same_number_of_trials(whole: Any) -> None:
+    done, candidates = whole
+    assert [len(s.trials) for s in done.studies] == [30, 30, 30]
+    assert all(s.is_finished for s in done.studies)
+    assert {m: len(c) for m, c in candidates.items()} == {"plain": 3, "kd": 3, "refilled": 3}
+
+
+def test_trials_with_one_tau1_share_stage_1(whole: Any) -> None:
+    done, _ = whole
+    stage1 = {t.params["stage1.tau1"]: t.cells["stage1"] for t in done.cells["refilled"]}
+    assert len({t.cells["stage1"] for t in done.cells["refilled"]}) == len(stage1) <= 5
+    assert len({t.cells["teacher"] for m in ("kd", "refilled") for t in done.cells[m]}) == 1
+
+
+def test_pruned_trials_leave_their_slot_and_no_checkpoint(whole: Any) -> None:
+    done, _ = whole
+    for study in done.studies:
+        for trial, cells in zip(study.trials, done.cells[study.method], strict=True):
+            directory = done.store.directory(cells.final)
+            assert not list(directory.path.glob("checkpoint*"))
+            assert directory.is_done == (trial.state.name == "COMPLETE")
+            assert max(trial.intermediate_values) in ((20,) if directory.is_done else (5, 10))
+
+
+def test_halving() -> None:
+    assert rung_epochs((0.25, 0.5), 20) == [5, 10]
+    assert rung_epochs((0.25, 0.5), 2) == [1]
+    assert rung_epochs((0.25, 0.5), 1) == []
+    values = {0: 0.5, 1: 0.7, 2: 0.7, 3: 0.1, 4: 0.7}
+    assert survivors(values, 0.5, "maximize") == [1, 2, 4]
+    assert survivors(values, 0.2, "maximize") == [1]  # of equal ones the earlier
+    assert survivors(values, 0.4, "minimize") == [0, 3]
+    assert epochs_of_batch(6, 0.5, [5, 10], 20) == 65
+
+
+# -- the same trials, always --------------------------------------------------------------------
+
+
+def test_same_seed_and_batch_same_trials(tmp_path: Path, small: dict[str, Any]) -> None:
+    executor = JournalWriter()
+    executor.capacity = 5  # the number of jobs decides nothing
+    again = session(write(tmp_path, SMALL), executor)
+    again.run()
+    assert content(again) == small
+    other = session(write(tmp_path / "other", SMALL | {"seed": 1}), JournalWriter())
+    other.run()
+    assert content(other) != small
+
+
+@pytest.mark.parametrize("budget", [1, 21, 30, 41, 60, 77, 90, 110, 130, 150, 180])
+def test_killed_between_any_two_epochs(tmp_path: Path, small: dict[str, Any], budget: int) -> None:
+    file = write(tmp_path, SMALL)
+    with pytest.raises(Killed):
+        session(file, JournalWriter(budget)).run()
+    again = session(file, JournalWriter())
+    again.run()
+    assert content(again) == small
+    assert all(s.is_finished for s in again.studies)
+
+
+def test_killed_at_every_write_to_the_storage(
+    tmp_path: Path, small: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each call gets one write further than the one before; no trial is lost, doubled or stuck."""
+    from optuna.storages.journal import JournalFileBackend
+
+    file = write(tmp_path, SMALL)
+    original, calls, left = JournalFileBackend.append_logs, 0, 0
+
+    def append(self: Any, logs: Any) -> None:
+        nonlocal left
+        if left == 0:
+            raise Killed
+        left -= 1
+        original(self, logs)
+
+    monkeypatch.setattr(JournalFileBackend, "append_logs", append)
+    while True:
+        left = 9  # with a step of one write the test would take minutes
+        calls += 1
+        try:
+            done = session(file, JournalWriter())
+            done.run()
+            break
+        except (Killed, UserError):
+            assert calls < 100
+    assert calls > 10
+    assert content(done) == small
+
+
+def test_sampling_does_not_depend_on_what_ran_before() -> None:
+    space = {"x": optuna.distributions.FloatDistribution(0, 1)}
+    first = sample([], space, "maximize", 0, 1)
+    assert first == sample([], space, "maximize", 0, 1)
+    trial = optuna.trial.create_trial(value=1.0, params=first, distributions=space)
+    second = sample([trial], space, "maximize", 0, 1)
+    assert second == sample([trial], space, "maximize", 0, 1) != first
+
+
+def test_more_trials_go_on_where_the_study_stopped(tmp_path: Path, small: dict[str, Any]) -> None:
+    file = write(tmp_path, SMALL)
+    session(file, JournalWriter(), sets=["trials=4"]).run()
+    more = session(file, JournalWriter())
+    more.run()
+    assert content(more) == small
+    with pytest.raises(UserError, match="has 8 already; use 8 or more"):
+        session(file, JournalWriter(), sets=["trials=4"])
+
+
+def test_a_torn_last_line_is_cut(
+    tmp_path: Path, small: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write(tmp_path, SMALL)
+    with pytest.raises(Killed):
+        session(file, JournalWriter(100)).run()
+    journal = tmp_path / "tuning/runs/tuning/tiny.journal"
+    text = journal.read_bytes()
+    for torn in (text + b'{"op_code":6,"tri', text[:-9], text + b"\0\0\0\n"):
+        journal.write_bytes(torn)
+        open_storage(str(journal), "")
+        assert "repaired: the last line" in capsys.readouterr().err
+        assert journal.read_bytes() == text or torn == text[:-9]
+    journal.with_name("tiny.journal.lock").symlink_to(journal)  # killed while it wrote
+    again = session(file, JournalWriter())
+    again.run()
+    assert content(again) == small
+
+
+def test_sqlite_and_journal_give_the_same_trials(tmp_path: Path, small: dict[str, Any]) -> None:
+    file, url = write(tmp_path, SMALL), f"sqlite:///{tmp_path / 'study.db'}"
+    with pytest.raises(Killed):
+        session(file, JournalWriter(60), url).run()
+    again = session(file, JournalWriter(), url)
+    again.run()
+    assert content(again) == small
+
+
+def test_one_orchestrator_a_study(tmp_path: Path) -> None:
+    owner = tmp_path / "study.journal.owner"
+    with only_orchestrator(owner), pytest.raises(UserError, match="tunes it already"):  # noqa: SIM117
+        with only_orchestrator(owner):
+            pass
+    with only_orchestrator(owner):
+        pass
+
+
+# -- failures -----------------------------------------------------------------------------------
+
+
+def test_a_failed_cell_keeps_its_trial_open(tmp_path: Path, small: dict[str, Any]) -> None:
+    file = write(tmp_path, SMALL)
+    stopped = session(file, JournalWriter(broken="stage1"))
+    with pytest.raises(TrialsFailed, match=r"refilled #0.*log\.txt"):
+        stopped.run()
+    assert {t.state.name for s in stopped.studies for t in s.trials} == {"RUNNING"}
+    again = session(file, JournalWriter())
+    again.run()
+    assert content(again) == small
+
+
+def test_a_diverging_trial_is_pruned_and_not_tried_again(tmp_path: Path) -> None:
+    file = write(tmp_path, SMALL)
+    executor = JournalWriter(diverging="kd")
+    done = session(file, executor)
+    with pytest.raises(TrialsFailed, match="tiny/kd: every trial diverged; narrow"):
+        done.run()
+    kd = next(s for s in done.studies if s.method == "kd")
+    assert [t.state.name for t in kd.trials] == ["PRUNED"] * 8
+    assert all(t.user_attrs["diverged"] and not t.intermediate_values for t in kd.trials)
+    failed = [p for p in executor.seen if CellDir(p).description["kind"] == "kd"]
+    assert len(failed) == len(set(failed))
+
+
+# -- the test set -------------------------------------------------------------------------------
+
+
+def test_tuning_cells_have_no_test_images(tmp_path: Path) -> None:
+    tuning = read_tuning(write(tmp_path))
+    dataset = load(tuning.base.dataset, with_test=False)
+    assert dataset.test is None
+    with pytest.raises(AttributeError):
+        dataset.test.images  # type: ignore[union-attr]  # noqa: B018
+    ordinary = load(tuning.base.dataset)
+    assert dataset.digest != ordinary.digest
+    for method in tuning.spaces:
+        params = {f: v.ends[0] for f, v in tuning.spaces[method].items()}
+        cells = cells_of(tuning, dataset, method, 0, params).plan.cells
+        assert all(c.spec["data"]["without_test"] for c in cells.values())
+        assert all(c.spec["protocol"]["train_on"] == "train" for c in cells.values())
+        assert not cells.keys() & make_plan(tuning.base, ordinary).cells.keys()
+
+
+def test_load_passes_with_test_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loader of files is told not to open the test files; what it returns has no test part,
+    even if it did not listen."""
+    import harness.data.digits
+
+    asked = []
+
+    def loader(options: Any, with_test: bool = True) -> Any:
+        asked.append(with_test)
+        return original(options)
+
+    original = harness.data.digits.load
+    monkeypatch.setattr(harness.data.digits, "load", loader)
+    assert load(DigitsOptions()).test is not None
+    assert load(DigitsOptions(), with_test=False).test is None
+    assert asked == [True, False]
+    assert DATASETS["digits"][0] is DigitsOptions
+
+
+# -- the winner ---------------------------------------------------------------------------------
+
+
+def test_the_winner_is_the_best_mean_over_fresh_seeds(whole: Any) -> None:
+    done, candidates = whole
+    for study in done.studies:
+        first, *others = candidates[study.method]
+        assert {c.number for c in [first, *others]} == {t.number for t in study.best(3)}
+        assert all(first.mean >= c.mean for c in others)
+        assert list(first.fresh) == [101, 102, 103]
+        assert first.mean == pytest.approx(sum(first.fresh.values()) / 3)
+
+
+def test_the_tuned_file_is_an_ordinary_experiment(whole: Any) -> None:
+    done, candidates = whole
+    path = write_winner(done.tuning, candidates)
+    assert (
+        path == tuned_path(done.tuning) == done.tuning.experiment_file.with_name("tiny.tuned.yaml")
+    )
+    experiment = read(path)
+    assert experiment.protocol.label == "strict(train_on=train+validation, selection=last)"
+    assert experiment.methods == ("plain", "kd", "refilled")
+    best = candidates["refilled"][0]
+    own = experiment.for_method("refilled")
+    assert own.stage1.tau1 == best.params["stage1.tau1"]
+    assert own.stage2.lambd == best.params["stage2.lambd"]
+    assert experiment.stage2.lambd == 100
+    tuned = experiment.tuned["refilled"]
+    assert (tuned.trial, tuned.trials, tuned.study) == (best.number, 30, "tiny/refilled")
+    assert (tuned.seeds, tuned.commits) == ((101, 102, 103), ("c0ffee",))
+    plan = make_plan(experiment, load(experiment.dataset))
+    specs = {e.stage: plan.cells[e.fingerprint].spec for e in plan.entries}
+    assert specs["stage2"]["stage2"]["lambd"] == best.params["stage2.lambd"]
+    assert specs["student"]["training"]["lr"] == candidates["plain"][0].params["training.lr"]
+    assert specs["teacher"]["training"]["lr"] == 0.1  # every method has the same teacher
+    assert "without_test" not in specs["stage2"]["data"]
+    text = path.read_text()
+    assert write_winner(done.tuning, candidates).read_text() == text
+
+
+def test_figures_are_drawn_from_the_bundle(
+    whole: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from analysis.tuning import draw, make_tuning_figures, read_tuning_bundle
+
+    done, candidates = whole
+    monkeypatch.chdir(done.tuning.experiment_file.parent)
+    identity = {s.method: {} for s in done.studies}
+    bundle = write_bundle(done.tuning, identity, done.studies, done.cells, candidates, done.store)
+    assert bundle.parts[-3:] == ("results", "tuning", "tiny.jsonl")
+    names = {f"{m} {path.stem.rpartition('-')[2]}" for m, path in draw(bundle)}
+    kinds = ("history", "slice", "importance", "contour")
+    assert names == {f"{m} {k}" for m in identity for k in kinds} - {"plain contour"}
+    assert len(read_tuning_bundle(bundle).trials) == 90
+    assert "test/" not in bundle.read_text()
+    with pytest.raises(UserError, match="not a bundle of this version"):
+        read_tuning_bundle(done.tuning.file)
+    monkeypatch.chdir(tmp_path)
+    make_tuning_figures()  # none there
+
+
+# -- wrong input --------------------------------------------------------------------------------
+
+WRONG = {
+    "methods.refilled={}": "methods.refilled: empty search space",
+    "methods={}": "methods:",
+    "methods={kdd: {kd.alpha: [0.1, 1]}}": "unknown method 'kdd'; did you mean 'kd'?",
+    "methods.refilled.stage2.tau2={low: 8, high: 2}": "low 8 is not below high 2",
+    "methods.refilled.stage2.tau2={low: 0, high: 2, log: true}": "log of 0; raise low",
+    "methods.refilled.stage2.tau2={low: 1, high: 2, log: true, step: 1}": "log and step",
+    "methods.refilled.stage2.tau2={low: 1}": "methods.refilled.stage2.tau2.high: missing; add it",
+    "methods.refilled.stage2.tau2={low: 1, hihg: 2}": "hihg: unknown key; did you mean 'high'",
+    "methods.refilled.stage2.tau2=4": "expected a list of values, or {low",
+    "methods.refilled.stage1.tau1=[4]": "at least 2 items",
+    "methods.refilled.stage1.tau1=[4, 4]": "4 stands twice",
+    "methods.refilled.stage1.tau1=[0.001, 4]": "stage1.tau1: input should be greater than",
+    "methods.refilled.tau2=[1, 2]": "did you mean 'stage2.tau2'?",
+    "methods.refilled.stage2.tua2=[1, 2]": "did you mean 'stage2.tau2'?",
+    "methods.plain.stage2.tau2=[1, 2]": "methods.plain.stage2.tau2: no field to tune here",
+    "methods.refilled.seeds=[1, 2]": "a seed is luck, not a setting",
+    "methods.refilled.seed={low: 1, high: 9}": "a seed is luck, not a setting",
+    "methods.refilled.stage2.epochs=[1, 2]": "the same for every trial; change it under `set:`",
+    "methods.refilled.stage1.negatives=[all, most]": "stage1.negatives: input should be 'all' or",
+    "metric=test/accuracy": "'test/accuracy' is measured on the test set",
+    "metric=loss/ce": "no metric of the validation split",
+    "direction=up": "direction:",
+    "trials=31": "trials: 31 is no multiple of batch 6; use 30",
+    "trials=0": "trials:",
+    "batch=0": "batch:",
+    "top_k=31": "top_k: 31 of 30 trials",
+    "fresh_seeds=[0, 1]": "fresh_seeds: the trials train with seed 0",
+    "fresh_seeds=[1, 1]": "fresh_seeds: a seed stands twice",
+    "fresh_seeds=[]": "fresh_seeds:",
+    "pruning={rungs: [0.5, 0.2]}": "pruning.rungs: [0.5, 0.2] must increase",
+    "pruning={keep: 1}": "pruning.keep:",
+    "trails=3": "trails: unknown key; did you mean 'trials'?",
+    "experiment=../nothing.yaml": "nothing.yaml: no such experiment file",
+    "set.stage2.tua2=3": "stage2.tua2: unknown key; did you mean 'tau2'?",
+    "set.students=[{depth: 10, width: 1}, {depth: 10, width: 2}]": "name the one to tune on",
+}
+
+
+@pytest.mark.parametrize("assignment", WRONG)
+def test_wrong_input(assignment: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = write(tmp_path)
+    store = tmp_path / "runs"
+    assert cli.main(["tune", str(file), "--store", str(store), "--set", assignment]) == 2
+    assert WRONG[assignment] in one_error_line(capsys.readouterr().err)
+    assert not store.exists()
+
+
+def test_no_such_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["tune", str(tmp_path / "x.yaml")]) == 2
+    assert "no such tuning file" in one_error_line(capsys.readouterr().err)
+
+
+def test_wrong_storage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, store = write(tmp_path), ["--store", str(tmp_path / "runs")]
+    shared = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", shared)
+    assert cli.main(["tune", str(file), *store, "--storage", shared]) == 2
+    assert "--storage: MLflow's database" in one_error_line(capsys.readouterr().err)
+    assert cli.main(["tune", str(file), *store, "--storage", "nosuch://u:secret@host/db"]) == 2
+    error = one_error_line(capsys.readouterr().err)
+    assert "--storage: cannot open nosuch://u:***@host/db" in error and "secret" not in error
+    assert without_password("sqlite:///a.db") == "sqlite:///a.db"
+
+
+def test_another_space_is_refused_with_the_difference(tmp_path: Path) -> None:
+    file = write(tmp_path, SMALL)
+    session(file, JournalWriter())
+    for assignment, shown in (
+        ("methods.kd.kd.alpha={low: 0.2, high: 1}", "space.kd.alpha.low: 0.1 -> 0.2"),
+        ("batch=2", "sampling.batch: 4 -> 2"),
+        ("set.stage2.lr=0.3", "experiment.stage2.lr: 0.1 -> 0.3"),
+        ("set.dataset.validation=200", "experiment.data.digest"),
+    ):
+        with pytest.raises(UserError, match="the stored study has other settings") as caught:
+            session(file, JournalWriter(), sets=[assignment])
+        assert shown in str(caught.value)
+
+
+def test_published_teacher_is_refused(tmp_path: Path) -> None:
+    file = write(tmp_path, experiment=LONG | {"teacher_checkpoint": "0" * 64})
+    with pytest.raises(UserError, match="may have seen the validation images"):
+        read_tuning(file)
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "experiments/tuning").glob("*.yaml")), ids=str)
+def test_stored_tuning_files_are_valid(file: Path) -> None:
+    tuning = read_tuning(file)
+    assert set(tuning.spaces) == {"plain", "kd", "refilled"}
+    assert tuning.settings.trials == 30
+    assert tuning.name == file.stem
+
+
+def test_fingerprints_of_other_experiments_did_not_change(tmp_path: Path) -> None:
+    """`tuned` is no part of an experiment that has none."""
+    experiment = read_tuning(write(tmp_path)).base
+    assert "tuned" not in experiment.model_dump(mode="json")
+    assert "tuned" not in experiment.model_dump(mode="json", exclude={"seeds"})
+    assert "tuned" in experiment.model_copy(update={"tuned": {}}).model_dump()
+
+
+@pytest.mark.parametrize(
+    ("tuned", "message"),
+    [
+        ({"refilled": {"settings": {"kd": {"alpha": 1}}}}, "has no effect on 'refilled'"),
+        ({"kd": {"settings": {"kd": {"alhpa": 1}}}}, "tuned.kd.settings.kd.alhpa: unknown key"),
+        ({"kd": {"settings": {"kd": {"alpha": 2}}}}, "tuned.kd.settings.kd.alpha: input should"),
+        ({"kd": {"settings": {"training": {"epochs": 2}}}}, "the same for every method"),
+        ({"refilled-triplet": {"settings": {}}}, "tuned.refilled-triplet: not among methods"),
+    ],
+)
+def test_wrong_tuned_settings(tuned: Any, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(yaml.safe_dump(TINY | {"tuned": tuned}))
+    with pytest.raises(UserError) as caught:
+        read(path)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
