@@ -65,9 +65,12 @@ def export(plan: Plan, root: Path, file: Path, assignments: list[str]) -> str:
     tracker = Tracker(plan, store)
     overrides = [word for a in assignments for word in ("--set", a)]
     experiment = plan.experiment
+    resolved = experiment.model_dump(mode="json")
+    # What the data are, without the place of their files on this machine.
+    resolved["dataset"] = {**experiment.dataset.identity(), "label": experiment.dataset.label}
     header = {
         "bundle": FORMAT,
-        "experiment": experiment.model_dump(mode="json"),
+        "experiment": resolved,
         "command": shlex.join(["harness", "run", file.as_posix(), *overrides]),
         "reported": experiment.protocol.reported,
         "protocol": experiment.protocol.label,

@@ -6,6 +6,7 @@ cached, logged and resumed in the same way. An argument without effect is refuse
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -21,6 +22,8 @@ TEACHERS: dict[str, dict[str, Any]] = {
     "mobile_net": {"ca": 1.0},
     "resnet": {"depth": 110},
 }
+
+IN_MEMORY = ("digits", "cifar10", "cifar100")
 
 # Field of an experiment -> the argument that sets it, for error messages.
 ARGUMENT_OF = {
@@ -138,11 +141,12 @@ def train(
     """Train one student in two stages, and its teacher first if need be."""
     from harness.orchestrate import run_experiment
 
-    if n_workers:
+    if n_workers and data_name in IN_MEMORY:
         raise UserError(
             f"--n-workers: {data_name} lies in memory and is batched on the device, without "
             "loader workers; use 0"
         )
+    os.environ["HARNESS_N_WORKERS"] = str(n_workers)
     schedule = given(epochs=n_training_epochs2, lr=lr2, milestones=points(point), gamma=gamma)
     dropout = given(dropout=dropout_rate)
     teacher = TEACHERS.get(teacher_network_name, {})

@@ -2,10 +2,18 @@
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers import Interrupted, call, interrupt_and_resume, mlflow_client, write_experiment
+from helpers import (
+    Interrupted,
+    call,
+    end_processes_in,
+    interrupt_and_resume,
+    mlflow_client,
+    write_experiment,
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -35,9 +43,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def finished_copy(finished: Path, tmp_path: Path) -> Path:
+def finished_copy(finished: Path, tmp_path: Path) -> Iterator[Path]:
     """A copy of `finished` to change."""
-    return Path(shutil.copytree(finished, tmp_path / "copy"))
+    yield Path(shutil.copytree(finished, tmp_path / "copy"))
+    end_processes_in(tmp_path / "copy")
 
 
 @pytest.fixture(scope="session")

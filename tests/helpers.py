@@ -1,5 +1,6 @@
 """What the tests that start real processes share: a tiny experiment, and ways to run and look."""
 
+import contextlib
 import copy
 import os
 import signal
@@ -94,6 +95,14 @@ def processes_in(folder: Path) -> dict[int, str]:
         except OSError:  # it ended meanwhile
             continue
     return found
+
+
+def end_processes_in(folder: Path) -> None:
+    """After a test, also one that failed: what `start` started must not outlive it."""
+    for pid in processes_in(folder):
+        with contextlib.suppress(ProcessLookupError):
+            if os.getsid(pid) != os.getsid(0):  # not this process's own fork server
+                os.kill(pid, signal.SIGKILL)
 
 
 def cells(folder: Path) -> dict[str, CellDir]:

@@ -19,6 +19,7 @@ from helpers import (
     Interrupted,
     call,
     cells,
+    end_processes_in,
     environment,
     epochs_of,
     has_epochs,
@@ -42,12 +43,13 @@ KINDS = {"supervised", "kd", "stage1", "stage2"}
 
 
 @pytest.fixture
-def folder(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder with an empty database, for runs in this process (which imports MLflow once)."""
     shutil.copy(empty_database, tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    yield tmp_path
+    end_processes_in(tmp_path)
 
 
 def run_here(folder: Path, file: Path, *more: str, store: str = "runs") -> int:

@@ -2,14 +2,13 @@
 
 Nothing here imports torch. A loader returns numpy arrays or a memory-mapped store;
 `harness.data.batches` puts them on the device. To add a data set: write a module with a
-`load(options) -> Dataset`, an options model in options.py, and a line in DATASETS.
+`load(options, with_test=True) -> Dataset`, an options model in options.py, and a line in DATASETS.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib
-import inspect
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -156,8 +155,7 @@ def load(options: DatasetOptions, with_test: bool = True) -> Dataset:
     loader = getattr(importlib.import_module(module), function)
     if with_test:
         return loader(options)
-    without = {"with_test": False} if "with_test" in inspect.signature(loader).parameters else {}
-    return replace(loader(options, **without), test=None)
+    return replace(loader(options, with_test=False), test=None)  # whatever the loader makes of it
 
 
 def join_validation(dataset: Dataset) -> Dataset:

@@ -10,7 +10,7 @@ from harness.data import Augmentation, Dataset, DigitsOptions, ImageSet, normali
 from harness.data.split import stratified
 
 
-def load(options: DigitsOptions) -> Dataset:
+def load(options: DigitsOptions, with_test: bool = True) -> Dataset:
     """Grey values 0..16 become 0..255 in three equal channels; training crops shift by one pixel.
 
     Raises:
@@ -34,7 +34,7 @@ def load(options: DigitsOptions) -> Dataset:
         class_names=tuple(str(c) for c in range(10)),
         train=ImageSet(images[train], labels[train]),
         validation=ImageSet(images[validation], labels[validation]),
-        test=ImageSet(images[test], labels[test]),
+        test=ImageSet(images[test], labels[test]) if with_test else None,
         mean=mean,
         std=std,
         augmentation=Augmentation(padding=1, flip=False),

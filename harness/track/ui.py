@@ -37,7 +37,9 @@ def serve(host: str, port: int) -> int:
     print(f"MLflow: http://{host}:{port} (Ctrl-C ends it)", flush=True)
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
     command += ["--host", host, "--port", str(port), "--workers", "1"]
-    environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"}
+    # Nothing here uses MLflow's jobs, which would start eight more processes.
+    defaults = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    environment = defaults | os.environ
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     # A session of its own, so that the server's workers end with it, whatever ends this process.
