@@ -366,7 +366,9 @@ def _chosen(field: str, entry: Any, key: str, registry: Any, shared: dict[str, A
         entry = {key: entry}
     if not isinstance(entry, dict):
         raise UserError(f"{field}: missing or not a mapping; write `{field}: {{{key}: ...}}`")
-    entry = {**shared, **entry}
+    # The common options are those of the common network, and of no other.
+    if entry.get(key, shared.get(key)) == shared.get(key):
+        entry = {**shared, **entry}
     name = entry.get(key)
     if name is None:
         raise UserError(f"{field}.{key}: missing{nearest('', registry)}")
@@ -469,6 +471,20 @@ def _index(node: list[Any], part: str, path: str) -> int:
     return int(part)
 
 
+class UniqueKeys(yaml.SafeLoader):
+    """YAML as usual, but a key that stands twice is an error, not the last one's win."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{key.value!r} stands twice; drop one", key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def read(path: Path, assignments: list[str] | None = None) -> Experiment:
     """The experiment in a YAML file, with `--set` overrides.
 
@@ -480,7 +496,7 @@ def read(path: Path, assignments: list[str] | None = None) -> Experiment:
         hint = f"; did you mean {path.parent / near[0]}?" if near else "; check the path"
         raise UserError(f"{path}: no such experiment file{hint}")
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = yaml.load(path.read_text(encoding="utf-8"), UniqueKeys)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f"line {mark.line + 1}: " if mark else ""

@@ -178,5 +178,7 @@ def normalisation(images: np.ndarray | PackedImages) -> tuple[Channels, Channels
     if isinstance(images, PackedImages):
         return images.normalisation()
     pixels = images.reshape(-1, 3).astype(np.float64) / 255
-    (r, g, b), (sr, sg, sb) = pixels.mean(0).tolist(), pixels.std(0).tolist()
+    deviation = pixels.std(0)
+    deviation[deviation == 0] = 1.0  # a constant channel carries nothing; do not divide by 0
+    (r, g, b), (sr, sg, sb) = pixels.mean(0).tolist(), deviation.tolist()
     return (r, g, b), (sr, sg, sb)

@@ -107,7 +107,9 @@ class PackedImages:
         n = int(self.shapes.prod(1).sum()) * 255
         mean = self.store.sums[self.index].sum(0) / n
         square = self.store.squares[self.index].sum(0) / (n * 255)
-        (r, g, b), (sr, sg, sb) = mean.tolist(), np.sqrt(square - mean**2).tolist()
+        deviation = np.sqrt(np.maximum(square - mean**2, 0))
+        deviation[deviation == 0] = 1.0  # as harness.data.normalisation
+        (r, g, b), (sr, sg, sb) = mean.tolist(), deviation.tolist()
         return (r, g, b), (sr, sg, sb)
 
 

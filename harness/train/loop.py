@@ -129,7 +129,7 @@ def train_epoch(
 ) -> dict[str, Any]:
     """One pass over the training images (epoch counts from 0); the journal's line about it."""
     generator = epoch_generator(spec["seed"], epoch)
-    torch.manual_seed(generator.initial_seed())  # dropout
+    torch.manual_seed(epoch_generator(spec["seed"], epoch, stream=1).initial_seed())  # dropout
     precision, lr = spec["optimizer"]["precision"], method.lr(epoch)
     for group in optimizer.param_groups:
         group["lr"] = lr
