@@ -303,7 +303,7 @@ def test_not_a_mapping(value: Any) -> None:
         ("name: x\ndataset: {name: digits\nseeds: [0]\n", "line 3: broken YAML"),
         ("name: x\n\tseeds: [0]\n", "line 2: broken YAML"),
         ("name: !!python/object/apply:os.getcwd []\n", "line 1: broken YAML"),
-        ("name: x\nseeds: [0]\nseeds: [1]\n", "line 3: broken YAML .'seeds' stands twice"),
+        ("name: x\nseeds: [0]\nseeds: [1]\n", "line 3: broken YAML ('seeds' stands twice"),
         (b"name: \xff\n", "not UTF-8 text"),
         ("", "expected `key: value` lines; see experiments/digits.yaml"),
         ("- a\n", "expected `key: value` lines"),
