@@ -45,8 +45,12 @@ class Bundle:
         return str(self.experiment["name"])
 
 
-def bundle_path(file: Path, plan: Plan) -> Path:
-    return file.parent / "results" / f"{plan.experiment.name}.jsonl"
+RESULTS = Path("experiments/results")
+
+
+def bundle_path(plan: Plan) -> Path:
+    """Where the README's tables are made from, wherever the experiment file lies."""
+    return RESULTS / f"{plan.experiment.name}.jsonl"
 
 
 def export(plan: Plan, root: Path, file: Path, assignments: list[str]) -> str:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
-from analysis.collect import bundle_path, export, read_bundle
+from analysis.collect import RESULTS, bundle_path, export, read_bundle
 from analysis.readme import replace_between_markers
 from analysis.tables import for_terminal, markdown, runs_markdown
 from harness.errors import UserError
 from harness.plan import Plan
 
 README = Path("README.md")
-RESULTS = Path("experiments/results")
 FIGURES = Path("docs/figures")
 
 
@@ -33,7 +32,7 @@ def make_tables(
     Raises:
         UserError: unfinished cells, mixed cells, missing README or markers; nothing is written.
     """
-    fresh = {bundle_path(file, p): export(p, store, file, assignments or []) for p, file in plans}
+    fresh = {bundle_path(p): export(p, store, file, assignments or []) for p, file in plans}
     if print_only:
         for path, text in fresh.items():
             bundle = read_bundle(path, text)

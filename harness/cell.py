@@ -55,6 +55,7 @@ def run_cell(
     should_stop: StopFlag | None = None,
 ) -> int:
     """Train the cell in `directory`; its exit status. Everything said goes to the journal."""
+    should_stop = should_stop or StopFlag()
     try:
         with directory.lease():
             if directory.is_done:
@@ -73,7 +74,7 @@ def run_cell(
                     **version,
                     **software(),
                 )
-                _train(directory, device, version, should_stop or StopFlag())
+                _train(directory, device, version, should_stop)
                 return DONE
             except Interrupted:
                 directory.append("stopped")
