@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -185,8 +186,19 @@ def caption(bundle: Bundle) -> list[str]:
         f"Seeds: {', '.join(map(str, experiment['seeds']))}. Device: {devices}. "
         f"torch {', '.join(sorted(set(n.torch)))}. "
         f"Commit: {', '.join(f'`{c[:12]}`' for c in commits)}{dirty}.",
+        *tuning_budget(experiment),
         f"Command: `{bundle.command}`",
     ]
+
+
+def tuning_budget(experiment: dict[str, Any]) -> list[str]:
+    """How many trials each method's settings come from; nothing for an untuned experiment."""
+    tuned = experiment.get("tuned") or {}
+    budget = [f"{m} {t['trials'] or 'by hand'}" for m, t in tuned.items()]
+    budget += [f"{m} none" for m in experiment["methods"] if tuned and m not in tuned]
+    if not tuned:
+        return []
+    return [f"Each method with its own settings, tuned on validation; trials: {', '.join(budget)}."]
 
 
 def for_terminal(table: str) -> str:

@@ -18,8 +18,8 @@ import optuna
 from optuna.visualization import matplotlib as draw_optuna
 
 from harness.errors import UserError
+from harness.tune.export import RESULTS
 
-BUNDLES = Path("experiments/results/tuning")
 FIGURES = Path("docs/figures/tuning")
 FORMAT = 1
 
@@ -90,7 +90,7 @@ def draw(path: Path) -> list[tuple[str, Path]]:
 
 def make_tuning_figures() -> None:
     """Draw the figures of every stored bundle."""
-    for path in sorted(BUNDLES.glob("*.jsonl")):
+    for path in sorted(RESULTS.glob("*.jsonl")):
         for _, file in draw(path):
             print(f"drawn: {file}")
 

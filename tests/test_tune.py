@@ -429,6 +429,15 @@ def test_the_tuned_file_is_an_ordinary_experiment(whole: Any) -> None:
     assert write_winner(done.tuning, candidates).read_text() == text
 
 
+def test_the_caption_shows_the_budget_of_each_method() -> None:
+    from analysis.tables import tuning_budget
+
+    tuned = {"plain": {"trials": 30}, "refilled": {"trials": None}}
+    (line,) = tuning_budget({"methods": ["plain", "kd", "refilled"], "tuned": tuned})
+    assert line.endswith("trials: plain 30, refilled by hand, kd none.")
+    assert tuning_budget({"methods": ["plain"]}) == []
+
+
 def test_figures_are_drawn_from_the_bundle(
     whole: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

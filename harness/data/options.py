@@ -47,7 +47,7 @@ Size = Annotated[int | float, BeforeValidator(_size)]
 # Relative to where the command is called, absolute from here on: a cell may run elsewhere.
 Location = Annotated[Path, AfterValidator(lambda p: Path(os.path.abspath(p.expanduser())))]
 Files = Annotated[tuple[Location, ...], BeforeValidator(_files), Field(min_length=1)]
-Label = Annotated[str, Field(pattern=r"^\w[\w .+-]*$", max_length=60)]
+Label = Annotated[str, Field(pattern=r"^\w[\w .,()+-]*$", max_length=60)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Spread = Annotated[float, Field(gt=0, le=1)]
 

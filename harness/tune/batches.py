@@ -51,7 +51,7 @@ def run_batch(
         for trial in alive:
             cell = trial.plan.cells[trial.final]
             store.prepare(cell, data).pause_after = goals[trial.key]
-        _train_all(alive, store, train)
+        train_all(alive, store, train)
 
         lost = [t for t in alive if diverged(t, store)]
         outcomes += [Outcome(t, None, {}, diverged=True) for t in lost]
@@ -101,7 +101,12 @@ def _goal(trial: TrialCells, settings: TuningFile, rung: int | None) -> int | No
     return epochs[rung] if rung < len(epochs) else None
 
 
-def _train_all(trials: list[TrialCells], store: Store, train: Train) -> None:
+def train_all(trials: list[TrialCells], store: Store, train: Train) -> None:
+    """Train the cells of all trials, each to its pause or its end; those that diverge may.
+
+    Raises:
+        TrialsFailed: a cell failed otherwise.
+    """
     trials = [t for t in trials if not diverged(t, store)]
     if not trials:
         return

@@ -17,11 +17,12 @@ from harness.tune.trials import TrialCells
 from harness.tune.winner import Candidate
 
 FORMAT = 1
+RESULTS = Path("experiments/results/tuning")  # beside the tables' bundles
 
 
 def bundle_path(tuning: Tuning) -> Path:
-    """Beside the tables' bundles, in a folder of its own."""
-    return tuning.experiment_file.parent / "results" / "tuning" / f"{tuning.name}.jsonl"
+    """Where the figures are drawn from, wherever the tuning file lies."""
+    return RESULTS / f"{tuning.name}.jsonl"
 
 
 def write_bundle(

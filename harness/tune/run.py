@@ -133,6 +133,13 @@ def tune(
         return status
 
 
+def without_pauses(
+    progress: Progress, update: Callable[[str | None], None]
+) -> Callable[[str | None], None]:
+    """A trial that has come to its rung is no news."""
+    return lambda f: update(None if f is not None and progress.state[f] == "paused" else f)
+
+
 def _as_ctrl_c(*_: Any) -> None:
     raise KeyboardInterrupt
 
@@ -199,7 +206,7 @@ class Session:
                 run(progress, self.executor, left)
             else:
                 with LiveDisplay(progress) as display:
-                    run(progress, self.executor, left, display.update)
+                    run(progress, self.executor, left, without_pauses(progress, display.update))
         return progress
 
     def show(self, candidates: dict[str, list[Candidate]] | None = None) -> None:

@@ -20,6 +20,7 @@ from harness.spec import (
     Frozen,
     Protocol,
     Tuned,
+    UniqueKeys,
     first_error,
     override,
     read,
@@ -272,11 +273,12 @@ def is_whole(base: Experiment, path: str) -> bool:
 
 def _yaml(path: Path) -> dict[str, Any]:
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = yaml.load(path.read_text(encoding="utf-8"), UniqueKeys)
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f"line {mark.line + 1}: " if mark else ""
-        raise UserError(f"{path}: {line}broken YAML; see experiments/tuning/digits.yaml") from None
+        problem = getattr(error, "problem", None) or getattr(error, "strerror", "not UTF-8 text")
+        raise UserError(f"{path}: {line}broken YAML ({problem})") from None
     if not isinstance(raw, dict):
         raise UserError(f"{path}: expected `key: value` lines; see experiments/tuning/digits.yaml")
     return raw

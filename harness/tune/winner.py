@@ -12,10 +12,10 @@ from harness.data import Dataset
 from harness.errors import UserError
 from harness.spec import METHODS, Tuned, parse
 from harness.store import Store, write_atomically
-from harness.tune.batches import Train, TrialsFailed
+from harness.tune.batches import Train, TrialsFailed, train_all
 from harness.tune.spec import Params, Tuning, nested
 from harness.tune.study import Study
-from harness.tune.trials import TrialCells, cells_of, curve, diverged, together
+from harness.tune.trials import TrialCells, cells_of, curve, diverged
 
 PROTOCOL = {"preset": "strict", "train_on": "train+validation", "selection": "last"}
 
@@ -59,11 +59,7 @@ def confirm(
                 for seed in settings.fresh_seeds
             }
     runs = [r for by_seed in trainings.values() for r in by_seed.values()]
-    progress = train(together(r for r in runs if not diverged(r, store)))
-    unfinished = [r for r in runs if not diverged(r, store) and not _is_done(r, store)]
-    if unfinished:
-        reasons = "; ".join(dict.fromkeys(progress.errors.values()))
-        raise TrialsFailed(f"{unfinished[0].method} #{unfinished[0].number} again: {reasons}")
+    train_all(runs, store, train)
 
     sign = -1 if settings.direction == "maximize" else 1
     result = {}
@@ -82,10 +78,6 @@ def confirm(
         ranked = sorted(stable, key=lambda c: sign * (c.mean or 0.0))
         result[study.method] = ranked + [c for c in candidates if c.mean is None]
     return result
-
-
-def _is_done(trial: TrialCells, store: Store) -> bool:
-    return store.directory(trial.final).is_done
 
 
 def _candidate(
