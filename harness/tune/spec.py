@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from harness.errors import UserError, nearest
 from harness.spec import (
-    FIXED,
     METHODS,
     PRESETS,
     Experiment,
@@ -24,56 +23,14 @@ from harness.spec import (
     first_error,
     override,
     read,
-    sections_of,
 )
+from harness.tune.space import Choices, Range, Scalar, Space, as_field, read_values, tunable
 
 # What the last cell of every trial measures on the validation split after each epoch.
 METRICS = ("validation/accuracy",)
 Direction = Literal["maximize", "minimize"]
-Scalar = bool | int | float | str
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Params = dict[str, Scalar]
-
-
-class Range(Frozen):
-    """All values from low to high; on a log scale; or only low, low + step, ..."""
-
-    low: float
-    high: float
-    log: bool = False
-    step: Annotated[float, Field(gt=0)] | None = None
-
-    @model_validator(mode="after")
-    def _makes_sense(self) -> Range:
-        if self.low >= self.high:
-            raise ValueError(f"low {self.low:g} is not below high {self.high:g}; swap or widen")
-        if self.log and self.low <= 0:
-            raise ValueError(f"log of {self.low:g}; raise low above 0, or drop log")
-        if self.log and self.step is not None:
-            raise ValueError("log and step exclude each other; drop one")
-        return self
-
-    @property
-    def ends(self) -> list[Scalar]:
-        return [self.low, self.high]
-
-
-class Choices(Frozen):
-    """One of some values. What a shared cell depends on (tau1) belongs here."""
-
-    choices: Annotated[tuple[Scalar, ...], Field(min_length=2)]
-
-    @field_validator("choices")
-    @classmethod
-    def _distinct(cls, value: tuple[Scalar, ...]) -> tuple[Scalar, ...]:
-        for item in value:
-            if value.count(item) > 1:
-                raise ValueError(f"{item!r} stands twice; drop one")
-        return value
-
-    @property
-    def ends(self) -> list[Scalar]:
-        return list(self.choices)
 
 
 class Pruning(Frozen):
@@ -92,25 +49,6 @@ class Pruning(Frozen):
         if list(value) != sorted(set(value)):
             raise ValueError(f"{list(value)} must increase; sort them and drop doubles")
         return value
-
-
-def _space(value: Any) -> Any:
-    """{"stage1": {"tau1": [1, 4]}} -> {"stage1.tau1": {"choices": [1, 4]}}: a field may be written
-    with a dot or below its section."""
-    if not isinstance(value, dict):
-        raise ValueError("expected `field: values` lines, as in `kd.temperature: [2, 4, 8]`")
-    result: dict[str, Any] = {}
-    for key, item in value.items():
-        if isinstance(item, list | tuple):
-            result[str(key)] = {"choices": item}
-        elif not isinstance(item, dict) or item.keys() & {*Range.model_fields, "choices"}:
-            result[str(key)] = item
-        else:
-            result |= {f"{key}.{below}": v for below, v in _space(item).items()}
-    return result
-
-
-Space = Annotated[dict[str, Any], BeforeValidator(_space)]
 
 
 class TuningFile(Frozen):
@@ -258,19 +196,6 @@ def flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return result
 
 
-def as_field(base: Experiment, path: str, value: Scalar) -> Scalar:
-    """Whole numbers for a field of whole numbers; YAML's 1 and 1.0 are one value for the others."""
-    if is_whole(base, path) and isinstance(value, float) and value == int(value):
-        return int(value)
-    return value
-
-
-def is_whole(base: Experiment, path: str) -> bool:
-    section, _, field = path.partition(".")
-    value = getattr(getattr(base, section), field)
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 def _yaml(path: Path) -> dict[str, Any]:
     try:
         raw = yaml.load(path.read_text(encoding="utf-8"), UniqueKeys)
@@ -314,38 +239,7 @@ def _spaces(settings: TuningFile, base: Experiment) -> dict[str, dict[str, Range
             raise UserError(f"methods.{method}: empty search space; name a field and its values")
         fields = tunable(base, method)
         spaces[method] = {
-            field: _values(f"methods.{method}", field, space[field], fields)
+            field: read_values(f"methods.{method}", field, space[field], fields)
             for field in sorted(space)
         }
     return spaces
-
-
-def tunable(base: Experiment, method: str) -> list[str]:
-    """The fields that may be tuned for a method."""
-    sections = {s: type(getattr(base, s)).model_fields for s in sections_of(method)}
-    return [f"{s}.{f}" for s, fields in sections.items() for f in fields if f not in FIXED]
-
-
-def _values(where: str, field: str, value: Any, fields: list[str]) -> Range | Choices:
-    last = field.rpartition(".")[2]
-    if last in ("seed", "seeds", "split_seed"):
-        raise UserError(
-            f"{where}.{field}: a seed is luck, not a setting; drop it (fresh_seeds measure luck)"
-        )
-    if last in FIXED:
-        raise UserError(f"{where}.{field}: the same for every trial; change it under `set:`")
-    if field not in fields:
-        full = [f for f in fields if f.endswith(f".{field}")]
-        raise UserError(
-            f"{where}.{field}: no field to tune here"
-            f"{f'; did you mean {full[0]!r}?' if full else nearest(field, fields)}"
-        )
-    if not isinstance(value, dict):
-        raise UserError(
-            f"{where}.{field}: expected a list of values, or {{low: .., high: .., log: true}}"
-        )
-    model = Choices if "choices" in value else Range
-    try:
-        return model.model_validate(value)
-    except ValidationError as error:
-        raise UserError(first_error(error, model, f"{where}.{field}")) from None

@@ -31,7 +31,8 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from harness.errors import UserError
 from harness.plan import canonical, differences
-from harness.tune.spec import Choices, Direction, Params, Range, Tuning, is_whole
+from harness.tune.space import Choices, Range, is_whole
+from harness.tune.spec import Direction, Params, Tuning
 
 IDENTITY = "harness"  # the user attribute that says what a study is about
 

@@ -10,7 +10,8 @@ from harness.data import Dataset
 from harness.plan import Plan, make_plan
 from harness.progress import n_epochs
 from harness.store import CellDir, Store
-from harness.tune.spec import Params, Tuning, as_field
+from harness.tune.space import as_field
+from harness.tune.spec import Params, Tuning
 
 Key = tuple[str, int]
 
