@@ -42,11 +42,9 @@ def accuracy_by_student(bundle: Bundle, path: Path) -> None:
     teacher = [r for r in rows_of(bundle) if r.stage == "teacher"]
     value = cell_estimate(bundle, teacher[0], students[0]) if teacher else None
     if value is not None:
-        label = bundle.experiment["teacher"]
-        axes.axhline(100 * value.mean, color="0.7", linestyle="--", linewidth=1, zorder=0)
-        text = f"teacher ({label['network']})"
-        axes.annotate(text, (len(students) - 0.5, 100 * value.mean), ha="right", va="bottom",
-                      fontsize=8, color="0.4")  # fmt: skip
+        label = f"Teacher ({bundle.teacher})"
+        level = 100 * value.mean
+        axes.axhline(level, color="0.6", linestyle="--", linewidth=1, zorder=0, label=label)
     axes.set_xticks(range(len(students)), students)
     axes.set_xlim(-0.5, len(students) - 0.5)
     axes.set_ylabel("test accuracy (%)")
