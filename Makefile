@@ -15,7 +15,7 @@ GRID_OPTIONS := $(if $(SEEDS),--set 'seeds=[$(subst $(space),$(comma),$(strip $(
   $(if $(EPOCHS_SCALE),--set epochs_scale=$(EPOCHS_SCALE)) \
   $(if $(DATA_ROOT),--data-root '$(DATA_ROOT)')
 
-.PHONY: setup reproduce reproduce-cifar reproduce-cub tables tables-check figures ui test lint format bench lock clean help
+.PHONY: setup reproduce reproduce-cifar reproduce-cub tune-digits tune-cifar optuna-ui tables tables-check figures ui test lint format bench lock clean help
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST) | column -t -s:
@@ -42,6 +42,19 @@ reproduce-cifar: $(STAMP)  ## the published CIFAR-100 grid (GPU days; needs the 
 reproduce-cub: $(STAMP)  ## the published CUB-200 grid (GPU days; needs the data set)
 	@$(BIN)/harness run experiments/cub200_mobile_net.yaml $(RUN_OPTIONS) $(GRID_OPTIONS)
 	@$(BIN)/harness tables experiments/cub200_mobile_net.yaml $(GRID_OPTIONS)
+
+tune-digits: $(STAMP)  ## tune plain, KD and ReFilled on digits, then train the winners (minutes)
+	@$(BIN)/harness tune experiments/tuning/digits.yaml $(RUN_OPTIONS)
+	@$(BIN)/harness run experiments/digits.tuned.yaml $(RUN_OPTIONS)
+	@$(BIN)/harness tables experiments/digits.tuned.yaml
+
+tune-cifar: $(STAMP)  ## tune on CIFAR-100's validation split (GPU days; needs the data set)
+	@$(BIN)/harness tune experiments/tuning/cifar100_wide_resnet.yaml $(RUN_OPTIONS) \
+	  $(if $(DATA_ROOT),--data-root '$(DATA_ROOT)')
+
+optuna-ui: $(STAMP)  ## optuna-dashboard on the digits study, http://127.0.0.1:8080
+	@test -x $(BIN)/optuna-dashboard || $(BIN)/python -m pip install -qq 'optuna-dashboard>=0.18'
+	@$(BIN)/optuna-dashboard --host 127.0.0.1 runs/tuning/digits.journal
 
 tables: $(STAMP)  ## rewrite the README's tables from experiments/results
 	@$(BIN)/harness tables

@@ -55,8 +55,8 @@ def plan(
     no_estimate: Annotated[bool, typer.Option("--no-estimate", help="measure nothing")] = False,
 ) -> None:
     """Show the cells, which are done already, and the time and disk the others need."""
+    from harness.experiment_file import read
     from harness.inspect import print_plan
-    from harness.spec import read
 
     limit = seconds(budget, "--budget")
     print_plan(read(file, set_), store, jobs, device, limit, not no_estimate)
@@ -75,8 +75,8 @@ def run(
     no_bar: NoBar = False,
 ) -> None:
     """Train every cell that is not done, and log all of them to MLflow."""
+    from harness.experiment_file import read
     from harness.orchestrate import run_experiment
-    from harness.spec import read
 
     os.environ["HARNESS_N_WORKERS"] = str(n_workers)
     status = run_experiment(
@@ -201,8 +201,8 @@ def import_checkpoint(
     device: Device = "auto",
 ) -> None:
     """Turn a published checkpoint into a finished cell, usable as a teacher."""
+    from harness.experiment_file import read
     from harness.import_checkpoint import import_checkpoint as do_import
-    from harness.spec import read
 
     print(do_import(checkpoint, read(file, set_), store, device))
 
@@ -231,8 +231,8 @@ def ui(
 
 
 def _plan(file: Path, assignments: list[str] | None):  # type: ignore[no-untyped-def]
+    from harness.experiment_file import read
     from harness.orchestrate import plan_of
-    from harness.spec import read
 
     return plan_of(read(file, assignments))
 

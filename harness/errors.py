@@ -1,7 +1,12 @@
 """The one exception a user is meant to see: one line that names the field and the remedy."""
 
+from __future__ import annotations
+
+import types
 from collections.abc import Iterable
 from difflib import get_close_matches
+
+from pydantic import BaseModel, ValidationError
 
 
 class UserError(Exception):
@@ -13,3 +18,35 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
     names = sorted(allowed)
     close = get_close_matches(name, names, n=1, cutoff=0.6)
     return f"; did you mean {close[0]!r}?" if close else f"; allowed: {', '.join(names)}"
+
+
+def first_error(error: ValidationError, model: type[BaseModel], prefix: str = "") -> str:
+    """The first problem as `field: what is wrong; what is allowed`, on one line."""
+    problems = error.errors()
+    # A misspelt required key is also missing: its nearest name is the better answer.
+    unknown = (p for p in problems if p["type"] == "extra_forbidden")
+    problem = next(unknown, problems[0])
+    loc = [str(part) for part in problem["loc"]]
+    field = ".".join([prefix, *loc] if prefix else loc) or "experiment"
+    if problem["type"] == "extra_forbidden":
+        siblings = _model_at(model, loc[:-1])
+        allowed = list(siblings.model_fields) if siblings else []
+        return f"{field}: unknown key{nearest(loc[-1], allowed)}"
+    if problem["type"] == "missing":
+        return f"{field}: missing; add it"
+    message = problem["msg"].removeprefix("Value error, ")
+    given = problem.get("input")
+    shown = "" if isinstance(given, dict | BaseModel) else f" (given: {str(given)[:60]!r})"
+    return f"{field}: {message[0].lower() + message[1:]}{shown}".replace("\n", " ")
+
+
+def _model_at(model: type[BaseModel], path: list[str]) -> type[BaseModel] | None:
+    for part in path:
+        field = model.model_fields.get(part)
+        annotation = field.annotation if field else None
+        if isinstance(annotation, types.GenericAlias) or annotation is None:
+            return None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return None
+        model = annotation
+    return model

@@ -14,7 +14,8 @@ import typer
 
 from harness.cli import RUNS, Jobs, MaxTime, StoreOption, app, seconds
 from harness.errors import UserError
-from harness.spec import Experiment, parse
+from harness.experiment_file import parse
+from harness.spec import Experiment
 
 # Teachers of the published tables.
 TEACHERS: dict[str, dict[str, Any]] = {

@@ -20,8 +20,8 @@ from analysis.statistics import estimate
 from analysis.tables import DASH, markdown, rows_of, runs_markdown
 from harness.cli import main
 from harness.errors import UserError
+from harness.experiment_file import read
 from harness.orchestrate import plan_of
-from harness.spec import read
 from harness.store import Store
 
 FILE = "experiments/tiny.yaml"

@@ -481,7 +481,7 @@ def test_only_names_of_options_are_respelled() -> None:
 
 def test_an_experiment_survives_its_own_dump(trained: Trained, tmp_path: Path) -> None:
     """What MLflow keeps as experiment.resolved.json is an experiment file again."""
-    from harness.spec import read
+    from harness.experiment_file import read
 
     path = tmp_path / "again.yaml"
     path.write_text(yaml.safe_dump(TINY))

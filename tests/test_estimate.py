@@ -8,8 +8,9 @@ import pytest
 from harness.data import load
 from harness.errors import UserError
 from harness.estimate import Speed, estimate, fit_budget, measure_networks
+from harness.experiment_file import parse
 from harness.plan import canonical, make_plan
-from harness.spec import Experiment, parse
+from harness.spec import Experiment
 from harness.store import Store
 
 

@@ -11,10 +11,11 @@ import torch
 
 from harness.errors import UserError
 from harness.execute.scheduler import begin
+from harness.experiment_file import parse
 from harness.import_checkpoint import import_checkpoint, infer_network
 from harness.networks import build
 from harness.orchestrate import plan_of
-from harness.spec import Experiment, parse
+from harness.spec import Experiment
 from harness.store import Store
 
 TINY: dict[str, Any] = {

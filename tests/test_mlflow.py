@@ -400,7 +400,7 @@ CONNECT = """
 import sys
 from pathlib import Path
 from harness.orchestrate import plan_of
-from harness.spec import read
+from harness.experiment_file import read
 from harness.store import Store
 from harness.track.mlflow_sync import Tracker
 tracker = Tracker(plan_of(read(Path("experiments/tiny.yaml"))), Store(Path(sys.argv[1])))

@@ -16,8 +16,8 @@ import yaml
 
 import harness.plan
 from harness.data import Augmentation, Dataset, ImageSet
+from harness.experiment_file import override, parse, read
 from harness.plan import Cell, Plan, canonical, differences, make_plan
-from harness.spec import override, parse, read
 
 ROOT = Path(__file__).resolve().parent.parent
 RAW = yaml.safe_load("""

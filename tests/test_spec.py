@@ -12,7 +12,8 @@ import yaml
 from pydantic import ValidationError
 
 from harness.errors import UserError
-from harness.spec import Stage2, StepSchedule, override, parse, read
+from harness.experiment_file import override, parse, read
+from harness.spec import Stage2, StepSchedule
 
 ROOT = Path(__file__).resolve().parent.parent
 DIGITS = ROOT / "experiments" / "digits.yaml"
@@ -345,7 +346,7 @@ def test_published_file_must_exist(tmp_path: Path) -> None:
 
 def test_checking_and_planning_need_no_torch() -> None:
     code = (
-        "import sys, harness.spec, harness.plan, harness.cli\n"
+        "import sys, harness.experiment_file, harness.plan, harness.cli\n"
         "print([m for m in ('torch', 'mlflow', 'optuna', 'analysis') if m in sys.modules])"
     )
     done = subprocess.run(

@@ -22,9 +22,9 @@ from harness.cell import run_cell, summary
 from harness.data import Dataset, ImageSet, join_validation, load
 from harness.data.batches import DeviceImages, Images
 from harness.execute import BUSY, DONE, FAILED, STOPPED, WRONG_INPUT
+from harness.experiment_file import override, parse
 from harness.networks import build
 from harness.plan import Cell, Plan, make_plan
-from harness.spec import override, parse
 from harness.store import CellDir, Store
 from harness.train.checkpoint import build_network, copy_state, load_model, to_bytes
 from harness.train.evaluate import accuracy

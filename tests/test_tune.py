@@ -18,8 +18,8 @@ from harness import cli
 from harness.data import DATASETS, DigitsOptions, load
 from harness.errors import UserError
 from harness.execute import DONE, FAILED, STOPPED
+from harness.experiment_file import read
 from harness.plan import make_plan
-from harness.spec import read
 from harness.store import CellDir, Store
 from harness.tune.batches import TrialsFailed
 from harness.tune.export import epochs_trained, write_bundle

@@ -15,8 +15,8 @@ from helpers import TINY, call, environment, mlflow_client, one_error_line, star
 from PIL import Image
 
 from harness.data import load
+from harness.experiment_file import read
 from harness.plan import make_plan
-from harness.spec import read
 from harness.store import Store
 from harness.tune.spec import read_tuning
 from harness.tune.trials import cells_of

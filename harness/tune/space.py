@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
-from harness.errors import UserError, nearest
-from harness.spec import FIXED, Experiment, Frozen, first_error, sections_of
+from harness.errors import UserError, first_error, nearest
+from harness.spec import FIXED, Experiment, Frozen, sections_of
 
 Scalar = bool | int | float | str
 

@@ -11,19 +11,9 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from harness.errors import UserError, nearest
-from harness.spec import (
-    METHODS,
-    PRESETS,
-    Experiment,
-    Frozen,
-    Protocol,
-    Tuned,
-    UniqueKeys,
-    first_error,
-    override,
-    read,
-)
+from harness.errors import UserError, first_error, nearest
+from harness.experiment_file import UniqueKeys, override, read
+from harness.spec import METHODS, PRESETS, Experiment, Frozen, Protocol, Tuned
 from harness.tune.space import Choices, Range, Scalar, Space, as_field, read_values, tunable
 
 # What the last cell of every trial measures on the validation split after each epoch.

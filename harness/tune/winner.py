@@ -10,7 +10,8 @@ import yaml
 
 from harness.data import Dataset
 from harness.errors import UserError
-from harness.spec import METHODS, Tuned, parse
+from harness.experiment_file import parse
+from harness.spec import METHODS, Tuned
 from harness.store import Store, write_atomically
 from harness.tune.batches import Train, TrialsFailed, train_all
 from harness.tune.spec import Params, Tuning, nested

@@ -1,0 +1,190 @@
+"""Reading an experiment: YAML file or plain data, `--set` overrides, one-line errors.
+
+Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from harness.data import DATASETS
+from harness.errors import UserError, first_error, nearest
+from harness.networks import NETWORKS
+from harness.spec import PRESETS, Experiment, StepSchedule
+
+
+def parse(raw: Any, where: str = "the experiment") -> Experiment:
+    """A resolved experiment from plain data.
+
+    Raises:
+        UserError: one line naming the field and what is allowed.
+    """
+    if not isinstance(raw, dict):
+        raise UserError(f"{where}: expected `key: value` lines, found {type(raw).__name__}")
+    raw = dict(raw)
+    scale = raw.pop("epochs_scale", 1)
+    default = raw.pop("network", None) or {}
+    for key in raw:
+        if key not in Experiment.model_fields:
+            raise UserError(f"{key}: unknown key{nearest(str(key), Experiment.model_fields)}")
+    raw["dataset"] = _chosen("dataset", raw.get("dataset"), "name", DATASETS, {})
+    shared = {"network": default} if isinstance(default, str) else default
+    if not isinstance(shared, dict):
+        raise UserError("network: not a name or a mapping; write `network: {network: ...}`")
+    raw["teacher"] = _chosen("teacher", raw.get("teacher"), "network", NETWORKS, shared)
+    students = raw.get("students")
+    if not isinstance(students, list | tuple) or not students:
+        raise UserError("students: an experiment needs at least one; add `students: [{...}]`")
+    raw["students"] = [
+        _chosen(f"students.{i}", entry, "network", NETWORKS, shared)
+        for i, entry in enumerate(students)
+    ]
+    raw["protocol"] = _protocol(raw.get("protocol", "strict"))
+    return scale_epochs(_validate(Experiment, raw, ""), scale)
+
+
+def scale_epochs(experiment: Experiment, scale: Any) -> Experiment:
+    """Every number of epochs and every milestone times `scale`, for a shorter rehearsal.
+
+    Raises:
+        UserError: `scale` is not a positive number.
+    """
+    if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale < 1000:
+        raise UserError(f"epochs_scale: {scale!r} is no positive number; use 0.1 for a tenth")
+    if scale == 1:
+        return experiment
+
+    def scaled(schedule: Any) -> Any:
+        epochs = max(1, round(schedule.epochs * scale))
+        update: dict[str, Any] = {"epochs": epochs}
+        if isinstance(schedule, StepSchedule):
+            points = {round(m * scale) for m in schedule.milestones}
+            update["milestones"] = tuple(sorted(p for p in points if 0 < p < epochs))
+        return schedule.model_copy(update=update)
+
+    fields = ("training", "stage1", "stage2")
+    return experiment.model_copy(update={f: scaled(getattr(experiment, f)) for f in fields})
+
+
+def _chosen(field: str, entry: Any, key: str, registry: Any, shared: dict[str, Any]) -> Any:
+    """An entry that names something in a registry, checked by that thing's own options model."""
+    if isinstance(entry, str):
+        entry = {key: entry}
+    if not isinstance(entry, dict):
+        raise UserError(f"{field}: missing or not a mapping; write `{field}: {{{key}: ...}}`")
+    # The common options are those of the common network, and of no other.
+    if entry.get(key, shared.get(key)) == shared.get(key):
+        entry = {**shared, **entry}
+    name = entry.get(key)
+    if name is None:
+        raise UserError(f"{field}.{key}: missing{nearest('', registry)}")
+    if not isinstance(name, str) or name not in registry:
+        raise UserError(f"{field}.{key}: unknown {name!r}{nearest(str(name), registry)}")
+    return _validate(registry[name][0], entry, field)
+
+
+def _protocol(entry: Any) -> dict[str, Any]:
+    entry = {"preset": entry} if isinstance(entry, str) else entry
+    if not isinstance(entry, dict):
+        raise UserError("protocol: expected 'strict', 'legacy' or a mapping with a preset")
+    preset = entry.get("preset", "strict")
+    if not isinstance(preset, str) or preset not in PRESETS:
+        raise UserError(f"protocol: unknown preset {preset!r}{nearest(str(preset), PRESETS)}")
+    return {"preset": preset, **PRESETS[preset], **entry}
+
+
+def _validate(model: type[BaseModel], values: dict[str, Any], prefix: str) -> Any:
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise UserError(first_error(error, model, prefix)) from None
+
+
+def override(raw: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
+    """`raw` with `path.to.field=value` applied; values are read as YAML.
+
+    Raises:
+        UserError: an assignment without `=`, or a path through something that is not a mapping.
+    """
+    raw = copy.deepcopy(raw)
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        if not equals or not path:
+            raise UserError(f"--set {assignment}: expected FIELD=VALUE, as in stage2.lambd=50")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise UserError(f"--set {path}: {text!r} is no YAML value") from None
+        node: Any = raw
+        *parents, last = path.split(".")
+        for part in parents:
+            if isinstance(node, list):
+                node = node[_index(node, part, path)]
+            elif isinstance(node, dict):
+                if isinstance(node.get(part), str):  # `protocol: strict` -> a mapping
+                    node[part] = {_name_key(part): node[part]}
+                node = node.setdefault(part, {})
+        if isinstance(node, list):
+            node[_index(node, last, path)] = value
+        elif isinstance(node, dict):
+            node[last] = value
+        else:
+            raise UserError(f"--set {path}: {parents[-1]} is not a mapping")
+    return raw
+
+
+def _name_key(field: str) -> str:
+    return {"protocol": "preset", "dataset": "name"}.get(field, "network")
+
+
+def _index(node: list[Any], part: str, path: str) -> int:
+    if not re.fullmatch(r"\d+", part) or int(part) >= len(node):
+        raise UserError(f"--set {path}: {part!r} is no position of a list of {len(node)}")
+    return int(part)
+
+
+class UniqueKeys(yaml.SafeLoader):
+    """YAML as usual, but a key that stands twice is an error, not the last one's win."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{key.value!r} stands twice; drop one", key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def read(path: Path, assignments: list[str] | None = None) -> Experiment:
+    """The experiment in a YAML file, with `--set` overrides.
+
+    Raises:
+        UserError: missing or unreadable file, broken YAML, or any wrong field.
+    """
+    if not path.is_file():
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")])
+        hint = f"; did you mean {path.parent / near[0]}?" if near else "; check the path"
+        raise UserError(f"{path}: no such experiment file{hint}")
+    try:
+        raw = yaml.load(path.read_text(encoding="utf-8"), UniqueKeys)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f"line {mark.line + 1}: " if mark else ""
+        raise UserError(
+            f"{path}: {line}broken YAML ({getattr(error, 'problem', None) or 'not UTF-8 text'})"
+        ) from None
+    if not isinstance(raw, dict):
+        raise UserError(f"{path}: expected `key: value` lines; see experiments/digits.yaml")
+    experiment = parse(override(raw, assignments or []), str(path))
+    if experiment.published and not (path.parent / experiment.published).is_file():
+        raise UserError(f"published: no file {path.parent / experiment.published}; fix the path")
+    return experiment
