@@ -43,10 +43,11 @@ reproduce-cub: $(STAMP)  ## the published CUB-200 grid (GPU days; needs the data
 	@$(BIN)/harness run experiments/cub200_mobile_net.yaml $(RUN_OPTIONS) $(GRID_OPTIONS)
 	@$(BIN)/harness tables experiments/cub200_mobile_net.yaml $(GRID_OPTIONS)
 
-tune-digits: $(STAMP)  ## tune plain, KD and ReFilled on digits, then train the winners (minutes)
+tune-digits: $(STAMP)  ## tune plain, KD and ReFilled on digits, then train winners and control (minutes)
 	@$(BIN)/harness tune experiments/tuning/digits.yaml $(RUN_OPTIONS)
 	@$(BIN)/harness run experiments/digits.tuned.yaml $(RUN_OPTIONS)
-	@$(BIN)/harness tables experiments/digits.tuned.yaml
+	@$(BIN)/harness run experiments/digits.untuned.yaml $(RUN_OPTIONS)
+	@$(BIN)/harness tables experiments/digits.tuned.yaml experiments/digits.untuned.yaml
 
 tune-cifar: $(STAMP)  ## tune on CIFAR-100's validation split (GPU days; needs the data set)
 	@$(BIN)/harness tune experiments/tuning/cifar100_wide_resnet.yaml $(RUN_OPTIONS) \
