@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,10 @@ from helpers import (
     mlflow_client,
     write_experiment,
 )
+
+# Started in the background, pytest would hand on "ignore Ctrl-C" to the processes that the tests
+# interrupt; a signal that is caught here becomes the default one again in a child.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
