@@ -23,7 +23,7 @@ help:  ## this list
 setup: $(STAMP)  ## make .venv
 
 $(STAMP):
-	@echo "Setting up .venv: downloads up to 3 GB once (PyTorch), some minutes"
+	@echo "Setting up .venv: downloads PyTorch once, some minutes"
 	@rm -rf .venv
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else "Python 3.11 to 3.13 is needed, this is %d.%d; use make PYTHON=python3.12" % v)'
 	@$(PYTHON) -m venv .venv
@@ -35,11 +35,11 @@ reproduce: $(STAMP)  ## train the digits grid, write its table and figure (minut
 	@$(BIN)/harness run experiments/digits.yaml $(RUN_OPTIONS)
 	@$(BIN)/harness tables experiments/digits.yaml
 
-reproduce-cifar: $(STAMP)  ## the published CIFAR-100 grid (GPU days; needs the data set)
+reproduce-cifar: $(STAMP)  ## the published CIFAR-100 grid (wants a GPU; needs the data set)
 	@$(BIN)/harness run experiments/cifar100_wide_resnet.yaml $(RUN_OPTIONS) $(GRID_OPTIONS)
 	@$(BIN)/harness tables experiments/cifar100_wide_resnet.yaml $(GRID_OPTIONS)
 
-reproduce-cub: $(STAMP)  ## the published CUB-200 grid (GPU days; needs the data set)
+reproduce-cub: $(STAMP)  ## the published CUB-200 grid (wants a GPU; needs the data set)
 	@$(BIN)/harness run experiments/cub200_mobile_net.yaml $(RUN_OPTIONS) $(GRID_OPTIONS)
 	@$(BIN)/harness tables experiments/cub200_mobile_net.yaml $(GRID_OPTIONS)
 
@@ -49,7 +49,7 @@ tune-digits: $(STAMP)  ## tune plain, KD and ReFilled on digits, then train winn
 	@$(BIN)/harness run experiments/digits.untuned.yaml $(RUN_OPTIONS)
 	@$(BIN)/harness tables experiments/digits.tuned.yaml experiments/digits.untuned.yaml
 
-tune-cifar: $(STAMP)  ## tune on CIFAR-100's validation split (GPU days; needs the data set)
+tune-cifar: $(STAMP)  ## tune on CIFAR-100's validation split (wants a GPU; needs the data set)
 	@$(BIN)/harness tune experiments/tuning/cifar100_wide_resnet.yaml $(RUN_OPTIONS) \
 	  $(if $(DATA_ROOT),--data-root '$(DATA_ROOT)')
 
