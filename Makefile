@@ -31,7 +31,7 @@ $(STAMP):
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-reproduce: $(STAMP)  ## train the digits grid, write its table and figure (minutes)
+reproduce: $(STAMP)  ## train the digits grid, write its table and figures (minutes)
 	@$(BIN)/harness run experiments/digits.yaml $(RUN_OPTIONS)
 	@$(BIN)/harness tables experiments/digits.yaml
 

@@ -1,31 +1,49 @@
 """Finished cells -> a bundle (plain JSON lines, no weights) -> a DataFrame.
 
-A bundle is all a table needs: it can be committed, sent and checked without a database, the
-weights or the data. Its first line is the resolved experiment; then one line a cell.
+A bundle is all a table or a figure needs: it can be committed, sent and checked without a database,
+the weights or the data. Its first line is the resolved experiment; then one line a cell.
 """
 
 from __future__ import annotations
 
 import json
 import shlex
+import zipfile
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from harness.errors import UserError
 from harness.plan import Plan, canonical
-from harness.store import Store
+from harness.store import CellDir, Store
 from harness.track.mlflow_sync import Tracker
 
+# Still 1 with curves and confusions: who does not know them can read the rest as before.
 FORMAT = 1
+# What figures show of an epoch; MLflow has the rest.
+CURVES = ("loss/total", "train/", "validation/", "test/")
+# More names than this would not fit on a figure.
+MOST_NAMES = 30
+
+Curves = dict[str, list[float | None]]
+Confusion = list[list[int]]
 
 
 @dataclass(frozen=True)
 class Bundle:
     """experiment: the resolved file. numbers: one row a (stage, method, student, seed, result),
-    with last, selected and best_on_test as fractions, and what leads to its run."""
+    with last, selected and best_on_test as fractions, and what leads to its run.
+
+    By fingerprint, and empty in a bundle that was written before there were any:
+    curves: metric -> its value after each epoch, None where the epoch has none.
+    confusions: [class, predicted class, number of test images] of the reported weights, without
+        zeros; None of a cell without predictions.
+    class_names: None if they are too many to be shown; a class is its number then.
+    """
 
     path: Path
     experiment: dict[str, Any]
@@ -34,6 +52,9 @@ class Bundle:
     protocol: str
     published: list[dict[str, str]]
     numbers: pd.DataFrame
+    curves: dict[str, Curves]
+    confusions: dict[str, Confusion | None]
+    class_names: list[str] | None
 
     @property
     def teacher(self) -> str:
@@ -57,7 +78,7 @@ def export(plan: Plan, root: Path, file: Path, assignments: list[str]) -> str:
     """The text of a plan's bundle.
 
     Raises:
-        UserError: a cell of the plan is not finished.
+        UserError: a cell of the plan is not finished, or its predictions cannot be read.
     """
     store = Store(root)
     missing = [f for f in plan.cells if not store.directory(f).is_done]
@@ -72,6 +93,26 @@ def export(plan: Plan, root: Path, file: Path, assignments: list[str]) -> str:
     resolved = experiment.model_dump(mode="json")
     # What the data are, without the place of their files on this machine.
     resolved["dataset"] = {**experiment.dataset.identity(), "label": experiment.dataset.label}
+    class_names: list[str] = []
+    lines = []
+    for fingerprint, cell in plan.cells.items():
+        directory = store.directory(fingerprint)
+        entries = [
+            {"stage": e.stage, "method": e.method, "student": e.student, "seed": e.seed}
+            for e in plan.entries_of(fingerprint)
+        ]
+        predictions = read_predictions(directory)
+        class_names = predictions["class_names"].tolist() if predictions else class_names
+        line = {
+            "fingerprint": fingerprint,
+            "entries": entries,
+            **cell.as_json(),
+            "manifest": directory.manifest,
+            "mlflow_run_id": tracker.marker(directory).get("run_id"),
+            "curves": curves_of(directory),
+            "confusion": confusion_of(predictions) if predictions else None,
+        }
+        lines.append(canonical(line))
     header = {
         "bundle": FORMAT,
         "experiment": resolved,
@@ -81,23 +122,44 @@ def export(plan: Plan, root: Path, file: Path, assignments: list[str]) -> str:
         "published": read_published(file.parent / experiment.published)
         if experiment.published
         else [],
+        "class_names": class_names if 0 < len(class_names) <= MOST_NAMES else None,
     }
-    lines = [canonical(header)]
-    for fingerprint, cell in plan.cells.items():
-        directory = store.directory(fingerprint)
-        entries = [
-            {"stage": e.stage, "method": e.method, "student": e.student, "seed": e.seed}
-            for e in plan.entries_of(fingerprint)
-        ]
-        line = {
-            "fingerprint": fingerprint,
-            "entries": entries,
-            **cell.as_json(),
-            "manifest": directory.manifest,
-            "mlflow_run_id": tracker.marker(directory).get("run_id"),
-        }
-        lines.append(canonical(line))
-    return "\n".join(lines) + "\n"
+    return "\n".join([canonical(header), *lines]) + "\n"
+
+
+def curves_of(directory: CellDir) -> Curves:
+    """The journal's epochs by metric, to six significant digits."""
+    lines = directory.epochs()
+    names = sorted({name for line in lines for name in line if name.startswith(CURVES)})
+    return {
+        name: [float(f"{line[name]:.6g}") if name in line else None for line in lines]
+        for name in names
+    }
+
+
+def read_predictions(directory: CellDir) -> dict[str, np.ndarray] | None:
+    """labels (N,), predictions (N,) and class_names (C,) of a cell; None if it has none.
+
+    Raises:
+        UserError: the file is broken.
+    """
+    path = directory / "predictions.npz"
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in ("labels", "predictions", "class_names")}
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        raise UserError(
+            f"predictions: {path} cannot be read; delete it to do without a confusion matrix, or "
+            f"delete {directory.path} to train this cell again"
+        ) from None
+
+
+def confusion_of(predictions: dict[str, np.ndarray]) -> Confusion:
+    """[class, predicted class, number of images], sorted, without zeros."""
+    pairs = zip(predictions["labels"].tolist(), predictions["predictions"].tolist(), strict=True)
+    return [[label, predicted, n] for (label, predicted), n in sorted(Counter(pairs).items())]
 
 
 def read_published(path: Path) -> list[dict[str, str]]:
@@ -126,6 +188,9 @@ def read_bundle(path: Path, text: str | None = None) -> Bundle:
             header["protocol"],
             header["published"],
             numbers,
+            {c["fingerprint"]: c["curves"] for c in cells if "curves" in c},
+            {c["fingerprint"]: c["confusion"] for c in cells if "confusion" in c},
+            header.get("class_names"),
         )
     except FileNotFoundError:
         raise UserError(f"{path}: no such bundle; `harness tables FILE` writes it") from None

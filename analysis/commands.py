@@ -6,6 +6,7 @@ import difflib
 from pathlib import Path
 
 from analysis.collect import RESULTS, bundle_path, export, read_bundle
+from analysis.plotted import drawable
 from analysis.readme import replace_between_markers
 from analysis.tables import for_terminal, markdown, runs_markdown
 from harness.errors import UserError
@@ -64,7 +65,7 @@ def make_tables(
     for path, text in changed.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
-    redraw = [p for p in paths if p in changed or not figure_path(p).exists()]
+    redraw = [p for p in paths if p in changed or not _has_figures(p)]
     if redraw:
         make_figures(redraw)
     print(f"changed: {', '.join(map(str, changed))}" if changed else "tables are up to date")
@@ -80,14 +81,27 @@ def _report_differences(changed: dict[Path, str]) -> int:
     return 1 if changed else 0
 
 
-def figure_path(bundle: Path) -> Path:
-    return FIGURES / f"{bundle.stem}.png"
+def figure_folder(bundle: Path) -> Path:
+    """A bundle's figures. The folder `tuning` also holds those of tuning studies, which end in
+    other names (analysis/tuning.py)."""
+    return FIGURES / bundle.stem
+
+
+def _has_figures(path: Path) -> bool:
+    names, _ = drawable(read_bundle(path))
+    return all((figure_folder(path) / f"{name}.png").exists() for name in names)
 
 
 def make_figures(paths: list[Path] | None = None) -> None:
-    """Draw the figure of each bundle, of all stored ones by default."""
-    from analysis.figures import accuracy_by_student
+    """Draw the figures of each bundle, of all stored ones by default, and say in a line which of
+    them its bundle has no numbers for."""
+    from analysis.figures import draw_all  # matplotlib takes its time
 
     for path in sorted(RESULTS.glob("*.jsonl")) if paths is None else paths:
-        accuracy_by_student(read_bundle(path), figure_path(path))
-        print(f"drawn: {figure_path(path)}")
+        bundle = read_bundle(path)
+        drawn = draw_all(bundle, figure_folder(path))
+        print(f"drawn: {', '.join(map(str, drawn))}")
+        _, left_out = drawable(bundle)
+        for reason in dict.fromkeys(left_out.values()):
+            names = ", ".join(name for name, why in left_out.items() if why == reason)
+            print(f"left out: {names} of {bundle.name}: {reason}")

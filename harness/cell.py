@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import io
 import json
 import signal
 import sys
@@ -18,16 +19,19 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from harness.data import DATASETS, Dataset, join_validation, load
 from harness.data.batches import Images, on_device
 from harness.errors import UserError
 from harness.execute import BUSY, DONE, FAILED, STOPPED, WRONG_INPUT
+from harness.networks.base import Network
 from harness.provenance import code_version, software
 from harness.store import Busy, CellDir, write_atomically
 from harness.train.checkpoint import build_network, load_model, to_bytes
 from harness.train.device import be_deterministic, describe, resolve_device
+from harness.train.evaluate import embed_and_classify
 from harness.train.loop import Diverged, Interrupted, train
 from harness.train.methods import METHODS, Context
 
@@ -145,6 +149,11 @@ def _train(
     content = {"state_dict": state, "validating_accuracy": accuracy, "epoch": epoch}
     data = to_bytes(content)
     write_atomically(directory / "model.pt", data)
+    if "test" in images and method.metric == "accuracy":  # a stage 1 has no classifier
+        model.load_state_dict(state)
+        precision = spec["optimizer"]["precision"]
+        file = predictions(model, images["test"], dataset.class_names, precision)
+        write_atomically(directory / "predictions.npz", file)
     directory.append("end", selected_epoch=epoch)
     attempts = [e for e in directory.events() if e["event"] == "start"]
     directory.finish(
@@ -165,6 +174,22 @@ def _train(
             **software(),
         }
     )
+
+
+def predictions(
+    model: Network, images: Images, class_names: tuple[str, ...], precision: str
+) -> bytes:
+    """An .npz file of labels (N,) and predictions (N,), as small integers, and class_names (C,)."""
+    _, logits = embed_and_classify(model, images, precision)
+    small = np.min_scalar_type(len(class_names) - 1)
+    buffer = io.BytesIO()
+    np.savez_compressed(
+        buffer,
+        labels=images.labels_cpu.numpy().astype(small),
+        predictions=logits.argmax(1).cpu().numpy().astype(small),
+        class_names=np.array(class_names),
+    )
+    return buffer.getvalue()
 
 
 def summary(lines: list[dict[str, Any]], selected_epoch: int) -> dict[str, dict[str, float]]:

@@ -8,6 +8,7 @@ journal.jsonl     append-only, fsynced: start, epoch, failed, end events
 checkpoint.pt     to go on from the last epoch; deleted when the cell is done
 checkpoint.sha256 its digest, newest first (two lines while it is being replaced)
 model.pt          the selected weights, in the format of the published checkpoints
+predictions.npz   what they say of each test image (only where there is a classifier and a test set)
 manifest.json     written last: the cell is done, with its results and provenance
 mlflow.json       which MLflow runs already hold it (derived; may be deleted)
 log.txt           what the training process printed

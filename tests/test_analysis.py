@@ -4,17 +4,16 @@ import json
 import math
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from bundles import BUNDLE, FILE, as_text, changed_bundle, exported, with_seeds
 from helpers import cells, one_error_line, snapshot, write_experiment
 from scipy import stats
 
-from analysis.collect import Bundle, export, read_bundle
-from analysis.figures import accuracy_by_student
+from analysis.collect import export, read_bundle
 from analysis.readme import replace_between_markers
 from analysis.statistics import estimate
 from analysis.tables import DASH, markdown, rows_of, runs_markdown
@@ -24,8 +23,6 @@ from harness.experiment_file import read
 from harness.orchestrate import plan_of
 from harness.store import Store
 
-FILE = "experiments/tiny.yaml"
-BUNDLE = Path("experiments/results/tiny.jsonl")
 PAGE = "experiments/results/tiny.md"
 README = """# Project
 
@@ -115,40 +112,7 @@ def test_wrong_markers_fail(text: str, problem: str) -> None:
 
 @pytest.fixture(scope="session")
 def bundle_text(finished: Path) -> str:
-    file = finished / FILE
-    return export(plan_of(read(file)), finished / "runs", file, [])
-
-
-Change = Callable[[dict[str, Any], list[dict[str, Any]]], None]
-
-
-def changed_bundle(text: str, change: Change) -> Bundle:
-    """The bundle after `change(header, cells)`."""
-    header, *lines = (json.loads(line) for line in text.splitlines())
-    change(header, lines)
-    return read_bundle(Path(PAGE).with_suffix(".jsonl"), as_text([header, *lines]))
-
-
-def as_text(lines: list[dict[str, Any]]) -> str:
-    return "".join(json.dumps(line) + "\n" for line in lines)
-
-
-def with_seeds(values: list[float]) -> Change:
-    """One seed a value, which is every cell's accuracy."""
-
-    def change(header: dict[str, Any], lines: list[dict[str, Any]]) -> None:
-        originals, lines[:] = list(lines), []
-        header["experiment"]["seeds"] = list(range(len(values)))
-        for seed, value in enumerate(values):
-            for line in json.loads(json.dumps(originals)):
-                line["fingerprint"] = f"{seed:04d}" + line["fingerprint"][4:]
-                for entry in line["entries"]:
-                    entry["seed"] = seed
-                for forms in line["manifest"]["results"].values():
-                    forms.update(last=value - 0.1, selected=value, best_on_test=value + 0.1)
-                lines.append(line)
-
-    return change
+    return exported(finished)
 
 
 def table_rows(text: str) -> dict[str, list[str]]:
@@ -319,16 +283,6 @@ def test_what_is_no_bundle_is_refused(content: str) -> None:
         read_bundle(Path("x.jsonl"), content)
 
 
-def test_the_figure_is_a_picture(tmp_path: Path, bundle_text: str) -> None:
-    bundle = changed_bundle(bundle_text, with_seeds([0.7, 0.8, 0.9]))
-    path = tmp_path / "deeper" / "figure.png"
-    accuracy_by_student(bundle, path)
-    data = path.read_bytes()
-    assert data.startswith(b"\x89PNG\r\n\x1a\n") and len(data) > 5000
-    accuracy_by_student(bundle, path)
-    assert path.read_bytes() == data, "drawing again must not change a committed file"
-
-
 def test_rows_of_a_plain_grid_have_no_teacher(bundle_text: str) -> None:
     def plain(header: dict[str, Any], lines: list[dict[str, Any]]) -> None:
         header["experiment"]["methods"] = ["plain"]
@@ -359,7 +313,7 @@ def test_tables_writes_readme_bundle_page_and_figure(project: Path) -> None:
     assert text.startswith(before) and text.endswith(after)
     (link,) = set(re.findall(r"\]\((\S+)#", text))
     assert (project / link).read_text().startswith("# Runs behind")
-    assert (project / "docs/figures/tiny.png").read_bytes().startswith(b"\x89PNG")
+    assert (project / "docs/figures/tiny/accuracy.png").read_bytes().startswith(b"\x89PNG")
     accuracy = cells(project)["kd"].manifest["results"]["accuracy"]["selected"]
     assert shown(table_rows(text[text.index("\n<!-- table:") :])["KD"][0]) == (
         f"{100 * accuracy:.2f} (1)"
@@ -373,12 +327,12 @@ def test_tables_needs_neither_store_nor_database_again(
     done = (project / "README.md").read_text()
     for path in (project / "runs", project / "mlartifacts"):
         shutil.rmtree(path)
-    for path in (project / "mlflow.db", project / FILE, project / "docs/figures/tiny.png"):
+    for path in (project / "mlflow.db", project / FILE, project / "docs/figures/tiny/accuracy.png"):
         path.unlink()
     (project / "README.md").write_text(README)
     assert main(["tables"]) == 0
     assert (project / "README.md").read_text() == done
-    assert (project / "docs/figures/tiny.png").exists()
+    assert (project / "docs/figures/tiny/accuracy.png").exists()
     capsys.readouterr()
     assert main(["tables"]) == 0 and "up to date" in capsys.readouterr().out
     assert main(["tables", "--check"]) == 0
@@ -508,7 +462,7 @@ def test_set_is_part_of_the_printed_command(project: Path) -> None:
 
 def test_figures_redraws_from_the_bundles(project: Path) -> None:
     assert main(["tables", FILE]) == 0
-    picture = project / "docs/figures/tiny.png"
+    picture = project / "docs/figures/tiny/accuracy.png"
     before = picture.read_bytes()
     picture.unlink()
     assert main(["figures"]) == 0

@@ -1,0 +1,417 @@
+"""Figures: what they show, computed a second time; what they say; and that they are drawn."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from bundles import Line, as_text, changed_bundle, exported
+from helpers import environment
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import PolyCollection
+from matplotlib.figure import Figure
+from PIL import Image
+from scipy import stats
+
+from analysis.collect import RESULTS, Bundle, read_bundle
+from analysis.commands import figure_folder, make_figures
+from analysis.figures import DRAW, default_settings, draw_all
+from analysis.plotted import (
+    FIGURES,
+    OLD_BUNDLE,
+    Band,
+    NcmPoint,
+    accuracy_metric,
+    band,
+    bands,
+    confusion_matrix,
+    drawable,
+    most_confused,
+    ncm_points,
+    rank_correlation,
+    row_percent,
+    second_half,
+)
+from analysis.tables import markdown
+
+STUDENTS = ("wide", "narrow")
+METHODS = ("plain", "kd", "refilled", "refilled-triplet")
+STAGES = {"plain": ("student",), "kd": ("kd",)}
+IMAGES = (10, 20, 30)  # test images of each class
+N_EPOCHS = 4
+
+
+@pytest.fixture(scope="session")
+def bundle_text(finished: Path) -> str:
+    return exported(finished)
+
+
+def made_up(
+    text: str,
+    methods: tuple[str, ...] = METHODS,
+    seeds: tuple[int, ...] = (0, 1, 2),
+    validation: bool = True,
+) -> tuple[Bundle, list[Line]]:
+    """A bundle of random numbers, and its lines. NCM accuracies after epochs 2 and 4 alone."""
+    rng = np.random.default_rng(0)
+    lines: list[Line] = []
+
+    def add(stage: str, method: str, student: str, seed: int, manifest: Line) -> None:
+        parts = ("validation", "test") if validation else ("test",)
+        metrics = ("ncm_train_centers", "ncm_eval_centers") if stage == "stage1" else ("accuracy",)
+        curves: Line = {"loss/total": rng.uniform(0.1, 5, N_EPOCHS).tolist()}
+        for name in [f"{part}/{metric}" for part in parts for metric in metrics]:
+            values = rng.uniform(0.2, 0.9, N_EPOCHS).tolist()
+            has = [stage != "stage1" or epoch % 2 == 0 for epoch in range(1, N_EPOCHS + 1)]
+            curves[name] = [v if h else None for v, h in zip(values, has, strict=True)]
+        counts = [rng.multinomial(n, [0.6, 0.3, 0.1]) for n in IMAGES]
+        sparse = [[i, j, int(n)] for i, row in enumerate(counts) for j, n in enumerate(row) if n]
+        forms = ("last", "selected", "best_on_test")
+        results = {m: dict(zip(forms, rng.uniform(0.2, 0.9, 3), strict=True)) for m in metrics}
+        entry = {"stage": stage, "method": method, "student": student, "seed": seed}
+        lines.append(
+            {
+                "fingerprint": f"{len(lines):064d}",
+                "entries": [entry],
+                "manifest": manifest | {"results": results},
+                "mlflow_run_id": None,
+                "curves": curves,
+                "confusion": None if stage == "stage1" else sparse,
+            }
+        )
+
+    def change(header: Line, cells: list[Line]) -> None:
+        manifest = cells[0]["manifest"]
+        sizes = {"train": 500, "validation": 297, "test": sum(IMAGES)}
+        if not validation:
+            del sizes["validation"]
+        manifest["data"] = {"name": "d$ta $et", "digest": "0" * 64, **sizes}
+        header["experiment"] |= {"methods": list(methods), "seeds": list(seeds)}
+        header["class_names"] = ["a", "b", "c"]
+        for seed in seeds:
+            if methods != ("plain",):
+                add("teacher", "teacher", "big", seed, manifest)
+            for student in STUDENTS:
+                for method in methods:
+                    for stage in STAGES.get(method, ("stage1", "stage2")):
+                        add(stage, method, student, seed, manifest)
+        cells[:] = lines
+
+    return changed_bundle(text, change), lines
+
+
+def drawn(bundle: Bundle, name: str) -> Figure:
+    with default_settings():
+        return DRAW[name](bundle)
+
+
+def of(lines: list[Line], stage: str, method: str, student: str) -> list[Line]:
+    """A line a seed."""
+    wanted = (stage, method, student)
+    return [
+        line
+        for line in lines
+        for e in line["entries"]
+        if (e["stage"], e["method"], e["student"]) == wanted
+    ]
+
+
+# -- the numbers -----------------------------------------------------------------------------------
+
+
+def test_band_by_hand() -> None:
+    assert band([[1.0, None, 3.0], [3.0, 4.0, 5.0]]) == Band(
+        epochs=[1, 3], mean=[2.0, 4.0], low=[1.0, 3.0], high=[3.0, 5.0], n=2
+    )
+    assert band([[0.5, 0.75]]) == Band([1, 2], [0.5, 0.75], [0.5, 0.75], [0.5, 0.75], 1)
+    assert band([[None, None]]) is None and band([]) is None
+
+
+def test_second_half_by_hand() -> None:
+    values = [0.1, 0.2, 0.3, 0.4, 0.5]
+    assert second_half(Band([1, 2, 3, 4, 5], values, values, values, 2)).epochs == [3, 4, 5]
+    every_fifth = Band([5, 10, 15, 20], values[:4], [0.0] * 4, [1.0] * 4, 2)
+    assert second_half(every_fifth) == Band([10, 15, 20], [0.2, 0.3, 0.4], [0.0] * 3, [1.0] * 3, 2)
+    one = Band([1], [0.1], [0.1], [0.1], 1)
+    assert second_half(one) == one
+
+
+def test_bands_over_seeds(bundle_text: str) -> None:
+    bundle, lines = made_up(bundle_text)
+    found = bands(bundle, 2, "validation/accuracy")
+    labels = ["Student", "KD", "ReFilled (tuple)", "ReFilled (triplet)"]
+    assert list(found) == list(STUDENTS) and list(found["wide"]) == labels
+    for student in STUDENTS:
+        for method, label in zip(METHODS, labels, strict=True):
+            stage = STAGES.get(method, ("stage2",))[0]
+            own = of(lines, stage, method, student)
+            values = np.array([line["curves"]["validation/accuracy"] for line in own])
+            assert values.shape == (3, N_EPOCHS)
+            shown = found[student][label]
+            assert shown.epochs == [1, 2, 3, 4] and shown.n == 3
+            np.testing.assert_allclose(shown.mean, values.mean(0), rtol=1e-12)
+            assert shown.low == values.min(0).tolist() and shown.high == values.max(0).tolist()
+
+
+@pytest.mark.parametrize("centers", ["train", "evaluated"])
+def test_stage1_shows_the_protocols_ncm_where_it_was_measured(
+    bundle_text: str, centers: str
+) -> None:
+    bundle, lines = made_up(bundle_text)
+    bundle.experiment["protocol"]["ncm_centers"] = centers
+    metric = accuracy_metric(bundle, 1)
+    assert metric == f"validation/ncm_{centers.removesuffix('uated')}_centers"
+    shown = bands(bundle, 1, metric)["narrow"]["ReFilled (tuple)"]
+    own = [line["curves"][metric] for line in of(lines, "stage1", "refilled", "narrow")]
+    assert shown.epochs == [2, 4]
+    assert shown.high == [max(c[1] for c in own), max(c[3] for c in own)]
+    assert list(bands(bundle, 1, metric)["wide"]) == ["ReFilled (tuple)", "ReFilled (triplet)"]
+
+
+@pytest.mark.parametrize("reported", ["selected", "last"])
+def test_ncm_points_pair_both_stages(bundle_text: str, reported: str) -> None:
+    bundle, lines = made_up(
+        bundle_text.replace('"reported":"selected"', f'"reported":"{reported}"')
+    )
+    expected = []
+    for method in ("refilled", "refilled-triplet"):
+        label = "ReFilled (triplet)" if "triplet" in method else "ReFilled (tuple)"
+        for student in STUDENTS:
+            pairs = zip(*(of(lines, s, method, student) for s in ("stage1", "stage2")), strict=True)
+            for seed, (first, second) in enumerate(pairs):
+                before = first["manifest"]["results"]["ncm_train_centers"][reported]
+                after = second["manifest"]["results"]["accuracy"][reported]
+                expected.append(NcmPoint(label, student, seed, before, after))
+    assert ncm_points(bundle) == expected and len(expected) == 12
+
+
+def points(before: list[float], after: list[float]) -> list[NcmPoint]:
+    return [NcmPoint("m", "s", i, x, y) for i, (x, y) in enumerate(zip(before, after, strict=True))]
+
+
+def test_rank_correlation() -> None:
+    x = [float(i) for i in range(10)]
+    assert rank_correlation(points(x, [v**3 for v in x])) == pytest.approx(1)
+    y = [3.0, 1.0, 4.0, 1.0, 5.0, 9.0, 2.0, 6.0, 5.0, 3.0]
+    ranks = stats.rankdata(y)  # of ties: the mean rank
+    expected = np.corrcoef(np.arange(10), ranks)[0, 1]
+    assert rank_correlation(points(x, y)) == pytest.approx(expected, rel=1e-12)
+    assert rank_correlation(points(x[:9], y[:9])) is None, "too few to say anything"
+    assert rank_correlation(points(x, [0.5] * 10)) is None
+
+
+def test_the_matrix_is_of_a_student_chosen_by_its_place(bundle_text: str) -> None:
+    bundle, lines = made_up(bundle_text)
+    matrix = confusion_matrix(bundle)
+    assert matrix is not None
+    assert (matrix.method, matrix.student, matrix.n) == ("ReFilled (tuple)", "narrow", 3)
+    expected = np.zeros((3, 3), dtype=int)
+    for line in of(lines, "stage2", "refilled", "narrow"):
+        for label, guess, n in line["confusion"]:
+            expected[label, guess] += n
+    assert matrix.counts.tolist() == expected.tolist()
+    assert matrix.counts.sum(1).tolist() == [3 * n for n in IMAGES]
+
+
+def test_the_matrix_without_refilled_is_of_the_last_method(bundle_text: str) -> None:
+    matrix = confusion_matrix(made_up(bundle_text, methods=("plain", "kd"))[0])
+    assert matrix is not None and (matrix.method, matrix.student) == ("KD", "narrow")
+
+
+def test_one_seed_without_predictions_and_there_is_no_matrix(bundle_text: str) -> None:
+    bundle, lines = made_up(bundle_text)
+    bundle.confusions[of(lines, "stage2", "refilled", "narrow")[1]["fingerprint"]] = None
+    assert confusion_matrix(bundle) is None
+    assert "confusion" in drawable(bundle)[1]
+
+
+def test_percent_and_most_confused_by_hand() -> None:
+    counts = np.array([[6, 2, 0], [0, 0, 0], [3, 2, 5]])
+    assert row_percent(counts).tolist() == [[75, 25, 0], [0, 0, 0], [30, 20, 50]]
+    assert most_confused(counts) == [(2, 0, 3), (0, 1, 2), (2, 1, 2)]
+    assert most_confused(counts, 1) == [(2, 0, 3)]
+
+
+# -- what the figures say --------------------------------------------------------------------------
+
+
+def texts(figure: Figure) -> str:
+    """Title, labels and legend."""
+    labels = [t for a in figure.axes for t in (a.get_xlabel(), a.get_ylabel(), a.get_title())]
+    legend = [t.get_text() for box in figure.legends for t in box.get_texts()]
+    return "\n".join([figure.get_suptitle(), *labels, *legend])
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_units_data_and_n_are_on_every_figure(bundle_text: str, name: str) -> None:
+    text = texts(drawn(made_up(bundle_text)[0], name))
+    assert text.startswith("tiny: ") and "data set d$ta $et, " in text
+    assert "n = 3 seeds" in text and "protocol strict" in text and "%" in text
+    if name.startswith("curves"):
+        assert "500 training images, 297 validation images" in text
+        assert "\nepoch" in text and "nats" in text and "test" not in text
+        assert "validation NCM accuracy (%)" in text or "validation accuracy (%)" in text
+        assert "band: lowest to highest" in text
+    else:
+        assert "60 test images" in text and "selected on validation" in text
+        assert "validation images" not in text
+    if name == "accuracy":
+        assert "95 % t-interval" in text
+
+
+def test_a_leak_is_called_one(bundle_text: str) -> None:
+    text = bundle_text.replace('"reported":"selected"', '"reported":"best_on_test"')
+    for name in ("accuracy", "ncm", "confusion"):
+        assert "best epoch on test (a leak)" in texts(drawn(made_up(text)[0], name))
+
+
+def test_test_accuracy_is_not_called_validation(bundle_text: str) -> None:
+    bundle, _ = made_up(bundle_text, validation=False)
+    for name in ("curves-stage1", "curves-stage2"):
+        text = texts(drawn(bundle, name))
+        assert "validation" not in text and "60 test images" in text
+        assert "test NCM accuracy (%)" in text or "test accuracy (%)" in text
+
+
+def n_bands(figure: Figure) -> int:
+    return sum(isinstance(c, PolyCollection) for axes in figure.axes for c in axes.collections)
+
+
+def test_one_seed_has_neither_band_nor_interval(bundle_text: str) -> None:
+    three, one = made_up(bundle_text)[0], made_up(bundle_text, seeds=(0,))[0]
+    assert n_bands(drawn(three, "curves-stage1")) == 2 * 2 * 2  # students, panels, methods
+    for name in ("curves-stage1", "curves-stage2"):
+        figure = drawn(one, name)
+        assert n_bands(figure) == 0
+        assert "n = 1 seed (no band)" in texts(figure)
+    figure = drawn(one, "accuracy")
+    assert "one value each, no interval, n = 1 seed\n" in texts(figure)
+    bars = [c[2][0].get_segments() for c in figure.axes[0].containers]
+    assert len(bars) == 4 and not any(len(segment) for one in bars for segment in one)
+
+
+def test_plotted_accuracies_are_the_tables(bundle_text: str) -> None:
+    bundle, lines = made_up(bundle_text)
+    (axes,) = drawn(bundle, "accuracy").axes
+    found = {c.get_label(): c for c in axes.containers}
+    for j, student in enumerate(STUDENTS):
+        own = of(lines, "kd", "kd", student)
+        values = [100 * line["manifest"]["results"]["accuracy"]["selected"] for line in own]
+        assert found["KD"][0].get_ydata()[j] == pytest.approx(np.mean(values))
+        low, high = stats.t.interval(0.95, 2, np.mean(values), stats.sem(values))
+        bar = found["KD"][2][0].get_segments()[j][:, 1]
+        assert bar == pytest.approx([low, high])
+
+
+def test_many_classes_are_a_picture_with_the_most_confused(bundle_text: str) -> None:
+    bundle, lines = made_up(bundle_text)
+    matrix = confusion_matrix(bundle)
+    assert matrix is not None
+    percent = row_percent(matrix.counts)
+    numbers = [t.get_text() for t in drawn(bundle, "confusion").axes[0].texts]
+    assert numbers == [f"{v:.1f}" for v in percent.ravel() if v]
+
+    def widen(header: Line, cells: list[Line]) -> None:
+        header["class_names"] = None
+        for line in cells:
+            line["confusion"] = [[i, i, 5] for i in range(40)] + [[7, 39, 4], [3, 2, 1]]
+
+    header = json.loads(bundle_text.splitlines()[0])
+    header["experiment"] |= {"methods": list(METHODS)}
+    wide = changed_bundle(as_text([header, *lines]), widen)
+    figure = drawn(wide, "confusion")
+    assert not figure.axes[0].texts, "no room for numbers"
+    (side,) = figure.axes[1].texts
+    assert side.get_text().splitlines()[-2:] == ["7 → 39: 12", "3 → 2: 3"]
+
+
+# -- drawing ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_nothing_is_told_apart_by_colour(bundle_text: str, name: str) -> None:
+    canvas = FigureCanvasAgg(drawn(made_up(bundle_text)[0], name))
+    canvas.draw()
+    red, green, blue, _ = np.moveaxis(np.asarray(canvas.buffer_rgba()), -1, 0)
+    assert (red == green).all() and (green == blue).all()
+
+
+def test_pictures_are_the_same_again(tmp_path: Path, bundle_text: str) -> None:
+    bundle, _ = made_up(bundle_text)
+    before = dict(matplotlib.rcParams)
+    paths = draw_all(bundle, tmp_path / "deeper" / "one")
+    assert [p.name for p in paths] == [f"{name}.png" for name in FIGURES]
+    for path in paths:
+        with Image.open(path) as picture:
+            assert picture.mode == "L" and np.asarray(picture).std() > 10, path
+    assert dict(matplotlib.rcParams) == before and not plt.get_fignums()
+    with plt.style.context("ggplot"):  # as optuna's figures set it for the whole process
+        again = draw_all(bundle, tmp_path / "two")
+    for one, two in zip(paths, again, strict=True):
+        assert one.read_bytes() == two.read_bytes(), "a committed file must not change"
+
+
+def test_a_plain_grid_has_no_stage1(tmp_path: Path, bundle_text: str) -> None:
+    bundle, _ = made_up(bundle_text, methods=("plain",))
+    assert drawable(bundle) == (["accuracy", "curves-stage2", "confusion"], {})
+    paths = draw_all(bundle, tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted(paths) and len(paths) == 3
+
+
+def old(text: str) -> str:
+    """The bundle as it was written before there were curves and confusions."""
+    header, *lines = (json.loads(line) for line in text.splitlines())
+    for line in (header, *lines):
+        for key in ("class_names", "curves", "confusion"):
+            line.pop(key, None)
+    return as_text([header, *lines])
+
+
+def test_an_old_bundle_has_its_table_and_two_figures(
+    tmp_path: Path,
+    bundle_text: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = RESULTS / "tiny.jsonl"
+    path.parent.mkdir(parents=True)
+    path.write_text(bundle_text)
+    make_figures()
+    out = capsys.readouterr().out
+    assert len(list(figure_folder(path).iterdir())) == 5 and "left out" not in out
+
+    kept = figure_folder(path) / "digits-kd-history.png"  # of a tuning study
+    kept.touch()
+    path.write_text(old(bundle_text))
+    bundle = read_bundle(path)
+    page = path.with_suffix(".md").as_posix()
+    assert markdown(bundle, page) == markdown(read_bundle(path, bundle_text), page)
+    make_figures()
+    assert sorted(p.name for p in figure_folder(path).iterdir()) == [
+        "accuracy.png",
+        kept.name,
+        "ncm.png",
+    ], "figures of another bundle must go, other files stay"
+    (line,) = (ln for ln in capsys.readouterr().out.splitlines() if ln.startswith("left out"))
+    assert line == f"left out: curves-stage1, curves-stage2, confusion of tiny: {OLD_BUNDLE}"
+    assert "harness tables FILE" in line
+
+
+def test_the_repositorys_bundles_can_be_read() -> None:
+    root = Path(__file__).resolve().parent.parent
+    paths = sorted((root / RESULTS).glob("*.jsonl"))
+    assert len(paths) >= 4
+    for path in paths:
+        assert {"accuracy", "ncm"} <= set(drawable(read_bundle(path))[0])
+
+
+def test_tables_that_are_up_to_date_need_no_matplotlib(tmp_path: Path) -> None:
+    code = "import sys, analysis.commands; sys.exit('matplotlib' in sys.modules)"
+    done: Any = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment())
+    assert done.returncode == 0
