@@ -15,7 +15,7 @@ GRID_OPTIONS := $(if $(SEEDS),--set 'seeds=[$(subst $(space),$(comma),$(strip $(
   $(if $(EPOCHS_SCALE),--set epochs_scale=$(EPOCHS_SCALE)) \
   $(if $(DATA_ROOT),--data-root '$(DATA_ROOT)')
 
-.PHONY: setup reproduce reproduce-cifar reproduce-cub tune-digits tune-cifar optuna-ui tables tables-check figures ui test lint format bench lock clean help
+.PHONY: setup reproduce reproduce-cifar reproduce-cub tune-digits tune-cifar optuna-ui tables tables-check figures ui docker-up docker-reproduce docker-down test lint format bench lock clean help
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST) | column -t -s:
@@ -54,8 +54,17 @@ tune-cifar: $(STAMP)  ## tune on CIFAR-100's validation split (wants a GPU; need
 	  $(if $(DATA_ROOT),--data-root '$(DATA_ROOT)')
 
 optuna-ui: $(STAMP)  ## optuna-dashboard on the digits study, http://127.0.0.1:8080
-	@test -x $(BIN)/optuna-dashboard || $(BIN)/python -m pip install -qq 'optuna-dashboard>=0.18'
-	@$(BIN)/optuna-dashboard --host 127.0.0.1 runs/tuning/digits.journal
+	@$(BIN)/optuna-dashboard --host 127.0.0.1 $${OPTUNA_STORAGE:-runs/tuning/digits.journal}
+
+docker-up:  ## PostgreSQL, MLflow and optuna-dashboard in containers, on loopback
+	@docker/compose.sh up --build --detach --wait
+
+docker-reproduce: docker-up  ## train the digits grid in a container (GPU=1: on NVIDIA GPUs), write its table
+	@docker/compose.sh run --rm --build trainer harness run experiments/digits.yaml $(RUN_OPTIONS)
+	@docker/compose.sh run --rm trainer harness tables experiments/digits.yaml
+
+docker-down:  ## stop the containers; data stay on volumes
+	@docker/compose.sh --profile '*' down
 
 tables: $(STAMP)  ## rewrite the README's tables from experiments/results
 	@$(BIN)/harness tables

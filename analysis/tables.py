@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,6 +112,24 @@ def markdown(bundle: Bundle, runs_page: str, allow_mixed: bool = False) -> str:
         UserError: the cells come from several devices or commits.
     """
     check_unmixed(bundle, allow_mixed)
+    table = table_markdown(bundle, lambda r, s: f"{runs_page}#{anchor(bundle, r, s)}")
+    summary = "All three accuracies, and the leak of choosing the epoch on the test set"
+    details = [
+        "",
+        f"<details><summary>{summary}</summary>",
+        "",
+        leak_markdown(bundle),
+        "</details>",
+    ]
+    return "\n".join([table, *caption(bundle), *details]) + "\n"
+
+
+def table_markdown(bundle: Bundle, link: Callable[[Row, str], str]) -> str:
+    """The table alone, ours and the published rows.
+
+    Args:
+        link: row, student -> where the number leads to; "" for no link.
+    """
     students = students_of(bundle)
     lines = [
         "| | " + " | ".join(students) + " |",
@@ -120,23 +139,16 @@ def markdown(bundle: Bundle, runs_page: str, allow_mixed: bool = False) -> str:
         cells = []
         for student in students:
             found = cell_estimate(bundle, row, student)
-            link = f"{runs_page}#{anchor(bundle, row, student)}"
-            cells.append(f"[{found.percent()}]({link})" if found else DASH)
+            target = link(row, student)
+            text = found.percent() if found else DASH
+            cells.append(f"[{text}]({target})" if found and target else text)
         lines.append(f"| {row.label} | " + " | ".join(cells) + " |")
     for published in bundle.published:
         values = [published.get(s, "") or DASH for s in students]
         if any(v != DASH for v in values):
             source = f"{published['source']}, {published['protocol']}"
             lines.append(f"| *{published['row']}* ({source}) | " + " | ".join(values) + " |")
-    summary = "All three accuracies, and the leak of choosing the epoch on the test set"
-    details = [
-        "",
-        f"<details><summary>{summary}</summary>",
-        "",
-        leak_markdown(bundle),
-        "</details>",
-    ]
-    return "\n".join([*lines, "", *caption(bundle), *details]) + "\n"
+    return "\n".join(lines) + "\n"
 
 
 def leak_markdown(bundle: Bundle) -> str:

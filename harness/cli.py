@@ -87,6 +87,7 @@ def run(
         max_seconds=seconds(max_time),
         no_bar=no_bar,
         budget=seconds(budget, "--budget"),
+        page=_page(file, set_, store),
     )
     raise typer.Exit(status)
 
@@ -98,7 +99,10 @@ def tune(
     store: StoreOption = RUNS,
     storage: Annotated[
         Optional[str],
-        typer.Option("--storage", help="a journal's path or an Optuna URL; default: in the store"),
+        typer.Option(
+            "--storage",
+            help="a journal's path or a database URL; default: OPTUNA_STORAGE, or in the store",
+        ),
     ] = None,
     jobs: Jobs = None,
     device: Device = "auto",
@@ -158,8 +162,11 @@ def sync(file: File, set_: Set = None, store: StoreOption = RUNS) -> None:
     tracker = Tracker(the_plan, Store(store))
     connect(tracker)
     sent = tracker.sync()
-    tracker.close(finished=all(Store(store).directory(f).is_done for f in the_plan.cells))
-    print(f"{sent} cells sent to {tracker.uri}")
+    done = all(Store(store).directory(f).is_done for f in the_plan.cells)
+    if done:
+        tracker.present(_page(file, set_, store))
+    tracker.close(finished=done)
+    print(f"{sent} cells sent to {tracker.place}")
 
 
 @app.command()
@@ -228,6 +235,15 @@ def ui(
     from harness.track.ui import serve
 
     raise typer.Exit(serve(host, port))
+
+
+def _page(file: Path, assignments: list[str] | None, store: Path):  # type: ignore[no-untyped-def]
+    def page(plan, experiment_id, folder):  # type: ignore[no-untyped-def]
+        from analysis.grid_page import grid_page
+
+        return grid_page(plan, store, file, assignments or [], experiment_id, folder)
+
+    return page
 
 
 def _plan(file: Path, assignments: list[str] | None):  # type: ignore[no-untyped-def]

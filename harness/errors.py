@@ -13,6 +13,12 @@ class UserError(Exception):
     """Wrong input. The command line prints it as one line on stderr and exits with status 2."""
 
 
+def one_line(error: BaseException) -> str:
+    """Another library's error for a message of ours."""
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0][:200]}" if text else type(error).__name__
+
+
 def nearest(name: str, allowed: Iterable[str]) -> str:
     """ ", did you mean X?" for the closest allowed name, else the list of allowed names."""
     names = sorted(allowed)

@@ -38,6 +38,8 @@ def parse(raw: Any, where: str = "the experiment") -> Experiment:
     shared = {"network": default} if isinstance(default, str) else default
     if not isinstance(shared, dict):
         raise UserError("network: not a name or a mapping; write `network: {network: ...}`")
+    if str(raw.get("teacher")).startswith("models:"):
+        raw |= _registered_teacher(str(raw["teacher"]), raw.get("teacher_checkpoint"))
     raw["teacher"] = _chosen("teacher", raw.get("teacher"), "network", NETWORKS, shared)
     students = raw.get("students")
     if not isinstance(students, list | tuple) or not students:
@@ -48,6 +50,27 @@ def parse(raw: Any, where: str = "the experiment") -> Experiment:
     ]
     raw["protocol"] = _protocol(raw.get("protocol", "strict"))
     return scale_epochs(_validate(Experiment, raw, ""), scale)
+
+
+def _registered_teacher(uri: str, expected: Any) -> dict[str, Any]:
+    """The fields of a teacher in MLflow's model registry.
+
+    Raises:
+        UserError: no such model, or not the file that the experiment expects.
+    """
+    from harness.track.registry import look_up
+
+    found = look_up(uri)
+    if expected not in (None, found.sha256):
+        raise UserError(
+            f"teacher_checkpoint: {uri} is now {found.source} with the SHA-256 {found.sha256}, not "
+            f"{str(expected)[:12]}...; name the version that you mean, or take the new SHA-256"
+        )
+    return {
+        "teacher": found.network,
+        "teacher_checkpoint": found.sha256,
+        "teacher_source": found.source,
+    }
 
 
 def scale_epochs(experiment: Experiment, scale: Any) -> Experiment:

@@ -7,11 +7,12 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from harness.data import Dataset, load
-from harness.errors import UserError
+from harness.errors import UserError, one_line
 from harness.execute.local import LocalExecutor, threads_for
 from harness.execute.scheduler import OutOfTime, Progress, begin, run
 from harness.plan import Plan, make_plan
@@ -19,11 +20,13 @@ from harness.progress import duration, make_display
 from harness.provenance import code_version
 from harness.spec import Experiment
 from harness.store import Store
+from harness.track.grid_run import Page
 from harness.track.mlflow_sync import Tracker
+from harness.track.registry import fetch
 
 # Exit statuses of the command. UNFINISHED: --max-time came first; call again to go on.
 OK, CELL_FAILED, WRONG_USE, UNFINISHED, CTRL_C = 0, 1, 2, 3, 130
-SYNC_SECONDS, RETRY_SECONDS = 2.0, 20.0
+SYNC_SECONDS, RETRY_SECONDS, SILENCE_SECONDS = 2.0, 20.0, 120.0
 
 
 def plan_of(experiment: Experiment) -> Plan:
@@ -39,6 +42,7 @@ class BackgroundSync(threading.Thread):
         super().__init__(daemon=True, name="mlflow-sync")
         self.tracker = tracker
         self._stop_now = threading.Event()
+        self._last: Callable[[], None] = lambda: None
 
     def run(self) -> None:
         pause = SYNC_SECONDS
@@ -49,15 +53,19 @@ class BackgroundSync(threading.Thread):
             except Exception as error:
                 print(f"warning: MLflow: {one_line(error)}; trying again", file=sys.stderr)
                 pause = RETRY_SECONDS
+        self._last()
 
-    def stop(self) -> None:
+    def finish(self, last: Callable[[], None], silence: float = SILENCE_SECONDS) -> None:
+        """End the thread after one call of `last` in it, the last sync. Returns without it when
+        MLflow has not answered anything for `silence` seconds."""
+        self._last = last
         self._stop_now.set()
-        self.join()
-
-
-def one_line(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0][:200]}" if text else type(error).__name__
+        started = time.monotonic()
+        while self.is_alive():
+            self.join(0.2)
+            if time.monotonic() - max(started, self.tracker.heard) > silence:
+                print(behind(self.tracker, f"no answer for {silence:.0f} s"), file=sys.stderr)
+                return
 
 
 def run_experiment(
@@ -69,8 +77,12 @@ def run_experiment(
     max_seconds: float | None = None,
     no_bar: bool = False,
     budget: float | None = None,
+    page: Page | None = None,
 ) -> int:
     """Train what is missing, log it, say what happened; the exit status.
+
+    Args:
+        page: what the finished grid's run in MLflow shows.
 
     Raises:
         UserError: wrong input; nothing was started.
@@ -83,10 +95,11 @@ def run_experiment(
     if budget is not None:
         experiment = within_budget(experiment, dataset, store, jobs, device, budget)
     plan = make_plan(experiment, dataset)
+    fetch(plan, store, device)
     progress = begin(plan, store)
     tracker = Tracker(plan, store)
     n_cells, n_cached = len(plan.cells), len(progress.cached_cells)
-    if n_cached == n_cells and not tracker.behind():
+    if n_cached == n_cells and not tracker.behind() and (page is None or tracker.is_presented):
         print(f"{experiment.name}: nothing to do, all {n_cells} cells are done (in {root}).")
         return OK
     executor = LocalExecutor(jobs, device, code_version())
@@ -111,8 +124,8 @@ def run_experiment(
         status = CTRL_C
     finally:
         signal.signal(signal.SIGTERM, previous)
-        sync.stop()
-    finish_tracking(tracker, all_done=progress.count("done") == n_cells)
+        all_done = progress.count("done") == n_cells
+        sync.finish(lambda: finish_tracking(tracker, all_done, page if all_done else None))
     report(progress, status)
     return status
 
@@ -170,27 +183,34 @@ def connect(tracker: Tracker) -> None:
         raise
     except Exception as error:
         raise UserError(
-            f"MLFLOW_TRACKING_URI: cannot use {tracker.uri} ({one_line(error)}); "
+            f"MLFLOW_TRACKING_URI: cannot use {tracker.place} ({one_line(error)}); "
             "correct it, start the server, or unset it for a local database"
         ) from None
 
 
-def finish_tracking(tracker: Tracker, all_done: bool, attempts: int = 3) -> None:
-    """The last lines and states, with a few tries."""
+def finish_tracking(
+    tracker: Tracker, all_done: bool, page: Page | None = None, attempts: int = 3
+) -> None:
+    """The last lines and states, and the result of a finished grid, with a few tries."""
     for attempt in range(attempts):
         try:
             tracker.sync()
+            if page is not None:
+                tracker.present(page)
             tracker.close(all_done)
             return
         except Exception as error:
             if attempt == attempts - 1:
-                print(
-                    f"warning: MLflow at {tracker.uri} is behind ({one_line(error)}); nothing is "
-                    "lost: `harness sync` with the same file sends the rest",
-                    file=sys.stderr,
-                )
+                print(behind(tracker, one_line(error)), file=sys.stderr)
             else:
                 time.sleep(1.0 + attempt)
+
+
+def behind(tracker: Tracker, why: str) -> str:
+    return (
+        f"warning: MLflow at {tracker.place} is behind ({why}); nothing is lost: {tracker.remedy} "
+        "sends the rest"
+    )
 
 
 def report(progress: Progress, status: int) -> None:

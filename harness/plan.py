@@ -85,7 +85,10 @@ class Plan:
     def grid(self) -> str:
         """Identity of the grid in MLflow: the settings, without the lists that may grow."""
         settings = self.experiment.model_dump(
-            mode="json", exclude={"students", "methods", "seeds", "description", "published"}
+            mode="json",
+            exclude={
+                *("students", "methods", "seeds", "description", "published", "teacher_source")
+            },
         )
         settings["dataset"] = self.experiment.dataset.identity()  # data may lie anywhere
         return hashlib.sha256(canonical(settings).encode()).hexdigest()[:16]

@@ -1,5 +1,6 @@
 """Which code, on which machine, made a number."""
 
+import os
 import platform
 import subprocess
 from importlib.metadata import version
@@ -22,8 +23,11 @@ def _git(*arguments: str) -> str | None:
 
 
 def code_version() -> dict[str, Any]:
-    """commit (None outside a checkout) and dirty: tracked files changed, generated ones aside."""
+    """commit (None outside a checkout) and dirty: tracked files changed, generated ones aside. An
+    image has no checkout; its build writes HARNESS_COMMIT, as 1a2b... or 1a2b...-dirty."""
     commit = _git("rev-parse", "HEAD")
+    if commit is None and (built := os.environ.get("HARNESS_COMMIT")):
+        return {"commit": built.removesuffix("-dirty"), "dirty": built.endswith("-dirty")}
     status = _git("status", "--porcelain", "--untracked-files=no", "--", ".", *GENERATED)
     return {"commit": commit, "dirty": bool(status) if commit else None}
 

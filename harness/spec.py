@@ -202,6 +202,8 @@ class Experiment(Frozen):
     teacher: SerializeAsAny[Options]
     # SHA-256 of a file that `harness import-checkpoint` has read: the teacher is not trained here.
     teacher_checkpoint: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    # models:/NAME/VERSION, where `teacher` named one of MLflow's registered models.
+    teacher_source: str | None = None
     students: Annotated[tuple[SerializeAsAny[Options], ...], Field(min_length=1)]
     methods: Annotated[tuple[str, ...], Field(min_length=1)] = ("plain", "kd", "refilled")
     optimizer: Optimizer = Optimizer()
@@ -235,11 +237,12 @@ class Experiment(Frozen):
         return value
 
     @model_serializer(mode="wrap")
-    def _without_empty_tuned(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """What was written before there was tuning reads the same."""
+    def _without_newer_fields(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What was written before there were these fields reads the same."""
         dumped: dict[str, Any] = handler(self)
-        if dumped.get("tuned", 0) is None:
-            del dumped["tuned"]
+        for field in ("tuned", "teacher_source"):
+            if dumped.get(field, 0) is None:
+                del dumped[field]
         return dumped
 
     def for_method(self, method: str) -> Experiment:

@@ -155,9 +155,9 @@ def test_artifacts_and_data_set(finished: Path, logged: dict[str, Any]) -> None:
     client, cell = mlflow_client(finished), cells(finished)["stage2"]
     run = logged["stage2"]
     names = {a.path for a in client.list_artifacts(run.info.run_id)}
-    assert {"cell.json", "model.pt"} <= names
+    assert {"cell.json", "model"} <= names
     folder = Path(run.info.artifact_uri.removeprefix("file://"))
-    assert (folder / "model.pt").read_bytes() == (cell / "model.pt").read_bytes()
+    assert (folder / "model/model.pt").read_bytes() == (cell / "model.pt").read_bytes()
     assert folder.is_relative_to(finished), "weights must not land outside the project"
     (given,) = run.inputs.dataset_inputs
     assert given.dataset.name == "digits"

@@ -26,7 +26,8 @@ from harness.tune.export import epochs_trained, write_bundle
 from harness.tune.run import Session, identity_of
 from harness.tune.rungs import epochs_of_batch, rung_epochs, survivors
 from harness.tune.spec import read_tuning
-from harness.tune.study import Study, only_orchestrator, open_storage, sample, without_password
+from harness.tune.storage import only_orchestrator, open_storage
+from harness.tune.study import Study, sample
 from harness.tune.trials import cells_of
 from harness.tune.winner import tuned_path, write_winner
 
@@ -316,11 +317,11 @@ def test_sqlite_and_journal_give_the_same_trials(tmp_path: Path, small: dict[str
 
 
 def test_one_orchestrator_a_study(tmp_path: Path) -> None:
-    owner = tmp_path / "study.journal.owner"
-    with only_orchestrator(owner), pytest.raises(UserError, match="tunes it already"):  # noqa: SIM117
-        with only_orchestrator(owner):
+    study = ("tiny", tmp_path, str(tmp_path / "study.journal"))
+    with only_orchestrator(*study), pytest.raises(UserError, match="tunes it already"):  # noqa: SIM117
+        with only_orchestrator(*study):
             pass
-    with only_orchestrator(owner):
+    with only_orchestrator(*study):
         pass
 
 
@@ -525,7 +526,6 @@ def test_wrong_storage(
     assert cli.main(["tune", str(file), *store, "--storage", "nosuch://u:secret@host/db"]) == 2
     error = one_error_line(capsys.readouterr().err)
     assert "--storage: cannot open nosuch://u:***@host/db" in error and "secret" not in error
-    assert without_password("sqlite:///a.db") == "sqlite:///a.db"
 
 
 def test_another_space_is_refused_with_the_difference(tmp_path: Path) -> None:

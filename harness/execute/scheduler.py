@@ -51,7 +51,8 @@ def begin(plan: Plan, store: Store) -> Progress:
     state = {}
     for fingerprint, cell in plan.cells.items():
         state[fingerprint] = _at_rest(store.directory(fingerprint)) or "waiting"
-        if cell.kind == "imported" and state[fingerprint] != "done":
+        registered = plan.experiment.teacher_source  # `harness run` has fetched it by now
+        if cell.kind == "imported" and state[fingerprint] != "done" and not registered:
             raise UserError(
                 f"teacher_checkpoint: {cell.spec['checkpoint'][:12]}... is not in {store.root}; "
                 "`harness import-checkpoint FILE EXPERIMENT` puts it there"

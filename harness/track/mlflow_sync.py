@@ -9,37 +9,28 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
-import logging
-import os
+import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from harness.errors import UserError
+from harness.database import Lock, is_postgres, with_timeouts, without_password
 from harness.plan import Entry, Plan, canonical
 from harness.store import CellDir, Store, write_atomically
+from harness.track.environment import DEFAULT_URI, prepare_environment, tracking_uri
+from harness.track.grid_run import Page, find_experiment, find_grid_run, log_params, present
+from harness.track.registry import WEIGHTS, register
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-DEFAULT_URI = "sqlite:///mlflow.db"
 MAX_METRICS = 1000  # MLflow's limit for one log_batch
+N_CELLS = "result.cells"  # tag of a grid's run
+PRESENTED = "mlflow.json"  # in the store: grids whose MLflow run shows their result
 BEST_ON_TEST_NOTE = "chosen by looking at the test set: it measures the leak and is no result"
-
-
-def tracking_uri() -> str:
-    return os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
-
-
-def prepare_environment() -> None:
-    """Before MLflow is imported: no telemetry, few retries (a dead server must not stop training
-    for minutes), and no chatter between the lines of the display. What the user set stays."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-    logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
 def metric_name(stage: str, result: str) -> str:
@@ -67,13 +58,36 @@ def current_training(directory: CellDir) -> list[dict[str, Any]]:
     return events[first:]
 
 
+class Heard:
+    """MLflow's client, which notes when the server last answered: a call to one that is stuck may
+    never return."""
+
+    def __init__(self, tracker: Tracker, client: MlflowClient) -> None:
+        self._tracker, self._wrapped = tracker, client
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._wrapped, name)
+
+        def calling(*arguments: Any, **keywords: Any) -> Any:
+            try:
+                return method(*arguments, **keywords)
+            finally:
+                self._tracker.heard = time.monotonic()
+
+        return calling
+
+
 class Tracker:
     """Sends one plan's cells to one tracking server."""
+
+    remedy = "`harness sync` with the same file"  # when MLflow is behind
 
     def __init__(self, plan: Plan, store: Store, uri: str | None = None) -> None:
         self.plan, self.store = plan, store
         self.uri = uri or tracking_uri()
-        self.key = f"{self.uri} {plan.experiment.name} {plan.grid}"
+        self.place = without_password(self.uri)
+        self.key = f"{self.place} {plan.experiment.name} {plan.grid}"
+        self.heard = 0.0  # when MLflow last answered, as time.monotonic()
         self._client: MlflowClient | None = None
         self._experiment_id = self._parent_id = ""
 
@@ -156,70 +170,59 @@ class Tracker:
             prepare_environment()
             from mlflow import MlflowClient
 
-            with self._locked():
-                client = MlflowClient(tracking_uri=self.uri)
-                self._experiment_id = self._find_experiment(client)
+            uri = self.uri
+            with self._locked(), contextlib.ExitStack() as stack:
+                if is_postgres(uri):  # other hosts may be about to create the same
+                    lock = Lock(uri, "harness mlflow", "MLFLOW_TRACKING_URI")
+                    stack.callback(lock.release)
+                    lock.acquire(wait=True)
+                    uri = with_timeouts(uri)
+                client = cast("MlflowClient", Heard(self, MlflowClient(uri)))
+                self._experiment_id = find_experiment(client, self.plan.experiment.name, self.place)
                 self._parent_id = self._find_parent(client)
             self._client = client
         return self._client
+
+    def present(self, page: Page) -> None:
+        """Show the result of the finished grid on its run, unless one of more cells stands there:
+        a later run of fewer seeds or methods, or somebody else's, takes nothing away."""
+        client = self.connect()
+        shown = client.get_run(self._parent_id).data.tags.get(N_CELLS, "0")
+        if int(shown) <= len(self.plan.cells):
+            with tempfile.TemporaryDirectory() as folder:
+                text, files = page(self.plan, self._experiment_id, Path(folder))
+                present(client, self._parent_id, text, files)
+            client.set_tag(self._parent_id, N_CELLS, str(len(self.plan.cells)))
+        known = self._presented() | {self.key: {"parent": self._parent_id, "cells": self._cells}}
+        write_atomically(self.store.root / PRESENTED, canonical(known).encode())
+
+    @property
+    def is_presented(self) -> bool:
+        """Whether the grid's run shows the result of just these cells."""
+        return self._presented().get(self.key, {}).get("cells") == self._cells
+
+    @property
+    def _cells(self) -> str:
+        return hashlib.sha256(" ".join(sorted(self.plan.cells)).encode()).hexdigest()
+
+    def _presented(self) -> dict[str, Any]:
+        try:
+            return json.loads((self.store.root / PRESENTED).read_text())
+        except (FileNotFoundError, json.JSONDecodeError):
+            return {}
 
     def close(self, finished: bool) -> None:
         """The grid's own run ends with the orchestrator."""
         if self._client is not None:
             self._client.set_terminated(self._parent_id, "FINISHED" if finished else "KILLED")
 
-    def _find_experiment(self, client: MlflowClient) -> str:
-        from mlflow.exceptions import MlflowException
-
-        name = self.plan.experiment.name
-        found = client.get_experiment_by_name(name)
-        if found is None:
-            served = self.uri.startswith(("http://", "https://"))  # it has artifacts of its own
-            location = None if served else (Path("mlartifacts").resolve() / name).as_uri()
-            try:
-                return client.create_experiment(name, artifact_location=location)
-            except MlflowException as error:
-                if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                    raise
-                found = client.get_experiment_by_name(name)
-        if found is None or found.lifecycle_stage != "active":
-            raise UserError(
-                f"MLflow: experiment {name!r} is deleted at {self.uri}; restore it there "
-                "(`mlflow experiments restore`) or change the experiment's name"
-            )
-        return found.experiment_id
-
     def _find_parent(self, client: MlflowClient) -> str:
-        plan = self.plan
-        existing = client.search_runs(
-            [self._experiment_id], f"tags.kind = 'grid' and tags.grid = '{plan.grid}'"
-        )
-        experiment = plan.experiment
-        if existing:
-            client.update_run(existing[0].info.run_id, status="RUNNING")
-            return existing[0].info.run_id
-        tags = {
-            "kind": "grid",
-            "grid": plan.grid,
-            "protocol": experiment.protocol.label,
-            "mlflow.note.content": experiment.description,
-        }
-        run = client.create_run(
-            self._experiment_id, run_name=f"grid {experiment.name} {plan.grid[:6]}", tags=tags
-        )
-        settings = flatten(experiment.model_dump(mode="json"))
-        self._log_params(client, run.info.run_id, settings)
-        client.log_dict(
-            run.info.run_id, experiment.model_dump(mode="json"), "experiment.resolved.json"
-        )
-        return run.info.run_id
-
-    def _log_params(self, client: MlflowClient, run_id: str, values: dict[str, Any]) -> None:
-        from mlflow.entities import Param
-
-        params = [Param(k, str(v)[:500]) for k, v in values.items()]
-        for start in range(0, len(params), 100):
-            client.log_batch(run_id, params=params[start : start + 100])
+        run_id, is_new = find_grid_run(client, self._experiment_id, self.plan, self.uri)
+        if is_new:
+            resolved = self.plan.experiment.model_dump(mode="json")
+            log_params(client, run_id, flatten(resolved))
+            client.log_dict(run_id, resolved, "experiment.resolved.json")
+        return run_id
 
     def _send(self, client: MlflowClient, fingerprint: str) -> None:
         from mlflow.entities import Metric
@@ -304,7 +307,7 @@ class Tracker:
         cell, entry = self.plan.cells[fingerprint], self.plan.entries_of(fingerprint)[0]
         for key, value in self._tags(entry).items():
             client.set_tag(run_id, key, value)
-        self._log_params(client, run_id, flatten(cell.spec))
+        log_params(client, run_id, flatten(cell.spec))
         data = cell.spec["data"]
         # MLflow allows 36 characters for a digest; the whole one is among the parameters.
         label = self.plan.experiment.dataset.label
@@ -325,6 +328,11 @@ class Tracker:
             "best_on_test": BEST_ON_TEST_NOTE,
         }
 
+    @property
+    def _honest_ncm(self) -> str:
+        train = self.plan.experiment.protocol.ncm_centers == "train"
+        return "ncm_train_centers" if train else "ncm_eval_centers"
+
     def _log_results(
         self, client: MlflowClient, run_id: str, fingerprint: str, events: list[dict[str, Any]]
     ) -> None:
@@ -344,6 +352,15 @@ class Tracker:
                     Metric(f"{name}_{form}", value, when, manifest["epochs"])
                     for form, value in values.items()
                 ]
+        shown = manifest["results"].get("accuracy") or manifest["results"].get(self._honest_ncm)
+        if shown:
+            column = round(shown[reported], 4)  # as the tables show it
+            metrics.append(Metric("test_accuracy", column, when, manifest["epochs"]))
         client.log_batch(run_id, metrics=metrics)
         client.set_tag(run_id, "selected_epoch", str(manifest["selected_epoch"]))
-        client.log_artifact(run_id, str(directory / "model.pt"))
+        client.log_artifact(run_id, str(directory / "model.pt"), WEIGHTS)
+        if (directory / "predictions.npz").exists():
+            client.log_artifact(run_id, str(directory / "predictions.npz"))
+        kinds = {e.stage for e in self.plan.entries_of(fingerprint)}
+        if "teacher" in kinds and self.plan.cells[fingerprint].kind != "imported":
+            register(client, self.plan, fingerprint, client.get_run(run_id), directory)

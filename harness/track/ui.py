@@ -1,4 +1,4 @@
-"""`harness ui`: MLflow's own server, on loopback."""
+"""`harness ui`: MLflow's own server, on loopback, and the pages to open first."""
 
 from __future__ import annotations
 
@@ -8,22 +8,33 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from harness.errors import UserError
-from harness.track.mlflow_sync import DEFAULT_URI, tracking_uri
+from harness.database import without_password
+from harness.errors import UserError, one_line
+from harness.track.environment import DEFAULT_URI, prepare_environment, tracking_uri
+from harness.track.views import first_views
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+MAX_OTHERS = 3  # other grids that are named
 
 
 def serve(host: str, port: int) -> int:
-    """Serve the tracking database until Ctrl-C.
+    """Serve the tracking database until Ctrl-C. Where MLFLOW_TRACKING_URI is a server already, say
+    what to open there.
 
     Raises:
-        UserError: the port is taken, the host is not this machine's, the tracking URI is a server
-            of its own, or there is no database yet.
+        UserError: the port is taken, the host is not this machine's, there is no database yet, or
+            the server of MLFLOW_TRACKING_URI cannot be used.
     """
     uri = tracking_uri()
     if uri.startswith(("http://", "https://")):
-        raise UserError(f"MLFLOW_TRACKING_URI: {uri} is a server already; open it in a browser")
+        return point_at(uri)
     if uri == DEFAULT_URI and not Path("mlflow.db").exists():
         raise UserError("mlflow.db: nothing logged in this folder yet; `make reproduce` first")
     with socket.socket() as probe:
@@ -34,17 +45,24 @@ def serve(host: str, port: int) -> int:
             raise UserError(
                 f"--port: cannot listen on {host}:{port} ({error.strerror}); choose another"
             ) from None
-    print(f"MLflow: http://{host}:{port} (Ctrl-C ends it)", flush=True)
+    address = f"http://{host}:{port}"
+    print(f"MLflow: {address} (Ctrl-C ends it)", flush=True)
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
     command += ["--host", host, "--port", str(port), "--workers", "1"]
-    # Nothing here uses MLflow's jobs, which would start eight more processes.
-    defaults = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    defaults = {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        # Nothing here uses MLflow's jobs, which would start eight more processes.
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        # A line a request would scroll the addresses away.
+        "UVICORN_LOG_LEVEL": "warning",
+    }
     environment = defaults | os.environ
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     # A session of its own, so that the server's workers end with it, whatever ends this process.
     server = subprocess.Popen(command, env=environment, start_new_session=True)
     try:
+        _say_when_it_answers(server, host, port)
         return server.wait()
     except KeyboardInterrupt:
         return 0
@@ -54,3 +72,65 @@ def serve(host: str, port: int) -> int:
                 os.killpg(server.pid, number)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 server.wait(5)
+
+
+def point_at(uri: str) -> int:
+    """What to open at a server that runs already."""
+    place = without_password(uri)
+    try:
+        lines = what_to_open(_client(uri), place)
+    except Exception as error:
+        raise UserError(
+            f"MLFLOW_TRACKING_URI: cannot use {place} ({one_line(error).replace(uri, place)}); "
+            "correct it, start the server, or unset it for a local database"
+        ) from None
+    print("\n".join([f"MLflow: {place} (it runs already)", *lines]))
+    return 0
+
+
+def _say_when_it_answers(server: subprocess.Popen[bytes], host: str, port: int) -> None:
+    """Print what to open, once a click works. The server is there for more: no error ends it."""
+    address = f"http://{host}:{port}"
+    client = _client(address)  # takes as long as the server's start, so it comes first
+    while server.poll() is None:
+        with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=5):
+            break
+        time.sleep(0.1)
+    else:
+        return
+    try:
+        lines = what_to_open(client, address)
+    except Exception as error:
+        lines = [f"It does not list its runs ({one_line(error)})"]
+    print("\n".join(lines), flush=True)
+
+
+def what_to_open(client: MlflowClient, address: str) -> list[str]:
+    """The views of the grid that was worked on last, and the names of others."""
+    found = grid_runs(client)
+    if not found:
+        return ["No grid is logged there yet"]
+    last, *others = found
+    views = first_views(address, last.info.experiment_id, last.info.run_id)
+    width = max(len(what) for what, _ in views)
+    lines = [f"Open first, of {last.info.run_name}:"]
+    lines += [f"  {what:{width}}  {url}" for what, url in views]
+    if others:
+        names = [run.info.run_name or run.info.run_id for run in others]
+        more = f" and {len(names) - MAX_OTHERS} more" if len(names) > MAX_OTHERS else ""
+        lines.append(f"Also there: {', '.join(names[:MAX_OTHERS])}{more}")
+    return lines
+
+
+def grid_runs(client: MlflowClient) -> list[Run]:
+    """The runs of all grids, the one worked on last first."""
+    experiments = [e.experiment_id for e in client.search_experiments()]
+    found = client.search_runs(experiments, "tags.kind = 'grid'") if experiments else []
+    return sorted(found, key=lambda r: max(r.info.start_time, r.info.end_time or 0), reverse=True)
+
+
+def _client(uri: str) -> MlflowClient:
+    prepare_environment()
+    from mlflow import MlflowClient
+
+    return MlflowClient(uri)

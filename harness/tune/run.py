@@ -13,6 +13,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from harness.data import Dataset, load
+from harness.errors import UserError
 from harness.execute import Executor
 from harness.execute.local import LocalExecutor
 from harness.execute.scheduler import OutOfTime, Progress, begin, run
@@ -21,6 +22,7 @@ from harness.orchestrate import (
     CTRL_C,
     OK,
     UNFINISHED,
+    WRONG_USE,
     BackgroundSync,
     check_device,
     connect,
@@ -31,11 +33,12 @@ from harness.plan import SEMANTICS, Plan
 from harness.progress import LiveDisplay, duration
 from harness.provenance import code_version
 from harness.store import Store
-from harness.track.mlflow_sync import tracking_uri
+from harness.track.environment import tracking_uri
 from harness.tune.batches import Outcome, TrialsFailed, run_batch
 from harness.tune.export import epochs_trained, write_bundle
 from harness.tune.spec import Tuning
-from harness.tune.study import Study, only_orchestrator, open_storage
+from harness.tune.storage import only_orchestrator, open_storage, place_of
+from harness.tune.study import Study
 from harness.tune.track import TrialView, TuneTracker
 from harness.tune.trials import TrialCells, cells_of
 from harness.tune.winner import Candidate, check_final, confirm, write_winner
@@ -66,11 +69,6 @@ def identity_of(tuning: Tuning, dataset: Dataset, method: str) -> dict[str, Any]
     }
 
 
-def owner_file(tuning: Tuning, root: Path, place: str) -> Path:
-    """What the one orchestrator of a storage locks: beside a journal, else in the store."""
-    return root / "tuning" / f"{tuning.name}.owner" if "://" in place else Path(f"{place}.owner")
-
-
 def tune(
     tuning: Tuning,
     root: Path,
@@ -92,11 +90,11 @@ def tune(
     store = Store(root)
     store.create()
     dataset = load(tuning.base.dataset, with_test=False)
-    place = storage or str(root / "tuning" / f"{tuning.name}.journal")
-    with only_orchestrator(owner_file(tuning, root, place)):
+    place = place_of(storage, root, tuning.name)
+    with only_orchestrator(tuning.name, root, place) as owner:
         opened = open_storage(place, tracking_uri())
         identity = {m: identity_of(tuning, dataset, m) for m in tuning.spaces}
-        studies = [Study(opened, tuning, m, identity[m]) for m in tuning.spaces]
+        studies = [Study(opened, tuning, m, identity[m], owner) for m in tuning.spaces]
         executor = LocalExecutor(jobs or default_jobs(device), device, code_version())
         if not all(s.is_finished for s in studies):
             executor.warm_up()
@@ -111,6 +109,9 @@ def tune(
         try:
             candidates = session.run()
             status = OK
+        except UserError as error:
+            status = WRONG_USE
+            print(f"error: {error}", file=sys.stderr)
         except OutOfTime:
             status = UNFINISHED
             print("--max-time is over; the same command goes on from the last epochs.")
@@ -121,9 +122,9 @@ def tune(
             print(f"error: {error}; the same command tries again", file=sys.stderr)
         finally:
             signal.signal(signal.SIGTERM, previous)
-            sync.stop()
-            session.show(candidates)
-            finish_tracking(tracker, all_done=status == OK)
+            if status != WRONG_USE:  # else the studies cannot be read
+                session.show(candidates)
+            sync.finish(lambda: finish_tracking(tracker, all_done=status == OK))
         if status == OK:
             bundle = write_bundle(tuning, identity, studies, session.cells, candidates, store)
             figures = draw(bundle)

@@ -3,18 +3,13 @@
 The parameters of trial n follow from the seed, n and the trials before it alone: they are sampled
 in memory, from a copy of the study, by a sampler seeded with (seed, n). Only then is the trial
 written, whole, in one operation. So a kill leaves a trial or no trial, and never half of one.
+Every method that writes looks first at what is there: it may be called again after an error.
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
-import os
-import sys
-from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,104 +20,15 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
-from harness.errors import UserError
+from harness.errors import UserError, one_line
 from harness.plan import canonical, differences
 from harness.tune.space import Choices, Range, is_whole
 from harness.tune.spec import Direction, Params, Tuning
+from harness.tune.storage import Owner, retried
 
 IDENTITY = "harness"  # the user attribute that says what a study is about
-
-
-@contextlib.contextmanager
-def only_orchestrator(path: Path) -> Iterator[None]:
-    """Hold the study. flock ends with the process, so there is no stale lock.
-
-    Raises:
-        UserError: another process holds it.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise UserError(
-                f"{path.stem}: process {file.read().strip() or '?'} tunes it already; wait for it, "
-                "or stop it"
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
-
-
-def repair_journal(path: Path) -> None:
-    """Cut a last line that is not whole, as a power cut leaves it: Optuna would append to it and
-    never read the file again. Says so on stderr. Also the lock file of a process that was killed
-    while it wrote. Only while holding the study."""
-    with contextlib.suppress(OSError):
-        path.with_name(f"{path.name}.lock").unlink()
-    if not path.exists():
-        return
-    data = path.read_bytes()
-    whole = data.rfind(b"\n") + 1
-    last = data[data.rfind(b"\n", 0, whole - 1) + 1 : whole]
-    if whole == len(data) and last:
-        try:
-            json.loads(last)
-        except ValueError:
-            whole -= len(last)
-    if whole != len(data):
-        with open(path, "r+b") as file:
-            file.truncate(whole)
-            os.fsync(file.fileno())
-        print(
-            f"repaired: the last line of {path} was not whole ({len(data) - whole} bytes cut); "
-            "what it said is done again",
-            file=sys.stderr,
-        )
-
-
-def open_storage(place: str, tracking_uri: str) -> Any:
-    """
-    Args:
-        place: the path of a journal, or a URL that Optuna understands (sqlite:///, postgresql://).
-        tracking_uri: MLflow's, which cannot be the same database.
-
-    Raises:
-        UserError: it cannot be opened.
-    """
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
-        if "://" not in place:
-            path = Path(place)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            repair_journal(path)
-            return JournalStorage(JournalFileBackend(str(path)))
-        if place == tracking_uri:
-            raise UserError(
-                "--storage: MLflow's database; Optuna's tables need one of their own (same server, "
-                "another database name)"
-            )
-        return optuna.storages.RDBStorage(place)
-    except UserError:
-        raise
-    except Exception as error:
-        reason = (str(error).strip().splitlines() or [""])[0][:160]
-        raise UserError(
-            f"--storage: cannot open {without_password(place)} ({type(error).__name__}: {reason}); "
-            "correct it, or leave it out for a journal in the store"
-        ) from None
-
-
-def without_password(url: str) -> str:
-    scheme, colon, rest = url.partition("://")
-    user, at, host = rest.rpartition("@")
-    return f"{scheme}{colon}{user.split(':')[0]}:***{at}{host}" if at and ":" in user else url
 
 
 def distributions(tuning: Tuning, method: str) -> dict[str, BaseDistribution]:
@@ -175,12 +81,20 @@ def sample(
 class Study:
     """The trials of one method in a storage."""
 
-    def __init__(self, storage: Any, tuning: Tuning, method: str, identity: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        storage: Any,
+        tuning: Tuning,
+        method: str,
+        identity: dict[str, Any],
+        owner: Owner | None = None,
+    ) -> None:
         """
         Raises:
             UserError: the storage has a study of this name about something else.
         """
         self.method, self.tuning = method, tuning
+        self._owner = owner or Owner()
         self.name = f"{tuning.name}/{method}"
         self.space = distributions(tuning, method)
         settings = tuning.settings
@@ -197,8 +111,7 @@ class Study:
             n = len(self.trials)
         except Exception as error:
             raise UserError(
-                f"--storage: cannot read {self.name} ({type(error).__name__}: "
-                f"{str(error).strip().splitlines()[0][:160] if str(error).strip() else ''}); "
+                f"--storage: cannot read {self.name} ({one_line(error)}); "
                 "restore the storage, or use another one"
             ) from None
         if stored is None and n == 0:
@@ -226,9 +139,11 @@ class Study:
         )
 
     @property
+    @retried
     def trials(self) -> list[FrozenTrial]:
         return self.optuna.get_trials(deepcopy=False)
 
+    @retried
     def batch(self, number: int) -> list[FrozenTrial]:
         """The trials of a batch, asked for if they are not there yet."""
         settings = self.tuning.settings
@@ -237,11 +152,13 @@ class Study:
             params = sample(
                 trials, self.space, settings.direction, settings.seed, settings.startup_trials
             )
+            self._owner.check()
             self.optuna.add_trial(
                 create_trial(state=TrialState.RUNNING, params=params, distributions=self.space)
             )
         return trials[stop - settings.batch : stop]
 
+    @retried
     def note(self, number: int, **attributes: Any) -> None:
         """User attributes of a trial, for whoever looks at the study."""
         trial = self._open(number)
@@ -249,6 +166,7 @@ class Study:
             if self.trials[number].user_attrs.get(key) != value:
                 trial.set_user_attr(key, value)
 
+    @retried
     def report(self, number: int, curve: dict[int, float]) -> None:
         """The validation curve (epoch -> value) of a running trial, as far as it has come."""
         known = self.trials[number].intermediate_values
@@ -257,6 +175,7 @@ class Study:
             if epoch not in known:
                 trial.report(value, epoch)
 
+    @retried
     def tell(self, number: int, value: float | None) -> None:
         """A trial is over: with its value, or pruned. Once only, however often it is called."""
         if self.trials[number].state == TrialState.RUNNING:

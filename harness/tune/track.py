@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.plan import Plan
 from harness.store import Store
+from harness.track.grid_run import log_params
 from harness.track.mlflow_sync import Tracker, flatten
 from harness.tune.spec import Params, Tuning
 
@@ -47,6 +48,8 @@ class TrialView:
 
 class TuneTracker(Tracker):
     """Sends the trials in `view`, which the orchestrator replaces as they go on."""
+
+    remedy = "the same command"
 
     def __init__(
         self, tuning: Tuning, store: Store, started: dict[str, str], uri: str | None = None
@@ -125,7 +128,7 @@ class TuneTracker(Tracker):
         run = client.create_run(self._experiment_id, run_name=f"study {name}", tags=tags)
         settings = self.tuning.settings.model_dump(mode="json", exclude={"methods", "description"})
         space = {f: v.model_dump(mode="json") for f, v in self.tuning.spaces[method].items()}
-        self._log_params(client, run.info.run_id, flatten({**settings, "space": space}))
+        log_params(client, run.info.run_id, flatten({**settings, "space": space}))
         return run.info.run_id
 
     def _read_children(self, client: MlflowClient, method: str, parent: str) -> None:

@@ -1,0 +1,55 @@
+"""What MLflow shows of a finished grid: the result table as its run's description, and files."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from analysis.collect import export, read_bundle
+from analysis.figures import draw_all
+from analysis.tables import Row, caption, runs_markdown, table_markdown
+from harness.plan import Plan
+from harness.track.views import runs_page
+
+MAX_CHARACTERS = 8000  # of a tag's value in MLflow
+
+
+def unbroken(table: str) -> str:
+    """No line ends within a number."""
+    return re.sub(r" ± (\S+) \(", "\u00a0±\u00a0\\1\u00a0(", table)
+
+
+def grid_page(
+    plan: Plan,
+    root: Path,
+    file: Path,
+    assignments: list[str],
+    experiment_id: str,
+    folder: Path,
+) -> tuple[str, list[Path]]:
+    """(Markdown, files written to `folder`: the bundle, the page of runs, the figures).
+
+    Args:
+        root: the store. file, assignments: the experiment's, for the command under the table.
+        experiment_id: MLflow's. Each number of the table leads to its runs there.
+    """
+    path = folder / f"{plan.experiment.name}.jsonl"
+    path.write_text(export(plan, root, file, assignments), encoding="utf-8")
+    bundle = read_bundle(path)
+    runs = path.with_suffix(".md")
+    runs.write_text(runs_markdown(bundle), encoding="utf-8")
+
+    def link(row: Row, student: str) -> str:
+        if row.stage == "teacher":
+            return runs_page(experiment_id, {"roles": "%teacher%"})
+        if row.stage == "student":  # it may be the teacher's cell too
+            return runs_page(experiment_id, {"roles": "%student%", "student": student})
+        conditions = {"kind": row.stage, "method": row.method, "student": student}
+        return runs_page(experiment_id, conditions)
+
+    # The table first: MLflow folds a long description.
+    tail = "\n\n".join(["", *caption(bundle), plan.experiment.description])
+    text = unbroken(table_markdown(bundle, link)) + tail
+    if len(text) > MAX_CHARACTERS:
+        text = unbroken(table_markdown(bundle, lambda row, student: "")) + tail
+    return text[:MAX_CHARACTERS], [path, runs, *draw_all(bundle, folder)]

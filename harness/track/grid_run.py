@@ -1,0 +1,107 @@
+"""The MLflow run of a whole grid: the parent of its cells, and the page that shows its result."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import UserError
+from harness.plan import Plan
+from harness.track.environment import is_server
+from harness.track.views import experiment_tags
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+NOTE = "mlflow.note.content"  # a run's description, shown as Markdown
+RESULT = "result"  # the folder of its artifacts
+SETTLE_SECONDS = 1.0
+# A finished plan and an empty folder -> Markdown with the result, and files written there.
+Page = Callable[[Plan, str, Path], tuple[str, list[Path]]]
+
+
+def find_experiment(client: MlflowClient, name: str, uri: str) -> str:
+    """The id of the experiment, which is created if there is none.
+
+    Raises:
+        UserError: it was deleted.
+    """
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        # A server keeps artifacts itself.
+        location = None if is_server(uri) else (Path("mlartifacts").resolve() / name).as_uri()
+        try:
+            return client.create_experiment(name, artifact_location=location)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            found = client.get_experiment_by_name(name)
+    if found is None or found.lifecycle_stage != "active":
+        raise UserError(
+            f"MLflow: experiment {name!r} is deleted at {uri}; restore it there "
+            "(`mlflow experiments restore`) or change the experiment's name"
+        )
+    return found.experiment_id
+
+
+def find_grid_run(
+    client: MlflowClient, experiment_id: str, plan: Plan, uri: str
+) -> tuple[str, bool]:
+    """(id of the grid's run, whether it was made now)."""
+    existing = _grid_runs(client, experiment_id, plan)
+    if existing:
+        client.update_run(existing[0].info.run_id, status="RUNNING")
+        _save_views(client, existing[0])  # it may be older than they are
+        return existing[0].info.run_id, False
+    experiment = plan.experiment
+    tags = {
+        "kind": "grid",
+        "grid": plan.grid,
+        "protocol": experiment.protocol.label,
+        NOTE: f"{experiment.description}\n\nThe result stands here when every cell is done.",
+    }
+    run = client.create_run(
+        experiment_id, run_name=f"grid {experiment.name} {plan.grid[:6]}", tags=tags
+    )
+    # A server offers no lock that two hosts share: both may have created it. The first one counts;
+    # after the pause both hosts see both runs. A database has a lock (Tracker.connect).
+    if is_server(uri):
+        time.sleep(SETTLE_SECONDS)
+    first = _grid_runs(client, experiment_id, plan)[0].info.run_id
+    if first != run.info.run_id:
+        client.delete_run(run.info.run_id)
+        return first, False
+    _save_views(client, run)
+    return first, True
+
+
+def _save_views(client: MlflowClient, run: Run) -> None:
+    info = run.info
+    for key, value in experiment_tags(info.run_id, info.run_name, info.start_time).items():
+        client.set_experiment_tag(info.experiment_id, key, value)
+
+
+def _grid_runs(client: MlflowClient, experiment_id: str, plan: Plan) -> list[Run]:
+    found = client.search_runs([experiment_id], f"tags.kind = 'grid' and tags.grid = '{plan.grid}'")
+    return sorted(found, key=lambda run: (run.info.start_time, run.info.run_id))
+
+
+def present(client: MlflowClient, run_id: str, text: str, files: list[Path]) -> None:
+    """Make the result the run's description, and the files its artifacts."""
+    client.set_tag(run_id, NOTE, text)
+    for file in files:
+        client.log_artifact(run_id, str(file), RESULT)
+
+
+def log_params(client: MlflowClient, run_id: str, values: dict[str, Any]) -> None:
+    """Params of any number and length, as far as MLflow keeps them (500 characters)."""
+    from mlflow.entities import Param
+
+    params = [Param(k, str(v)[:500]) for k, v in values.items()]
+    for start in range(0, len(params), 100):
+        client.log_batch(run_id, params=params[start : start + 100])

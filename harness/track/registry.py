@@ -1,0 +1,184 @@
+"""Teachers in MLflow's model registry: one registered model a grid's teacher, one version a seed.
+
+An experiment names one by `teacher: models:/NAME@teacher` (or models:/NAME/VERSION). The version's
+tags say which network it is and the SHA-256 of its file; a file with another digest is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.database import without_password
+from harness.errors import UserError, one_line
+from harness.plan import Plan, canonical
+from harness.store import CellDir, Store
+from harness.track.environment import prepare_environment, tracking_uri
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+    from mlflow.entities.model_registry import ModelVersion
+
+ALIAS = "teacher"
+WEIGHTS = "model"  # the folder of a run's artifacts that holds model.pt
+
+
+def model_name(plan: Plan) -> str:
+    """Of the registered model, as `digits-wrn-16-2`."""
+    return f"{plan.experiment.name}-{plan.experiment.teacher.label}"
+
+
+def register(
+    client: MlflowClient, plan: Plan, fingerprint: str, run: Run, directory: CellDir
+) -> None:
+    """Make a finished teacher a version of the registered model, once. The first seed's version
+    gets the alias `teacher`, every other `seed-N`.
+
+    Args:
+        run: the cell's, with `directory`'s model.pt among its artifacts.
+    """
+    from mlflow.exceptions import MlflowException
+
+    experiment, manifest = plan.experiment, directory.manifest
+    seed = next(e.seed for e in plan.entries_of(fingerprint) if e.stage == "teacher")
+    name = model_name(plan)
+    try:
+        client.create_registered_model(
+            name,
+            description=f"Teachers of the experiment {experiment.name}, one version a seed. "
+            f"In an experiment: `teacher: models:/{name}@{ALIAS}`",
+        )
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    known = client.search_model_versions(f"name = '{name}' and run_id = '{run.info.run_id}'")
+    if known:
+        version = known[0]
+    else:
+        accuracy = manifest["results"].get("accuracy", {}).get(experiment.protocol.reported)
+        shown = "" if accuracy is None else f", test accuracy {100 * accuracy:.2f} %"
+        version = client.create_model_version(
+            name,
+            f"{run.info.artifact_uri}/{WEIGHTS}",
+            run.info.run_id,
+            tags={
+                "fingerprint": fingerprint,
+                "seed": str(seed),
+                "sha256": manifest["model_sha256"],
+                "network": canonical(plan.cells[fingerprint].spec["network"]),
+                "data": experiment.dataset.label,
+                "data_digest": manifest["data"]["digest"],
+            },
+            description=f"{experiment.teacher.label} on {experiment.dataset.label}, seed {seed}"
+            f"{shown}",
+        )
+    client.set_registered_model_alias(name, f"seed-{seed}", version.version)
+    if seed == experiment.seeds[0]:
+        client.set_registered_model_alias(name, ALIAS, version.version)
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """What an experiment needs of a registered teacher.
+
+    source: models:/NAME/VERSION, which unlike an alias stays the same.
+    """
+
+    source: str
+    network: dict[str, Any]
+    sha256: str
+    data_digest: str
+
+
+def look_up(uri: str) -> Teacher:
+    """
+    Args:
+        uri: models:/NAME@ALIAS or models:/NAME/VERSION, at the present tracking server.
+
+    Raises:
+        UserError: no such model, or not one that the harness registered.
+    """
+    match = re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))", uri)
+    if not match:
+        raise UserError(f"teacher: {uri!r}; write models:/NAME@{ALIAS} or models:/NAME/VERSION")
+    name, alias, number = match.groups()
+    version = _version(name, alias, number, uri)
+    tags = version.tags
+    if not {"network", "sha256", "data_digest"} <= tags.keys():
+        raise UserError(
+            f"teacher: {uri} has no tags network, sha256 and data_digest, as the harness gives its "
+            "teachers; download its file and use `harness import-checkpoint`"
+        )
+    source = f"models:/{name}/{version.version}"
+    return Teacher(source, json.loads(tags["network"]), tags["sha256"], tags["data_digest"])
+
+
+def _version(name: str, alias: str | None, number: str | None, uri: str) -> ModelVersion:
+    prepare_environment()
+    from mlflow import MlflowClient
+
+    place = without_password(tracking_uri())
+    try:
+        client = MlflowClient(tracking_uri())
+        if alias:
+            return client.get_model_version_by_alias(name, alias)
+        return client.get_model_version(name, str(number))
+    except Exception as error:
+        raise UserError(
+            f"teacher: no {uri} at {place} ({one_line(error)}); correct the name, or set "
+            "MLFLOW_TRACKING_URI to the server that has it"
+        ) from None
+
+
+def fetch(plan: Plan, store: Store, device: str) -> None:
+    """Put the plan's registered teacher into the store, if it is not there.
+
+    Raises:
+        UserError: it cannot be fetched, or its file is not the one that was registered.
+    """
+    source = plan.experiment.teacher_source
+    wanted = [(f, c) for f, c in plan.cells.items() if c.kind == "imported"]
+    if source is None or all(store.directory(f).is_done for f, _ in wanted):
+        return
+    from harness.import_checkpoint import import_checkpoint
+
+    ((_, cell),) = wanted
+    if look_up(source).data_digest != cell.spec["data"]["digest"]:
+        print(
+            f"warning: teacher: {source} was trained on other data or another split; it may have "
+            "seen images that this experiment tests on",
+            file=sys.stderr,
+        )
+    from mlflow.artifacts import download_artifacts
+
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            path = download_artifacts(source, dst_path=folder, tracking_uri=tracking_uri())
+        except Exception as error:
+            raise UserError(
+                f"teacher: cannot fetch {source} ({one_line(error)}); the same command tries again"
+            ) from None
+        files = [p for p in Path(path).rglob("*") if p.suffix in (".pt", ".pth")]
+        if len(files) != 1:
+            raise UserError(
+                f"teacher: {source} holds {len(files)} files of weights (.pt, .pth), not one; "
+                "register it with one"
+            )
+        digest, expected = (
+            hashlib.sha256(files[0].read_bytes()).hexdigest(),
+            cell.spec["checkpoint"],
+        )
+        if digest != expected:
+            raise UserError(
+                f"teacher: the file of {source} has the SHA-256 {digest[:12]}..., not "
+                f"{expected[:12]}... as registered; it was changed: name another version"
+            )
+        text = import_checkpoint(files[0], plan.experiment, store.root, device)
+    print(f"teacher: {source}, {text.splitlines()[1]}")

@@ -1,0 +1,134 @@
+"""Saved views of MLflow's web pages, and the addresses to open first.
+
+MLflow keeps a view of an experiment's runs as one experiment tag, and an address names the tag.
+MLflow 3.17 reads JSON with `name`, `createdAt` and `state`, which is again JSON; earlier versions
+read the fields of `state` from the top level, so a tag says them twice. A version that finds no
+view opens the experiment's page.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+from urllib.parse import quote, quote_plus
+
+TAG = "mlflow.sharedViewState."
+# Runs first, not traces. Newer versions read the kind from the address instead.
+KIND = {"mlflow.experimentKind": "custom_model_development"}
+WORKFLOW = "workflowType=machine_learning"
+
+# Column of the table of cells -> width in pixels; together they fill a window of 1400 pixels.
+COLUMNS = {
+    "attributes.`Run Name`": 250,
+    "runDateAndNestInfo": 130,
+    "metrics.`test_accuracy`": 125,
+    "tags.`student`": 130,
+    "tags.`method`": 130,
+    "tags.`kind`": 110,
+    "tags.`seed`": 75,
+    "tags.`selected_epoch`": 120,
+}
+# Metric -> chart; MLflow adds the other metrics' charts below these.
+CHARTS = {
+    "validation/accuracy": "LINE",
+    "loss/total": "LINE",
+    "train/accuracy": "LINE",
+    "loss/relation": "LINE",
+    "test_accuracy": "BAR",
+}
+SECTION = "curves"
+
+
+def experiment_tags(parent_run_id: str, grid: str, created: int) -> dict[str, str]:
+    """The tags of an experiment that hold the views of one of its grids.
+
+    Args:
+        parent_run_id: the grid's run.
+        grid: its name, for MLflow's list of saved views.
+        created: its start in milliseconds since 1970.
+    """
+    views = {"cells": cells_state(parent_run_id), "curves": curves_state(parent_run_id)}
+    return KIND | {
+        f"{TAG}{_key(view, parent_run_id)}": json.dumps(
+            {
+                "name": f"{view.capitalize()} of {grid}",
+                "createdAt": created,
+                "state": json.dumps(state),
+                **state,
+            }
+        )
+        for view, state in views.items()
+    }
+
+
+def first_views(base_url: str, experiment_id: str, parent_run_id: str) -> list[tuple[str, str]]:
+    """(what it shows, address) of the pages to open first: the cells, their curves, the result."""
+    runs = f"{base_url.rstrip('/')}/#/experiments/{quote(experiment_id)}/runs"
+    cells, curves = (f"viewStateShareKey={_key(v, parent_run_id)}" for v in ("cells", "curves"))
+    return [
+        ("cells and accuracies", f"{runs}?{WORKFLOW}&{cells}"),
+        ("curves by epoch", f"{runs}?{WORKFLOW}&{curves}&compareRunsMode=CHART"),
+        ("result of the grid", f"{runs}/{parent_run_id}?{WORKFLOW}"),
+    ]
+
+
+def runs_page(experiment_id: str, conditions: dict[str, str]) -> str:
+    """Where on the same server the runs with these tags are listed, the last seed first (by time,
+    MLflow would show the grid's run instead). "%" in a value stands for any characters. Short, as a
+    table full of links must fit into a tag."""
+    words = [f"tags.{k}{' LIKE ' if '%' in v else '='}'{v}'" for k, v in conditions.items()]
+    search = quote_plus(" and ".join(words), safe="='")
+    runs = f"#/experiments/{quote(experiment_id)}/runs"
+    return f"{runs}?{WORKFLOW}&searchFilter={search}&orderByKey=tags.seed"
+
+
+def model_page(base_url: str, name: str) -> str:
+    """The address of a registered model."""
+    return f"{base_url.rstrip('/')}/#/models/{quote(name, safe='')}?{WORKFLOW}"
+
+
+def cells_state(parent_run_id: str) -> dict[str, Any]:
+    """The grid's cells by name, which puts the seeds of a method and student together. By time,
+    MLflow would show the grid's run and hide the cells below it."""
+    return {
+        "searchFilter": f"tags.`mlflow.parentRunId` = '{parent_run_id}'",
+        "orderByKey": "tags.`mlflow.runName`",
+        "orderByAsc": True,
+        "selectedColumns": list(COLUMNS),
+        "columnOrder": list(COLUMNS),
+        "columnWidths": COLUMNS,
+        "runsHiddenMode": "SHOW_ALL",
+    }
+
+
+def curves_state(parent_run_id: str) -> dict[str, Any]:
+    """`CHARTS`, each with all cells that have its metric."""
+    return cells_state(parent_run_id) | {
+        "compareRunCharts": [_chart(metric, kind) for metric, kind in CHARTS.items()],
+        "compareRunSections": [
+            {"uuid": SECTION, "name": "Curves", "display": True, "isReordered": True, "columns": 2}
+        ],
+        "isAccordionReordered": True,  # else MLflow sorts further sections into ours
+    }
+
+
+def _chart(metric: str, kind: str) -> dict[str, Any]:
+    line = {
+        "xAxisKey": "step",
+        "xAxisScaleType": "linear",
+        "scaleType": "linear",
+        "lineSmoothness": 0,
+    }
+    return {
+        "uuid": metric,
+        "metricSectionId": SECTION,
+        "type": kind,
+        "metricKey": metric,
+        "deleted": False,
+        "isGenerated": False,
+        **(line if kind == "LINE" else {}),
+    }
+
+
+def _key(view: str, parent_run_id: str) -> str:
+    return f"{view}-{parent_run_id[:8]}"

@@ -1,0 +1,185 @@
+"""MLflow's pages in a real headless Chromium: opened, waited for, photographed.
+
+`python tests/browser.py FOLDER DIR` writes screenshots of the grid last run in FOLDER to DIR.
+"""
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import start
+from PIL import Image
+from postgres import free_port
+
+ARGUMENTS = [
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update"),
+]
+SIZE = {"width": 1400, "height": 900}
+PATIENCE = 120_000  # milliseconds, for a machine that is busy with other things
+# MLflow opens its assistant over the page on a browser's first visit: this is a later one.
+LATER_VISIT = 'localStorage.setItem("mlflow.assistant.fab.autoOpenedOnFirstLoad_v1", "true")'
+CARD = '[data-testid="experiment-view-compare-runs-card"]'  # one chart
+
+
+def require() -> str:
+    """Chromium's path; skips the test without it or playwright, but fails where CI promised it."""
+    chromium = shutil.which("chromium")
+    missing = "" if chromium else "Chromium is not installed (Debian: apt-get install chromium)"
+    try:
+        import playwright.sync_api  # noqa: F401
+    except ImportError:
+        missing = "playwright is not installed (pip install playwright)"
+    if missing or chromium is None:
+        if "chromium" in os.environ.get("HARNESS_TESTS_REQUIRE", ""):
+            pytest.fail(missing)
+        pytest.skip(missing)
+    return chromium
+
+
+@dataclass(frozen=True)
+class Dashboard:
+    """What `harness ui` printed."""
+
+    address: str
+    views: dict[str, str]
+
+
+@contextlib.contextmanager
+def dashboard(folder: Path) -> Iterator[Dashboard]:
+    """`harness ui` in `folder`, once it says what to open."""
+    port = free_port()
+    process = start(folder, "ui", "--port", str(port))
+    assert process.stdout is not None
+    try:
+        views: dict[str, str] = {}
+        while len(views) < 3:
+            line = process.stdout.readline()
+            assert line, f"`harness ui` ended: {process.communicate()}"
+            if found := re.match(r"  (\S.*?)  +(http\S+)$", line):
+                views[found[1]] = found[2]
+        yield Dashboard(f"http://127.0.0.1:{port}", views)
+    finally:
+        os.killpg(process.pid, signal.SIGINT)
+        process.communicate(timeout=60)
+
+
+class Browser:
+    """`with Browser(address) as browser: page = browser.open(url)`. No page reaches another host;
+    `foreign` lists what it asked for there."""
+
+    def __init__(self, address: str) -> None:
+        self.chromium, self.address = require(), address
+        self.foreign: list[str] = []
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> "Browser":
+        from playwright.sync_api import expect, sync_playwright
+
+        expect.set_options(timeout=PATIENCE)
+        with contextlib.ExitStack() as stack:
+            playwright = stack.enter_context(sync_playwright())
+            browser = playwright.chromium.launch(
+                executable_path=self.chromium, args=ARGUMENTS, timeout=PATIENCE
+            )
+            stack.callback(browser.close)
+            # A new context is a profile of its own.
+            self._context = browser.new_context(viewport=SIZE)  # type: ignore[arg-type]
+            self._context.set_default_timeout(PATIENCE)
+            self._context.route("**/*", self._guard)
+            self._context.add_init_script(LATER_VISIT)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def _guard(self, route: Any) -> None:
+        if route.request.url.startswith(f"{self.address}/"):
+            route.continue_()
+        else:
+            self.foreign.append(route.request.url)
+            route.abort()
+
+    def open(self, url: str) -> Any:
+        page = self._context.new_page()
+        page.goto(url)
+        return page
+
+
+# -- pages, as far as they must have come ----------------------------------------------------------
+
+
+def cells(page: Any) -> None:
+    """The table of runs has its rows and columns."""
+    page.locator(".ag-center-cols-container .ag-row .ag-cell").first.wait_for()
+    page.get_by_text("matching runs").wait_for()
+
+
+def curves(page: Any) -> None:
+    """The first charts have their curves. (A level one counts as hidden: it has no height.)"""
+    for i in range(2):
+        page.locator(CARD).nth(i).locator(".trace path.js-line").first.wait_for(state="attached")
+
+
+def result(page: Any) -> None:
+    """The grid's table, unfolded."""
+    page.locator("table").first.wait_for()
+    more = page.get_by_role("button", name="Expand description")
+    if more.is_visible():
+        more.click()
+
+
+def teacher(page: Any) -> None:
+    """The versions of a registered model."""
+    page.get_by_role("link", name=re.compile(r"Version \d")).first.wait_for()
+
+
+def teacher_page(shown: Dashboard) -> str:
+    """The address of the model that the printed grid's teachers are versions of."""
+    from mlflow import MlflowClient
+
+    from harness.track.views import model_page
+
+    client = MlflowClient(shown.address)
+    grid = re.search(r"experiments/(\d+)/", next(iter(shown.views.values())))
+    assert grid is not None
+    for version in client.search_model_versions():
+        if client.get_run(version.run_id).info.experiment_id == grid[1]:
+            return model_page(shown.address, version.name)
+    raise AssertionError("no teacher of this experiment is registered")
+
+
+def photograph(browser: Browser, shown: Dashboard, folder: Path) -> list[Path]:
+    """Four pictures in `folder`, which is made: cells, curves, result and teacher."""
+    addresses = [*shown.views.values(), teacher_page(shown)]
+    waits: list[Callable[[Any], None]] = [cells, curves, result, teacher]
+    folder.mkdir(parents=True, exist_ok=True)
+    pictures = []
+    for address, wait in zip(addresses, waits, strict=True):
+        page = browser.open(address)
+        wait(page)
+        banner = page.get_by_role("button", name="Hide banner")  # "you're viewing a shared view"
+        if banner.is_visible():
+            banner.click()
+            page.mouse.move(0, 0)
+        pictures.append(folder / f"{wait.__name__}.png")
+        page.screenshot(path=pictures[-1], animations="disabled", timeout=PATIENCE)
+        page.close()
+        with Image.open(pictures[-1]) as picture:  # 256 colours: half the size
+            picture.convert("RGB").quantize().save(pictures[-1], optimize=True)
+    return pictures
+
+
+if __name__ == "__main__":
+    with dashboard(Path(sys.argv[1])) as shown, Browser(shown.address) as browser:
+        for picture in photograph(browser, shown, Path(sys.argv[2])):
+            print(picture)

@@ -1,0 +1,275 @@
+"""docker/compose.yaml without Docker: its services as plain processes, on loopback, with their own
+commands, environment, secrets and health checks. Only what a container brings is replaced: names of
+hosts, ports, the paths of volumes and secrets, and the image of PostgreSQL.
+
+    python tests/compose.py up          # start them, print what to export; Ctrl-C ends them
+    python tests/compose.py reproduce   # also train the digits grid (minutes), compare its table
+"""
+
+import argparse
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+import yaml
+from postgres import PASSWORD, Postgres, free_port
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCKER = ROOT / "docker"
+FILES = (DOCKER / "compose.yaml",)
+POSTGRES_PORT = 5432  # which no service publishes
+
+
+def defaults() -> dict[str, str]:
+    """docker/.env."""
+    lines = (DOCKER / ".env").read_text().splitlines()
+    return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+
+
+def interpolated(value: Any, variables: dict[str, str]) -> Any:
+    """`${NAME:-default}` filled in and `$$` made `$`, in every string."""
+    if isinstance(value, dict):
+        return {k: interpolated(v, variables) for k, v in value.items()}
+    if isinstance(value, list):
+        return [interpolated(v, variables) for v in value]
+    if not isinstance(value, str):
+        return value
+    filled = re.sub(r"\$\{(\w+):-([^}]*)\}", lambda m: variables.get(m[1]) or m[2], value)
+    return filled.replace("$$", "$")
+
+
+def merged(base: Any, override: Any) -> Any:
+    """As compose merges an override file: mappings by key, lists one after the other."""
+    if isinstance(base, dict) and isinstance(override, dict):
+        common = {k: merged(base[k], override[k]) for k in base.keys() & override.keys()}
+        return base | override | common
+    if isinstance(base, list) and isinstance(override, list):
+        return base + override
+    return override
+
+
+def read(*files: Path, **variables: str) -> dict[str, Any]:
+    """The compose files as one, with docker/.env and `variables` filled in."""
+    model: Any = {}
+    for file in files or FILES:
+        model = merged(model, yaml.safe_load(file.read_text()))
+    return interpolated(model, defaults() | variables)
+
+
+def seconds(duration: str) -> float:
+    """'20s', '2m' -> seconds."""
+    return float(duration[:-1]) * {"s": 1, "m": 60}[duration[-1]]
+
+
+def entrypoint() -> list[str]:
+    """The ENTRYPOINT of our images, in the checkout."""
+    text = (DOCKER / "Dockerfile").read_text()
+    (name,) = re.findall(r'^ENTRYPOINT \["([^"]+)"\]$', text, re.M)
+    return [str(DOCKER / name)]
+
+
+class Stack:
+    """`with Stack(folder) as stack: stack.up("postgres", "mlflow"); stack.run("trainer")`.
+
+    The folder gets logs, secrets and volumes, and `work`, where the trainer's command runs.
+    """
+
+    def __init__(self, folder: Path, **variables: str) -> None:
+        self.folder, self.model = folder, read(**variables)
+        self.services: dict[str, Any] = self.model["services"]
+        self.postgres = Postgres(databases=())
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.ports = {POSTGRES_PORT: self.postgres.port}
+        for service in self.services.values():
+            for port in service.get("ports", []):
+                self.ports.setdefault(int(port.rsplit(":", 1)[1]), free_port())
+        for name in ("home", "logs", "secrets", "volumes", "work"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        (folder / "secrets" / "postgres_password").write_text(PASSWORD)
+
+    def port(self, service: str) -> int:
+        return self.ports[int(self.services[service]["ports"][0].rsplit(":", 1)[1])]
+
+    def here(self, service: str, text: str) -> str:
+        """What a string of the service's definition is outside a container."""
+        names = "|".join([*self.services, r"0\.0\.0\.0"])
+        text = re.sub(rf"(//|@|--host=)(?:{names})(?=[:/]|$)", r"\g<1>127.0.0.1", text)
+        for inside, port in self.ports.items():
+            text = re.sub(rf"\b{inside}\b", str(port), text)
+        for volume in self.services[service].get("volumes", []):
+            if isinstance(volume, str) and not volume.startswith("."):
+                name, target = volume.split(":")[:2]
+                text = text.replace(target, str(self.folder / "volumes" / name))
+        return text.replace("/run/secrets", str(self.folder / "secrets"))
+
+    def environment(self, service: str) -> dict[str, str]:
+        """As in a container: the service's own variables and nothing of this process's."""
+        given = self.services[service].get("environment", {})
+        path = [sysconfig.get_path("scripts"), str(self.postgres.bin), os.environ["PATH"]]
+        return {
+            "PATH": os.pathsep.join(path),
+            "HOME": str(self.folder / "home"),
+            "PYTHONPATH": str(ROOT),
+            "PYTHONUNBUFFERED": "1",
+            "OMP_NUM_THREADS": "1",  # two cells on two cores
+        } | {k: self.here(service, v) for k, v in given.items()}
+
+    def command(self, service: str, *given: str) -> list[str]:
+        """The service's command, or `given`, behind our images' entrypoint."""
+        first, *rest = [self.here(service, a) for a in given or self.services[service]["command"]]
+        python = [sys.executable, *(["-m", first] if first in ("harness", "mlflow") else [])]
+        program = python if first in ("harness", "mlflow", "python") else [first]
+        ours = entrypoint() if "build" in self.services[service] else []
+        return [*ours, *program, *rest]
+
+    def popen(self, service: str, *command: str, **options: Any) -> "subprocess.Popen[bytes]":
+        return subprocess.Popen(
+            self.command(service, *command),
+            cwd=self.folder / "work",
+            env=self.environment(service),
+            start_new_session=True,
+            **options,
+        )
+
+    def init_postgres(self) -> None:
+        """What the image of PostgreSQL does in an empty volume."""
+        mounts = [m.split(":") for m in self.services["postgres"]["volumes"]]
+        (script,) = [m[0] for m in mounts if m[1].startswith("/docker-entrypoint-initdb.d/")]
+        where = {"PGHOST": "127.0.0.1", "PGPORT": str(self.postgres.port)} | self.postgres.env
+        environment = self.environment("postgres") | where
+        subprocess.run([DOCKER / script], env=environment, check=True)
+
+    def up(self, *services: str) -> None:
+        """Start the services, each when the one before it is healthy.
+
+        Raises:
+            AssertionError: one ended, or is not healthy in the time that its health check allows.
+        """
+        for service in services:
+            if service == "postgres":
+                self.init_postgres()
+            else:
+                with open(self.folder / "logs" / service, "ab") as log:
+                    output = {"stdout": log, "stderr": subprocess.STDOUT}
+                    self.processes[service] = self.popen(service, **output)
+            check = self.services[service]["healthcheck"]
+            wait = seconds(check["interval"]) * check["retries"] + seconds(check["start_period"])
+            deadline = time.monotonic() + wait
+            while not self.healthy(service):
+                ended = service in self.processes and self.processes[service].poll() is not None
+                assert not ended and time.monotonic() < deadline, f"{service}: {self.log(service)}"
+                time.sleep(0.3)
+
+    def healthy(self, service: str) -> bool:
+        """Whether the service's own health check passes."""
+        how, *command = self.services[service]["healthcheck"]["test"]
+        assert how == "CMD"
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        return self.popen(service, *command, **quiet).wait() == 0
+
+    def run(self, service: str, *command: str, output: TextIO | int | None = None) -> int:
+        """`docker compose run --rm SERVICE COMMAND`; its exit status."""
+        process = self.popen(service, *command, stdout=output, stderr=output)
+        try:
+            return process.wait()
+        finally:
+            _kill(process)
+
+    def log(self, service: str) -> str:
+        file = self.folder / "logs" / service
+        return file.read_text() if file.exists() else ""
+
+    def stop(self, service: str) -> float:
+        """The stop signal, as Docker sends it; the seconds until the service ended.
+
+        Raises:
+            subprocess.TimeoutExpired: it did not within its grace period.
+        """
+        process, started = self.processes.pop(service), time.monotonic()
+        try:
+            process.send_signal(signal.SIGTERM)
+            process.wait(seconds(self.services[service]["stop_grace_period"]))
+        finally:
+            _kill(process)
+        return time.monotonic() - started
+
+    def __enter__(self) -> "Stack":
+        self.postgres.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self.processes.values():
+            _kill(process)
+        self.postgres.__exit__()
+
+
+def _kill(process: "subprocess.Popen[bytes]") -> None:
+    """The process and what it left behind, as the end of a container does."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+@contextlib.contextmanager
+def local_stack() -> Iterator[Stack]:
+    with tempfile.TemporaryDirectory(prefix="harness-compose-") as folder, Stack(Path(folder)) as s:
+        s.up("postgres", "mlflow", "optuna-dashboard")
+        print(f"MLflow            http://127.0.0.1:{s.port('mlflow')}")
+        print(f"optuna-dashboard  http://127.0.0.1:{s.port('optuna-dashboard')}", flush=True)
+        yield s
+
+
+def up() -> int:
+    with local_stack() as stack:
+        exported = stack.environment("trainer") | stack.postgres.env
+        for name in ("MLFLOW_TRACKING_URI", "OPTUNA_STORAGE", "PGPASSWORD"):
+            print(f"export {name}={exported[name]}")
+        print("Ctrl-C ends them and removes what they hold", flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.pause()
+    return 0
+
+
+def digits_table(readme: Path) -> list[str]:
+    """The rows of the README's digits table, without links and captions."""
+    block = readme.read_text().split("<!-- table:digits -->")[1].split("<!-- /table:digits -->")[0]
+    rows = [line for line in block.splitlines() if line.startswith("|")]
+    return [re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", row) for row in rows]
+
+
+def reproduce() -> int:
+    """The trainer's own command and `harness tables`, in a copy of what compose.yaml mounts."""
+    with local_stack() as stack:
+        work = stack.folder / "work"
+        for volume in stack.services["trainer"]["volumes"]:
+            if isinstance(volume, dict):
+                source, target = DOCKER / volume["source"], work / volume["target"][len("/work/") :]
+                target.parent.mkdir(parents=True, exist_ok=True)
+                copy = shutil.copytree if source.is_dir() else shutil.copy
+                copy(source, target)
+        started = time.monotonic()
+        command = stack.services["trainer"]["command"]
+        status = stack.run("trainer", *command, "--no-bar", "--device", "cpu")
+        status = status or stack.run("trainer", "harness", "tables", command[-1])
+        same = digits_table(work / "README.md") == digits_table(ROOT / "README.md")
+        print(f"status {status}, {time.monotonic() - started:.0f} s")
+        print("the README's table" if same else "NOT the README's table")
+    return status or int(not same)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=["up", "reproduce"])
+    # Ended by `kill` as by Ctrl-C: nothing may be left running.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sys.exit({"up": up, "reproduce": reproduce}[parser.parse_args().what]())

@@ -1,0 +1,349 @@
+"""A team's set-up: MLflow and Optuna on a real PostgreSQL server that is restarted meanwhile."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import psycopg
+import pytest
+import yaml
+from helpers import ROOT, TINY, call, has_epochs, one_error_line, start, wait_until
+from postgres import PASSWORD, Postgres, free_port
+from test_tune_resume import COMMAND, TUNING
+
+from harness.database import Lock, connect, with_timeouts, without_password
+from harness.errors import UserError
+from harness.experiment_file import read
+from harness.orchestrate import plan_of
+from harness.store import Store
+from harness.track.mlflow_sync import current_training
+
+# The digits grid of one seed, two epochs each: all 24 cells, and the 8 of two methods.
+GRID = ("--set", "seeds=[0]", "--set", "epochs_scale=0.1")
+CELLS = {"runs": 24, "runs2": 8}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Postgres]:
+    with Postgres() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def tables(server: Postgres) -> Postgres:
+    """The server, with MLflow's tables: they take seconds to create."""
+    from mlflow.store.db.utils import _initialize_tables, create_sqlalchemy_engine
+
+    engine = create_sqlalchemy_engine(server.url("mlflow").replace("@", f":{PASSWORD}@"))
+    _initialize_tables(engine)
+    engine.dispose()
+    return server
+
+
+def restart(server: Postgres, pause: float = 2.0) -> None:
+    server.stop()
+    time.sleep(pause)
+    server.start()
+
+
+def finish(process: "subprocess.Popen[str]", limit: float = 400) -> str:
+    """What it printed; its exit status must be 0."""
+    try:
+        out, err = process.communicate(timeout=limit)
+    finally:
+        process.kill()
+    assert process.returncode == 0, f"{out}\n{err}"
+    return err
+
+
+# -- MLflow ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def four_writers(tmp_path_factory: pytest.TempPathFactory, server: Postgres) -> Path:
+    """Two stores on two hosts, so to speak, each trained and logged by two orchestrators. All four
+    start on a database without tables, and it is restarted while they train."""
+    folder = tmp_path_factory.mktemp("writers")
+    shutil.copytree(ROOT / "experiments", folder / "experiments")
+    options = ("--no-bar", "--device", "cpu", "--jobs", "1", *GRID)
+    env = server.env | {"MLFLOW_TRACKING_URI": server.url("mlflow")}
+    some = ("--set", "methods=[plain,kd]")
+    writers = [
+        start(folder, "run", "experiments/digits.yaml", "--store", store, *options, *more, **env)
+        for store, more in (("runs", ()), ("runs", ()), ("runs2", some), ("runs2", some))
+    ]
+    assert wait_until(lambda: has_epochs(folder), 240)
+    restart(server)
+    errors = [finish(w) for w in writers]
+    (folder / "errors").write_text("".join(errors))
+    return folder
+
+
+def test_one_grid_and_one_run_a_training(four_writers: Path, server: Postgres) -> None:
+    tags = Counter(
+        server.sql(
+            "select t.value, r.status from tags t join runs r using (run_uuid) "
+            "where t.key = 'kind' and r.lifecycle_stage = 'active'",
+            "mlflow",
+        )
+    )
+    assert tags[("grid", "FINISHED")] == 1
+    assert {status for _, status in tags} == {"FINISHED"}
+    assert sum(tags.values()) == 1 + sum(CELLS.values())
+    doubled = "select count(*) from (select key, value from tags where key = 'started' group by 1,2"
+    assert server.sql(f"{doubled} having count(*) > 1) d", "mlflow") == [(0,)]
+
+
+def test_every_epoch_of_every_store_is_there_once(four_writers: Path, server: Postgres) -> None:
+    expected: Counter[tuple[Any, ...]] = Counter()
+    for store, n in CELLS.items():
+        directories = Store(four_writers / store).all()
+        assert len(directories) == n and all(d.is_done for d in directories)
+        for directory in directories:
+            events = current_training(directory)
+            for event in events:
+                if event["event"] == "epoch":
+                    key = (str(events[0]["time"]), event["epoch"], event["loss/total"])
+                    expected[key] += 1
+    rows = server.sql(
+        "select t.value, m.step, m.value from metrics m join tags t using (run_uuid) "
+        "where t.key = 'started' and m.key = 'loss/total'",
+        "mlflow",
+    )
+    assert Counter((s, int(str(step)), v) for s, step, v in rows) == expected
+    assert sum(expected.values()) == 2 * sum(CELLS.values())
+
+
+def test_a_restart_is_at_most_a_warning(four_writers: Path) -> None:
+    lines = (four_writers / "errors").read_text().splitlines()
+    assert all(line.startswith("warning: MLflow: ") for line in lines), lines
+
+
+def test_the_page_and_the_teacher_are_there_once(four_writers: Path, server: Postgres) -> None:
+    notes = server.sql("select value from tags where key = 'mlflow.note.content'", "mlflow")
+    assert len(notes) == 1 and "| **ReFilled (tuple)** |" in str(notes[0][0])
+    versions = server.sql("select name, count(*) from model_versions group by name", "mlflow")
+    assert versions == [("digits-wrn-16-2", 2)], "one a training"
+    aliases = server.sql("select alias from registered_model_aliases order by 1", "mlflow")
+    assert aliases == [("seed-0",), ("teacher",)]
+
+
+def test_no_password_in_files(tmp_path: Path, tables: Postgres) -> None:
+    file = tmp_path / "tiny.yaml"
+    file.write_text(yaml.safe_dump(TINY | {"name": "secret", "methods": ["plain"]}))
+    uri = tables.url("mlflow").replace("@", f":{PASSWORD}@")
+    done = call(tmp_path, "run", "tiny.yaml", "--no-bar", MLFLOW_TRACKING_URI=uri)
+    assert done.returncode == 0, done.stderr
+    again = call(tmp_path, "sync", "tiny.yaml", MLFLOW_TRACKING_URI=uri)
+    assert f"harness:***@127.0.0.1:{tables.port}/mlflow" in again.stdout
+    for path in (tmp_path / "runs").rglob("*"):
+        assert not path.is_file() or PASSWORD.encode() not in path.read_bytes(), path
+
+
+def test_a_database_that_stays_away(tmp_path: Path) -> None:
+    """Stopped for good while a cell trains: all cells are trained, one line says what to do, and
+    `harness sync` sends the rest when it is back."""
+    file = tmp_path / "tiny.yaml"
+    file.write_text(yaml.safe_dump(TINY | {"training": {"epochs": 6}}))
+    with Postgres() as server:
+        env = server.env | {"MLFLOW_TRACKING_URI": server.url("mlflow")}
+        process = start(tmp_path, "run", "tiny.yaml", "--no-bar", "--device", "cpu", **env)
+        assert wait_until(lambda: has_epochs(tmp_path), 120)
+        server.stop("immediate")
+        error = finish(process)
+        (last,) = [line for line in error.splitlines() if "is behind" in line]
+        assert "nothing is lost: `harness sync`" in last and "Traceback" not in error
+        assert all(d.is_done for d in Store(tmp_path / "runs").all())
+
+        server.start()
+        again = call(tmp_path, "sync", "tiny.yaml", **env)
+        assert again.returncode == 0, again.stderr
+        done = server.sql("select count(*) from runs where status = 'FINISHED'", "mlflow")
+        assert done == [(5,)]
+
+
+def test_a_server_that_hangs_does_not_hold_the_training(tmp_path: Path) -> None:
+    """Its processes are stopped, not ended: connections stay open and nothing answers."""
+    import harness.orchestrate as orchestrate
+    from harness.track.mlflow_sync import Tracker
+
+    file = tmp_path / "tiny.yaml"
+    file.write_text(yaml.safe_dump(TINY))
+    tracker = Tracker(plan_of(read(file)), Store(tmp_path / "runs"), "sqlite:///x.db")
+    answered = []
+
+    def stuck() -> None:
+        time.sleep(3)
+        answered.append(True)
+
+    sync = orchestrate.BackgroundSync(tracker)
+    sync.start()
+    started = time.monotonic()
+    sync.finish(stuck, silence=0.5)
+    assert time.monotonic() - started < 2.5 and not answered
+    sync.join()
+    tracker.heard = time.monotonic() + 60  # it answers all the time
+    patient = orchestrate.BackgroundSync(tracker)
+    patient.start()
+    patient.finish(stuck, silence=0.5)
+    assert len(answered) == 2
+
+
+# -- the URL ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("uri", "what"),
+    [
+        ("postgresql://harness@127.0.0.1:{closed}/mlflow", "refused"),
+        ("postgresql://harness@127.0.0.1:{open}/nosuch", "does not exist"),
+        ("postgresql://harness:wrong@127.0.0.1:{open}/mlflow", "password authentication failed"),
+    ],
+)
+def test_an_unusable_database_is_one_line(
+    uri: str, what: str, server: Postgres, tmp_path: Path
+) -> None:
+    uri = uri.format(closed=free_port(), open=server.port)
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    done = call(tmp_path, "run", "tiny.yaml", **server.env, MLFLOW_TRACKING_URI=uri)
+    line = one_error_line(done.stderr)
+    assert done.returncode == 2 and line.startswith("error: MLFLOW_TRACKING_URI: cannot use ")
+    assert what in line and ":wrong@" not in line
+    assert not has_epochs(tmp_path)
+
+
+def test_without_password() -> None:
+    assert without_password("sqlite:///a.db") == "sqlite:///a.db"
+    assert without_password("postgresql://u@h/d") == "postgresql://u@h/d"
+    assert without_password("postgresql://u:p@s@h/d") == "postgresql://u:***@h/d"
+
+
+def test_timeouts_do_not_replace_the_users() -> None:
+    url = with_timeouts("postgresql://u:p@h/d?connect_timeout=60")
+    assert "connect_timeout=60" in url and "tcp_user_timeout=30000" in url and "u:p@h" in url
+
+
+def test_a_lock_has_one_holder_and_notices_its_loss(
+    server: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = server.url("optuna").replace("@", f":{PASSWORD}@")
+    first, second = (Lock(url, "study", "--storage") for _ in range(2))
+    assert first.acquire(wait=False) and not second.acquire(wait=False)
+    assert Lock(url, "another", "--storage").acquire(wait=False)
+    restart(server, 0)
+    assert first.still_held(), "taken again"
+    assert not second.acquire(wait=False)
+    server.stop()
+    server.start()
+    assert second.acquire(wait=False) and not first.still_held()
+    monkeypatch.setattr("harness.database.LOCK_SECONDS", 1)
+    with pytest.raises(psycopg.errors.LockNotAvailable):
+        first.acquire(wait=True)
+    for lock in (first, second):
+        lock.release()
+    connect(url, "--storage").close()
+
+
+# -- Optuna ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def studies(tmp_path_factory: pytest.TempPathFactory, tables: Postgres) -> tuple[Path, Path]:
+    """The same tuning with four workers, in PostgreSQL that is restarted meanwhile, and in a
+    journal."""
+    folders = []
+    for kind in ("postgres", "journal"):
+        folder = tmp_path_factory.mktemp(kind)
+        (folder / "experiments/tuning").mkdir(parents=True)
+        (folder / "experiments/tiny.yaml").write_text(yaml.safe_dump(TINY))
+        tuning = TUNING | {"trials": 8, "batch": 4}
+        (folder / "experiments/tuning/tiny.yaml").write_text(yaml.safe_dump(tuning))
+        folders.append(folder)
+    there, here = folders
+    env = tables.env | {
+        "MLFLOW_TRACKING_URI": tables.url("mlflow"),
+        "OPTUNA_STORAGE": tables.url("optuna"),
+    }
+    process = start(there, *COMMAND, "--jobs", "4", **env)
+    assert wait_until(lambda: has_epochs(there, 2), 120), process.communicate()
+    refused = call(there, *COMMAND, "--store", "elsewhere", **env)
+    assert refused.returncode == 2, "another host, so to speak"
+    assert "another process tunes it already" in one_error_line(refused.stderr)
+    restart(tables)
+    finish(process)
+    done = call(here, *COMMAND, "--jobs", "4")
+    assert done.returncode == 0, done.stderr
+    return there, here
+
+
+def test_the_same_trials_as_in_a_journal(studies: tuple[Path, Path], server: Postgres) -> None:
+    there, here = studies
+    url = server.url("optuna").replace("@", f":{PASSWORD}@")
+    journal = str(here / "runs/tuning/tiny.journal")
+    backend = optuna.storages.journal.JournalFileBackend(journal)
+    for method in ("plain", "refilled"):
+        found, expected = (
+            optuna.load_study(study_name=f"tiny/{method}", storage=storage).trials
+            for storage in (url, optuna.storages.JournalStorage(backend))
+        )
+        assert [t.number for t in found] == list(range(8))
+        for a, b in zip(found, expected, strict=True):
+            assert (a.params, a.value, a.state) == (b.params, b.value, b.state)
+            assert a.intermediate_values == b.intermediate_values
+            assert a.state.is_finished()
+    assert not (there / "runs/tuning/tiny.journal").exists()
+
+
+def test_a_storage_that_stays_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asking and telling stop with one line; started again, the same command goes on."""
+    (tmp_path / "experiments/tuning").mkdir(parents=True)
+    (tmp_path / "experiments/tiny.yaml").write_text(yaml.safe_dump(TINY))
+    (tmp_path / "experiments/tuning/tiny.yaml").write_text(yaml.safe_dump(TUNING))
+    with Postgres() as server:
+        env = server.env | {"OPTUNA_STORAGE": server.url("optuna")}
+        process = start(tmp_path, *COMMAND, **env)
+        assert wait_until(lambda: has_epochs(tmp_path), 120), process.communicate()
+        server.stop("immediate")
+        _, error = process.communicate(timeout=120)
+        assert process.returncode == 2, error
+        line = one_error_line(error)
+        assert "--storage: " in line and "the same command goes on" in line
+        server.start()
+        again = call(tmp_path, *COMMAND, **env)
+        assert again.returncode == 0, again.stderr
+        states = server.sql("select state, count(*) from trials group by 1 order by 1", "optuna")
+        assert dict(states).keys() <= {"COMPLETE", "PRUNED"}
+        assert sum(int(str(n)) for _, n in states) == 2 * TUNING["trials"]
+
+
+def test_mlflow_and_optuna_need_two_databases(tmp_path: Path, server: Postgres) -> None:
+    file = tmp_path / "tiny.yaml"
+    file.write_text(yaml.safe_dump(TINY))
+    (tmp_path / "t.yaml").write_text(yaml.safe_dump(TUNING | {"experiment": "tiny.yaml"}))
+    url = server.url("mlflow")
+    # The same database, written in another way.
+    other = url.replace("postgresql://", "postgresql+psycopg://") + "?application_name=x"
+    done = call(
+        tmp_path, "tune", "t.yaml", "--storage", other, **server.env, MLFLOW_TRACKING_URI=url
+    )
+    assert done.returncode == 2
+    assert "--storage: MLflow's database" in one_error_line(done.stderr)
+
+
+def test_a_hanging_server_is_refused_at_the_start(tmp_path: Path) -> None:
+    with Postgres() as server:
+        pid = int((server.folder / "data/postmaster.pid").read_text().split()[0])
+
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(UserError, match="X: cannot use"):
+                connect(server.url("mlflow") + "?connect_timeout=2", "X", pauses=())
+        finally:
+            os.kill(pid, signal.SIGCONT)

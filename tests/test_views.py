@@ -1,0 +1,94 @@
+"""The saved views of MLflow's pages, and what `harness ui` says to open."""
+
+import json
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from helpers import mlflow_client, one_error_line
+
+from harness.cli import main
+from harness.track.ui import MAX_OTHERS, what_to_open
+from harness.track.views import KIND, TAG, experiment_tags, first_views, model_page, runs_page
+
+RUN = "0123456789abcdef0123456789abcdef"
+
+
+def query(url: str) -> dict[str, list[str]]:
+    """The parameters of an address, which MLflow puts behind the #."""
+    return parse_qs(urlsplit(urlsplit(url).fragment).query)
+
+
+def test_an_address_names_a_tag_that_is_set() -> None:
+    tags = experiment_tags(RUN, "grid Digits 01fc95", 1700000000000)
+    views = first_views("http://127.0.0.1:5000/", "7", RUN)
+    assert all(url.startswith("http://127.0.0.1:5000/#/experiments/7/runs") for _, url in views)
+    assert all(query(url)["workflowType"] == ["machine_learning"] for _, url in views)
+    named = [TAG + query(url)["viewStateShareKey"][0] for _, url in views[:2]]
+    assert tags.keys() == {*named, *KIND}
+    assert views[2][1].startswith(f"http://127.0.0.1:5000/#/experiments/7/runs/{RUN}?")
+
+
+@pytest.mark.parametrize("view", ["cells", "curves"])
+def test_a_view_says_the_same_to_old_and_new_versions(view: str) -> None:
+    value = json.loads(experiment_tags(RUN, "grid Digits", 5)[f"{TAG}{view}-{RUN[:8]}"])
+    assert value["name"] == f"{view.capitalize()} of grid Digits" and value["createdAt"] == 5
+    state = json.loads(value["state"])
+    assert state.items() <= value.items()
+    assert RUN in state["searchFilter"]
+    assert ("compareRunCharts" in state) == (view == "curves")
+
+
+def test_values_fit_into_a_tag() -> None:
+    """5,000 characters in the oldest MLflow that is allowed."""
+    assert max(map(len, experiment_tags(RUN, "g" * 250, 1700000000000).values())) < 5000
+
+
+def test_conditions_survive_an_address() -> None:
+    url = runs_page("7", {"roles": "%student%", "student": "wrn-10-1"})
+    assert query(url)["searchFilter"] == ["tags.roles LIKE '%student%' and tags.student='wrn-10-1'"]
+    assert not set(url) & set(" ()|"), "it stands in a Markdown table"
+    assert query(model_page("http://x", "a/b c"))["workflowType"] == ["machine_learning"]
+    assert "/models/a%2Fb%20c?" in model_page("http://x", "a/b c")
+
+
+def grid_run(client: Any, experiment: str, name: str, start: int, end: int) -> str:
+    run = client.create_run(experiment, start_time=start, run_name=name, tags={"kind": "grid"})
+    client.set_terminated(run.info.run_id, end_time=end)
+    return str(run.info.run_id)
+
+
+@pytest.fixture
+def client(tmp_path: Path, empty_database: Path) -> Any:
+    (tmp_path / "mlflow.db").write_bytes(empty_database.read_bytes())
+    return mlflow_client(tmp_path)
+
+
+def test_the_grid_worked_on_last_comes_first(client: Any) -> None:
+    ids = [client.create_experiment(f"e{i}") for i in range(MAX_OTHERS + 3)]
+    resumed = grid_run(client, ids[0], "resumed", 1_000, 900_000)
+    for i, experiment in enumerate(ids[1:]):
+        grid_run(client, experiment, f"grid {i}", 2_000 + i, 3_000 + i)
+    client.create_run(ids[0], start_time=10**9, run_name="a cell", tags={"kind": "kd"})
+    lines = what_to_open(client, "http://x")
+    assert lines[0] == "Open first, of resumed:"
+    assert [line.split()[-1] for line in lines[1:4]] == [
+        url for _, url in first_views("http://x", ids[0], resumed)
+    ]
+    assert lines[4] == "Also there: grid 4, grid 3, grid 2 and 2 more"
+    assert len(lines) == 5
+
+
+def test_a_database_without_grids(client: Any) -> None:
+    assert what_to_open(client, "http://x") == ["No grid is logged there yet"]
+
+
+def test_ui_of_a_server_that_is_not_there(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://somebody:secret@127.0.0.1:1")
+    assert main(["ui"]) == 2
+    line = one_error_line(capsys.readouterr().err)
+    assert "MLFLOW_TRACKING_URI: cannot use http://somebody:***@127.0.0.1:1" in line
+    assert "secret" not in line and "start the server" in line
