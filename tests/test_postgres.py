@@ -72,7 +72,9 @@ def four_writers(tmp_path_factory: pytest.TempPathFactory, server: Postgres) -> 
     start on a database without tables, and it is restarted while they train."""
     folder = tmp_path_factory.mktemp("writers")
     shutil.copytree(ROOT / "experiments", folder / "experiments")
-    options = ("--no-bar", "--device", "cpu", "--jobs", "1", *GRID)
+    # Two jobs each: with one, a cell takes both cores' threads, and four of them get in each
+    # other's way.
+    options = ("--no-bar", "--device", "cpu", "--jobs", "2", *GRID)
     env = server.env | {"MLFLOW_TRACKING_URI": server.url("mlflow")}
     some = ("--set", "methods=[plain,kd]")
     writers = [
