@@ -164,6 +164,8 @@ def test_artifacts_and_data_set(finished: Path, logged: dict[str, Any]) -> None:
     digest = cell.description["spec"]["data"]["digest"]
     assert digest.startswith(given.dataset.digest) and len(given.dataset.digest) >= 32
     assert run.data.params["data.digest"] == digest
+    (of_grid,) = logged["grid"].inputs.dataset_inputs
+    assert of_grid.dataset.digest == given.dataset.digest
     assert "experiment.resolved.json" in {
         a.path for a in client.list_artifacts(logged["grid"].info.run_id)
     }

@@ -222,6 +222,8 @@ class Tracker:
             resolved = self.plan.experiment.model_dump(mode="json")
             log_params(client, run_id, flatten(resolved))
             client.log_dict(run_id, resolved, "experiment.resolved.json")
+            first = next(iter(self.plan.cells.values()))
+            self._log_data_set(client, run_id, first.spec["data"])
         return run_id
 
     def _send(self, client: MlflowClient, fingerprint: str) -> None:
@@ -302,18 +304,20 @@ class Tracker:
 
     def _describe(self, client: MlflowClient, run_id: str, fingerprint: str) -> None:
         """Tags, parameters, data set and resolved spec: what never changes for a cell."""
-        from mlflow.entities import Dataset, DatasetInput
-
         cell, entry = self.plan.cells[fingerprint], self.plan.entries_of(fingerprint)[0]
         for key, value in self._tags(entry).items():
             client.set_tag(run_id, key, value)
         log_params(client, run_id, flatten(cell.spec))
-        data = cell.spec["data"]
+        self._log_data_set(client, run_id, cell.spec["data"])
+        client.log_artifact(run_id, str(self.store.directory(fingerprint) / "cell.json"))
+
+    def _log_data_set(self, client: MlflowClient, run_id: str, data: dict[str, Any]) -> None:
+        from mlflow.entities import Dataset, DatasetInput
+
         # MLflow allows 36 characters for a digest; the whole one is among the parameters.
         label = self.plan.experiment.dataset.label
         dataset = Dataset(label, data["digest"][:32], "harness", canonical(data))
         client.log_inputs(run_id, [DatasetInput(dataset, [])])
-        client.log_artifact(run_id, str(self.store.directory(fingerprint) / "cell.json"))
 
     def _tags(self, entry: Entry) -> dict[str, str]:
         entries = self.plan.entries_of(entry.fingerprint)
