@@ -12,6 +12,8 @@ predictions.npz   what they say of each test image (only where there is a classi
 manifest.json     written last: the cell is done, with its results and provenance
 mlflow.json       which MLflow runs already hold it (derived; may be deleted)
 log.txt           what the training process printed
+
+Beside the cells: mlflow.json, the grids whose run in MLflow shows their result (derived too).
 """
 
 from __future__ import annotations

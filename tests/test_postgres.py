@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import optuna
 import psycopg
 import pytest
 import yaml
-from helpers import ROOT, TINY, call, has_epochs, one_error_line, start, wait_until
+from helpers import ROOT, TINY, call, environment, has_epochs, one_error_line, start, wait_until
 from postgres import PASSWORD, Postgres, free_port
 from test_tune_resume import COMMAND, TUNING
 
@@ -303,15 +304,32 @@ def test_the_same_trials_as_in_a_journal(studies: tuple[Path, Path], server: Pos
     assert not (there / "runs/tuning/tiny.journal").exists()
 
 
-def test_a_storage_that_stays_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+# `harness`, with a second of patience where it has half a minute.
+IMPATIENT = """
+import sys
+import harness.database
+harness.database.RESTART_PAUSES = (0.5, 0.5)
+from harness.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_storage_that_stays_away(tmp_path: Path) -> None:
     """Asking and telling stop with one line; started again, the same command goes on."""
     (tmp_path / "experiments/tuning").mkdir(parents=True)
     (tmp_path / "experiments/tiny.yaml").write_text(yaml.safe_dump(TINY))
     (tmp_path / "experiments/tuning/tiny.yaml").write_text(yaml.safe_dump(TUNING))
     with Postgres() as server:
         env = server.env | {"OPTUNA_STORAGE": server.url("optuna")}
-        process = start(tmp_path, *COMMAND, **env)
-        assert wait_until(lambda: has_epochs(tmp_path), 120), process.communicate()
+        process = subprocess.Popen(
+            [sys.executable, "-c", IMPATIENT, *COMMAND],
+            cwd=tmp_path,
+            env=environment(**env),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert wait_until(lambda: has_epochs(tmp_path), 120), process.kill()
         server.stop("immediate")
         _, error = process.communicate(timeout=120)
         assert process.returncode == 2, error

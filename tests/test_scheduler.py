@@ -1,6 +1,7 @@
 """The scheduler on an executor in memory: order, capacity, failures, other processes, time."""
 
 import hashlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -298,3 +299,16 @@ def test_begin_refuses_a_changed_upstream_model(tmp_path: Path, damage: str) -> 
         (directory / "model.pt").unlink()
     with pytest.raises(UserError, match=r"model\.pt is missing or does not match.*delete"):
         begin(plan, case.store)
+
+
+@pytest.mark.parametrize("set_by_user", [None, "7"])
+def test_threads_do_not_spin_for_a_core_that_another_command_has(
+    set_by_user: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from harness.execute.local import LocalExecutor
+
+    monkeypatch.setenv("GOMP_SPINCOUNT", set_by_user or "")
+    if set_by_user is None:
+        monkeypatch.delenv("GOMP_SPINCOUNT")
+    LocalExecutor(1, "cpu", {})
+    assert os.environ["GOMP_SPINCOUNT"] == (set_by_user or "3000")

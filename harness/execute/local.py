@@ -43,12 +43,19 @@ def threads_for(jobs: int) -> int:
     return max(1, len(os.sched_getaffinity(0)) // jobs)
 
 
+# How long OpenMP's threads spin at a barrier before they sleep. With its default of 300,000 they
+# spin even for threads whose core another process has got: two commands of one job each on two
+# cores took almost three times as long (docs/design.md).
+SPIN = ("GOMP_SPINCOUNT", "3000")
+
+
 class LocalExecutor:
     """Up to `capacity` cells at once."""
 
     def __init__(self, jobs: int, device: str, version: dict[str, Any]) -> None:
         self.capacity = jobs
         self._arguments = (device, threads_for(jobs), version)
+        os.environ.setdefault(*SPIN)
         self._context = multiprocessing.get_context("forkserver")
         # harness.cli is what a child would import again as the main script; the last three are
         # what a cell imports on first use, which would cost each of them seconds.

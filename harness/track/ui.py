@@ -47,14 +47,16 @@ def serve(host: str, port: int) -> int:
             ) from None
     address = f"http://{host}:{port}"
     print(f"MLflow: {address} (Ctrl-C ends it)", flush=True)
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
+    command = [sys.executable, "-m", "mlflow", "server"]
+    command += ["--backend-store-uri", uri, "--registry-store-uri", uri]
     command += ["--host", host, "--port", str(port), "--workers", "1"]
     defaults = {
         "MLFLOW_DISABLE_TELEMETRY": "true",
         # Nothing here uses MLflow's jobs, which would start eight more processes.
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        # A line a request would scroll the addresses away.
+        # A line a request would scroll the addresses away, and warnings are not the user's.
         "UVICORN_LOG_LEVEL": "warning",
+        "PYTHONWARNINGS": "ignore",
     }
     environment = defaults | os.environ
     for number in (signal.SIGTERM, signal.SIGHUP):
