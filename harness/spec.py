@@ -150,6 +150,11 @@ class Protocol(Frozen):
         return {"validation": "selected", "last": "last", "test": "best_on_test"}[self.selection]
 
     @property
+    def ncm_result(self) -> str:
+        """Which of a stage 1's two NCM accuracies the protocol goes by."""
+        return {"train": "ncm_train_centers", "evaluated": "ncm_eval_centers"}[self.ncm_centers]
+
+    @property
     def label(self) -> str:
         changed = [
             f"{field}={getattr(self, field)}"

@@ -332,11 +332,6 @@ class Tracker:
             "best_on_test": BEST_ON_TEST_NOTE,
         }
 
-    @property
-    def _honest_ncm(self) -> str:
-        train = self.plan.experiment.protocol.ncm_centers == "train"
-        return "ncm_train_centers" if train else "ncm_eval_centers"
-
     def _log_results(
         self, client: MlflowClient, run_id: str, fingerprint: str, events: list[dict[str, Any]]
     ) -> None:
@@ -346,17 +341,18 @@ class Tracker:
         directory = self.store.directory(fingerprint)
         manifest = directory.manifest
         when = int(events[-1]["time"] * 1000)
-        reported = self.plan.experiment.protocol.reported
+        protocol = self.plan.experiment.protocol
+        reported, results = protocol.reported, manifest["results"]
         metrics = []
         for stage in sorted({e.stage for e in self.plan.entries_of(fingerprint)}):
-            for result, values in manifest["results"].items():
+            for result, values in results.items():
                 name = metric_name(stage, result)
                 metrics.append(Metric(name, values[reported], when, manifest["epochs"]))
                 metrics += [
                     Metric(f"{name}_{form}", value, when, manifest["epochs"])
                     for form, value in values.items()
                 ]
-        shown = manifest["results"].get("accuracy") or manifest["results"].get(self._honest_ncm)
+        shown = results.get("accuracy") or results.get(protocol.ncm_result)
         if shown:
             column = round(shown[reported], 4)  # as the tables show it
             metrics.append(Metric("test_accuracy", column, when, manifest["epochs"]))
