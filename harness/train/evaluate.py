@@ -8,6 +8,7 @@ from torch import Tensor
 from harness.data.batches import Images
 from harness.distill.centers import class_centers
 from harness.distill.ncm import ncm_accuracy
+from harness.distill.relations import at_least_float32
 from harness.networks.base import Network
 
 
@@ -19,15 +20,16 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
 def embed_and_classify(
     model: Network, images: Images, precision: str = "float32"
 ) -> tuple[Tensor, Tensor]:
-    """Embeddings (N, D) and logits (N, C), float32, of un-augmented images; model in eval mode."""
+    """Embeddings (N, D) and logits (N, C) of un-augmented images, in float32 or, of a
+    float64 model, in float64; model in eval mode."""
     was_training = model.training
     model.eval()
     embeddings, logits = [], []
     with autocast(images.device, precision):
         for batch in images.plain():
             embedding, logit = model.embed_and_classify(batch.x)
-            embeddings.append(embedding.float())
-            logits.append(logit.float())
+            embeddings.append(at_least_float32(embedding))
+            logits.append(at_least_float32(logit))
     model.train(was_training)
     return torch.cat(embeddings), torch.cat(logits)
 

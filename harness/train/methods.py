@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from harness.data.batches import Batch, Images, epoch_generator
 from harness.distill.centers import class_centers
 from harness.distill.kd import kd_loss
-from harness.distill.relations import same_class_pairs
+from harness.distill.relations import at_least_float32, same_class_pairs
 from harness.distill.stage1 import stage1_loss
 from harness.distill.stage2 import local_teaching_loss, teaching_loss
 from harness.networks.base import Network
@@ -82,7 +82,7 @@ class Supervised:
 
     def losses(self, model: Network, batch: Batch, epoch: int) -> tuple[Losses, Tensor | None]:
         logits = model(batch.x)
-        return {"ce": F.cross_entropy(logits.float(), batch.y)}, logits
+        return {"ce": F.cross_entropy(at_least_float32(logits), batch.y)}, logits
 
     def lr(self, epoch: int) -> float:
         s = self.settings
@@ -167,7 +167,7 @@ class Stage2(Supervised):
             return class_centers(embedding, c.train.labels, c.n_classes)
         batches = c.train.augmented(512, epoch_generator(c.spec["seed"], 0))
         with autocast(c.train.device, c.precision):
-            parts = [(c.teacher.embed(b.x).float(), b.y) for b in batches]
+            parts = [(at_least_float32(c.teacher.embed(b.x)), b.y) for b in batches]
         embedding, labels = (torch.cat(p) for p in zip(*parts, strict=True))
         return class_centers(embedding, labels, c.n_classes)
 
@@ -191,7 +191,7 @@ class Stage2(Supervised):
                 teacher_logits=teacher_logits if s["weighted"] else None,
                 weighted=s["weighted"],
             )
-        return {"ce": F.cross_entropy(logits.float(), batch.y), "teaching": teaching}, logits
+        return {"ce": F.cross_entropy(at_least_float32(logits), batch.y), "teaching": teaching}, logits
 
 
 METHODS: dict[str, type[Method]] = {
