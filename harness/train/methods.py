@@ -191,7 +191,10 @@ class Stage2(Supervised):
                 teacher_logits=teacher_logits if s["weighted"] else None,
                 weighted=s["weighted"],
             )
-        return {"ce": F.cross_entropy(at_least_float32(logits), batch.y), "teaching": teaching}, logits
+        return {
+            "ce": F.cross_entropy(at_least_float32(logits), batch.y),
+            "teaching": teaching,
+        }, logits
 
 
 METHODS: dict[str, type[Method]] = {
