@@ -82,6 +82,9 @@ def four_writers(tmp_path_factory: pytest.TempPathFactory, server: Postgres) -> 
         start(folder, "run", "experiments/digits.yaml", "--store", store, *options, *more, **env)
         for store, more in (("runs", ()), ("runs", ()), ("runs2", some), ("runs2", some))
     ]
+    # The first line says that the command has found its server and trains. On a loaded machine one
+    # of the four may come to that long after the others have epochs.
+    assert all(w.stdout and w.stdout.readline() for w in writers)
     assert wait_until(lambda: has_epochs(folder), 240)
     restart(server)
     errors = [finish(w) for w in writers]
