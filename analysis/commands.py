@@ -5,10 +5,10 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
-from analysis.collect import RESULTS, bundle_path, export, read_bundle
-from analysis.plotted import drawable
+from analysis.bundle import RESULTS, bundle_path, export, read_bundle
 from analysis.readme import replace_between_markers
-from analysis.tables import for_terminal, markdown, runs_markdown
+from analysis.tables.results import for_terminal, markdown
+from analysis.tables.runs import runs_markdown
 from harness.errors import UserError
 from harness.plan import Plan
 
@@ -88,6 +88,8 @@ def figure_folder(bundle: Path) -> Path:
 
 
 def _has_figures(path: Path) -> bool:
+    from analysis.figures import drawable
+
     names, _ = drawable(read_bundle(path))
     return all((figure_folder(path) / f"{name}.png").exists() for name in names)
 
@@ -95,7 +97,7 @@ def _has_figures(path: Path) -> bool:
 def make_figures(paths: list[Path] | None = None) -> None:
     """Draw the figures of each bundle, of all stored ones by default, and say in a line which of
     them its bundle has no numbers for."""
-    from analysis.figures import draw_all  # matplotlib takes its time
+    from analysis.figures import draw_all, drawable  # matplotlib takes its time
 
     for path in sorted(RESULTS.glob("*.jsonl")) if paths is None else paths:
         bundle = read_bundle(path)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from analysis.collect import export, read_bundle
+from analysis.bundle import export, read_bundle
 from analysis.figures import draw_all
-from analysis.tables import Row, caption, runs_markdown, table_markdown
-from harness.plan import Plan
+from analysis.tables.results import caption, table_markdown
+from analysis.tables.rows import Row
+from analysis.tables.runs import runs_markdown
+from harness.methods import SUPERVISED
+from harness.plan import TEACHER, Plan
 from harness.track.views import runs_page
 
 MAX_CHARACTERS = 8000  # of a tag's value in MLflow
@@ -40,11 +43,11 @@ def grid_page(
     runs.write_text(runs_markdown(bundle), encoding="utf-8")
 
     def link(row: Row, student: str) -> str:
-        if row.stage == "teacher":
-            return runs_page(experiment_id, {"roles": "%teacher%"})
-        if row.stage == "student":  # it may be the teacher's cell too
-            return runs_page(experiment_id, {"roles": "%student%", "student": student})
-        conditions = {"kind": row.stage, "method": row.method, "student": student}
+        if row.stage == TEACHER:
+            return runs_page(experiment_id, {"roles": f"%{TEACHER}%"})
+        if row.stage == SUPERVISED.name:  # it may be the teacher's cell too
+            return runs_page(experiment_id, {"roles": f"%{row.stage}%", "student": student})
+        conditions = {"stage": row.stage, "method": row.method, "student": student}
         return runs_page(experiment_id, conditions)
 
     # The table first: MLflow folds a long description.

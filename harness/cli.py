@@ -15,7 +15,22 @@ from typing import Annotated, Optional
 
 import typer
 
+from harness.cli_options import (
+    RUNS,
+    Budget,
+    Device,
+    File,
+    Files,
+    Jobs,
+    MaxTime,
+    NoBar,
+    Set,
+    StoreOption,
+    Workers,
+    seconds,
+)
 from harness.errors import UserError
+from harness.train_command import train
 
 app = typer.Typer(
     name="harness",
@@ -24,24 +39,6 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=False,
 )
-
-File = Annotated[Path, typer.Argument(help="experiment file, as experiments/digits.yaml")]
-Files = Annotated[Optional[list[Path]], typer.Argument(help="experiment files")]
-Set = Annotated[
-    Optional[list[str]], typer.Option("--set", help="override a field: stage2.lambd=50")
-]
-StoreOption = Annotated[Path, typer.Option("--store", help="folder of the trained cells")]
-Jobs = Annotated[Optional[int], typer.Option("--jobs", min=1, help="cells at once; default: cores")]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps")]
-MaxTime = Annotated[Optional[str], typer.Option("--max-time", help="stop cleanly after: 90s 9m 2h")]
-NoBar = Annotated[bool, typer.Option("--no-bar", help="plain lines instead of the live table")]
-Budget = Annotated[
-    Optional[str], typer.Option("--budget", help="drop whole seeds until it fits: 6h")
-]
-Workers = Annotated[
-    int, typer.Option("--n-workers", min=0, help="loader workers of each cell (large images)")
-]
-RUNS = Path("runs")
 
 
 @app.command()
@@ -55,11 +52,10 @@ def plan(
     no_estimate: Annotated[bool, typer.Option("--no-estimate", help="measure nothing")] = False,
 ) -> None:
     """Show the cells, which are done already, and the time and disk the others need."""
-    from harness.experiment_file import read
-    from harness.inspect import print_plan
+    from harness.run.inspect import print_plan
 
     limit = seconds(budget, "--budget")
-    print_plan(read(file, set_), store, jobs, device, limit, not no_estimate)
+    print_plan(_read(file, set_), store, jobs, device, limit, not no_estimate)
 
 
 @app.command()
@@ -75,16 +71,15 @@ def run(
     no_bar: NoBar = False,
 ) -> None:
     """Train every cell that is not done, and log all of them to MLflow."""
-    from harness.experiment_file import read
-    from harness.orchestrate import run_experiment
+    from harness.run.grid import run_experiment
 
-    os.environ["HARNESS_N_WORKERS"] = str(n_workers)
     status = run_experiment(
-        read(file, set_),
+        _read(file, set_),
         store,
         jobs=jobs,
         device=device,
         max_seconds=seconds(max_time),
+        n_workers=n_workers,
         no_bar=no_bar,
         budget=seconds(budget, "--budget"),
         page=_page(file, set_, store),
@@ -113,9 +108,8 @@ def tune(
     """Tune each method on the validation split with Optuna, then write NAME.tuned.yaml."""
     from analysis.tuning import draw
     from harness.tune.run import tune as run_tuning
-    from harness.tune.spec import read_tuning
+    from harness.tune.tuning_file import read_tuning
 
-    os.environ["HARNESS_N_WORKERS"] = str(n_workers)
     status = run_tuning(
         read_tuning(file, set_),
         store,
@@ -123,6 +117,7 @@ def tune(
         jobs=jobs,
         device=device,
         max_seconds=seconds(max_time),
+        n_workers=n_workers,
         no_bar=no_bar,
         draw=draw,
     )
@@ -132,7 +127,7 @@ def tune(
 @app.command()
 def status(file: File, set_: Set = None, store: StoreOption = RUNS) -> None:
     """Show the state of every cell."""
-    from harness.inspect import print_status
+    from harness.run.inspect import print_status
 
     print_status(_plan(file, set_), store)
 
@@ -145,7 +140,7 @@ def explain(
     store: StoreOption = RUNS,
 ) -> None:
     """Show what a cell is and, given an experiment, which field makes it stale there."""
-    from harness.inspect import print_explanation
+    from harness.run.inspect import print_explanation
 
     print_explanation(cell, None if file is None else _plan(file, set_), store)
 
@@ -153,9 +148,9 @@ def explain(
 @app.command()
 def sync(file: File, set_: Set = None, store: StoreOption = RUNS) -> None:
     """Send to MLflow what it does not have yet; rebuilds it from the journals."""
-    from harness.orchestrate import connect
+    from harness.run.session import connect
     from harness.store import Store
-    from harness.track.mlflow_sync import Tracker
+    from harness.track.sync import Tracker
 
     the_plan = _plan(file, set_)
     Store(store).create()
@@ -208,10 +203,9 @@ def import_checkpoint(
     device: Device = "auto",
 ) -> None:
     """Turn a published checkpoint into a finished cell, usable as a teacher."""
-    from harness.experiment_file import read
     from harness.import_checkpoint import import_checkpoint as do_import
 
-    print(do_import(checkpoint, read(file, set_), store, device))
+    print(do_import(checkpoint, _read(file, set_), store, device))
 
 
 @app.command()
@@ -237,6 +231,9 @@ def ui(
     raise typer.Exit(serve(host, port))
 
 
+app.command()(train)
+
+
 def _page(file: Path, assignments: list[str] | None, store: Path):  # type: ignore[no-untyped-def]
     def page(plan, experiment_id, folder):  # type: ignore[no-untyped-def]
         from analysis.grid_page import grid_page
@@ -246,25 +243,17 @@ def _page(file: Path, assignments: list[str] | None, store: Path):  # type: igno
     return page
 
 
+def _read(file: Path, assignments: list[str] | None):  # type: ignore[no-untyped-def]
+    from harness.spec.file import read
+    from harness.track.registry import resolve
+
+    return read(file, assignments, resolve)
+
+
 def _plan(file: Path, assignments: list[str] | None):  # type: ignore[no-untyped-def]
-    from harness.experiment_file import read
-    from harness.orchestrate import plan_of
+    from harness.run.grid import plan_of
 
-    return plan_of(read(file, assignments))
-
-
-def seconds(text: str | None, field: str = "--max-time") -> float | None:
-    """'90s', '9m', '2h' or '90' -> seconds.
-
-    Raises:
-        UserError: anything else.
-    """
-    if text is None:
-        return None
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
-    if not match or float(match[1]) <= 0:
-        raise UserError(f"{field}: {text!r} is no time; write 90s, 9m or 2h")
-    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+    return plan_of(_read(file, assignments))
 
 
 def take_data_root(arguments: list[str]) -> list[str]:
@@ -309,8 +298,6 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     given = published_spelling([a for a in given if a != "--debug"])
-    import harness.train_command  # noqa: F401  (registers `harness train`)
-
     cause: Exception
     try:
         return app(given or ["--help"], prog_name="harness", standalone_mode=False) or 0

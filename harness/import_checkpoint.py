@@ -8,6 +8,7 @@ the shapes; the accuracy is measured here and shown beside the file's own claim.
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.cell import data_summary
-from harness.data import load
+from harness.data import Dataset, load
 from harness.data.batches import on_device
 from harness.errors import UserError
 from harness.networks import NETWORKS
 from harness.networks.base import Network
-from harness.plan import make_plan
+from harness.plan import data_spec, imported_cell
 from harness.provenance import code_version, software
-from harness.spec import Experiment
+from harness.results import ACCURACY, FORMS
+from harness.run.session import cell_options
+from harness.spec.experiment import Experiment
 from harness.store import Store, write_atomically
+from harness.train.cell import data_summary
 from harness.train.checkpoint import build_network, to_bytes
 from harness.train.device import describe, resolve_device
 from harness.train.evaluate import accuracy
@@ -39,6 +42,10 @@ NUMPY_SCALARS = [
 ]
 
 
+def sha256_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], str]:
     """(state_dict, the file's claims, SHA-256 of the file).
 
@@ -47,7 +54,7 @@ def read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], str]:
     """
     if not path.is_file():
         raise UserError(f"FILE: no such checkpoint {path}; check the path")
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = sha256_of(path)
     try:
         with torch.serialization.safe_globals(NUMPY_SCALARS):
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -117,42 +124,70 @@ def checked_model(state: dict[str, Tensor], network: dict[str, Any], n_classes: 
     return model
 
 
+@dataclass(frozen=True)
+class Published:
+    """A published file. state: its weights; claims: what it says of itself; digest: its SHA-256;
+    network: whose names and shapes it has."""
+
+    path: Path
+    state: dict[str, Tensor]
+    claims: dict[str, Any]
+    digest: str
+    network: dict[str, Any]
+
+
+def read_published(path: Path) -> Published:
+    """
+    Raises:
+        UserError: see `read_file`, `infer_network`.
+    """
+    state, claims, digest = read_file(path)
+    return Published(path, state, claims, digest, infer_network(state))
+
+
 def import_checkpoint(path: Path, experiment: Experiment, root: Path, device_name: str) -> str:
     """Make the cell; what to tell the user.
 
     Raises:
-        UserError: see `read_file`, `infer_network`, `checked_model`; nothing is written then.
+        UserError: see `read_published`, `add_teacher`; nothing is written then.
     """
-    device = resolve_device(device_name)
-    state, claims, digest = read_file(path)
-    network = infer_network(state)
-    dataset = load(experiment.dataset)
-    model = checked_model(state, network, len(dataset.class_names)).to(device)
+    resolve_device(device_name)
+    file = read_published(path)
+    return add_teacher(file, experiment, load(experiment.dataset), Store(root), device_name)
 
+
+def add_teacher(
+    file: Published, experiment: Experiment, dataset: Dataset, store: Store, device_name: str
+) -> str:
+    """Put a published file into the store, as the teacher of experiments on this data set,
+    whatever teacher `experiment` names; what to tell the user.
+
+    Raises:
+        UserError: see `checked_model`; nothing is written then.
+    """
+    device, network = resolve_device(device_name), file.network
+    model = checked_model(file.state, network, len(dataset.class_names)).to(device)
     measured = {
         part: accuracy(model, on_device(dataset, images, device))
         for part in ("validation", "test")
         if (images := getattr(dataset, part)) is not None
     }
-    plan = make_plan(with_teacher(experiment, network, digest), dataset)
-    fingerprint, cell = next((f, c) for f, c in plan.cells.items() if c.kind == "imported")
-    store = Store(root)
+    cell = imported_cell(
+        with_teacher(experiment, network, file.digest), data_spec(experiment.dataset, dataset)
+    )
     store.create()
-    directory = store.prepare(cell, experiment.dataset.model_dump(mode="json"))
+    directory = store.prepare(cell, cell_options(experiment.dataset))
     version = code_version()
     with directory.lease():
         if not directory.is_done:
-            data = to_bytes({"state_dict": state, **claims})
+            data = to_bytes({"state_dict": file.state, **file.claims})
             directory.append("start", device=describe(device), **version, **software())
             write_atomically(directory / "model.pt", data)
             directory.append("end", selected_epoch=0)
             value = measured.get("test")
-            forms = (
-                {} if value is None else dict.fromkeys(("last", "selected", "best_on_test"), value)
-            )
             directory.finish(
                 {
-                    "results": {"accuracy": forms} if forms else {},
+                    "results": {} if value is None else {ACCURACY: dict.fromkeys(FORMS, value)},
                     "selected_epoch": 0,
                     "epochs": 0,
                     "seconds": 0.0,
@@ -163,27 +198,28 @@ def import_checkpoint(path: Path, experiment: Experiment, root: Path, device_nam
                     "attempts": 1,
                     "commits": [str(version["commit"])],
                     "dirty": version["dirty"],
-                    "imported": {"file": path.name, "sha256": digest, "claims": claims},
+                    "imported": {
+                        "file": file.path.name,
+                        "sha256": file.digest,
+                        "claims": file.claims,
+                    },
                     **software(),
                 }
             )
     shown = ", ".join(f"{100 * v:.2f} % on {part}" for part, v in measured.items())
-    claim = claims.get("validating_accuracy")
+    claim = file.claims.get("validating_accuracy")
     own = "no accuracy" if claim is None else f"{100 * claim if claim <= 1 else claim:.2f} %"
     options = ", ".join(f"{k}: {v}" for k, v in network.items())
     return (
-        f"{path.name}: {options}\n"
+        f"{file.path.name}: {options}\n"
         f"measured here: {shown}; the file claims {own}\n"
-        f"cell {fingerprint[:16]} in {root}; to use it, write in the experiment:\n"
+        f"cell {directory.path.name} in {store.root}; to use it, write in the experiment:\n"
         f"teacher: {{{options}}}\n"
-        f"teacher_checkpoint: {digest}"
+        f"teacher_checkpoint: {file.digest}"
     )
 
 
 def with_teacher(experiment: Experiment, network: dict[str, Any], digest: str) -> Experiment:
     """The experiment with this checkpoint as its teacher, whatever teacher it names."""
     teacher = NETWORKS[network["network"]][0].model_validate(network)
-    methods = experiment.methods if experiment.methods != ("plain",) else ("kd",)
-    return experiment.model_copy(
-        update={"teacher": teacher, "teacher_checkpoint": digest, "methods": methods}
-    )
+    return experiment.model_copy(update={"teacher": teacher, "teacher_checkpoint": digest})

@@ -1,7 +1,7 @@
 """One directory a cell, named by its fingerprint: the truth from which everything is rebuilt.
 
 cell.json         what the cell is (kind, spec, upstream)
-data.json         the data set's options with the place of its files (no part of the cell)
+options.json      what a training needs to know of this machine: where the data lie, ...
 pause             the epoch after which training pauses (harness tune); without it, it goes on
 lease             held with flock by the process that trains it, and by nobody after its death
 journal.jsonl     append-only, fsynced: start, epoch, failed, end events
@@ -29,8 +29,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from harness.canonical import canonical
 from harness.errors import UserError
-from harness.plan import Cell, canonical
+from harness.plan import Cell
 
 
 class Busy(Exception):
@@ -71,6 +72,14 @@ class CellDir:
     @property
     def description(self) -> dict[str, Any]:
         return json.loads((self / "cell.json").read_text())
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Of its training on this machine (`Store.prepare`); nothing in a bare directory."""
+        try:
+            return json.loads((self / "options.json").read_text())
+        except FileNotFoundError:
+            return {}
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -250,12 +259,14 @@ class Store:
     def directory(self, fingerprint: str) -> CellDir:
         return CellDir(self.root / fingerprint[:16])
 
-    def prepare(self, cell: Cell, data: dict[str, Any] | None = None) -> CellDir:
+    def prepare(self, cell: Cell, options: dict[str, Any] | None = None) -> CellDir:
         """Make the cell's directory if it is not there yet.
 
         Args:
-            data: the data set's options with the place of its files, which is no part of the cell
-                and may have changed; None where the data need no files.
+            options: what is no part of the cell and may have changed (harness.run.session makes
+                them): `dataset`, its options with the place of its files; `data_root`; `n_workers`
+                of its loaders. All that a training needs is in its directory, so that it may be
+                trained on another machine. None where none are needed.
         """
         directory = self.directory(cell.fingerprint)
         if not (directory / "cell.json").exists():
@@ -264,8 +275,8 @@ class Store:
                 directory / "cell.json",
                 (json.dumps(cell.as_json(), indent=1, sort_keys=True) + "\n").encode(),
             )
-        if data is not None:
-            write_atomically(directory / "data.json", canonical(data).encode())
+        if options is not None:
+            write_atomically(directory / "options.json", canonical(options).encode())
         return directory
 
     def all(self) -> list[CellDir]:

@@ -6,16 +6,16 @@ cached, logged and resumed in the same way. An argument without effect is refuse
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from harness.cli import RUNS, Jobs, MaxTime, StoreOption, app, seconds
+from harness.cli_options import RUNS, Jobs, MaxTime, StoreOption, seconds
 from harness.errors import UserError
-from harness.experiment_file import parse
-from harness.spec import Experiment
+
+if TYPE_CHECKING:
+    from harness.spec.experiment import Experiment
 
 # Teachers of the published tables.
 TEACHERS: dict[str, dict[str, Any]] = {
@@ -92,7 +92,6 @@ def device_of(flag_gpu: bool, devices: str | None) -> str:
     return f"cuda:{devices}"
 
 
-@app.command()
 def train(
     data_name: Annotated[str, typer.Option(help="data set")] = "digits",
     teacher_network_name: Annotated[str, typer.Option(help="teacher's network")] = "wide_resnet",
@@ -140,14 +139,14 @@ def train(
     max_time: MaxTime = None,
 ) -> None:
     """Train one student in two stages, and its teacher first if need be."""
-    from harness.orchestrate import run_experiment
+    from harness.methods.refilled import NAME
+    from harness.run.grid import run_experiment
 
     if n_workers and data_name in IN_MEMORY:
         raise UserError(
             f"--n-workers: {data_name} lies in memory and is batched on the device, without "
             "loader workers; use 0"
         )
-    os.environ["HARNESS_N_WORKERS"] = str(n_workers)
     schedule = given(epochs=n_training_epochs2, lr=lr2, milestones=points(point), gamma=gamma)
     dropout = given(dropout=dropout_rate)
     teacher = TEACHERS.get(teacher_network_name, {})
@@ -161,7 +160,7 @@ def train(
         "students": [
             {"network": student_network_name, **given(depth=depth, width=width, ca=ca), **dropout}
         ],
-        "methods": ["refilled"],
+        "methods": [NAME],
         "optimizer": given(batch_size=batch_size, momentum=mo, weight_decay=wd),
         "training": schedule,
         "stage1": given(epochs=n_training_epochs1, lr=lr1, tau1=tau1, relation=relation),
@@ -179,6 +178,7 @@ def train(
         jobs=jobs,
         device=device,
         max_seconds=seconds(max_time),
+        n_workers=n_workers,
         no_bar=flag_no_bar,
     )
     if status == 0:
@@ -201,6 +201,8 @@ def parse_arguments(raw: dict[str, Any]) -> Experiment:
     Raises:
         UserError: as for an experiment file, with the argument's name instead of the field's.
     """
+    from harness.spec.file import parse
+
     try:
         return parse(raw, "harness train")
     except UserError as error:
@@ -210,14 +212,14 @@ def parse_arguments(raw: dict[str, Any]) -> Experiment:
 
 
 def print_results(experiment: Experiment, store: Path) -> None:
-    from harness.orchestrate import plan_of
+    from harness.results import logged_name
+    from harness.run.grid import plan_of
     from harness.store import Store
-    from harness.track.mlflow_sync import metric_name
 
     plan, reported = plan_of(experiment), experiment.protocol.reported
     for entry in plan.entries:
         manifest = Store(store).directory(entry.fingerprint).manifest
         for result, values in manifest["results"].items():
             value = f"{100 * values[reported]:.2f} %"
-            print(f"{entry.name:<32} {metric_name(entry.stage, result):<28} {value}")
+            print(f"{entry.name:<32} {logged_name(entry.stage, result):<28} {value}")
     print(f"protocol {experiment.protocol.label}: {reported.replace('_', ' ')} epoch")

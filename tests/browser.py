@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from helpers import start
@@ -147,14 +148,14 @@ def teacher_page(shown: Dashboard) -> str:
     """The address of the model that the printed grid's teachers are versions of."""
     from mlflow import MlflowClient
 
-    from harness.track.views import model_page
+    from harness.track.views import WORKFLOW
 
     client = MlflowClient(shown.address)
     grid = re.search(r"experiments/(\d+)/", next(iter(shown.views.values())))
     assert grid is not None
     for version in client.search_model_versions():
         if client.get_run(version.run_id).info.experiment_id == grid[1]:
-            return model_page(shown.address, version.name)
+            return f"{shown.address.rstrip('/')}/#/models/{quote(version.name)}?{WORKFLOW}"
     raise AssertionError("no teacher of this experiment is registered")
 
 

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from analysis.collect import Bundle, export, read_bundle
-from harness.experiment_file import read
-from harness.orchestrate import plan_of
+from analysis.bundle import Bundle, export, read_bundle
+from harness.run.grid import plan_of
+from harness.spec.file import read
 
 FILE = "experiments/tiny.yaml"
 BUNDLE = Path("experiments/results/tiny.jsonl")

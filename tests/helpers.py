@@ -136,6 +136,11 @@ def mlflow_client(folder: Path, database: str = "mlflow.db"):  # type: ignore[no
     return MlflowClient(tracking_uri=f"sqlite:///{folder.resolve() / database}")
 
 
+def role(run: Any) -> str:
+    """What a run of MLflow shows: the stage of a cell, else its kind ("grid")."""
+    return run.data.tags.get("stage", run.data.tags["kind"])
+
+
 def runs_in(client: Any, name: str) -> list[Any]:
     """All runs of an experiment."""
     return list(client.search_runs([client.get_experiment_by_name(name).experiment_id]))

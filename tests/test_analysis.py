@@ -13,14 +13,16 @@ from bundles import BUNDLE, FILE, as_text, changed_bundle, exported, with_seeds
 from helpers import cells, one_error_line, snapshot, write_experiment
 from scipy import stats
 
-from analysis.collect import export, read_bundle
+from analysis.bundle import export, read_bundle
 from analysis.readme import replace_between_markers
 from analysis.statistics import estimate
-from analysis.tables import DASH, markdown, rows_of, runs_markdown
+from analysis.tables.results import DASH, markdown
+from analysis.tables.rows import rows_of
+from analysis.tables.runs import runs_markdown
 from harness.cli import main
 from harness.errors import UserError
-from harness.experiment_file import read
-from harness.orchestrate import plan_of
+from harness.run.grid import plan_of
+from harness.spec.file import read
 from harness.store import Store
 
 PAGE = "experiments/results/tiny.md"

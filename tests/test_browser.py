@@ -108,7 +108,7 @@ def test_the_table_of_cells(browser: Browser, shown: Dashboard, grid: Grid) -> N
     page = browser.open(shown.views["cells and accuracies"])
     look.cells(page)
     expect(page.get_by_text("16 matching runs")).to_be_visible()
-    expected = ["Run Name", "Created", "test_accuracy", "student", "method", "kind", "seed"]
+    expected = ["Run Name", "Created", "test_accuracy", "student", "method", "stage", "seed"]
     expected.append("selected_epoch")
     places = []
     for text in expected:
@@ -126,7 +126,7 @@ def test_the_table_of_cells(browser: Browser, shown: Dashboard, grid: Grid) -> N
         assert 100 * float(row["test_accuracy"]) == pytest.approx(percent, abs=0.006), name
         assert row["student"] in STUDENTS and row["student"] in name
         assert row["method"] == {"student": "plain"}.get(name.split()[0], name.split()[0])
-        assert row["kind"] in name and name.endswith(f" s{row['seed']}")
+        assert row["stage"] in name and name.endswith(f" s{row['seed']}")
         assert row["selected_epoch"] in {"1", "2"}
 
 

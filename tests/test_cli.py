@@ -8,10 +8,10 @@ import pytest
 import yaml
 from helpers import TINY, cells, one_error_line, snapshot, write_experiment
 
-import harness.orchestrate
+import harness.run.grid
 from harness.cli import main, published_spelling, seconds
 from harness.errors import UserError
-from harness.spec import Experiment
+from harness.spec.experiment import Experiment
 
 Output = pytest.CaptureFixture[str]
 
@@ -25,7 +25,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setattr(harness.orchestrate, "LocalExecutor", no_training)
+    monkeypatch.setattr(harness.run.grid, "make_executor", no_training)
     write_experiment(tmp_path / "tiny.yaml")
     (tmp_path / "file").write_text("")
     return tmp_path
@@ -109,7 +109,7 @@ def test_a_bug_is_one_line_and_status_1(
     def broken(*_: Any) -> None:
         raise ZeroDivisionError("one\ntwo")
 
-    monkeypatch.setattr(harness.orchestrate, "plan_of", broken)
+    monkeypatch.setattr(harness.run.grid, "plan_of", broken)
     assert main(["status", "tiny.yaml", *(["--debug"] if debug else [])]) == 1
     error = capsys.readouterr().err
     if debug:
@@ -292,7 +292,7 @@ class Trained:
 def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trained:
     found = Trained()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(harness.orchestrate, "run_experiment", found)
+    monkeypatch.setattr(harness.run.grid, "run_experiment", found)
     return found
 
 
@@ -481,7 +481,7 @@ def test_only_names_of_options_are_respelled() -> None:
 
 def test_an_experiment_survives_its_own_dump(trained: Trained, tmp_path: Path) -> None:
     """What MLflow keeps as experiment.resolved.json is an experiment file again."""
-    from harness.experiment_file import read
+    from harness.spec.file import read
 
     path = tmp_path / "again.yaml"
     path.write_text(yaml.safe_dump(TINY))

@@ -33,8 +33,8 @@ from harness.data.batches import DeviceImages, on_device
 from harness.data.options import CubOptions, FolderOptions, ParquetOptions
 from harness.data.packed import PackedImages
 from harness.errors import UserError
-from harness.experiment_file import parse
-from harness.spec import Experiment
+from harness.spec.experiment import Experiment
+from harness.spec.file import parse
 
 CPU = torch.device("cpu")
 

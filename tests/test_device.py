@@ -9,15 +9,15 @@ import torch
 from helpers import weights
 from test_training import KINDS, VERSION, Grid, tiny
 
-from harness.cell import run_cell
 from harness.data import load
 from harness.data.batches import Batch, DeviceImages, epoch_generator
 from harness.errors import UserError
 from harness.execute import DONE
 from harness.networks import build
+from harness.train.cell import run_cell
 from harness.train.device import be_deterministic, describe, resolve_device
 from harness.train.evaluate import autocast
-from harness.train.methods import METHODS, Context
+from harness.train.methods.base import Context, training_of
 
 DEVICE = "cuda"
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -152,7 +152,7 @@ def test_losses_equal_those_of_the_cpu(
         device = torch.device(name)
         images = {"train": DeviceImages(dataset, dataset.train, device)}
         context = Context(spec, images, 10, copy.deepcopy(teacher).to(device))
-        method = METHODS[kind](context)
+        method = training_of(kind, context)
         model = copy.deepcopy(student).to(device).train()
         with autocast(device, precision):
             values, _ = method.losses(model, first_batch(images["train"]), 0)

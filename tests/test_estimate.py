@@ -5,12 +5,13 @@ from typing import Any
 
 import pytest
 
+from harness.canonical import canonical
 from harness.data import load
 from harness.errors import UserError
-from harness.estimate import Speed, estimate, fit_budget, measure_networks
-from harness.experiment_file import parse
-from harness.plan import canonical, make_plan
-from harness.spec import Experiment
+from harness.plan import make_plan
+from harness.run.estimate import Speed, estimate, fit_budget, measure_networks
+from harness.spec.experiment import Experiment
+from harness.spec.file import parse
 from harness.store import Store
 
 

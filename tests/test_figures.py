@@ -18,26 +18,14 @@ from matplotlib.figure import Figure
 from PIL import Image
 from scipy import stats
 
-from analysis.collect import RESULTS, Bundle, read_bundle
+from analysis.bundle import RESULTS, Bundle, read_bundle
 from analysis.commands import figure_folder, make_figures
-from analysis.figures import DRAW, default_settings, draw_all
-from analysis.plotted import (
-    FIGURES,
-    OLD_BUNDLE,
-    Band,
-    NcmPoint,
-    accuracy_metric,
-    band,
-    bands,
-    confusion_matrix,
-    drawable,
-    most_confused,
-    ncm_points,
-    rank_correlation,
-    row_percent,
-    second_half,
-)
-from analysis.tables import markdown
+from analysis.figures import FIGURES, default_settings, draw_all, drawable
+from analysis.figures.base import OLD_BUNDLE
+from analysis.figures.confusion import confusion_matrix, most_confused, row_percent
+from analysis.figures.curves import Band, accuracy_metric, band, bands, second_half
+from analysis.figures.ncm import NcmPoint, ncm_points, rank_correlation
+from analysis.tables.results import markdown
 
 STUDENTS = ("wide", "narrow")
 METHODS = ("plain", "kd", "refilled", "refilled-triplet")
@@ -107,7 +95,7 @@ def made_up(
 
 def drawn(bundle: Bundle, name: str) -> Figure:
     with default_settings():
-        return DRAW[name](bundle)
+        return FIGURES[name].draw(bundle)
 
 
 def of(lines: list[Line], stage: str, method: str, student: str) -> list[Line]:

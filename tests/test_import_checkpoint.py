@@ -11,11 +11,11 @@ import torch
 
 from harness.errors import UserError
 from harness.execute.scheduler import begin
-from harness.experiment_file import parse
 from harness.import_checkpoint import import_checkpoint, infer_network
 from harness.networks import build
-from harness.orchestrate import plan_of
-from harness.spec import Experiment
+from harness.run.grid import plan_of
+from harness.spec.experiment import Experiment
+from harness.spec.file import parse
 from harness.store import Store
 
 TINY: dict[str, Any] = {

@@ -23,6 +23,7 @@ from helpers import (
     mlflow_client,
     one_error_line,
     processes_in,
+    role,
     runs_in,
     snapshot,
     start,
@@ -30,9 +31,9 @@ from helpers import (
     write_experiment,
 )
 
-import harness.orchestrate
+import harness.run.session
 from harness.cli import main
-from harness.track.mlflow_sync import Tracker
+from harness.track.sync import Tracker
 
 FILE = "experiments/tiny.yaml"
 EVERY_EPOCH = {"loss/total", "lr", "images_per_second", "seconds"}
@@ -56,7 +57,7 @@ RESULTS = {
 @pytest.fixture(scope="session")
 def logged(finished: Path) -> dict[str, Any]:
     """Kind -> run of the finished experiment; 'grid' is their parent."""
-    return {r.data.tags["kind"]: r for r in runs_in(mlflow_client(finished), "tiny")}
+    return {role(r): r for r in runs_in(mlflow_client(finished), "tiny")}
 
 
 @pytest.fixture
@@ -80,7 +81,7 @@ def n_rows(database: Path) -> int:
 
 def test_one_parent_and_one_child_a_cell(finished: Path, logged: dict[str, Any]) -> None:
     runs = runs_in(mlflow_client(finished), "tiny")
-    assert sorted(r.data.tags["kind"] for r in runs) == [
+    assert sorted(role(r) for r in runs) == [
         "grid",
         "kd",
         "stage1",
@@ -100,7 +101,8 @@ def test_tags_say_what_a_run_is(finished: Path, logged: dict[str, Any], kind: st
     cell = cells(finished)["supervised" if kind == "teacher" else kind]
     tags = logged[kind].data.tags
     expected = {
-        "kind": kind,
+        "kind": "cell",
+        "stage": kind,
         "teacher": "wrn-10-1",
         "student": "wrn-10-1",
         "method": {"teacher": "teacher", "kd": "kd"}.get(kind, "refilled"),
@@ -233,7 +235,7 @@ def test_a_deleted_run_is_made_again(elsewhere: Path) -> None:
     assert main(["sync", FILE]) == 0
     client = mlflow_client(elsewhere / "elsewhere")
     whole = content_of(client, "tiny")
-    victim = next(r for r in runs_in(client, "tiny") if r.data.tags["kind"] == "kd")
+    victim = next(r for r in runs_in(client, "tiny") if role(r) == "kd")
     client.delete_run(victim.info.run_id)
     (cells(elsewhere)["kd"] / "mlflow.json").unlink()
     assert main(["sync", FILE]) == 0
@@ -251,7 +253,7 @@ def test_the_same_cells_trained_in_another_store_are_other_runs(elsewhere: Path)
         (journal.parent / "mlflow.json").unlink()
     assert main(["sync", FILE, "--store", "new"]) == 0
     client = mlflow_client(elsewhere / "elsewhere")
-    runs = [r for r in runs_in(client, "tiny") if r.data.tags["kind"] == "stage2"]
+    runs = [r for r in runs_in(client, "tiny") if role(r) == "stage2"]
     assert len(runs) == 2
     for run in runs:
         assert len(client.get_metric_history(run.info.run_id, "loss/total")) == 2
@@ -274,7 +276,7 @@ def test_a_training_begun_anew_is_another_run(elsewhere: Path) -> None:
     (cell / "manifest.json").write_bytes(manifest)
     assert main(["sync", FILE]) == 0
     client = mlflow_client(elsewhere / "elsewhere")
-    runs = [r for r in runs_in(client, "tiny") if r.data.tags["kind"] == "kd"]
+    runs = [r for r in runs_in(client, "tiny") if role(r) == "kd"]
     steps = {
         r.info.status: [m.step for m in client.get_metric_history(r.info.run_id, "loss/total")]
         for r in runs
@@ -288,8 +290,8 @@ def test_a_journal_without_a_whole_line_is_not_sent(elsewhere: Path) -> None:
     (cell / "journal.jsonl").write_text('{"event":"sta')  # power cut in the first line
     assert main(["sync", FILE]) == 0
     runs = runs_in(mlflow_client(elsewhere / "elsewhere"), "tiny")
-    assert sorted(r.data.tags["kind"] for r in runs) == ["grid", "kd", "stage1", "teacher"]
-    assert next(r for r in runs if r.data.tags["kind"] == "grid").info.status == "KILLED"
+    assert sorted(role(r) for r in runs) == ["grid", "kd", "stage1", "teacher"]
+    assert next(r for r in runs if role(r) == "grid").info.status == "KILLED"
 
 
 def test_a_failed_cell_is_failed_with_its_error(elsewhere: Path) -> None:
@@ -298,7 +300,7 @@ def test_a_failed_cell_is_failed_with_its_error(elsewhere: Path) -> None:
     cell.append("failed", error="loss/total is nan in epoch 2")
     assert main(["sync", FILE]) == 0
     runs = runs_in(mlflow_client(elsewhere / "elsewhere"), "tiny")
-    run = next(r for r in runs if r.data.tags["kind"] == "stage2")
+    run = next(r for r in runs if role(r) == "stage2")
     assert run.info.status == "FAILED" and "nan in epoch 2" in run.data.tags["error"]
 
 
@@ -306,13 +308,15 @@ def test_a_failed_cell_is_failed_with_its_error(elsewhere: Path) -> None:
 
 
 def test_an_interrupted_run_is_killed_then_finished(interrupted: Interrupted) -> None:
-    before = {v["tags"]["kind"]: v for v in interrupted.mlflow_before.values()}
+    before = {
+        v["tags"].get("stage", v["tags"]["kind"]): v for v in interrupted.mlflow_before.values()
+    }
     assert before["teacher"]["status"] == "KILLED" and before["grid"]["status"] == "KILLED"
     sent = before["teacher"]["metrics"]["loss/total"]
     assert [step for step, _, _ in sent] == interrupted.before["supervised"]
 
     after = content_of(mlflow_client(interrupted.folder), "slow")
-    kinds = {v["tags"]["kind"]: v for v in after.values()}
+    kinds = {v["tags"].get("stage", v["tags"]["kind"]): v for v in after.values()}
     assert {v["status"] for v in after.values()} == {"FINISHED"} and len(after) == 5
     history = kinds["teacher"]["metrics"]["loss/total"]
     assert [step for step, _, _ in history] == list(range(1, 13))
@@ -363,8 +367,8 @@ def test_a_server_that_fails_in_mid_run_does_not_harm_training(
 ) -> None:
     shutil.copy(empty_database, tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
-    monkeypatch.setattr(harness.orchestrate, "SYNC_SECONDS", 0.05)
-    monkeypatch.setattr(harness.orchestrate.time, "sleep", lambda _: None)
+    monkeypatch.setattr(harness.run.session, "SYNC_SECONDS", 0.05)
+    monkeypatch.setattr(harness.run.session.time, "sleep", lambda _: None)
     file = write_experiment(tmp_path / "tiny.yaml", methods=["plain"])
     arguments = [str(file), "--store", str(tmp_path / "runs")]
 
@@ -381,7 +385,7 @@ def test_a_server_that_fails_in_mid_run_does_not_harm_training(
 
     assert main(["sync", *arguments]) == 0
     runs = runs_in(mlflow_client(tmp_path), "tiny")
-    assert sorted(r.data.tags["kind"] for r in runs) == ["grid", "student"]
+    assert sorted(role(r) for r in runs) == ["grid", "student"]
     assert {r.info.status for r in runs} == {"FINISHED"}
 
 
@@ -401,10 +405,10 @@ def test_a_deleted_experiment_is_one_clear_line(
 CONNECT = """
 import sys
 from pathlib import Path
-from harness.orchestrate import plan_of
-from harness.experiment_file import read
+from harness.run.grid import plan_of
+from harness.spec.file import read
 from harness.store import Store
-from harness.track.mlflow_sync import Tracker
+from harness.track.sync import Tracker
 tracker = Tracker(plan_of(read(Path("experiments/tiny.yaml"))), Store(Path(sys.argv[1])))
 import mlflow
 print("ready", flush=True)
@@ -440,7 +444,7 @@ def test_two_processes_create_one_experiment(finished_copy: Path) -> None:
     assert [p.returncode for p in both] == [0, 0], errors
     client = mlflow_client(finished_copy)
     assert [e.name for e in client.search_experiments()].count("tiny") == 1
-    kinds = sorted(r.data.tags["kind"] for r in runs_in(client, "tiny"))
+    kinds = sorted(role(r) for r in runs_in(client, "tiny"))
     assert kinds == ["grid", "kd", "stage1", "stage2", "teacher"]
 
 

@@ -15,9 +15,10 @@ import pytest
 import yaml
 
 import harness.plan
+from harness.canonical import canonical, differences
 from harness.data import Augmentation, Dataset, ImageSet
-from harness.experiment_file import override, parse, read
-from harness.plan import Cell, Plan, canonical, differences, make_plan
+from harness.plan import Cell, Plan, make_plan
+from harness.spec.file import override, parse, read
 
 ROOT = Path(__file__).resolve().parent.parent
 RAW = yaml.safe_load("""
@@ -245,10 +246,10 @@ def test_data_may_move_to_another_folder() -> None:
     here = "dataset={name: cifar100, path: /here}"
     there = "dataset={name: cifar100, path: /there, label: other}"
     assert list(plan_with(here).cells) == list(plan_with(there).cells)
-    assert plan_with(here).grid == plan_with(there).grid
+    assert plan_with(here).experiment.grid == plan_with(there).experiment.grid
     other = "dataset={name: cifar100, path: /here, validation: 100}"
     assert changed_stages(plan_with(here), plan_with(other)) == ALL
-    assert plan_with(here).grid != plan_with(other).grid
+    assert plan_with(here).experiment.grid != plan_with(other).experiment.grid
 
 
 def test_same_fingerprints_in_another_process() -> None:
@@ -285,7 +286,7 @@ def test_nan_has_no_fingerprint() -> None:
 
 
 def grids(assignments: Iterable[str]) -> set[str]:
-    return {plan_with(a).grid for a in assignments}
+    return {plan_with(a).experiment.grid for a in assignments}
 
 
 def test_grid_ignores_the_lists_that_may_grow() -> None:

@@ -21,10 +21,10 @@ from test_tune_resume import COMMAND, TUNING
 
 from harness.database import Lock, connect, with_timeouts, without_password
 from harness.errors import UserError
-from harness.experiment_file import read
-from harness.orchestrate import plan_of
+from harness.run.grid import plan_of
+from harness.spec.file import read
 from harness.store import Store
-from harness.track.mlflow_sync import current_training
+from harness.track.sync import current_training
 
 # The digits grid of one seed, two epochs each: all 24 cells, and the 8 of two methods.
 GRID = ("--set", "seeds=[0]", "--set", "epochs_scale=0.1")
@@ -177,8 +177,8 @@ def test_a_database_that_stays_away(tmp_path: Path) -> None:
 
 def test_a_server_that_hangs_does_not_hold_the_training(tmp_path: Path) -> None:
     """Its processes are stopped, not ended: connections stay open and nothing answers."""
-    import harness.orchestrate as orchestrate
-    from harness.track.mlflow_sync import Tracker
+    import harness.run.session as session
+    from harness.track.sync import Tracker
 
     file = tmp_path / "tiny.yaml"
     file.write_text(yaml.safe_dump(TINY))
@@ -189,14 +189,14 @@ def test_a_server_that_hangs_does_not_hold_the_training(tmp_path: Path) -> None:
         time.sleep(3)
         answered.append(True)
 
-    sync = orchestrate.BackgroundSync(tracker)
+    sync = session.BackgroundSync(tracker)
     sync.start()
     started = time.monotonic()
     sync.finish(stuck, silence=0.5)
     assert time.monotonic() - started < 2.5 and not answered
     sync.join()
-    tracker.heard = time.monotonic() + 60  # it answers all the time
-    patient = orchestrate.BackgroundSync(tracker)
+    tracker.server.heard = time.monotonic() + 60  # it answers all the time
+    patient = session.BackgroundSync(tracker)
     patient.start()
     patient.finish(stuck, silence=0.5)
     assert len(answered) == 2

@@ -11,18 +11,19 @@ import torch
 from bundles import BUNDLE, FILE, exported
 from helpers import TINY, cells, epochs_of, one_error_line
 
-import analysis.collect
-import harness.cell
-from analysis.collect import read_bundle, read_predictions
-from analysis.plotted import OLD_CELLS, confusion_matrix, drawable
-from harness.cell import run_cell
+import analysis.bundle
+import harness.train.cell
+from analysis.bundle import read_bundle, read_predictions
+from analysis.figures import drawable
+from analysis.figures.confusion import OLD_CELLS, confusion_matrix
 from harness.cli import main
 from harness.data import load
 from harness.execute import DONE
-from harness.experiment_file import override, parse
 from harness.plan import make_plan
+from harness.spec.file import override, parse
 from harness.store import CellDir, Store
-from harness.train.methods import Supervised
+from harness.train.cell import run_cell
+from harness.train.methods.base import Classifier
 
 VERSION = {"commit": "0" * 40, "dirty": False}
 
@@ -80,17 +81,17 @@ def test_predictions_are_those_of_the_selected_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, protocol: str, epoch: int, form: str
 ) -> None:
     """Validation says epoch 1, the test set (here: told to) epoch 2."""
-    real = Supervised.evaluate
+    real = Classifier.evaluate
     measured = []
 
-    def evaluate(self: Supervised, model: Any, epoch: int) -> dict[str, float]:
+    def evaluate(self: Classifier, model: Any, epoch: int) -> dict[str, float]:
         result = real(self, model, epoch) or {}
         measured.append(result["test/accuracy"])
         if "legacy" in protocol:
             result["test/accuracy"] = [0.1, 0.9, 0.1][epoch]
         return result | {"validation/accuracy": [0.9, 0.1, 0.1][epoch]}
 
-    monkeypatch.setattr(Supervised, "evaluate", evaluate)
+    monkeypatch.setattr(Classifier, "evaluate", evaluate)
     directory = plain_cell(tmp_path, protocol, "training.epochs=3")
     assert go(directory) == DONE
     assert directory.manifest["selected_epoch"] == epoch
@@ -115,7 +116,7 @@ def test_a_kill_around_the_predictions_is_harmless(
     class Killed(BaseException):
         pass
 
-    real = harness.cell.write_atomically
+    real = harness.train.cell.write_atomically
 
     def write(path: Path, data: bytes) -> None:
         if when == "after" or path.name != "predictions.npz":
@@ -125,7 +126,7 @@ def test_a_kill_around_the_predictions_is_harmless(
 
     directory = plain_cell(tmp_path)
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(harness.cell, "write_atomically", write)
+        patch.setattr(harness.train.cell, "write_atomically", write)
         go(directory)
     assert not directory.is_done
     assert (directory / "predictions.npz").exists() == (when == "after")
@@ -172,7 +173,7 @@ def test_rows_of_the_matrix_are_the_test_images(finished: Path) -> None:
 
 
 def test_too_many_names_are_left_out(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(analysis.collect, "MOST_NAMES", 9)
+    monkeypatch.setattr(analysis.bundle, "MOST_NAMES", 9)
     bundle = read_bundle(BUNDLE, exported(finished))
     assert bundle.class_names is None
     matrix = confusion_matrix(bundle)

@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 import yaml
-from helpers import TINY, call, cells, mlflow_client, one_error_line, runs_in, weights
+from helpers import TINY, call, cells, mlflow_client, one_error_line, role, runs_in, weights
 from test_tune_resume import TUNING
 
-from analysis.collect import read_bundle
-from analysis.tables import cell_estimate, rows_of, students_of
-from harness.experiment_file import parse, read
-from harness.orchestrate import plan_of
+from analysis.bundle import read_bundle
+from analysis.tables.rows import cell_estimate, rows_of, students_of
+from harness.run.grid import plan_of
+from harness.spec.file import parse, read
 from harness.store import Store
 from harness.track import grid_run
-from harness.track.mlflow_sync import Tracker
 from harness.track.registry import look_up
+from harness.track.sync import Tracker
 
 FILE = "experiments/tiny.yaml"
 NAME = "tiny-wrn-10-1"
@@ -41,7 +41,7 @@ def harness(folder: Path, *arguments: str, status: int = 0) -> str:
 
 
 def grid_of(folder: Path) -> Any:
-    return next(r for r in runs_in(mlflow_client(folder), "tiny") if r.data.tags["kind"] == "grid")
+    return next(r for r in runs_in(mlflow_client(folder), "tiny") if role(r) == "grid")
 
 
 def taught(folder: Path, teacher: str = f"models:/{NAME}@teacher", **changes: Any) -> str:
@@ -62,7 +62,7 @@ def test_of_two_hosts_that_create_it_at_once_the_earlier_counts(
 
     def meanwhile(seconds: float) -> None:
         """Another host, whose run was stamped earlier and arrives later."""
-        tags = {"kind": "grid", "grid": plan.grid}
+        tags = {"kind": "grid", "grid": plan.experiment.grid}
         others.append(client.create_run(experiment, start_time=1, tags=tags).info.run_id)
 
     monkeypatch.setattr(grid_run.time, "sleep", meanwhile)
@@ -103,7 +103,7 @@ def test_every_number_of_the_page_leads_to_its_run(finished: Path) -> None:
             (text,) = parse_qs(query)["searchFilter"]
             assert unquote(text) == text
             (found,) = client.search_runs([run.info.experiment_id], text)
-            kinds.append(found.data.tags["kind"])
+            kinds.append(role(found))
     assert kinds == ["teacher", "teacher", "kd", "stage1", "stage1", "stage2"]
 
 
@@ -122,7 +122,7 @@ def test_before_the_end_the_page_says_so(here: Path) -> None:
     )
     tracker.sync()
     runs = runs_in(mlflow_client(here, "other.db"), "tiny")
-    (grid,) = [r for r in runs if r.data.tags["kind"] == "grid"]
+    (grid,) = [r for r in runs if role(r) == "grid"]
     note = grid.data.tags["mlflow.note.content"]
     assert "stands here when every cell is done" in note and "|" not in note
 
@@ -145,7 +145,7 @@ def test_a_smaller_table_does_not_replace_a_larger_one(here: Path) -> None:
 
 def test_one_metric_for_the_column_of_every_cell(finished: Path) -> None:
     for run in runs_in(mlflow_client(finished), "tiny"):
-        kind, metrics = run.data.tags["kind"], run.data.metrics
+        kind, metrics = role(run), run.data.metrics
         name = {"stage1": "stage1/ncm_train_centers"}.get(kind, f"{kind}/test_accuracy")
         assert kind == "grid" or metrics["test_accuracy"] == round(metrics[name], 4)
 
@@ -160,7 +160,7 @@ def test_the_teacher_is_registered(finished: Path) -> None:
     version = client.get_model_version_by_alias(NAME, "teacher")
     assert client.get_model_version_by_alias(NAME, "seed-0").version == version.version
     run = client.get_run(version.run_id)
-    assert run.data.tags["kind"] == "teacher"
+    assert role(run) == "teacher"
     data = (cell / "model.pt").read_bytes()
     assert version.tags["sha256"] == hashlib.sha256(data).hexdigest()
     assert json.loads(version.tags["network"])["depth"] == 10

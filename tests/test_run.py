@@ -269,7 +269,7 @@ def test_two_runs_at_once_train_every_cell_once(twice: Path) -> None:
 
 
 def test_a_cell_on_its_own_stops_on_request(finished_copy: Path) -> None:
-    """What every executor runs: `python -m harness.cell DIR`."""
+    """What every executor runs: `python -m harness.train.cell DIR`."""
     cell = cells(finished_copy)["supervised"]
     for name in ("manifest.json", "journal.jsonl"):
         (cell / name).unlink()
@@ -277,7 +277,7 @@ def test_a_cell_on_its_own_stops_on_request(finished_copy: Path) -> None:
     description["spec"]["training"]["epochs"] = 500
     (cell / "cell.json").write_text(json.dumps(description))
     process = subprocess.Popen(
-        [sys.executable, "-m", "harness.cell", str(cell.path), "--device", "cpu"],
+        [sys.executable, "-m", "harness.train.cell", str(cell.path), "--device", "cpu"],
         env=environment(),
         cwd=finished_copy,
     )

@@ -12,8 +12,8 @@ from helpers import TINY
 from harness.errors import UserError
 from harness.execute import BUSY, DONE, FAILED, STOPPED
 from harness.execute.scheduler import OutOfTime, Progress, begin, run
-from harness.experiment_file import parse
 from harness.plan import Cell, Plan
+from harness.spec.file import parse
 from harness.store import CellDir, Store
 
 

@@ -12,8 +12,9 @@ import yaml
 from pydantic import ValidationError
 
 from harness.errors import UserError
-from harness.experiment_file import override, parse, read
-from harness.spec import Stage2, StepSchedule
+from harness.methods.base import StepSchedule
+from harness.methods.refilled import Stage2Settings
+from harness.spec.file import override, parse, read
 
 ROOT = Path(__file__).resolve().parent.parent
 DIGITS = ROOT / "experiments" / "digits.yaml"
@@ -108,7 +109,7 @@ def test_defaults_are_those_of_the_2021_release() -> None:
     ("epochs", "milestones"),
     [(200, (100, 140, 180)), (20, (10, 14, 18)), (10, (5, 7, 9)), (3, (1, 2)), (2, (1,)), (1, ())],
 )
-@pytest.mark.parametrize("model", [StepSchedule, Stage2])
+@pytest.mark.parametrize("model", [StepSchedule, Stage2Settings])
 def test_default_milestones(
     model: type[StepSchedule], epochs: int, milestones: tuple[int, ...]
 ) -> None:
@@ -346,7 +347,7 @@ def test_published_file_must_exist(tmp_path: Path) -> None:
 
 def test_checking_and_planning_need_no_torch() -> None:
     code = (
-        "import sys, harness.experiment_file, harness.plan, harness.cli\n"
+        "import sys, harness.spec.file, harness.plan, harness.cli\n"
         "print([m for m in ('torch', 'mlflow', 'optuna', 'analysis') if m in sys.modules])"
     )
     done = subprocess.run(

@@ -320,11 +320,11 @@ def test_prepare_keeps_what_is_there(tmp_path: Path) -> None:
     assert store.directory(cell.fingerprint).path == first.path
 
 
-def test_prepare_keeps_the_place_of_the_data_beside_the_cell(tmp_path: Path) -> None:
+def test_prepare_keeps_the_options_beside_the_cell(tmp_path: Path) -> None:
     store, cell = Store(tmp_path), Cell("kd", {})
     before = (store.prepare(cell) / "cell.json").read_bytes()
     assert names(store.directory(cell.fingerprint).path) == ["cell.json"]
     for path in ("/here", "/there"):
         directory = store.prepare(cell, {"path": path})
-        assert json.loads((directory / "data.json").read_text()) == {"path": path}
+        assert directory.options == {"path": path}
         assert (directory / "cell.json").read_bytes() == before

@@ -17,19 +17,20 @@ import torch
 from helpers import ROOT, epochs_of, wait_until, weights
 from torch import Tensor
 
-import harness.cell
-from harness.cell import run_cell, summary
+import harness.train.cell
 from harness.data import Dataset, ImageSet, join_validation, load
 from harness.data.batches import DeviceImages, Images
 from harness.execute import BUSY, DONE, FAILED, STOPPED, WRONG_INPUT
-from harness.experiment_file import override, parse
 from harness.networks import build
 from harness.plan import Cell, Plan, make_plan
+from harness.results import summary
+from harness.spec.file import override, parse
 from harness.store import CellDir, Store
+from harness.train.cell import run_cell
 from harness.train.checkpoint import build_network, copy_state, load_model, to_bytes
 from harness.train.evaluate import accuracy
 from harness.train.loop import Best
-from harness.train.methods import Context, Stage2, Supervised
+from harness.train.methods.base import Classifier, Context, training_of
 from harness.train.schedule import cosine_lr, multistep_lr
 
 CPU = torch.device("cpu")
@@ -115,7 +116,7 @@ class StopAfter:
 
 def command(directory: CellDir) -> list[str]:
     return [
-        *(sys.executable, "-m", "harness.cell", str(directory.path)),
+        *(sys.executable, "-m", "harness.train.cell", str(directory.path)),
         *("--device", "cpu", "--threads", "1"),
     ]
 
@@ -268,8 +269,8 @@ def test_sigterm_stops_cleanly_and_a_process_continues(
 
     # Goes on in a process that shows what it imported: a bare node has none of these.
     code = (
-        "import sys, harness.cell\n"
-        "status = harness.cell.main()\n"
+        "import sys, harness.train.cell\n"
+        "status = harness.train.cell.main()\n"
         "print([m for m in ('mlflow', 'optuna', 'typer', 'analysis') if m in sys.modules])"
         "\nsys.exit(status)"
     )
@@ -389,7 +390,7 @@ def test_teacher_is_frozen_and_in_eval_mode(
             teachers.append(self.teacher)
 
     modes: set[bool] = set()
-    monkeypatch.setattr(harness.cell, "Context", Watched)
+    monkeypatch.setattr(harness.train.cell, "Context", Watched)
     _, directory = copy_without(trained, kind, tmp_path)
     assert go(directory) == DONE
     (teacher,) = teachers
@@ -491,12 +492,12 @@ def test_selection(
     from the checkpoint."""
     states = {}
 
-    def evaluate(self: Supervised, model: Any, epoch: int) -> dict[str, float]:
+    def evaluate(self: Classifier, model: Any, epoch: int) -> dict[str, float]:
         states[epoch + 1] = copy_state(model)
         given = {"validation/accuracy": VALIDATION[epoch], "test/accuracy": TEST[epoch]}
         return {k: v for k, v in given.items() if k.split("/")[0] in self.context.evaluated}
 
-    monkeypatch.setattr(Supervised, "evaluate", evaluate)
+    monkeypatch.setattr(Classifier, "evaluate", evaluate)
     grid = tiny(tmp_path, protocol, "training.epochs=4")
     directory = grid.directory("supervised")
     if stopped:
@@ -559,7 +560,7 @@ def test_legacy_centers_come_from_augmented_images(trained: Grid) -> None:
 
     def centers(center_images: str) -> Tensor:
         spec = {**cell.spec, "center_images": center_images}
-        result = Stage2(Context(spec, images, 10, teacher)).centers
+        result = training_of("stage2", Context(spec, images, 10, teacher)).centers
         assert result is not None
         return result
 
@@ -625,7 +626,7 @@ def test_cells_train_without_a_test_split(tmp_path: Path, monkeypatch: pytest.Mo
 
     once = [f"{part}.epochs=1" for part in ("training", "stage1", "stage2")]
     grid = without_test(tiny(tmp_path, *once))
-    monkeypatch.setattr(harness.cell, "on_device", on_device)
+    monkeypatch.setattr(harness.train.cell, "on_device", on_device)
     train_all(grid)
     assert parts == [297, 100] * 4
     for kind in KINDS:
@@ -787,7 +788,7 @@ def test_any_other_error_is_one_line_in_the_journal(
     def broken(*_: Any) -> None:
         raise ZeroDivisionError("for a test")
 
-    monkeypatch.setattr(harness.cell, "load", broken)
+    monkeypatch.setattr(harness.train.cell, "load", broken)
     directory = tiny(tmp_path).directory("supervised")
     assert go(directory) == FAILED
     assert failure(directory) == "ZeroDivisionError: for a test"

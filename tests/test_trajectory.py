@@ -17,7 +17,7 @@ from harness.networks.base import Network
 from harness.store import CellDir
 from harness.train import loop
 from harness.train.checkpoint import build_network
-from harness.train.methods import METHODS, Context
+from harness.train.methods.base import Context, training_of
 
 TEACHER, STUDENT = ({"network": "wide_resnet", "depth": 10, "width": w} for w in (2, 1))
 RUNS = ("teacher", "plain", "stage1_triplet", "stage2_triplet", "stage1_tuple", "stage2_tuple")
@@ -66,7 +66,7 @@ def train(
     model = build_network(network, 10).double()
     model.load_state_dict(state)
     images = {part: Ordered(*data[part]) for part in ("train", "test")}
-    method = METHODS[kind](Context(spec, images, 10, teacher))  # type: ignore[arg-type]
+    method = training_of(kind, Context(spec, images, 10, teacher))  # type: ignore[arg-type]
     run, losses = Run(), method.losses
 
     def watched(model: Network, batch: Any, epoch: int) -> Any:

@@ -18,17 +18,16 @@ from harness import cli
 from harness.data import DATASETS, DigitsOptions, load
 from harness.errors import UserError
 from harness.execute import DONE, FAILED, STOPPED
-from harness.experiment_file import read
 from harness.plan import make_plan
+from harness.spec.file import read
 from harness.store import CellDir, Store
-from harness.tune.batches import TrialsFailed
 from harness.tune.export import epochs_trained, write_bundle
-from harness.tune.run import Session, identity_of
-from harness.tune.rungs import epochs_of_batch, rung_epochs, survivors
-from harness.tune.spec import read_tuning
+from harness.tune.halving import TrialsFailed, rung_epochs, survivors
+from harness.tune.run import Search, identity_of
 from harness.tune.storage import only_orchestrator, open_storage
 from harness.tune.study import Study, sample
 from harness.tune.trials import cells_of
+from harness.tune.tuning_file import read_tuning
 from harness.tune.winner import tuned_path, write_winner
 
 LONG = TINY | {"training": {"epochs": 20}, "stage1": {"epochs": 20}, "stage2": {"epochs": 20}}
@@ -123,17 +122,17 @@ class JournalWriter:
         pass
 
 
-def session(file: Path, executor: Any, storage: str = "", sets: list[str] | None = None) -> Session:
+def session(file: Path, executor: Any, storage: str = "", sets: list[str] | None = None) -> Search:
     tuning = read_tuning(file, sets)
     store = Store(file.parent / "runs")
     store.create()
     dataset = load(tuning.base.dataset, with_test=False)
     opened = open_storage(storage or str(store.root / "tuning" / "tiny.journal"), "")
     studies = [Study(opened, tuning, m, identity_of(tuning, dataset, m)) for m in tuning.spaces]
-    return Session(tuning, store, dataset, studies, executor)
+    return Search(tuning, store, dataset, studies, executor)
 
 
-def content(done: Session) -> dict[str, Any]:
+def content(done: Search) -> dict[str, Any]:
     """Everything a study says, but times."""
     return {
         f"{s.method} {t.number}": (t.state.name, t.value, t.params, t.intermediate_values)
@@ -151,7 +150,7 @@ def no_power_cuts() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Session, Any]]:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Search, Any]]:
     """30 trials of each method, and the best again."""
     done = session(write(tmp_path_factory.mktemp("whole")), JournalWriter())
     yield done, done.run()
@@ -173,8 +172,8 @@ def test_thirty_trials_cost_less_than_45_percent_of_thirty_trainings(whole: Any)
     epochs = epochs_trained(done.cells, done.store)
     assert epochs["refilled"]["alone"] == 30 * (20 + 20)
     assert epochs["refilled"]["trained"] <= 0.45 * 30 * (20 + 20), epochs
-    # At most one stage 1 a value of tau1; the rest as computed from the rungs.
-    assert epochs["refilled"]["trained"] <= 5 * 20 + 5 * epochs_of_batch(6, 0.5, [5, 10], 20)
+    # At most one stage 1 a value of tau1; of a batch six train to 5, three to 10 and two to 20.
+    assert epochs["refilled"]["trained"] <= 5 * 20 + 5 * (6 * 5 + 3 * 5 + 2 * 10)
     assert epochs["plain"] == {"trained": 5 * 65, "alone": 30 * 20}
     assert epochs["kd"] == epochs["plain"]
 
@@ -211,7 +210,6 @@ def test_halving() -> None:
     assert survivors(values, 0.5, "maximize") == [1, 2, 4]
     assert survivors(values, 0.2, "maximize") == [1]  # of equal ones the earlier
     assert survivors(values, 0.4, "minimize") == [0, 3]
-    assert epochs_of_batch(6, 0.5, [5, 10], 20) == 65
 
 
 # -- the same trials, always --------------------------------------------------------------------
@@ -431,7 +429,7 @@ def test_the_tuned_file_is_an_ordinary_experiment(whole: Any) -> None:
 
 
 def test_the_caption_shows_the_budget_of_each_method() -> None:
-    from analysis.tables import tuning_budget
+    from analysis.tables.results import tuning_budget
 
     tuned = {"plain": {"trials": 30}, "refilled": {"trials": None}}
     (line,) = tuning_budget({"methods": ["plain", "kd", "refilled"], "tuned": tuned})

@@ -15,11 +15,11 @@ from helpers import TINY, call, environment, mlflow_client, one_error_line, star
 from PIL import Image
 
 from harness.data import load
-from harness.experiment_file import read
 from harness.plan import make_plan
+from harness.spec.file import read
 from harness.store import Store
-from harness.tune.spec import read_tuning
 from harness.tune.trials import cells_of
+from harness.tune.tuning_file import read_tuning
 
 TUNING: dict[str, Any] = {
     "name": "tiny",
@@ -206,7 +206,7 @@ import sys
 opened = []
 sys.addaudithook(lambda event, args: event == "open" and opened.append(str(args[0])))
 sys.argv = ["cell", {str(directory.path)!r}, "--device", "cpu"]
-from harness.cell import main
+from harness.train.cell import main
 status = main()
 assert status == 0, status
 assert any("journal.jsonl" in path for path in opened)

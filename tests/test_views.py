@@ -10,7 +10,7 @@ from helpers import mlflow_client, one_error_line
 
 from harness.cli import main
 from harness.track.ui import MAX_OTHERS, what_to_open
-from harness.track.views import KIND, TAG, experiment_tags, first_views, model_page, runs_page
+from harness.track.views import KIND, TAG, experiment_tags, first_views, runs_page
 
 RUN = "0123456789abcdef0123456789abcdef"
 
@@ -49,8 +49,6 @@ def test_conditions_survive_an_address() -> None:
     url = runs_page("7", {"roles": "%student%", "student": "wrn-10-1"})
     assert query(url)["searchFilter"] == ["tags.roles LIKE '%student%' and tags.student='wrn-10-1'"]
     assert not set(url) & set(" ()|"), "it stands in a Markdown table"
-    assert query(model_page("http://x", "a/b c"))["workflowType"] == ["machine_learning"]
-    assert "/models/a%2Fb%20c?" in model_page("http://x", "a/b c")
 
 
 def grid_run(client: Any, experiment: str, name: str, start: int, end: int) -> str:

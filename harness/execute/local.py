@@ -25,8 +25,8 @@ def cell_process(
     os.dup2(log, 1)
     os.dup2(log, 2)
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    from harness.cell import run_cell
     from harness.store import CellDir
+    from harness.train.cell import run_cell
 
     sys.exit(run_cell(CellDir(directory), device, threads, version))
 
@@ -49,6 +49,17 @@ def threads_for(jobs: int) -> int:
 SPIN = ("GOMP_SPINCOUNT", "3000")
 
 
+# harness.cli is what a child would import again as the main script; the others are what a cell
+# imports, some on first use, which would cost each of them seconds.
+PRELOADED = [
+    "harness.train.cell",
+    "harness.cli",
+    "sklearn.datasets",
+    "torch._dynamo",
+    "torch._inductor",
+]
+
+
 class LocalExecutor:
     """Up to `capacity` cells at once."""
 
@@ -57,11 +68,7 @@ class LocalExecutor:
         self._arguments = (device, threads_for(jobs), version)
         os.environ.setdefault(*SPIN)
         self._context = multiprocessing.get_context("forkserver")
-        # harness.cli is what a child would import again as the main script; the last three are
-        # what a cell imports on first use, which would cost each of them seconds.
-        forkserver.set_forkserver_preload(
-            ["harness.cell", "harness.cli", "sklearn.datasets", "torch._dynamo", "torch._inductor"]
-        )
+        forkserver.set_forkserver_preload(PRELOADED)
         self._running: dict[Path, ForkServerProcess] = {}
 
     def warm_up(self) -> None:

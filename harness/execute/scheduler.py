@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from harness.errors import UserError
 from harness.execute import BUSY, DONE, STOPPED, Executor
@@ -48,15 +49,14 @@ def begin(plan: Plan, store: Store) -> Progress:
     Raises:
         UserError: a checkpoint that a cell would go on from, or start from, is broken.
     """
-    state = {}
-    for fingerprint, cell in plan.cells.items():
-        state[fingerprint] = _at_rest(store.directory(fingerprint)) or "waiting"
-        registered = plan.experiment.teacher_source  # `harness run` has fetched it by now
-        if cell.kind == "imported" and state[fingerprint] != "done" and not registered:
-            raise UserError(
-                f"teacher_checkpoint: {cell.spec['checkpoint'][:12]}... is not in {store.root}; "
-                "`harness import-checkpoint FILE EXPERIMENT` puts it there"
-            )
+    state = {f: _at_rest(store.directory(f)) or "waiting" for f in plan.cells}
+    registered = plan.experiment.teacher_source  # `harness run` has fetched it by now
+    imported = plan.imported_teacher()
+    if imported and state[imported[0]] != "done" and not registered:
+        raise UserError(
+            f"teacher_checkpoint: {imported[1].spec['checkpoint'][:12]}... is not in {store.root}; "
+            "`harness import-checkpoint FILE EXPERIMENT` puts it there"
+        )
     sources = set()
     for fingerprint, cell in plan.cells.items():
         if state[fingerprint] != "done":
@@ -70,6 +70,7 @@ def begin(plan: Plan, store: Store) -> Progress:
 def run(
     progress: Progress,
     executor: Executor,
+    options: dict[str, Any] | None = None,
     max_seconds: float | None = None,
     on_change: Callable[[str | None], None] = lambda _: None,
     interval: float = 0.5,
@@ -77,6 +78,7 @@ def run(
     """Run until every cell is done, failed or skipped. One failure stops its children only.
 
     Args:
+        options: of every cell's training (`Store.prepare`).
         on_change: called with the fingerprint of each cell that ended, and with None between.
 
     Raises:
@@ -84,7 +86,6 @@ def run(
         KeyboardInterrupt: passed on, with all cells stopped likewise.
     """
     plan, store, state = progress.plan, progress.store, progress.state
-    data = plan.experiment.dataset.model_dump(mode="json")
     by_path = {store.directory(f).path: f for f in plan.cells}
     deadline = None if max_seconds is None else progress.started + max_seconds
     try:
@@ -93,7 +94,7 @@ def run(
                 raise OutOfTime
             _look_elsewhere(progress)
             for fingerprint in _ready(progress)[: executor.capacity - progress.count("running")]:
-                executor.submit(store.prepare(plan.cells[fingerprint], data).path)
+                executor.submit(store.prepare(plan.cells[fingerprint], options).path)
                 state[fingerprint] = "running"
             wait = interval if deadline is None else min(interval, deadline - time.monotonic())
             for path, status in executor.poll(max(0.0, wait)):

@@ -5,9 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from harness.errors import UserError
 from harness.plan import Plan
 from harness.track.environment import is_server
 from harness.track.views import experiment_tags
@@ -23,32 +22,6 @@ SETTLE_SECONDS = 1.0
 Page = Callable[[Plan, str, Path], tuple[str, list[Path]]]
 
 
-def find_experiment(client: MlflowClient, name: str, uri: str) -> str:
-    """The id of the experiment, which is created if there is none.
-
-    Raises:
-        UserError: it was deleted.
-    """
-    from mlflow.exceptions import MlflowException
-
-    found = client.get_experiment_by_name(name)
-    if found is None:
-        # A server keeps artifacts itself.
-        location = None if is_server(uri) else (Path("mlartifacts").resolve() / name).as_uri()
-        try:
-            return client.create_experiment(name, artifact_location=location)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-            found = client.get_experiment_by_name(name)
-    if found is None or found.lifecycle_stage != "active":
-        raise UserError(
-            f"MLflow: experiment {name!r} is deleted at {uri}; restore it there "
-            "(`mlflow experiments restore`) or change the experiment's name"
-        )
-    return found.experiment_id
-
-
 def find_grid_run(
     client: MlflowClient, experiment_id: str, plan: Plan, uri: str
 ) -> tuple[str, bool]:
@@ -61,12 +34,12 @@ def find_grid_run(
     experiment = plan.experiment
     tags = {
         "kind": "grid",
-        "grid": plan.grid,
+        "grid": plan.experiment.grid,
         "protocol": experiment.protocol.label,
         NOTE: f"{experiment.description}\n\nThe result stands here when every cell is done.",
     }
     run = client.create_run(
-        experiment_id, run_name=f"grid {experiment.name} {plan.grid[:6]}", tags=tags
+        experiment_id, run_name=f"grid {experiment.name} {plan.experiment.grid[:6]}", tags=tags
     )
     # A server offers no lock that two hosts share: both may have created it. The first one counts;
     # after the pause both hosts see both runs. A database has a lock (Tracker.connect).
@@ -87,7 +60,9 @@ def _save_views(client: MlflowClient, run: Run) -> None:
 
 
 def _grid_runs(client: MlflowClient, experiment_id: str, plan: Plan) -> list[Run]:
-    found = client.search_runs([experiment_id], f"tags.kind = 'grid' and tags.grid = '{plan.grid}'")
+    found = client.search_runs(
+        [experiment_id], f"tags.kind = 'grid' and tags.grid = '{plan.experiment.grid}'"
+    )
     return sorted(found, key=lambda run: (run.info.start_time, run.info.run_id))
 
 
@@ -96,12 +71,3 @@ def present(client: MlflowClient, run_id: str, text: str, files: list[Path]) -> 
     client.set_tag(run_id, NOTE, text)
     for file in files:
         client.log_artifact(run_id, str(file), RESULT)
-
-
-def log_params(client: MlflowClient, run_id: str, values: dict[str, Any]) -> None:
-    """Params of any number and length, as far as MLflow keeps them (500 characters)."""
-    from mlflow.entities import Param
-
-    params = [Param(k, str(v)[:500]) for k, v in values.items()]
-    for start in range(0, len(params), 100):
-        client.log_batch(run_id, params=params[start : start + 100])

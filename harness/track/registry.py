@@ -6,7 +6,6 @@ tags say which network it is and the SHA-256 of its file; a file with another di
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import sys
@@ -15,9 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.canonical import canonical
+from harness.data import Dataset
 from harness.database import without_password
 from harness.errors import UserError, one_line
-from harness.plan import Plan, canonical
+from harness.plan import TEACHER, Plan
+from harness.results import ACCURACY
+from harness.spec.file import is_registered
 from harness.store import CellDir, Store
 from harness.track.environment import prepare_environment, tracking_uri
 
@@ -47,7 +50,7 @@ def register(
     from mlflow.exceptions import MlflowException
 
     experiment, manifest = plan.experiment, directory.manifest
-    seed = next(e.seed for e in plan.entries_of(fingerprint) if e.stage == "teacher")
+    seed = next(e.seed for e in plan.entries_of(fingerprint) if e.stage == TEACHER)
     name = model_name(plan)
     try:
         client.create_registered_model(
@@ -62,7 +65,7 @@ def register(
     if known:
         version = known[0]
     else:
-        accuracy = manifest["results"].get("accuracy", {}).get(experiment.protocol.reported)
+        accuracy = manifest["results"].get(ACCURACY, {}).get(experiment.protocol.reported)
         shown = "" if accuracy is None else f", test accuracy {100 * accuracy:.2f} %"
         version = client.create_model_version(
             name,
@@ -137,19 +140,43 @@ def _version(name: str, alias: str | None, number: str | None, uri: str) -> Mode
         ) from None
 
 
-def fetch(plan: Plan, store: Store, device: str) -> None:
+def resolve(raw: dict[str, Any]) -> dict[str, Any]:
+    """An experiment's fields with a registered teacher, if it names one, looked up: a step of its
+    own between reading a file and checking it, as it asks the tracking server.
+
+    Raises:
+        UserError: no such model, or not the file that the experiment expects.
+    """
+    uri, expected = raw.get("teacher"), raw.get("teacher_checkpoint")
+    if not is_registered(uri):
+        return raw
+    found = look_up(str(uri))
+    if expected not in (None, found.sha256):
+        raise UserError(
+            f"teacher_checkpoint: {uri} is now {found.source} with the SHA-256 {found.sha256}, not "
+            f"{str(expected)[:12]}...; name the version that you mean, or take the new SHA-256"
+        )
+    return {
+        **raw,
+        "teacher": found.network,
+        "teacher_checkpoint": found.sha256,
+        "teacher_source": found.source,
+    }
+
+
+def fetch(plan: Plan, store: Store, device: str, dataset: Dataset) -> None:
     """Put the plan's registered teacher into the store, if it is not there.
 
     Raises:
         UserError: it cannot be fetched, or its file is not the one that was registered.
     """
     source = plan.experiment.teacher_source
-    wanted = [(f, c) for f, c in plan.cells.items() if c.kind == "imported"]
-    if source is None or all(store.directory(f).is_done for f, _ in wanted):
+    imported = plan.imported_teacher()
+    if source is None or imported is None or store.directory(imported[0]).is_done:
         return
-    from harness.import_checkpoint import import_checkpoint
+    from harness.import_checkpoint import add_teacher, read_published, sha256_of
 
-    ((_, cell),) = wanted
+    cell = imported[1]
     if look_up(source).data_digest != cell.spec["data"]["digest"]:
         print(
             f"warning: teacher: {source} was trained on other data or another split; it may have "
@@ -171,14 +198,11 @@ def fetch(plan: Plan, store: Store, device: str) -> None:
                 f"teacher: {source} holds {len(files)} files of weights (.pt, .pth), not one; "
                 "register it with one"
             )
-        digest, expected = (
-            hashlib.sha256(files[0].read_bytes()).hexdigest(),
-            cell.spec["checkpoint"],
-        )
+        digest, expected = sha256_of(files[0]), cell.spec["checkpoint"]
         if digest != expected:
             raise UserError(
                 f"teacher: the file of {source} has the SHA-256 {digest[:12]}..., not "
                 f"{expected[:12]}... as registered; it was changed: name another version"
             )
-        text = import_checkpoint(files[0], plan.experiment, store.root, device)
+        text = add_teacher(read_published(files[0]), plan.experiment, dataset, store, device)
     print(f"teacher: {source}, {text.splitlines()[1]}")

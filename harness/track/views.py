@@ -24,7 +24,7 @@ COLUMNS = {
     "metrics.`test_accuracy`": 125,
     "tags.`student`": 130,
     "tags.`method`": 130,
-    "tags.`kind`": 110,
+    "tags.`stage`": 110,
     "tags.`seed`": 75,
     "tags.`selected_epoch`": 120,
 }
@@ -80,11 +80,6 @@ def runs_page(experiment_id: str, conditions: dict[str, str]) -> str:
     search = quote_plus(" and ".join(words), safe="='")
     runs = f"#/experiments/{quote(experiment_id)}/runs"
     return f"{runs}?{WORKFLOW}&searchFilter={search}&orderByKey=tags.seed"
-
-
-def model_page(base_url: str, name: str) -> str:
-    """The address of a registered model."""
-    return f"{base_url.rstrip('/')}/#/models/{quote(name, safe='')}?{WORKFLOW}"
 
 
 def cells_state(parent_run_id: str) -> dict[str, Any]:

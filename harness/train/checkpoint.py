@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from harness.errors import UserError
 from harness.networks import build
@@ -32,8 +32,8 @@ def from_bytes(data: bytes, where: Path) -> dict[str, Any]:
         raise UserError(f"checkpoint: {where} cannot be read ({first[:120]})") from None
 
 
-def copy_state(model: Network) -> State:
-    """The model's state_dict, copied to the CPU in the ordinary memory layout."""
+def copy_state(model: nn.Module) -> State:
+    """A module's state_dict, copied to the CPU in the ordinary memory layout."""
     return {
         k: v.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         for k, v in model.state_dict().items()
@@ -46,17 +46,22 @@ def build_network(options: dict[str, Any], n_classes: int) -> Network:
     return build(options["network"], n_classes, **arguments)
 
 
-def load_model(path: Path, options: dict[str, Any], n_classes: int) -> Network:
+def load_model(path: Path, options: dict[str, Any], n_classes: int | None = None) -> Network:
     """A network of the given options with the weights of a finished cell's model.pt.
+
+    Args:
+        n_classes: that it must have; None for as many as the file has (a teacher's task may differ
+            from the student's).
 
     Raises:
         UserError: the file is unreadable or its keys or shapes are another network's.
     """
     content = from_bytes(path.read_bytes(), path)
-    model = build_network(options, n_classes)
     try:
-        model.load_state_dict(content["state_dict"])
-    except (RuntimeError, KeyError, TypeError) as error:
-        first = str(error).strip().splitlines()[-1].strip()
+        state = content["state_dict"]
+        model = build_network(options, n_classes or len(state["fc.weight"]))
+        model.load_state_dict(state)
+    except (RuntimeError, KeyError, TypeError, AttributeError) as error:
+        first = (str(error).strip().splitlines() or [""])[-1].strip()
         raise UserError(f"checkpoint: {path} does not fit the network ({first[:160]})") from None
     return model

@@ -10,6 +10,7 @@ from harness.distill.centers import class_centers
 from harness.distill.ncm import ncm_accuracy
 from harness.distill.relations import at_least_float32
 from harness.networks.base import Network
+from harness.results import NCM_EVAL, NCM_TRAIN, on
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
@@ -60,7 +61,6 @@ def ncm_accuracies(
     for name, images in evaluated.items():
         embedding, _ = embed_and_classify(model, images, precision)
         own_centers = class_centers(embedding, images.labels, n_classes)
-        for form, centers in (("train", train_centers), ("eval", own_centers)):
-            value = ncm_accuracy(embedding, images.labels, centers)
-            result[f"{name}/ncm_{form}_centers"] = value.item()
+        for form, centers in ((NCM_TRAIN, train_centers), (NCM_EVAL, own_centers)):
+            result[on(name, form)] = ncm_accuracy(embedding, images.labels, centers).item()
     return result

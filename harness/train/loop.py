@@ -16,10 +16,11 @@ from torch import Tensor
 
 from harness.data.batches import Batch, Images, epoch_generator
 from harness.networks.base import Network
+from harness.results import on
 from harness.store import CellDir
 from harness.train.checkpoint import State, copy_state, from_bytes, to_bytes
 from harness.train.evaluate import autocast
-from harness.train.methods import Method
+from harness.train.methods.base import Training
 
 
 class Interrupted(Exception):
@@ -45,7 +46,7 @@ class Best:
 
 def train(
     model: Network,
-    method: Method,
+    training: Training,
     images: Images,
     spec: dict[str, Any],
     n_epochs: int,
@@ -56,6 +57,7 @@ def train(
     """Train to the last epoch, from the checkpoint if there is one.
 
     Args:
+        training: what is minimised and measured; its module is trained with the model.
         pause_after: the epoch after which to be interrupted on purpose.
 
     Returns:
@@ -66,21 +68,22 @@ def train(
         Diverged: the loss became NaN or infinite.
         UserError: the checkpoint is broken.
     """
-    settings = spec["optimizer"]
+    settings, own = spec["optimizer"], training.module.to(images.device)
     optimizer = torch.optim.SGD(
-        model.parameters(),
+        [*model.parameters(), *own.parameters()],
         lr=0.1,  # set anew every epoch
         momentum=settings["momentum"],
         weight_decay=settings["weight_decay"],
         nesterov=settings["nesterov"],
     )
-    selector = selection_key(spec["protocol"]["selection"], method.metric)
+    selector = selection_key(spec["protocol"]["selection"], training.metric)
     best, selected, done = Best(), copy_state(model), 0
 
     data = directory.read_checkpoint()
     if data is not None:
         saved = from_bytes(data, directory / "checkpoint.pt")
         model.load_state_dict(saved["model"])
+        own.load_state_dict(saved.get("training", {}))  # there was none of it once
         optimizer.load_state_dict(saved["optimizer"])
         selected, done = saved["selected"], saved["epoch"]
         best = Best(saved["best_value"], saved["best_epoch"])
@@ -90,8 +93,8 @@ def train(
     for epoch in range(done, n_epochs):
         if pause_after is not None and epoch >= pause_after:
             raise Interrupted
-        line = train_epoch(model, method, optimizer, images, spec, epoch, should_stop)
-        line |= method.evaluate(model, epoch) or {}
+        line = train_epoch(model, training, optimizer, images, spec, epoch, should_stop)
+        line |= training.evaluate(model, epoch) or {}
         value = line.get(selector) if selector else None
         if selector is None or best.update(value, epoch + 1):
             best.epoch = epoch + 1
@@ -101,6 +104,7 @@ def train(
                 {
                     "epoch": epoch + 1,
                     "model": copy_state(model),
+                    "training": copy_state(own),
                     "optimizer": optimizer.state_dict(),
                     "selected": selected,
                     "best_value": best.value,
@@ -115,12 +119,12 @@ def train(
 
 def selection_key(selection: str, metric: str) -> str | None:
     """The journal field whose best epoch is kept; None for the last epoch."""
-    return None if selection == "last" else f"{selection}/{metric}"
+    return None if selection == "last" else on(selection, metric)
 
 
 def train_epoch(
     model: Network,
-    method: Method,
+    training: Training,
     optimizer: torch.optim.Optimizer,
     images: Images,
     spec: dict[str, Any],
@@ -130,10 +134,11 @@ def train_epoch(
     """One pass over the training images (epoch counts from 0); the journal's line about it."""
     generator = epoch_generator(spec["seed"], epoch)
     torch.manual_seed(epoch_generator(spec["seed"], epoch, stream=1).initial_seed())  # dropout
-    precision, lr = spec["optimizer"]["precision"], method.lr(epoch)
+    precision, lr = spec["optimizer"]["precision"], training.lr(epoch)
     for group in optimizer.param_groups:
         group["lr"] = lr
     model.train()
+    training.module.train()
     started = time.perf_counter()
     sums: dict[str, Tensor] = {}
 
@@ -144,7 +149,7 @@ def train_epoch(
         if should_stop():
             raise Interrupted
         with autocast(images.device, precision):
-            losses, logits = method.losses(model, batch, epoch)
+            losses, logits = training.losses(model, batch, epoch)
         optimizer.zero_grad(set_to_none=True)
         torch.stack(list(losses.values())).sum().backward()
         optimizer.step()

@@ -9,11 +9,12 @@ from typing import Any
 from optuna.distributions import distribution_to_json
 from optuna.trial import FrozenTrial, TrialState
 
-from harness.plan import canonical
+from harness.canonical import canonical
+from harness.plan import TEACHER
 from harness.store import Store, write_atomically
-from harness.tune.spec import Tuning
 from harness.tune.study import Study
 from harness.tune.trials import TrialCells
+from harness.tune.tuning_file import Tuning
 from harness.tune.winner import Candidate
 
 FORMAT = 1
@@ -92,7 +93,7 @@ def epochs_trained(trials: dict[str, list[TrialCells]], store: Store) -> dict[st
     trained each by itself to the end. Without the teacher, and without the re-run."""
     result = {}
     for method, all_cells in trials.items():
-        own = {f for t in all_cells for stage, f in t.cells.items() if stage != "teacher"}
+        own = {f for t in all_cells for stage, f in t.cells.items() if stage != TEACHER}
         trained = sum(
             event["event"] == "epoch" for f in own for event in store.directory(f).events()
         )

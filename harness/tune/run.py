@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -14,33 +13,36 @@ from optuna.trial import FrozenTrial, TrialState
 
 from harness.data import Dataset, load
 from harness.errors import UserError
-from harness.execute import Executor
-from harness.execute.local import LocalExecutor
+from harness.execute import Executor, make_executor
 from harness.execute.scheduler import OutOfTime, Progress, begin, run
-from harness.orchestrate import (
+from harness.methods import REGISTRY, SUPERVISED
+from harness.plan import SEMANTICS, Plan
+from harness.provenance import code_version
+from harness.run.display import LiveDisplay, duration
+from harness.run.session import (
     CELL_FAILED,
     CTRL_C,
+    GOES_ON,
     OK,
     UNFINISHED,
     WRONG_USE,
     BackgroundSync,
+    cell_options,
     check_device,
     connect,
     default_jobs,
     finish_tracking,
+    sigterm_as_ctrl_c,
 )
-from harness.plan import SEMANTICS, Plan
-from harness.progress import LiveDisplay, duration
-from harness.provenance import code_version
 from harness.store import Store
 from harness.track.environment import tracking_uri
-from harness.tune.batches import Outcome, TrialsFailed, run_batch
 from harness.tune.export import epochs_trained, write_bundle
-from harness.tune.spec import Tuning
+from harness.tune.halving import Outcome, TrialsFailed, run_batch
 from harness.tune.storage import only_orchestrator, open_storage, place_of
 from harness.tune.study import Study
-from harness.tune.track import TrialView, TuneTracker
+from harness.tune.tracker import TrialView, TuneTracker
 from harness.tune.trials import TrialCells, cells_of
+from harness.tune.tuning_file import Tuning
 from harness.tune.winner import Candidate, check_final, confirm, write_winner
 
 # Draws the figures of a bundle: (method, file) of each.
@@ -49,7 +51,9 @@ Draw = Callable[[Path], list[tuple[str, Path]]]
 
 def identity_of(tuning: Tuning, dataset: Dataset, method: str) -> dict[str, Any]:
     """What the trials of a study depend on: with another one, they would be other trials."""
-    settings = tuning.settings
+    settings, base = tuning.settings, tuning.base
+    used = [*base.used, *(REGISTRY[name] for name in tuning.spaces)]
+    sections = {SUPERVISED.schedule, *(section for m in used for section in m.sections)}
     return {
         "space": {f: v.model_dump(mode="json") for f, v in tuning.spaces[method].items()},
         "sampling": settings.model_dump(
@@ -57,12 +61,10 @@ def identity_of(tuning: Tuning, dataset: Dataset, method: str) -> dict[str, Any]
         ),
         "objective": {"metric": settings.metric, "direction": settings.direction},
         "experiment": {
-            **tuning.base.model_dump(
-                mode="json",
-                include={"teacher", "students", "optimizer", "training", "kd", "stage1", "stage2"},
-            ),
-            "data": {**tuning.base.dataset.identity(), "digest": dataset.digest},
-            "seed": tuning.base.seeds[0],
+            **base.model_dump(mode="json", include={"teacher", "students"}),
+            **base.sections(sections),
+            "data": {**base.dataset.identity(), "digest": dataset.digest},
+            "seed": base.seeds[0],
             "semantics": SEMANTICS,
         },
         "optuna": version("optuna"),
@@ -77,7 +79,9 @@ def tune(
     jobs: int | None = None,
     device: str = "auto",
     max_seconds: float | None = None,
+    n_workers: int = 0,
     no_bar: bool = False,
+    executor: str = "local",
     draw: Draw = lambda bundle: [],
 ) -> int:
     """Every trial that is missing, the re-run of the best, the tuned file; the exit status.
@@ -95,41 +99,41 @@ def tune(
         opened = open_storage(place, tracking_uri())
         identity = {m: identity_of(tuning, dataset, m) for m in tuning.spaces}
         studies = [Study(opened, tuning, m, identity[m], owner) for m in tuning.spaces]
-        executor = LocalExecutor(jobs or default_jobs(device), device, code_version())
+        runner = make_executor(executor, jobs or default_jobs(device), device, code_version())
         if not all(s.is_finished for s in studies):
-            executor.warm_up()
-        session = Session(tuning, store, dataset, studies, executor, max_seconds, no_bar)
+            runner.warm_up()
+        options = cell_options(tuning.base.dataset, n_workers)
+        search = Search(tuning, store, dataset, studies, runner, options, max_seconds, no_bar)
         tracker = TuneTracker(tuning, store, {s.method: s.started for s in studies})
         connect(tracker)
-        session.tracker = tracker
+        search.tracker = tracker
         sync = BackgroundSync(tracker)
         sync.start()
-        previous = signal.signal(signal.SIGTERM, _as_ctrl_c)
         status, candidates = CELL_FAILED, {}
         try:
-            candidates = session.run()
+            with sigterm_as_ctrl_c():
+                candidates = search.run()
             status = OK
         except UserError as error:
             status = WRONG_USE
             print(f"error: {error}", file=sys.stderr)
         except OutOfTime:
             status = UNFINISHED
-            print("--max-time is over; the same command goes on from the last epochs.")
         except KeyboardInterrupt:
             status = CTRL_C
-            print("interrupted; the same command goes on from the last epochs.")
         except TrialsFailed as error:
             print(f"error: {error}; the same command tries again", file=sys.stderr)
         finally:
-            signal.signal(signal.SIGTERM, previous)
+            if status in GOES_ON:
+                print(GOES_ON[status])
             if status != WRONG_USE:  # else the studies cannot be read
-                session.show(candidates)
+                search.show(candidates)
             sync.finish(lambda: finish_tracking(tracker, all_done=status == OK))
         if status == OK:
-            bundle = write_bundle(tuning, identity, studies, session.cells, candidates, store)
+            bundle = write_bundle(tuning, identity, studies, search.cells, candidates, store)
             figures = draw(bundle)
             _log_figures(tracker, figures)
-            session.report(candidates)
+            search.report(candidates)
             print(f"written: {write_winner(tuning, candidates)}, {bundle}")
         return status
 
@@ -141,10 +145,6 @@ def without_pauses(
     return lambda f: update(None if f is not None and progress.state[f] == "paused" else f)
 
 
-def _as_ctrl_c(*_: Any) -> None:
-    raise KeyboardInterrupt
-
-
 def _log_figures(tracker: TuneTracker, figures: list[tuple[str, Path]]) -> None:
     try:
         tracker.log_figures(figures)
@@ -152,7 +152,7 @@ def _log_figures(tracker: TuneTracker, figures: list[tuple[str, Path]]) -> None:
         print(f"warning: MLflow has no figures ({type(error).__name__})", file=sys.stderr)
 
 
-class Session:
+class Search:
     """One call of `harness tune`: what it shares between its steps."""
 
     def __init__(
@@ -162,6 +162,7 @@ class Session:
         dataset: Dataset,
         studies: list[Study],
         executor: Executor,
+        options: dict[str, Any] | None = None,
         max_seconds: float | None = None,
         no_bar: bool = True,
     ) -> None:
@@ -170,7 +171,7 @@ class Session:
         self.deadline = None if max_seconds is None else time.monotonic() + max_seconds
         self.live = not no_bar and sys.stdout.isatty()
         self.tracker: TuneTracker | None = None
-        self.data = tuning.base.dataset.model_dump(mode="json")
+        self.options = options
         self.cells: dict[str, list[TrialCells]] = {s.method: [] for s in studies}
         self.started = time.monotonic()
 
@@ -193,7 +194,7 @@ class Session:
                     open_trials += cells
             self.show()
             if open_trials:
-                outcomes = run_batch(open_trials, settings, self.store, self.data, self.train)
+                outcomes = run_batch(open_trials, settings, self.store, self.options, self.train)
                 self._tell(outcomes)
                 self._print_batch(number, n_batches, outcomes)
         return confirm(self.studies, self.dataset, self.store, self.train)
@@ -204,10 +205,11 @@ class Session:
         if any(s == "waiting" for s in progress.state.values()):
             left = None if self.deadline is None else self.deadline - time.monotonic()
             if not self.live:
-                run(progress, self.executor, left)
+                run(progress, self.executor, self.options, left)
             else:
                 with LiveDisplay(progress) as display:
-                    run(progress, self.executor, left, without_pauses(progress, display.update))
+                    update = without_pauses(progress, display.update)
+                    run(progress, self.executor, self.options, left, update)
         return progress
 
     def show(self, candidates: dict[str, list[Candidate]] | None = None) -> None:

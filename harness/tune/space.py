@@ -7,7 +7,9 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from harness.errors import UserError, first_error, nearest
-from harness.spec import FIXED, Experiment, Frozen, sections_of
+from harness.methods import REGISTRY
+from harness.methods.base import Frozen, Section
+from harness.spec.experiment import Experiment
 
 Scalar = bool | int | float | str
 
@@ -85,19 +87,34 @@ def is_whole(base: Experiment, path: str) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+def sections_of(base: Experiment, method: str) -> dict[str, Section]:
+    return {s: getattr(base, s) for s in REGISTRY[method].sections}
+
+
 def tunable(base: Experiment, method: str) -> list[str]:
     """The fields that may be tuned for a method."""
-    sections = {s: type(getattr(base, s)).model_fields for s in sections_of(method)}
-    return [f"{s}.{f}" for s, fields in sections.items() for f in fields if f not in FIXED]
+    sections = sections_of(base, method)
+    return [
+        f"{name}.{field}"
+        for name, section in sections.items()
+        for field in type(section).model_fields
+        if field not in section.untunable
+    ]
 
 
-def read_values(where: str, field: str, value: Any, fields: list[str]) -> Range | Choices:
+def read_values(base: Experiment, method: str, field: str, value: Any) -> Range | Choices:
+    """The values of one field, as a tuning file has them.
+
+    Raises:
+        UserError: it is no field to tune for this method, or these are no values.
+    """
+    where, fields = f"methods.{method}", tunable(base, method)
     last = field.rpartition(".")[2]
     if last in ("seed", "seeds", "split_seed"):
         raise UserError(
             f"{where}.{field}: a seed is luck, not a setting; drop it (fresh_seeds measure luck)"
         )
-    if last in FIXED:
+    if any(last in section.untunable for section in sections_of(base, method).values()):
         raise UserError(f"{where}.{field}: the same for every trial; change it under `set:`")
     if field not in fields:
         full = [f for f in fields if f.endswith(f".{field}")]

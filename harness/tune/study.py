@@ -22,11 +22,11 @@ from optuna.distributions import (
 )
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
+from harness.canonical import canonical, differences
 from harness.errors import UserError, one_line
-from harness.plan import canonical, differences
 from harness.tune.space import Choices, Range, is_whole
-from harness.tune.spec import Direction, Params, Tuning
 from harness.tune.storage import Owner, retried
+from harness.tune.tuning_file import Direction, Params, Tuning
 
 IDENTITY = "harness"  # the user attribute that says what a study is about
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from harness.data import Dataset
-from harness.plan import Plan, make_plan
-from harness.progress import n_epochs
+from harness.methods import n_epochs
+from harness.plan import TEACHER, Plan, make_plan
 from harness.store import CellDir, Store
 from harness.tune.space import as_field
-from harness.tune.spec import Params, Tuning
+from harness.tune.tuning_file import Params, Tuning
 
 Key = tuple[str, int]
 
@@ -20,7 +20,7 @@ Key = tuple[str, int]
 class TrialCells:
     """One training of one trial.
 
-    plan: teacher (if the method has one), stage 1 (likewise) and the cell that is measured.
+    plan: teacher (if the method has one) and the method's stages; the last is measured.
     """
 
     method: str
@@ -40,17 +40,17 @@ class TrialCells:
     @property
     def n_epochs(self) -> int:
         cell = self.plan.cells[self.final]
-        return n_epochs(cell.spec, cell.kind)
+        return n_epochs(cell.kind, cell.spec)
 
     @property
     def n_epochs_alone(self) -> int:
         """Epochs of the whole trial, were nothing shared; without the teacher."""
-        cells = [self.plan.cells[f] for stage, f in self.cells.items() if stage != "teacher"]
-        return sum(n_epochs(cell.spec, cell.kind) for cell in cells)
+        cells = [self.plan.cells[f] for stage, f in self.cells.items() if stage != TEACHER]
+        return sum(n_epochs(cell.kind, cell.spec) for cell in cells)
 
     @property
     def cells(self) -> dict[str, str]:
-        """Stage ("teacher", "stage1", ..) -> fingerprint."""
+        """Stage, or "teacher" -> fingerprint."""
         return {e.stage: e.fingerprint for e in self.plan.entries}
 
 
@@ -66,7 +66,7 @@ def cells_of(
     whole = {k: as_field(tuning.base, k, v) for k, v in params.items()}
     plan = make_plan(tuning.trial(method, whole, None if seed is None else (seed,)), dataset)
     entries = tuple(
-        e if e.stage == "teacher" else replace(e, student=f"{e.student} #{number}")
+        e if e.stage == TEACHER else replace(e, student=f"{e.student} #{number}")
         for e in plan.entries
     )
     return TrialCells(method, number, whole, Plan(plan.experiment, plan.cells, entries))

@@ -10,13 +10,13 @@ import yaml
 
 from harness.data import Dataset
 from harness.errors import UserError
-from harness.experiment_file import parse
-from harness.spec import METHODS, Tuned
+from harness.spec.experiment import Tuned
+from harness.spec.file import parse
 from harness.store import Store, write_atomically
-from harness.tune.batches import Train, TrialsFailed, train_all
-from harness.tune.spec import Params, Tuning, nested
+from harness.tune.halving import Train, TrialsFailed, train_all
 from harness.tune.study import Study
 from harness.tune.trials import TrialCells, cells_of, curve, diverged
+from harness.tune.tuning_file import Params, Tuning, nested
 
 PROTOCOL = {"preset": "strict", "train_on": "train+validation", "selection": "last"}
 
@@ -113,7 +113,7 @@ def tuned_fields(tuning: Tuning, winners: dict[str, Tuned]) -> dict[str, Any]:
         UserError: they do not make an experiment.
     """
     raw = dict(tuning.raw)
-    order = [m for m in METHODS if m in winners]
+    order = list(winners)
     raw["name"] = f"{tuning.name}-tuned"
     raw["description"] = (
         f"{tuning.name}: tuned on the validation split; trained on train + validation, last epoch."

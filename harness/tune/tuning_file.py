@@ -8,16 +8,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from harness import methods
+from harness.canonical import flatten
 from harness.errors import UserError, first_error, nearest
-from harness.experiment_file import UniqueKeys, override, read
-from harness.spec import METHODS, PRESETS, Experiment, Frozen, Protocol, Tuned
-from harness.tune.space import Choices, Range, Scalar, Space, as_field, read_values, tunable
+from harness.methods.base import Frozen
+from harness.results import ACCURACY, on
+from harness.spec.experiment import PRESETS, Experiment, Protocol, Tuned
+from harness.spec.file import override, read, read_yaml
+from harness.track.registry import resolve
+from harness.tune.space import Choices, Range, Scalar, Space, as_field, read_values
 
 # What the last cell of every trial measures on the validation split after each epoch.
-METRICS = ("validation/accuracy",)
+METRICS = (on("validation", ACCURACY),)
+EXAMPLE = "experiments/tuning/digits.yaml"
 Direction = Literal["maximize", "minimize"]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Params = dict[str, Scalar]
@@ -73,7 +78,7 @@ class TuningFile(Frozen):
     def _on_validation(cls, value: str) -> str:
         if value in METRICS:
             return value
-        if value.startswith("test/"):
+        if value.startswith(on("test", "")):
             raise ValueError(
                 f"{value!r} is measured on the test set, which tuning must not see; use "
                 f"{METRICS[0]!r}"
@@ -154,9 +159,7 @@ def read_tuning(path: Path, assignments: list[str] | None = None) -> Tuning:
     Raises:
         UserError: one line naming the field and the remedy.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: no such tuning file; see experiments/tuning")
-    raw = override(_yaml(path), assignments or [])
+    raw = override(read_yaml(path, "tuning", EXAMPLE), assignments or [])
     for key in raw:
         if key not in TuningFile.model_fields:
             raise UserError(f"{key}: unknown key{nearest(str(key), TuningFile.model_fields)}")
@@ -165,38 +168,15 @@ def read_tuning(path: Path, assignments: list[str] | None = None) -> Tuning:
     except ValidationError as error:
         raise UserError(first_error(error, TuningFile)) from None
     file = Path(os.path.normpath(path.parent / settings.experiment))
-    experiment = read(file, [f"{k}={json.dumps(v)}" for k, v in flat(settings.set).items()])
-    base = _base(experiment, settings, file)
-    tuning = Tuning(path, settings, base, _spaces(settings, base), file, _yaml(file))
+    changes = [f"{k}={json.dumps(v)}" for k, v in flatten(settings.set).items()]
+    base = _base(read(file, changes, resolve), settings, file)
+    written = read_yaml(file, "experiment", EXAMPLE)
+    tuning = Tuning(path, settings, base, _spaces(settings, base), file, written)
     for method, space in tuning.spaces.items():  # every end of every range, one at a time
         for field, values in space.items():
             for end in values.ends:
                 tuning.trial(method, {field: as_field(base, field, end)})
     return tuning
-
-
-def flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"training": {"epochs": 20}} -> {"training.epochs": 20}."""
-    result = {}
-    for key, item in value.items():
-        below = (
-            flat(item, f"{prefix}{key}.") if isinstance(item, dict) else {f"{prefix}{key}": item}
-        )
-        result.update(below)
-    return result
-
-
-def _yaml(path: Path) -> dict[str, Any]:
-    try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), UniqueKeys)
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f"line {mark.line + 1}: " if mark else ""
-        problem = getattr(error, "problem", None) or getattr(error, "strerror", "not UTF-8 text")
-        raise UserError(f"{path}: {line}broken YAML ({problem})") from None
-    if not isinstance(raw, dict):
-        raise UserError(f"{path}: expected `key: value` lines; see experiments/tuning/digits.yaml")
-    return raw
 
 
 def _base(experiment: Experiment, settings: TuningFile, file: Path) -> Experiment:
@@ -223,13 +203,8 @@ def _base(experiment: Experiment, settings: TuningFile, file: Path) -> Experimen
 def _spaces(settings: TuningFile, base: Experiment) -> dict[str, dict[str, Range | Choices]]:
     spaces = {}
     for method, space in settings.methods.items():
-        if method not in METHODS:
-            raise UserError(f"methods: unknown method {method!r}{nearest(method, METHODS)}")
+        methods.find(method)
         if not space:
             raise UserError(f"methods.{method}: empty search space; name a field and its values")
-        fields = tunable(base, method)
-        spaces[method] = {
-            field: read_values(f"methods.{method}", field, space[field], fields)
-            for field in sorted(space)
-        }
+        spaces[method] = {f: read_values(base, method, f, space[f]) for f in sorted(space)}
     return spaces

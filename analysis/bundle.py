@@ -17,10 +17,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from harness.canonical import canonical
+from harness.database import without_password
 from harness.errors import UserError
-from harness.plan import Plan, canonical
+from harness.plan import Plan
 from harness.store import CellDir, Store
-from harness.track.mlflow_sync import Tracker
+from harness.track import sent
+from harness.track.environment import tracking_uri
 
 # Still 1 with curves and confusions: who does not know them can read the rest as before.
 FORMAT = 1
@@ -87,7 +90,7 @@ def export(plan: Plan, root: Path, file: Path, assignments: list[str]) -> str:
             f"{plan.experiment.name}: {len(missing)} of {len(plan.cells)} cells are not finished "
             f"in {root}; `harness run {file}` first"
         )
-    tracker = Tracker(plan, store)
+    place = without_password(tracking_uri())
     overrides = [word for a in assignments for word in ("--set", a)]
     experiment = plan.experiment
     resolved = experiment.model_dump(mode="json")
@@ -108,7 +111,9 @@ def export(plan: Plan, root: Path, file: Path, assignments: list[str]) -> str:
             "entries": entries,
             **cell.as_json(),
             "manifest": directory.manifest,
-            "mlflow_run_id": tracker.marker(directory).get("run_id"),
+            "mlflow_run_id": sent.run_id(
+                directory, plan.experiment.name, plan.experiment.grid, place
+            ),
             "curves": curves_of(directory),
             "confusion": confusion_of(predictions) if predictions else None,
         }

@@ -10,12 +10,14 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from harness.canonical import canonical
 from harness.data import Dataset, join_validation
 from harness.data.batches import epoch_generator, on_device
 from harness.errors import UserError
-from harness.plan import Cell, Plan, canonical, make_plan
-from harness.progress import n_epochs
-from harness.spec import Experiment
+from harness.methods import IMPORTED, STAGES, n_epochs
+from harness.plan import TEACHER, Cell, Plan, make_plan
+from harness.results import NCM
+from harness.spec.experiment import Experiment
 from harness.store import Store
 from harness.train.checkpoint import build_network
 from harness.train.device import resolve_device
@@ -36,7 +38,7 @@ class Speed:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Cost:
     """seconds: of training, one job at a time, by fingerprint (cells still to train only).
     finished_bytes: what all cells leave; peak_bytes: the checkpoint of one training cell on top."""
 
@@ -104,7 +106,7 @@ def _now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def estimate(plan: Plan, store: Store, dataset: Dataset, speeds: dict[str, Speed]) -> Estimate:
+def estimate(plan: Plan, store: Store, dataset: Dataset, speeds: dict[str, Speed]) -> Cost:
     """Times of the cells that are not done; finished epochs of interrupted ones do not count."""
     if plan.experiment.protocol.train_on == "train+validation":
         dataset = join_validation(dataset)
@@ -113,7 +115,7 @@ def estimate(plan: Plan, store: Store, dataset: Dataset, speeds: dict[str, Speed
     n_batches = -(-len(dataset.train) // size)
     seconds, disk, peak = {}, 0, 0
     for fingerprint, cell in plan.cells.items():
-        if cell.kind == "imported":
+        if cell.kind == IMPORTED:
             continue
         speed = speeds[canonical(cell.spec["network"])]
         disk += speed.parameters * FLOAT
@@ -121,25 +123,26 @@ def estimate(plan: Plan, store: Store, dataset: Dataset, speeds: dict[str, Speed
         directory = store.directory(fingerprint)
         if directory.is_done:
             continue
-        left = n_epochs(cell.spec, cell.kind) - len(directory.epochs())
+        left = n_epochs(cell.kind, cell.spec) - len(directory.epochs())
         epoch = n_batches * (speed.step + _teacher_forward(plan, cell, speeds))
         epoch += (
             _evaluation_share(cell)
             * (speed.forward / size)
-            * (evaluated + (len(dataset.train) if cell.kind == "stage1" else 0))
+            * (evaluated + (len(dataset.train) if cell.result == NCM else 0))
         )
         seconds[fingerprint] = left * epoch
-    return Estimate(seconds, disk, peak)
+    return Cost(seconds, disk, peak)
 
 
 def _teacher_forward(plan: Plan, cell: Cell, speeds: dict[str, Speed]) -> float:
-    if "teacher" not in cell.upstream:
+    if TEACHER not in cell.upstream:
         return 0.0
     return speeds[canonical(plan.experiment.teacher.model_dump(mode="json"))].forward
 
 
 def _evaluation_share(cell: Cell) -> float:
-    return 1 / cell.spec["stage1"]["select_every"] if cell.kind == "stage1" else 1.0
+    """Of the epochs, how many end with an evaluation."""
+    return 1 / cell.spec[STAGES[cell.kind].schedule].get("select_every", 1)
 
 
 def fit_budget(

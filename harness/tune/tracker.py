@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.plan import Plan
+from harness.canonical import flatten
 from harness.store import Store
-from harness.track.grid_run import log_params
-from harness.track.mlflow_sync import Tracker, flatten
-from harness.tune.spec import Params, Tuning
+from harness.track.client import Connection, log_params
+from harness.track.grid_run import NOTE
+from harness.tune.tuning_file import Params, Tuning
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -46,7 +46,7 @@ class TrialView:
         return f"{self.state} {self.value} {self.mean} {self.is_winner}"
 
 
-class TuneTracker(Tracker):
+class TuneTracker:
     """Sends the trials in `view`, which the orchestrator replaces as they go on."""
 
     remedy = "the same command"
@@ -58,13 +58,21 @@ class TuneTracker(Tracker):
         Args:
             started: method -> when its study began: what tells two studies of one name apart.
         """
-        experiment = tuning.base.model_copy(update={"name": f"{tuning.name}-tuning"})
-        super().__init__(Plan(experiment, {}, ()), store, uri)
-        self.tuning, self.started = tuning, started
+        self.server = Connection(f"{tuning.name}-tuning", store.root, uri)
+        self.place = self.server.place
+        self.tuning, self.store, self.started = tuning, store, started
         self.view: tuple[TrialView, ...] = ()
         self._parents: dict[str, str] = {}
         self._children: dict[tuple[str, int], str] = {}
         self._sent: dict[tuple[str, int], tuple[str, int]] = {}
+
+    @property
+    def heard(self) -> float:
+        return self.server.heard
+
+    def connect(self) -> MlflowClient:
+        """The client, with the run of every study found or made."""
+        return self.server.open(self._find_studies)
 
     def sync(self) -> int:
         """Send what changed since the last call; how many trials did.
@@ -86,13 +94,14 @@ class TuneTracker(Tracker):
 
     def close(self, finished: bool) -> None:
         """The studies' runs, and those of open trials, end with the orchestrator."""
-        if self._client is None:
+        if not self.server.is_open:
             return
+        client = self.connect()
         for trial in self.view:
             if trial.state == "RUNNING" and trial.key in self._children:
-                self._client.set_terminated(self._children[trial.key], "KILLED")
+                client.set_terminated(self._children[trial.key], "KILLED")
         for run_id in self._parents.values():
-            self._client.set_terminated(run_id, "FINISHED" if finished else "KILLED")
+            client.set_terminated(run_id, "FINISHED" if finished else "KILLED")
 
     def log_figures(self, figures: Iterable[tuple[str, Path]]) -> None:
         """(method, file) -> artifacts of the studies."""
@@ -100,12 +109,11 @@ class TuneTracker(Tracker):
         for method, path in figures:
             client.log_artifact(self._parents[method], str(path), "figures")
 
-    def _find_parent(self, client: MlflowClient) -> str:
-        """Of every study; the last one's id, which nothing here uses."""
+    def _find_studies(self, client: MlflowClient) -> None:
         for method, started in self.started.items():
             name = f"{self.tuning.name}/{method}"
             found = client.search_runs(
-                [self._experiment_id],
+                [self.server.experiment_id],
                 f"tags.kind = 'study' and tags.study = '{name}' and tags.started = '{started}'",
             )
             if found:
@@ -115,7 +123,6 @@ class TuneTracker(Tracker):
             else:
                 run_id = self._create_parent(client, method, name, started)
             self._parents[method] = run_id
-        return run_id
 
     def _create_parent(self, client: MlflowClient, method: str, name: str, started: str) -> str:
         tags = {
@@ -123,9 +130,9 @@ class TuneTracker(Tracker):
             "study": name,
             "method": method,
             "started": started,
-            "mlflow.note.content": self.tuning.settings.description,
+            NOTE: self.tuning.settings.description,
         }
-        run = client.create_run(self._experiment_id, run_name=f"study {name}", tags=tags)
+        run = client.create_run(self.server.experiment_id, run_name=f"study {name}", tags=tags)
         settings = self.tuning.settings.model_dump(mode="json", exclude={"methods", "description"})
         space = {f: v.model_dump(mode="json") for f, v in self.tuning.spaces[method].items()}
         log_params(client, run.info.run_id, flatten({**settings, "space": space}))
@@ -136,7 +143,9 @@ class TuneTracker(Tracker):
         token = None
         while True:
             page = client.search_runs(
-                [self._experiment_id], f"tags.`mlflow.parentRunId` = '{parent}'", page_token=token
+                [self.server.experiment_id],
+                f"tags.`mlflow.parentRunId` = '{parent}'",
+                page_token=token,
             )
             for run in page:
                 key = method, int(run.data.tags["trial"])
@@ -181,7 +190,7 @@ class TuneTracker(Tracker):
     def _child(self, client: MlflowClient, trial: TrialView) -> str:
         if trial.key not in self._children:
             run: Run = client.create_run(
-                self._experiment_id,
+                self.server.experiment_id,
                 run_name=f"{trial.method} #{trial.number}",
                 tags={
                     "mlflow.parentRunId": self._parents[trial.method],

@@ -1,7 +1,12 @@
-"""Trains trials on the executor: to the rungs, with the losers stopped there, and to the end."""
+"""Successive halving: trains a batch's trials to the rungs, stops the losers, and ends the rest.
+
+The trials of a batch are compared at the same epoch, when all of them have come that far. No clock
+takes part, so the decision is the same on every machine, with any number of jobs, and after a kill.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -9,9 +14,8 @@ from typing import Any
 from harness.execute.scheduler import Progress
 from harness.plan import Plan
 from harness.store import Store
-from harness.tune.rungs import rung_epochs, survivors
-from harness.tune.spec import TuningFile
 from harness.tune.trials import Key, TrialCells, curve, diverged, drop_checkpoint, together
+from harness.tune.tuning_file import TuningFile
 
 # Trains a plan's cells, each to its pause or its end.
 Train = Callable[[Plan], Progress]
@@ -32,14 +36,32 @@ class Outcome:
     diverged: bool = False
 
 
+def rung_epochs(rungs: tuple[float, ...], n_epochs: int) -> list[int]:
+    """The epochs of the rungs, from 1. Rungs that fall together count once."""
+    epochs = {max(1, math.ceil(share * n_epochs)) for share in rungs}
+    return sorted(e for e in epochs if e < n_epochs)
+
+
+def survivors(values: dict[int, float], keep: float, direction: str) -> list[int]:
+    """The trials (by number) that go on from a rung: the best share `keep`, rounded up. Of equal
+    values the earlier trial is the better one."""
+    sign = -1 if direction == "maximize" else 1
+    ranked = sorted(values, key=lambda number: (sign * values[number], number))
+    return sorted(ranked[: math.ceil(keep * len(ranked))])
+
+
 def run_batch(
-    trials: list[TrialCells], settings: TuningFile, store: Store, data: Any, train: Train
+    trials: list[TrialCells],
+    settings: TuningFile,
+    store: Store,
+    options: dict[str, Any] | None,
+    train: Train,
 ) -> list[Outcome]:
     """Train the trials of a batch, those of several methods side by side; each method's are
     compared among themselves. Safe to repeat: what the store has is read, not trained.
 
     Args:
-        data: of `Store.prepare`.
+        options: of `Store.prepare`.
 
     Raises:
         TrialsFailed: a cell failed, and it was not the fault of its settings.
@@ -50,7 +72,7 @@ def run_batch(
         goals = {t.key: _goal(t, settings, rung) for t in alive}
         for trial in alive:
             cell = trial.plan.cells[trial.final]
-            store.prepare(cell, data).pause_after = goals[trial.key]
+            store.prepare(cell, options).pause_after = goals[trial.key]
         train_all(alive, store, train)
 
         lost = [t for t in alive if diverged(t, store)]

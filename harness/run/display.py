@@ -13,9 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.execute.scheduler import Progress
-from harness.track.mlflow_sync import metric_name
-
-MAIN_RESULT = {"stage1": "ncm_train_centers"}  # the other kinds: accuracy
+from harness.methods import n_epochs
+from harness.results import logged_name, newest, on
 
 
 def duration(seconds: float) -> str:
@@ -28,17 +27,11 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def n_epochs(spec: dict[str, Any], kind: str) -> int:
-    if kind == "imported":
-        return 0
-    return int(spec[kind if kind in ("stage1", "stage2") else "training"]["epochs"])
-
-
 def epochs_left(progress: Progress) -> tuple[float, float]:
     """(done in this run, to do) in epochs of all cells, running ones counted in part."""
     done = total = 0.0
     for fingerprint, cell in progress.plan.cells.items():
-        state, epochs = progress.state[fingerprint], n_epochs(cell.spec, cell.kind)
+        state, epochs = progress.state[fingerprint], n_epochs(cell.kind, cell.spec)
         if state in ("failed", "skipped") or fingerprint in progress.cached_cells:
             continue
         total += epochs
@@ -56,11 +49,11 @@ def ended_line(progress: Progress, fingerprint: str) -> str:
     head = f"[{over:>3}/{len(progress.plan.cells)}] {name}: "
     if state != "done":
         return f"{head}{state} ({progress.errors.get(fingerprint, 'stopped')})"
-    manifest = progress.directory(fingerprint).manifest
+    manifest, protocol = progress.directory(fingerprint).manifest, progress.plan.experiment.protocol
     stage = progress.plan.entries_of(fingerprint)[0].stage
-    result = MAIN_RESULT.get(stage, "accuracy")
-    value = manifest["results"].get(result, {}).get(progress.plan.experiment.protocol.reported)
-    shown = "" if value is None else f"{metric_name(stage, result)} {100 * value:.2f} %, "
+    result = protocol.main_result(progress.plan.cells[fingerprint].result)
+    value = manifest["results"].get(result, {}).get(protocol.reported)
+    shown = "" if value is None else f"{logged_name(stage, result)} {100 * value:.2f} %, "
     return f"{head}{shown}{duration(manifest['seconds'])}"
 
 
@@ -127,15 +120,13 @@ class LiveDisplay:
 
 def running_row(progress: Progress, fingerprint: str) -> list[str]:
     cell = progress.plan.cells[fingerprint]
-    name, total = progress.plan.name_of(fingerprint), n_epochs(cell.spec, cell.kind)
+    name, total = progress.plan.name_of(fingerprint), n_epochs(cell.kind, cell.spec)
     lines = progress.directory(fingerprint).epochs()
     if not lines:
         return [name, f"0/{total}", "", "", "", ""]
-    metrics = ("validation/accuracy", "validation/ncm_train_centers", "train/accuracy")
-    measured = [
-        (line[m], m.split("/")[0]) for line in reversed(lines) for m in metrics if m in line
-    ]
-    accuracy = f"{100 * measured[0][0]:.2f} % {measured[0][1]}" if measured else ""
+    main = progress.plan.experiment.protocol.main_result(cell.result)
+    measured = newest(lines, (on("validation", main), on("train", main)))
+    accuracy = f"{100 * measured[1]:.2f} % {measured[0].partition('/')[0]}" if measured else ""
     left = (total - len(lines)) * sum(line["seconds"] for line in lines) / len(lines)
     return [
         name,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import difflib
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,13 @@ from pydantic import BaseModel, ValidationError
 
 from harness.data import DATASETS
 from harness.errors import UserError, first_error, nearest
+from harness.methods import SECTIONS
+from harness.methods.base import Schedule, StepSchedule
 from harness.networks import NETWORKS
-from harness.spec import PRESETS, Experiment, StepSchedule
+from harness.spec.experiment import PRESETS, Experiment
+
+REGISTERED = "models:"  # begins the name of a teacher in MLflow's model registry
+Raw = dict[str, Any]
 
 
 def parse(raw: Any, where: str = "the experiment") -> Experiment:
@@ -38,8 +44,8 @@ def parse(raw: Any, where: str = "the experiment") -> Experiment:
     shared = {"network": default} if isinstance(default, str) else default
     if not isinstance(shared, dict):
         raise UserError("network: not a name or a mapping; write `network: {network: ...}`")
-    if str(raw.get("teacher")).startswith("models:"):
-        raw |= _registered_teacher(str(raw["teacher"]), raw.get("teacher_checkpoint"))
+    if is_registered(raw.get("teacher")):
+        raise UserError(f"teacher: {raw['teacher']} is looked up in MLflow by `harness` alone")
     raw["teacher"] = _chosen("teacher", raw.get("teacher"), "network", NETWORKS, shared)
     students = raw.get("students")
     if not isinstance(students, list | tuple) or not students:
@@ -52,25 +58,9 @@ def parse(raw: Any, where: str = "the experiment") -> Experiment:
     return scale_epochs(_validate(Experiment, raw, ""), scale)
 
 
-def _registered_teacher(uri: str, expected: Any) -> dict[str, Any]:
-    """The fields of a teacher in MLflow's model registry.
-
-    Raises:
-        UserError: no such model, or not the file that the experiment expects.
-    """
-    from harness.track.registry import look_up
-
-    found = look_up(uri)
-    if expected not in (None, found.sha256):
-        raise UserError(
-            f"teacher_checkpoint: {uri} is now {found.source} with the SHA-256 {found.sha256}, not "
-            f"{str(expected)[:12]}...; name the version that you mean, or take the new SHA-256"
-        )
-    return {
-        "teacher": found.network,
-        "teacher_checkpoint": found.sha256,
-        "teacher_source": found.source,
-    }
+def is_registered(teacher: Any) -> bool:
+    """Whether an experiment's `teacher` names one of MLflow's registered models."""
+    return isinstance(teacher, str) and teacher.startswith(REGISTERED)
 
 
 def scale_epochs(experiment: Experiment, scale: Any) -> Experiment:
@@ -92,7 +82,7 @@ def scale_epochs(experiment: Experiment, scale: Any) -> Experiment:
             update["milestones"] = tuple(sorted(p for p in points if 0 < p < epochs))
         return schedule.model_copy(update=update)
 
-    fields = ("training", "stage1", "stage2")
+    fields = [name for name, model in SECTIONS.items() if issubclass(model, Schedule)]
     return experiment.model_copy(update={f: scaled(getattr(experiment, f)) for f in fields})
 
 
@@ -187,16 +177,19 @@ class UniqueKeys(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def read(path: Path, assignments: list[str] | None = None) -> Experiment:
-    """The experiment in a YAML file, with `--set` overrides.
+def read_yaml(path: Path, kind: str, example: str) -> Raw:
+    """The mapping in a YAML file.
+
+    Args:
+        kind: of file, for messages ("experiment"); example: where to see one.
 
     Raises:
-        UserError: missing or unreadable file, broken YAML, or any wrong field.
+        UserError: missing or unreadable file, broken YAML, or no mapping.
     """
     if not path.is_file():
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")])
         hint = f"; did you mean {path.parent / near[0]}?" if near else "; check the path"
-        raise UserError(f"{path}: no such experiment file{hint}")
+        raise UserError(f"{path}: no such {kind} file{hint}")
     try:
         raw = yaml.load(path.read_text(encoding="utf-8"), UniqueKeys)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -206,8 +199,24 @@ def read(path: Path, assignments: list[str] | None = None) -> Experiment:
             f"{path}: {line}broken YAML ({getattr(error, 'problem', None) or 'not UTF-8 text'})"
         ) from None
     if not isinstance(raw, dict):
-        raise UserError(f"{path}: expected `key: value` lines; see experiments/digits.yaml")
-    experiment = parse(override(raw, assignments or []), str(path))
+        raise UserError(f"{path}: expected `key: value` lines; see {example}")
+    return raw
+
+
+def read(
+    path: Path, assignments: list[str] | None = None, resolve: Callable[[Raw], Raw] = lambda r: r
+) -> Experiment:
+    """The experiment in a YAML file, with `--set` overrides.
+
+    Args:
+        resolve: turns what only another place knows into plain fields: a registered teacher
+            (harness.track.registry.resolve).
+
+    Raises:
+        UserError: missing or unreadable file, broken YAML, or any wrong field.
+    """
+    raw = read_yaml(path, "experiment", "experiments/digits.yaml")
+    experiment = parse(resolve(override(raw, assignments or [])), str(path))
     if experiment.published and not (path.parent / experiment.published).is_file():
         raise UserError(f"published: no file {path.parent / experiment.published}; fix the path")
     return experiment

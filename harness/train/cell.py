@@ -1,4 +1,4 @@
-"""Run ONE cell in this process: `python -m harness.cell DIR [--device D] [--threads N]`.
+"""Run ONE cell in this process: `python -m harness.train.cell DIR [--device D] [--threads N]`.
 
 Needs torch, torchvision, numpy, pydantic and PyYAML (and scikit-learn for its digits), but neither
 MLflow nor Optuna: a bare GPU node can train. Every executor ends here.
@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import io
-import json
 import signal
 import sys
 import traceback
@@ -26,14 +25,16 @@ from harness.data import DATASETS, Dataset, join_validation, load
 from harness.data.batches import Images, on_device
 from harness.errors import UserError
 from harness.execute import BUSY, DONE, FAILED, STOPPED, WRONG_INPUT
+from harness.methods import n_epochs
 from harness.networks.base import Network
 from harness.provenance import code_version, software
+from harness.results import ACCURACY, on, summary
 from harness.store import Busy, CellDir, write_atomically
 from harness.train.checkpoint import build_network, load_model, to_bytes
 from harness.train.device import be_deterministic, describe, resolve_device
 from harness.train.evaluate import embed_and_classify
 from harness.train.loop import Diverged, Interrupted, train
-from harness.train.methods import METHODS, Context
+from harness.train.methods.base import Context, training_of
 
 
 class StopFlag:
@@ -116,7 +117,7 @@ def _train(
     if "teacher" in models:
         source = models["teacher"]
         network = source.description["spec"]["network"]
-        teacher = load_model(source / "model.pt", network, n_classes)
+        teacher = load_model(source / "model.pt", network)
         teacher = teacher.to(device).to(memory_format=torch.channels_last)
     model = model.to(device).to(memory_format=torch.channels_last)
 
@@ -129,27 +130,25 @@ def _train(
             f"protocol.selection: {spec['protocol']['selection']!r}, but there are no such images; "
             "use 'last'"
         )
-    method = METHODS[cell["kind"]](Context(spec, images, n_classes, teacher))
-    n_epochs = spec[{"stage1": "stage1", "stage2": "stage2"}.get(cell["kind"], "training")][
-        "epochs"
-    ]
+    training = training_of(cell["kind"], Context(spec, images, n_classes, teacher))
+    epochs = n_epochs(cell["kind"], spec)
     state, epoch, lines = train(
         model,
-        method,
+        training,
         images["train"],
         spec,
-        n_epochs,
+        epochs,
         directory,
         should_stop,
         directory.pause_after,
     )
 
     results = summary(lines, epoch)
-    accuracy = lines[epoch - 1].get(f"validation/{method.metric}")
+    accuracy = lines[epoch - 1].get(on("validation", training.metric))
     content = {"state_dict": state, "validating_accuracy": accuracy, "epoch": epoch}
     data = to_bytes(content)
     write_atomically(directory / "model.pt", data)
-    if "test" in images and method.metric == "accuracy":  # a stage 1 has no classifier
+    if "test" in images and training.metric == ACCURACY:  # else there is no classifier
         model.load_state_dict(state)
         precision = spec["optimizer"]["precision"]
         file = predictions(model, images["test"], dataset.class_names, precision)
@@ -160,7 +159,7 @@ def _train(
         {
             "results": results,
             "selected_epoch": epoch,
-            "epochs": n_epochs,
+            "epochs": epochs,
             "seconds": round(sum(line["seconds"] for line in lines), 2),
             "parameters": sum(p.numel() for p in model.parameters()),
             "model_sha256": hashlib.sha256(data).hexdigest(),
@@ -192,28 +191,12 @@ def predictions(
     return buffer.getvalue()
 
 
-def summary(lines: list[dict[str, Any]], selected_epoch: int) -> dict[str, dict[str, float]]:
-    """For each accuracy on the test set: after the last epoch, at the selected epoch, and the best
-    over all epochs. The last one is chosen by looking at the test set; it is kept to show how much
-    that inflates a result, and must be labelled so."""
-    results = {}
-    names = {name for line in lines for name in line if name.startswith("test/")}
-    for name in sorted(names):
-        values = [line[name] for line in lines if name in line]
-        results[name.removeprefix("test/")] = {
-            "last": values[-1],
-            "selected": lines[selected_epoch - 1][name],
-            "best_on_test": max(values),
-        }
-    return results
-
-
 def _dataset(directory: CellDir, spec: dict[str, Any]) -> Dataset:
-    if (directory / "data.json").exists():
-        options = json.loads((directory / "data.json").read_text())
-    else:
-        options = {k: v for k, v in spec["data"].items() if k not in ("digest", "without_test")}
+    """The cell's data: the part of the data set that it has the view of."""
     with_test = not spec["data"].get("without_test", False)
+    options = directory.options.get("dataset") or {
+        k: v for k, v in spec["data"].items() if k not in ("digest", "without_test", "view")
+    }
     dataset = load(DATASETS[options["name"]][0].model_validate(options), with_test)
     if dataset.digest != spec["data"]["digest"]:
         raise UserError(
@@ -242,7 +225,9 @@ def _upstream(directory: CellDir, fingerprint: str) -> CellDir:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m harness.cell", description="Train one cell.")
+    parser = argparse.ArgumentParser(
+        prog="python -m harness.train.cell", description="Train one cell."
+    )
     parser.add_argument("directory", type=Path, help="a prepared cell directory of the store")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int)

@@ -8,12 +8,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from harness.canonical import differences
 from harness.errors import UserError
 from harness.execute.local import threads_for
 from harness.execute.scheduler import Progress, begin
-from harness.plan import Plan, differences, make_plan
-from harness.progress import duration, n_epochs
-from harness.spec import Experiment
+from harness.methods import n_epochs
+from harness.plan import Plan, make_plan
+from harness.run.display import duration
+from harness.spec.experiment import Experiment
 from harness.store import CellDir, Store
 
 
@@ -40,7 +42,8 @@ def print_plan(
         UserError: not even one seed fits into the budget.
     """
     from harness.data import load
-    from harness.orchestrate import check_device, default_jobs, within_budget
+    from harness.run.grid import within_budget
+    from harness.run.session import check_device, default_jobs
 
     check_device(device)
     jobs = jobs or default_jobs(device)
@@ -52,7 +55,7 @@ def print_plan(
     table = _table("cell", "name", "epochs", "state")
     epochs = {True: 0, False: 0}
     for fingerprint, cell in plan.cells.items():
-        done, n = progress.state[fingerprint] == "done", n_epochs(cell.spec, cell.kind)
+        done, n = progress.state[fingerprint] == "done", n_epochs(cell.kind, cell.spec)
         epochs[done] += n
         name = " = ".join(e.name for e in plan.entries_of(fingerprint))
         table.add_row(fingerprint[:12], name, str(n), "done" if done else "to train")
@@ -63,7 +66,7 @@ def print_plan(
         f"{len(plan.cells) - n_done} to train ({epochs[False]} epochs)"
     )
     if measure and n_done < len(plan.cells):
-        from harness.estimate import estimate, measure_networks
+        from harness.run.estimate import estimate, measure_networks
 
         speeds = measure_networks(experiment, dataset, device, threads_for(jobs))
         needs = estimate(plan, Store(root), dataset, speeds)
@@ -91,7 +94,7 @@ def print_status(plan: Plan, root: Path) -> None:
             state = "running"
         elif state == "failed":
             state = f"failed: {last['error']}"
-        epochs = f"{len(directory.epochs())}/{n_epochs(cell.spec, cell.kind)}"
+        epochs = f"{len(directory.epochs())}/{n_epochs(cell.kind, cell.spec)}"
         table.add_row(fingerprint[:12], plan.name_of(fingerprint), epochs, state)
     Console().print(table)
 

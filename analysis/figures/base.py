@@ -1,0 +1,153 @@
+"""What all figures share: their frame, and a look that is readable in black and white.
+
+Methods differ by marker and line style. Drawn without pyplot, so nothing is left behind in this
+process, and with matplotlib's defaults whatever else it has set.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import textwrap
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+
+from analysis.bundle import Bundle
+from analysis.tables.rows import Row, main_metric, rows_of
+from harness.methods import REGISTRY, STAGES
+from harness.plan import TEACHER
+
+SETTINGS: Any = {
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "text.parse_math": False,  # a data set's name may hold a dollar sign
+    "figure.dpi": 150,
+}
+LETTERS_PER_INCH = 12  # of a title
+# What a figure goes by in words, of results.FORMS.
+SAID = {
+    "selected": "epoch selected on validation",
+    "last": "last epoch",
+    "best_on_test": "best epoch on test (a leak)",
+}
+
+OLD_BUNDLE = "the bundle was written before it held them; `harness tables FILE` writes it anew"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A figure that a bundle may have.
+
+    missing: bundle -> why it is left out; "" where its grid has no such numbers at all, None where
+        it can be drawn.
+    """
+
+    name: str
+    draw: Callable[[Bundle], Figure]
+    missing: Callable[[Bundle], str | None] = lambda bundle: None
+
+
+@dataclass(frozen=True)
+class Style:
+    """How one method looks in every figure."""
+
+    marker: str
+    line: Literal["-", "--", "-.", ":"]
+    grey: str
+    face: str
+
+
+STYLES = (
+    Style("o", "-", "0.0", "0.0"),
+    Style("s", "--", "0.4", "1.0"),
+    Style("D", "-.", "0.5", "0.5"),
+    Style("^", ":", "0.0", "1.0"),
+    Style("v", "-", "0.6", "0.6"),
+    Style("P", "--", "0.0", "0.0"),
+)
+
+
+def data_of(bundle: Bundle) -> dict[str, Any]:
+    """Name of the data set and number of images of each part, as the students had them."""
+    students = bundle.numbers[bundle.numbers.stage != TEACHER]
+    return json.loads(students.data.iloc[0])
+
+
+def labels_of(bundle: Bundle) -> dict[str, str]:
+    """Method -> how the table calls it."""
+    return {r.method: r.label for r in rows_of(bundle) if r.is_final}
+
+
+# The last stages of all methods are shown together, whatever their number.
+LAST = max(len(method.stages) for method in REGISTRY.values())
+
+
+def rows_in_stage(bundle: Bundle, number: int) -> list[Row]:
+    """The rows of the methods' stage with this number that is not their last, each with the one
+    metric that the protocol goes by; for LAST, the final rows of all methods."""
+    rows = rows_of(bundle)
+    if number == LAST:
+        return [r for r in rows if r.is_final]
+    mains = {main_metric(bundle, stage.result) for stage in STAGES.values()}
+    return [r for r in rows if r.number == number and not r.is_final and r.result in mains]
+
+
+def centers(bundle: Bundle) -> str:
+    """Which images make the class centres of the NCM accuracy."""
+    return {"train": "training", "evaluated": "evaluated"}[
+        bundle.experiment["protocol"]["ncm_centers"]
+    ]
+
+
+def styles_of(bundle: Bundle) -> dict[str, Style]:
+    """Method, as the table calls it -> its style."""
+    labels = labels_of(bundle).values()
+    return {label: STYLES[i % len(STYLES)] for i, label in enumerate(labels)}
+
+
+def seeds(counts: Iterable[int]) -> str:
+    """'n = 3 seeds', or every number that occurs."""
+    numbers = sorted(set(counts))
+    return f"n = {' or '.join(map(str, numbers))} seed{'' if numbers == [1] else 's'}"
+
+
+def images(bundle: Bundle, part: str) -> str:
+    """'1000 test images'."""
+    return f"{data_of(bundle)[part]} {'training' if part == 'train' else part} images"
+
+
+def protocol(bundle: Bundle) -> str:
+    return f"protocol {bundle.protocol}, {SAID[bundle.reported]}"
+
+
+def title(figure: Figure, bundle: Bundle, what: str, data: str, *details: str) -> None:
+    """What is shown, of which data, then details; a long line is wrapped to the figure's width."""
+    lines = [f"{bundle.name}: {what}", f"data set {data_of(bundle)['name']}, {data}", *details]
+    width = int(LETTERS_PER_INCH * figure.get_figwidth())
+    wrapped = [part for line in lines for part in textwrap.wrap(line, width)]
+    figure.suptitle("\n".join(wrapped), fontsize=10)
+
+
+@contextlib.contextmanager
+def default_settings() -> Iterator[None]:
+    """matplotlib's defaults and SETTINGS; what was set before comes back afterwards."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(SETTINGS)
+        yield
+
+
+def pixels(figure: Figure) -> Image.Image:
+    """One byte a pixel: there is no colour to keep."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("L")

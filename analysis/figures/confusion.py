@@ -1,0 +1,133 @@
+"""Confusion matrix of one student."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+
+from analysis.bundle import Bundle
+from analysis.figures.base import (
+    LAST,
+    OLD_BUNDLE,
+    Kind,
+    images,
+    labels_of,
+    protocol,
+    rows_in_stage,
+    seeds,
+    title,
+)
+from analysis.tables.rows import Row, select, students_of
+
+OLD_CELLS = (
+    "cells were trained before predictions were kept; `harness run FILE --store NEW` and "
+    "`harness tables FILE --store NEW` make them"
+)
+# Confusion matrices of more classes are shown without numbers.
+MOST_NUMBERED = 20
+LONGEST_NAME = 16
+
+
+@dataclass(frozen=True)
+class ConfusionMatrix:
+    """counts: (C, C), test images of the row's class that were given the column's, over n seeds."""
+
+    method: str
+    student: str
+    counts: np.ndarray
+    n: int
+
+
+def chosen_for_confusion(bundle: Bundle) -> tuple[Row, str]:
+    """The first method of several stages (without one, the last method) and the last student of the
+    file: chosen by their place, so that no accuracy decides what is shown."""
+    rows = rows_in_stage(bundle, LAST)
+    staged = [r for r in rows if r.number > 1]
+    return (staged or rows[::-1])[0], students_of(bundle)[-1]
+
+
+def confusion_matrix(bundle: Bundle) -> ConfusionMatrix | None:
+    """Summed over seeds; None if a seed has no predictions."""
+    row, student = chosen_for_confusion(bundle)
+    found = [bundle.confusions.get(f) for f in select(bundle, row, student).fingerprint]
+    if not found or None in found:
+        return None
+    entries = [entry for one in found if one is not None for entry in one]
+    names = bundle.class_names
+    size = len(names) if names else 1 + max(max(label, guess) for label, guess, _ in entries)
+    counts = np.zeros((size, size), dtype=int)
+    for label, guess, n in entries:
+        counts[label, guess] += n
+    return ConfusionMatrix(labels_of(bundle)[row.method], student, counts, len(found))
+
+
+def row_percent(counts: np.ndarray) -> np.ndarray:
+    """(C, C) counts -> % of the row; a class without test images is a row of zeros."""
+    return 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
+
+
+def most_confused(counts: np.ndarray, n: int = 10) -> list[tuple[int, int, int]]:
+    """The n largest counts off the diagonal as (class, predicted class, count); of equal ones the
+    first classes first."""
+    pairs = [(int(i), int(j), int(counts[i, j])) for i, j in np.argwhere(counts) if i != j]
+    return sorted(pairs, key=lambda p: (-p[2], p[:2]))[:n]
+
+
+def confusion(bundle: Bundle) -> Figure:
+    """Row-normalised confusion matrix of one student, summed over seeds."""
+    matrix, (row, _) = confusion_matrix(bundle), chosen_for_confusion(bundle)
+    assert matrix is not None, "asked for by `drawable` alone"
+    percent, size = row_percent(matrix.counts), len(matrix.counts)
+    names = bundle.class_names or [str(i) for i in range(size)]
+    names = [n if len(n) <= LONGEST_NAME else f"{n[: LONGEST_NAME - 1]}…" for n in names]
+    numbered = size <= MOST_NUMBERED
+    figure = Figure(figsize=(7.0 if numbered else 11.0, 6.6), layout="constrained")
+    axes, side = figure.subplots(1, 2, width_ratios=(1, 1e-6 if numbered else 0.5))
+    side.axis("off")
+    # A square root: the few per cent beside the diagonal stay visible.
+    image = axes.imshow(percent, cmap="Greys", norm=PowerNorm(0.5, 0, 100))
+    share = "share of the class's test images (%, root scale)"
+    figure.colorbar(image, ax=axes, shrink=0.8, label=share)
+    if numbered:
+        steep = any(len(n) > 3 for n in names)
+        axes.set_xticks(range(size), names, rotation=90 if steep else 0)
+        axes.set_yticks(range(size), names)
+        for i, j in np.argwhere(percent):
+            axes.text(
+                j,
+                i,
+                f"{percent[i, j]:.0f}" if percent[i, j] == 100 else f"{percent[i, j]:.1f}",
+                ha="center",
+                va="center",
+                color="1.0" if percent[i, j] > 30 else "0.0",
+                fontsize=8 if size <= 10 else 6,
+            )
+    else:
+        pairs = [f"{names[i]} → {names[j]}: {n}" for i, j, n in most_confused(matrix.counts)]
+        text = "\n".join(["most confused", "(class → predicted: images)", "", *pairs])
+        side.text(0, 0.5, text, va="center", linespacing=1.5, fontsize=8, in_layout=False)
+    axes.set_xlabel("predicted class")
+    axes.set_ylabel("class")
+    title(
+        figure,
+        bundle,
+        f"confusion matrix of {matrix.student} by {matrix.method}",
+        images(bundle, "test"),
+        f"% of the row, summed over {seeds([matrix.n])}",
+        "the file's last student and "
+        + ("first method with stages" if row.number > 1 else "last method"),
+        protocol(bundle),
+    )
+    return figure
+
+
+def _missing(bundle: Bundle) -> str | None:
+    if confusion_matrix(bundle) is not None:
+        return None
+    return OLD_CELLS if bundle.confusions else OLD_BUNDLE
+
+
+FIGURES = (Kind("confusion", confusion, _missing),)

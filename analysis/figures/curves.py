@@ -1,0 +1,173 @@
+"""Training curves, a figure a stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+
+from analysis.bundle import Bundle
+from analysis.figures.base import (
+    LAST,
+    OLD_BUNDLE,
+    Kind,
+    Style,
+    centers,
+    data_of,
+    images,
+    labels_of,
+    rows_in_stage,
+    seeds,
+    styles_of,
+    title,
+)
+from analysis.tables.rows import select, students_of
+from harness.results import NCM_FORMS, on
+
+LOSS = on("loss", "total")
+
+
+@dataclass(frozen=True)
+class Band:
+    """Mean, lowest and highest over n seeds after each of `epochs` (from 1)."""
+
+    epochs: list[int]
+    mean: list[float]
+    low: list[float]
+    high: list[float]
+    n: int
+
+
+def accuracy_metric(bundle: Bundle, number: int) -> str:
+    """The curve to show: on validation images or, where there are none, on test images."""
+    part = "validation" if "validation" in data_of(bundle) else "test"
+    return on(part, rows_in_stage(bundle, number)[0].result)
+
+
+def band(curves: list[list[float | None]]) -> Band | None:
+    """One curve a seed -> their band over the epochs at which each has a value; None if at none."""
+    columns = [
+        (epoch, [v for v in values if v is not None])
+        for epoch, values in enumerate(zip(*curves, strict=False), 1)
+        if None not in values
+    ]
+    if not columns:
+        return None
+    return Band(
+        [epoch for epoch, _ in columns],
+        [float(np.mean(values)) for _, values in columns],
+        [min(values) for _, values in columns],
+        [max(values) for _, values in columns],
+        len(curves),
+    )
+
+
+def second_half(band: Band) -> Band:
+    """The band from the middle of its epochs on."""
+    first = sum(2 * epoch < band.epochs[-1] for epoch in band.epochs)
+    mean, low, high = (values[first:] for values in (band.mean, band.low, band.high))
+    return Band(band.epochs[first:], mean, low, high, band.n)
+
+
+def bands(bundle: Bundle, number: int, metric: str) -> dict[str, dict[str, Band]]:
+    """Student -> method, as the table calls it -> band."""
+    labels = labels_of(bundle)
+    result: dict[str, dict[str, Band]] = {}
+    for student in students_of(bundle):
+        for row in rows_in_stage(bundle, number):
+            fingerprints = select(bundle, row, student).fingerprint
+            curves = [bundle.curves.get(f, {}).get(metric) for f in fingerprints]
+            found = band([c for c in curves if c])
+            if found is not None:
+                result.setdefault(student, {})[labels[row.method]] = found
+    return result
+
+
+def curves(bundle: Bundle, number: int) -> Figure:
+    """Training loss and accuracy against the epoch, a column a student. Final accuracies lie close
+    together, so the second half of their epochs is shown once more."""
+    metric, styles = accuracy_metric(bundle, number), styles_of(bundle)
+    part, _, name = metric.partition("/")
+    form = "NCM accuracy" if name in NCM_FORMS else "accuracy"
+    losses, scores = bands(bundle, number, LOSS), bands(bundle, number, metric)
+    rows = [
+        (losses, 1, "training loss, each method's own\n(weighted nats, log scale)"),
+        (scores, 100, f"{part} {form} (%)"),
+    ]
+    if number == LAST:
+        late = {s: {m: second_half(b) for m, b in found.items()} for s, found in scores.items()}
+        rows.append((late, 100, f"{part} {form} (%),\nsecond half of the epochs"))
+    students = [s for s in students_of(bundle) if s in losses]
+    figure = Figure(
+        figsize=(max(6.4, 1.0 + 2.5 * len(students)), 1.6 + 2.4 * len(rows)), layout="constrained"
+    )
+    panels = figure.subplots(len(rows), len(students), squeeze=False, sharex="row", sharey="row")
+    shown: dict[str, Style] = {}
+    counts = set()
+    for (found, scale, label), line in zip(rows, panels, strict=True):
+        line[0].set_ylabel(label)
+        for axes, student in zip(line, students, strict=True):
+            for method, band in found.get(student, {}).items():
+                shown[method] = styles[method]
+                counts.add(band.n)
+                _draw_band(axes, band, styles[method], scale)
+            axes.grid(color="0.92")
+            axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+    panels[1, 0].set_xlim(panels[0, 0].get_xlim())
+    for axes, student in zip(panels[0], students, strict=True):
+        axes.set_title(student)
+        axes.set_yscale("log")
+        low, high = axes.get_ylim()
+        wide = high > 10 * low
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)) if wide else MaxNLocator(6))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_locator(NullLocator())
+    for axes in panels[-1]:
+        axes.set_xlabel("epoch")
+    what = f"stage {number}{', and methods without stages' if number == LAST else ''}"
+    band_is = "no band" if counts == {1} else "line: mean, band: lowest to highest"
+    details = [f"{seeds(counts)} ({band_is})", f"protocol {bundle.protocol}"]
+    if name in NCM_FORMS:
+        details[1] += f", NCM centres from the {centers(bundle)} images"
+    sizes = f"{images(bundle, 'train')}, {images(bundle, part)}"
+    title(figure, bundle, f"training curves, {what}", sizes, *details)
+    handles = [
+        Line2D([], [], color=s.grey, linestyle=s.line, marker=s.marker, mfc=s.face, label=label)
+        for label, s in shown.items()
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, handlelength=4)
+    return figure
+
+
+def _draw_band(axes: Axes, band: Band, style: Style, scale: float) -> None:
+    low, high, mean = (scale * np.array(v) for v in (band.low, band.high, band.mean))
+    if band.n > 1:
+        axes.fill_between(band.epochs, low, high, color=style.grey, alpha=0.15, linewidth=0)
+    axes.plot(
+        band.epochs,
+        mean,
+        color=style.grey,
+        linestyle=style.line,
+        linewidth=1.2,
+        marker=style.marker,
+        markersize=4,
+        markerfacecolor=style.face,
+        markevery=max(1, len(band.epochs) // 6),
+    )
+
+
+def _missing(bundle: Bundle, number: int) -> str | None:
+    if not rows_in_stage(bundle, number):
+        return ""
+    return None if bands(bundle, number, LOSS) else OLD_BUNDLE
+
+
+FIGURES = tuple(
+    Kind(f"curves-stage{n}", partial(curves, number=n), partial(_missing, number=n))
+    for n in range(1, LAST + 1)
+)

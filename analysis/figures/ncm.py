@@ -1,0 +1,125 @@
+"""NCM accuracy after a stage against the final accuracy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from scipy import stats
+
+from analysis.bundle import Bundle
+from analysis.figures.base import (
+    LAST,
+    Kind,
+    centers,
+    images,
+    labels_of,
+    protocol,
+    rows_in_stage,
+    seeds,
+    title,
+)
+from analysis.tables.rows import select, students_of
+from harness.results import NCM_FORMS
+
+STUDENT_MARKERS = "osD^vP*X"
+METHOD_FACES = ("0.0", "1.0", "0.65", "0.85")
+# Fewer points than this say nothing about a rank correlation.
+FEWEST_FOR_CORRELATION = 10
+
+
+@dataclass(frozen=True)
+class NcmPoint:
+    """Test accuracies of one student and seed, as fractions."""
+
+    method: str
+    student: str
+    seed: int
+    after_stage1: float
+    final: float
+
+
+def ncm_points(bundle: Bundle) -> list[NcmPoint]:
+    """One point a student and seed that has both, of each method with such a first stage."""
+    labels, final = labels_of(bundle), {r.method: r for r in rows_in_stage(bundle, LAST)}
+    points = []
+    for first in rows_in_stage(bundle, 1):
+        if first.result not in NCM_FORMS:
+            continue
+        for student in students_of(bundle):
+            before = select(bundle, first, student).set_index("seed")[bundle.reported]
+            after = select(bundle, final[first.method], student).set_index("seed")[bundle.reported]
+            points += [
+                NcmPoint(labels[first.method], student, int(seed), before[seed], after[seed])
+                for seed in before.index.intersection(after.index)
+            ]
+    return points
+
+
+def rank_correlation(points: list[NcmPoint]) -> float | None:
+    """Spearman's, of both accuracies; None for too few points or where either is constant."""
+    before, after = [p.after_stage1 for p in points], [p.final for p in points]
+    if len(points) < FEWEST_FOR_CORRELATION or len(set(before)) == 1 or len(set(after)) == 1:
+        return None
+    return float(stats.spearmanr(before, after).statistic)
+
+
+def ncm(bundle: Bundle) -> Figure:
+    """NCM accuracy after stage 1 against the final accuracy, a point a student and seed."""
+    points = ncm_points(bundle)
+    methods = list(dict.fromkeys(p.method for p in points))
+    students = list(dict.fromkeys(p.student for p in points))
+    marker = {s: STUDENT_MARKERS[i % len(STUDENT_MARKERS)] for i, s in enumerate(students)}
+    face = {m: METHOD_FACES[i % len(METHOD_FACES)] for i, m in enumerate(methods)}
+    figure = Figure(figsize=(6.4, 6.0), layout="constrained")
+    axes = figure.subplots()
+    for p in points:
+        x, y = 100 * p.after_stage1, 100 * p.final
+        axes.plot(
+            x, y, marker[p.student], color="0.0", markerfacecolor=face[p.method], markersize=7
+        )
+    axes.margins(0.08)
+    axes.autoscale_view()
+    axes.autoscale(False)
+    axes.axline((0, 0), slope=1, color="0.6", linestyle="--", linewidth=1, zorder=0)
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    in_view = max(left, bottom) < min(right, top)
+    axes.set_xlabel(
+        f"test NCM accuracy after stage 1, centres from the {centers(bundle)} images (%)"
+    )
+    axes.set_ylabel("test accuracy after stage 2 (%)")
+    axes.grid(color="0.92")
+    n_seeds = {len({p.seed for p in points if p.student == s}) for s in students}
+    title(
+        figure,
+        bundle,
+        "NCM accuracy after stage 1 and final accuracy",
+        images(bundle, "test"),
+        f"a point a method, student and seed (whose teacher they share), {seeds(n_seeds)}",
+        protocol(bundle),
+    )
+    line = Line2D([], [], color="0.6", linestyle="--", linewidth=1)
+    line.set_label("equal accuracies" if in_view else "equal accuracies (out of view)")
+    left_column = [*(_sample("o", face[m], _with_correlation(m, points)) for m in methods), line]
+    right_column = [_sample(marker[s], "0.65", s) for s in students]
+    for column in (left_column, right_column):  # of equal length, so that each stays a column
+        missing = max(len(left_column), len(right_column)) - len(column)
+        column += [_sample("", "none", " ") for _ in range(missing)]
+    handles = left_column + right_column
+    figure.legend(handles=handles, loc="outside lower center", ncols=2)
+    return figure
+
+
+def _with_correlation(method: str, points: list[NcmPoint]) -> str:
+    own = [p for p in points if p.method == method]
+    value = rank_correlation(own)
+    label = f"{method}, n = {len(own)} points"
+    return label if value is None else f"{label}, Spearman's rank correlation {value:.2f}"
+
+
+def _sample(marker: str, face: str, label: str) -> Line2D:
+    return Line2D([], [], color="0.0", linestyle="", marker=marker, mfc=face, label=label)
+
+
+FIGURES = (Kind("ncm", ncm, lambda bundle: None if ncm_points(bundle) else ""),)

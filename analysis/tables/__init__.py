@@ -1,0 +1,1 @@
+"""Tables of a bundle: `rows` says which numbers, `results` and `runs` write them in Markdown."""

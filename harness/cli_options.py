@@ -1,0 +1,43 @@
+"""Options that several commands of `harness` take."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from harness.errors import UserError
+
+File = Annotated[Path, typer.Argument(help="experiment file, as experiments/digits.yaml")]
+Files = Annotated[Optional[list[Path]], typer.Argument(help="experiment files")]
+Set = Annotated[
+    Optional[list[str]], typer.Option("--set", help="override a field: stage2.lambd=50")
+]
+StoreOption = Annotated[Path, typer.Option("--store", help="folder of the trained cells")]
+Jobs = Annotated[Optional[int], typer.Option("--jobs", min=1, help="cells at once; default: cores")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps")]
+MaxTime = Annotated[Optional[str], typer.Option("--max-time", help="stop cleanly after: 90s 9m 2h")]
+NoBar = Annotated[bool, typer.Option("--no-bar", help="plain lines instead of the live table")]
+Budget = Annotated[
+    Optional[str], typer.Option("--budget", help="drop whole seeds until it fits: 6h")
+]
+Workers = Annotated[
+    int, typer.Option("--n-workers", min=0, help="loader workers of each cell (large images)")
+]
+RUNS = Path("runs")
+
+
+def seconds(text: str | None, field: str = "--max-time") -> float | None:
+    """'90s', '9m', '2h' or '90' -> seconds.
+
+    Raises:
+        UserError: anything else.
+    """
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
+    if not match or float(match[1]) <= 0:
+        raise UserError(f"{field}: {text!r} is no time; write 90s, 9m or 2h")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]

@@ -1,0 +1,48 @@
+"""The methods: each module of this package describes some and lists them in METHODS.
+
+To add one: a module here (what it is), a loss in harness/distill, and what trains it in
+harness/train/methods. Nothing else names it: experiment files, cells, tuning, tables, figures,
+MLflow and docs/methods.md follow from the description. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Iterator
+
+from harness.errors import UserError, nearest
+from harness.methods.base import SUPERVISED, Method, Section, Stage, StepSchedule
+
+IMPORTED = "imported"  # kind of a cell that is not trained: a teacher from a published file
+
+
+def _described() -> Iterator[Method]:
+    for module in sorted(info.name for info in pkgutil.iter_modules(__path__)):
+        yield from getattr(importlib.import_module(f"{__name__}.{module}"), "METHODS", ())
+
+
+REGISTRY: dict[str, Method] = {method.name: method for method in _described()}
+STAGES: dict[str, Stage] = {SUPERVISED.kind: SUPERVISED} | {
+    stage.kind: stage for method in REGISTRY.values() for stage in method.stages
+}
+# Section of an experiment file -> its model, `optimizer` aside.
+SECTIONS: dict[str, type[Section]] = {SUPERVISED.schedule: StepSchedule} | {
+    name: model for method in REGISTRY.values() for name, model in method.settings.items()
+}
+DEFAULT = tuple(method.name for method in REGISTRY.values() if method.is_default)
+
+
+def find(name: str, field: str = "methods") -> Method:
+    """
+    Raises:
+        UserError: there is no such method.
+    """
+    if name not in REGISTRY:
+        raise UserError(f"{field}: unknown method {name!r}{nearest(name, REGISTRY)}")
+    return REGISTRY[name]
+
+
+def n_epochs(kind: str, spec: dict[str, dict[str, int]]) -> int:
+    """Epochs of a cell, from its kind and spec."""
+    return 0 if kind == IMPORTED else int(spec[STAGES[kind].schedule]["epochs"])

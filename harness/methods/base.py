@@ -1,0 +1,153 @@
+"""What a method says about itself. Nothing here imports torch: `Stage.trainer` names what does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+
+from harness.results import ACCURACY
+
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Epochs = Annotated[int, Field(ge=1, strict=True)]  # 20.0 would miss its default milestones
+# What a method asks of the teacher's answer to a batch.
+Needs = Literal["embedding", "logits", "maps"]
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Section(Frozen):
+    """A section of an experiment file.
+
+    untunable: fields that stay the same whatever is tuned: how long everything trains, and what a
+    method is.
+    """
+
+    untunable: ClassVar[frozenset[str]] = frozenset()
+
+
+class Schedule(Section):
+    """A section that says for how many epochs something trains."""
+
+    untunable: ClassVar[frozenset[str]] = frozenset({"epochs"})
+
+    epochs: Epochs = 200
+    lr: Positive = 0.1
+
+
+class StepSchedule(Schedule):
+    """lr, times gamma at each milestone. Milestones default to 50, 70 and 90 % of the epochs:
+    100, 140 and 180 of the release's 200."""
+
+    untunable: ClassVar[frozenset[str]] = Schedule.untunable | {"milestones"}
+
+    milestones: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    gamma: Annotated[float, Field(gt=0, le=1)] = 0.2
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_milestones(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("milestones") is None:
+            epochs = values.get("epochs", 200)
+            if isinstance(epochs, int) and epochs > 0:
+                points = sorted({epochs * p // 100 for p in (50, 70, 90)} - {0})
+                return {**values, "milestones": points}
+        return values
+
+    @field_validator("milestones")
+    @classmethod
+    def _increasing(cls, value: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
+        if list(value) != sorted(set(value)):
+            raise ValueError(f"{list(value)} must increase; sort them and drop doubles")
+        epochs = info.data.get("epochs")
+        if value and epochs and value[-1] >= epochs:
+            raise ValueError(
+                f"milestone {value[-1]} is never reached in {epochs} epochs; "
+                "lower it, or leave milestones out for 50, 70 and 90 %"
+            )
+        return value
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One training of a method: one cell a student and seed.
+
+    name: in the table's entries, run names and MLflow.
+    kind: of its cells; stages that train alike share it, and so the cells.
+    schedule: the section that says how long it trains and at which rate.
+    sections: what else of the experiment decides its result, beside the optimiser.
+    switches: fields of the protocol that decide its result, beside the images and the epoch.
+    result: what is measured on the test set: `results.ACCURACY`, or `results.NCM` (both forms).
+    trainer: "module:class" of the harness.train.methods.base.Training that trains it.
+    """
+
+    name: str
+    kind: str
+    schedule: str
+    trainer: str
+    sections: tuple[str, ...] = ()
+    switches: tuple[str, ...] = ()
+    result: str = ACCURACY
+
+    @property
+    def all_sections(self) -> tuple[str, ...]:
+        return (self.schedule, *self.sections)
+
+
+# Cross-entropy alone: every teacher, and the students that learn without one.
+SUPERVISED = Stage(
+    name="student",
+    kind="supervised",
+    schedule="training",
+    trainer="harness.train.methods.supervised:Supervised",
+)
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to train a student.
+
+    name: in experiment files, tags and bundles.
+    label: in tables and figures; may show settings, as in "ReFilled ({stage1[relation]})".
+    about: one line; paper: where it comes from.
+    stages: trained one after the other; each but the first starts from the one before.
+    settings: section -> model, of the sections that this method brings.
+    fixed: section -> field -> value of what the name stands for.
+    needs: what it asks of the teacher; nothing for a method without one.
+    shared_classes: whether teacher and student must have the same classes.
+    is_default: trained where an experiment names no methods.
+    variant_of: a method that is the same one where `fixed` equals the experiment's settings.
+    """
+
+    name: str
+    label: str
+    about: str
+    paper: str
+    stages: tuple[Stage, ...]
+    settings: Mapping[str, type[Section]] = field(default_factory=dict)
+    fixed: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    needs: frozenset[Needs] = frozenset()
+    shared_classes: bool = False
+    is_default: bool = False
+    variant_of: str | None = None
+
+    @property
+    def final(self) -> Stage:
+        """The stage whose test accuracy is the method's result."""
+        return self.stages[-1]
+
+    @property
+    def sections(self) -> tuple[str, ...]:
+        """The sections of an experiment that decide how its students are trained."""
+        named = [section for stage in self.stages for section in stage.all_sections]
+        return ("optimizer", *dict.fromkeys(named))
+
+    def label_in(self, sections: Mapping[str, Any]) -> str:
+        """sections: the experiment's, as plain data."""
+        shown = {s: {**sections.get(s, {}), **self.fixed.get(s, {})} for s in self.sections}
+        return self.label.format(**shown)

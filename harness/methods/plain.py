@@ -1,0 +1,14 @@
+"""Students that learn from the labels alone: what every other method is compared with."""
+
+from harness.methods.base import SUPERVISED, Method
+
+METHODS = (
+    Method(
+        name="plain",
+        label="Student",
+        about="cross-entropy with the labels, no teacher",
+        paper="the baseline of every table",
+        stages=(SUPERVISED,),
+        is_default=True,
+    ),
+)

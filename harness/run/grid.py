@@ -1,0 +1,142 @@
+"""`harness run`, start to end: plan, check, train, track, report."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from harness.data import Dataset, load
+from harness.execute import make_executor
+from harness.execute.local import threads_for
+from harness.execute.scheduler import OutOfTime, Progress, begin, run
+from harness.plan import Plan, make_plan
+from harness.provenance import code_version
+from harness.run.display import duration, make_display
+from harness.run.session import (
+    CELL_FAILED,
+    CTRL_C,
+    GOES_ON,
+    OK,
+    UNFINISHED,
+    BackgroundSync,
+    cell_options,
+    check_device,
+    connect,
+    default_jobs,
+    finish_tracking,
+    sigterm_as_ctrl_c,
+)
+from harness.spec.experiment import Experiment
+from harness.store import Store
+from harness.track.grid_run import Page
+from harness.track.registry import fetch
+from harness.track.sync import Tracker
+
+
+def plan_of(experiment: Experiment) -> Plan:
+    """The plan, with the data on this machine."""
+    return make_plan(experiment, load(experiment.dataset))
+
+
+def run_experiment(
+    experiment: Experiment,
+    root: Path,
+    *,
+    jobs: int | None = None,
+    device: str = "auto",
+    max_seconds: float | None = None,
+    n_workers: int = 0,
+    no_bar: bool = False,
+    budget: float | None = None,
+    executor: str = "local",
+    page: Page | None = None,
+) -> int:
+    """Train what is missing, log it, say what happened; the exit status.
+
+    Args:
+        n_workers: of each cell's loaders.
+        executor: a name of harness.execute.
+        page: what the finished grid's run in MLflow shows.
+
+    Raises:
+        UserError: wrong input; nothing was started.
+    """
+    check_device(device)
+    jobs = jobs or default_jobs(device)
+    store = Store(root)
+    store.create()
+    dataset = load(experiment.dataset)
+    if budget is not None:
+        experiment = within_budget(experiment, dataset, store, jobs, device, budget)
+    plan = make_plan(experiment, dataset)
+    fetch(plan, store, device, dataset)
+    progress = begin(plan, store)
+    tracker = Tracker(plan, store)
+    n_cells, n_cached = len(plan.cells), len(progress.cached_cells)
+    if n_cached == n_cells and not tracker.behind() and (page is None or tracker.is_presented):
+        print(f"{experiment.name}: nothing to do, all {n_cells} cells are done (in {root}).")
+        return OK
+    runner = make_executor(executor, jobs, device, code_version())
+    runner.warm_up()
+    connect(tracker)
+    print(
+        f"{experiment.name}: {n_cells} cells, {n_cached} done before, "
+        f"{n_cells - n_cached} to train with {jobs} jobs",
+        flush=True,
+    )
+    sync = BackgroundSync(tracker)
+    sync.start()
+    status = OK
+    try:
+        with sigterm_as_ctrl_c(), make_display(progress, no_bar) as display:
+            options = cell_options(experiment.dataset, n_workers)
+            run(progress, runner, options, max_seconds, display.update)
+        status = CELL_FAILED if progress.count("failed") else OK
+    except OutOfTime:
+        status = UNFINISHED
+    except KeyboardInterrupt:
+        status = CTRL_C
+    finally:
+        all_done = progress.count("done") == n_cells
+
+        def present() -> None:
+            if page is not None and all_done:
+                tracker.present(page)
+
+        sync.finish(lambda: finish_tracking(tracker, all_done, present))
+    report(progress, status)
+    return status
+
+
+def within_budget(
+    experiment: Experiment, dataset: Dataset, store: Store, jobs: int, device: str, budget: float
+) -> Experiment:
+    """Whole seeds dropped from the end until the estimate fits; says which.
+
+    Raises:
+        UserError: not even one seed fits.
+    """
+    from harness.run.estimate import fit_budget, measure_networks
+
+    speeds = measure_networks(experiment, dataset, device, threads_for(jobs))
+    smaller = fit_budget(experiment, dataset, store, speeds, jobs, budget)
+    n, kept = len(experiment.seeds), list(smaller.seeds)
+    if len(kept) < n:
+        print(
+            f"--budget: {len(kept)} of {n} seeds fit; for their table use "
+            f"`--set seeds={str(kept).replace(' ', '')}`"
+        )
+    return smaller
+
+
+def report(progress: Progress, status: int) -> None:
+    """What the user sees last."""
+    counts = {s: progress.count(s) for s in ("done", "failed", "skipped", "waiting")}
+    text = ", ".join(f"{n} {s}" for s, n in counts.items() if n)
+    elapsed = duration(time.monotonic() - progress.started)
+    print(f"{progress.plan.experiment.name}: {text}, in {elapsed}", flush=True)
+    for fingerprint, error in progress.errors.items():
+        print(f"error: {progress.plan.name_of(fingerprint)}: {error}", file=sys.stderr)
+    if status in GOES_ON:
+        print(GOES_ON[status])

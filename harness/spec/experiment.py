@@ -1,0 +1,289 @@
+"""What may stand in an experiment file, with its defaults. `harness.spec.file` reads it.
+
+`Experiment` is frozen and complete: every default is written out, so that it can be hashed, logged
+and printed. Its sections for single methods come from harness.methods. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    Field,
+    SerializeAsAny,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    create_model,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+
+from harness import methods, results
+from harness.canonical import canonical
+from harness.data import DatasetOptions
+from harness.errors import first_error, nearest
+from harness.methods import SUPERVISED, Method
+from harness.methods.base import Frozen, NotNegative, Section, StepSchedule
+from harness.networks import Options
+
+
+class Optimizer(Section):
+    """SGD, as in the 2021 release."""
+
+    batch_size: Annotated[int, Field(ge=2)] = 128
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    nesterov: bool = True
+    weight_decay: NotNegative = 5e-4
+    precision: Literal["float32", "bfloat16"] = "float32"
+
+    @model_validator(mode="after")
+    def _nesterov_needs_momentum(self) -> Optimizer:
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov needs momentum > 0; set optimizer.nesterov to false")
+        return self
+
+
+class Protocol(Frozen):
+    """Which images train, which choose the epoch, and how centres are taken (docs/protocol.md)."""
+
+    preset: Literal["strict", "legacy"]
+    train_on: Literal["train", "train+validation"]
+    selection: Literal["validation", "last", "test"]
+    ncm_centers: Literal["train", "evaluated"]
+    center_images: Literal["plain", "augmented"]
+
+    @model_validator(mode="after")
+    def _validation_is_held_out(self) -> Protocol:
+        if self.train_on == "train+validation" and self.selection == "validation":
+            raise ValueError(
+                "selection 'validation' needs held-out images, but train_on is "
+                "'train+validation'; use selection 'last'"
+            )
+        return self
+
+    @property
+    def reported(self) -> str:
+        """Which form of a cell's accuracies (harness.results) the tables show."""
+        return {"validation": "selected", "last": "last", "test": "best_on_test"}[self.selection]
+
+    def main_result(self, result: str) -> str:
+        """The metric that stands for a stage with this `result`: of NCM, the form it goes by."""
+        return results.main_of(result, self.ncm_centers)
+
+    @property
+    def changed(self) -> dict[str, str]:
+        """The switches that differ from the preset's."""
+        preset = PRESETS[self.preset]
+        return {f: v for f in preset if (v := getattr(self, f)) != preset[f]}
+
+    @property
+    def label(self) -> str:
+        changed = [f"{field}={value}" for field, value in self.changed.items()]
+        return f"{self.preset}({', '.join(changed)})" if changed else self.preset
+
+
+PRESETS: dict[str, dict[str, str]] = {
+    "strict": {
+        "train_on": "train",
+        "selection": "validation",
+        "ncm_centers": "train",
+        "center_images": "plain",
+    },
+    "legacy": {
+        "train_on": "train+validation",
+        "selection": "test",
+        "ncm_centers": "evaluated",
+        "center_images": "augmented",
+    },
+}
+
+
+class Tuned(Frozen):
+    """One method's own settings and, where `harness tune` found them, how.
+
+    settings: section -> field -> value, in place of the experiment's for this method's students.
+    study, trial: where they were found; trials: how many were tried.
+    seeds, validation: of the re-run that chose this trial, and its mean accuracy there.
+    commits: which code trained that re-run.
+    """
+
+    settings: dict[str, dict[str, Any]]
+    study: str | None = None
+    trial: int | None = None
+    trials: int | None = None
+    seeds: tuple[int, ...] = ()
+    validation: float | None = None
+    commits: tuple[str, ...] = ()
+
+
+class ExperimentFields(Frozen):
+    """What every experiment has, whatever its methods."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=80)]
+    description: str = ""
+    dataset: SerializeAsAny[DatasetOptions]
+    teacher: SerializeAsAny[Options]
+    # SHA-256 of a file that `harness import-checkpoint` has read: the teacher is not trained here.
+    teacher_checkpoint: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    # models:/NAME/VERSION, where `teacher` named one of MLflow's registered models.
+    teacher_source: str | None = None
+    students: Annotated[tuple[SerializeAsAny[Options], ...], Field(min_length=1)]
+    methods: Annotated[tuple[str, ...], Field(min_length=1)] = methods.DEFAULT
+    optimizer: Optimizer = Optimizer()
+    training: StepSchedule = StepSchedule.model_validate({})
+    protocol: Protocol
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], Field(min_length=1)] = (0,)
+    published: str | None = None
+    # method -> its own settings (docs/tuning.md). The teacher keeps the experiment's.
+    tuned: dict[str, Tuned] | None = None
+
+    @field_validator("methods")
+    @classmethod
+    def _known_methods(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for method in value:
+            if method not in methods.REGISTRY:
+                raise ValueError(f"unknown method {method!r}{nearest(method, methods.REGISTRY)}")
+        return _without_doubles(value)
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct_seeds(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        return _without_doubles(value)
+
+    @field_validator("students")
+    @classmethod
+    def _distinct_students(cls, value: tuple[Options, ...]) -> tuple[Options, ...]:
+        _without_doubles([s.label for s in value])
+        return value
+
+    @model_serializer(mode="wrap")
+    def _what_is_used(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without the sections of methods it does not use, and without fields that came later and
+        are not set: a new method or field leaves what was written before as it was."""
+        dumped: dict[str, Any] = handler(self)
+        unused = methods.SECTIONS.keys() - {s for m in self.used for s in m.sections}
+        for field in unused - {SUPERVISED.schedule}:
+            dumped.pop(field, None)
+        for field in ("tuned", "teacher_source"):
+            if dumped.get(field, 0) is None:
+                del dumped[field]
+        return dumped
+
+    @property
+    def used(self) -> list[Method]:
+        """Its methods, in its order."""
+        return [methods.REGISTRY[name] for name in self.methods]
+
+    @property
+    def needs_teacher(self) -> bool:
+        return any(method.needs for method in self.used)
+
+    def sections(self, names: Iterable[str]) -> dict[str, Any]:
+        """These sections as plain JSON data."""
+        return {name: getattr(self, name).model_dump(mode="json") for name in names}
+
+    def for_method(self, name: str) -> Self:
+        """The experiment with this method's own settings in place of the common ones, and with what
+        the method's name stands for.
+
+        Raises:
+            ValueError: a setting that its section does not have or allow.
+        """
+        method = methods.REGISTRY[name]
+        tuned = (self.tuned or {}).get(name)
+        own = tuned.settings if tuned else {}
+        update: dict[str, Any] = {}
+        for section in dict.fromkeys([*own, *method.fixed]):
+            if section not in method.sections:
+                raise ValueError(
+                    f"tuned.{name}.settings.{section}: has no effect on {name!r}; use "
+                    f"{', '.join(method.sections)}"
+                )
+            common, values = getattr(self, section), own.get(section, {})
+            if fixed := next((f for f in values if f in common.untunable), None):
+                raise ValueError(
+                    f"tuned.{name}.settings.{section}.{fixed}: the same for every method; set "
+                    f"{section}.{fixed} instead"
+                )
+            values = {**common.model_dump(), **values, **method.fixed.get(section, {})}
+            try:
+                update[section] = common.model_validate(values)
+            except ValidationError as error:
+                where = f"tuned.{name}.settings.{section}"
+                raise ValueError(first_error(error, type(common), where)) from None
+        return self.model_copy(update=update)
+
+    @model_validator(mode="after")
+    def _tuned_fits(self) -> Self:
+        for method in self.tuned or {}:
+            if method not in self.methods:
+                raise ValueError(f"tuned.{method}: not among methods; add it there or drop it here")
+            self.for_method(method)
+        return self
+
+    @model_validator(mode="after")
+    def _one_method_each(self) -> Self:
+        for method in self.used:
+            same = method.fixed == {
+                section: {field: getattr(getattr(self, section), field) for field in fields}
+                for section, fields in method.fixed.items()
+            }
+            if same and method.variant_of in self.methods:
+                raise ValueError(
+                    f"{method.variant_of!r} and {method.name!r} are the same method; drop one"
+                )
+        return self
+
+    @property
+    def grid(self) -> str:
+        """Identity of the grid in MLflow: the settings, without the lists that may grow. Of what
+        differs from the defaults alone, so that a new optional field changes no grid, and of all
+        sections, so that a method more changes none."""
+
+        def own(value: BaseModel, **options: Any) -> dict[str, Any]:
+            return value.model_dump(mode="json", exclude_defaults=True, **options)
+
+        sections = {s: own(getattr(self, s)) for s in ("optimizer", *methods.SECTIONS)}
+        place = {*self.dataset.location, "label"}  # data may lie anywhere
+        identity = {
+            "name": self.name,
+            "dataset": own(self.dataset, exclude=place) | {"name": self.dataset.name},
+            "teacher": own(self.teacher) | {"network": self.teacher.network},
+            "protocol": {"preset": self.protocol.preset, **self.protocol.changed},
+            **{name: section for name, section in sections.items() if section},
+        }
+        if self.teacher_checkpoint:
+            identity["teacher_checkpoint"] = self.teacher_checkpoint
+        if self.tuned:
+            identity["tuned"] = {method: own(tuned) for method, tuned in self.tuned.items()}
+        return hashlib.sha256(canonical(identity).encode()).hexdigest()[:16]
+
+
+if TYPE_CHECKING:
+
+    class Experiment(ExperimentFields):
+        """One experiment file, resolved."""
+
+else:
+    Experiment = create_model(
+        "Experiment",
+        __base__=ExperimentFields,
+        __doc__="One experiment file, resolved: the common fields and a section a setting.",
+        __module__=__name__,
+        **{
+            name: (model, model.model_validate({}))
+            for name, model in methods.SECTIONS.items()
+            if name not in ExperimentFields.model_fields
+        },
+    )
+
+
+def _without_doubles(value: Any) -> Any:
+    for item in value:
+        if list(value).count(item) > 1:
+            raise ValueError(f"{item!r} stands twice; drop one")
+    return value

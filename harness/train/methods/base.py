@@ -1,0 +1,124 @@
+"""What every way to train a cell has in common; the loop (harness.train.loop) is the same for all.
+
+To add one: a subclass of `Training` in a module of its own, named by a stage of harness.methods.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from harness.data.batches import Batch, Images
+from harness.distill.relations import at_least_float32
+from harness.methods import STAGES
+from harness.networks.base import Network
+from harness.results import ACCURACY, on
+from harness.train.evaluate import accuracy
+from harness.train.schedule import multistep_lr
+
+Losses = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the teacher says of a batch: embedding (B, Dt), logits (B, Ct), and if they were asked
+    for the maps (B, channels, H, W) after each group of blocks."""
+
+    embedding: Tensor
+    logits: Tensor
+    maps: tuple[Tensor, ...] = ()
+
+
+class Context:
+    """What a training may use: the cell's spec, the images on the device, the frozen teacher."""
+
+    def __init__(
+        self,
+        spec: dict[str, Any],
+        images: dict[str, Images],
+        n_classes: int,
+        teacher: Network | None,
+    ) -> None:
+        self.spec = spec
+        self.images = images
+        self.train = images["train"]
+        self.evaluated = {k: v for k, v in images.items() if k != "train"}
+        self.n_classes = n_classes
+        self.precision: str = spec["optimizer"]["precision"]
+        self._teacher = teacher.eval().requires_grad_(False) if teacher is not None else None
+
+    @property
+    def teacher(self) -> Network:
+        """For what is no batch of the loop (centres of the whole set); else `teach`."""
+        if self._teacher is None:
+            raise RuntimeError("this cell has no teacher")
+        return self._teacher
+
+    @torch.no_grad()
+    def teach(self, batch: Batch, maps: bool = False) -> Answer:
+        """The teacher's answer to a batch of the loop: the one door to it."""
+        if maps:
+            embedding, found = self.teacher.embed_with_maps(batch.x)
+            return Answer(embedding, self.teacher.fc(embedding), tuple(found))
+        return Answer(*self.teacher.embed_and_classify(batch.x))
+
+
+class Training:
+    """What one stage minimises and measures.
+
+    metric: the accuracy that selects the epoch, as "{part}/{metric}".
+    module: what the training owns beside the student. Its parameters (regressors, projections) are
+        optimised with the student's, and with its buffers (a memory bank) they are in every
+        checkpoint; model.pt has none of it. Made in the constructor, on the CPU, from the stream
+        that the cell's seed has set; the loop moves it to the device.
+    """
+
+    metric = ACCURACY
+
+    def __init__(self, context: Context, settings: dict[str, Any]) -> None:
+        """settings: the section of the cell's spec that holds its schedule."""
+        self.context = context
+        self.settings = settings
+        self.module: nn.Module = nn.Module()
+
+    def losses(self, model: Network, batch: Batch, epoch: int) -> tuple[Losses, Tensor | None]:
+        """Named terms whose sum is minimised, and the logits if any are made. epoch: from 0."""
+        raise NotImplementedError
+
+    def lr(self, epoch: int) -> float:
+        """Of an epoch, from 0."""
+        raise NotImplementedError
+
+    def evaluate(self, model: Network, epoch: int) -> dict[str, float] | None:
+        """ "{part}/{metric}" -> accuracy after this epoch; None where it is not measured."""
+        raise NotImplementedError
+
+
+class Classifier(Training):
+    """A training whose student classifies: milestones, and its accuracy after every epoch."""
+
+    def lr(self, epoch: int) -> float:
+        s = self.settings
+        return multistep_lr(epoch, s["lr"], s["milestones"], s["gamma"])
+
+    def evaluate(self, model: Network, epoch: int) -> dict[str, float] | None:
+        c = self.context
+        return {on(p, ACCURACY): accuracy(model, i, c.precision) for p, i in c.evaluated.items()}
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean over the batch, in float32 at least. logits: (B, C); labels: (B,)."""
+    return F.cross_entropy(at_least_float32(logits), labels)
+
+
+def training_of(kind: str, context: Context) -> Training:
+    """What trains a cell of this kind."""
+    stage = STAGES[kind]
+    module, _, name = stage.trainer.partition(":")
+    trainer: type[Training] = getattr(importlib.import_module(module), name)
+    return trainer(context, context.spec[stage.schedule])

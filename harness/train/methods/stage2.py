@@ -1,0 +1,59 @@
+"""Stage 2 of ReFilled: cross-entropy, with the teacher's class centres as soft targets."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.data.batches import Batch, epoch_generator
+from harness.distill.centers import class_centers
+from harness.distill.relations import at_least_float32
+from harness.distill.stage2 import local_teaching_loss, teaching_loss
+from harness.networks.base import Network
+from harness.train.evaluate import autocast, embed_and_classify
+from harness.train.methods.base import Classifier, Context, Losses, cross_entropy
+
+
+class CenterTeaching(Classifier):
+    def __init__(self, context: Context, settings: dict[str, Any]) -> None:
+        super().__init__(context, settings)
+        self.centers = None
+        if settings["centers"] == "global":
+            self.centers = global_centers(context, context.spec["center_images"])
+
+    def losses(self, model: Network, batch: Batch, epoch: int) -> tuple[Losses, Tensor | None]:
+        answer = self.context.teach(batch)
+        logits = model(batch.x)
+        s = self.settings
+        if self.centers is None:
+            teaching = local_teaching_loss(
+                logits, answer.embedding, batch.y, tau2=s["tau2"], epoch=epoch + 1
+            )
+        else:
+            teaching = teaching_loss(
+                logits,
+                answer.embedding,
+                batch.y,
+                self.centers,
+                tau2=s["tau2"],
+                lambd=s["lambd"],
+                tau_on=s["tau_on"],
+                teacher_logits=answer.logits if s["weighted"] else None,
+                weighted=s["weighted"],
+            )
+        return {"ce": cross_entropy(logits, batch.y), "teaching": teaching}, logits
+
+
+@torch.no_grad()
+def global_centers(context: Context, images: str) -> Tensor:
+    """(C, Dt) class centres of the training set: of one un-augmented pass ("plain", honest), or of
+    one augmented pass as in the 2021 release ("augmented"; docs/deviations.md, quirk 4)."""
+    c = context
+    if images == "plain":
+        embedding, _ = embed_and_classify(c.teacher, c.train, c.precision)
+        return class_centers(embedding, c.train.labels, c.n_classes)
+    batches = c.train.augmented(512, epoch_generator(c.spec["seed"], 0))
+    with autocast(c.train.device, c.precision):
+        parts = [(at_least_float32(c.teacher.embed(b.x)), b.y) for b in batches]
+    embedding, labels = (torch.cat(p) for p in zip(*parts, strict=True))
+    return class_centers(embedding, labels, c.n_classes)

@@ -1,0 +1,13 @@
+"""Cross-entropy with the labels: teachers and plain students."""
+
+from torch import Tensor
+
+from harness.data.batches import Batch
+from harness.networks.base import Network
+from harness.train.methods.base import Classifier, Losses, cross_entropy
+
+
+class Supervised(Classifier):
+    def losses(self, model: Network, batch: Batch, epoch: int) -> tuple[Losses, Tensor | None]:
+        logits = model(batch.x)
+        return {"ce": cross_entropy(logits, batch.y)}, logits
