@@ -7,6 +7,8 @@ cells depend on).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -19,6 +21,7 @@ from harness.distill.kd import kd_loss
 from harness.distill.relations import at_least_float32, same_class_pairs
 from harness.distill.stage1 import stage1_loss
 from harness.distill.stage2 import local_teaching_loss, teaching_loss
+from harness.errors import UserError
 from harness.networks.base import Network
 from harness.train.evaluate import accuracy, autocast, embed_and_classify, ncm_accuracies
 from harness.train.schedule import cosine_lr, multistep_lr
@@ -54,6 +57,18 @@ class Context:
     def teach(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The teacher's embeddings and logits of a batch."""
         return self.teacher.embed_and_classify(x)
+
+
+@contextmanager
+def refused_settings() -> Iterator[None]:
+    """Around a loss alone: a setting that it refuses (ValueError) is the user's, in cell.json.
+
+    A network's own ValueErrors are not, and keep their traceback.
+    """
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 class Method(Protocol):
@@ -120,18 +135,20 @@ class Stage1:
         anchor, positive = (
             i.to(batch.y.device, non_blocking=True) for i in same_class_pairs(batch.y_cpu)
         )
+        embedding = model.embed(batch.x)
         s = self.settings
-        loss, _ = stage1_loss(
-            model.embed(batch.x),
-            teacher_embedding,
-            batch.y,
-            relation=s["relation"],
-            tau1=s["tau1"],
-            margin=s["margin"],
-            negatives=s["negatives"],
-            weight=s["weight"],
-            pairs=(anchor, positive),
-        )
+        with refused_settings():
+            loss, _ = stage1_loss(
+                embedding,
+                teacher_embedding,
+                batch.y,
+                relation=s["relation"],
+                tau1=s["tau1"],
+                margin=s["margin"],
+                negatives=s["negatives"],
+                weight=s["weight"],
+                pairs=(anchor, positive),
+            )
         return {"relation": loss}, None
 
     def lr(self, epoch: int) -> float:
@@ -180,17 +197,18 @@ class Stage2(Supervised):
                 logits, embedding, batch.y, tau2=s["tau2"], epoch=epoch + 1
             )
         else:
-            teaching = teaching_loss(
-                logits,
-                embedding,
-                batch.y,
-                self.centers,
-                tau2=s["tau2"],
-                lambd=s["lambd"],
-                tau_on=s["tau_on"],
-                teacher_logits=teacher_logits if s["weighted"] else None,
-                weighted=s["weighted"],
-            )
+            with refused_settings():
+                teaching = teaching_loss(
+                    logits,
+                    embedding,
+                    batch.y,
+                    self.centers,
+                    tau2=s["tau2"],
+                    lambd=s["lambd"],
+                    tau_on=s["tau_on"],
+                    weighted=s["weighted"],
+                    teacher_logits=teacher_logits if s["weighted"] else None,
+                )
         return {
             "ce": F.cross_entropy(at_least_float32(logits), batch.y),
             "teaching": teaching,
