@@ -12,6 +12,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from pytorch_metric_learning.distances import LpDistance
@@ -24,6 +25,7 @@ from harness.distill.stage1 import stage1_loss
 
 BATCH, DIMENSIONS, CLASSES = 128, 128, (10, 100)
 TAU1, MARGIN = 4.0, 0.2
+SETTINGS: dict[str, Any] = {"tau1": TAU1, "margin": MARGIN, "negatives": "all", "weight": None}
 WARM_UP, REPEATS = 3, 15
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -61,9 +63,7 @@ def indexed_tuples(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
 def dense(relation: str) -> Loss:
     def loss(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
         pairs = same_class_pairs(labels)
-        value, _ = stage1_loss(
-            student, teacher, labels, relation=relation, tau1=TAU1, margin=MARGIN, pairs=pairs
-        )
+        value, _ = stage1_loss(student, teacher, labels, relation=relation, **SETTINGS, pairs=pairs)
         return value
 
     return loss
@@ -123,7 +123,7 @@ def main() -> None:
     for relation, indexed in (("tuple", indexed_tuples), ("triplet", indexed_triplets)):
         for n_classes in CLASSES:
             inputs = batch_of(n_classes, device)
-            _, mined = stage1_loss(*inputs, relation=relation, tau1=TAU1, margin=MARGIN)
+            _, mined = stage1_loss(*inputs, relation=relation, **SETTINGS)
             exact = [x.double() if x.is_floating_point() else x for x in inputs]
             for ours, theirs in zip(
                 forward_backward(dense(relation), *exact),

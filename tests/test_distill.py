@@ -1,6 +1,8 @@
 """Properties of the losses after mining: stage 2, class centres, NCM, and classic KD."""
 
 import math
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,15 +11,17 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
+import harness.distill
 from harness.distill.centers import class_centers, class_sums
 from harness.distill.kd import kd_loss
 from harness.distill.ncm import ncm_accuracy
 from harness.distill.stage1 import RELATIONS, stage1_loss
 from harness.distill.stage2 import instance_weights, local_teaching_loss, teaching_loss
-from harness.errors import UserError
 from harness.networks import build
 
 N_CLASSES = 12
+STAGE1: dict[str, Any] = {"tau1": 4.0, "margin": 0.2, "negatives": "all", "weight": None}
+KD = {"temperature": 4.0, "alpha": 0.9}
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -37,12 +41,21 @@ def batch() -> dict[str, Any]:
         ),
         "tau2": 2.0,
         "lambd": 10.0,
+        "tau_on": "both",
+        "weighted": False,
     }
 
 
 def gradient_of(loss: Tensor, leaf: Tensor) -> Tensor:
     (gradient,) = torch.autograd.grad(loss, leaf)
     return gradient
+
+
+def test_losses_know_nothing_of_the_rest_of_the_harness() -> None:
+    """No specs, no users: so none of their defaults or errors either."""
+    text = "\n".join(f.read_text() for f in Path(harness.distill.__path__[0]).glob("*.py"))
+    imported = re.findall(r"(?:from|import) (harness[\w.]*)", text)
+    assert {name.rpartition(".")[0] for name in imported} == {"harness.distill"}
 
 
 # Stage 1 in a network
@@ -54,7 +67,8 @@ def test_stage1_gives_fc_no_gradient(relation: str) -> None:
     student = build("wide_resnet", 10, depth=10, width=1)
     teacher = build("resnet", 10, depth=8).eval()
     x, labels = torch.randn(16, 3, 32, 32), torch.arange(16) % 4
-    stage1_loss(student.embed(x), teacher.embed(x), labels, relation=relation)[0].backward()
+    embeddings = student.embed(x), teacher.embed(x)
+    stage1_loss(*embeddings, labels, relation=relation, **STAGE1)[0].backward()
     for name, parameter in student.named_parameters():
         if name.startswith("fc."):
             assert parameter.grad is None
@@ -94,7 +108,8 @@ def test_teaching_loss_is_its_definition(
         doubt = -teacher_logits.softmax(1).max(1).values.log()
         scaled = (doubt - doubt.min()) / (doubt.max() - doubt.min())
         weights = 2 / (1 + scaled.exp())
-    loss = teaching_loss(**batch, tau_on=tau_on, weighted=weighted, teacher_logits=teacher_logits)
+    batch |= {"tau_on": tau_on, "weighted": weighted}
+    loss = teaching_loss(**batch, teacher_logits=teacher_logits)
     expected = looped_teaching_loss(batch, tau_on, weights)
     torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
 
@@ -108,7 +123,8 @@ def test_local_centers_are_those_of_the_batch(batch: dict[str, Any]) -> None:
 
 
 def test_weight_of_local_centers_decays(batch: dict[str, Any]) -> None:
-    arguments = {k: v for k, v in batch.items() if k not in ("centers", "lambd")}
+    left_out = ("centers", "lambd", "tau_on", "weighted")
+    arguments = {k: v for k, v in batch.items() if k not in left_out}
     first, second = (local_teaching_loss(**arguments, epoch=epoch) for epoch in (1, 2))
     assert first / second == pytest.approx(math.exp(0.05))
     expected = 1000 * teaching_loss(**(batch | {"centers": None, "lambd": 1.0}))
@@ -121,10 +137,11 @@ def test_student_equal_to_teacher_costs_nothing(batch: dict[str, Any], tau_on: s
     scores = batch["teacher_embedding"] @ batch["centers"].T
     logits = (scores if tau_on == "both" else scores / batch["tau2"]) + noise(20, 1, seed=4)
     logits.requires_grad_()
-    loss = teaching_loss(**(batch | {"student_logits": logits}), tau_on=tau_on)
+    batch["tau_on"] = tau_on
+    loss = teaching_loss(**(batch | {"student_logits": logits}))
     assert abs(loss.item()) < 1e-12
     assert gradient_of(loss, logits).abs().max() < 1e-12
-    assert teaching_loss(**batch, tau_on=tau_on) > 0.1
+    assert teaching_loss(**batch) > 0.1
 
 
 @pytest.mark.parametrize("local", [False, True])
@@ -173,7 +190,8 @@ def test_only_the_student_gets_a_gradient(batch: dict[str, Any]) -> None:
     for key in ("student_logits", "teacher_embedding", "centers"):
         batch[key] = batch[key].clone().requires_grad_()
     teacher_logits = noise(20, 7, seed=3).requires_grad_()
-    teaching_loss(**batch, weighted=True, teacher_logits=teacher_logits).backward()
+    batch["weighted"] = True
+    teaching_loss(**batch, teacher_logits=teacher_logits).backward()
     assert batch["student_logits"].grad is not None
     assert batch["teacher_embedding"].grad is None
     assert batch["centers"].grad is None
@@ -216,6 +234,7 @@ def test_stage2_does_not_wait_for_the_device(local: bool) -> None:
             centers,
             tau2=2.0,
             lambd=1.0,
+            tau_on="both",
             weighted=True,
             teacher_logits=torch.empty(8, 9),
         ).backward()
@@ -224,13 +243,14 @@ def test_stage2_does_not_wait_for_the_device(local: bool) -> None:
 
 
 def test_unknown_side_of_tau(batch: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match="did you mean 'teacher'"):
-        teaching_loss(**batch, tau_on="teachers")
+    message = "^tau_on: unknown side 'teachers'; allowed: both, teacher$"
+    with pytest.raises(ValueError, match=message):
+        teaching_loss(**(batch | {"tau_on": "teachers"}))
 
 
 def test_weights_need_the_teachers_logits(batch: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="teacher_logits"):
-        teaching_loss(**batch, weighted=True)
+        teaching_loss(**(batch | {"weighted": True}))
 
 
 def test_instance_weights() -> None:
@@ -336,7 +356,7 @@ def test_kd_is_its_definition(temperature: float, alpha: float) -> None:
 
 def test_kd_from_oneself_is_cross_entropy() -> None:
     logits, labels = noise(9, 5).requires_grad_(), torch.arange(9) % 5
-    losses = kd_loss(logits, logits, labels)
+    losses = kd_loss(logits, logits, labels, **KD)
     assert losses["kd"].abs() < 1e-12
     torch.testing.assert_close(losses["ce"], 0.1 * F.cross_entropy(logits, labels))
     assert gradient_of(losses["kd"], logits).abs().max() < 1e-12
@@ -346,8 +366,8 @@ def test_kd_in_half_precision_and_gradient() -> None:
     labels = torch.arange(9) % 5
     student = noise(9, 5).bfloat16().requires_grad_()
     teacher = noise(9, 5, seed=1).bfloat16().requires_grad_()
-    losses = kd_loss(student, teacher, labels)
-    exact = kd_loss(student.detach().double(), teacher.detach().double(), labels)
+    losses = kd_loss(student, teacher, labels, **KD)
+    exact = kd_loss(student.detach().double(), teacher.detach().double(), labels, **KD)
     for name, loss in losses.items():
         assert loss.dtype == torch.float32
         torch.testing.assert_close(loss.double(), exact[name], rtol=1e-5, atol=1e-6)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from harness.distill.centers import class_centers
 from harness.distill.ncm import ncm_accuracy
-from harness.distill.relations import one_negative, same_class_pairs, unit_distances
+from harness.distill.relations import nearest_negative, same_class_pairs, unit_distances
 from harness.distill.stage1 import stage1_loss
 from harness.distill.stage2 import instance_weights, local_teaching_loss, teaching_loss
 from harness.networks import build
@@ -32,9 +32,9 @@ STAGE1 = {
 }
 # Key of the loss and gradient -> arguments of teaching_loss.
 STAGE2: dict[str, dict[str, Any]] = {
-    "stage2_global_2021": {},
-    "stage2_local_2020_06": {},
-    "stage2_teacher_tau_2022": {"tau_on": "teacher"},
+    "stage2_global_2021": {"tau_on": "both", "weighted": False},
+    "stage2_local_2020_06": {"tau_on": "both", "weighted": False},
+    "stage2_teacher_tau_2022": {"tau_on": "teacher", "weighted": False},
     "stage2_weighted_2022": {"tau_on": "teacher", "weighted": True},
 }
 
@@ -86,6 +86,8 @@ def test_stage1(losses_file: Path, relation: str) -> None:
         relation=relation,
         tau1=g["tau1"].item(),
         margin=g["margin"].item(),
+        negatives="all",
+        weight=None,
     )
     loss.backward()
     key, count = STAGE1[relation]
@@ -98,9 +100,10 @@ def test_stage1(losses_file: Path, relation: str) -> None:
 def test_one_negative(losses_file: Path) -> None:
     g = arrays(losses_file)
     distances = unit_distances(g["student_embedding"])
-    mined = one_negative(distances, g["labels"], *same_class_pairs(g["labels"]))
-    for name, ours in zip(("anchor", "positive", "negative"), mined, strict=True):
-        assert ours.tolist() == g[f"triplet_2020_06_{name}"].tolist()
+    anchor, positive = same_class_pairs(g["labels"])
+    negative, found = nearest_negative(distances, g["labels"], anchor, positive)
+    for name, ours in (("anchor", anchor), ("positive", positive), ("negative", negative)):
+        assert ours[found].tolist() == g[f"triplet_2020_06_{name}"].tolist()
 
 
 # Stage 2

@@ -1,6 +1,7 @@
 """Mining and the stage-1 losses, against plain triple loops and an independent library."""
 
 from itertools import product
+from typing import Any
 
 import pytest
 import torch
@@ -13,15 +14,15 @@ from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTenso
 from torch.nn import functional as F
 
 from harness.distill.relations import (
-    one_negative,
+    nearest_negative,
     same_class_pairs,
     semi_hard_mask,
     unit_distances,
 )
-from harness.distill.stage1 import RELATIONS, SMALLEST_TAU1, stage1_loss
-from harness.errors import UserError
+from harness.distill.stage1 import RELATIONS, SMALLEST_TAU1, cut_to_smallest, stage1_loss
 
 MARGIN = 0.2
+SETTINGS: dict[str, Any] = {"tau1": 4.0, "margin": MARGIN, "negatives": "all", "weight": None}
 
 Triplet = tuple[int, int, int]
 
@@ -109,12 +110,15 @@ def check_against_loops(student: Tensor, teacher: Tensor, labels: list[int], tau
     mined = zip(anchor[row].tolist(), positive[row].tolist(), n.tolist(), strict=True)
     assert list(mined) == looped_semi_hard(d, labels, MARGIN)
 
-    triplets = one_negative(d, y, anchor, positive)
-    assert list(zip(*(i.tolist() for i in triplets), strict=True)) == looped_one_negative(d, labels)
+    negative, found = nearest_negative(d, y, anchor, positive)
+    triplets = zip(*(i[found].tolist() for i in (anchor, positive, negative)), strict=True)
+    assert list(triplets) == looped_one_negative(d, labels)
 
     for relation in RELATIONS:
         ours, reference = (student.clone().requires_grad_() for _ in range(2))
-        loss, n_relations = stage1_loss(ours, teacher, y, relation=relation, tau1=tau1)
+        loss, n_relations = stage1_loss(
+            ours, teacher, y, relation=relation, **(SETTINGS | {"tau1": tau1})
+        )
         expected, n_expected = looped_loss(relation, reference, teacher, labels, tau1)
         loss.backward()
         expected.backward()
@@ -182,7 +186,7 @@ def test_semi_hard_negatives_are_those_of_metric_learning(n_classes: int) -> Non
     ours = zip(anchor[row].tolist(), positive[row].tolist(), negative.tolist(), strict=True)
     assert theirs
     assert set(ours) == theirs
-    _, n = stage1_loss(student, student, labels, relation="triplet", margin=MARGIN)
+    _, n = stage1_loss(student, student, labels, relation="triplet", **SETTINGS)
     assert n == len(theirs)
 
 
@@ -202,13 +206,57 @@ def test_one_negative_falls_back_to_the_farthest() -> None:
     anchor, positive = torch.tensor([0]), torch.tensor([1])
     for row, expected in (([0, 0.5, 0.7, 0.6], 3), ([0, 0.5, 0.3, 0.4], 3), ([0, 0.5, 0.4, 0], 2)):
         d[0] = torch.tensor(row)
-        assert one_negative(d, labels, anchor, positive)[2].tolist() == [expected]
+        negative, found = nearest_negative(d, labels, anchor, positive)
+        assert (negative.tolist(), found.tolist()) == ([expected], [True])
 
 
-def test_one_negative_drops_pairs_without_negatives() -> None:
+def test_one_negative_finds_none_in_one_class() -> None:
     labels = torch.zeros(3, dtype=torch.long)
     d = unit_distances(embeddings(3, 4))
-    assert [len(i) for i in one_negative(d, labels, *same_class_pairs(labels))] == [0, 0, 0]
+    _, found = nearest_negative(d, labels, *same_class_pairs(labels))
+    assert found.tolist() == [False] * 6
+
+
+def test_tuples_cut_to_the_smallest() -> None:
+    """Two negatives of the fewest, in the order of the batch; a pair with none stays with none."""
+    yes_no = [[0, 1, 1, 0, 1], [1, 0, 0, 1, 0], [0, 0, 0, 0, 0], [1, 1, 1, 1, 1]]
+    expected = [[0, 1, 1, 0, 0], [1, 0, 0, 1, 0], [0, 0, 0, 0, 0], [1, 1, 0, 0, 0]]
+    assert cut_to_smallest(torch.tensor(yes_no).bool()).int().tolist() == expected
+    assert not cut_to_smallest(torch.zeros(3, 5, dtype=torch.bool)).any()
+    assert cut_to_smallest(torch.zeros(0, 5, dtype=torch.bool)).shape == (0, 5)
+
+
+def test_smallest_negatives_are_those_of_the_loss() -> None:
+    """Where the smallest tuple has one negative, tuples are the first triplet of each pair."""
+    labels = torch.arange(24) % 4
+    student, teacher = embeddings(24, 8), embeddings(24, 12, seed=1)
+    d_s, d_t = unit_distances(student), unit_distances(teacher)
+    first: dict[tuple[int, int], int] = {}
+    counts: dict[tuple[int, int], int] = {}
+    for a, p, n in looped_semi_hard(d_s, labels.tolist(), MARGIN):
+        first.setdefault((a, p), n)
+        counts[a, p] = counts.get((a, p), 0) + 1
+    assert min(counts.values()) == 1 < max(counts.values())
+    terms = [
+        1000 * kl(*(torch.softmax(-d[a, [p, n]] / 4.0, 0) for d in (d_t, d_s)))
+        for (a, p), n in first.items()
+    ]
+    settings = SETTINGS | {"negatives": "smallest"}
+    loss, count = stage1_loss(student, teacher, labels, relation="tuple", **settings)
+    assert count == len(first)
+    torch.testing.assert_close(loss, torch.stack(terms).mean(), rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("relation", "own"), [("tuple", 1000), ("triplet", 500), ("one-negative", 500)]
+)
+def test_weight_in_the_place_of_the_relations_own(relation: str, own: int) -> None:
+    labels = torch.arange(24) % 4
+    batch = (embeddings(24, 8), embeddings(24, 12, seed=1), labels)
+    loss, _ = stage1_loss(*batch, relation=relation, **SETTINGS)
+    weighted, _ = stage1_loss(*batch, relation=relation, **(SETTINGS | {"weight": 7.0}))
+    assert loss > 0
+    torch.testing.assert_close(weighted, 7.0 * loss / own, rtol=1e-12, atol=0)
 
 
 # Distances
@@ -259,12 +307,12 @@ def test_autocast_changes_nothing(relation: str) -> None:
     labels = torch.arange(48) % 6
     x, teacher = embeddings(48, 16).float().requires_grad_(), embeddings(48, 24, seed=1).float()
     d = unit_distances(x)
-    loss, n = stage1_loss(x, teacher, labels, relation=relation)
+    loss, n = stage1_loss(x, teacher, labels, relation=relation, **SETTINGS)
     (gradient,) = torch.autograd.grad(loss, x)
     with torch.autocast("cpu", torch.bfloat16):
         assert (x @ x.T).dtype == torch.bfloat16  # autocast is at work
         assert torch.equal(unit_distances(x), d)
-        cast_loss, cast_n = stage1_loss(x, teacher, labels, relation=relation)
+        cast_loss, cast_n = stage1_loss(x, teacher, labels, relation=relation, **SETTINGS)
     assert cast_loss.dtype == torch.float32
     assert torch.equal(cast_loss, loss)
     assert cast_n == n
@@ -278,7 +326,7 @@ def test_float32_is_enough(relation: str) -> None:
     loss, gradient = {}, {}
     for dtype in (torch.float32, torch.float64):
         leaf = x.to(dtype).clone().requires_grad_()
-        loss[dtype], _ = stage1_loss(leaf, teacher.to(dtype), labels, relation=relation)
+        loss[dtype], _ = stage1_loss(leaf, teacher.to(dtype), labels, relation=relation, **SETTINGS)
         (gradient[dtype],) = torch.autograd.grad(loss[dtype], leaf)
     exact, exact_gradient = loss[torch.float64], gradient[torch.float64]
     assert abs(loss[torch.float32] - exact) < 1e-5 * exact
@@ -297,12 +345,14 @@ def test_same_relations_cost_nothing(relation: str) -> None:
     generator = torch.Generator().manual_seed(2)
     rotation, _ = torch.linalg.qr(torch.randn(12, 8, generator=generator, dtype=torch.float64))
     teacher = 7 * student.detach() @ rotation.T
-    loss, n = stage1_loss(student, teacher, labels, relation=relation)
+    loss, n = stage1_loss(student, teacher, labels, relation=relation, **SETTINGS)
     (gradient,) = torch.autograd.grad(loss, student)
     assert n > 0
     assert loss.abs() < 1e-10
     assert gradient.abs().max() < 1e-10
-    other, _ = stage1_loss(student, embeddings(40, 12, seed=3), labels, relation=relation)
+    other, _ = stage1_loss(
+        student, embeddings(40, 12, seed=3), labels, relation=relation, **SETTINGS
+    )
     assert other > 1e-2
 
 
@@ -310,7 +360,7 @@ def test_same_relations_cost_nothing(relation: str) -> None:
 def test_student_alone_gets_a_gradient(relation: str) -> None:
     labels = torch.arange(20) % 4
     student, teacher = (embeddings(20, 8, seed).requires_grad_() for seed in (0, 1))
-    stage1_loss(student, teacher, labels, relation=relation)[0].backward()
+    stage1_loss(student, teacher, labels, relation=relation, **SETTINGS)[0].backward()
     assert teacher.grad is None
     assert student.grad is not None
     assert (student.grad != 0).any()
@@ -321,10 +371,13 @@ def test_given_pairs_change_nothing(relation: str) -> None:
     labels = torch.arange(30) % 4
     student, teacher = embeddings(30, 8), embeddings(30, 8, seed=1)
     pairs = same_class_pairs(labels)
-    ours = stage1_loss(student, teacher, labels, relation=relation, pairs=pairs)
-    assert ours == stage1_loss(student, teacher, labels, relation=relation)
+    ours = stage1_loss(student, teacher, labels, relation=relation, **SETTINGS, pairs=pairs)
+    assert ours == stage1_loss(student, teacher, labels, relation=relation, **SETTINGS)
     fewer = (pairs[0][:5], pairs[1][:5])  # they are what is used
-    assert stage1_loss(student, teacher, labels, relation=relation, pairs=fewer)[1] < ours[1]
+    assert (
+        stage1_loss(student, teacher, labels, relation=relation, **SETTINGS, pairs=fewer)[1]
+        < ours[1]
+    )
 
 
 @pytest.mark.parametrize("relation", RELATIONS)
@@ -335,11 +388,11 @@ def test_given_pairs_nothing_waits_for_the_device(relation: str) -> None:
         labels = torch.empty(32, dtype=torch.long)
         pairs = (torch.empty(90, dtype=torch.long), torch.empty(90, dtype=torch.long))
         teacher = torch.empty(32, 16)
-        loss, n = stage1_loss(student, teacher, labels, relation=relation, pairs=pairs)
+        loss, n = stage1_loss(student, teacher, labels, relation=relation, **SETTINGS, pairs=pairs)
         loss.backward()
         assert loss.shape == n.shape == ()
         with pytest.raises(DynamicOutputShapeException):
-            stage1_loss(student, teacher, labels, relation=relation)
+            stage1_loss(student, teacher, labels, relation=relation, **SETTINGS)
 
 
 @pytest.mark.parametrize("relation", RELATIONS)
@@ -347,7 +400,11 @@ def test_a_broken_student_is_not_a_perfect_one(relation: str) -> None:
     """NaN fails every comparison, so nothing is mined; the loss must say NaN all the same."""
     labels = torch.arange(12) % 3
     loss, _ = stage1_loss(
-        torch.full((12, 4), torch.nan), embeddings(12, 4).float(), labels, relation=relation
+        torch.full((12, 4), torch.nan),
+        embeddings(12, 4).float(),
+        labels,
+        relation=relation,
+        **SETTINGS,
     )
     assert loss.isnan()
 
@@ -361,12 +418,13 @@ def test_smallest_temperature(relation: str) -> None:
     labels = torch.tensor([0, 0, 1, 1])
     near_first = torch.tensor([[1, 0], [1, 1e-3], [-1, 1e-3], [-1, -1e-3]])
     far_first = torch.tensor([[1, 0], [-1, 1e-2], [1, 1e-2], [-1, 1e-3]])
+    extreme = SETTINGS | {"tau1": SMALLEST_TAU1, "margin": 2.0}
     for student, teacher in ((near_first, far_first), (far_first, near_first)):
         values = {}
         for dtype in (torch.float32, torch.float64):
             leaf = student.to(dtype).requires_grad_()
             values[dtype], n = stage1_loss(
-                leaf, teacher.to(dtype), labels, relation=relation, tau1=SMALLEST_TAU1, margin=2.0
+                leaf, teacher.to(dtype), labels, relation=relation, **extreme
             )
             (gradient,) = torch.autograd.grad(values[dtype], leaf)
             assert n > 0
@@ -382,8 +440,9 @@ def test_smallest_temperature(relation: str) -> None:
 
 def test_temperature_too_small() -> None:
     x = embeddings(4, 4)
-    with pytest.raises(UserError, match=r"tau1: 0\.01 is too small"):
-        stage1_loss(x, x, torch.zeros(4, dtype=torch.long), tau1=0.01)
+    settings = SETTINGS | {"tau1": 0.01}
+    with pytest.raises(ValueError, match=r"^tau1: 0\.01 is too small for float32; use 0\.05 or"):
+        stage1_loss(x, x, torch.zeros(4, dtype=torch.long), relation="tuple", **settings)
 
 
 @pytest.mark.parametrize("relation", RELATIONS)
@@ -394,7 +453,7 @@ def test_dead_embeddings(relation: str) -> None:
     student[:6] = 0
     teacher[4:9] = 0
     student.requires_grad_()
-    loss, _ = stage1_loss(student, teacher, labels, relation=relation)
+    loss, _ = stage1_loss(student, teacher, labels, relation=relation, **SETTINGS)
     (gradient,) = torch.autograd.grad(loss, student)
     assert loss.isfinite()
     assert gradient.isfinite().all()
@@ -402,5 +461,6 @@ def test_dead_embeddings(relation: str) -> None:
 
 def test_unknown_relation() -> None:
     x = embeddings(4, 4)
-    with pytest.raises(UserError, match="did you mean 'triplet'"):
-        stage1_loss(x, x, torch.zeros(4, dtype=torch.long), relation="triplets")
+    message = "^relation: unknown relation 'triplets'; allowed: tuple, triplet, one-negative$"
+    with pytest.raises(ValueError, match=message):
+        stage1_loss(x, x, torch.zeros(4, dtype=torch.long), relation="triplets", **SETTINGS)

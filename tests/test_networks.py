@@ -1,19 +1,36 @@
 """The network registry. The published layouts and numbers are in test_golden.py."""
 
+import copy
 import re
+import weakref
 from typing import Any
 
 import pytest
 import torch
 from pydantic import ValidationError
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from harness.networks import NETWORKS, build
+from harness.networks.base import Network
 
 SMALL: dict[str, dict[str, Any]] = {
     "wide_resnet": {"depth": 10, "width": 1},
     "resnet": {"depth": 8},
     "mobile_net": {"ca": 0.25},
+}
+# Of the SMALL ones, group by group: the module whose output is the map, its channels, and how many
+# times smaller than the image it is.
+MAPS: dict[str, list[tuple[str, int, int]]] = {
+    "wide_resnet": [("layer1", 16, 1), ("layer2", 32, 2), ("layer3", 64, 4)],
+    "resnet": [("layer1", 16, 1), ("layer2", 32, 2), ("layer3", 64, 4)],
+    "mobile_net": [
+        ("layers.0", 16, 2),
+        ("layers.2", 32, 4),
+        ("layers.4", 64, 8),
+        ("layers.10", 128, 16),
+        ("layers.12", 256, 32),
+    ],
 }
 
 
@@ -72,6 +89,87 @@ def test_the_three_calls_agree(name: str, size: int) -> None:
     torch.testing.assert_close(model.embed(x), embedding)
     torch.testing.assert_close(model(x), logits)
     torch.testing.assert_close(model.fc(embedding), logits)
+
+
+def outputs(model: Network, modules: list[str]) -> list[weakref.ref[Tensor]]:
+    """Fills up with what these modules return, as the network runs; keeps none of it alive."""
+    seen: list[weakref.ref[Tensor]] = []
+    for module in modules:
+        model.get_submodule(module).register_forward_hook(
+            lambda _module, _inputs, output: seen.append(weakref.ref(output))
+        )
+    return seen
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("size", [8, 33, 64])
+def test_maps_are_the_outputs_of_the_groups(name: str, size: int) -> None:
+    model = build(name, 7, **SMALL[name])
+    seen = outputs(model, [module for module, _, _ in MAPS[name]])
+    _, maps = model.embed_with_maps(torch.randn(3, 3, size, size))
+    sizes = [-(-size // smaller) for _, _, smaller in MAPS[name]]  # rounded up
+    expected = [(3, c, s, s) for (_, c, _), s in zip(MAPS[name], sizes, strict=True)]
+    assert [tuple(m.shape) for m in maps] == expected
+    assert len(seen) == len(maps)
+    assert all(m is output() for m, output in zip(maps, seen, strict=True))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("training", [False, True])
+def test_asking_for_the_maps_changes_nothing(name: str, training: bool) -> None:
+    """Neither the embedding, with dropout at work or not, nor what a forward pass leaves behind."""
+    dropout = {} if name == "resnet" else {"dropout": 0.5}
+    model = build(name, 7, **SMALL[name], **dropout).train(training)
+    twin = copy.deepcopy(model)
+    x = torch.randn(4, 3, 16, 16)
+    torch.manual_seed(0)
+    embedding, _ = model.embed_with_maps(x)
+    torch.manual_seed(0)
+    assert torch.equal(embedding, twin.embed(x))
+    ours, theirs = model.state_dict(), twin.state_dict()
+    assert list(ours) == list(theirs)
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_embedding_is_the_mean_of_the_last_map(name: str) -> None:
+    """Of a wide_resnet, whose map is a bare sum of blocks, after the last batch norm and ReLU."""
+    model, x = build(name, 7, **SMALL[name]), torch.randn(3, 3, 64, 64)
+    model(x)  # batch norm that has learnt nothing would change nothing
+    embedding, maps = model.eval().embed_with_maps(x)
+    assert all((m >= 0).all() == (name != "wide_resnet") for m in maps)
+    last = F.relu(model.bn(maps[-1])) if name == "wide_resnet" else maps[-1]
+    torch.testing.assert_close(embedding, last.mean((2, 3)))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_gradients_pass_through_the_maps(name: str) -> None:
+    model = build(name, 7, **SMALL[name])
+    embedding, maps = model.embed_with_maps(torch.randn(4, 3, 32, 32))
+    from_embedding = torch.autograd.grad(embedding.square().sum(), maps, retain_graph=True)
+    assert all(g.isfinite().all() and (g != 0).any() for g in from_embedding)
+    # A loss of a map teaches the group that made it and those before, and none after it.
+    maps[1].square().sum().backward()
+    for i, (module, _, _) in enumerate(MAPS[name]):
+        grads = [p.grad for p in model.get_submodule(module).parameters()]
+        assert all((g is None) == (i > 1) for g in grads)
+    assert model.conv1.weight.grad is not None
+    assert model.fc.weight.grad is None
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@torch.no_grad()
+def test_maps_nobody_asked_for_are_let_go(name: str) -> None:
+    """When the last group is done, its input is the only other map in memory."""
+    model = build(name, 7, **SMALL[name]).eval()
+    modules = [module for module, _, _ in MAPS[name]]
+    seen = outputs(model, modules)
+    alive: list[bool] = []
+    model.get_submodule(modules[-1]).register_forward_hook(
+        lambda *_: alive.extend(output() is not None for output in seen)
+    )
+    model(torch.randn(2, 3, 8, 8))
+    assert alive == [False] * (len(modules) - 2) + [True, True]
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -683,6 +683,24 @@ def test_moved_data_are_read_where_they_lie_now(trained: Grid, tmp_path: Path) -
     assert_same_result(directory, trained.directory("supervised"))
 
 
+@pytest.mark.parametrize(
+    ("kind", "setting", "value"),
+    [("stage1", "tau1", 0.01), ("stage1", "relation", "pair"), ("stage2", "tau_on", "student")],
+)
+def test_a_setting_that_the_method_refuses(
+    trained: Grid, tmp_path: Path, kind: str, setting: str, value: Any
+) -> None:
+    """Wrong input, in one line that names it. An experiment file cannot say it, a cell.json can."""
+    _, directory = copy_without(trained, kind, tmp_path)
+    description = directory.description
+    description["spec"][kind][setting] = value
+    (directory / "cell.json").write_text(json.dumps(description))
+    assert go(directory) == WRONG_INPUT
+    assert failure(directory).startswith(f"{kind}.{setting}: ") and repr(value) in failure(
+        directory
+    )
+
+
 def test_unknown_device_is_refused(tmp_path: Path) -> None:
     directory = tiny(tmp_path).directory("supervised")
     assert run_cell(directory, "gpu", 1, VERSION, lambda: False) == WRONG_INPUT  # type: ignore[arg-type]

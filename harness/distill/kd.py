@@ -11,13 +11,13 @@ def kd_loss(
     teacher_logits: Tensor,
     labels: Tensor,
     *,
-    temperature: float = 4.0,
-    alpha: float = 0.9,
+    temperature: float,
+    alpha: float,
 ) -> dict[str, Tensor]:
     """(1 - alpha) CE(f_S, y) + alpha T^2 (1/B) sum KL(softmax(f_T / T) || softmax(f_S / T)).
 
-    Temperature and weights as in RepDistiller (`-r 0.1 -a 0.9`, T = 4). Both models must share
-    the label space. Only the student gets a gradient.
+    RepDistiller's weights: its `-a` is alpha, its `-r` 1 - alpha. Both models must share the label
+    space. Only the student gets a gradient.
 
     Args:
         student_logits: (B, C).

@@ -94,15 +94,3 @@ def nearest_negative(
     nearest = from_anchor.masked_fill(~farther, torch.inf).argmin(1)
     farthest = from_anchor.masked_fill(~is_negative, -torch.inf).argmax(1)
     return torch.where(farther.any(1), nearest, farthest), is_negative.any(1)
-
-
-def one_negative(
-    distances: Tensor, labels: Tensor, anchor: Tensor, positive: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The triplets of `nearest_negative`, without the pairs that have no negative.
-
-    Returns:
-        anchor, positive and negative, each (P',), P' <= P.
-    """
-    negative, found = nearest_negative(distances, labels, anchor, positive)
-    return anchor[found], positive[found], negative[found]

@@ -14,7 +14,6 @@ from harness.distill.relations import (
     semi_hard_mask,
     unit_distances,
 )
-from harness.errors import UserError, nearest
 
 RELATIONS = ("tuple", "triplet", "one-negative")
 
@@ -33,11 +32,11 @@ def stage1_loss(
     teacher_embedding: Tensor,
     labels: Tensor,
     *,
-    relation: str = "tuple",
-    tau1: float = 4.0,
-    margin: float = 0.2,
-    negatives: str = "all",
-    weight: float | None = None,
+    relation: str,
+    tau1: float,
+    margin: float,
+    negatives: str,
+    weight: float | None,
     pairs: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Mean divergence between the teacher's and the student's relations, mined on the student.
@@ -59,19 +58,21 @@ def stage1_loss(
         relation: one of `RELATIONS`.
         tau1: temperature, at least `SMALLEST_TAU1`.
         negatives: "all" of a tuple, or "smallest" (see `cut_to_smallest`); tuples only.
-        weight: in the place of the relation's own factor, 1000 or 500.
+        weight: in the place of the relation's own factor, 1000 or 500; None for that one.
         pairs: `same_class_pairs(labels)`, if at hand, on the embeddings' device.
 
     Returns:
         The loss (scalar), and the number of tuples or triplets behind it (integer scalar).
 
     Raises:
-        UserError: unknown relation, or `tau1` too small.
+        ValueError: unknown relation, or `tau1` too small.
     """
     if relation not in RELATIONS:
-        raise UserError(f"relation: unknown relation {relation!r}{nearest(relation, RELATIONS)}")
+        raise ValueError(
+            f"relation: unknown relation {relation!r}; allowed: {', '.join(RELATIONS)}"
+        )
     if tau1 < SMALLEST_TAU1:
-        raise UserError(f"tau1: {tau1} is too small for float32; use {SMALLEST_TAU1} or more")
+        raise ValueError(f"tau1: {tau1} is too small for float32; use {SMALLEST_TAU1} or more")
     student = unit_distances(student_embedding)
     with torch.no_grad():
         teacher = unit_distances(teacher_embedding)

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from harness.distill.centers import class_centers
 from harness.distill.relations import at_least_float32
-from harness.errors import UserError, nearest
 
 TAU_ON = ("both", "teacher")
 
@@ -29,9 +28,9 @@ def teaching_loss(
     *,
     tau2: float,
     lambd: float,
-    tau_on: str = "both",
+    tau_on: str,
+    weighted: bool,
     teacher_logits: Tensor | None = None,
-    weighted: bool = False,
 ) -> Tensor:
     """lambd x (1/B) sum_i w_i KL(softmax(s_T / tau2) || softmax(f_S / tau2)), over C_B.
 
@@ -57,11 +56,10 @@ def teaching_loss(
         Scalar.
 
     Raises:
-        UserError: unknown `tau_on`.
-        ValueError: `weighted` without `teacher_logits`.
+        ValueError: unknown `tau_on`, or `weighted` without `teacher_logits`.
     """
     if tau_on not in TAU_ON:
-        raise UserError(f"tau_on: unknown side {tau_on!r}{nearest(tau_on, TAU_ON)}")
+        raise ValueError(f"tau_on: unknown side {tau_on!r}; allowed: {', '.join(TAU_ON)}")
     if weighted and teacher_logits is None:
         raise ValueError("weighted needs teacher_logits")
     n_images, n_classes = student_logits.shape
@@ -96,7 +94,16 @@ def local_teaching_loss(
         Scalar.
     """
     weight = LOCAL_WEIGHT * math.exp(-LOCAL_DECAY * (epoch - 1))
-    return teaching_loss(student_logits, teacher_embedding, labels, None, tau2=tau2, lambd=weight)
+    return teaching_loss(
+        student_logits,
+        teacher_embedding,
+        labels,
+        None,
+        tau2=tau2,
+        lambd=weight,
+        tau_on="both",
+        weighted=False,
+    )
 
 
 def _kl_over(teacher_scores: Tensor, student_scores: Tensor, taken: Tensor) -> Tensor:

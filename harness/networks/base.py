@@ -1,5 +1,8 @@
 """What every network offers to the training loop and to the losses."""
 
+from collections import deque
+from collections.abc import Iterator
+
 from torch import Tensor, nn
 
 
@@ -8,13 +11,36 @@ class Network(nn.Module):
 
     `x` is (B, 3, H, W) normalised images; logits are (B, n_classes); embeddings are
     (B, embedding_dim), the raw (not normalised) input of `fc`.
+
+    A subclass writes its body once, as `feature_maps` and `pool`; everything else follows.
     """
 
     fc: nn.Linear
     embedding_dim: int
 
-    def embed(self, x: Tensor) -> Tensor:
+    def feature_maps(self, x: Tensor) -> Iterator[Tensor]:
+        """The output of each group of blocks, (B, channels, h, w), from shallow to deep.
+
+        A generator: a group is computed when its map is asked for.
+        """
         raise NotImplementedError
+
+    def pool(self, deepest: Tensor) -> Tensor:
+        """The last of the `feature_maps`, (B, channels, h, w), to (B, embedding_dim)."""
+        raise NotImplementedError
+
+    def embed(self, x: Tensor) -> Tensor:
+        (deepest,) = deque(self.feature_maps(x), maxlen=1)  # no list that keeps them all alive
+        return self.pool(deepest)
+
+    def embed_with_maps(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """What `embed` gives, and all `feature_maps`, from one pass over the images.
+
+        Returns:
+            The embedding (B, embedding_dim), and maps (B, channels, h, w) from shallow to deep.
+        """
+        maps = tuple(self.feature_maps(x))
+        return self.pool(maps[-1]), maps
 
     def embed_and_classify(self, x: Tensor) -> tuple[Tensor, Tensor]:
         embedding = self.embed(x)

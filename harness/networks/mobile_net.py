@@ -3,6 +3,8 @@
 Parameter names, shapes and order are those of the published checkpoints.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -57,6 +59,17 @@ class MobileNet(Network):
         self.fc = nn.Linear(in_channels, n_classes)
         self.embedding_dim = in_channels
 
-    def embed(self, x: Tensor) -> Tensor:
-        out = self.layers(F.relu(self.bn1(self.conv1(x))))
-        return self.dropout(torch.flatten(F.adaptive_avg_pool2d(out, 1), 1))
+    def feature_maps(self, x: Tensor) -> Iterator[Tensor]:
+        """Five maps, all after a ReLU: what each strided block starts from, and the last one.
+
+        (B, 64ca, H/2, W/2), (B, 128ca, H/4, W/4), .., (B, 1024ca, H/32, W/32), sizes rounded up.
+        """
+        out = F.relu(self.bn1(self.conv1(x)))
+        for block, (_, stride) in zip(self.layers, BLOCKS, strict=True):
+            if stride != 1:
+                yield out
+            out = block(out)
+        yield out
+
+    def pool(self, deepest: Tensor) -> Tensor:
+        return self.dropout(torch.flatten(F.adaptive_avg_pool2d(deepest, 1), 1))

@@ -3,6 +3,8 @@
 Parameter names, shapes and order are those of the published checkpoints.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -52,8 +54,12 @@ class ResNet(Network):
         self.fc = nn.Linear(64, n_classes)
         self.embedding_dim = 64
 
-    def embed(self, x: Tensor) -> Tensor:
+    def feature_maps(self, x: Tensor) -> Iterator[Tensor]:
+        """(B, 16, H, W), (B, 32, H/2, W/2), (B, 64, H/4, W/4), all after a ReLU."""
         out = F.relu(self.bn1(self.conv1(x)))
         for group in (1, 2, 3):
             out = self.get_submodule(f"layer{group}")(out)
-        return torch.flatten(F.adaptive_avg_pool2d(out, 1), 1)
+            yield out
+
+    def pool(self, deepest: Tensor) -> Tensor:
+        return torch.flatten(F.adaptive_avg_pool2d(deepest, 1), 1)

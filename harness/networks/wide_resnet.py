@@ -3,6 +3,8 @@
 Parameter names, shapes and order are those of the published checkpoints.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -70,8 +72,15 @@ class WideResNet(Network):
         self.fc = nn.Linear(channels[3], n_classes)
         self.embedding_dim = channels[3]
 
-    def embed(self, x: Tensor) -> Tensor:
+    def feature_maps(self, x: Tensor) -> Iterator[Tensor]:
+        """(B, 16w, H, W), (B, 32w, H/2, W/2), (B, 64w, H/4, W/4), w = width.
+
+        Sums of the blocks, before any batch norm or ReLU: the next group's first block has them.
+        """
         out = self.conv1(x)
         for group in (1, 2, 3):
             out = self.get_submodule(f"layer{group}")(out)
-        return torch.flatten(F.adaptive_avg_pool2d(F.relu(self.bn(out)), 1), 1)
+            yield out
+
+    def pool(self, deepest: Tensor) -> Tensor:
+        return torch.flatten(F.adaptive_avg_pool2d(F.relu(self.bn(deepest)), 1), 1)

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from harness.data.batches import Batch, Images
 from harness.distill.relations import at_least_float32
-from harness.methods import STAGES
+from harness.errors import UserError, first_error
+from harness.methods import SECTIONS, STAGES
 from harness.networks.base import Network
 from harness.results import ACCURACY, on
 from harness.train.evaluate import accuracy
@@ -117,8 +119,17 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def training_of(kind: str, context: Context) -> Training:
-    """What trains a cell of this kind."""
+    """What trains a cell of this kind.
+
+    Raises:
+        UserError: its spec, which may have been edited, has a setting that the method refuses.
+    """
     stage = STAGES[kind]
+    for section in stage.all_sections:
+        try:
+            SECTIONS[section].model_validate(context.spec[section])
+        except ValidationError as error:
+            raise UserError(first_error(error, SECTIONS[section], section)) from None
     module, _, name = stage.trainer.partition(":")
     trainer: type[Training] = getattr(importlib.import_module(module), name)
     return trainer(context, context.spec[stage.schedule])
