@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from harness.data import DATASETS, Dataset, join_validation, load
+from harness.data import DATASETS, Dataset, load
 from harness.data.batches import Images, on_device
+from harness.data.views import join_validation
 from harness.errors import UserError
 from harness.execute import BUSY, DONE, FAILED, STOPPED, WRONG_INPUT
 from harness.networks.base import Network

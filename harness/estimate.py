@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from harness.data import Dataset, join_validation
+from harness.data import Dataset
 from harness.data.batches import epoch_generator, on_device
+from harness.data.views import join_validation
 from harness.errors import UserError
 from harness.plan import Cell, Plan, canonical, make_plan
 from harness.progress import n_epochs

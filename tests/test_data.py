@@ -20,12 +20,12 @@ from harness.data import (
     Dataset,
     DigitsOptions,
     ImageSet,
-    join_validation,
     load,
     normalisation,
 )
 from harness.data.batches import Batch, DeviceImages, crop_indices, epoch_generator
 from harness.data.split import stratified
+from harness.data.views import join_validation
 from harness.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent

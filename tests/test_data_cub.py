@@ -23,11 +23,12 @@ from PIL import Image
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
-from harness.data import Dataset, PackedImages, ResizedCrop, cub, fetch, join_validation, load
+from harness.data import Dataset, PackedImages, ResizedCrop, cub, fetch, load
 from harness.data.batches import Batch, batch_bounds, epoch_generator, on_device
 from harness.data.loader import LoaderImages, ResidentImages, central_crops, random_crops
 from harness.data.options import IMAGENET_MEAN, IMAGENET_STD, CubOptions
 from harness.data.resize import resampled
+from harness.data.views import join_validation
 from harness.errors import UserError
 
 CPU = torch.device("cpu")

@@ -25,13 +25,13 @@ from harness.data import (
     ResizedCrop,
     cache,
     decode,
-    join_validation,
     load,
     normalisation,
 )
 from harness.data.batches import DeviceImages, on_device
 from harness.data.options import CubOptions, FolderOptions, ParquetOptions
 from harness.data.packed import PackedImages
+from harness.data.views import join_validation
 from harness.errors import UserError
 from harness.experiment_file import parse
 from harness.spec import Experiment

@@ -19,8 +19,9 @@ from torch import Tensor
 
 import harness.cell
 from harness.cell import run_cell, summary
-from harness.data import Dataset, ImageSet, join_validation, load
+from harness.data import Dataset, ImageSet, load
 from harness.data.batches import DeviceImages, Images
+from harness.data.views import join_validation
 from harness.execute import BUSY, DONE, FAILED, STOPPED, WRONG_INPUT
 from harness.experiment_file import override, parse
 from harness.networks import build

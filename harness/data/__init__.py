@@ -40,7 +40,6 @@ __all__ = [
     "PackedImages",
     "ResizedCrop",
     "data_root",
-    "join_validation",
     "load",
     "normalisation",
 ]
@@ -156,21 +155,6 @@ def load(options: DatasetOptions, with_test: bool = True) -> Dataset:
     if with_test:
         return loader(options)
     return replace(loader(options, with_test=False), test=None)  # whatever the loader makes of it
-
-
-def join_validation(dataset: Dataset) -> Dataset:
-    """Train on train + validation, as the releases do without `flag_tuning`: no validation left.
-    The normalisation stays that of the training part."""
-    if dataset.validation is None:
-        return dataset
-    first, second = dataset.train, dataset.validation
-    labels = np.concatenate([first.labels, second.labels])
-    images: np.ndarray | PackedImages
-    if isinstance(first.images, PackedImages) and isinstance(second.images, PackedImages):
-        images = first.images.joined(second.images)
-    else:
-        images = np.concatenate([first.pixels(), second.pixels()])
-    return replace(dataset, train=ImageSet(images, labels), validation=None)
 
 
 def normalisation(images: np.ndarray | PackedImages) -> tuple[Channels, Channels]:
