@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from data_files import part_digests
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -114,6 +115,21 @@ def test_split_that_does_not_fit_is_refused_by_name(options: dict[str, int], mes
 
 def test_largest_split_seed_works() -> None:
     assert len(load(DigitsOptions(split_seed=2**32 - 2)).train) == 1000
+
+
+@pytest.mark.parametrize(
+    ("options", "frozen"),
+    [
+        ({}, "49f826e7ab52 a184aa89bd10 72d6e1a103b2"),
+        ({"split_seed": 1}, "e3e5d23e762c c9ca4032516c 23d58eb44f87"),
+        (
+            {"validation": 100, "test": 1400, "split_seed": 7},
+            "4552c65ef886 a5f3eea2acd5 bac38adf89c2",
+        ),
+    ],
+)
+def test_parts_are_frozen(options: dict[str, int], frozen: str) -> None:
+    assert part_digests(load(DigitsOptions(**options))) == frozen
 
 
 # Digests

@@ -25,6 +25,7 @@ import pytest
 import scipy.stats
 import torch
 import torchvision.datasets
+from data_files import part_digests
 from PIL import Image
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
@@ -36,6 +37,7 @@ from harness.data.options import Cifar10Options, Cifar100Options
 from harness.errors import UserError
 
 CPU = torch.device("cpu")
+pytestmark = pytest.mark.usefixtures("data_root")
 SPLIT = {"validation": 100}
 
 
@@ -53,12 +55,6 @@ def pictures(n_classes: int, each: int, seed: int) -> tuple[np.ndarray, np.ndarr
 def rows(images: np.ndarray) -> np.ndarray:
     """As CIFAR's pickles have them: all of red, then of green, then of blue."""
     return images.transpose(0, 3, 1, 2).reshape(len(images), 3072)
-
-
-@pytest.fixture(autouse=True)
-def data_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("HARNESS_DATA_ROOT", str(tmp_path / "data"))
-    return tmp_path / "data"
 
 
 TRAIN, TEST = pictures(100, 3, 0), pictures(100, 1, 1)
@@ -119,6 +115,15 @@ def test_without_test_images(data_root: Path, write_cifar100: Callable[[Path], P
     assert len(list((data_root / ".cache").glob("*/pixels.bin"))) == 1
 
 
+def test_parts_are_frozen(data_root: Path, write_cifar100: Callable[[Path], Path]) -> None:
+    write_cifar100(data_root)
+    assert part_digests(load(Cifar100Options(**SPLIT))) == "6f01d09f1305 b7a0436331ef 0bc430aa771c"
+    assert (
+        part_digests(load(Cifar100Options(validation=0.5, split_seed=3)))
+        == "ac5ca6e2cbd6 daec23e6899f 0bc430aa771c"
+    )
+
+
 def test_a_path_replaces_the_data_root(
     tmp_path: Path, write_cifar100: Callable[[Path], Path]
 ) -> None:
@@ -157,6 +162,7 @@ def test_cifar10_takes_its_normalisation_from_train(
     monkeypatch.setattr(reader, "meta", reader.meta | {"md5": md5(folder / "batches.meta")})
 
     dataset = load(Cifar10Options(validation=0.2))
+    assert part_digests(dataset) == "b29f86ebe67f bd059a352e3a 07dec963787e"
     pixels = dataset.train.pixels().reshape(-1, 3) / 255
     assert len(dataset.train) == 80
     np.testing.assert_allclose(dataset.mean, pixels.mean(0), rtol=1e-12)

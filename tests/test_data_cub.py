@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from data_files import part_digests
 from PIL import Image
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
@@ -32,6 +33,7 @@ from harness.data.views import join_validation
 from harness.errors import UserError
 
 CPU = torch.device("cpu")
+pytestmark = pytest.mark.usefixtures("data_root")
 NAMES = ("001.Crow", "002.Gull", "003.Wren")
 EACH = 12  # images of each class; every third one is for the test
 
@@ -46,7 +48,7 @@ def size_of(i: int) -> tuple[int, int]:
     return [(75, 100), (110, 80), (64, 64), (50, 41), (60, 160)][i % 5]
 
 
-def write_tree(folder: Path) -> Path:
+def write_tree(folder: Path, kind: str = "jpeg") -> Path:
     """The five parts of CUB_200_2011; one image is grey, as some of the real ones are."""
     images, labels, split = [], [], []
     for i in range(1, len(NAMES) * EACH + 1):
@@ -55,7 +57,7 @@ def write_tree(folder: Path) -> Path:
         (folder / "images" / NAMES[c]).mkdir(parents=True, exist_ok=True)
         image = picture(i, *size_of(i))
         image = image.convert("L") if i == 5 else image
-        image.save(folder / "images" / name, quality=95)
+        image.save(folder / "images" / name, kind, quality=95)
         images.append(f"{i} {name}")
         labels.append(f"{i} {c + 1}")
         split.append(f"{i} {int(k % 3 < 2)}")
@@ -69,13 +71,6 @@ def write_tree(folder: Path) -> Path:
 @pytest.fixture(scope="session")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tree(tmp_path_factory.mktemp("cub") / "CUB_200_2011")
-
-
-@pytest.fixture(autouse=True)
-def data_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("HARNESS_DATA_ROOT", str(tmp_path / "data"))
-    monkeypatch.delenv("HARNESS_N_WORKERS", raising=False)
-    return tmp_path / "data"
 
 
 def options(path: Path | None, **fields: object) -> CubOptions:
@@ -112,6 +107,16 @@ def test_official_split(dataset: Dataset, original: Path) -> None:
         expected = np.asarray(TF.resize(Image.open(file).convert("RGB"), [64]))
         np.testing.assert_array_equal(dataset.test.images[k], expected)
     assert len(np.unique(dataset.test.images.shapes, axis=0)) == 5
+
+
+def test_parts_are_frozen(tmp_path: Path) -> None:
+    """Of images without loss, which every version of the JPEG library reads alike."""
+    tree = write_tree(tmp_path / "CUB_200_2011", kind="png")
+    assert part_digests(load(options(tree))) == "62106c5d6b1a 8126d2584ad0 565ed420e8ee"
+    assert (
+        part_digests(load(options(tree, split_seed=3, validation=0.3)))
+        == "e4096936cf24 5826e3a429f8 565ed420e8ee"
+    )
 
 
 def test_defaults() -> None:

@@ -34,13 +34,10 @@ def in_memory() -> Dataset:
 
 
 @pytest.fixture(params=["in memory", "in a store"])
-def dataset(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Dataset:
+def dataset(request: pytest.FixtureRequest, data_root: Path) -> Dataset:
     """Either kind of data set; the store's images are of two sizes."""
     if request.param == "in memory":
         return in_memory()
-    monkeypatch.setenv("HARNESS_DATA_ROOT", str(tmp_path))
     images = [picture(i, 2 + i % 2) for i in range(len(LABELS))]
     store = cached({"path": "pets"}, lambda: Contents(images, LABELS, NAMES))
     every = np.arange(len(LABELS))
