@@ -13,6 +13,7 @@ import argparse
 import hashlib
 import io
 import json
+import os
 import signal
 import sys
 import traceback
@@ -23,7 +24,8 @@ import numpy as np
 import torch
 
 from harness.data import DATASETS, Dataset, load
-from harness.data.batches import Images, on_device
+from harness.data.batches import Images
+from harness.data.placement import on_device
 from harness.data.views import join_validation
 from harness.errors import UserError
 from harness.execute import BUSY, DONE, FAILED, STOPPED, WRONG_INPUT
@@ -123,7 +125,9 @@ def _train(
 
     parts = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
     images: dict[str, Images] = {
-        k: on_device(dataset, v, device) for k, v in parts.items() if v is not None
+        k: on_device(dataset, v, device, workers_wanted())
+        for k, v in parts.items()
+        if v is not None
     }
     if spec["protocol"]["selection"] not in ("last", *images):
         raise UserError(
@@ -223,6 +227,18 @@ def _dataset(directory: CellDir, spec: dict[str, Any]) -> Dataset:
         )
     joined = spec["protocol"]["train_on"] == "train+validation"
     return join_validation(dataset) if joined else dataset
+
+
+def workers_wanted() -> int:
+    """$HARNESS_N_WORKERS, 0 without it.
+
+    Raises:
+        UserError: it is no number.
+    """
+    text = os.environ.get("HARNESS_N_WORKERS") or "0"
+    if not text.isdecimal():
+        raise UserError(f"HARNESS_N_WORKERS: {text!r} is no number of processes; use 0, 1, 2, ...")
+    return int(text)
 
 
 def data_summary(dataset: Dataset, spec: dict[str, Any]) -> dict[str, Any]:

@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from harness.cell import workers_wanted
 from harness.data import Dataset
-from harness.data.batches import epoch_generator, on_device
+from harness.data.batches import epoch_generator
+from harness.data.placement import on_device
 from harness.data.views import join_validation
 from harness.errors import UserError
 from harness.plan import Cell, Plan, canonical, make_plan
@@ -55,7 +57,7 @@ def measure_networks(
     """Speed of every network of the experiment, keyed by its canonical options."""
     torch.set_num_threads(threads)
     device = resolve_device(device_name)
-    images = on_device(dataset, dataset.train, device)
+    images = on_device(dataset, dataset.train, device, workers_wanted())
     size, precision = experiment.optimizer.batch_size, experiment.optimizer.precision
     speeds: dict[str, Speed] = {}
     for options in (experiment.teacher, *experiment.students):

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.cell import data_summary
+from harness.cell import data_summary, workers_wanted
 from harness.data import load
-from harness.data.batches import on_device
+from harness.data.placement import on_device
 from harness.errors import UserError
 from harness.networks import NETWORKS
 from harness.networks.base import Network
@@ -130,7 +130,7 @@ def import_checkpoint(path: Path, experiment: Experiment, root: Path, device_nam
     model = checked_model(state, network, len(dataset.class_names)).to(device)
 
     measured = {
-        part: accuracy(model, on_device(dataset, images, device))
+        part: accuracy(model, on_device(dataset, images, device, workers_wanted()))
         for part in ("validation", "test")
         if (images := getattr(dataset, part)) is not None
     }

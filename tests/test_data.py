@@ -24,7 +24,8 @@ from harness.data import (
     load,
     normalisation,
 )
-from harness.data.batches import Batch, DeviceImages, crop_indices, epoch_generator
+from harness.data.batches import Batch, epoch_generator
+from harness.data.small import DeviceImages, crop_indices
 from harness.data.split import stratified
 from harness.data.views import join_validation
 from harness.errors import UserError
@@ -305,6 +306,18 @@ def test_images_stay_with_their_labels() -> None:
     originals = reference(dataset, channels_first(dataset))
     for batch in augmented(dataset, 8):
         torch.testing.assert_close(batch.x, originals[batch.y])
+
+
+def test_index_names_the_images() -> None:
+    dataset = noise(30, 4)
+    dataset = replace(dataset, train=replace(dataset.train, labels=np.arange(30) % 7))
+    originals = reference(dataset, channels_first(dataset))
+    for batches in (list(on_cpu(dataset).plain(8)), augmented(dataset, 8)):
+        for batch in batches:
+            assert batch.index.dtype == torch.int64
+            torch.testing.assert_close(batch.x, originals[batch.index])
+            assert torch.equal(batch.y, batch.index % 7) and torch.equal(batch.y_cpu, batch.y)
+        assert sorted(torch.cat([b.index for b in batches]).tolist()) == list(range(30))
 
 
 def same(a: list[Batch], b: list[Batch]) -> bool:

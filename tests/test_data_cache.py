@@ -12,8 +12,9 @@ from data_files import parquet, structs, write_parquet, write_tiny, wrong
 from PIL import Image
 
 from harness.data import cache, decode, normalisation
-from harness.data.batches import DeviceImages, on_device
 from harness.data.packed import PackedImages
+from harness.data.placement import on_device
+from harness.data.small import DeviceImages
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("data_root")
@@ -142,7 +143,7 @@ def test_normalisation_from_sums_is_that_of_the_pixels(tiny: Path) -> None:
 def test_batches_of_a_store(tiny: Path) -> None:
     dataset = parquet(tiny)
     assert dataset.test is not None
-    images = on_device(dataset, dataset.test, CPU)
+    images = on_device(dataset, dataset.test, CPU, 0)
     assert isinstance(images, DeviceImages)
     x = torch.cat([b.x for b in images.plain(4)])
     std, mean = (torch.tensor(v)[:, None, None] for v in (dataset.std, dataset.mean))

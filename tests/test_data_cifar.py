@@ -31,9 +31,11 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
 from harness.data import Augmentation, Dataset, ImageSet, fetch, load
-from harness.data.batches import DeviceImages, epoch_generator, on_device
+from harness.data.batches import epoch_generator
 from harness.data.cifar import CIFAR
 from harness.data.options import Cifar10Options, Cifar100Options
+from harness.data.placement import on_device
+from harness.data.small import DeviceImages
 from harness.errors import UserError
 
 CPU = torch.device("cpu")
@@ -478,7 +480,7 @@ def test_validation_images_are_never_augmented(
     write_cifar100(data_root)
     dataset = load(Cifar100Options(**SPLIT))
     assert dataset.validation is not None
-    held_out = on_device(dataset, dataset.validation, CPU)
+    held_out = on_device(dataset, dataset.validation, CPU, 0)
     pixels = torch.from_numpy(dataset.validation.pixels()).permute(0, 3, 1, 2)
     expected = TF.normalize(TF.to_dtype(pixels, torch.float32, scale=True), *_normal(dataset))
     torch.manual_seed(1)

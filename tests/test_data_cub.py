@@ -3,7 +3,6 @@
 The trees are of the real format, small, and made here.
 """
 
-import dataclasses
 import fcntl
 import hashlib
 import io
@@ -12,7 +11,9 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +25,13 @@ from PIL import Image
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
-from harness.data import Dataset, PackedImages, ResizedCrop, cub, fetch, load
-from harness.data.batches import Batch, batch_bounds, epoch_generator, on_device
+from harness.cell import workers_wanted
+from harness.data import Dataset, ImageSet, PackedImages, ResizedCrop, cub, fetch, load
+from harness.data.batches import Batch, batch_bounds, epoch_generator
+from harness.data.cache import Contents, cached
 from harness.data.loader import LoaderImages, ResidentImages, central_crops, random_crops
 from harness.data.options import IMAGENET_MEAN, IMAGENET_STD, CubOptions
+from harness.data.placement import on_device
 from harness.data.resize import resampled
 from harness.data.views import join_validation
 from harness.errors import UserError
@@ -200,7 +204,7 @@ def test_without_test_images_their_files_stay_closed(tree: Path) -> None:
 def test_archive(original: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Extracted from the data root; without network and archive, one line says what to do."""
     assert cub.ARCHIVE.url.startswith("https://data.caltech.edu/records/65de6-vp158/")
-    offline = dataclasses.replace(cub.ARCHIVE, url="http://127.0.0.1:9/CUB_200_2011.tgz")
+    offline = replace(cub.ARCHIVE, url="http://127.0.0.1:9/CUB_200_2011.tgz")
     monkeypatch.setattr(cub, "ARCHIVE", offline)
     with pytest.raises(UserError) as caught:
         load(options(None))
@@ -214,7 +218,7 @@ def test_archive(original: Path, data_root: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(UserError, match=r"CUB_200_2011\.tgz is not whole"):
         load(options(None))
     md5 = hashlib.md5(path.read_bytes()).hexdigest()
-    monkeypatch.setattr(cub, "ARCHIVE", dataclasses.replace(offline, md5=md5))
+    monkeypatch.setattr(cub, "ARCHIVE", replace(offline, md5=md5))
     assert load(options(None)).digest == load(options(original)).digest
     assert sorted(p.name for p in data_root.iterdir() if p.name[0] != ".") == [
         "CUB_200_2011",
@@ -343,6 +347,24 @@ def test_any_number_of_workers_gives_the_same(dataset: Dataset) -> None:
             assert torch.equal(a.y, b.y) and torch.equal(a.y_cpu, b.y_cpu)
 
 
+@pytest.mark.parametrize("kind", [LoaderImages, ResidentImages, partial(LoaderImages, n_workers=2)])
+def test_index_names_the_images(kind: Callable[..., LoaderImages], dataset: Dataset) -> None:
+    """Of images of one colour each, which no crop changes: image i has the value i."""
+    labels = np.arange(23) % 5
+    colours = [np.full((9 + i % 3, 9 + i % 2, 3), i, np.uint8) for i in range(23)]
+    store = cached({"path": "colours"}, lambda: Contents(colours, labels, list("abcde")))
+    part = ImageSet(store.images(), labels)
+    coloured = replace(dataset, train=part, augmentation=ResizedCrop(8, flip=True))
+    images = kind(coloured, part, CPU)
+    for batches in (list(images.plain(6)), epoch(images, size=6)):
+        for batch in batches:
+            assert batch.index.dtype == torch.int64
+            value = pixels([batch], coloured).round().long()
+            assert (value == batch.index[:, None, None, None]).all()
+            assert torch.equal(batch.y, batch.index % 5) and torch.equal(batch.y_cpu, batch.y)
+        assert sorted(torch.cat([b.index for b in batches]).tolist()) == list(range(23))
+
+
 @pytest.mark.parametrize("kind", [LoaderImages, ResidentImages])
 def test_an_epoch_is_a_function_of_seed_and_epoch(
     kind: type[LoaderImages], dataset: Dataset
@@ -443,15 +465,16 @@ def test_resampling_up_down_and_not_at_all() -> None:
 def test_on_a_cpu_a_loader_with_the_wanted_workers(
     dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    images = on_device(dataset, dataset.train, CPU)
-    assert type(images) is LoaderImages and images.n_workers == 0 and len(images) == 18
+    monkeypatch.delenv("HARNESS_N_WORKERS", raising=False)
+    assert workers_wanted() == 0
     monkeypatch.setenv("HARNESS_N_WORKERS", "3")
-    images = on_device(dataset, dataset.train, CPU)
-    assert isinstance(images, LoaderImages) and images.n_workers == 3
+    assert workers_wanted() == 3
+    images = on_device(dataset, dataset.train, CPU, 3)
+    assert type(images) is LoaderImages and images.n_workers == 3 and len(images) == 18
     for text in ("-1", "many", "1.5"):
         monkeypatch.setenv("HARNESS_N_WORKERS", text)
         with pytest.raises(UserError, match=r"HARNESS_N_WORKERS: .* use 0, 1, 2"):
-            on_device(dataset, dataset.train, CPU)
+            workers_wanted()
 
 
 def test_train_and_validation_join(dataset: Dataset) -> None:
@@ -468,7 +491,7 @@ def test_train_and_validation_join(dataset: Dataset) -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_on_a_gpu_the_images_lie_there(dataset: Dataset) -> None:
-    images = on_device(dataset, dataset.train, torch.device("cuda"))
+    images = on_device(dataset, dataset.train, torch.device("cuda"), 2)
     assert isinstance(images, ResidentImages)
     on_cpu = epoch(LoaderImages(dataset, dataset.train, CPU))
     for a, b in zip(epoch(images), on_cpu, strict=True):

@@ -11,7 +11,8 @@ from test_training import KINDS, VERSION, Grid, tiny
 
 from harness.cell import run_cell
 from harness.data import load
-from harness.data.batches import Batch, DeviceImages, epoch_generator
+from harness.data.batches import Batch, epoch_generator
+from harness.data.small import DeviceImages
 from harness.errors import UserError
 from harness.execute import DONE
 from harness.networks import build

@@ -20,7 +20,8 @@ from torch import Tensor
 import harness.cell
 from harness.cell import run_cell, summary
 from harness.data import Dataset, ImageSet, load
-from harness.data.batches import DeviceImages, Images
+from harness.data.batches import Images
+from harness.data.small import DeviceImages
 from harness.data.views import join_validation
 from harness.execute import BUSY, DONE, FAILED, STOPPED, WRONG_INPUT
 from harness.experiment_file import override, parse
@@ -619,7 +620,7 @@ def without_test(grid: Grid) -> Grid:
 def test_cells_train_without_a_test_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parts = []
 
-    def on_device(dataset: Dataset, part: ImageSet, device: torch.device) -> Images:
+    def on_device(dataset: Dataset, part: ImageSet, device: torch.device, _: int) -> Images:
         assert dataset.test is None
         parts.append(len(part))
         return DeviceImages(dataset, part, device)

@@ -1,7 +1,7 @@
 """Data set registry: a name in an experiment file -> its options and its loader.
 
 Nothing here imports torch. A loader returns numpy arrays or a memory-mapped store;
-`harness.data.batches` puts them on the device. To add a data set: write a module with a
+`harness.data.placement` puts them on the device. To add a data set: write a module with a
 `load(options, with_test=True) -> Dataset`, an options model in options.py, and a line in DATASETS.
 """
 
