@@ -8,7 +8,7 @@ import numpy as np
 
 from harness.data import Augmentation, Dataset, ImageSet, ResizedCrop, normalisation
 from harness.data.options import ImageOptions, OwnOptions
-from harness.data.packed import Store
+from harness.data.packed import ImageStore
 from harness.data.split import split
 from harness.errors import UserError
 
@@ -16,8 +16,8 @@ from harness.errors import UserError
 def assemble(
     options: ImageOptions,
     augmentation: Augmentation | ResizedCrop,
-    train: Store,
-    test: Store | None,
+    train: ImageStore,
+    test: ImageStore | None,
     draw_test: bool = False,
 ) -> Dataset:
     """A data set with its validation images held out of train: stratified, and seeded.

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from harness.data.lock import locked
-from harness.data.packed import Store, open_store, reopened
+from harness.data.packed import ImageStore, open_store, reopened
 from harness.errors import UserError
 
 FORMAT = 2  # raise it when the same files would be stored differently
@@ -54,7 +54,7 @@ def file_times(files: Iterable[Path | str]) -> str:
     return sha.hexdigest()
 
 
-def cached(source: dict[str, Any], make: Callable[[], Contents]) -> Store:
+def cached(source: dict[str, Any], make: Callable[[], Contents]) -> ImageStore:
     """The store of a source, made by the first process that asks for it.
 
     Args:
