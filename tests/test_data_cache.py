@@ -11,7 +11,8 @@ import torch
 from data_files import parquet, structs, write_parquet, write_tiny, wrong
 from PIL import Image
 
-from harness.data import cache, decode, normalisation
+import harness.data
+from harness.data import cache, decode, normalisation, using_data_root
 from harness.data.packed import PackedImages
 from harness.data.placement import on_device
 from harness.data.small import DeviceImages
@@ -91,6 +92,47 @@ def test_unwritable_data_root(tiny: Path, tmp_path: Path, monkeypatch: pytest.Mo
     assert parquet(tiny).digest == digest
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "file"))
     wrong(lambda: parquet(tiny), "dataset: cannot keep decoded images in", "--data-root")
+
+
+def test_a_data_root_by_argument_goes_before_the_environments(
+    tiny: Path, tmp_path: Path, data_root: Path
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    seen = []
+
+    def look() -> None:
+        seen.append(harness.data.data_root())
+
+    look()
+    with using_data_root(first):
+        look()
+        with using_data_root(None):
+            look()
+        with pytest.raises(ZeroDivisionError), using_data_root(str(second)):
+            look()
+            parquet(tiny)  # decoded into it
+            raise ZeroDivisionError
+        look()
+        thread = threading.Thread(target=look)  # another thread's data lie where they did
+        thread.start()
+        thread.join()
+    look()
+    assert seen == [data_root, first, first, second, first, data_root, data_root]
+    assert len([*second.glob(".cache/*/pixels.bin")]) == 2
+    assert not data_root.exists() and not first.exists()
+
+
+def test_a_relative_data_root_is_made_absolute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    with using_data_root("near"):
+        assert harness.data.data_root() == tmp_path / "near"
+    with using_data_root("~/far"):
+        assert harness.data.data_root() == tmp_path / "home" / "far"
+    monkeypatch.delenv("HARNESS_DATA_ROOT")
+    assert harness.data.data_root() == tmp_path / "data"
 
 
 def test_no_space(tiny: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

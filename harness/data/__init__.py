@@ -10,6 +10,9 @@ from __future__ import annotations
 import hashlib
 import importlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -42,6 +45,7 @@ __all__ = [
     "data_root",
     "load",
     "normalisation",
+    "using_data_root",
 ]
 
 DATASETS: dict[str, tuple[type[DatasetOptions], str]] = {
@@ -54,9 +58,28 @@ DATASETS: dict[str, tuple[type[DatasetOptions], str]] = {
 }
 
 
+_root: ContextVar[str | Path | None] = ContextVar("data_root", default=None)
+
+
 def data_root() -> Path:
-    """Where data sets are looked for and fetched to: $HARNESS_DATA_ROOT, else ./data."""
-    return Path(os.path.abspath(Path(os.environ.get("HARNESS_DATA_ROOT") or "data").expanduser()))
+    """Where data sets are looked for and fetched to: that of `using_data_root`, or else
+    $HARNESS_DATA_ROOT, or else ./data."""
+    root = _root.get() or os.environ.get("HARNESS_DATA_ROOT") or "data"
+    return Path(os.path.abspath(Path(root).expanduser()))
+
+
+@contextmanager
+def using_data_root(path: str | Path | None) -> Iterator[None]:
+    """Inside the block, and in this thread, `path` is the data root, whatever the environment says.
+    None changes nothing."""
+    if path is None:
+        yield
+        return
+    token = _root.set(path)
+    try:
+        yield
+    finally:
+        _root.reset(token)
 
 
 @dataclass(frozen=True)

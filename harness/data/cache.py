@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from harness.data import data_root
 from harness.data.lock import locked
 from harness.data.packed import ImageStore, open_store, reopened
 from harness.errors import UserError
@@ -82,8 +83,6 @@ def cached(source: dict[str, Any], make: Callable[[], Contents]) -> ImageStore:
 
 def _cache_folders() -> list[Path]:
     """In the data root, for all its users; or this user's own among the temporary files."""
-    from harness.data import data_root
-
     own = Path(tempfile.gettempdir()) / f"harness-cache-{os.getuid()}"
     trusted = not own.exists() or own.stat().st_uid == os.getuid()
     return [data_root() / ".cache", *([own] if trusted else [])]
