@@ -496,4 +496,5 @@ def test_on_a_gpu_the_images_lie_there(dataset: Dataset) -> None:
     on_cpu = epoch(LoaderImages(dataset, dataset.train, CPU))
     for a, b in zip(epoch(images), on_cpu, strict=True):
         assert a.x.device.type == "cuda" and torch.equal(a.y_cpu, b.y_cpu)
+        assert a.index.device.type == "cuda" and torch.equal(a.index.cpu(), b.index)
         torch.testing.assert_close(a.x.cpu(), b.x, rtol=0, atol=0.03)  # a level is up to 0.018

@@ -59,19 +59,18 @@ def test_without_a_test_folder_one_is_drawn(birds: Path) -> None:
     assert [len(six.train), len(six.validation), len(six.test)] == [45, 9, 6]
 
 
-def test_parts_are_frozen(birds: Path) -> None:
-    assert part_digests(folder(birds)) == "92247f5a9d33 72189c1a3df1 60016e9b7224"
-    assert (
-        part_digests(folder(birds, split_seed=3, validation=9))
-        == "8dc9d3fe8734 0e231fc9ff00 60016e9b7224"
-    )
-    assert (
-        part_digests(folder(birds / "train")) == "395f234172c6 a00a1b895fa7 2151f4e04d21"
-    )  # the test images are drawn, too
-    assert (
-        part_digests(folder(birds / "train", split_seed=3, test_size=6))
-        == "d1767f4f9b97 24747fd1b25e fafc0796b488"
-    )
+@pytest.mark.parametrize(
+    ("place", "fields", "frozen"),
+    [
+        (".", {}, "92247f5a9d33 72189c1a3df1 60016e9b7224"),
+        (".", {"split_seed": 3, "validation": 9}, "8dc9d3fe8734 0e231fc9ff00 60016e9b7224"),
+        # The test images are drawn, too.
+        ("train", {}, "395f234172c6 a00a1b895fa7 2151f4e04d21"),
+        ("train", {"split_seed": 3, "test_size": 6}, "d1767f4f9b97 24747fd1b25e fafc0796b488"),
+    ],
+)
+def test_parts_are_frozen(birds: Path, place: str, fields: dict[str, Any], frozen: str) -> None:
+    assert part_digests(folder(birds / place, **fields)) == frozen
 
 
 def test_images_are_scaled_and_their_centre_is_kept(birds: Path) -> None:
