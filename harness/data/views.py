@@ -20,8 +20,8 @@ Class = Annotated[int, Field(ge=0)]
 
 
 class View(BaseModel):
-    """What is kept of a data set; View() keeps it as it is. Two views differ in their data (the
-    seed without shots is refused), so `model_dump(mode="json")` may be part of a fingerprint.
+    """What is kept of a data set; View() keeps it as it is. `model_dump(mode="json")` is plain data
+    for a cell's spec; a seed that would change nothing there is refused.
 
     classes: the classes that are kept, as their numbers in the data set, and their order: label i
         of the view is class classes[i]. None: all, in order.
