@@ -6,7 +6,6 @@ view of the results, and training must not need them. Heavy imports stay inside 
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 import traceback
@@ -29,6 +28,7 @@ from harness.cli_options import (
     Workers,
     seconds,
 )
+from harness.data import using_data_root
 from harness.errors import UserError
 from harness.train_command import train
 
@@ -256,9 +256,8 @@ def _plan(file: Path, assignments: list[str] | None):  # type: ignore[no-untyped
     return plan_of(_read(file, assignments))
 
 
-def take_data_root(arguments: list[str]) -> list[str]:
-    """`--data-root DIR`, which every command takes, becomes the environment variable that training
-    processes inherit."""
+def take_data_root(arguments: list[str]) -> tuple[list[str], str | None]:
+    """The other arguments, and the folder of `--data-root DIR`, which every command takes."""
     for i, argument in enumerate(arguments):
         name, equals, value = argument.partition("=")
         if name in ("--data-root", "--data_root"):
@@ -267,9 +266,8 @@ def take_data_root(arguments: list[str]) -> list[str]:
                 value, *rest = rest or [""]
             if not Path(value).is_dir() or not value:
                 raise UserError(f"--data-root: no folder {value!r}; make it or correct the path")
-            os.environ["HARNESS_DATA_ROOT"] = value
-            return [*arguments[:i], *rest]
-    return arguments
+            return [*arguments[:i], *rest], value
+    return arguments, None
 
 
 def published_spelling(arguments: list[str]) -> list[str]:
@@ -293,14 +291,15 @@ def main(arguments: list[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
     try:
-        given = take_data_root(given)
+        given, data_root = take_data_root(given)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     given = published_spelling([a for a in given if a != "--debug"])
     cause: Exception
     try:
-        return app(given or ["--help"], prog_name="harness", standalone_mode=False) or 0
+        with using_data_root(data_root):
+            return app(given or ["--help"], prog_name="harness", standalone_mode=False) or 0
     except UserError as error:
         cause, message = error, str(error)
     except typer.exceptions.TyperException as error:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from harness.data import Dataset, load
-from harness.data.batches import on_device
+from harness.data.placement import on_device
 from harness.errors import UserError
 from harness.networks import NETWORKS
 from harness.networks.base import Network
@@ -168,7 +168,7 @@ def add_teacher(
     device, network = resolve_device(device_name), file.network
     model = checked_model(file.state, network, len(dataset.class_names)).to(device)
     measured = {
-        part: accuracy(model, on_device(dataset, images, device))
+        part: accuracy(model, on_device(dataset, images, device, n_workers=0))
         for part in ("validation", "test")
         if (images := getattr(dataset, part)) is not None
     }

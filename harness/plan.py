@@ -10,6 +10,7 @@ from typing import Any
 
 from harness.canonical import canonical
 from harness.data import Dataset, DatasetOptions
+from harness.data.views import View
 from harness.methods import IMPORTED, REGISTRY, STAGES, SUPERVISED
 from harness.methods.base import Stage
 from harness.networks import Options
@@ -102,9 +103,12 @@ class Plan:
         return result
 
 
-def data_spec(options: DatasetOptions, dataset: Dataset) -> dict[str, Any]:
-    """The data of a cell: what they are, and the digest of their pixels."""
+def data_spec(options: DatasetOptions, dataset: Dataset, view: View = View()) -> dict[str, Any]:
+    """The data of a cell: what they are, the digest of their pixels, and what the cell sees of
+    them (everything, if nothing is said)."""
     data = {**options.identity(), "digest": dataset.digest}
+    if view != View():
+        data["view"] = view.model_dump(mode="json")
     if dataset.test is None:  # a tuning cell: its process must not have the test images either
         data["without_test"] = True
     return data

@@ -37,6 +37,14 @@ def golden(pytestconfig: pytest.Config) -> Path:
     return pytestconfig.getoption("--golden")
 
 
+@pytest.fixture
+def data_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty data root, and temporary files beside it: nothing decoded by another test."""
+    monkeypatch.setenv("HARNESS_DATA_ROOT", str(tmp_path / "data"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    return tmp_path / "data"
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder where `harness run experiments/tiny.yaml` has finished. Change only copies of it."""

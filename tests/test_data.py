@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from data_files import part_digests
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -20,12 +21,13 @@ from harness.data import (
     Dataset,
     DigitsOptions,
     ImageSet,
-    join_validation,
     load,
     normalisation,
 )
-from harness.data.batches import Batch, DeviceImages, crop_indices, epoch_generator
+from harness.data.batches import Batch, epoch_generator
+from harness.data.small import DeviceImages, crop_indices
 from harness.data.split import stratified
+from harness.data.views import join_validation
 from harness.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -114,6 +116,21 @@ def test_split_that_does_not_fit_is_refused_by_name(options: dict[str, int], mes
 
 def test_largest_split_seed_works() -> None:
     assert len(load(DigitsOptions(split_seed=2**32 - 2)).train) == 1000
+
+
+@pytest.mark.parametrize(
+    ("options", "frozen"),
+    [
+        ({}, "49f826e7ab52 a184aa89bd10 72d6e1a103b2"),
+        ({"split_seed": 1}, "e3e5d23e762c c9ca4032516c 23d58eb44f87"),
+        (
+            {"validation": 100, "test": 1400, "split_seed": 7},
+            "4552c65ef886 a5f3eea2acd5 bac38adf89c2",
+        ),
+    ],
+)
+def test_parts_are_frozen(options: dict[str, int], frozen: str) -> None:
+    assert part_digests(load(DigitsOptions(**options))) == frozen
 
 
 # Digests
@@ -289,6 +306,18 @@ def test_images_stay_with_their_labels() -> None:
     originals = reference(dataset, channels_first(dataset))
     for batch in augmented(dataset, 8):
         torch.testing.assert_close(batch.x, originals[batch.y])
+
+
+def test_index_names_the_images() -> None:
+    dataset = noise(30, 4)
+    dataset = replace(dataset, train=replace(dataset.train, labels=np.arange(30) % 7))
+    originals = reference(dataset, channels_first(dataset))
+    for batches in (list(on_cpu(dataset).plain(8)), augmented(dataset, 8)):
+        for batch in batches:
+            assert batch.index.dtype == torch.int64
+            torch.testing.assert_close(batch.x, originals[batch.index])
+            assert torch.equal(batch.y, batch.index % 7) and torch.equal(batch.y_cpu, batch.y)
+        assert sorted(torch.cat([b.index for b in batches]).tolist()) == list(range(30))
 
 
 def same(a: list[Batch], b: list[Batch]) -> bool:

@@ -25,17 +25,21 @@ import pytest
 import scipy.stats
 import torch
 import torchvision.datasets
+from data_files import part_digests
 from PIL import Image
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
 from harness.data import Augmentation, Dataset, ImageSet, fetch, load
-from harness.data.batches import DeviceImages, epoch_generator, on_device
+from harness.data.batches import epoch_generator
 from harness.data.cifar import CIFAR
 from harness.data.options import Cifar10Options, Cifar100Options
+from harness.data.placement import on_device
+from harness.data.small import DeviceImages
 from harness.errors import UserError
 
 CPU = torch.device("cpu")
+pytestmark = pytest.mark.usefixtures("data_root")
 SPLIT = {"validation": 100}
 
 
@@ -53,12 +57,6 @@ def pictures(n_classes: int, each: int, seed: int) -> tuple[np.ndarray, np.ndarr
 def rows(images: np.ndarray) -> np.ndarray:
     """As CIFAR's pickles have them: all of red, then of green, then of blue."""
     return images.transpose(0, 3, 1, 2).reshape(len(images), 3072)
-
-
-@pytest.fixture(autouse=True)
-def data_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("HARNESS_DATA_ROOT", str(tmp_path / "data"))
-    return tmp_path / "data"
 
 
 TRAIN, TEST = pictures(100, 3, 0), pictures(100, 1, 1)
@@ -119,6 +117,15 @@ def test_without_test_images(data_root: Path, write_cifar100: Callable[[Path], P
     assert len(list((data_root / ".cache").glob("*/pixels.bin"))) == 1
 
 
+def test_parts_are_frozen(data_root: Path, write_cifar100: Callable[[Path], Path]) -> None:
+    write_cifar100(data_root)
+    assert part_digests(load(Cifar100Options(**SPLIT))) == "6f01d09f1305 b7a0436331ef 0bc430aa771c"
+    assert (
+        part_digests(load(Cifar100Options(validation=0.5, split_seed=3)))
+        == "ac5ca6e2cbd6 daec23e6899f 0bc430aa771c"
+    )
+
+
 def test_a_path_replaces_the_data_root(
     tmp_path: Path, write_cifar100: Callable[[Path], Path]
 ) -> None:
@@ -157,6 +164,7 @@ def test_cifar10_takes_its_normalisation_from_train(
     monkeypatch.setattr(reader, "meta", reader.meta | {"md5": md5(folder / "batches.meta")})
 
     dataset = load(Cifar10Options(validation=0.2))
+    assert part_digests(dataset) == "b29f86ebe67f bd059a352e3a 07dec963787e"
     pixels = dataset.train.pixels().reshape(-1, 3) / 255
     assert len(dataset.train) == 80
     np.testing.assert_allclose(dataset.mean, pixels.mean(0), rtol=1e-12)
@@ -472,7 +480,7 @@ def test_validation_images_are_never_augmented(
     write_cifar100(data_root)
     dataset = load(Cifar100Options(**SPLIT))
     assert dataset.validation is not None
-    held_out = on_device(dataset, dataset.validation, CPU)
+    held_out = on_device(dataset, dataset.validation, CPU, 0)
     pixels = torch.from_numpy(dataset.validation.pixels()).permute(0, 3, 1, 2)
     expected = TF.normalize(TF.to_dtype(pixels, torch.float32, scale=True), *_normal(dataset))
     torch.manual_seed(1)

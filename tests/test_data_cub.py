@@ -3,7 +3,6 @@
 The trees are of the real format, small, and made here.
 """
 
-import dataclasses
 import fcntl
 import hashlib
 import io
@@ -12,25 +11,32 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.stats
 import torch
+from data_files import part_digests
 from PIL import Image
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
-from harness.data import Dataset, PackedImages, ResizedCrop, cub, fetch, join_validation, load
-from harness.data.batches import Batch, batch_bounds, epoch_generator, on_device
+from harness.data import Dataset, ImageSet, PackedImages, ResizedCrop, cub, fetch, load
+from harness.data.batches import Batch, batch_bounds, epoch_generator
+from harness.data.cache import Contents, cached
 from harness.data.loader import LoaderImages, ResidentImages, central_crops, random_crops
 from harness.data.options import IMAGENET_MEAN, IMAGENET_STD, CubOptions
+from harness.data.placement import on_device
 from harness.data.resize import resampled
+from harness.data.views import join_validation
 from harness.errors import UserError
 
 CPU = torch.device("cpu")
+pytestmark = pytest.mark.usefixtures("data_root")
 NAMES = ("001.Crow", "002.Gull", "003.Wren")
 EACH = 12  # images of each class; every third one is for the test
 
@@ -45,7 +51,7 @@ def size_of(i: int) -> tuple[int, int]:
     return [(75, 100), (110, 80), (64, 64), (50, 41), (60, 160)][i % 5]
 
 
-def write_tree(folder: Path) -> Path:
+def write_tree(folder: Path, kind: str = "jpeg") -> Path:
     """The five parts of CUB_200_2011; one image is grey, as some of the real ones are."""
     images, labels, split = [], [], []
     for i in range(1, len(NAMES) * EACH + 1):
@@ -54,7 +60,7 @@ def write_tree(folder: Path) -> Path:
         (folder / "images" / NAMES[c]).mkdir(parents=True, exist_ok=True)
         image = picture(i, *size_of(i))
         image = image.convert("L") if i == 5 else image
-        image.save(folder / "images" / name, quality=95)
+        image.save(folder / "images" / name, kind, quality=95)
         images.append(f"{i} {name}")
         labels.append(f"{i} {c + 1}")
         split.append(f"{i} {int(k % 3 < 2)}")
@@ -68,13 +74,6 @@ def write_tree(folder: Path) -> Path:
 @pytest.fixture(scope="session")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tree(tmp_path_factory.mktemp("cub") / "CUB_200_2011")
-
-
-@pytest.fixture(autouse=True)
-def data_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("HARNESS_DATA_ROOT", str(tmp_path / "data"))
-    monkeypatch.delenv("HARNESS_N_WORKERS", raising=False)
-    return tmp_path / "data"
 
 
 def options(path: Path | None, **fields: object) -> CubOptions:
@@ -111,6 +110,16 @@ def test_official_split(dataset: Dataset, original: Path) -> None:
         expected = np.asarray(TF.resize(Image.open(file).convert("RGB"), [64]))
         np.testing.assert_array_equal(dataset.test.images[k], expected)
     assert len(np.unique(dataset.test.images.shapes, axis=0)) == 5
+
+
+def test_parts_are_frozen(tmp_path: Path) -> None:
+    """Of images without loss, which every version of the JPEG library reads alike."""
+    tree = write_tree(tmp_path / "CUB_200_2011", kind="png")
+    assert part_digests(load(options(tree))) == "62106c5d6b1a 8126d2584ad0 565ed420e8ee"
+    assert (
+        part_digests(load(options(tree, split_seed=3, validation=0.3)))
+        == "e4096936cf24 5826e3a429f8 565ed420e8ee"
+    )
 
 
 def test_defaults() -> None:
@@ -194,7 +203,7 @@ def test_without_test_images_their_files_stay_closed(tree: Path) -> None:
 def test_archive(original: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Extracted from the data root; without network and archive, one line says what to do."""
     assert cub.ARCHIVE.url.startswith("https://data.caltech.edu/records/65de6-vp158/")
-    offline = dataclasses.replace(cub.ARCHIVE, url="http://127.0.0.1:9/CUB_200_2011.tgz")
+    offline = replace(cub.ARCHIVE, url="http://127.0.0.1:9/CUB_200_2011.tgz")
     monkeypatch.setattr(cub, "ARCHIVE", offline)
     with pytest.raises(UserError) as caught:
         load(options(None))
@@ -208,7 +217,7 @@ def test_archive(original: Path, data_root: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(UserError, match=r"CUB_200_2011\.tgz is not whole"):
         load(options(None))
     md5 = hashlib.md5(path.read_bytes()).hexdigest()
-    monkeypatch.setattr(cub, "ARCHIVE", dataclasses.replace(offline, md5=md5))
+    monkeypatch.setattr(cub, "ARCHIVE", replace(offline, md5=md5))
     assert load(options(None)).digest == load(options(original)).digest
     assert sorted(p.name for p in data_root.iterdir() if p.name[0] != ".") == [
         "CUB_200_2011",
@@ -337,6 +346,24 @@ def test_any_number_of_workers_gives_the_same(dataset: Dataset) -> None:
             assert torch.equal(a.y, b.y) and torch.equal(a.y_cpu, b.y_cpu)
 
 
+@pytest.mark.parametrize("kind", [LoaderImages, ResidentImages, partial(LoaderImages, n_workers=2)])
+def test_index_names_the_images(kind: Callable[..., LoaderImages], dataset: Dataset) -> None:
+    """Of images of one colour each, which no crop changes: image i has the value i."""
+    labels = np.arange(23) % 5
+    colours = [np.full((9 + i % 3, 9 + i % 2, 3), i, np.uint8) for i in range(23)]
+    store = cached({"path": "colours"}, lambda: Contents(colours, labels, list("abcde")))
+    part = ImageSet(store.images(), labels)
+    coloured = replace(dataset, train=part, augmentation=ResizedCrop(8, flip=True))
+    images = kind(coloured, part, CPU)
+    for batches in (list(images.plain(6)), epoch(images, size=6)):
+        for batch in batches:
+            assert batch.index.dtype == torch.int64
+            value = pixels([batch], coloured).round().long()
+            assert (value == batch.index[:, None, None, None]).all()
+            assert torch.equal(batch.y, batch.index % 5) and torch.equal(batch.y_cpu, batch.y)
+        assert sorted(torch.cat([b.index for b in batches]).tolist()) == list(range(23))
+
+
 @pytest.mark.parametrize("kind", [LoaderImages, ResidentImages])
 def test_an_epoch_is_a_function_of_seed_and_epoch(
     kind: type[LoaderImages], dataset: Dataset
@@ -434,18 +461,9 @@ def test_resampling_up_down_and_not_at_all() -> None:
 # What the cell asks for.
 
 
-def test_on_a_cpu_a_loader_with_the_wanted_workers(
-    dataset: Dataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    images = on_device(dataset, dataset.train, CPU)
-    assert type(images) is LoaderImages and images.n_workers == 0 and len(images) == 18
-    monkeypatch.setenv("HARNESS_N_WORKERS", "3")
-    images = on_device(dataset, dataset.train, CPU)
-    assert isinstance(images, LoaderImages) and images.n_workers == 3
-    for text in ("-1", "many", "1.5"):
-        monkeypatch.setenv("HARNESS_N_WORKERS", text)
-        with pytest.raises(UserError, match=r"HARNESS_N_WORKERS: .* use 0, 1, 2"):
-            on_device(dataset, dataset.train, CPU)
+def test_on_a_cpu_a_loader_with_the_wanted_workers(dataset: Dataset) -> None:
+    images = on_device(dataset, dataset.train, CPU, 3)
+    assert type(images) is LoaderImages and images.n_workers == 3 and len(images) == 18
 
 
 def test_train_and_validation_join(dataset: Dataset) -> None:
@@ -462,9 +480,10 @@ def test_train_and_validation_join(dataset: Dataset) -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_on_a_gpu_the_images_lie_there(dataset: Dataset) -> None:
-    images = on_device(dataset, dataset.train, torch.device("cuda"))
+    images = on_device(dataset, dataset.train, torch.device("cuda"), 2)
     assert isinstance(images, ResidentImages)
     on_cpu = epoch(LoaderImages(dataset, dataset.train, CPU))
     for a, b in zip(epoch(images), on_cpu, strict=True):
         assert a.x.device.type == "cuda" and torch.equal(a.y_cpu, b.y_cpu)
+        assert a.index.device.type == "cuda" and torch.equal(a.index.cpu(), b.index)
         torch.testing.assert_close(a.x.cpu(), b.x, rtol=0, atol=0.03)  # a level is up to 0.018

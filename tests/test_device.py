@@ -10,7 +10,8 @@ from helpers import weights
 from test_training import KINDS, VERSION, Grid, tiny
 
 from harness.data import load
-from harness.data.batches import Batch, DeviceImages, epoch_generator
+from harness.data.batches import Batch, epoch_generator
+from harness.data.small import DeviceImages
 from harness.errors import UserError
 from harness.execute import DONE
 from harness.networks import build

@@ -17,7 +17,7 @@ from harness.run.grid import plan_of
 from harness.spec.file import parse, read
 from harness.store import Store
 from harness.track import grid_run
-from harness.track.registry import look_up
+from harness.track.registry import look_up, resolve
 from harness.track.sync import Tracker
 
 FILE = "experiments/tiny.yaml"
@@ -85,7 +85,7 @@ def test_the_grids_description_is_its_table(finished: Path) -> None:
     for row in rows_of(bundle):
         estimate = cell_estimate(bundle, row, student)
         assert estimate is not None
-        (line,) = [x for x in lines if x.startswith(f"| {row.label} | ")]
+        (line,) = [x for x in lines if x.startswith(f"| {row.markdown} | ")]
         assert f"| [{estimate.percent()}](#/experiments/{run.info.experiment_id}/runs?" in line
     assert any(line.startswith("Data: digits (1400 test") for line in lines)
     assert lines[0].startswith("| |"), "MLflow folds long texts: the table comes first"
@@ -206,7 +206,7 @@ def test_resolved_to_a_version_and_a_digest(
     finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{finished}/mlflow.db")
-    experiment = parse(TAUGHT | {"teacher": f"models:/{NAME}@teacher"})
+    experiment = parse(resolve(TAUGHT | {"teacher": f"models:/{NAME}@teacher"}))
     assert experiment.teacher_source == f"models:/{NAME}/1"
     assert experiment.teacher.label == "wrn-10-1"
     digest = experiment.teacher_checkpoint

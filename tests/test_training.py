@@ -18,8 +18,10 @@ from helpers import ROOT, epochs_of, wait_until, weights
 from torch import Tensor
 
 import harness.train.cell
-from harness.data import Dataset, ImageSet, join_validation, load
-from harness.data.batches import DeviceImages, Images
+from harness.data import Dataset, ImageSet, load
+from harness.data.batches import Images
+from harness.data.small import DeviceImages
+from harness.data.views import join_validation
 from harness.execute import BUSY, DONE, FAILED, STOPPED, WRONG_INPUT
 from harness.networks import build
 from harness.plan import Cell, Plan, make_plan
@@ -619,7 +621,7 @@ def without_test(grid: Grid) -> Grid:
 def test_cells_train_without_a_test_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parts = []
 
-    def on_device(dataset: Dataset, part: ImageSet, device: torch.device) -> Images:
+    def on_device(dataset: Dataset, part: ImageSet, device: torch.device, _: int) -> Images:
         assert dataset.test is None
         parts.append(len(part))
         return DeviceImages(dataset, part, device)
@@ -672,13 +674,13 @@ def test_other_data_are_refused(trained: Grid, tmp_path: Path) -> None:
 
 
 def test_moved_data_are_read_where_they_lie_now(trained: Grid, tmp_path: Path) -> None:
-    """data.json may differ from the cell's own options, but the images must be the same."""
+    """options.json may differ from the cell's own options, but the images must be the same."""
     grid, directory = copy_without(trained, "supervised", tmp_path)
     options = grid.plan.experiment.dataset.model_dump(mode="json")
-    grid.store.prepare(grid.cell("supervised"), options | {"split_seed": 1})
+    grid.store.prepare(grid.cell("supervised"), {"dataset": options | {"split_seed": 1}})
     assert go(directory) == WRONG_INPUT
     assert failure(directory).startswith("dataset: digits on this machine is not the data")
-    grid.store.prepare(grid.cell("supervised"), options)
+    grid.store.prepare(grid.cell("supervised"), {"dataset": options})
     assert go(directory) == DONE
     assert_same_result(directory, trained.directory("supervised"))
 

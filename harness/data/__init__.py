@@ -1,7 +1,7 @@
 """Data set registry: a name in an experiment file -> its options and its loader.
 
 Nothing here imports torch. A loader returns numpy arrays or a memory-mapped store;
-`harness.data.batches` puts them on the device. To add a data set: write a module with a
+`harness.data.placement` puts them on the device. To add a data set: write a module with a
 `load(options, with_test=True) -> Dataset`, an options model in options.py, and a line in DATASETS.
 """
 
@@ -10,6 +10,9 @@ from __future__ import annotations
 import hashlib
 import importlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -40,9 +43,9 @@ __all__ = [
     "PackedImages",
     "ResizedCrop",
     "data_root",
-    "join_validation",
     "load",
     "normalisation",
+    "using_data_root",
 ]
 
 DATASETS: dict[str, tuple[type[DatasetOptions], str]] = {
@@ -55,9 +58,28 @@ DATASETS: dict[str, tuple[type[DatasetOptions], str]] = {
 }
 
 
+_root: ContextVar[str | Path | None] = ContextVar("data_root", default=None)
+
+
 def data_root() -> Path:
-    """Where data sets are looked for and fetched to: $HARNESS_DATA_ROOT, else ./data."""
-    return Path(os.path.abspath(Path(os.environ.get("HARNESS_DATA_ROOT") or "data").expanduser()))
+    """Where data sets are looked for and fetched to: that of `using_data_root`, or else
+    $HARNESS_DATA_ROOT, or else ./data."""
+    root = _root.get() or os.environ.get("HARNESS_DATA_ROOT") or "data"
+    return Path(os.path.abspath(Path(root).expanduser()))
+
+
+@contextmanager
+def using_data_root(path: str | Path | None) -> Iterator[None]:
+    """Inside the block, and in this thread, `path` is the data root, whatever the environment says.
+    None changes nothing."""
+    if path is None:
+        yield
+        return
+    token = _root.set(path)
+    try:
+        yield
+    finally:
+        _root.reset(token)
 
 
 @dataclass(frozen=True)
@@ -156,21 +178,6 @@ def load(options: DatasetOptions, with_test: bool = True) -> Dataset:
     if with_test:
         return loader(options)
     return replace(loader(options, with_test=False), test=None)  # whatever the loader makes of it
-
-
-def join_validation(dataset: Dataset) -> Dataset:
-    """Train on train + validation, as the releases do without `flag_tuning`: no validation left.
-    The normalisation stays that of the training part."""
-    if dataset.validation is None:
-        return dataset
-    first, second = dataset.train, dataset.validation
-    labels = np.concatenate([first.labels, second.labels])
-    images: np.ndarray | PackedImages
-    if isinstance(first.images, PackedImages) and isinstance(second.images, PackedImages):
-        images = first.images.joined(second.images)
-    else:
-        images = np.concatenate([first.pixels(), second.pixels()])
-    return replace(dataset, train=ImageSet(images, labels), validation=None)
 
 
 def normalisation(images: np.ndarray | PackedImages) -> tuple[Channels, Channels]:

@@ -8,16 +8,16 @@ import numpy as np
 
 from harness.data import Augmentation, Dataset, ImageSet, ResizedCrop, normalisation
 from harness.data.options import ImageOptions, OwnOptions
-from harness.data.packed import Store
-from harness.data.split import count, stratified
+from harness.data.packed import ImageStore
+from harness.data.split import split
 from harness.errors import UserError
 
 
 def assemble(
     options: ImageOptions,
     augmentation: Augmentation | ResizedCrop,
-    train: Store,
-    test: Store | None,
+    train: ImageStore,
+    test: ImageStore | None,
     draw_test: bool = False,
 ) -> Dataset:
     """A data set with its validation images held out of train: stratified, and seeded.
@@ -31,20 +31,16 @@ def assemble(
     Raises:
         UserError: the split sizes leave a class empty, or the classes of train and test differ.
     """
-    labels, rest = train.labels, np.arange(len(train.labels))
-    test_set = None
+    labels, test_size, test_set = train.labels, None, None
     if draw_test:
         assert isinstance(options, OwnOptions), "only one's own data come without a test split"
-        n = count(options.test_size, len(labels))
-        drawn = stratified(labels, n, options.split_seed, "dataset.test_size")
-        rest = np.setdiff1d(rest, drawn)
-        test_set = ImageSet(train.images(drawn), labels[drawn])
+        test_size = options.test_size
     elif test is not None:
         check_test_classes(test.labels, train.class_names, options.label)
         test_set = ImageSet(test.images(), test.labels)
-    n = count(options.validation, len(rest))
-    inner = stratified(labels[rest], n, options.split_seed + 1, "dataset.validation")
-    held_out, rest = rest[inner], np.delete(rest, inner)
+    rest, held_out, drawn = split(labels, options.split_seed, options.validation, test_size)
+    if draw_test:
+        test_set = ImageSet(train.images(drawn), labels[drawn])
 
     mean, std = options.mean, options.std
     if mean is None or std is None:

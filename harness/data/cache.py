@@ -20,8 +20,9 @@ from typing import Any
 
 import numpy as np
 
+from harness.data import data_root
 from harness.data.lock import locked
-from harness.data.packed import Store, open_store, reopened
+from harness.data.packed import ImageStore, open_store, reopened
 from harness.errors import UserError
 
 FORMAT = 2  # raise it when the same files would be stored differently
@@ -54,7 +55,7 @@ def file_times(files: Iterable[Path | str]) -> str:
     return sha.hexdigest()
 
 
-def cached(source: dict[str, Any], make: Callable[[], Contents]) -> Store:
+def cached(source: dict[str, Any], make: Callable[[], Contents]) -> ImageStore:
     """The store of a source, made by the first process that asks for it.
 
     Args:
@@ -82,8 +83,6 @@ def cached(source: dict[str, Any], make: Callable[[], Contents]) -> Store:
 
 def _cache_folders() -> list[Path]:
     """In the data root, for all its users; or this user's own among the temporary files."""
-    from harness.data import data_root
-
     own = Path(tempfile.gettempdir()) / f"harness-cache-{os.getuid()}"
     trusted = not own.exists() or own.stat().st_uid == os.getuid()
     return [data_root() / ".cache", *([own] if trusted else [])]

@@ -19,7 +19,7 @@ from harness.data.cache import Contents, cached, file_times
 from harness.data.decode import Form
 from harness.data.fetch import Archive, fetch
 from harness.data.options import CifarOptions
-from harness.data.packed import Store
+from harness.data.packed import ImageStore
 from harness.data.parquet import Columns, open_files, parquet_files
 from harness.errors import UserError
 
@@ -93,12 +93,14 @@ def load(options: CifarOptions, with_test: bool = True) -> Dataset:
     return _assembled(options, with_test, lambda split: _from_torchvision(cifar, root, split))
 
 
-def _assembled(options: CifarOptions, with_test: bool, store: Callable[[Split], Store]) -> Dataset:
+def _assembled(
+    options: CifarOptions, with_test: bool, store: Callable[[Split], ImageStore]
+) -> Dataset:
     test = store("test") if with_test else None
     return assemble(options, Augmentation(padding=4, flip=True), store("train"), test)
 
 
-def _from_parquet(cifar: Cifar, folder: Path, split: Split) -> Store:
+def _from_parquet(cifar: Cifar, folder: Path, split: Split) -> ImageStore:
     files = parquet_files(folder, split)
     if not files:
         raise UserError(f"dataset: no {split}*.parquet in {folder}; fetch it too")
@@ -112,7 +114,7 @@ def _from_parquet(cifar: Cifar, folder: Path, split: Split) -> Store:
     )
 
 
-def _from_torchvision(cifar: Cifar, root: Path, split: Split) -> Store:
+def _from_torchvision(cifar: Cifar, root: Path, split: Split) -> ImageStore:
     folder = root / cifar.archive.folder
     source: dict[str, Any] = {
         "path": str(folder),

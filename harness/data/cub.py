@@ -21,7 +21,7 @@ from harness.data.cache import Contents, cached, file_times
 from harness.data.decode import Encoded, Form, decode_all
 from harness.data.fetch import Archive, fetch
 from harness.data.options import CUB_LABEL, CubOptions
-from harness.data.packed import Store
+from harness.data.packed import ImageStore
 from harness.errors import UserError
 
 N_CLASSES = 200
@@ -59,7 +59,7 @@ def load(options: CubOptions, with_test: bool = True) -> Dataset:
     form = Form(options.image_size * 8 // 7, square=False)
     tables = file_times(folder / table for table in TABLES)
 
-    def stored(chosen: np.ndarray) -> Store:
+    def stored(chosen: np.ndarray) -> ImageStore:
         part = [files[i] for i in np.flatnonzero(chosen)]
         source = {
             "path": str(folder),

@@ -7,7 +7,7 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 from harness.data import Augmentation, Dataset, DigitsOptions, ImageSet, normalisation
-from harness.data.split import stratified
+from harness.data.split import split
 
 
 def load(options: DigitsOptions, with_test: bool = True) -> Dataset:
@@ -21,13 +21,9 @@ def load(options: DigitsOptions, with_test: bool = True) -> Dataset:
     images = np.repeat(grey[..., None], 3, axis=-1)
     labels = bunch.target.astype(np.int64)
 
-    test = stratified(labels, options.test, options.split_seed, "dataset.test")
-    rest = np.setdiff1d(np.arange(len(labels)), test)
-    inner = stratified(
-        labels[rest], options.validation, options.split_seed + 1, "dataset.validation"
+    train, validation, test = split(
+        labels, options.split_seed, options.validation, options.test, "dataset.test"
     )
-    validation = rest[inner]
-    train = np.setdiff1d(rest, validation)
     mean, std = normalisation(images[train])
     return Dataset(
         name="digits",

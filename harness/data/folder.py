@@ -18,7 +18,7 @@ from harness.data.assemble import (
 from harness.data.cache import Contents, cached, file_times
 from harness.data.decode import Encoded, Form, decode_all
 from harness.data.options import FolderOptions
-from harness.data.packed import Store
+from harness.data.packed import ImageStore
 from harness.errors import UserError
 
 NOT_DATA = {"thumbs.db", "desktop.ini"}
@@ -63,7 +63,7 @@ def load(options: FolderOptions, with_test: bool = True) -> Dataset:
     resized = options.augmentation == "resized-crop"
     form = Form(options.image_size * 8 // 7 if resized else options.image_size, not resized)
 
-    def stored(files: list[str], labels: np.ndarray, place: Path) -> Store:
+    def stored(files: list[str], labels: np.ndarray, place: Path) -> ImageStore:
         source = {
             "path": str(place),
             "files": file_times(files),

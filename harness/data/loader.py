@@ -25,9 +25,7 @@ from torchvision.transforms.v2 import functional
 from harness.data import Dataset, ImageSet, PackedImages, ResizedCrop
 from harness.data.batches import Batch, Images, batch_bounds
 from harness.data.resize import resampled
-from harness.errors import UserError
 
-RESIDENT_SHARE = 0.1  # of a GPU's memory for one part's pixels: the rest is for training
 ATTEMPTS = 10  # as in torchvision
 
 
@@ -87,13 +85,13 @@ class LoaderImages(Images):
     """Crops cut and resized on the CPU, in `n_workers` processes (0: in this one)."""
 
     def __init__(
-        self, dataset: Dataset, part: ImageSet, device: torch.device, n_workers: int | None = None
+        self, dataset: Dataset, part: ImageSet, device: torch.device, n_workers: int = 0
     ) -> None:
         super().__init__(dataset, part, device)
         assert isinstance(dataset.augmentation, ResizedCrop), "DeviceImages does padded crops"
         assert isinstance(part.images, PackedImages), "large images come from a store"
         self.augmentation, self.images = dataset.augmentation, part.images
-        self.n_workers = workers_wanted() if n_workers is None else n_workers
+        self.n_workers = n_workers
 
     def plain(self, batch_size: int = 128) -> Iterator[Batch]:
         """Every image's centre once, in order."""
@@ -108,10 +106,12 @@ class LoaderImages(Images):
 
     def _batches(self, crops: Crops, bounds: list[tuple[int, int]]) -> Iterator[Batch]:
         order = torch.from_numpy(crops.order)
-        labels_cpu, labels = self.labels_cpu[order], self.labels[order.to(self.device)]
+        order_on = order.to(self.device)
+        labels_cpu, labels = self.labels_cpu[order], self.labels[order_on]
         for (start, stop), pixels in zip(bounds, self._pixels(crops, bounds), strict=True):
             window = slice(start, stop)
-            yield Batch(self.normalised(pixels), labels[window], labels_cpu[window])
+            x = self.normalised(pixels)
+            yield Batch(x, labels[window], labels_cpu[window], order_on[window])
 
     def _pixels(self, crops: Crops, bounds: list[tuple[int, int]]) -> Iterator[Tensor]:
         """(B, size, size, 3) uint8 of each batch, on the device."""
@@ -201,24 +201,3 @@ class ResidentImages(LoaderImages):
                 out[:h, :w] = image[top : top + h, left : left + w]
             window = slice(start, stop)
             yield resampled(canvas, sizes[window], flips[window], self.augmentation.size)
-
-
-def fits(part: ImageSet, device: torch.device) -> bool:
-    """Whether a GPU holds this part's pixels with ease. By its total memory, so that the same
-    device always decides the same."""
-    if device.type != "cuda" or not isinstance(part.images, PackedImages):
-        return False
-    total = torch.cuda.get_device_properties(device).total_memory
-    return part.images.nbytes <= RESIDENT_SHARE * total
-
-
-def workers_wanted() -> int:
-    """$HARNESS_N_WORKERS, 0 without it.
-
-    Raises:
-        UserError: it is no number.
-    """
-    text = os.environ.get("HARNESS_N_WORKERS") or "0"
-    if not text.isdecimal():
-        raise UserError(f"HARNESS_N_WORKERS: {text!r} is no number of processes; use 0, 1, 2, ...")
-    return int(text)

@@ -21,7 +21,7 @@ from harness.errors import UserError
 
 
 @dataclass(frozen=True, eq=False)
-class Store:
+class ImageStore:
     """An open store of N images. pixels: (bytes,) memory-mapped uint8; shapes: (N, 2) height and
     width; sums, squares: (N, 3) of each image's channels; labels: (N,) int64."""
 
@@ -51,7 +51,7 @@ class Store:
 class PackedImages:
     """Images of a store. index: (N,) int64 positions there."""
 
-    store: Store
+    store: ImageStore
     index: np.ndarray = field(repr=False)
 
     def __len__(self) -> int:
@@ -113,7 +113,7 @@ class PackedImages:
         return (r, g, b), (sr, sg, sb)
 
 
-def open_store(path: Path) -> Store | None:
+def open_store(path: Path) -> ImageStore | None:
     """None if it is not there or not whole."""
     try:
         meta = json.loads((path / "meta.json").read_text(encoding="utf-8"))
@@ -124,7 +124,7 @@ def open_store(path: Path) -> Store | None:
             index = {k: arrays[k] for k in ("shapes", "sums", "squares", "labels")}
     except (OSError, ValueError, KeyError):
         return None
-    return Store(
+    return ImageStore(
         path=path,
         pixels=pixels,
         **index,
@@ -133,7 +133,7 @@ def open_store(path: Path) -> Store | None:
     )
 
 
-def reopened(path: Path) -> Store:
+def reopened(path: Path) -> ImageStore:
     store = open_store(path)
     if store is None:
         raise UserError(f"dataset: the decoded images in {path} are gone or broken; delete it")

@@ -21,7 +21,7 @@ from harness.data.assemble import (
 from harness.data.cache import Contents, cached, file_times
 from harness.data.decode import Encoded, Form, decode_all
 from harness.data.options import ParquetOptions
-from harness.data.packed import Store
+from harness.data.packed import ImageStore
 from harness.errors import UserError
 
 IMAGE_COLUMNS, LABEL_COLUMNS = ("img", "image"), ("fine_label", "label")
@@ -104,7 +104,7 @@ def open_files(
     form: Form,
     names: Sequence[str] | None = None,
     size: int | None = None,
-) -> Store:
+) -> ImageStore:
     """The store of one split's files.
 
     Args:

@@ -1,8 +1,38 @@
-"""Seeded, stratified splits, as index arrays."""
+"""Seeded, stratified splits, as index arrays: the one place where parts are drawn."""
 
 import numpy as np
 
 from harness.errors import UserError
+
+
+def split(
+    labels: np.ndarray,
+    seed: int,
+    validation: int | float,
+    test: int | float | None = None,
+    test_field: str = "dataset.test_size",
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Sorted positions of the training, the validation and the test images.
+
+    Args:
+        labels: (N,) class of each image.
+        seed: of the test draw; the validation draw has the next one, so that it does not pick by
+            the permutations that picked the test images.
+        validation, test: numbers or shares of images; the validation images are some of what the
+            test leaves. test: None where the data come with test images: none are drawn.
+        test_field: the experiment's field that asks for `test`, for the error message.
+
+    Raises:
+        UserError: a part leaves some class empty.
+    """
+    every = np.arange(len(labels))
+    drawn = every[:0]
+    if test is not None:
+        drawn = stratified(labels, count(test, len(labels)), seed, test_field)
+    rest = np.setdiff1d(every, drawn)
+    n = count(validation, len(rest))
+    inner = stratified(labels[rest], n, seed + 1, "dataset.validation")
+    return np.delete(rest, inner), rest[inner], drawn
 
 
 def stratified(labels: np.ndarray, n: int, seed: int, field: str) -> np.ndarray:

@@ -11,8 +11,10 @@ import torch
 from torch.nn import functional as F
 
 from harness.canonical import canonical
-from harness.data import Dataset, join_validation
-from harness.data.batches import epoch_generator, on_device
+from harness.data import Dataset
+from harness.data.batches import epoch_generator
+from harness.data.placement import on_device
+from harness.data.views import join_validation
 from harness.errors import UserError
 from harness.methods import IMPORTED, STAGES, n_epochs
 from harness.plan import TEACHER, Cell, Plan, make_plan
@@ -51,12 +53,12 @@ class Cost:
 
 
 def measure_networks(
-    experiment: Experiment, dataset: Dataset, device_name: str, threads: int
+    experiment: Experiment, dataset: Dataset, device_name: str, threads: int, n_workers: int = 0
 ) -> dict[str, Speed]:
     """Speed of every network of the experiment, keyed by its canonical options."""
     torch.set_num_threads(threads)
     device = resolve_device(device_name)
-    images = on_device(dataset, dataset.train, device)
+    images = on_device(dataset, dataset.train, device, n_workers)
     size, precision = experiment.optimizer.batch_size, experiment.optimizer.precision
     speeds: dict[str, Speed] = {}
     for options in (experiment.teacher, *experiment.students):

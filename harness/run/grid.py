@@ -68,7 +68,7 @@ def run_experiment(
     store.create()
     dataset = load(experiment.dataset)
     if budget is not None:
-        experiment = within_budget(experiment, dataset, store, jobs, device, budget)
+        experiment = within_budget(experiment, dataset, store, jobs, device, budget, n_workers)
     plan = make_plan(experiment, dataset)
     fetch(plan, store, device, dataset)
     progress = begin(plan, store)
@@ -110,7 +110,13 @@ def run_experiment(
 
 
 def within_budget(
-    experiment: Experiment, dataset: Dataset, store: Store, jobs: int, device: str, budget: float
+    experiment: Experiment,
+    dataset: Dataset,
+    store: Store,
+    jobs: int,
+    device: str,
+    budget: float,
+    n_workers: int = 0,
 ) -> Experiment:
     """Whole seeds dropped from the end until the estimate fits; says which.
 
@@ -119,7 +125,7 @@ def within_budget(
     """
     from harness.run.estimate import fit_budget, measure_networks
 
-    speeds = measure_networks(experiment, dataset, device, threads_for(jobs))
+    speeds = measure_networks(experiment, dataset, device, threads_for(jobs), n_workers)
     smaller = fit_budget(experiment, dataset, store, speeds, jobs, budget)
     n, kept = len(experiment.seeds), list(smaller.seeds)
     if len(kept) < n:

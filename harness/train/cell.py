@@ -21,8 +21,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from harness.data import DATASETS, Dataset, join_validation, load
-from harness.data.batches import Images, on_device
+from harness.data import DATASETS, Dataset, load, using_data_root
+from harness.data.batches import Images
+from harness.data.placement import on_device
+from harness.data.views import View, apply, join_validation
 from harness.errors import UserError
 from harness.execute import BUSY, DONE, FAILED, STOPPED, WRONG_INPUT
 from harness.methods import n_epochs
@@ -123,7 +125,9 @@ def _train(
 
     parts = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
     images: dict[str, Images] = {
-        k: on_device(dataset, v, device) for k, v in parts.items() if v is not None
+        k: on_device(dataset, v, device, directory.options.get("n_workers", 0))
+        for k, v in parts.items()
+        if v is not None
     }
     if spec["protocol"]["selection"] not in ("last", *images):
         raise UserError(
@@ -197,14 +201,16 @@ def _dataset(directory: CellDir, spec: dict[str, Any]) -> Dataset:
     options = directory.options.get("dataset") or {
         k: v for k, v in spec["data"].items() if k not in ("digest", "without_test", "view")
     }
-    dataset = load(DATASETS[options["name"]][0].model_validate(options), with_test)
+    with using_data_root(directory.options.get("data_root")):
+        dataset = load(DATASETS[options["name"]][0].model_validate(options), with_test)
     if dataset.digest != spec["data"]["digest"]:
         raise UserError(
             f"dataset: {options['name']} on this machine is not the data this cell was planned "
             "with (other digest); plan again here with `harness run`"
         )
-    joined = spec["protocol"]["train_on"] == "train+validation"
-    return join_validation(dataset) if joined else dataset
+    if spec["protocol"]["train_on"] == "train+validation":
+        dataset = join_validation(dataset)
+    return apply(dataset, View.model_validate(spec["data"].get("view", {})))
 
 
 def data_summary(dataset: Dataset, spec: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,71 @@
+"""Batches of small images of one size: a part's images lie on the device, a crop is one gather."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from harness.data import Augmentation, Dataset, ImageSet
+from harness.data.batches import Batch, Images, batch_bounds
+
+
+class DeviceImages(Images):
+    """Small images of one size: all of them on the device as uint8, padded for the random crop."""
+
+    def __init__(self, dataset: Dataset, part: ImageSet, device: torch.device) -> None:
+        super().__init__(dataset, part, device)
+        assert isinstance(dataset.augmentation, Augmentation), "LoaderImages does resized crops"
+        self.augmentation = dataset.augmentation
+        images = torch.from_numpy(np.ascontiguousarray(part.pixels())).to(device)
+        self.size = (images.shape[1], images.shape[2])
+        pad = self.augmentation.padding
+        self.padded = F.pad(images, (0, 0, pad, pad, pad, pad))
+
+    def plain(self, batch_size: int = 512) -> Iterator[Batch]:
+        """Every image once, in order, as it is."""
+        pad, (height, width) = self.augmentation.padding, self.size
+        images = self.padded[:, pad : pad + height, pad : pad + width]
+        order = torch.arange(len(self), device=self.device)
+        for start in range(0, len(self), batch_size):
+            window = slice(start, start + batch_size)
+            x = self.normalised(images[window])
+            yield Batch(x, self.labels[window], self.labels_cpu[window], order[window])
+
+    def augmented(self, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:
+        """Every image once, shuffled and augmented, in the batches of `batch_bounds`."""
+        n, pad = len(self), self.augmentation.padding
+        order = torch.randperm(n, generator=generator)
+        offsets = torch.randint(0, 2 * pad + 1, (2, n), generator=generator)
+        flips = torch.rand(n, generator=generator) < 0.5
+        labels_cpu = self.labels_cpu[order]
+        order_on = order.to(self.device, non_blocking=True)
+        offsets_on = offsets.to(self.device, non_blocking=True)
+        flips_on = flips.to(self.device, non_blocking=True) if self.augmentation.flip else None
+
+        for start, stop in batch_bounds(n, batch_size):
+            window = slice(start, stop)
+            index = order_on[window]
+            rows, columns = crop_indices(
+                offsets_on[:, window], self.size, None if flips_on is None else flips_on[window]
+            )
+            pixels = self.padded[index[:, None, None], rows[:, :, None], columns[:, None, :]]
+            yield Batch(self.normalised(pixels), self.labels[index], labels_cpu[window], index)
+
+
+def crop_indices(
+    offsets: Tensor, size: tuple[int, int], flips: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Rows (B, H) and columns (B, W) of the padded image that make each crop.
+
+    Args:
+        offsets: (2, B) top and left of the crop, as torchvision's RandomCrop draws them.
+        size: (H, W) of the crop.
+        flips: (B,) bool, mirror left to right; None for never.
+    """
+    rows = offsets[0, :, None] + torch.arange(size[0], device=offsets.device)
+    columns = torch.arange(size[1], device=offsets.device).expand(offsets.shape[1], -1)
+    if flips is not None:
+        columns = torch.where(flips[:, None], size[1] - 1 - columns, columns)
+    return rows, offsets[1, :, None] + columns

@@ -1,0 +1,193 @@
+"""The cache of decoded images, and its stores as image sets."""
+
+import os
+import pickle
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from data_files import parquet, structs, write_parquet, write_tiny, wrong
+from PIL import Image
+
+import harness.data
+from harness.data import cache, decode, normalisation, using_data_root
+from harness.data.packed import PackedImages
+from harness.data.placement import on_device
+from harness.data.small import DeviceImages
+
+CPU = torch.device("cpu")
+pytestmark = pytest.mark.usefixtures("data_root")
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    return write_tiny(tmp_path / "tiny")
+
+
+def no_decoding(*_: object) -> None:
+    raise AssertionError("decoded again")
+
+
+def test_decoded_once(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = parquet(tiny)
+    monkeypatch.setattr(decode, "rgb", no_decoding)
+    second = parquet(tiny)
+    assert second.digest == first.digest
+    np.testing.assert_array_equal(second.train.pixels(), first.train.pixels())
+    assert parquet(tiny, validation=6).digest != first.digest  # another split, the same store
+
+
+def test_a_changed_file_is_decoded_again(tiny: Path) -> None:
+    first = parquet(tiny).digest
+    write_parquet(tiny / "test.parquet", structs(range(40, 46)), np.arange(6) % 3)
+    assert parquet(tiny).digest != first
+
+
+def test_the_digest_does_not_depend_on_place_or_time(tiny: Path) -> None:
+    first = parquet(tiny).digest
+    os.rename(tiny, tiny.parent / "moved")
+    os.utime(tiny.parent / "moved" / "test.parquet")
+    assert parquet(tiny.parent / "moved").digest == first
+
+
+def test_a_broken_store_is_made_again(tiny: Path, data_root: Path) -> None:
+    first = parquet(tiny).digest
+    pixels = max(data_root.glob(".cache/*/pixels.bin"), key=os.path.getsize)
+    os.truncate(pixels, 1000)
+    assert parquet(tiny).digest == first
+    (pixels.parent / "meta.json").write_text('{"bytes"')
+    assert parquet(tiny).digest == first
+    left_over = pixels.parent.with_name(f".{pixels.parent.name}.tmp")  # of a killed process
+    left_over.mkdir()
+    (pixels.parent / "index.npz").unlink()
+    assert parquet(tiny).digest == first
+    assert not left_over.exists()
+
+
+def test_many_at_once_decode_once(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded, digests, real = [], [], decode.rgb
+
+    def counting(item: decode.Encoded) -> Image.Image:
+        decoded.append(item.name)
+        return real(item)
+
+    monkeypatch.setattr(decode, "rgb", counting)
+    threads = [
+        threading.Thread(target=lambda: digests.append(parquet(tiny).digest)) for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(decoded) == 36 and len(set(digests)) == 1 and len(digests) == 4
+
+
+def test_unwritable_data_root(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HARNESS_DATA_ROOT", str(tmp_path / "file" / "data"))
+    digest = parquet(tiny).digest  # among the temporary files
+    monkeypatch.setattr(decode, "rgb", no_decoding)
+    assert parquet(tiny).digest == digest
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "file"))
+    wrong(lambda: parquet(tiny), "dataset: cannot keep decoded images in", "--data-root")
+
+
+def test_a_data_root_by_argument_goes_before_the_environments(
+    tiny: Path, tmp_path: Path, data_root: Path
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    seen = []
+
+    def look() -> None:
+        seen.append(harness.data.data_root())
+
+    look()
+    with using_data_root(first):
+        look()
+        with using_data_root(None):
+            look()
+        with pytest.raises(ZeroDivisionError), using_data_root(str(second)):
+            look()
+            parquet(tiny)  # decoded into it
+            raise ZeroDivisionError
+        look()
+        thread = threading.Thread(target=look)  # another thread's data lie where they did
+        thread.start()
+        thread.join()
+    look()
+    assert seen == [data_root, first, first, second, first, data_root, data_root]
+    assert len([*second.glob(".cache/*/pixels.bin")]) == 2
+    assert not data_root.exists() and not first.exists()
+
+
+def test_a_relative_data_root_is_made_absolute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    with using_data_root("near"):
+        assert harness.data.data_root() == tmp_path / "near"
+    with using_data_root("~/far"):
+        assert harness.data.data_root() == tmp_path / "home" / "far"
+    monkeypatch.delenv("HARNESS_DATA_ROOT")
+    assert harness.data.data_root() == tmp_path / "data"
+
+
+def test_no_space(tiny: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(cache, "_write_files", full)
+    wrong(lambda: parquet(tiny), "dataset: ", "No space left on device", "free some space")
+    assert not [p for p in (data_root / ".cache").iterdir() if p.is_dir()]
+
+
+def test_a_long_decode_is_announced_once(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cache, "ANNOUNCED", 30)
+    parquet(tiny)
+    parquet(tiny)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"decoding 30 images of {tiny}, once, into ")
+
+
+# Stores as image sets.
+
+
+def test_subsets_and_workers_see_the_same_images(tiny: Path) -> None:
+    train = parquet(tiny).train
+    images = train.images
+    assert isinstance(images, PackedImages)
+    some = train.take(np.array([5, 2, 2]))
+    np.testing.assert_array_equal(some.pixels(), train.pixels()[[5, 2, 2]])
+    np.testing.assert_array_equal(some.labels, train.labels[[5, 2, 2]])
+    assert some.images.digest != images.digest  # type: ignore[union-attr]
+    data = pickle.dumps(images)
+    assert len(data) < 5000  # the path, not the pixels
+    again = pickle.loads(data)
+    assert again.digest == images.digest
+    np.testing.assert_array_equal(again[3], images[3])
+    with pytest.raises(ValueError, match="read-only"):
+        images[0][0, 0, 0] = 1
+
+
+def test_normalisation_from_sums_is_that_of_the_pixels(tiny: Path) -> None:
+    train = parquet(tiny).train
+    for got, expected in zip(
+        normalisation(train.images), normalisation(train.pixels()), strict=True
+    ):
+        np.testing.assert_allclose(got, expected, rtol=1e-12)
+
+
+def test_batches_of_a_store(tiny: Path) -> None:
+    dataset = parquet(tiny)
+    assert dataset.test is not None
+    images = on_device(dataset, dataset.test, CPU, 0)
+    assert isinstance(images, DeviceImages)
+    x = torch.cat([b.x for b in images.plain(4)])
+    std, mean = (torch.tensor(v)[:, None, None] for v in (dataset.std, dataset.mean))
+    pixels = torch.from_numpy(dataset.test.pixels()).permute(0, 3, 1, 2)
+    torch.testing.assert_close(x * std + mean, pixels / 255, rtol=0, atol=1e-6)

@@ -1,0 +1,76 @@
+"""What an experiment file may say about its data, and what of it is the data's identity."""
+
+import json
+from typing import Any
+
+import pytest
+from data_files import experiment, wrong
+
+from harness.data import DATASETS, DigitsOptions
+from harness.data.options import CubOptions, FolderOptions, ParquetOptions
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"path": "x", "validation": 0}, "dataset.validation: expected a number of images"),
+        ({"path": "x", "validation": 1.5}, "dataset.validation: expected a number of images"),
+        ({"path": "x", "validation": True}, "dataset.validation: expected a number of images"),
+        ({"path": "x", "test_size": "many"}, "dataset.test_size: expected a number of images"),
+        ({"path": "x", "mean": [0.5, 0.5, 0.5]}, "dataset: mean and std belong together"),
+        ({"path": "x", "std": [0, 1, 1], "mean": [0, 0, 0]}, "dataset.std.0: "),
+        ({"path": "x", "augmentation": "crops"}, "dataset.augmentation: "),
+        ({"path": "x", "augmentation": "none", "padding": 4}, "dataset: padding belongs to aug"),
+        ({"path": "x", "colour": 1}, "dataset.colour: unknown key"),
+        ({"path": "x", "label": "a|b"}, "dataset.label: "),
+        ({}, "dataset.path: missing"),
+    ],
+)
+def test_wrong_fields(fields: dict[str, Any], problem: str) -> None:
+    wrong(lambda: experiment(name="folder", **fields), problem)
+
+
+def test_parquet_needs_one_place() -> None:
+    for fields in ({}, {"path": "x", "train": "y"}):
+        wrong(lambda f=fields: experiment(name="parquet", **f), "dataset: give either path")  # type: ignore[misc]
+
+
+def test_options_survive_json_and_are_complete() -> None:
+    for name, fields in {
+        "folder": {"path": "/data/birds", "augmentation": "resized-crop"},
+        "parquet": {"train": "/data/tiny/train.parquet", "test": ["/data/tiny/a.parquet"]},
+        "cub200": {"path": "/data/cub", "label": "cub10"},
+        "cifar10": {},
+    }.items():
+        options = DATASETS[name][0].model_validate({"name": name, **fields})
+        again = DATASETS[name][0].model_validate(json.loads(options.model_dump_json()))
+        assert again == options
+
+
+def test_default_labels() -> None:
+    assert FolderOptions(path="/data/my birds/").label == "my-birds"
+    assert ParquetOptions(path="/data/tiny").label == "tiny"
+    assert ParquetOptions(path="/data/tiny.parquet").label == "tiny"
+    assert ParquetOptions(train="/data/tiny/train.parquet").label == "tiny"
+    assert ParquetOptions(path="/data/tiny", label="other").label == "other"
+
+
+def test_identity_says_what_not_where() -> None:
+    one = FolderOptions(path="/data/a")
+    assert one.identity() == FolderOptions(path="/data/b", label="b").identity()
+    assert one.identity() != FolderOptions(path="/data/a", image_size=64).identity()
+    assert not {"path", "label"} & one.identity().keys()
+    one, two = ParquetOptions(path="/a"), ParquetOptions(train="/b", test="/c", image_column="x")
+    assert one.identity() == two.identity()
+    assert CubOptions(path="/a").identity() == CubOptions().identity()
+
+
+def test_identity_of_digits_is_all_of_its_options() -> None:
+    options = DigitsOptions(validation=100)
+    assert options.identity() == options.model_dump(mode="json")
+    assert options.identity() == {
+        "name": "digits",
+        "validation": 100,
+        "split_seed": 0,
+        "test": 500,
+    }

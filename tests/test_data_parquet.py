@@ -1,0 +1,146 @@
+"""One's own images in parquet files, and what can be wrong with them."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from data_files import (
+    experiment,
+    parquet,
+    part_digests,
+    picture,
+    structs,
+    write_parquet,
+    write_tiny,
+    wrong,
+)
+
+from harness.data import load
+from harness.data.options import ParquetOptions
+from harness.data.views import join_validation
+
+pytestmark = pytest.mark.usefixtures("data_root")
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    return write_tiny(tmp_path / "tiny")
+
+
+def test_parquet_in_two_lines_of_yaml(tiny: Path) -> None:
+    dataset = load(experiment(name="parquet", path=str(tiny)).dataset)
+    assert dataset.name == "tiny" and dataset.class_names == ("0", "1", "2")
+    assert dataset.validation is not None and dataset.test is not None
+    assert [len(p) for p in (dataset.train, dataset.validation, dataset.test)] == [27, 3, 6]
+    np.testing.assert_array_equal(dataset.test.pixels(), [picture(s) for s in range(30, 36)])
+    np.testing.assert_array_equal(dataset.test.labels, np.arange(6) % 3)
+    both = join_validation(dataset).train.pixels()
+    assert sorted(i.tobytes() for i in both) == sorted(picture(s).tobytes() for s in range(30))
+
+
+def test_parts_are_frozen(tiny: Path) -> None:
+    assert part_digests(parquet(tiny)) == "c579cfee0f06 0638dba266b1 984026ef4399"
+    assert (
+        part_digests(parquet(tiny, split_seed=3, validation=6))
+        == "517d27903e8b 79bc30fda83f 984026ef4399"
+    )
+    drawn = parquet(tiny / "train-0-of-2.parquet", split_seed=3, validation=3)
+    assert part_digests(drawn) == "a439765a97ea dfda749989a8 705e218ec86a"
+
+
+def test_parquet_files_by_name(tiny: Path) -> None:
+    train, test = sorted(tiny.glob("train*")), tiny / "test.parquet"
+    whole = parquet(tiny)
+    assert parquet(train=train, test=test).digest == whole.digest
+    assert parquet(tiny, test=test).digest == whole.digest
+    drawn = parquet(train[0], validation=4)
+    assert drawn.test is not None and len(drawn.test) == 4 and len(drawn.train) == 12
+    os.rename(test, tiny / "valid.parquet")
+    wrong(
+        lambda: parquet(tiny), "dataset.path: no test*.parquet in", "valid.parquet", "dataset.test"
+    )
+    assert parquet(tiny, test=tiny / "valid.parquet").digest == whole.digest
+    for k, file in enumerate(train):
+        os.rename(file, tiny / f"part{k}.parquet")
+    wrong(lambda: parquet(tiny), "dataset.path: no train*.parquet", "dataset.train")
+    wrong(lambda: parquet(tiny / "no"), "dataset.path: no folder or file", "correct the path")
+    wrong(lambda: parquet(train=tiny / "no.parquet"), "no.parquet (No such file", "restore it")
+
+
+def test_without_test_images_their_parquet_stays_closed(tiny: Path) -> None:
+    train = parquet(tiny).train
+    (tiny / "test.parquet").write_bytes(b"broken")
+    blind = load(ParquetOptions(path=tiny), with_test=False)
+    assert blind.test is None
+    np.testing.assert_array_equal(blind.train.pixels(), train.pixels())
+
+
+def test_columns_and_class_names(tmp_path: Path) -> None:
+    labels = np.arange(12) % 2
+    raw = [s["bytes"] for s in structs(range(12))]
+    plain = write_parquet(tmp_path / "a.parquet", raw, labels, image="image", label="label")
+    digest = parquet(plain, validation=2).digest
+    odd = write_parquet(tmp_path / "b.parquet", raw, labels, image="photo", label="kind")
+    wrong(
+        lambda: parquet(odd), "dataset.image_column: no column img or image", "it has: photo, kind"
+    )
+    wrong(lambda: parquet(odd, image_column="foto"), "no column 'foto'", "it has: photo, kind")
+    wrong(lambda: parquet(odd, image_column="photo"), "dataset.label_column: no column fine_label")
+    columns = {"image_column": "photo", "label_column": "kind"}
+    assert parquet(odd, validation=2, **columns).digest == digest
+    named = write_parquet(tmp_path / "c.parquet", raw, labels, classes=["owl", "wren"])
+    dataset = parquet(named, validation=2)
+    assert dataset.class_names == ("owl", "wren") and dataset.digest == digest
+
+
+@pytest.mark.parametrize(
+    ("labels", "problem"),
+    [
+        ([0, 1, -1, 1, 0, 1], "row 2: negative label -1; number the classes from 0"),
+        ([0, 1, 2, 1, 0, 1], "row 2: label 2 is out of range; there are 2 classes, 0 to 1"),
+        ([0, 1, None, 1, 0, 1], "row 2: no label; add it or remove the row"),
+        (list("ababab"), "dataset.label_column: fine_label of"),
+        ([0.0, 1.0] * 3, "is double, not whole numbers"),
+        ([1] * 6, "class 'owl' has no training images; add some"),
+    ],
+)
+def test_wrong_labels(tmp_path: Path, labels: list[Any], problem: str) -> None:
+    path = tmp_path / "x.parquet"
+    write_parquet(path, structs(range(6)), labels, classes=["owl", "wren"])
+    wrong(lambda: parquet(path), str(path), problem)
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "problem"),
+    [
+        ([0, 1] * 3, [0, 1, 2], "class '2' has test images, but no training images; add some"),
+        ([0, 1, 2] * 2, [0, 2, 0], "class '1' has no test images; add some, or remove"),
+        ([0, 2] * 3, [0, 2, 0], "class '1' has no training images; add some, or remove"),
+        ([0, 10**12] * 3, [0, 0, 0], "class '1' has no training images"),
+        ([0, 1] * 3, [0, 1, -7], "test.parquet, row 2: negative label -7"),
+    ],
+)
+def test_train_and_test_must_fit(
+    tmp_path: Path, train: list[int], test: list[int], problem: str
+) -> None:
+    write_parquet(tmp_path / "x" / "train.parquet", structs(range(6)), train)
+    write_parquet(tmp_path / "x" / "test.parquet", structs(range(6, 9)), test)
+    wrong(lambda: parquet(tmp_path / "x"), "dataset: ", problem)
+
+
+def test_wrong_parquet_images(tmp_path: Path) -> None:
+    good, path, labels = structs(range(6)), tmp_path / "x.parquet", [0, 1] * 3
+    write_parquet(path, [*good[:4], {"bytes": b"?", "path": ""}, good[5]], labels)
+    wrong(lambda: parquet(path), f"{path}, row 4: cannot be read", "replace or remove it")
+    write_parquet(path, [*good[:4], {"bytes": None, "path": "4.png"}, good[5]], labels)
+    wrong(lambda: parquet(path), f"{path}, row 4: no image", "add it or remove the row")
+    write_parquet(path, ["a.png"] * 6, labels)
+    wrong(lambda: parquet(path), "dataset.image_column: img of", "is string, not encoded images")
+    path.write_bytes(b"PAR1 no")
+    wrong(lambda: parquet(path), f"{path}: not a parquet file", "fetch it again")
+    write_parquet(path, good, labels)
+    content = path.read_bytes()
+    path.write_bytes(content[:200] + b"\0" * 300 + content[500:])
+    wrong(lambda: parquet(path), str(path))
