@@ -211,10 +211,8 @@ def test_resolved_to_a_version_and_a_digest(
     assert experiment.teacher.label == "wrn-10-1"
     digest = experiment.teacher_checkpoint
     assert digest == look_up(f"models:/{NAME}/1").sha256
-    again = parse(
-        TAUGHT
-        | {"teacher": f"models:/{NAME}/1", "teacher_checkpoint": experiment.teacher_checkpoint}
-    )
+    known = {"teacher": f"models:/{NAME}/1", "teacher_checkpoint": experiment.teacher_checkpoint}
+    again = parse(resolve(TAUGHT | known))
     assert again == experiment
 
 
