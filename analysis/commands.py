@@ -5,9 +5,10 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
+from analysis import methods_page
 from analysis.bundle import RESULTS, bundle_path, export, read_bundle
 from analysis.readme import replace_between_markers
-from analysis.tables.results import for_terminal, markdown
+from analysis.tables.markdown import for_terminal, markdown
 from analysis.tables.runs import runs_markdown
 from harness.errors import UserError
 from harness.plan import Plan
@@ -59,6 +60,8 @@ def make_tables(
             outputs[path] = fresh[path]
             print(for_terminal(table))
     outputs[README] = readme
+    if methods_page.PATH.exists():
+        outputs[methods_page.PATH] = methods_page.methods_page()
     changed = {p: text for p, text in outputs.items() if not p.exists() or p.read_text() != text}
     if check:
         return _report_differences(changed)

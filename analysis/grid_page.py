@@ -7,12 +7,12 @@ from pathlib import Path
 
 from analysis.bundle import export, read_bundle
 from analysis.figures import draw_all
-from analysis.tables.results import caption, table_markdown
+from analysis.tables.markdown import caption, table_markdown
 from analysis.tables.rows import Row
 from analysis.tables.runs import runs_markdown
 from harness.methods import SUPERVISED
 from harness.plan import TEACHER, Plan
-from harness.track.views import runs_page
+from harness.track.saved_views import runs_page
 
 MAX_CHARACTERS = 8000  # of a tag's value in MLflow
 

@@ -107,7 +107,7 @@ def tune(
 ) -> None:
     """Tune each method on the validation split with Optuna, then write NAME.tuned.yaml."""
     from analysis.tuning import draw
-    from harness.tune.run import tune as run_tuning
+    from harness.tune.search import tune as run_tuning
     from harness.tune.tuning_file import read_tuning
 
     status = run_tuning(

@@ -148,7 +148,7 @@ def teacher_page(shown: Dashboard) -> str:
     """The address of the model that the printed grid's teachers are versions of."""
     from mlflow import MlflowClient
 
-    from harness.track.views import WORKFLOW
+    from harness.track.saved_views import WORKFLOW
 
     client = MlflowClient(shown.address)
     grid = re.search(r"experiments/(\d+)/", next(iter(shown.views.values())))

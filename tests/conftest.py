@@ -5,6 +5,7 @@ import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from helpers import (
@@ -15,6 +16,9 @@ from helpers import (
     mlflow_client,
     write_experiment,
 )
+
+if TYPE_CHECKING:
+    from training import Grid
 
 # Started in the background, pytest would hand on "ignore Ctrl-C" to the processes that the tests
 # interrupt; a signal that is caught here becomes the default one again in a child.
@@ -77,3 +81,11 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("database")
     mlflow_client(folder).get_experiment_by_name("Default")
     return folder / "mlflow.db"
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> "Grid":
+    """The tiny grid, trained once without interruption. Not to be changed."""
+    from training import tiny, train_all  # torch, which most tests do without
+
+    return train_all(tiny(tmp_path_factory.mktemp("trained")))

@@ -16,7 +16,7 @@ from scipy import stats
 from analysis.bundle import export, read_bundle
 from analysis.readme import replace_between_markers
 from analysis.statistics import estimate
-from analysis.tables.results import DASH, markdown
+from analysis.tables.markdown import DASH, markdown
 from analysis.tables.rows import rows_of
 from analysis.tables.runs import runs_markdown
 from harness.cli import main

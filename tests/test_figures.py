@@ -24,8 +24,8 @@ from analysis.figures import FIGURES, default_settings, draw_all, drawable
 from analysis.figures.base import OLD_BUNDLE
 from analysis.figures.confusion import confusion_matrix, most_confused, row_percent
 from analysis.figures.curves import Band, accuracy_metric, band, bands, second_half
-from analysis.figures.ncm import NcmPoint, ncm_points, rank_correlation
-from analysis.tables.results import markdown
+from analysis.figures.ncm_scatter import NcmPoint, ncm_points, rank_correlation
+from analysis.tables.markdown import markdown
 
 STUDENTS = ("wide", "narrow")
 METHODS = ("plain", "kd", "refilled", "refilled-triplet")

@@ -23,7 +23,7 @@ from harness.spec.file import read
 from harness.store import CellDir, Store
 from harness.tune.export import epochs_trained, write_bundle
 from harness.tune.halving import TrialsFailed, rung_epochs, survivors
-from harness.tune.run import Search, identity_of
+from harness.tune.search import Search, identity_of
 from harness.tune.storage import only_orchestrator, open_storage
 from harness.tune.study import Study, sample
 from harness.tune.trials import cells_of
@@ -429,7 +429,7 @@ def test_the_tuned_file_is_an_ordinary_experiment(whole: Any) -> None:
 
 
 def test_the_caption_shows_the_budget_of_each_method() -> None:
-    from analysis.tables.results import tuning_budget
+    from analysis.tables.markdown import tuning_budget
 
     tuned = {"plain": {"trials": 30}, "refilled": {"trials": None}}
     (line,) = tuning_budget({"methods": ["plain", "kd", "refilled"], "tuned": tuned})

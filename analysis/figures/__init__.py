@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from analysis.bundle import Bundle
-from analysis.figures import accuracy, confusion, curves, ncm
+from analysis.figures import accuracy, confusion, curves, ncm_scatter
 from analysis.figures.base import Kind, default_settings, pixels
 
 FIGURES: dict[str, Kind] = {
-    kind.name: kind for module in (accuracy, curves, ncm, confusion) for kind in module.FIGURES
+    kind.name: kind
+    for module in (accuracy, curves, ncm_scatter, confusion)
+    for kind in module.FIGURES
 }
 
 

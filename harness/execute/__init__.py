@@ -1,9 +1,7 @@
 """Where cells run. Every executor runs `harness.train.cell` on a prepared directory."""
 
 from pathlib import Path
-from typing import Any, Protocol
-
-from harness.errors import UserError, nearest
+from typing import Protocol
 
 # Exit status of a cell's process. STOPPED: on request, at its last checkpoint. BUSY: another
 # process trains it.
@@ -32,23 +30,3 @@ class Executor(Protocol):
         """Ask every running cell to stop at its last checkpoint; kill what is left after `grace`
         seconds. Returns when none is running."""
         ...
-
-
-NAMES = ("local",)
-
-
-def make_executor(name: str, jobs: int, device: str, version: dict[str, Any]) -> Executor:
-    """
-    Args:
-        name: one of NAMES.
-        jobs: cells at once, on `device`.
-        version: of the code, for the cells' manifests (harness.provenance).
-
-    Raises:
-        UserError: there is no such executor.
-    """
-    if name == "local":
-        from harness.execute.local import LocalExecutor
-
-        return LocalExecutor(jobs, device, version)
-    raise UserError(f"executor: unknown {name!r}{nearest(name, NAMES)}")

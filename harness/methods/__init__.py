@@ -22,7 +22,12 @@ def _described() -> Iterator[Method]:
         yield from getattr(importlib.import_module(f"{__name__}.{module}"), "METHODS", ())
 
 
-REGISTRY: dict[str, Method] = {method.name: method for method in _described()}
+def _rank(method: Method) -> tuple[bool, int]:
+    """Without a teacher first, of several stages last, as tables have them; else by module."""
+    return bool(method.needs), len(method.stages)
+
+
+REGISTRY: dict[str, Method] = {method.name: method for method in sorted(_described(), key=_rank)}
 STAGES: dict[str, Stage] = {SUPERVISED.kind: SUPERVISED} | {
     stage.kind: stage for method in REGISTRY.values() for stage in method.stages
 }

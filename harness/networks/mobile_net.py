@@ -18,7 +18,7 @@ BLOCKS = (
 )  # fmt: skip
 
 
-class Block(nn.Module):
+class SeparableBlock(nn.Module):
     """Depthwise conv3x3, BN, ReLU, pointwise conv1x1, BN, ReLU."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
@@ -52,7 +52,7 @@ class MobileNet(Network):
         blocks = []
         for channels, stride in BLOCKS:
             out_channels = int(channels * ca)
-            blocks.append(Block(in_channels, out_channels, stride))
+            blocks.append(SeparableBlock(in_channels, out_channels, stride))
             in_channels = out_channels
         self.layers = nn.Sequential(*blocks)
         self.dropout = nn.Dropout(dropout)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from harness.networks.base import Network
 
 
-class Block(nn.Module):
+class PreActivationBlock(nn.Module):
     """BN, ReLU, conv3x3, BN, ReLU, dropout, conv3x3 with stride; plus the raw input."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, dropout: float) -> None:
@@ -59,7 +59,7 @@ class WideResNet(Network):
         for group in (1, 2, 3):
             stride = 1 if group == 1 else 2
             blocks = [
-                Block(
+                PreActivationBlock(
                     channels[group - 1] if i == 0 else channels[group],
                     channels[group],
                     stride if i == 0 else 1,

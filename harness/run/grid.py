@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from harness.data import Dataset, load
-from harness.execute import make_executor
+from harness.execute.executors import make_executor
 from harness.execute.local import threads_for
 from harness.execute.scheduler import OutOfTime, Progress, begin, run
 from harness.plan import Plan, make_plan

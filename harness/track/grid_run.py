@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from harness.plan import Plan
 from harness.track.environment import is_server
-from harness.track.views import experiment_tags
+from harness.track.saved_views import experiment_tags
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from harness.database import without_password
 from harness.errors import UserError, one_line
 from harness.track.environment import DEFAULT_URI, prepare_environment, tracking_uri
-from harness.track.views import first_views
+from harness.track.saved_views import first_views
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

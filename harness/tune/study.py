@@ -103,7 +103,7 @@ class Study:
                 study_name=self.name,
                 storage=storage,
                 sampler=sampler(settings.seed, 0, settings.startup_trials),
-                pruner=optuna.pruners.NopPruner(),  # harness.tune.rungs decides
+                pruner=optuna.pruners.NopPruner(),  # harness.tune.searchgs decides
                 direction=settings.direction,
                 load_if_exists=True,
             )

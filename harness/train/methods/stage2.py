@@ -19,7 +19,9 @@ class CenterTeaching(Classifier):
         super().__init__(context, settings)
         self.centers = None
         if settings["centers"] == "global":
-            self.centers = global_centers(context, context.spec["center_images"])
+            self.centers = global_centers(
+                context, augmented=context.spec["center_images"] == "augmented"
+            )
 
     def losses(self, model: Network, batch: Batch, epoch: int) -> tuple[Losses, Tensor | None]:
         answer = self.context.teach(batch)
@@ -45,11 +47,11 @@ class CenterTeaching(Classifier):
 
 
 @torch.no_grad()
-def global_centers(context: Context, images: str) -> Tensor:
-    """(C, Dt) class centres of the training set: of one un-augmented pass ("plain", honest), or of
-    one augmented pass as in the 2021 release ("augmented"; docs/deviations.md, quirk 4)."""
+def global_centers(context: Context, augmented: bool) -> Tensor:
+    """(C, Dt) class centres of the training set: of one un-augmented pass (honest), or of one
+    augmented pass as in the 2021 release (docs/deviations.md, quirk 4)."""
     c = context
-    if images == "plain":
+    if not augmented:
         embedding, _ = embed_and_classify(c.teacher, c.train, c.precision)
         return class_centers(embedding, c.train.labels, c.n_classes)
     batches = c.train.augmented(512, epoch_generator(c.spec["seed"], 0))

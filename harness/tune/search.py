@@ -13,7 +13,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from harness.data import Dataset, load
 from harness.errors import UserError
-from harness.execute import Executor, make_executor
+from harness.execute import Executor
+from harness.execute.executors import make_executor
 from harness.execute.scheduler import OutOfTime, Progress, begin, run
 from harness.methods import REGISTRY, SUPERVISED
 from harness.plan import SEMANTICS, Plan

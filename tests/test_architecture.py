@@ -1,0 +1,142 @@
+"""The shape of the code: what imports what, and that a name means one thing."""
+
+import ast
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from helpers import ROOT
+
+from harness.methods import REGISTRY
+
+FILES = {
+    ".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): p
+    for package in ("harness", "analysis")
+    for p in sorted((ROOT / package).rglob("*.py"))
+}
+TREES = {name: ast.parse(path.read_text()) for name, path in FILES.items()}
+
+
+def imported(node: ast.stmt, by: str) -> Iterator[str]:
+    """The modules of this project that an import statement names."""
+    if isinstance(node, ast.Import):
+        yield from (a.name for a in node.names if a.name in FILES)
+    if isinstance(node, ast.ImportFrom) and node.module:
+        for alias in node.names:
+            below = f"{node.module}.{alias.name}"
+            if below in FILES or node.module in FILES:
+                yield below if below in FILES else node.module
+
+
+def statements(tree: ast.Module, everywhere: bool) -> Iterator[ast.stmt]:
+    """Of the module itself; or also inside functions. Not what only a type checker reads."""
+    pending: list[ast.AST] = [tree]
+    while pending:
+        node = pending.pop()
+        is_typing = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        if is_typing or (isinstance(node, ast.FunctionDef) and not everywhere):
+            continue
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield node
+        pending.extend(ast.iter_child_nodes(node))
+
+
+def arrows(everywhere: bool) -> dict[str, set[str]]:
+    """Module -> modules of this project that it imports."""
+    return {
+        name: {m for s in statements(tree, everywhere) for m in imported(s, name)} - {name}
+        for name, tree in TREES.items()
+    }
+
+
+def reachable(start: str, graph: dict[str, set[str]]) -> set[str]:
+    seen: set[str] = set()
+    pending = [start]
+    while pending:
+        for module in graph[pending.pop()] - seen:
+            seen.add(module)
+            pending.append(module)
+    return seen
+
+
+def test_no_circles() -> None:
+    graph = arrows(everywhere=True)
+    assert not [name for name in graph if name in reachable(name, graph)]
+
+
+def test_analysis_is_imported_by_commands_alone() -> None:
+    users = {n for n, found in arrows(everywhere=True).items() if n.startswith("harness")
+             and any(m.startswith("analysis") for m in found)}  # fmt: skip
+    assert users == {"harness.cli"}
+
+
+@pytest.mark.parametrize("start", ["harness.plan", "harness.cli", "harness.methods"])
+def test_planning_needs_no_torch(start: str) -> None:
+    """A call that has nothing to do answers at once. (Tried in a real process by test_cli.)"""
+    graph = arrows(everywhere=False)
+    modules = {start, *reachable(start, graph)}
+    heavy = {"torch", "torchvision", "mlflow", "optuna", "matplotlib"}
+    found = {
+        (name, alias.name if isinstance(node, ast.Import) else str(node.module))
+        for name in modules
+        for node in statements(TREES[name], everywhere=False)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+    }
+    assert not [(n, m) for n, m in found if m.partition(".")[0] in heavy]
+
+
+def test_distillation_stands_alone() -> None:
+    """harness.distill serves anybody's training loop."""
+    graph = arrows(everywhere=True)
+    for name in (n for n in graph if n.startswith("harness.distill")):
+        assert all(m.startswith("harness.distill") for m in graph[name]), name
+
+
+def test_a_class_name_means_one_thing() -> None:
+    names = Counter(
+        node.name
+        for tree in TREES.values()
+        for node in tree.body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    )
+    twice = {name for name, n in names.items() if n > 1}
+    assert not twice
+
+
+def test_a_methods_name_stands_in_its_own_module_alone() -> None:
+    """Everything else follows from the registry. Sections and stages may be called like a method;
+    what is forbidden is its name as a string of its own."""
+    for method in REGISTRY.values():
+        word = re.compile(rf"""["']{re.escape(method.name)}["']""")
+        homes = {
+            name
+            for name, path in FILES.items()
+            for line in path.read_text().splitlines()
+            if word.search(line) and "center_images" not in line  # "plain" ones
+        }
+        own = {name.rpartition(".")[2] for name in homes if name.startswith("harness.methods.")}
+        assert len(own) <= 1, method.name
+        # Its modules in the rooms of descriptions, losses and trainings are called alike.
+        assert {name.rpartition(".")[2] for name in homes} <= own, method.name
+
+
+def test_every_file_is_short() -> None:
+    long = {n: len(p.read_text().splitlines()) for n, p in FILES.items()}
+    assert not {name: n for name, n in long.items() if n > 400}
+
+
+# One file a method in each of these rooms: what it is, its loss, what trains it.
+TWINS = {"methods", "kd", "stage1", "stage2"}
+
+
+def test_a_module_has_one_name() -> None:
+    names = Counter(name.rpartition(".")[2] for name in FILES)
+    assert {name for name, n in names.items() if n > 1} - {"base", "__main__"} <= TWINS
+
+
+def test_files_are_where_this_test_looks() -> None:
+    assert "harness.plan" in FILES and "analysis.bundle" in FILES and len(FILES) > 80
+    assert Path("harness/methods/base.py") in {p.relative_to(ROOT) for p in FILES.values()}

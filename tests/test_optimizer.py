@@ -1,0 +1,142 @@
+"""Steps of the optimiser, and the precision of an evaluation, against numbers worked out here."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from harness.networks import build
+from harness.networks.base import Network
+from harness.store import CellDir
+from harness.train import loop
+from harness.train.evaluate import accuracy, embed_and_classify
+from harness.train.methods.base import Context, Losses, Training
+
+LR = (0.5, 0.25)  # of the two epochs
+
+
+class Bowl(Training):
+    """Pulls the model's weight w to 3 by (w - 3)^2, its own weight v to 1 by (v - 1)^2 / 2."""
+
+    def __init__(self) -> None:
+        self.module = nn.Linear(1, 1, bias=False, dtype=torch.float64)
+        nn.init.constant_(self.module.weight, 4.0)
+
+    def losses(self, model: Any, batch: Any, epoch: int) -> tuple[Losses, Tensor | None]:
+        own = (self.module.weight - 1).square().sum() / 2
+        return {"w": (model.w - 3).square().sum(), "own": own}, None
+
+    def lr(self, epoch: int) -> float:
+        return LR[epoch]
+
+    def evaluate(self, model: Network, epoch: int) -> dict[str, float] | None:
+        return None
+
+
+class OneBatch:
+    device = torch.device("cpu")
+
+    def __len__(self) -> int:
+        return 2
+
+    def augmented(self, batch_size: int, generator: torch.Generator) -> Iterator[Any]:
+        yield SimpleNamespace(y=torch.zeros(2))
+
+
+def by_hand(
+    value: float, gradient: Any, momentum: float, nesterov: bool, weight_decay: float
+) -> float:
+    """Sutskever's momentum as PyTorch has it: g = gradient + weight_decay x; b = momentum b + g
+    (b = g at first); x -= lr (g + momentum b) with Nesterov, lr b without."""
+    buffer = None
+    for lr in LR:
+        g = gradient(value) + weight_decay * value
+        buffer = g if buffer is None else momentum * buffer + g
+        value -= lr * (g + momentum * buffer if nesterov else buffer)
+    return value
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.125])
+@pytest.mark.parametrize(("momentum", "nesterov"), [(0.0, False), (0.75, False), (0.75, True)])
+def test_two_steps(tmp_path: Path, momentum: float, nesterov: bool, weight_decay: float) -> None:
+    settings = {"momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay}
+    spec = {
+        "seed": 0,
+        "protocol": {"selection": "last"},
+        "optimizer": {"batch_size": 2, "precision": "float32", **settings},
+    }
+    model, training = nn.Module(), Bowl()
+    model.w = nn.Parameter(torch.tensor([2.0], dtype=torch.float64))
+    state, epoch, lines = loop.train(
+        model,
+        training,
+        OneBatch(),
+        spec,
+        2,
+        CellDir(tmp_path),
+        lambda: False,  # type: ignore[arg-type]
+    )
+    assert state["w"].item() == pytest.approx(by_hand(2.0, lambda w: 2 * (w - 3), **settings))
+    own = by_hand(4.0, lambda v: v - 1, **settings)
+    assert training.module.weight.item() == pytest.approx(own)
+    assert epoch == 2 and [line["lr"] for line in lines] == list(LR)
+    assert lines[0]["loss/w"] == 1.0 and lines[0]["loss/own"] == 4.5
+
+
+class SomeImages:
+    """Un-augmented images in two batches."""
+
+    def __init__(self, x: Tensor, device: str = "cpu") -> None:
+        self.x, self.device = x, torch.device(device)
+        self.labels = torch.zeros(len(x), dtype=torch.int64)
+
+    def plain(self, batch_size: int = 512) -> Iterator[Any]:
+        for x in self.x.split(4):
+            yield SimpleNamespace(x=x)
+
+
+def test_an_evaluation_has_the_cells_precision() -> None:
+    torch.manual_seed(0)
+    model = build("wide_resnet", 10, depth=10, width=1).eval()
+    images: Any = SomeImages(torch.randn(8, 3, 8, 8))
+    with torch.no_grad():
+        exact = torch.cat([model(b.x) for b in images.plain()])
+        with torch.autocast("cpu", torch.bfloat16):
+            coarse = torch.cat([model(b.x) for b in images.plain()]).float()
+    assert not torch.equal(exact, coarse)
+    for precision, expected in (("float32", exact), ("bfloat16", coarse)):
+        embedding, logits = embed_and_classify(model, images, precision)
+        assert embedding.dtype == logits.dtype == torch.float32
+        assert torch.equal(logits, expected)
+
+
+def test_the_precision_reaches_every_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the classifier, of the nearest class mean, and of the teacher's centres."""
+    from harness.train import evaluate
+    from harness.train.methods import base, stage1, stage2
+
+    seen: list[str] = []
+    real = evaluate.embed_and_classify
+
+    def watched(model: Any, images: Any, precision: str = "none") -> tuple[Tensor, Tensor]:
+        seen.append(precision)
+        return real(model, images, precision)
+
+    monkeypatch.setattr(evaluate, "embed_and_classify", watched)
+    monkeypatch.setattr(stage2, "embed_and_classify", watched)
+    model = build("wide_resnet", 10, depth=10, width=1)
+    images: Any = {k: SomeImages(torch.randn(8, 3, 8, 8)) for k in ("train", "validation")}
+    spec = {"optimizer": {"precision": "bfloat16"}, "ncm_centers": "train", "seed": 0}
+    context = Context(spec, images, 10, model)
+    settings = {"epochs": 1, "select_every": 1, "centers": "global"}
+    base.Classifier(context, settings).evaluate(model, 0)
+    assert seen == ["bfloat16"]
+    stage1.RelationMatching(context, settings).evaluate(model, 0)
+    assert seen == ["bfloat16"] * 3
+    stage2.global_centers(context, augmented=False)
+    assert seen == ["bfloat16"] * 4
+    assert accuracy(model, images["train"], "bfloat16") >= 0

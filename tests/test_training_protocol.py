@@ -1,0 +1,196 @@
+"""Which epoch is selected, and the variants of a protocol."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import weights
+from torch import Tensor
+from training import CPU, KINDS, Grid, copy_without, failure, go, same_state, tiny, train_all
+
+import harness.train.cell
+from harness.data import Dataset, ImageSet, load
+from harness.data.batches import Images
+from harness.data.small import DeviceImages
+from harness.execute import DONE, STOPPED, WRONG_INPUT
+from harness.plan import make_plan
+from harness.train.checkpoint import copy_state, load_model
+from harness.train.loop import Best
+from harness.train.methods.base import Classifier, Context, training_of
+
+# Selection
+
+
+def test_best_keeps_the_later_of_equal_epochs() -> None:
+    best = Best()
+    updates = [best.update(v, e) for e, v in enumerate([0.3, None, 0.5, 0.5, 0.4], start=1)]
+    assert updates == [True, False, True, True, False]
+    assert (best.value, best.epoch) == (0.5, 4)
+    assert Best().update(0.0, 1)
+
+
+VALIDATION = (0.1, 0.9, 0.9, 0.2)
+TEST = (0.8, 0.3, 0.4, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "epoch", "reported"),
+    [
+        ("protocol=strict", 3, 0.4),
+        ("protocol=legacy", 1, 0.8),
+        ("protocol.selection=last", 4, 0.2),
+    ],
+)
+@pytest.mark.parametrize("stopped", [False, True])
+def test_selection(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    protocol: str,
+    epoch: int,
+    reported: float,
+    stopped: bool,
+) -> None:
+    """With given accuracies. After a stop in epoch 4, what was selected before has to come back
+    from the checkpoint."""
+    states = {}
+
+    def evaluate(self: Classifier, model: Any, epoch: int) -> dict[str, float]:
+        states[epoch + 1] = copy_state(model)
+        given = {"validation/accuracy": VALIDATION[epoch], "test/accuracy": TEST[epoch]}
+        return {k: v for k, v in given.items() if k.split("/")[0] in self.context.evaluated}
+
+    monkeypatch.setattr(Classifier, "evaluate", evaluate)
+    grid = tiny(tmp_path, protocol, "training.epochs=4")
+    directory = grid.directory("supervised")
+    if stopped:
+        assert go(directory, lambda: len(directory.epochs()) == 3) == STOPPED
+    assert go(directory) == DONE
+    assert directory.manifest["selected_epoch"] == epoch
+    assert same_state(weights(directory), states[epoch])
+    results = directory.manifest["results"]["accuracy"]
+    assert results == {"last": 0.2, "selected": reported, "best_on_test": 0.8}
+    assert results[grid.plan.experiment.protocol.reported] == reported
+
+
+def test_stage1_selects_among_the_epochs_it_evaluates(trained: Grid, tmp_path: Path) -> None:
+    grid = tiny(tmp_path, "stage1.epochs=5", "stage1.select_every=2")
+    shutil.copytree(
+        trained.directory("supervised").path, grid.directory("supervised").path, dirs_exist_ok=True
+    )
+    directory = grid.directory("stage1")
+    assert go(directory) == DONE
+    key = "validation/ncm_train_centers"
+    values = {line["epoch"]: line[key] for line in directory.epochs() if key in line}
+    assert list(values) == [2, 4, 5]
+    best = max(values.values())
+    assert directory.manifest["selected_epoch"] == max(e for e, v in values.items() if v == best)
+
+
+# Protocols and variants
+
+
+def test_legacy_trains_on_validation_images_too(tmp_path: Path) -> None:
+    directory = tiny(tmp_path, "protocol=legacy", "training.epochs=1").directory("supervised")
+    assert go(directory) == DONE
+    data = directory.manifest["data"]
+    assert (data["train"], data.get("validation"), data["test"]) == (397, None, 1400)
+    assert not any("validation/accuracy" in line for line in directory.epochs())
+    content = torch.load(directory / "model.pt", weights_only=True)
+    assert content["validating_accuracy"] is None
+
+
+def test_legacy_centers_come_from_augmented_images(trained: Grid) -> None:
+    dataset = load(trained.plan.experiment.dataset)
+    images = {"train": DeviceImages(dataset, dataset.train, CPU)}
+    cell = trained.cell("stage2")
+    teacher = load_model(
+        trained.directory("supervised") / "model.pt", trained.cell("supervised").spec["network"], 10
+    )
+
+    def centers(center_images: str) -> Tensor:
+        spec = {**cell.spec, "center_images": center_images}
+        result = training_of("stage2", Context(spec, images, 10, teacher)).centers
+        assert result is not None
+        return result
+
+    plain, legacy = centers("plain"), centers("augmented")
+    assert torch.equal(plain, centers("plain"))
+    assert torch.equal(legacy, centers("augmented"))
+    assert (plain - legacy).abs().max() > 1e-4
+    torch.testing.assert_close(plain, legacy, atol=0.2, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [
+        "stage2.centers=local",
+        "stage2.weighted=true",
+        "stage2.tau_on=teacher",
+        "protocol.center_images=augmented",
+    ],
+)
+def test_stage2_variants_train_to_other_weights(
+    trained: Grid, tmp_path: Path, variant: str
+) -> None:
+    grid, _ = copy_without(trained, "stage2", tmp_path)
+    other = tiny(grid.store.root, variant).directory("stage2")
+    assert go(other) == DONE
+    assert not same_state(weights(other), weights(trained.directory("stage2")))
+
+
+@pytest.mark.parametrize("relation", ["triplet", "one-negative"])
+def test_stage1_relations_train_to_other_weights(
+    trained: Grid, tmp_path: Path, relation: str
+) -> None:
+    grid, _ = copy_without(trained, "stage1", tmp_path)
+    other = tiny(grid.store.root, f"stage1.relation={relation}").directory("stage1")
+    assert go(other) == DONE
+    assert not same_state(weights(other), weights(trained.directory("stage1")))
+
+
+def test_bfloat16(trained: Grid, tmp_path: Path) -> None:
+    once = [f"{part}.epochs=1" for part in ("training", "stage1", "stage2")]
+    grid = train_all(tiny(tmp_path, "optimizer.precision=bfloat16", *once))
+    for kind in KINDS:
+        state = weights(grid.directory(kind))
+        assert all(v.dtype in (torch.float32, torch.int64) for v in state.values())
+    loss, exact = (g.directory("supervised").epochs()[0]["loss/ce"] for g in (grid, trained))
+    assert loss != exact
+    assert loss == pytest.approx(exact, rel=0.02)
+
+
+def without_test(grid: Grid) -> Grid:
+    """As `harness tune` plans: the cells' processes have no test set that they could read."""
+    dataset = load(grid.plan.experiment.dataset, with_test=False)
+    return Grid(make_plan(grid.plan.experiment, dataset), grid.store)
+
+
+def test_cells_train_without_a_test_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = []
+
+    def on_device(dataset: Dataset, part: ImageSet, device: torch.device, _: int) -> Images:
+        assert dataset.test is None
+        parts.append(len(part))
+        return DeviceImages(dataset, part, device)
+
+    once = [f"{part}.epochs=1" for part in ("training", "stage1", "stage2")]
+    grid = without_test(tiny(tmp_path, *once))
+    monkeypatch.setattr(harness.train.cell, "on_device", on_device)
+    train_all(grid)
+    assert parts == [297, 100] * 4
+    for kind in KINDS:
+        directory = grid.directory(kind)
+        assert directory.manifest["results"] == {}
+        assert "test" not in directory.manifest["data"]
+        names = {name for line in directory.epochs() for name in line}
+        assert not any(name.startswith("test/") for name in names)
+        assert any(name.startswith("validation/") for name in names)
+
+
+def test_selection_on_a_split_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    """Nothing would ever be selected: the untrained weights would be the result."""
+    directory = without_test(tiny(tmp_path, "protocol.selection=test")).directory("supervised")
+    assert go(directory) == WRONG_INPUT
+    assert failure(directory).startswith("protocol.selection: ")

@@ -1,0 +1,179 @@
+"""Cells stopped, killed and continued: the same bits every time."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import ROOT, epochs_of, wait_until, weights
+from training import (
+    KINDS,
+    Grid,
+    StopAfter,
+    assert_same_result,
+    command,
+    copy_without,
+    go,
+    same_state,
+    start_process,
+    tiny,
+    train_all,
+)
+
+from harness.execute import BUSY, DONE, STOPPED, WRONG_INPUT
+from harness.store import CellDir
+
+# The same seed, the same bits
+
+
+def test_same_seed_same_bits(trained: Grid, tmp_path: Path) -> None:
+    again = train_all(tiny(tmp_path))
+    for kind in KINDS:
+        assert_same_result(trained.directory(kind), again.directory(kind))
+
+
+def test_other_seed_other_weights(trained: Grid, tmp_path: Path) -> None:
+    other = tiny(tmp_path, "seeds=[1]", "training.epochs=1").directory("supervised")
+    assert go(other) == DONE
+    assert not same_state(weights(other), weights(trained.directory("supervised")))
+
+
+def test_dropout_differs_between_epochs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seeding each epoch must not give each the same dropout."""
+    seeds = []
+    real = torch.manual_seed
+    monkeypatch.setattr(torch, "manual_seed", lambda s: seeds.append(s) or real(s))
+    assert go(tiny(tmp_path).directory("supervised")) == DONE
+    assert len(set(seeds)) == 4  # initial weights and three epochs
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_stopped_in_an_epoch_and_continued(trained: Grid, tmp_path: Path, kind: str) -> None:
+    _, directory = copy_without(trained, kind, tmp_path)
+    assert go(directory, StopAfter(7)) == STOPPED  # five batches an epoch
+    assert directory.events()[-1]["event"] == "stopped"
+    assert epochs_of(directory) == [1]
+    assert go(directory, StopAfter(7)) == STOPPED
+    assert go(directory) == DONE
+    assert_same_result(directory, trained.directory(kind))
+    assert directory.manifest["attempts"] == 3
+
+
+@pytest.mark.parametrize("kind", ["supervised", "stage1"])
+def test_stopped_between_checkpoint_and_journal(trained: Grid, tmp_path: Path, kind: str) -> None:
+    _, directory = copy_without(trained, kind, tmp_path)
+    assert go(directory, StopAfter(12)) == STOPPED
+    journal = directory / "journal.jsonl"
+    lines = journal.read_text().splitlines(keepends=True)
+    assert json.loads(lines[-2])["epoch"] == 2
+    journal.write_text("".join(lines[:-2]))
+    assert go(directory) == DONE
+    assert epochs_of(directory) == [1, 2, 3]
+    assert_same_result(directory, trained.directory(kind))
+
+
+def test_continued_after_a_torn_journal_line(trained: Grid, tmp_path: Path) -> None:
+    """A power cut while the epoch's line was written: the next start must not append to it."""
+    _, directory = copy_without(trained, "supervised", tmp_path)
+    assert go(directory, StopAfter(12)) == STOPPED
+    journal = directory / "journal.jsonl"
+    lines = journal.read_text().splitlines(keepends=True)
+    journal.write_text("".join(lines[:-2]) + lines[-2][:40])
+    assert go(directory) == DONE
+    assert_same_result(directory, trained.directory("supervised"))
+    assert [e["event"] for e in directory.events()].count("start") == 2
+
+
+def test_trained_from_the_start_after_its_checkpoint_was_deleted(
+    trained: Grid, tmp_path: Path
+) -> None:
+    """As the message about a broken checkpoint advises."""
+    _, directory = copy_without(trained, "supervised", tmp_path)
+    assert go(directory, StopAfter(12)) == STOPPED
+    (directory / "checkpoint.pt").unlink()
+    assert go(directory) == DONE
+    assert epochs_of(directory) == [1, 2, 3]
+    assert_same_result(directory, trained.directory("supervised"))
+
+
+# Real processes
+
+LONG = ("training.epochs=10",)
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> CellDir:
+    directory = tiny(tmp_path_factory.mktemp("long"), *LONG).directory("supervised")
+    assert go(directory) == DONE
+    return directory
+
+
+def signalled_after_two_epochs(directory: CellDir, number: signal.Signals) -> int:
+    """Exit status of a cell's process that got a signal in the middle."""
+    process = start_process(directory)
+    try:
+        assert wait_until(lambda: len(directory.epochs()) >= 2 or process.poll() is not None, 60)
+        process.send_signal(number)
+        process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert 2 <= len(directory.epochs()) < 10
+    return process.returncode
+
+
+def test_killed_and_continued(uninterrupted: CellDir, tmp_path: Path) -> None:
+    directory = tiny(tmp_path, *LONG).directory("supervised")
+    assert signalled_after_two_epochs(directory, signal.SIGKILL) == -signal.SIGKILL
+    assert not directory.is_leased
+    assert go(directory) == DONE
+    assert epochs_of(directory) == list(range(1, 11))
+    assert_same_result(directory, uninterrupted)
+    assert directory.manifest["attempts"] == 2
+    assert not list(directory.path.glob("*checkpoint*"))
+
+
+def test_sigterm_stops_cleanly_and_a_process_continues(
+    uninterrupted: CellDir, tmp_path: Path
+) -> None:
+    directory = tiny(tmp_path, *LONG).directory("supervised")
+    assert signalled_after_two_epochs(directory, signal.SIGTERM) == STOPPED
+    assert directory.events()[-1]["event"] == "stopped"
+
+    # Goes on in a process that shows what it imported: a bare node has none of these.
+    code = (
+        "import sys, harness.train.cell\n"
+        "status = harness.train.cell.main()\n"
+        "print([m for m in ('mlflow', 'optuna', 'typer', 'analysis') if m in sys.modules])"
+        "\nsys.exit(status)"
+    )
+    arguments = [sys.executable, "-c", code, *command(directory)[3:]]
+    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (DONE, "[]")
+    assert_same_result(directory, uninterrupted)
+
+
+def test_command_without_a_cell(tmp_path: Path) -> None:
+    process = start_process(CellDir(tmp_path))
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == WRONG_INPUT
+    assert err == f"{tmp_path}: no cell.json here; `harness run` prepares it\n"
+
+
+def test_done_cell_is_not_trained_again(trained: Grid) -> None:
+    directory = trained.directory("supervised")
+    before = (directory / "journal.jsonl").read_bytes()
+    assert go(directory, lambda: pytest.fail("trains")) == DONE
+    assert (directory / "journal.jsonl").read_bytes() == before
+
+
+def test_leased_cell_is_left_alone(
+    trained: Grid, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, directory = copy_without(trained, "supervised", tmp_path)
+    with directory.lease():
+        assert go(directory) == BUSY
+    assert directory.events() == []
+    assert '"pid":' in capsys.readouterr().err

@@ -1,0 +1,127 @@
+"""Whole cells on a few digits, for the tests of training."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from helpers import ROOT, weights
+from torch import Tensor
+
+from harness.data import load
+from harness.execute import DONE
+from harness.plan import Cell, Plan, make_plan
+from harness.spec.file import override, parse
+from harness.store import CellDir, Store
+from harness.train.cell import run_cell
+
+CPU = torch.device("cpu")
+KINDS = ["supervised", "kd", "stage1", "stage2"]
+VERSION = {"commit": "0" * 40, "dirty": False}
+RAW: dict[str, Any] = {
+    "name": "tiny",
+    "dataset": {"name": "digits", "validation": 100, "test": 1400},  # 297 train
+    "network": {"network": "wide_resnet", "dropout": 0.2},
+    "teacher": {"depth": 10, "width": 1},
+    "students": [{"depth": 10, "width": 1}],
+    "methods": ["plain", "kd", "refilled"],
+    "optimizer": {"batch_size": 64},
+    "training": {"epochs": 3},
+    "stage1": {"epochs": 3, "select_every": 1},
+    "stage2": {"epochs": 3, "lambd": 10},
+}
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The tiny grid (one cell a kind) in a store."""
+
+    plan: Plan
+    store: Store
+
+    def cell(self, kind: str) -> Cell:
+        (cell,) = (c for c in self.plan.cells.values() if c.kind == kind)
+        return cell
+
+    def directory(self, kind: str) -> CellDir:
+        return self.store.prepare(self.cell(kind))
+
+
+def tiny(root: Path, *assignments: str) -> Grid:
+    experiment = parse(override(RAW, list(assignments)))
+    store = Store(root)
+    store.create()
+    return Grid(make_plan(experiment, load(experiment.dataset)), store)
+
+
+def go(directory: CellDir, should_stop: Callable[[], bool] = lambda: False) -> int:
+    try:
+        return run_cell(directory, "cpu", 1, VERSION, should_stop)  # type: ignore[arg-type]
+    finally:  # it is made for a process of its own, and changes settings
+        torch.use_deterministic_algorithms(False)
+
+
+def train_all(grid: Grid) -> Grid:
+    for cell in grid.plan.cells.values():
+        assert go(grid.store.prepare(cell)) == DONE
+    return grid
+
+
+def copy_without(trained: Grid, kind: str, root: Path) -> tuple[Grid, CellDir]:
+    """A copy of the trained store in which `kind` is not trained."""
+    shutil.copytree(trained.store.root, root / "runs")
+    grid = Grid(trained.plan, Store(root / "runs"))
+    shutil.rmtree(grid.directory(kind).path)
+    return grid, grid.directory(kind)
+
+
+class StopAfter:
+    """Stops at the `n`-th batch."""
+
+    def __init__(self, n: int) -> None:
+        self.left = n
+
+    def __call__(self) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+
+def command(directory: CellDir) -> list[str]:
+    return [
+        *(sys.executable, "-m", "harness.train.cell", str(directory.path)),
+        *("--device", "cpu", "--threads", "1"),
+    ]
+
+
+def start_process(directory: CellDir) -> "subprocess.Popen[str]":
+    return subprocess.Popen(command(directory), cwd=ROOT, stderr=subprocess.PIPE, text=True)
+
+
+def metrics(directory: CellDir) -> list[dict[str, Any]]:
+    """The epoch lines, without what the clock says."""
+    clock = ("time", "seconds", "images_per_second")
+    return [{k: v for k, v in line.items() if k not in clock} for line in directory.epochs()]
+
+
+def same_state(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def assert_same_result(a: CellDir, b: CellDir) -> None:
+    assert same_state(weights(a), weights(b))
+    assert metrics(a) == metrics(b)
+    for key in ("results", "selected_epoch"):
+        assert a.manifest[key] == b.manifest[key]
+
+
+def failure(directory: CellDir) -> str:
+    """The reason of the last event, a failure: one line."""
+    last = directory.events()[-1]
+    assert last["event"] == "failed"
+    assert "\n" not in last["error"]
+    assert not directory.is_done
+    return last["error"]
