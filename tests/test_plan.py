@@ -2,12 +2,14 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -325,3 +327,23 @@ def test_differences_between_two_plans() -> None:
     assert differences(stage2(plan_with()), stage2(plan_with("stage2.lambd=50"))) == [
         "spec.stage2.lambd: 10.0 -> 50.0"
     ]
+
+
+# What was published
+
+
+BUNDLES = sorted((ROOT / "experiments" / "results").glob("*.jsonl"))
+
+
+@pytest.mark.parametrize("bundle", BUNDLES, ids=[b.stem for b in BUNDLES])
+def test_committed_cells_keep_their_fingerprints(bundle: Path) -> None:
+    """A changed fingerprint would train every committed number anew. The command under each table
+    plans just the cells behind it."""
+    header, *cells = (json.loads(line) for line in bundle.read_text().splitlines())
+    _, _, file, *sets = shlex.split(header["command"])
+    experiment = read(ROOT / file, [word for word in sets if word != "--set"])
+    (digest,) = {cell["spec"]["data"]["digest"] for cell in cells}
+    dataset: Any = SimpleNamespace(digest=digest, test=())
+    planned = make_plan(experiment, dataset).cells
+    assert list(planned) == [cell["fingerprint"] for cell in cells]
+    assert len(cells) >= 8

@@ -24,7 +24,7 @@ from harness.errors import UserError
 from harness.run.grid import plan_of
 from harness.spec.file import read
 from harness.store import Store
-from harness.track.sync import current_training
+from harness.track.sent import current_training
 
 # The digits grid of one seed, two epochs each: all 24 cells, and the 8 of two methods.
 GRID = ("--set", "seeds=[0]", "--set", "epochs_scale=0.1")

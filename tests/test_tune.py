@@ -578,3 +578,15 @@ def test_wrong_tuned_settings(tuned: Any, message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         read(path)
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_the_committed_study_is_still_the_same_study() -> None:
+    """With another identity, `harness tune` would refuse a study that is on disk."""
+    path = ROOT / "experiments" / "results" / "tuning" / "digits.jsonl"
+    committed = json.loads(path.read_text().splitlines()[0])["studies"]
+    tuning = read_tuning(ROOT / "experiments" / "tuning" / "digits.yaml")
+    dataset = load(tuning.base.dataset, with_test=False)
+    for method, identity in committed.items():
+        ours = json.loads(json.dumps(identity_of(tuning, dataset, method)))
+        assert ours | {"optuna": ""} == identity | {"optuna": ""}
+    assert committed.keys() == tuning.spaces.keys()

@@ -14,8 +14,9 @@ import yaml
 from helpers import TINY, call, environment, mlflow_client, one_error_line, start, wait_until
 from PIL import Image
 
-from harness.data import load
+from harness.data import load, using_data_root
 from harness.plan import make_plan
+from harness.run.session import cell_options
 from harness.spec.file import read
 from harness.store import Store
 from harness.tune.trials import cells_of
@@ -189,18 +190,14 @@ def test_test_files_are_never_opened(tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY | {"dataset": data}))
     (tmp_path / "tuning.yaml").write_text(yaml.safe_dump(TUNING | {"experiment": "tiny.yaml"}))
     tuning = read_tuning(tmp_path / "tuning.yaml")
-    os.environ["HARNESS_DATA_ROOT"] = str(tmp_path)
-    try:
+    with using_data_root(tmp_path):
         dataset = load(tuning.base.dataset, with_test=False)
-    finally:
-        del os.environ["HARNESS_DATA_ROOT"]
+        options = cell_options(tuning.base.dataset)
     assert (len(dataset.train), len(dataset.validation), dataset.test) == (40, 20, None)
     trial = cells_of(tuning, dataset, "plain", 0, {"training.lr": 0.1})
     store = Store(tmp_path / "runs")
     store.create()
-    directory = store.prepare(
-        trial.plan.cells[trial.final], tuning.base.dataset.model_dump(mode="json")
-    )
+    directory = store.prepare(trial.plan.cells[trial.final], options)
     program = f"""
 import sys
 opened = []
@@ -215,7 +212,7 @@ assert not bad, bad
 """
     done = subprocess.run(
         [sys.executable, "-c", program],
-        env=environment(HARNESS_DATA_ROOT=str(tmp_path)),
+        env=environment(),  # where the data are, its directory says
         capture_output=True,
         text=True,
         timeout=100,

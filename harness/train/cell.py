@@ -20,12 +20,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 
 from harness.data import DATASETS, Dataset, load, using_data_root
 from harness.data.batches import Images
 from harness.data.placement import on_device
 from harness.data.views import View, apply, join_validation
-from harness.errors import UserError
+from harness.errors import UserError, first_error
 from harness.execute import BUSY, DONE, FAILED, STOPPED, WRONG_INPUT
 from harness.methods import n_epochs
 from harness.networks.base import Network
@@ -201,8 +202,13 @@ def _dataset(directory: CellDir, spec: dict[str, Any]) -> Dataset:
     options = directory.options.get("dataset") or {
         k: v for k, v in spec["data"].items() if k not in ("digest", "without_test", "view")
     }
+    model = DATASETS[options["name"]][0]
+    try:
+        chosen = model.model_validate(options)
+    except ValidationError as error:
+        raise UserError(first_error(error, model, "dataset")) from None
     with using_data_root(directory.options.get("data_root")):
-        dataset = load(DATASETS[options["name"]][0].model_validate(options), with_test)
+        dataset = load(chosen, with_test)
     if dataset.digest != spec["data"]["digest"]:
         raise UserError(
             f"dataset: {options['name']} on this machine is not the data this cell was planned "
