@@ -152,9 +152,9 @@ def test_losses_equal_those_of_the_cpu(
     def losses(name: str) -> dict[str, float]:
         device = torch.device(name)
         images = {"train": DeviceImages(dataset, dataset.train, device)}
-        context = Context(spec, images, 10, copy.deepcopy(teacher).to(device))
-        method = training_of(kind, context)
         model = copy.deepcopy(student).to(device).train()
+        context = Context(spec, images, 10, model, copy.deepcopy(teacher).to(device))
+        method = training_of(kind, context)
         with autocast(device, precision):
             values, _ = method.losses(model, first_batch(images["train"]), 0)
         return {k: v.item() for k, v in values.items()}

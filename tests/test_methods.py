@@ -93,7 +93,7 @@ class Owner(Classifier):
 
     def __init__(self, context: Context, settings: dict[str, Any]) -> None:
         super().__init__(context, settings)
-        self.module = nn.Linear(64, 8)
+        self.module = nn.Linear(context.student.embedding_dim, 8)
         self.module.register_buffer("memory", torch.zeros(len(context.train), 8))
 
     def losses(self, model: Network, batch: Batch, epoch: int) -> tuple[Losses, Tensor | None]:

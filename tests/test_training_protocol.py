@@ -111,7 +111,7 @@ def test_legacy_centers_come_from_augmented_images(trained: Grid) -> None:
 
     def centers(center_images: str) -> Tensor:
         spec = {**cell.spec, "center_images": center_images}
-        result = training_of("stage2", Context(spec, images, 10, teacher)).centers
+        result = training_of("stage2", Context(spec, images, 10, teacher, teacher)).centers
         assert result is not None
         return result
 

@@ -66,7 +66,7 @@ def train(
     model = build_network(network, 10).double()
     model.load_state_dict(state)
     images = {part: Ordered(*data[part]) for part in ("train", "test")}
-    method = training_of(kind, Context(spec, images, 10, teacher))  # type: ignore[arg-type]
+    method = training_of(kind, Context(spec, images, 10, model, teacher))  # type: ignore[arg-type]
     run, losses = Run(), method.losses
 
     def watched(model: Network, batch: Any, epoch: int) -> Any:

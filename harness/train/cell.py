@@ -135,7 +135,7 @@ def _train(
             f"protocol.selection: {spec['protocol']['selection']!r}, but there are no such images; "
             "use 'last'"
         )
-    training = training_of(cell["kind"], Context(spec, images, n_classes, teacher))
+    training = training_of(cell["kind"], Context(spec, images, n_classes, model, teacher))
     epochs = n_epochs(cell["kind"], spec)
     state, epoch, lines = train(
         model,

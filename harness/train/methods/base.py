@@ -44,9 +44,12 @@ class Context:
         spec: dict[str, Any],
         images: dict[str, Images],
         n_classes: int,
+        student: Network,
         teacher: Network | None,
     ) -> None:
+        """student: on the images' device; a training's own module may fit its shapes."""
         self.spec = spec
+        self.student = student
         self.images = images
         self.train = images["train"]
         self.evaluated = {k: v for k, v in images.items() if k != "train"}
