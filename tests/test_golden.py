@@ -232,7 +232,7 @@ def test_schedule(schedule: tuple[str, list[float]]) -> None:
     name, reference = schedule
     epochs = range(len(reference))
     if name.startswith("stage1_cosine"):
-        ours = [cosine_lr(epoch, len(reference), 0.1) for epoch in epochs]
+        ours = [cosine_lr(epoch, len(reference), 0.1, 0.1) for epoch in epochs]
     else:
         assert name == "stage2_multistep"
         ours = [multistep_lr(epoch, 0.1, (100, 140, 180), 0.2) for epoch in epochs]

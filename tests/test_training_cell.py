@@ -10,11 +10,15 @@ from torch import Tensor
 from training import CPU, KINDS, Grid, copy_without, go, same_state, tiny, train_all
 
 from harness.data import load
+from harness.data.batches import Images
 from harness.data.small import DeviceImages
+from harness.data.views import View
 from harness.execute import DONE
 from harness.networks import build
+from harness.plan import Cell, data_spec
 from harness.train.checkpoint import build_network, copy_state, load_model
 from harness.train.evaluate import accuracy
+from harness.train.methods.base import Context
 from harness.train.schedule import cosine_lr, multistep_lr
 
 # What a cell leaves
@@ -144,3 +148,43 @@ def test_only_training_images_are_augmented(
     _, directory = copy_without(trained, kind, tmp_path)
     assert go(directory) == DONE
     assert sizes == {"augmented": {297}, "plain": plain}
+
+
+def test_a_cell_sees_its_view(trained: Grid, tmp_path: Path) -> None:
+    """Its data and its classes are the cell's own; the teacher keeps those that it has learned."""
+    cell, (grid, _) = trained.cell("stage1"), copy_without(trained, "stage1", tmp_path)
+    classes, shots = [7, 1, 3, 0], 5
+    view = {"classes": classes, "shots": shots, "shots_seed": 0}
+    spec = {**cell.spec, "data": {**cell.spec["data"], "view": view}}
+    seeing = Cell(cell.kind, spec, cell.upstream)
+    assert seeing.fingerprint != cell.fingerprint
+    directory = grid.store.prepare(seeing)
+    assert go(directory) == DONE
+    assert weights(directory)["fc.weight"].shape[0] == len(classes)
+    sizes = directory.manifest["data"]
+    assert sizes["train"] == len(classes) * shots
+    labels = load(trained.plan.experiment.dataset).test.labels  # type: ignore[union-attr]
+    assert sizes["test"] == sum((labels == c).sum() for c in classes)
+
+
+def test_data_of_a_cell_name_its_view_only_if_it_has_one(trained: Grid) -> None:
+    options = trained.plan.experiment.dataset
+    whole = data_spec(options, load(options))
+    assert "view" not in whole and whole == trained.cell("stage1").spec["data"]
+    seen = data_spec(options, load(options), View(classes=(2, 1)))
+    assert seen == whole | {"view": {"classes": [2, 1], "shots": None, "shots_seed": 0}}
+
+
+def test_maps_come_when_they_are_asked_for(trained: Grid) -> None:
+    """The one door to the teacher."""
+    dataset = load(trained.plan.experiment.dataset)
+    images: dict[str, Images] = {"train": DeviceImages(dataset, dataset.train, CPU)}
+    teacher, batch = build("wide_resnet", 10, depth=10, width=2), next(images["train"].plain(16))
+    context = Context(trained.cell("kd").spec, images, 10, teacher, teacher)
+    answer, more = context.teach(batch), context.teach(batch, maps=True)
+    assert answer.maps == () and [m.shape[1] for m in more.maps] == [32, 64, 128]
+    with torch.no_grad():
+        embedding, logits = teacher.eval().embed_and_classify(batch.x)
+    for found in (answer, more):
+        assert torch.equal(found.embedding, embedding) and torch.equal(found.logits, logits)
+        assert not any(t.requires_grad for t in (found.embedding, found.logits, *found.maps))

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable
 
 
-def cosine_lr(epoch: int, epochs: int, lr: float, final_ratio: float = 0.1) -> float:
+def cosine_lr(epoch: int, epochs: int, lr: float, final_ratio: float) -> float:
     """From `lr` along half a cosine towards `final_ratio * lr`, which epoch `epochs` would reach.
 
     Stage 1 of the 2021 release (Loshchilov and Hutter, arXiv 1608.03983, without restarts).
