@@ -217,6 +217,8 @@ def _rows(cell: dict[str, Any]) -> list[dict[str, Any]]:
             "fingerprint": cell["fingerprint"],
             "mlflow_run_id": cell["mlflow_run_id"],
             "device": manifest["device"],
+            "processor": _text(manifest.get("processor")),
+            "threads": _text(manifest.get("threads")),
             "commits": tuple(manifest["commits"]),
             "dirty": manifest["dirty"],
             "torch": manifest["torch"],
@@ -226,3 +228,8 @@ def _rows(cell: dict[str, Any]) -> list[dict[str, Any]]:
         for entry in cell["entries"]
         for result, values in manifest["results"].items()
     ]
+
+
+def _text(value: Any) -> str:
+    """One value or several, of cells that were trained in several places; "" in older bundles."""
+    return " and ".join(map(str, value)) if isinstance(value, list) else str(value or "")

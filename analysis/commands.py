@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 from pathlib import Path
 
 from analysis import methods_page
@@ -34,7 +35,15 @@ def make_tables(
     Raises:
         UserError: unfinished cells, mixed cells, missing README or markers; nothing is written.
     """
-    fresh = {bundle_path(p): export(p, store, file, assignments or []) for p, file in plans}
+    fresh: dict[Path, str] = {}
+    for plan, file in plans:
+        path, text = bundle_path(plan), export(plan, store, file, assignments or [])
+        check_owner(path, text, fresh.get(path))
+        fresh[path] = text
+    if print_only and not fresh:
+        fresh = {p: p.read_text(encoding="utf-8") for p in sorted(RESULTS.glob("*.jsonl"))}
+        if not fresh:
+            raise UserError(f"{RESULTS}: no bundle there yet; name an experiment file")
     if print_only:
         for path, text in fresh.items():
             bundle = read_bundle(path, text)
@@ -73,6 +82,33 @@ def make_tables(
         make_figures(redraw)
     print(f"changed: {', '.join(map(str, changed))}" if changed else "tables are up to date")
     return 0
+
+
+def check_owner(path: Path, text: str, other: str | None) -> None:
+    """A bundle belongs to one experiment: another file of that name must not replace it.
+
+    Args:
+        text: the new bundle. other: one of this call for the same path, else what is stored counts.
+
+    Raises:
+        UserError: it would.
+    """
+    if other is None:
+        if not path.exists():
+            return
+        other = path.read_text(encoding="utf-8")
+    old, new = read_bundle(path, other), read_bundle(path, text)
+    files = [shlex.split(bundle.command)[2] for bundle in (old, new)]
+    settings = [
+        {k: v for k, v in bundle.experiment.items() if k not in ("seeds", "description")}
+        for bundle in (old, new)
+    ]
+    if Path(files[0]) != Path(files[1]) and settings[0] != settings[1]:
+        raise UserError(
+            f"name: {files[1]} and {files[0]} are both called {new.name!r}, and {path} holds the "
+            f"results of {files[0]}; give {files[1]} another `name`, or delete {path} if it has "
+            "taken its place"
+        )
 
 
 def _report_differences(changed: dict[Path, str]) -> int:

@@ -22,7 +22,7 @@ from harness.errors import UserError
 from harness.networks import NETWORKS
 from harness.networks.base import Network
 from harness.plan import data_spec, imported_cell
-from harness.provenance import code_version, software
+from harness.provenance import UNKNOWN, code_version, software
 from harness.results import ACCURACY, FORMS
 from harness.run.session import cell_options
 from harness.spec.experiment import Experiment
@@ -196,7 +196,7 @@ def add_teacher(
                     "data": data_summary(dataset, cell.spec),
                     "device": describe(device),
                     "attempts": 1,
-                    "commits": [str(version["commit"])],
+                    "commits": [version["commit"] or UNKNOWN],
                     "dirty": version["dirty"],
                     "imported": {
                         "file": file.path.name,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -14,7 +14,7 @@ from harness.data.views import View
 from harness.methods import IMPORTED, REGISTRY, STAGES, SUPERVISED
 from harness.methods.base import Stage
 from harness.networks import Options
-from harness.spec.experiment import Experiment
+from harness.spec.experiment import PRESETS, Experiment
 
 # Raise it when the same cell would train to different numbers: every older cell becomes stale.
 SEMANTICS = 1
@@ -114,22 +114,40 @@ def data_spec(options: DatasetOptions, dataset: Dataset, view: View = View()) ->
     return data
 
 
+# Switches of the protocol that came later: written where they differ from what was always done.
+LATER = ("ties", "last_look", "initial_weights")
+
+
 def stage_spec(
-    experiment: Experiment, stage: Stage, network: Options, data: dict[str, Any], seed: int
+    experiment: Experiment,
+    stage: Stage,
+    network: Options,
+    data: dict[str, Any],
+    seed: int,
+    starts_anew: bool = False,
 ) -> dict[str, Any]:
     """Everything that decides the result of a stage.
 
     experiment: with the method's own settings (`Experiment.for_method`).
+    starts_anew: it is a student's first stage, which draws its initial weights.
     """
     protocol = experiment.protocol.model_dump(mode="json")
+    switches = ["train_on", "selection", *(["initial_weights"] if starts_anew else [])]
+    if protocol["selection"] != "last":
+        switches.append("ties")
+
+    def chosen(names: Iterable[str]) -> dict[str, Any]:
+        always = PRESETS["strict"]
+        return {s: protocol[s] for s in names if s not in LATER or protocol[s] != always[s]}
+
     return {
         "data": data,
         "network": network.model_dump(mode="json"),
         "optimizer": experiment.optimizer.model_dump(mode="json"),
-        "protocol": {switch: protocol[switch] for switch in ("train_on", "selection")},
+        "protocol": chosen(switches),
         "seed": seed,
         **experiment.sections(stage.all_sections),
-        **{switch: protocol[switch] for switch in stage.switches},
+        **chosen(stage.switches),
     }
 
 
@@ -170,7 +188,9 @@ def make_plan(experiment: Experiment, dataset: Dataset) -> Plan:
                 for method in experiment.used:
                     upstream = teacher if method.needs else {}
                     for stage in method.stages:
-                        spec = stage_spec(own[method.name], stage, student, student_data, seed)
+                        anew = stage is method.stages[0]
+                        settings = own[method.name]
+                        spec = stage_spec(settings, stage, student, student_data, seed, anew)
                         fingerprint = add(Cell(stage.kind, spec, upstream))
                         yield Entry(fingerprint, stage.name, method.name, student.label, seed)
                         upstream = {**upstream, "initial": fingerprint}

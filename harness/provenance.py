@@ -1,36 +1,92 @@
 """Which code, on which machine, made a number."""
 
+from __future__ import annotations
+
 import os
 import platform
 import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from harness.errors import one_line
+
 ROOT = Path(__file__).resolve().parent.parent
+UNKNOWN = "unknown"  # where a commit would stand
 # What the harness itself rewrites does not make a checkout dirty.
 GENERATED = (":!README.md", ":!docs/figures", ":!experiments/results")
 
 
-def _git(*arguments: str) -> str | None:
+class NoAnswer(Exception):
+    """git does not say anything about this checkout; the message says why."""
+
+
+def _git(*arguments: str) -> str:
+    """
+    Raises:
+        NoAnswer: git is not there, is too slow, or refuses.
+    """
+    # A hook, or a shell's set-up, may point git at another repository.
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
     try:
         done = subprocess.run(
-            ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, timeout=20
+            ["git", "-C", str(ROOT), *arguments],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=20,
+            env=environment | {"LC_ALL": "C", "GIT_OPTIONAL_LOCKS": "0"},
         )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    except FileNotFoundError:
+        raise NoAnswer("git is not installed") from None
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise NoAnswer(f"git does not answer ({one_line(error)})") from None
+    if done.returncode != 0:
+        said = (done.stderr.strip().splitlines() or ["no reason given"])[0]
+        raise NoAnswer(f"git refuses: {said.removeprefix('fatal: ')}")
+    return done.stdout.strip()
 
 
 def code_version() -> dict[str, Any]:
-    """commit (None outside a checkout) and dirty: tracked files changed, generated ones aside. An
-    image has no checkout; its build writes HARNESS_COMMIT, as 1a2b... or 1a2b...-dirty."""
-    commit = _git("rev-parse", "HEAD")
-    if commit is None and (built := os.environ.get("HARNESS_COMMIT")):
-        return {"commit": built.removesuffix("-dirty"), "dirty": built.endswith("-dirty")}
-    status = _git("status", "--porcelain", "--untracked-files=no", "--", ".", *GENERATED)
-    return {"commit": commit, "dirty": bool(status) if commit else None}
+    """commit and dirty: tracked files changed, generated ones aside. Only git's answer about this
+    very checkout counts, not that of a repository around it; without one, both are None and `why`
+    says so. An image has no checkout; its build writes HARNESS_COMMIT, as 1a2b... or
+    1a2b...-dirty."""
+    try:
+        top = Path(_git("rev-parse", "--show-toplevel"))
+        if not top.is_dir() or not top.samefile(ROOT):
+            raise NoAnswer(f"the code lies inside another repository, {top.name}")
+        commit = _git("rev-parse", "HEAD")
+        status = _git("status", "--porcelain", "--untracked-files=no", "--", ".", *GENERATED)
+        return {"commit": commit, "dirty": bool(status)}
+    except NoAnswer as reason:
+        if built := os.environ.get("HARNESS_COMMIT"):
+            return {"commit": built.removesuffix("-dirty"), "dirty": built.endswith("-dirty")}
+        return {"commit": None, "dirty": None, "why": str(reason)}
+
+
+def announced_version() -> dict[str, Any]:
+    """`code_version`, for a command that is about to train: what is not known is said before."""
+    found = code_version()
+    if found["commit"] is None:
+        print(
+            f"warning: the commit of this code is unknown ({found['why']}), and the tables will "
+            "say so; train from a git checkout, or set HARNESS_COMMIT",
+            file=sys.stderr,
+        )
+    return found
 
 
 def software() -> dict[str, str]:
     return {"python": platform.python_version(), "torch": version("torch")}
+
+
+def processor() -> str:
+    """The model of this machine's CPU: floating-point sums differ between them."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine()

@@ -130,6 +130,9 @@ def test_presets(raw: dict[str, Any]) -> None:
         "selection": "validation",
         "ncm_centers": "train",
         "center_images": "plain",
+        "ties": "later",
+        "last_look": "always",
+        "initial_weights": "shared",
     }
     assert legacy.model_dump() == {
         "preset": "legacy",
@@ -137,6 +140,9 @@ def test_presets(raw: dict[str, Any]) -> None:
         "selection": "test",
         "ncm_centers": "evaluated",
         "center_images": "augmented",
+        "ties": "first",
+        "last_look": "rhythm",
+        "initial_weights": "own",
     }
     assert (strict.reported, legacy.reported) == ("selected", "best_on_test")
     assert (strict.label, legacy.label) == ("strict", "legacy")

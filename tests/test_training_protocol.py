@@ -19,6 +19,7 @@ from harness.plan import make_plan
 from harness.train.checkpoint import copy_state, load_model
 from harness.train.loop import Best
 from harness.train.methods.base import Classifier, Context, training_of
+from harness.train.methods.stage1 import RelationMatching
 
 # Selection
 
@@ -31,15 +32,64 @@ def test_best_keeps_the_later_of_equal_epochs() -> None:
     assert Best().update(0.0, 1)
 
 
+def test_best_keeps_the_first_as_the_release_does() -> None:
+    best = Best(ties="first")
+    updates = [best.update(v, e) for e, v in enumerate([0.3, None, 0.5, 0.5, 0.4], start=1)]
+    assert updates == [True, False, True, False, False]
+    assert (best.value, best.epoch) == (0.5, 3)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "rhythm", "strict", "legacy"),
+    [
+        (12, 10, [10, 12], [10]),
+        (20, 10, [10, 20], [10, 20]),
+        (6, 10, [6], [6]),  # else there would be nothing to select
+        (3, 1, [1, 2, 3], [1, 2, 3]),
+    ],
+)
+def test_when_stage1_is_looked_at(
+    epochs: int, rhythm: int, strict: list[int], legacy: list[int]
+) -> None:
+    for last_look, expected in ((None, strict), ("rhythm", legacy)):
+        spec = {"ncm_centers": "train", "optimizer": {"precision": "float32"}}
+        spec |= {"last_look": last_look} if last_look else {}
+        context = Context(spec, {"train": None}, 10, None, None)  # type: ignore[arg-type,dict-item]
+        stage = RelationMatching(context, {"epochs": epochs, "select_every": rhythm})
+        assert [e for e in range(1, epochs + 1) if stage.is_looked_at(e)] == expected
+
+
+def test_legacy_students_start_from_weights_of_their_own(tmp_path: Path) -> None:
+    """And all of one seed from the same ones; strict students, from those of such a teacher."""
+    once = [f"{part}.epochs=1" for part in ("training", "stage1", "stage2")]
+    slow = ["training.lr=1e-9", "stage1.lr=1e-9", "optimizer.weight_decay=0"]
+
+    def weights_of(protocol: str) -> tuple[Tensor, ...]:
+        grid = tiny(tmp_path / protocol, f"protocol={protocol}", *once, *slow)
+        entries = {e.stage: e.fingerprint for e in train_all(grid).plan.entries}
+        return tuple(
+            weights(grid.store.directory(entries[stage]))["conv1.weight"]
+            for stage in ("teacher", "student", "kd", "stage1")
+        )
+
+    for protocol, is_shared in (("strict", True), ("legacy", False)):
+        teacher, *students = weights_of(protocol)
+        for student in students:
+            torch.testing.assert_close(student, students[0], atol=1e-6, rtol=0)
+            assert torch.allclose(student, teacher, atol=1e-6) == is_shared
+
+
 VALIDATION = (0.1, 0.9, 0.9, 0.2)
-TEST = (0.8, 0.3, 0.4, 0.2)
+TEST = (0.8, 0.8, 0.4, 0.2)
 
 
 @pytest.mark.parametrize(
     ("protocol", "epoch", "reported"),
     [
         ("protocol=strict", 3, 0.4),
+        ("protocol.ties=first", 2, 0.8),
         ("protocol=legacy", 1, 0.8),
+        ("protocol={preset: legacy, ties: later}", 2, 0.8),
         ("protocol.selection=last", 4, 0.2),
     ],
 )

@@ -44,8 +44,8 @@ class Grid:
     store: Store
 
     def cell(self, kind: str) -> Cell:
-        (cell,) = (c for c in self.plan.cells.values() if c.kind == kind)
-        return cell
+        """The first of its kind: of supervised ones the teacher."""
+        return next(c for c in self.plan.cells.values() if c.kind == kind)
 
     def directory(self, kind: str) -> CellDir:
         return self.store.prepare(self.cell(kind))

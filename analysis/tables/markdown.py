@@ -26,17 +26,23 @@ from harness.results import FORMS, SAID, honest, leak
 DASH = "–"
 
 
+# What makes other numbers of the same cell: the last digits of sums, and with them whole images.
+ONE_EACH = ("device", "processor", "threads", "torch", "commits")
+
+
 def check_unmixed(bundle: Bundle, allow_mixed: bool) -> None:
     """
     Raises:
-        UserError: the cells come from several devices or commits.
+        UserError: the cells come from several devices, processors, numbers of threads, versions of
+            torch or commits.
     """
     if allow_mixed:
         return
     cells = bundle.numbers.drop_duplicates("fingerprint")
-    for column in ("device", "commits"):
-        counts = cells[column].value_counts()
-        if len(counts) > 1 or (column == "commits" and len(counts.index[0]) > 1):
+    for column in ONE_EACH:
+        counts = cells[cells.epochs > 0][column].value_counts()  # an imported one computed nothing
+        several = [v for v in counts.index if isinstance(v, tuple) and len(v) > 1]
+        if len(counts) > 1 or several or any(" and " in str(v) for v in counts.index):
             shown = "; ".join(f"{_text(value)}: {n}" for value, n in counts.items())
             raise UserError(
                 f"{bundle.name}: cells of different {column} ({shown}); train them again with "
@@ -120,16 +126,19 @@ def caption(bundle: Bundle) -> list[str]:
     n, experiment = bundle.numbers, bundle.experiment
     data = json.loads(n.data.iloc[0])
     sizes = ", ".join(f"{v} {k}" for k, v in data.items() if k not in ("name", "digest"))
-    commits = sorted({c for cs in n.commits for c in cs})
+    commits = sorted({"unknown" if c == "None" else c for cs in n.commits for c in cs})
     dirty = " with uncommitted changes" if n.dirty.astype(bool).any() else ""
+    trained = n[n.epochs > 0]
     devices = ", ".join(sorted(set(n.device)))
+    processors = ", ".join(sorted(set(trained.processor) - {""}))
     return [
         "Test accuracy in %, mean ± half-width of the 95 % t-interval over seeds "
         "(number of seeds); each number links to its runs.",
         f"Data: {data['name']} ({sizes} images, digest `{data['digest'][:12]}`). "
         f"Protocol: {bundle.protocol}, {SAID[bundle.reported]}. "
         f"Epochs: {schedule(bundle)}. "
-        f"Seeds: {', '.join(map(str, experiment['seeds']))}. Device: {devices}. "
+        f"Seeds: {', '.join(map(str, experiment['seeds']))}. Device: {devices}"
+        f"{f', {processors}' if processors else ''}. "
         f"torch {', '.join(sorted(set(n.torch)))}. "
         f"Commit: {', '.join(f'`{c[:12]}`' for c in commits)}{dirty}.",
         *tuning_budget(experiment),

@@ -55,7 +55,7 @@ STAGES = (
         name="stage1",
         kind="stage1",
         schedule="stage1",
-        switches=("ncm_centers",),
+        switches=("ncm_centers", "last_look"),
         result=NCM,
         trainer="harness.train.methods.stage1:RelationMatching",
     ),

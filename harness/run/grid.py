@@ -11,7 +11,7 @@ from harness.execute.executors import make_executor
 from harness.execute.local import threads_for
 from harness.execute.scheduler import OutOfTime, Progress, begin, run
 from harness.plan import Plan, make_plan
-from harness.provenance import code_version
+from harness.provenance import announced_version
 from harness.run.display import duration, make_display
 from harness.run.session import (
     CELL_FAILED,
@@ -77,7 +77,7 @@ def run_experiment(
     if n_cached == n_cells and not tracker.behind() and (page is None or tracker.is_presented):
         print(f"{experiment.name}: nothing to do, all {n_cells} cells are done (in {root}).")
         return OK
-    runner = make_executor(executor, jobs, device, code_version())
+    runner = make_executor(executor, jobs, device, announced_version())
     runner.warm_up()
     connect(tracker)
     print(

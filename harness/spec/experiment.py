@@ -48,13 +48,21 @@ class Optimizer(Section):
 
 
 class Protocol(Frozen):
-    """Which images train, which choose the epoch, and how centres are taken (docs/protocol.md)."""
+    """Which images train, which choose the epoch, and how centres are taken (docs/protocol.md).
+
+    ties: which of equally good epochs is kept. last_look: whether stage 1 is also looked at after
+    its last epoch where its rhythm does not fall on it. initial_weights: whether a student of the
+    teacher's network starts from the weights that the teacher started from.
+    """
 
     preset: Literal["strict", "legacy"]
     train_on: Literal["train", "train+validation"]
     selection: Literal["validation", "last", "test"]
     ncm_centers: Literal["train", "evaluated"]
     center_images: Literal["plain", "augmented"]
+    ties: Literal["later", "first"]
+    last_look: Literal["always", "rhythm"]
+    initial_weights: Literal["shared", "own"]
 
     @model_validator(mode="after")
     def _validation_is_held_out(self) -> Protocol:
@@ -92,12 +100,18 @@ PRESETS: dict[str, dict[str, str]] = {
         "selection": "validation",
         "ncm_centers": "train",
         "center_images": "plain",
+        "ties": "later",
+        "last_look": "always",
+        "initial_weights": "shared",
     },
     "legacy": {
         "train_on": "train+validation",
         "selection": "test",
         "ncm_centers": "evaluated",
         "center_images": "augmented",
+        "ties": "first",
+        "last_look": "rhythm",
+        "initial_weights": "own",
     },
 }
 

@@ -23,14 +23,14 @@ import torch
 from pydantic import ValidationError
 
 from harness.data import DATASETS, Dataset, load, using_data_root
-from harness.data.batches import Images
+from harness.data.batches import Images, epoch_generator
 from harness.data.placement import on_device
 from harness.data.views import View, apply, join_validation
 from harness.errors import UserError, first_error
 from harness.execute import BUSY, DONE, FAILED, STOPPED, WRONG_INPUT
 from harness.methods import n_epochs
 from harness.networks.base import Network
-from harness.provenance import code_version, software
+from harness.provenance import UNKNOWN, code_version, processor, software
 from harness.results import ACCURACY, on, summary
 from harness.store import Busy, CellDir, write_atomically
 from harness.train.checkpoint import build_network, load_model, to_bytes
@@ -78,6 +78,7 @@ def run_cell(
                 directory.append(
                     "start",
                     device=describe(device),
+                    processor=processor(),
                     threads=torch.get_num_threads(),
                     **version,
                     **software(),
@@ -111,7 +112,7 @@ def _train(
     n_classes = len(dataset.class_names)
     models = {role: _upstream(directory, fingerprint) for role, fingerprint in upstream.items()}
 
-    torch.manual_seed(spec["seed"])
+    torch.manual_seed(initial_seed(spec))
     if "initial" in models:
         model = load_model(models["initial"] / "model.pt", spec["network"], n_classes)
     else:
@@ -170,14 +171,30 @@ def _train(
             "model_sha256": hashlib.sha256(data).hexdigest(),
             "data": data_summary(dataset, spec),
             "device": describe(device),
-            "threads": torch.get_num_threads(),
+            # Of all attempts: one that went on elsewhere has other last digits from there.
+            "threads": _each(attempts, "threads"),
+            "processor": _each(attempts, "processor"),
             "attempts": len(attempts),
             # A cell resumed after a pull was trained by more than one commit.
-            "commits": sorted({str(a["commit"]) for a in attempts}),
+            "commits": sorted({a["commit"] or UNKNOWN for a in attempts}),
             "dirty": any(a["dirty"] for a in attempts),
             **software(),
         }
     )
+
+
+def initial_seed(spec: dict[str, Any]) -> int:
+    """Of the initial weights: networks of one kind and seed start alike, teacher and student, too,
+    unless the protocol gives students a stream of their own."""
+    if spec["protocol"].get("initial_weights") == "own":
+        return epoch_generator(spec["seed"], 0, stream=2).initial_seed()
+    return int(spec["seed"])
+
+
+def _each(attempts: list[dict[str, Any]], field: str) -> Any:
+    """The value of a field in the journal's start lines; a list of them if they differ."""
+    values = sorted({a[field] for a in attempts if field in a})
+    return values[0] if len(values) == 1 else values
 
 
 def predictions(

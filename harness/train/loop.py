@@ -32,13 +32,13 @@ class Diverged(Exception):
 
 
 class Best:
-    """The best value of one accuracy so far; of equal ones the later epoch."""
+    """The best value of one accuracy so far; of equal ones the later epoch, or the first."""
 
-    def __init__(self, value: float = -1.0, epoch: int = 0) -> None:
-        self.value, self.epoch = value, epoch
+    def __init__(self, value: float = -1.0, epoch: int = 0, ties: str = "later") -> None:
+        self.value, self.epoch, self.ties = value, epoch, ties
 
     def update(self, value: float | None, epoch: int) -> bool:
-        if value is None or value < self.value:
+        if value is None or value < self.value or (value == self.value and self.ties == "first"):
             return False
         self.value, self.epoch = value, epoch
         return True
@@ -77,7 +77,8 @@ def train(
         nesterov=settings["nesterov"],
     )
     selector = selection_key(spec["protocol"]["selection"], training.metric)
-    best, selected, done = Best(), copy_state(model), 0
+    ties = spec["protocol"].get("ties", "later")
+    best, selected, done = Best(ties=ties), copy_state(model), 0
 
     data = directory.read_checkpoint()
     if data is not None:
@@ -86,7 +87,7 @@ def train(
         own.load_state_dict(saved.get("training", {}))  # there was none of it once
         optimizer.load_state_dict(saved["optimizer"])
         selected, done = saved["selected"], saved["epoch"]
-        best = Best(saved["best_value"], saved["best_epoch"])
+        best = Best(saved["best_value"], saved["best_epoch"], ties)
         if len(directory.epochs()) < done:  # stopped between checkpoint and journal
             directory.append("epoch", **saved["line"])
 

@@ -18,7 +18,7 @@ from harness.execute.executors import make_executor
 from harness.execute.scheduler import OutOfTime, Progress, begin, run
 from harness.methods import REGISTRY, SUPERVISED
 from harness.plan import SEMANTICS, Plan
-from harness.provenance import code_version
+from harness.provenance import announced_version
 from harness.run.display import LiveDisplay, duration
 from harness.run.session import (
     CELL_FAILED,
@@ -100,7 +100,7 @@ def tune(
         opened = open_storage(place, tracking_uri())
         identity = {m: identity_of(tuning, dataset, m) for m in tuning.spaces}
         studies = [Study(opened, tuning, m, identity[m], owner) for m in tuning.spaces]
-        runner = make_executor(executor, jobs or default_jobs(device), device, code_version())
+        runner = make_executor(executor, jobs or default_jobs(device), device, announced_version())
         if not all(s.is_finished for s in studies):
             runner.warm_up()
         options = cell_options(tuning.base.dataset, n_workers)

@@ -46,8 +46,14 @@ class RelationMatching(Training):
         return cosine_lr(epoch, s["epochs"], s["lr"], s["final_lr_ratio"])
 
     def evaluate(self, model: Network, epoch: int) -> dict[str, float] | None:
-        done = epoch + 1
-        if done % self.settings["select_every"] and done != self.settings["epochs"]:
+        if not self.is_looked_at(epoch + 1):
             return None
         c = self.context
         return ncm_accuracies(model, c.train, c.evaluated, c.n_classes, c.precision)
+
+    def is_looked_at(self, epoch: int) -> bool:
+        """Whether it is measured after this epoch (from 1): in its rhythm, and after the last one,
+        unless the protocol goes by the rhythm alone, which then must come at all."""
+        rhythm, last = self.settings["select_every"], self.settings["epochs"]
+        by_rhythm_alone = self.context.spec.get("last_look") == "rhythm" and last >= rhythm
+        return epoch % rhythm == 0 or (epoch == last and not by_rhythm_alone)
