@@ -2,6 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.lock-$(shell cat requirements.lock 2>/dev/null | cksum | cut -d' ' -f1)
+# A moved project, or a Python that is gone, leaves a dead .venv: its commands name paths that were.
+ALIVE := $(shell head -n 3 $(BIN)/harness 2>/dev/null | grep -qF '$(CURDIR)/.venv/' \
+  && $(BIN)/python -c '' 2>/dev/null && echo yes)
 JOBS ?=
 DEVICE ?= auto
 # Of reproduce-cifar and reproduce-cub: SEEDS=0,1  EPOCHS_SCALE=0.1  DATA_ROOT=/data
@@ -15,14 +18,14 @@ GRID_OPTIONS := $(if $(SEEDS),--set 'seeds=[$(subst $(space),$(comma),$(strip $(
   $(if $(EPOCHS_SCALE),--set epochs_scale=$(EPOCHS_SCALE)) \
   $(if $(DATA_ROOT),--data-root '$(DATA_ROOT)')
 
-.PHONY: setup reproduce reproduce-cifar reproduce-cub tune-digits tune-cifar optuna-ui tables tables-check figures ui docker-up docker-reproduce docker-down test lint format bench lock clean help
+.PHONY: dead-venv setup reproduce reproduce-cifar reproduce-cub tune-digits tune-cifar optuna-ui tables tables-check figures ui docker-up docker-reproduce docker-down test lint format bench lock clean help
 
 help:  ## this list
-	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST) | column -t -s:
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP)  ## make .venv
 
-$(STAMP):
+$(STAMP): $(if $(ALIVE),,dead-venv)
 	@echo "Setting up .venv: downloads PyTorch once, some minutes"
 	@rm -rf .venv
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else "Python 3.11 to 3.13 is needed, this is %d.%d; use make PYTHON=python3.12" % v)'

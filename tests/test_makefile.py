@@ -1,0 +1,40 @@
+"""The Makefile, without running what its targets run."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from helpers import ROOT
+
+
+def make(folder: Path, *arguments: str) -> str:
+    return subprocess.run(
+        ["make", "-C", str(folder), *arguments], check=True, capture_output=True, text=True
+    ).stdout
+
+
+def test_help_has_one_whole_line_a_target() -> None:
+    lines = make(ROOT, "--no-print-directory", "help").splitlines()
+    assert any(line.startswith("optuna-ui ") and "http://127.0.0.1:8080" in line for line in lines)
+    assert all(line.split()[0].replace("-", "").isalpha() for line in lines) and len(lines) > 15
+
+
+@pytest.mark.parametrize("interpreter", ["/was/here/.venv/bin/python", "/gone/bin/python3"])
+def test_a_dead_environment_is_made_anew(tmp_path: Path, interpreter: str) -> None:
+    """Of a project that has moved, or of a Python that is gone: the lock alone says nothing."""
+    for name in ("Makefile", "requirements.lock"):
+        shutil.copy(ROOT / name, tmp_path)
+    script = tmp_path / ".venv" / "bin" / "harness"
+    script.parent.mkdir(parents=True)
+    (script.parent / "python").symlink_to(interpreter)
+    digest = subprocess.run(
+        ["cksum"], input=(ROOT / "requirements.lock").read_bytes(), check=True, capture_output=True
+    )
+    (tmp_path / ".venv" / f".lock-{digest.stdout.decode().split()[0]}").touch()
+    script.write_text(f"#!{interpreter}\n")
+    assert "rm -rf .venv" in make(tmp_path, "-n", "tables")
+    (script.parent / "python").unlink()
+    (script.parent / "python").symlink_to(shutil.which("python3") or "python3")
+    script.write_text(f"#!{tmp_path}/.venv/bin/python\n")
+    assert "rm -rf .venv" not in make(tmp_path, "-n", "tables")

@@ -1,0 +1,160 @@
+"""Which commit a number says: this checkout's, or none; and what else makes other numbers."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import ROOT
+
+from analysis.bundle import read_bundle
+from analysis.commands import check_owner
+from analysis.tables.markdown import check_unmixed
+from harness import provenance
+from harness.errors import UserError
+from harness.provenance import announced_version, code_version, processor
+
+
+def git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-c", "user.name=x", "-c", "user.email=x@example.org", *arguments]
+    return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout
+
+
+def repository(folder: Path) -> Path:
+    folder.mkdir()
+    git(folder, "init", "-q")
+    git(folder, "commit", "-q", "--allow-empty", "-m", "dotfiles")
+    return folder
+
+
+def version_of(code: Path, **env: str) -> str:
+    """What the provenance module in `code` says, in a process of its own."""
+    program = "from harness.provenance import code_version; print(code_version())"
+    kept = {k: v for k, v in os.environ.items() if k != "HARNESS_COMMIT"}
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=code,
+        env=kept | {"PYTHONPATH": str(code)} | env,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+
+
+@pytest.fixture
+def unpacked(tmp_path: Path) -> Path:
+    """The code as a tarball leaves it, inside somebody's repository."""
+    code = repository(tmp_path / "outer") / "refilled"
+    (code / "harness").mkdir(parents=True)
+    for name in ("__init__.py", "errors.py", "provenance.py"):
+        shutil.copy(ROOT / "harness" / name, code / "harness")
+    return code
+
+
+def test_a_repository_around_the_code_does_not_answer_for_it(unpacked: Path) -> None:
+    said = version_of(unpacked)
+    assert "'commit': None, 'dirty': None" in said and "inside another repository, outer" in said
+    assert git(unpacked.parent, "rev-parse", "HEAD").strip() not in said
+    assert "'commit': 'abc', 'dirty': True" in version_of(unpacked, HARNESS_COMMIT="abc-dirty")
+
+
+def test_its_own_repository_does(unpacked: Path) -> None:
+    git(unpacked, "init", "-q")
+    git(unpacked, "add", ".")
+    git(unpacked, "commit", "-q", "-m", "code")
+    commit = git(unpacked, "rev-parse", "HEAD").strip()
+    assert f"'commit': '{commit}', 'dirty': False" in version_of(unpacked)
+    # What a hook or a shell's set-up says of another repository does not count.
+    other = str(unpacked.parent / ".git")
+    assert f"'commit': '{commit}'" in version_of(unpacked, GIT_DIR=other, GIT_WORK_TREE="/")
+    (unpacked / "harness" / "errors.py").write_text("")
+    program = (unpacked / "harness" / "provenance.py").read_text()
+    text = program.replace("from harness.errors import one_line", "one_line = str")
+    (unpacked / "harness" / "provenance.py").write_text(text)
+    assert "'dirty': True" in version_of(unpacked)
+
+
+@pytest.mark.parametrize("refusal", ["detected dubious ownership in repository", "not a git"])
+def test_a_refusal_is_said_before_training(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    refusal: str,
+) -> None:
+    script = tmp_path / "git"
+    script.write_text(f"#!/bin/sh\necho 'fatal: {refusal}' >&2\nexit 128\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.delenv("HARNESS_COMMIT", raising=False)
+    assert code_version()["commit"] is None
+    announced_version()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: the commit of this code is unknown (git refuses: " + refusal)
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    assert code_version() == {"commit": None, "dirty": None, "why": "git is not installed"}
+
+
+def test_a_known_commit_is_not_announced(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(provenance, "code_version", lambda: {"commit": "abc", "dirty": False})
+    assert announced_version() == {"commit": "abc", "dirty": False}
+    assert capsys.readouterr().err == ""
+
+
+def test_the_processor_has_a_name() -> None:
+    assert processor() and "\n" not in processor()
+
+
+# Cells that cannot stand in one table, and bundles of one name
+
+DIGITS = ROOT / "experiments" / "results" / "digits.jsonl"
+
+
+@pytest.mark.parametrize("column", ["device", "processor", "threads", "torch", "commits"])
+def test_what_makes_other_numbers_is_not_mixed(column: str) -> None:
+    bundle = read_bundle(DIGITS)
+    check_unmixed(bundle, False)
+    numbers = bundle.numbers
+    other: Any = ("abc",) if column == "commits" else "other"
+    first = numbers.fingerprint == numbers.fingerprint.iloc[0]
+    numbers[column] = [other if f else v for f, v in zip(first, numbers[column], strict=True)]
+    with pytest.raises(UserError, match=f"cells of different {column}"):
+        check_unmixed(bundle, False)
+    check_unmixed(bundle, True)
+
+
+def test_a_cell_that_went_on_elsewhere_is_mixed() -> None:
+    header, *cells = (json.loads(line) for line in DIGITS.read_text().splitlines())
+    for cell in cells:
+        cell["manifest"]["processor"] = ["one", "another"]
+    bundle = read_bundle(DIGITS, "".join(json.dumps(line) + "\n" for line in (header, *cells)))
+    with pytest.raises(UserError, match=r"different processor .one and another: 72"):
+        check_unmixed(bundle, False)
+
+
+def renamed(text: str, file: str, **changes: Any) -> str:
+    """A bundle as another experiment file of the same name gives it."""
+    first, _, rest = text.partition("\n")
+    header = json.loads(first)
+    header["command"] = f"harness run {file}"
+    header["experiment"] |= changes
+    return f"{json.dumps(header)}\n{rest}"
+
+
+def test_another_experiment_of_that_name_replaces_no_bundle(tmp_path: Path) -> None:
+    stored, text = tmp_path / "digits.jsonl", DIGITS.read_text()
+    check_owner(stored, text, None)  # there is none yet
+    stored.write_text(text)
+    check_owner(stored, renamed(text, "experiments/digits.yaml", optimizer={}), None)
+    check_owner(stored, renamed(text, "moved/digits.yaml", seeds=[0, 1], description="x"), None)
+    other = renamed(text, "experiments/two.yaml", optimizer={})
+    message = r"name: experiments/two.yaml and experiments/digits.yaml are both called 'digits'"
+    with pytest.raises(UserError, match=message):
+        check_owner(stored, other, None)
+    with pytest.raises(UserError, match=message):  # both in one call
+        check_owner(tmp_path / "none.jsonl", other, text)
