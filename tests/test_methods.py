@@ -96,7 +96,12 @@ class Owner(Classifier):
         self.module = nn.Linear(context.student.embedding_dim, 8)
         self.module.register_buffer("memory", torch.zeros(len(context.train), 8))
 
+    def evaluate(self, model: Network, epoch: int) -> dict[str, float] | None:
+        self.module.eval()
+        return super().evaluate(model, epoch)
+
     def losses(self, model: Network, batch: Batch, epoch: int) -> tuple[Losses, Tensor | None]:
+        assert self.module.training
         embedding, logits = model.embed_and_classify(batch.x)
         projected = self.module(embedding)
         memory = self.module.get_buffer("memory")
