@@ -140,3 +140,23 @@ def test_the_precision_reaches_every_evaluation(monkeypatch: pytest.MonkeyPatch)
     stage2.global_centers(context, augmented=False)
     assert seen == ["bfloat16"] * 4
     assert accuracy(model, images["train"], "bfloat16") >= 0
+
+
+def test_local_centres_count_epochs_from_1() -> None:
+    """2020-06: their weight is 1000 exp(-0.05 (epoch - 1)), so 1000 in the loop's epoch 0."""
+    from harness.distill.stage2 import local_teaching_loss
+    from harness.train.methods import stage2
+
+    torch.manual_seed(0)
+    student, teacher = (build("wide_resnet", 10, depth=10, width=1).eval() for _ in range(2))
+    x, y = torch.randn(8, 3, 8, 8), torch.arange(8) % 3
+    images: Any = {"train": SomeImages(x)}
+    context = Context({"optimizer": {"precision": "float32"}}, images, 10, student, teacher)
+    training = stage2.CenterTeaching(context, {"centers": "local", "tau2": 2.0})
+    batch: Any = SimpleNamespace(x=x, y=y)
+    for epoch in (0, 3):
+        losses, logits = training.losses(student, batch, epoch)
+        assert logits is not None
+        embedding = teacher.embed(x)
+        expected = local_teaching_loss(logits, embedding, y, tau2=2.0, epoch=epoch + 1)
+        torch.testing.assert_close(losses["teaching"], expected)

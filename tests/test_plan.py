@@ -302,7 +302,14 @@ def test_grid_ignores_the_lists_that_may_grow() -> None:
     ]
     assert len(grids(same)) == 1
     other = ["name=digits", "name=x", "stage2.lambd=1", "teacher.depth=22", "protocol=legacy"]
+    other += ["protocol.selection=last", "optimizer.momentum=0.5", "dataset.split_seed=1"]
     assert len(grids(other)) == len(other)
+
+
+def test_a_default_that_is_written_out_changes_no_grid() -> None:
+    """Nor would a field that is new: only what differs from the defaults is part of the grid."""
+    same = ["name=digits", "stage2.weighted=false", "protocol.ties=later", "dataset.split_seed=0"]
+    assert len(grids(same)) == 1
 
 
 # Differences
