@@ -14,6 +14,7 @@ from helpers import ROOT
 from analysis.bundle import read_bundle
 from analysis.commands import check_owner
 from analysis.tables.markdown import check_unmixed
+from analysis.tables.rows import cell_estimate, rows_of, students_of
 from harness import provenance
 from harness.errors import UserError
 from harness.provenance import announced_version, code_version, processor
@@ -158,3 +159,13 @@ def test_another_experiment_of_that_name_replaces_no_bundle(tmp_path: Path) -> N
         check_owner(stored, other, None)
     with pytest.raises(UserError, match=message):  # both in one call
         check_owner(tmp_path / "none.jsonl", other, text)
+
+
+def test_an_imported_teacher_of_all_seeds_is_one_run() -> None:
+    bundle = read_bundle(DIGITS)
+    teacher, student = rows_of(bundle)[0], students_of(bundle)[0]
+    before = cell_estimate(bundle, teacher, student)
+    assert before is not None and before.n == 3
+    bundle.numbers.loc[bundle.numbers.stage == "teacher", "fingerprint"] = "imported"
+    after = cell_estimate(bundle, teacher, student)
+    assert after is not None and (after.n, after.half_width) == (1, None)

@@ -312,3 +312,10 @@ def test_threads_do_not_spin_for_a_core_that_another_command_has(
         monkeypatch.delenv("GOMP_SPINCOUNT")
     LocalExecutor(1, "cpu", {})
     assert os.environ["GOMP_SPINCOUNT"] == (set_by_user or "3000")
+
+
+def test_what_a_training_needs_is_in_its_directory(tmp_path: Path) -> None:
+    """Nothing reaches it by the environment: it may run on another machine."""
+    options = {"dataset": {"name": "digits"}, "data_root": "/data", "n_workers": 2}
+    case = Case(tmp_path, graph(a="", b="a")).run(options=options)
+    assert [case.store.directory(f).options for f in case.plan.cells] == [options, options]
