@@ -10,6 +10,7 @@ to go on), 4 another process trains this cell.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import io
 import signal
@@ -32,7 +33,8 @@ from harness.methods import n_epochs
 from harness.networks.base import Network
 from harness.provenance import code_version, software
 from harness.results import ACCURACY, on, summary
-from harness.store import Busy, CellDir, write_atomically
+from harness.store import Busy, CellDir, sweep, write_atomically
+from harness.stored import Damaged
 from harness.train.checkpoint import build_network, load_model, to_bytes
 from harness.train.device import be_deterministic, describe, resolve_device
 from harness.train.evaluate import embed_and_classify
@@ -68,6 +70,8 @@ def run_cell(
         with directory.lease():
             if directory.is_done:
                 return DONE
+            directory.events()  # to a damaged journal nothing is added
+            sweep(directory.path)
             try:
                 directory.repair_journal()
                 if threads:
@@ -100,6 +104,9 @@ def run_cell(
     except Busy as error:
         print(f"{directory.path}: trained by {error}", file=sys.stderr)
         return BUSY
+    except Damaged as error:
+        print(f"error: {error}", file=sys.stderr)
+        return WRONG_INPUT
 
 
 def _train(
@@ -250,7 +257,9 @@ def main() -> int:
         return WRONG_INPUT
     status = run_cell(directory, arguments.device, arguments.threads)
     if status in (FAILED, WRONG_INPUT):
-        print(f"error: {directory.events()[-1]['error']}", file=sys.stderr)
+        with contextlib.suppress(Damaged):  # said before
+            if (last := directory.events()[-1])["event"] == "failed":
+                print(f"error: {last['error']}", file=sys.stderr)
     return status
 
 
