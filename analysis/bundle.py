@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import zipfile
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from harness.canonical import canonical
 from harness.database import without_password
 from harness.errors import UserError
 from harness.plan import Plan
+from harness.predictions import read_predictions_file
 from harness.store import CellDir, Store
 from harness.track import sent
 from harness.track.environment import tracking_uri
@@ -146,19 +146,9 @@ def read_predictions(directory: CellDir) -> dict[str, np.ndarray] | None:
     """labels (N,), predictions (N,) and class_names (C,) of a cell; None if it has none.
 
     Raises:
-        UserError: the file is broken.
+        Damaged: the file is broken.
     """
-    path = directory / "predictions.npz"
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in ("labels", "predictions", "class_names")}
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        raise UserError(
-            f"predictions: {path} cannot be read; delete it to do without a confusion matrix, or "
-            f"delete {directory.path} to train this cell again"
-        ) from None
+    return read_predictions_file(directory / "predictions.npz")
 
 
 def confusion_of(predictions: dict[str, np.ndarray]) -> Confusion:

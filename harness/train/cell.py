@@ -203,6 +203,24 @@ def predictions(
     return buffer.getvalue()
 
 
+def predict_again(directory: CellDir) -> None:
+    """Write predictions.npz of a finished cell anew. Only under the lease.
+
+    Raises:
+        UserError: the cell's data are not on this machine.
+    """
+    spec = directory.description["spec"]
+    dataset = _dataset(directory, spec)
+    if dataset.test is None:
+        return
+    device = resolve_device("cpu")
+    model = load_model(directory / "model.pt", spec["network"], len(dataset.class_names))
+    model = model.to(memory_format=torch.channels_last)
+    images = on_device(dataset, dataset.test, device, 0)
+    file = predictions(model, images, dataset.class_names, spec["optimizer"]["precision"])
+    write_atomically(directory / "predictions.npz", file)
+
+
 def _dataset(directory: CellDir, spec: dict[str, Any]) -> Dataset:
     """The cell's data: the part of the data set that it has the view of."""
     with_test = not spec["data"].get("without_test", False)
