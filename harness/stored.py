@@ -57,8 +57,10 @@ def parse_json(data: bytes) -> Any:
         raise ValueError("is not UTF-8 text") from None
     try:
         value = json.loads(text, parse_int=_integer)
-        # json reads NaN, 1e999 and halves of letters, which nothing else can.
-        json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8")
+        # json reads NaN, 1e999 and halves of letters, which nothing else can; what Python makes of
+        # a path that is not UTF-8 may stay.
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        text.encode("utf-8", "surrogateescape")
     except (ValueError, RecursionError):
         raise ValueError("is no whole JSON") from None
     return value
