@@ -6,7 +6,6 @@ the weights or the data. Its first line is the resolved experiment; then one lin
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections import Counter
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.bundle_fields import parse_lines
 from harness.canonical import canonical
 from harness.database import without_password
 from harness.errors import UserError
@@ -170,10 +170,10 @@ def read_bundle(path: Path, text: str | None = None) -> Bundle:
         UserError: no such file, or not a bundle.
     """
     try:
-        text = path.read_text() if text is None else text
-        header, *cells = (json.loads(line) for line in text.splitlines())
+        text = path.read_text(encoding="utf-8") if text is None else text
+        header, cells = parse_lines(path, text)
         if header["bundle"] != FORMAT:
-            raise ValueError("another format")
+            raise ValueError("is of another format")
         numbers = pd.DataFrame([row for cell in cells for row in _rows(cell)])
         return Bundle(
             path,
@@ -189,9 +189,11 @@ def read_bundle(path: Path, text: str | None = None) -> Bundle:
         )
     except FileNotFoundError:
         raise UserError(f"{path}: no such bundle; `harness tables FILE` writes it") from None
-    except (ValueError, KeyError, TypeError):
+    except ValueError as error:
+        what = "is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else str(error)
         raise UserError(
-            f"{path}: not a bundle of this version; write it again with `harness tables FILE`"
+            f"{path}: not a bundle of this version ({what}); write it again with "
+            "`harness tables FILE`"
         ) from None
 
 
