@@ -6,9 +6,7 @@ the weights or the data. Its first line is the resolved experiment; then one lin
 
 from __future__ import annotations
 
-import json
 import shlex
-import zipfile
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +15,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.bundle_fields import parse_lines
 from harness.canonical import canonical
 from harness.database import without_password
 from harness.errors import UserError
 from harness.plan import Plan
+from harness.predictions import read_predictions_file
 from harness.store import CellDir, Store
 from harness.track import sent
 from harness.track.environment import tracking_uri
@@ -146,19 +146,9 @@ def read_predictions(directory: CellDir) -> dict[str, np.ndarray] | None:
     """labels (N,), predictions (N,) and class_names (C,) of a cell; None if it has none.
 
     Raises:
-        UserError: the file is broken.
+        Damaged: the file is broken.
     """
-    path = directory / "predictions.npz"
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in ("labels", "predictions", "class_names")}
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        raise UserError(
-            f"predictions: {path} cannot be read; delete it to do without a confusion matrix, or "
-            f"delete {directory.path} to train this cell again"
-        ) from None
+    return read_predictions_file(directory / "predictions.npz")
 
 
 def confusion_of(predictions: dict[str, np.ndarray]) -> Confusion:
@@ -180,10 +170,10 @@ def read_bundle(path: Path, text: str | None = None) -> Bundle:
         UserError: no such file, or not a bundle.
     """
     try:
-        text = path.read_text() if text is None else text
-        header, *cells = (json.loads(line) for line in text.splitlines())
+        text = path.read_text(encoding="utf-8") if text is None else text
+        header, cells = parse_lines(path, text)
         if header["bundle"] != FORMAT:
-            raise ValueError("another format")
+            raise ValueError("is of another format")
         numbers = pd.DataFrame([row for cell in cells for row in _rows(cell)])
         return Bundle(
             path,
@@ -199,9 +189,11 @@ def read_bundle(path: Path, text: str | None = None) -> Bundle:
         )
     except FileNotFoundError:
         raise UserError(f"{path}: no such bundle; `harness tables FILE` writes it") from None
-    except (ValueError, KeyError, TypeError):
+    except ValueError as error:
+        what = "is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else str(error)
         raise UserError(
-            f"{path}: not a bundle of this version; write it again with `harness tables FILE`"
+            f"{path}: not a bundle of this version ({what}); write it again with "
+            "`harness tables FILE`"
         ) from None
 
 

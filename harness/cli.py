@@ -146,6 +146,18 @@ def explain(
 
 
 @app.command()
+def repair(
+    cell: Annotated[str, typer.Argument(help="first characters of a cell's fingerprint")],
+    store: StoreOption = RUNS,
+    yes: Annotated[bool, typer.Option("--yes", help="do it; otherwise only say it")] = False,
+) -> None:
+    """Say what a damaged cell can keep and what must be trained again; with --yes, mend it."""
+    from harness.run.repair import repair as mend
+
+    mend(cell, store, yes)
+
+
+@app.command()
 def sync(file: File, set_: Set = None, store: StoreOption = RUNS) -> None:
     """Send to MLflow what it does not have yet; rebuilds it from the journals."""
     from harness.run.session import connect

@@ -1,19 +1,20 @@
 """`harness import-checkpoint`: a published file becomes a finished cell, usable as a teacher.
 
-Published checkpoints are pickled dicts with `state_dict`, `validating_accuracy` and `epoch`. They
-are read with weights_only, so a hostile pickle runs nothing; the network's arguments follow from
-the shapes; the accuracy is measured here and shown beside the file's own claim.
+Published checkpoints are pickled dicts with `state_dict`, `validating_accuracy` and `epoch`
+(harness.published_file reads these and others); the network's arguments follow from the shapes; the
+accuracy is measured here and shown beside the file's own claim.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from harness.data import Dataset, load
@@ -23,6 +24,7 @@ from harness.networks import NETWORKS
 from harness.networks.base import Network
 from harness.plan import data_spec, imported_cell
 from harness.provenance import UNKNOWN, code_version, software
+from harness.published_file import read_file
 from harness.results import ACCURACY, FORMS
 from harness.run.session import cell_options
 from harness.spec.experiment import Experiment
@@ -31,49 +33,6 @@ from harness.train.cell import data_summary
 from harness.train.checkpoint import build_network, to_bytes
 from harness.train.device import describe, resolve_device
 from harness.train.evaluate import accuracy
-
-# What a measured accuracy is often stored as; harmless, but weights_only must be told so.
-NUMPY_SCALARS = [
-    np._core.multiarray.scalar,  # type: ignore[attr-defined]
-    np.dtype,
-    type(np.dtype(np.float64)),
-    type(np.dtype(np.float32)),
-    type(np.dtype(np.int64)),
-]
-
-
-def sha256_of(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], str]:
-    """(state_dict, the file's claims, SHA-256 of the file).
-
-    Raises:
-        UserError: missing, unreadable, holding more than weights, or without a state_dict.
-    """
-    if not path.is_file():
-        raise UserError(f"FILE: no such checkpoint {path}; check the path")
-    digest = sha256_of(path)
-    try:
-        with torch.serialization.safe_globals(NUMPY_SCALARS):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        if "Unsupported" in str(error) or "WeightsUnpickler" in str(error):
-            reason = "it holds Python objects beside weights, and was not run"
-        raise UserError(
-            f"FILE: {path} is refused ({reason[:120]}); save it as a dict with `state_dict`"
-        ) from None
-    state = content.get("state_dict") if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise UserError(f"FILE: {path} has no `state_dict` of tensors; the releases' files do")
-    claims = {
-        key: float(content[key])
-        for key in ("validating_accuracy", "epoch")
-        if isinstance(content.get(key), int | float | np.generic | Tensor)
-    }
-    return {k.removeprefix("module."): v for k, v in state.items()}, claims, digest
 
 
 def infer_network(state: dict[str, Tensor]) -> dict[str, Any]:
@@ -86,17 +45,27 @@ def infer_network(state: dict[str, Tensor]) -> dict[str, Any]:
     def blocks(prefix: str) -> int:
         return len({k.split(".")[1] for k in state if k.startswith(prefix + ".")})
 
+    found: dict[str, Any] = {}
     if "bn.weight" in state and "layer1.0.conv1.weight" in state:
-        width = state["layer1.0.conv1.weight"].shape[0] // 16
-        return {"network": "wide_resnet", "depth": 6 * blocks("layer1") + 4, "width": width}
-    if "layers.0.conv2.weight" in state and "conv1.weight" in state:
-        return {"network": "mobile_net", "ca": round(state["conv1.weight"].shape[0] / 32, 4)}
-    if "layer1.0.conv1.weight" in state and "bn1.weight" in state:
-        return {"network": "resnet", "depth": 6 * blocks("layer1") + 2}
+        width = _rows(state, "layer1.0.conv1.weight") // 16
+        found = {"network": "wide_resnet", "depth": 6 * blocks("layer1") + 4, "width": width}
+    elif "layers.0.conv2.weight" in state and "conv1.weight" in state:
+        found = {"network": "mobile_net", "ca": round(_rows(state, "conv1.weight") / 32, 4)}
+    elif "layer1.0.conv1.weight" in state and "bn1.weight" in state:
+        found = {"network": "resnet", "depth": 6 * blocks("layer1") + 2}
+    with contextlib.suppress(ValidationError):  # shapes that no network has
+        if found:
+            NETWORKS[found["network"]][0].model_validate(found)
+            return found
     raise UserError(
         f"FILE: its names ({', '.join(list(state)[:3])}, ...) are those of no network here; "
         "expected wide_resnet, mobile_net or resnet"
     )
+
+
+def _rows(state: dict[str, Tensor], name: str) -> int:
+    """The first size of a tensor; 0 of a single number, or of none."""
+    return next(iter(state[name].shape), 0) if name in state else 0
 
 
 def checked_model(state: dict[str, Tensor], network: dict[str, Any], n_classes: int) -> Network:
@@ -104,7 +73,7 @@ def checked_model(state: dict[str, Tensor], network: dict[str, Any], n_classes: 
     Raises:
         UserError: a name or a shape differs from the network's; the message names the first.
     """
-    classes = state["fc.weight"].shape[0] if "fc.weight" in state else 0
+    classes = _rows(state, "fc.weight")
     if classes != n_classes:
         raise UserError(
             f"FILE: it has {classes} classes, the experiment's data set {n_classes}; "
@@ -115,6 +84,8 @@ def checked_model(state: dict[str, Tensor], network: dict[str, Any], n_classes: 
     for name in [*expected, *state]:
         ours = tuple(expected[name].shape) if name in expected else None
         theirs = tuple(state[name].shape) if name in state else None
+        if theirs is None and name.endswith(".num_batches_tracked"):
+            continue  # PyTorch before 0.4.1 had none of them
         if ours != theirs:
             raise UserError(
                 f"FILE: {name}: expected {ours or 'nothing'} for {network}, found "
@@ -199,7 +170,7 @@ def add_teacher(
                     "commits": [version["commit"] or UNKNOWN],
                     "dirty": version["dirty"],
                     "imported": {
-                        "file": file.path.name,
+                        "file": os.fsencode(file.path.name).decode("utf-8", "replace"),
                         "sha256": file.digest,
                         "claims": file.claims,
                     },

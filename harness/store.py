@@ -23,6 +23,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -32,6 +33,17 @@ from typing import Any
 from harness.canonical import canonical
 from harness.errors import UserError
 from harness.plan import Cell
+from harness.stored import (
+    DESCRIPTION,
+    MANIFEST,
+    OPTIONS,
+    Damaged,
+    check_identity,
+    epoch_lines,
+    read_epoch_number,
+    read_fields,
+    read_journal,
+)
 
 
 class Busy(Exception):
@@ -43,10 +55,11 @@ def write_atomically(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # held until it has its name: see `sweep`
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     folder = os.open(path.parent, os.O_RDONLY)
@@ -56,8 +69,40 @@ def write_atomically(path: Path, data: bytes) -> None:
         os.close(folder)
 
 
+def sweep(folder: Path) -> None:
+    """Remove the temporary files that killed processes left. A checkpoint's stay until the cell is
+    done: one may be the last good one (`harness repair`)."""
+    for path in folder.glob(".*.tmp"):
+        named = re.fullmatch(r"\.(?!checkpoint\.).+\.(\d+)\.tmp", path.name)
+        if named and not _is_alive(int(named[1])) and not _is_locked(path):
+            path.unlink(missing_ok=True)
+
+
+def _is_alive(pid: int) -> bool:
+    """Of this machine: a process elsewhere is known by its lock."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _is_locked(path: Path) -> bool:
+    """Whether a live process holds this file. Only looks: writes nothing."""
+    try:
+        with open(path) as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return False
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+
+
 class CellDir:
-    """The directory of one cell."""
+    """The directory of one cell. Whatever is read from it may raise `harness.stored.Damaged`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -67,28 +112,33 @@ class CellDir:
 
     @property
     def is_done(self) -> bool:
-        return (self / "manifest.json").exists()
+        """A manifest that cannot be read is no reason to train the cell again: it is damage."""
+        try:
+            self.manifest  # noqa: B018
+            return True
+        except FileNotFoundError:
+            return False
 
     @property
     def description(self) -> dict[str, Any]:
-        return json.loads((self / "cell.json").read_text())
+        return read_fields(self / "cell.json", DESCRIPTION)
 
     @property
     def options(self) -> dict[str, Any]:
         """Of its training on this machine (`Store.prepare`); nothing in a bare directory."""
         try:
-            return json.loads((self / "options.json").read_text())
+            return read_fields(self / "options.json", OPTIONS)
         except FileNotFoundError:
             return {}
 
     @property
     def manifest(self) -> dict[str, Any]:
-        return json.loads((self / "manifest.json").read_text())
+        return read_fields(self / "manifest.json", MANIFEST)
 
     @property
     def pause_after(self) -> int | None:
         try:
-            return int((self / "pause").read_text())
+            return read_epoch_number(self / "pause")
         except FileNotFoundError:
             return None
 
@@ -135,15 +185,8 @@ class CellDir:
 
     @property
     def is_leased(self) -> bool:
-        """Whether a live process trains this cell now. Only looks: writes nothing."""
-        try:
-            with open(self / "lease") as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                return False
-        except BlockingIOError:
-            return True
-        except FileNotFoundError:
-            return False
+        """Whether a live process trains this cell now."""
+        return _is_locked(self / "lease")
 
     def append(self, event: str, **fields: Any) -> None:
         """One durable line of the journal."""
@@ -165,21 +208,11 @@ class CellDir:
 
     def events(self) -> list[dict[str, Any]]:
         """The journal's whole lines; a half-written last one does not count."""
-        try:
-            data = (self / "journal.jsonl").read_text(encoding="utf-8")
-        except FileNotFoundError:
-            return []
-        return [json.loads(line) for line in data[: data.rfind("\n") + 1].splitlines()]
+        return read_journal(self / "journal.jsonl")
 
     def epochs(self) -> list[dict[str, Any]]:
-        """The epoch lines. An epoch that comes again, because its checkpoint was lost, replaces
-        itself and all after it."""
-        lines: list[dict[str, Any]] = []
-        for event in self.events():
-            if event["event"] == "epoch":
-                del lines[event["epoch"] - 1 :]
-                lines.append(event)
-        return lines
+        """The epoch lines (`epoch_lines`)."""
+        return epoch_lines(self.events(), self / "journal.jsonl")
 
     def _digest_of(self, name: str) -> str:
         """SHA-256 of a file, "" if it is not there."""
@@ -194,44 +227,43 @@ class CellDir:
         digests = self / "checkpoint.sha256"
         new = hashlib.sha256(data).hexdigest()
         # Of the known digests only that of the file itself: a crash may have left another one.
-        known = digests.read_text().split() if digests.exists() else []
+        known = self.known_digests()
         old = self._digest_of("checkpoint.pt") if known else ""
         lines = [new, *(d for d in known if d == old)]
         write_atomically(digests, ("\n".join(lines) + "\n").encode())
         write_atomically(self / "checkpoint.pt", data)
 
+    def known_digests(self) -> list[str]:
+        """What checkpoint.sha256 says; nothing where it is missing or broken."""
+        try:
+            return (self / "checkpoint.sha256").read_bytes().decode("ascii", "replace").split()
+        except FileNotFoundError:
+            return []
+
     def read_checkpoint(self) -> bytes | None:
-        """The bytes of checkpoint.pt, None if the cell has not got that far.
+        """The bytes of checkpoint.pt, None if the cell has not got that far. The journal is looked
+        at too: nobody goes on from one without the other.
 
         Raises:
-            UserError: the file is not the one that was written.
+            Damaged: the file is not the one that was written, or the journal is damaged.
         """
+        self.epochs()
         for _ in range(5):  # another process may be replacing it, or finishing the cell
             try:
                 data = (self / "checkpoint.pt").read_bytes()
             except FileNotFoundError:
                 return None
-            try:
-                known = (self / "checkpoint.sha256").read_text().split()
-            except FileNotFoundError:
-                known = []
-            if hashlib.sha256(data).hexdigest() in known:
+            if hashlib.sha256(data).hexdigest() in self.known_digests():
                 return data
-        raise UserError(
-            f"checkpoint: {self / 'checkpoint.pt'} does not match its SHA-256; "
-            "delete it to train this cell from its start"
-        )
+        raise Damaged(self / "checkpoint.pt", "does not match its SHA-256")
 
     def check_model(self) -> None:
         """
         Raises:
-            UserError: model.pt of a finished cell is missing or was changed.
+            Damaged: model.pt of a finished cell is missing or was changed.
         """
         if self._digest_of("model.pt") != self.manifest["model_sha256"]:
-            raise UserError(
-                f"checkpoint: {self / 'model.pt'} is missing or does not match its SHA-256; "
-                f"delete {self.path} to train this cell again"
-            )
+            raise Damaged(self / "model.pt", "is missing or does not match its SHA-256")
 
 
 class Store:
@@ -255,6 +287,7 @@ class Store:
                 f"--store: cannot write to {self.root} ({error.strerror}); "
                 "choose a folder you may write to"
             ) from None
+        sweep(self.root)
 
     def directory(self, fingerprint: str) -> CellDir:
         return CellDir(self.root / fingerprint[:16])
@@ -267,14 +300,19 @@ class Store:
                 them): `dataset`, its options with the place of its files; `data_root`; `n_workers`
                 of its loaders. All that a training needs is in its directory, so that it may be
                 trained on another machine. None where none are needed.
+
+        Raises:
+            Damaged: the directory says that it is of another cell.
         """
         directory = self.directory(cell.fingerprint)
+        sweep(directory.path)
         if not (directory / "cell.json").exists():
             directory.path.mkdir(exist_ok=True)
             write_atomically(
                 directory / "cell.json",
                 (json.dumps(cell.as_json(), indent=1, sort_keys=True) + "\n").encode(),
             )
+        check_identity(directory / "cell.json")
         if options is not None:
             write_atomically(directory / "options.json", canonical(options).encode())
         return directory

@@ -207,6 +207,6 @@ def test_broken_predictions_are_one_error_line(
         path.write_bytes(broken)
         assert main(["tables", FILE, "--print"]) == 2
         line = one_error_line(capsys.readouterr().err)
-        assert "predictions.npz" in line and "delete" in line
+        assert "predictions.npz" in line and "`harness repair " in line
     path.unlink()
     assert main(["tables", FILE, "--print"]) == 0

@@ -260,7 +260,9 @@ def test_begin_refuses_a_broken_checkpoint(tmp_path: Path) -> None:
     directory.write_checkpoint(b"whole")
     begin(plan, case.store)
     (directory / "checkpoint.pt").write_bytes(b"half")
-    with pytest.raises(UserError, match=r"checkpoint\.pt does not match its SHA-256; delete it"):
+    with pytest.raises(
+        UserError, match=r"checkpoint\.pt does not match its SHA-256; `harness repair"
+    ):
         begin(plan, case.store)
 
 
@@ -297,7 +299,7 @@ def test_begin_refuses_a_changed_upstream_model(tmp_path: Path, damage: str) -> 
         (directory / "model.pt").write_bytes(b"other weights")
     else:
         (directory / "model.pt").unlink()
-    with pytest.raises(UserError, match=r"model\.pt is missing or does not match.*delete"):
+    with pytest.raises(UserError, match=r"model\.pt is missing or does not match.*`harness repair"):
         begin(plan, case.store)
 
 

@@ -113,7 +113,7 @@ def test_broken_upstream_is_refused(trained: Grid, tmp_path: Path) -> None:
     flip_a_bit(source / "model.pt")
     assert go(directory) == WRONG_INPUT
     assert str(source / "model.pt") in failure(directory)
-    assert f"delete {source.path} to train this cell again" in failure(directory)
+    assert f"`harness repair {source.path.name} " in failure(directory)
 
 
 def test_broken_checkpoint_is_refused(trained: Grid, tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_broken_checkpoint_is_refused(trained: Grid, tmp_path: Path) -> None:
     flip_a_bit(directory / "checkpoint.pt")
     assert go(directory) == WRONG_INPUT
     assert str(directory / "checkpoint.pt") in failure(directory)
-    assert "delete it to train this cell from its start" in failure(directory)
+    assert f"`harness repair {directory.path.name} " in failure(directory)
     assert epochs_of(directory) == [1]
 
 

@@ -9,14 +9,18 @@ from __future__ import annotations
 import contextlib
 import json
 import textwrap
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.text import Text
 from PIL import Image
 
 from analysis.bundle import Bundle
@@ -137,6 +141,32 @@ def title(figure: Figure, bundle: Bundle, what: str, data: str, *details: str) -
     figure.suptitle("\n".join(wrapped), fontsize=10)
 
 
+# Letters of scripts that matplotlib would write from the wrong side and unjoined.
+RIGHT_TO_LEFT = ("R", "AL", "AN")
+
+
+@lru_cache
+def _letters() -> frozenset[int]:
+    """That the font of figures has."""
+    return frozenset(get_font(findfont(FontProperties())).get_charmap())
+
+
+def _is_writable(letter: str) -> bool:
+    known = ord(letter) in _letters() and letter.isprintable()
+    return known and unicodedata.bidirectional(letter) not in RIGHT_TO_LEFT
+
+
+def readable(text: str) -> bool:
+    """Whether figures can show this name: the font has every letter of it, so no empty boxes."""
+    return bool(text.strip()) and all(map(_is_writable, unicodedata.normalize("NFC", text)))
+
+
+def writable(text: str) -> str:
+    """The text with a question mark in place of every letter that figures cannot show."""
+    letters = unicodedata.normalize("NFC", text)
+    return "".join(c if c == "\n" or _is_writable(c) else "?" for c in letters)
+
+
 @contextlib.contextmanager
 def default_settings() -> Iterator[None]:
     """matplotlib's defaults and SETTINGS; what was set before comes back afterwards."""
@@ -148,6 +178,10 @@ def default_settings() -> Iterator[None]:
 
 def pixels(figure: Figure) -> Image.Image:
     """One byte a pixel: there is no colour to keep."""
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        if (shown := writable(text.get_text())) != text.get_text():
+            text.set_text(shown)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("L")

@@ -16,6 +16,7 @@ from analysis.figures.base import (
     images,
     labels_of,
     protocol,
+    readable,
     rows_in_stage,
     seeds,
     title,
@@ -81,7 +82,7 @@ def confusion(bundle: Bundle) -> Figure:
     matrix, (row, _) = confusion_matrix(bundle), chosen_for_confusion(bundle)
     assert matrix is not None, "asked for by `drawable` alone"
     percent, size = row_percent(matrix.counts), len(matrix.counts)
-    names = bundle.class_names or [str(i) for i in range(size)]
+    names, by_number = shown_names(bundle.class_names or [str(i) for i in range(size)])
     names = [n if len(n) <= LONGEST_NAME else f"{n[: LONGEST_NAME - 1]}…" for n in names]
     numbered = size <= MOST_NUMBERED
     figure = Figure(figsize=(7.0 if numbered else 11.0, 6.6), layout="constrained")
@@ -120,8 +121,21 @@ def confusion(bundle: Bundle) -> Figure:
         "the file's last student and "
         + ("first method with stages" if row.number > 1 else "last method"),
         protocol(bundle),
+        *by_number,
     )
     return figure
+
+
+def shown_names(names: list[str]) -> tuple[list[str], list[str]]:
+    """The names as the figure shows them: a class whose name the font cannot write is its number.
+    And what the caption says of those, in no line or one."""
+    shown = [name if readable(name) else str(i) for i, name in enumerate(names)]
+    numbers = [str(i) for i, name in enumerate(names) if not readable(name)]
+    if not numbers:
+        return shown, []
+    listed = f"{', '.join(numbers)} of {len(names)}" if len(numbers) < len(names) else "all"
+    why = "the font has not all letters of their names; `class_names` of the bundle lists them"
+    return shown, [f"classes as numbers, from 0: {listed} ({why})"]
 
 
 def _missing(bundle: Bundle) -> str | None:

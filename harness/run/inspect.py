@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from harness.canonical import differences
@@ -17,6 +19,7 @@ from harness.plan import Plan, make_plan
 from harness.run.display import duration
 from harness.spec.experiment import Experiment
 from harness.store import CellDir, Store
+from harness.stored import Damaged, check_identity
 
 
 def _table(*columns: str) -> Table:
@@ -78,25 +81,47 @@ def print_plan(
 
 
 def print_status(plan: Plan, root: Path) -> None:
-    """Every cell with the epochs it has and its last event."""
+    """Every cell with the epochs it has and its last event.
+
+    Raises:
+        Damaged: one of them is; all are shown before.
+    """
     store = Store(root)
     table = _table("cell", "name", "epochs", "state")
+    damage = []
     for fingerprint, cell in plan.cells.items():
         directory = store.directory(fingerprint)
-        events = directory.events()
-        last = events[-1] if events else {"event": "waiting"}
-        state = {"epoch": "stopped", "start": "stopped", "end": "done"}.get(
-            last["event"], last["event"]
-        )
-        if directory.is_done:
-            state = "done"
-        elif directory.is_leased:
-            state = "running"
-        elif state == "failed":
-            state = f"failed: {last['error']}"
-        epochs = f"{len(directory.epochs())}/{n_epochs(cell.kind, cell.spec)}"
-        table.add_row(fingerprint[:12], plan.name_of(fingerprint), epochs, state)
+        try:
+            state, epochs = _state(directory), str(len(directory.epochs()))
+        except Damaged as error:
+            damage.append(error)
+            state, epochs = f"damaged: {error.path.name} {error.what}", "?"
+        of = f"{epochs}/{n_epochs(cell.kind, cell.spec)}"
+        table.add_row(fingerprint[:12], plan.name_of(fingerprint), of, escape(state))
     Console().print(table)
+    if damage:
+        raise damage[0]
+
+
+def _state(directory: CellDir) -> str:
+    """
+    Raises:
+        Damaged: a file of the cell is not what was written.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        check_identity(directory / "cell.json")
+    if directory.is_done:
+        directory.check_model()
+        return "done"
+    if directory.is_leased:
+        return "running"
+    directory.pause_after  # noqa: B018 (reading it checks it)
+    directory.read_checkpoint()
+    events = directory.events()
+    last = events[-1] if events else {"event": "waiting"}
+    if last["event"] == "failed":
+        return f"failed: {last['error']}"
+    return {"epoch": "stopped", "start": "stopped", "end": "done"}.get(last["event"], last["event"])
 
 
 def print_explanation(prefix: str, plan: Plan | None, root: Path) -> None:

@@ -174,7 +174,8 @@ def fetch(plan: Plan, store: Store, device: str, dataset: Dataset) -> None:
     imported = plan.imported_teacher()
     if source is None or imported is None or store.directory(imported[0]).is_done:
         return
-    from harness.import_checkpoint import add_teacher, read_published, sha256_of
+    from harness.import_checkpoint import add_teacher, read_published
+    from harness.published_file import sha256_of
 
     cell = imported[1]
     if look_up(source).data_digest != cell.spec["data"]["digest"]:

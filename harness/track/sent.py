@@ -6,12 +6,12 @@ of the journal), how many of the journal's lines it has, and its status.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from harness.canonical import canonical
 from harness.store import CellDir, write_atomically
+from harness.stored import SENT, parse_json, problem
 
 FILE = "mlflow.json"
 
@@ -22,11 +22,14 @@ def key_of(place: str, experiment: str, grid: str) -> str:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A file of entries; nothing where there is none, or a broken one: it is derived."""
+    """A file of entries, without those that are broken; nothing where there is no such file, or a
+    broken one: it is derived."""
     try:
-        return dict(json.loads(path.read_text()))
-    except (FileNotFoundError, ValueError, TypeError):
+        content = parse_json(path.read_bytes())
+    except (FileNotFoundError, ValueError):
         return {}
+    entries = content.items() if isinstance(content, dict) else ()
+    return {key: entry for key, entry in entries if problem(entry, SENT) is None}
 
 
 def mark(path: Path, key: str, **fields: Any) -> None:
@@ -40,8 +43,10 @@ def run_id(directory: CellDir, experiment: str, grid: str, place: str) -> str | 
     sent, wanted = read(directory / FILE), key_of(place, experiment, grid)
     started = str(next(iter(current_training(directory)), {}).get("time"))
     for key in sorted(sent, key=lambda k: (k != wanted, not k.endswith(f" {grid}"), k)):
-        if key.split(" ")[-2:-1] == [experiment] and sent[key].get("started") == started:
-            return str(sent[key]["run_id"])
+        entry = sent[key]
+        shows_it = entry.get("started") == started and "run_id" in entry
+        if shows_it and key.split(" ")[-2:-1] == [experiment]:
+            return str(entry["run_id"])
     return None
 
 

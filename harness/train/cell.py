@@ -10,6 +10,7 @@ to go on), 4 another process trains this cell.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import io
 import signal
@@ -32,7 +33,8 @@ from harness.methods import n_epochs
 from harness.networks.base import Network
 from harness.provenance import UNKNOWN, code_version, processor, software
 from harness.results import ACCURACY, on, summary
-from harness.store import Busy, CellDir, write_atomically
+from harness.store import Busy, CellDir, sweep, write_atomically
+from harness.stored import Damaged
 from harness.train.checkpoint import build_network, load_model, to_bytes
 from harness.train.device import be_deterministic, describe, resolve_device
 from harness.train.evaluate import embed_and_classify
@@ -68,6 +70,8 @@ def run_cell(
         with directory.lease():
             if directory.is_done:
                 return DONE
+            directory.events()  # to a damaged journal nothing is added
+            sweep(directory.path)
             try:
                 directory.repair_journal()
                 if threads:
@@ -101,6 +105,9 @@ def run_cell(
     except Busy as error:
         print(f"{directory.path}: trained by {error}", file=sys.stderr)
         return BUSY
+    except Damaged as error:
+        print(f"error: {error}", file=sys.stderr)
+        return WRONG_INPUT
 
 
 def _train(
@@ -213,6 +220,24 @@ def predictions(
     return buffer.getvalue()
 
 
+def predict_again(directory: CellDir) -> None:
+    """Write predictions.npz of a finished cell anew. Only under the lease.
+
+    Raises:
+        UserError: the cell's data are not on this machine.
+    """
+    spec = directory.description["spec"]
+    dataset = _dataset(directory, spec)
+    if dataset.test is None:
+        return
+    device = resolve_device("cpu")
+    model = load_model(directory / "model.pt", spec["network"], len(dataset.class_names))
+    model = model.to(memory_format=torch.channels_last)
+    images = on_device(dataset, dataset.test, device, 0)
+    file = predictions(model, images, dataset.class_names, spec["optimizer"]["precision"])
+    write_atomically(directory / "predictions.npz", file)
+
+
 def _dataset(directory: CellDir, spec: dict[str, Any]) -> Dataset:
     """The cell's data: the part of the data set that it has the view of."""
     with_test = not spec["data"].get("without_test", False)
@@ -267,7 +292,9 @@ def main() -> int:
         return WRONG_INPUT
     status = run_cell(directory, arguments.device, arguments.threads)
     if status in (FAILED, WRONG_INPUT):
-        print(f"error: {directory.events()[-1]['error']}", file=sys.stderr)
+        with contextlib.suppress(Damaged):  # said before
+            if (last := directory.events()[-1])["event"] == "failed":
+                print(f"error: {last['error']}", file=sys.stderr)
     return status
 
 

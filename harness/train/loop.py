@@ -18,6 +18,7 @@ from harness.data.batches import Batch, Images, epoch_generator
 from harness.networks.base import Network
 from harness.results import on
 from harness.store import CellDir
+from harness.stored import Damaged
 from harness.train.checkpoint import State, copy_state, from_bytes, to_bytes
 from harness.train.evaluate import autocast
 from harness.train.methods.base import Training
@@ -88,6 +89,10 @@ def train(
         optimizer.load_state_dict(saved["optimizer"])
         selected, done = saved["selected"], saved["epoch"]
         best = Best(saved["best_value"], saved["best_epoch"], ties)
+        if len(directory.epochs()) < done - 1:
+            raise Damaged(
+                directory / "journal.jsonl", f"lacks epochs before its checkpoint's {done}"
+            )
         if len(directory.epochs()) < done:  # stopped between checkpoint and journal
             directory.append("epoch", **saved["line"])
 

@@ -1,0 +1,164 @@
+"""What a bundle's lines must hold: all that tables and figures read of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from harness import methods
+from harness.errors import first_error
+from harness.plan import TEACHER
+from harness.results import Form, ncm_of
+from harness.stored import parse_json
+
+# More classes than any data set has: a matrix of them would still fit into memory.
+MOST_CLASSES = 30_000
+Class = Annotated[int, Field(ge=0, lt=MOST_CLASSES)]
+
+
+class Part(BaseModel):
+    """A piece of a line. Further fields are left alone: a newer version may have written them."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+
+class Protocol(Part):
+    ncm_centers: str
+
+
+class Tuned(Part):
+    trials: int | None
+
+
+class ExperimentPart(Part):
+    name: str
+    methods: list[str] = Field(min_length=1)
+    seeds: list[int]
+    protocol: Protocol
+    tuned: dict[str, Tuned] | None = None
+
+
+class Header(Part):
+    """The first line."""
+
+    bundle: int
+    experiment: ExperimentPart
+    command: str
+    reported: Form
+    protocol: str
+    published: list[dict[str, str]]
+    class_names: list[str] | None = None
+
+
+class EntryPart(Part):
+    stage: str
+    method: str
+    student: str
+    seed: int
+
+
+class Forms(Part):
+    last: float
+    selected: float
+    best_on_test: float
+
+
+class DataPart(Part):
+    model_config = ConfigDict(strict=True, extra="allow")
+    name: str
+    digest: str
+    train: int
+    test: int
+    __pydantic_extra__: dict[str, int]
+
+
+class ManifestPart(Part):
+    results: dict[str, Forms]
+    selected_epoch: int
+    epochs: int
+    seconds: float
+    device: str
+    torch: str
+    commits: list[str]
+    dirty: bool | None
+    data: DataPart
+
+
+class CellLine(Part):
+    """Every other line. A bundle may be older than curves and confusions."""
+
+    fingerprint: str
+    entries: list[EntryPart]
+    manifest: ManifestPart
+    mlflow_run_id: str | None
+    curves: dict[str, list[float | None]] = {}
+    confusion: list[Annotated[list[Class], Field(min_length=2)]] | None = None
+
+
+Checked = TypeVar("Checked", bound=Part)
+
+
+def parse_lines(path: Path, text: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The header and the cells' lines.
+
+    Raises:
+        ValueError: a line cannot be read, or a field is missing or has another type; which one.
+        UserError: a method that this version does not know.
+    """
+    lines = text.split("\n")
+    raw = []
+    for number, line in enumerate(lines[:-1] if lines[-1] == "" else lines, 1):
+        try:
+            raw.append(parse_json(line.encode("utf-8", "surrogateescape")))
+            _check(CellLine if number > 1 else Header, raw[-1])
+        except ValueError as error:
+            raise ValueError(f"line {number} {error}") from None
+    if len(raw) < 2:
+        raise ValueError("has no cells")
+    header, *cells = raw
+    _check_experiment(path, header["experiment"])
+    _check_together(header, cells)
+    return header, cells
+
+
+def _check(model: type[Checked], line: Any) -> None:
+    if not isinstance(line, dict):
+        raise ValueError("is no JSON object")
+    try:
+        model.model_validate(line)
+    except ValidationError as error:
+        raise ValueError(f"has a wrong field: {first_error(error, model)[:200]}") from None
+
+
+def _check_experiment(path: Path, experiment: dict[str, Any]) -> None:
+    """The sections that the methods' labels and schedules come from."""
+    for name in experiment["methods"]:
+        method = methods.find(name, f"{path}: experiment.methods")
+        try:
+            method.label_in(experiment)
+            for stage in (methods.SUPERVISED, *method.stages):
+                methods.n_epochs(stage.kind, experiment)
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError):
+            raise ValueError(f"line 1 lacks settings of the method {name!r}") from None
+    try:
+        ncm_of(experiment["protocol"]["ncm_centers"])
+    except KeyError:
+        raise ValueError("line 1 has unknown protocol.ncm_centers") from None
+
+
+def _check_together(header: dict[str, Any], cells: list[dict[str, Any]]) -> None:
+    rows = [e for c in cells for e in c["entries"] if c["manifest"]["results"]]
+    if all(e["stage"] == TEACHER for e in rows):
+        raise ValueError("has no student")
+    needs_teacher = any(methods.find(m).needs for m in header["experiment"]["methods"])
+    if needs_teacher and not any(e["stage"] == TEACHER for e in rows):
+        raise ValueError("has no teacher")
+    if any({"source", "row", "protocol"} - row.keys() for row in header["published"]):
+        raise ValueError("line 1 has a published row without source, row or protocol")
+    names = header.get("class_names")
+    for number, cell in enumerate(cells, 2):
+        for entry in cell.get("confusion") or []:
+            if len(entry) != 3 or (names is not None and max(entry[:2]) >= len(names)):
+                raise ValueError(f"line {number} has a confusion of classes that are not there")

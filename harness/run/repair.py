@@ -1,0 +1,337 @@
+"""`harness repair`: what a damaged cell can keep and what must be trained again.
+
+Nothing is deleted: what is damaged is moved into `damaged-TIME/` in the cell's directory. A
+finished model stays if it has its manifest's SHA-256, a checkpoint if it has its own and the
+journal has all epochs before it; a cell that keeps neither is trained from its start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import os
+import time
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harness.canonical import canonical
+from harness.errors import UserError
+from harness.methods import IMPORTED
+from harness.predictions import read_predictions_file
+from harness.store import Busy, CellDir, Store, write_atomically
+from harness.stored import (
+    Damaged,
+    check_identity,
+    epoch_lines,
+    is_fingerprint,
+    parse_event,
+    read_journal,
+    whole_lines,
+)
+
+Events = list[dict[str, Any]]
+
+
+@dataclass
+class Remedy:
+    """What is to be done with one cell.
+
+    damage: what is wrong, a line each. aside: files that are moved away, in this order. write: what
+    stands in the place of some of them. keep, again: what stays, what is trained again.
+    predict: whether the finished model is asked again for its predictions.
+    """
+
+    damage: list[str] = field(default_factory=list)
+    aside: list[str] = field(default_factory=list)
+    write: dict[str, bytes] = field(default_factory=dict)
+    keep: list[str] = field(default_factory=list)
+    again: str = ""
+    predict: bool = False
+
+    def spoil(self, name: str, what: str) -> None:
+        self.damage.append(f"{name} {what}")
+        self.aside.append(name)
+
+
+def repair(prefix: str, root: Path, do_it: bool) -> None:
+    """Say what is damaged and, if told to, mend it under the cell's lease.
+
+    Raises:
+        UserError: no cell, or more than one, begins with `prefix`; or it is being trained.
+    """
+    directory = find(prefix, Store(root))
+    again = f"harness repair {directory.path.name} --store {root}"
+    if not do_it:
+        if directory.is_leased:
+            raise UserError(f"CELL: {directory.path.name} is being trained; stop that first")
+        remedy = examine(directory)
+        _say(directory, remedy)
+        if remedy.aside or remedy.write:
+            print(f"nothing was changed; `{again} --yes` does it")
+        return
+    try:
+        with directory.lease():
+            remedy = examine(directory)
+            _say(directory, remedy)
+            if remedy.aside or remedy.write:
+                _apply(directory, remedy)
+    except Busy as error:
+        raise UserError(
+            f"CELL: {directory.path.name} is being trained by {error}; stop that first"
+        ) from None
+
+
+def find(prefix: str, store: Store) -> CellDir:
+    """The cell, even if its cell.json is lost.
+
+    Raises:
+        UserError: no cell, or more than one, begins with `prefix`.
+    """
+    names = sorted(p.name for p in store.root.glob("*") if p.is_dir() and is_fingerprint(p.name))
+    found = [name for name in names if prefix and name.startswith(prefix[:16])]
+    if len(found) != 1:
+        problem = "no cell" if not found else f"{len(found)} cells"
+        raise UserError(
+            f"CELL: {problem} in {store.root} begins with {prefix!r}; `harness plan` lists them"
+        )
+    return CellDir(store.root / found[0])
+
+
+def examine(directory: CellDir) -> Remedy:
+    """Only looks: writes nothing."""
+    remedy = Remedy()
+    is_finished = _examine_result(directory, remedy)
+    _examine_small_files(directory, remedy)
+    if is_finished:
+        _mend_finished(directory, remedy)
+    else:
+        _mend_unfinished(directory, remedy)
+    return remedy
+
+
+def _examine_result(directory: CellDir, remedy: Remedy) -> bool:
+    """Whether there is a finished model that can be kept. The manifest goes first, so that a crash
+    leaves an unfinished cell and not a finished one without its model."""
+    if not (directory / "manifest.json").exists():
+        return False
+    try:
+        directory.check_model()
+    except Damaged as error:
+        remedy.spoil(error.path.name, error.what)
+        others = ("manifest.json", "model.pt", "predictions.npz")
+        remedy.aside[:] = [n for n in others if (directory / n).exists()]
+        return False
+    return True
+
+
+def _examine_small_files(directory: CellDir, remedy: Remedy) -> None:
+    """Files that the next command writes anew."""
+    readers: dict[str, Callable[[], Any]] = {
+        "cell.json": lambda: check_identity(directory / "cell.json"),
+        "options.json": lambda: directory.options,
+        "pause": lambda: directory.pause_after,
+    }
+    for name, reader in readers.items():
+        with contextlib.suppress(FileNotFoundError):
+            try:
+                reader()
+            except Damaged as error:
+                remedy.spoil(name, error.what)
+
+
+def _salvage(directory: CellDir, remedy: Remedy) -> Events:
+    """The journal's events that can be read. Marks the journal if there are others."""
+    path = directory / "journal.jsonl"
+    try:
+        events = read_journal(path)
+        epoch_lines(events, path)
+        return events
+    except Damaged as error:
+        remedy.spoil(path.name, error.what)
+    readable = []
+    for line in whole_lines(path.read_bytes()):
+        with contextlib.suppress(ValueError):
+            readable.append(parse_event(line))
+    return readable
+
+
+def _mend_finished(directory: CellDir, remedy: Remedy) -> None:
+    """A finished cell keeps its weights and results. A lost epoch is a gap in its curves."""
+    manifest = directory.manifest
+    remedy.keep.append("the finished model (it has its manifest's SHA-256) and its results")
+    events = _salvage(directory, remedy)
+    if "journal.jsonl" in remedy.aside:
+        lines, lost = with_gaps(events, manifest.get("epochs", 0))
+        remedy.write["journal.jsonl"] = _journal(lines)
+        known = f"; epochs {_numbers(lost)} are gaps in its curves" if lost else ""
+        remedy.keep.append(f"{len(events)} lines of the journal{known}")
+    try:
+        read_predictions_file(directory / "predictions.npz")
+    except Damaged as error:
+        remedy.spoil("predictions.npz", error.what)
+        remedy.predict = True
+        remedy.keep.append("its predictions, which are made again from the model")
+
+
+def _mend_unfinished(directory: CellDir, remedy: Remedy) -> None:
+    """A checkpoint is of use if the journal has every epoch before its own, which it holds."""
+    events = _salvage(directory, remedy)
+    events, n_lines = reachable(events)
+    if "journal.jsonl" in remedy.aside:
+        remedy.write["journal.jsonl"] = _journal(events)
+    found = _checkpoint(directory, remedy)
+    epoch = _epoch_of(found) if found is not None else 0
+    if found is not None and epoch and n_lines >= epoch - 1:
+        remedy.keep.append(f"the checkpoint after epoch {epoch} and the journal up to it")
+        remedy.again = f"what comes after epoch {epoch}" if remedy.damage else ""
+        return
+    checkpoints = ("checkpoint.pt", "checkpoint.sha256")
+    if found is not None or "checkpoint.pt" in remedy.aside:
+        if found is not None:
+            after = f"is of epoch {epoch}, but the journal's lines end with epoch {n_lines}"
+            remedy.damage.append(f"checkpoint.pt {after if epoch else 'holds no training'}")
+        remedy.write.pop("checkpoint.pt", None)
+        remedy.write.pop("checkpoint.sha256", None)
+        remedy.aside += [
+            n for n in checkpoints if n not in remedy.aside and (directory / n).exists()
+        ]
+    if remedy.damage:
+        remedy.keep.append(f"{len(events)} lines of the journal, for the record")
+        remedy.again = "the whole cell, from its start" + _how_to_import(directory)
+
+
+def _how_to_import(directory: CellDir) -> str:
+    try:
+        is_imported = directory.description["kind"] == IMPORTED
+    except (Damaged, FileNotFoundError):
+        return ""
+    return " (`harness import-checkpoint` its file again)" if is_imported else ""
+
+
+def _checkpoint(directory: CellDir, remedy: Remedy) -> bytes | None:
+    """The last good one: checkpoint.pt, or what a kill left of its successor, by SHA-256. Without
+    any known digest, checkpoint.pt if its own check sums hold."""
+    path, known = directory / "checkpoint.pt", directory.known_digests()
+    data = path.read_bytes() if path.exists() else None
+    if data is not None and hashlib.sha256(data).hexdigest() in known:
+        return data
+    valid = [digest for digest in known if len(digest) == 64]
+    if data is not None and not valid and _has_check_sums(data):
+        remedy.damage.append("checkpoint.sha256 is missing or cannot be read")
+        remedy.aside += ["checkpoint.sha256"] * (directory / "checkpoint.sha256").exists()
+        remedy.write["checkpoint.sha256"] = f"{hashlib.sha256(data).hexdigest()}\n".encode()
+        return data
+    if data is not None:
+        remedy.spoil("checkpoint.pt", "does not match its SHA-256")
+        for other in sorted(directory.path.glob(".checkpoint.pt.*.tmp")):
+            if hashlib.sha256(content := other.read_bytes()).hexdigest() in known:
+                remedy.write["checkpoint.pt"] = content
+                return content
+    return None
+
+
+def _has_check_sums(data: bytes) -> bool:
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            return archive.testzip() is None
+    except Exception:  # a broken archive makes zipfile raise about anything
+        return False
+
+
+def _epoch_of(data: bytes) -> int:
+    """Of a checkpoint; 0 if it holds no training."""
+    from harness.train.checkpoint import from_bytes  # torch takes its time
+
+    try:
+        return int(from_bytes(data, Path("checkpoint.pt"))["epoch"])
+    except (UserError, KeyError, TypeError, ValueError):
+        return 0
+
+
+def reachable(events: Events) -> tuple[Events, int]:
+    """The events without epochs whose predecessor is lost, and the number of epochs they have."""
+    kept, n_lines = [], 0
+    for event in events:
+        if event["event"] == "epoch":
+            if event["epoch"] > n_lines + 1:
+                continue
+            n_lines = event["epoch"]
+        kept.append(event)
+    return kept, n_lines
+
+
+def with_gaps(
+    events: list[dict[str, Any]], n_epochs: int
+) -> tuple[list[dict[str, Any]], list[int]]:
+    """The events with a line without numbers for every lost epoch, and which those are."""
+    lines: Events = []
+    lost: set[int] = set()
+    last, now = 0, 0.0
+
+    def fill(until: int) -> None:
+        for epoch in range(last + 1, until + 1):
+            lost.add(epoch)
+            lines.append({"event": "epoch", "epoch": epoch, "time": now})
+
+    for event in events:
+        if event["event"] == "epoch":
+            fill(event["epoch"] - 1)
+            lost -= set(range(event["epoch"], last + 1))
+            last = event["epoch"]
+        elif event["event"] == "end":
+            fill(n_epochs)
+            last = max(last, n_epochs)
+        now = event["time"]
+        lines.append(event)
+    fill(n_epochs)
+    return lines, sorted(lost)
+
+
+def _journal(events: Events) -> bytes:
+    return "".join(canonical(event) + "\n" for event in events).encode()
+
+
+def _numbers(values: list[int]) -> str:
+    shown = ", ".join(map(str, values[:10]))
+    return shown + (f" and {len(values) - 10} more" if len(values) > 10 else "")
+
+
+def _say(directory: CellDir, remedy: Remedy) -> None:
+    if not remedy.damage:
+        print(f"{directory.path}: nothing is damaged")
+        return
+    for heading, lines in (
+        ("damaged", remedy.damage),
+        ("kept", remedy.keep),
+        ("moved aside", list(dict.fromkeys(remedy.aside))),
+        ("trained again", [remedy.again or "nothing"]),
+    ):
+        for line in lines:
+            print(f"{directory.path.name}: {heading}: {line}")
+
+
+def _apply(directory: CellDir, remedy: Remedy) -> None:
+    """Every crash between two steps leaves a cell that `harness repair` mends from there."""
+    aside = directory / f"damaged-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    aside.mkdir()
+    for name in dict.fromkeys(remedy.aside):
+        if name in remedy.write:  # it is replaced at once: the old one stays until then
+            write_atomically(aside / name, (directory / name).read_bytes())
+        else:
+            os.replace(directory / name, aside / name)
+    for name, content in remedy.write.items():
+        write_atomically(directory / name, content)
+    print(f"{directory.path.name}: mended; the damaged files are in {aside}")
+    if remedy.predict:
+        from harness.train.cell import predict_again
+
+        try:
+            predict_again(directory)
+        except UserError as error:
+            print(f"{directory.path.name}: no predictions: {error}")
+    if remedy.again:
+        print(f"{directory.path.name}: `harness run` with its experiment trains the rest")

@@ -1,0 +1,354 @@
+"""Every reader of the project's own files, with thousands of damaged ones: each gives an object
+that the rest of the program can use, or one line with the file and the remedy."""
+
+import contextlib
+import io
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from bundles import BUNDLE
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.strategies import DrawFn, SearchStrategy
+
+from analysis.bundle import confusion_of, curves_of, read_bundle
+from analysis.tables.markdown import for_terminal, markdown
+from analysis.tables.runs import runs_markdown
+from harness.canonical import canonical
+from harness.errors import UserError
+from harness.predictions import read_predictions_file
+from harness.run.repair import examine
+from harness.store import CellDir
+from harness.stored import Damaged
+from harness.track import sent
+
+CELL = {"kind": "supervised", "semantics": 1, "spec": {"seed": 0}, "upstream": {}}
+FORMS = {"last": 0.5, "selected": 0.25, "best_on_test": 0.75}
+MANIFEST = {
+    "results": {"accuracy": FORMS},
+    "selected_epoch": 1,
+    "epochs": 2,
+    "seconds": 1.5,
+    "model_sha256": "0" * 64,
+    "data": {"name": "digits", "digest": "0" * 64, "train": 5, "test": 5},
+    "device": "cpu",
+    "commits": ["c" * 40],
+    "dirty": None,
+    "torch": "2",
+}
+EPOCH = {"event": "epoch", "epoch": 1, "time": 1.5, "seconds": 0.5, "loss/total": 2.0}
+EVENTS = [
+    {"event": "start", "time": 1.0, "device": "cpu", "commit": None, "dirty": None},
+    EPOCH,
+    EPOCH | {"epoch": 2},
+    {"event": "failed", "time": 2.0, "error": "lost"},
+]
+SENT = {
+    "place x y": {"run_id": "a", "parent": "b", "started": "1.0", "lines": 3, "status": "RUNNING"}
+}
+OPTIONS = {"dataset": {"name": "digits"}, "data_root": "data", "n_workers": 0}
+HEADER = {
+    "bundle": 1,
+    "experiment": {
+        "name": "tiny",
+        "methods": ["plain"],
+        "seeds": [0],
+        "protocol": {"ncm_centers": "train"},
+        "training": {"epochs": 2},
+        "tuned": {"plain": {"trials": 3}},
+    },
+    "command": "harness run",
+    "reported": "selected",
+    "protocol": "strict",
+    "published": [{"source": "a", "row": "b", "protocol": "c", "wrn": "7"}],
+    "class_names": ["a", "b"],
+}
+LINE = {
+    "fingerprint": "f" * 64,
+    "entries": [{"stage": "student", "method": "plain", "student": "wrn", "seed": 0}],
+    "manifest": MANIFEST,
+    "mlflow_run_id": None,
+    "curves": {"loss/total": [2.0, None]},
+    "confusion": [[0, 1, 3]],
+}
+MANY = settings(
+    max_examples=250, deadline=None, database=None, derandomize=True,
+    suppress_health_check=list(HealthCheck),
+)  # fmt: skip
+
+ODD: SearchStrategy[Any] = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.sampled_from([2**63, -(10**30), 10**400, 1e308, -0.0, float("nan"), float("inf"), "\ud800"]),
+    st.floats(),
+    st.text(max_size=5),
+    st.lists(st.integers(), max_size=2),
+    st.dictionaries(st.text(max_size=3), st.integers(), max_size=2),
+)
+
+
+def places(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Every (container, key) in plain data."""
+    keys = value.keys() if isinstance(value, dict) else range(len(value))
+    for key in keys:
+        yield value, key
+        if isinstance(value[key], dict | list):
+            yield from places(value[key])
+
+
+@st.composite
+def changed(draw: DrawFn, value: Any) -> Any:
+    """Plain data with one or two fields lost or of another kind; now and then something else."""
+    if draw(st.integers(0, 15)) == 0:
+        return draw(ODD)
+    value = json.loads(json.dumps(value))
+    for _ in range(draw(st.integers(0, 2))):
+        if found := list(places(value)):
+            container, key = draw(st.sampled_from(found))
+            if draw(st.booleans()):
+                container[key] = draw(ODD)
+            else:
+                del container[key]
+    return value
+
+
+@st.composite
+def damaged(draw: DrawFn, data: bytes) -> bytes:
+    """Bytes that were cut, zeroed, flipped, doubled or written over."""
+    at, n = draw(st.integers(0, len(data))), draw(st.integers(1, 40))
+    kind = draw(st.integers(0, 5))
+    if kind == 0:
+        return data[:at]
+    if kind == 1:
+        return data[:at] + bytes(n) + data[at + n :]
+    if kind == 2 and at < len(data):
+        return data[:at] + bytes([data[at] ^ (1 << draw(st.integers(0, 7)))]) + data[at + 1 :]
+    if kind == 3:
+        return data[:at] + data[max(0, at - n) :]
+    if kind == 4:
+        return data[:at] + draw(st.binary(max_size=9)) + data[at:]
+    return data
+
+
+def as_file(*lines: Any) -> SearchStrategy[bytes]:
+    """The lines of a file with changed fields, then with damaged bytes."""
+    texts = st.tuples(*(changed(line).map(json.dumps) for line in lines))
+    return texts.flatmap(lambda t: damaged("".join(line + "\n" for line in t).encode()))
+
+
+def one_line(error: UserError, name: str) -> None:
+    text = str(error)
+    assert name in text and "`harness " in text, text
+    assert "\n" not in text
+
+
+def as_bytes(text: str) -> bytes:
+    return text.encode("utf-8", "replace")
+
+
+@contextlib.contextmanager
+def cell_with(**files: bytes) -> Iterator[CellDir]:
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in files.items():
+            (Path(folder) / name.replace("_", ".")).write_bytes(content)
+        yield CellDir(Path(folder))
+
+
+def use(text: object) -> None:
+    """What any command does with a file's content in the end."""
+    canonical(text)
+    io.TextIOWrapper(io.BytesIO(), "utf-8", "surrogateescape").write(str(text))
+
+
+@MANY
+@given(as_file(*EVENTS))
+def test_journal(data: bytes) -> None:
+    with cell_with(journal_jsonl=data) as cell:
+        try:
+            lines = cell.epochs()
+            assert [e["epoch"] for e in lines] == list(range(1, len(lines) + 1))
+            curves_of(cell)
+            for event in sent.current_training(cell):
+                use(event)
+                float(event["time"])
+                if event["event"] == "epoch":
+                    [float(v) for k, v in event.items() if k != "event"]
+        except Damaged as error:
+            one_line(error, "journal.jsonl")
+
+
+@MANY
+@given(as_file(*EVENTS))
+def test_what_repair_makes_of_a_journal_can_be_read(data: bytes) -> None:
+    with cell_with(journal_jsonl=data) as cell:
+        remedy = examine(cell)
+        with contextlib.suppress(Damaged):
+            cell.epochs()
+            assert not remedy.damage
+            return
+        (cell / "journal.jsonl").write_bytes(remedy.write["journal.jsonl"])
+        cell.epochs()
+        assert not examine(cell).damage
+
+
+@MANY
+@given(as_file(MANIFEST))
+def test_manifest(data: bytes) -> None:
+    with cell_with(manifest_json=data) as cell:
+        try:
+            assert cell.is_done
+            use(cell.manifest)
+            cell.check_model()
+        except Damaged as error:
+            one_line(error, "manifest.json" if error.path.name != "model.pt" else "model.pt")
+
+
+@MANY
+@given(as_file(CELL))
+def test_description(data: bytes) -> None:
+    with cell_with(cell_json=data) as cell:
+        try:
+            use(cell.description)
+            assert isinstance(cell.description["spec"], dict)
+        except Damaged as error:
+            one_line(error, "cell.json")
+
+
+@MANY
+@given(as_file(OPTIONS))
+def test_options(data: bytes) -> None:
+    with cell_with(options_json=data) as cell:
+        try:
+            use(cell.options)
+        except Damaged as error:
+            one_line(error, "options.json")
+
+
+@MANY
+@given(
+    damaged(b"12\n")
+    | st.binary(max_size=12)
+    | st.text(max_size=6).map(lambda t: t.encode("utf-8", "replace"))
+)
+def test_pause(data: bytes) -> None:
+    with cell_with(pause=data) as cell:
+        try:
+            assert isinstance(cell.pause_after, int) and cell.pause_after >= 0
+            _ = cell.is_paused
+        except Damaged as error:
+            one_line(error, "pause")
+
+
+@MANY
+@given(as_file(SENT))
+def test_what_was_sent(data: bytes) -> None:
+    """Derived: a broken entry is none."""
+    with cell_with(mlflow_json=data) as cell:
+        found = sent.read(cell / sent.FILE)
+        for entry in found.values():
+            assert isinstance(entry.get("run_id", ""), str)
+            assert isinstance(entry.get("lines", 0), int)
+        sent.run_id(cell, "x", "y", "place")
+        sent.mark(cell / sent.FILE, "new", run_id="r")
+        assert sent.read(cell / sent.FILE)["new"] == {"run_id": "r"}
+
+
+@MANY
+@given(as_file(HEADER, LINE))
+def test_bundle(data: bytes) -> None:
+    with cell_with(x_jsonl=data) as cell:
+        try:
+            bundle = read_bundle(cell / "x.jsonl")
+        except UserError as error:
+            text = str(error)
+            assert "x.jsonl" in text and "\n" not in text
+            assert "`harness tables FILE`" in text or "unknown method" in text
+            return
+        with contextlib.suppress(UserError):
+            for_terminal(markdown(bundle, "page.md", allow_mixed=True))
+            runs_markdown(bundle)
+
+
+def npz(**arrays: Any) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    return buffer.getvalue()
+
+
+PREDICTIONS: dict[str, Any] = {
+    "labels": np.array([0, 1, 1], np.uint8),
+    "predictions": np.array([0, 0, 1], np.uint8),
+    "class_names": np.array(["a", "b"]),
+}
+OTHER: SearchStrategy[Any] = st.sampled_from(
+    [
+        np.zeros(3), np.zeros((3, 1), int), np.zeros(2, int), np.array(1), np.array([], int),
+        np.array(["a", "b", "c"]), np.array([0, 1, 2]), np.array([0, -1, 1]), np.zeros(3, bool),
+        np.array([0, 1, 2**63], np.uint64), np.array(["\ud800", "b"]), np.array([b"a", b"b"]),
+        np.array([1 + 1j] * 3), np.zeros(3, "datetime64[s]"), np.zeros(3, [("a", int)]),
+    ]
+)  # fmt: skip
+
+
+@MANY
+@given(
+    st.one_of(
+        damaged(npz(**PREDICTIONS)),
+        st.dictionaries(st.sampled_from(list(PREDICTIONS)), OTHER, min_size=1).map(
+            lambda other: npz(**(PREDICTIONS | other))
+        ),
+        st.sampled_from(list(PREDICTIONS)).map(
+            lambda lost: npz(**{k: v for k, v in PREDICTIONS.items() if k != lost})
+        ),
+    )
+)
+def test_predictions(data: bytes) -> None:
+    with cell_with(predictions_npz=data) as cell:
+        try:
+            found = read_predictions_file(cell / "predictions.npz")
+            assert found is not None
+            names = found["class_names"].tolist()
+            for label, guess, n in confusion_of(found):
+                assert names[label] is not None and names[guess] is not None and n > 0
+        except Damaged as error:
+            one_line(error, "predictions.npz")
+
+
+def test_a_flipped_bit_of_predictions_never_goes_unnoticed(tmp_path: Path) -> None:
+    """Wherever it is: refused, or nothing that is read has changed."""
+    data = npz(**PREDICTIONS)
+    path = tmp_path / "predictions.npz"
+    for at in range(len(data)):
+        path.write_bytes(data[:at] + bytes([data[at] ^ 4]) + data[at + 1 :])
+        with contextlib.suppress(Damaged):
+            found = read_predictions_file(path)
+            assert found is not None
+            for name, expected in PREDICTIONS.items():
+                np.testing.assert_array_equal(found[name], expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda header, line: line["manifest"].pop("device"), "line 2 .*manifest.device: missing"),
+        (lambda header, line: line["manifest"].update(epochs="2"), "line 2 .*manifest.epochs"),
+        (lambda header, line: line.update(confusion=[[0, 2, 1]]), "line 2 .*not there"),
+        (lambda header, line: line.update(entries=[]), "no student"),
+        (lambda header, line: header.update(class_names=[1]), "line 1 .*class_names.0"),
+        (lambda header, line: header["experiment"].pop("training"), "settings of .*'plain'"),
+        (lambda header, line: header.update(published=[{"row": "x"}]), "published row"),
+        (lambda header, line: header.update(bundle=2), "another format"),
+    ],
+)
+def test_a_bundle_says_which_field(change: Callable[[Any, Any], Any], message: str) -> None:
+    header, line = json.loads(json.dumps([HEADER, LINE]))
+    read_bundle(BUNDLE, f"{json.dumps(header)}\n{json.dumps(line)}\n")
+    change(header, line)
+    with pytest.raises(UserError, match=message):
+        read_bundle(BUNDLE, f"{json.dumps(header)}\n{json.dumps(line)}\n")
