@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from harness.errors import UserError, one_line
 from harness.redact import without_password
+from harness.track.database_file import file_of
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
@@ -27,7 +28,7 @@ def is_server(uri: str) -> bool:
 
 
 def check_uri(uri: str) -> None:
-    """Look at the address alone; nobody is asked.
+    """Look at the address alone; nobody is asked. The folder of a database file is made.
 
     Raises:
         UserError: no tracking server can be there.
@@ -58,6 +59,12 @@ def _check_database(uri: str, rest: str, where: str) -> None:
         raise UserError(f"{where} ({one_line(error)}); {EXPECTED}") from None
     if uri.startswith("sqlite") and not rest.startswith("/"):
         raise UserError(f"{where} (three slashes are needed); {EXPECTED}")
+    file = file_of(uri)
+    try:
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{where} (no such folder, and {one_line(error)}); {EXPECTED}") from None
 
 
 def _plugins() -> set[str]:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 MAX_METRICS = 1000  # MLflow's limit for one log_batch
+PARENT = "mlflow.parentRunId"
 N_CELLS = "result.cells"  # tag of a grid's run
 BEST_ON_TEST_NOTE = "chosen by looking at the test set: it measures the leak and is no result"
 
@@ -246,17 +247,21 @@ class Tracker:
             return known
         found = client.search_runs(
             [self.server.experiment_id],
-            f"tags.fingerprint = '{fingerprint}' and tags.started = '{started}' and "
-            f"tags.`mlflow.parentRunId` = '{self._parent_id}'",
+            f"tags.fingerprint = '{fingerprint}' and tags.started = '{started}'",
         )
-        if found:
-            return found[0].info.run_id
+        ours = [r for r in found if r.data.tags.get(PARENT) == self._parent_id]
+        if ours:
+            return ours[0].info.run_id
+        for run in found:  # somebody deleted the grid's run, and left its cells
+            if not self._exists(client, run.data.tags.get(PARENT, "")):
+                client.set_tag(run.info.run_id, PARENT, self._parent_id)
+                return run.info.run_id
         run = client.create_run(
             self.server.experiment_id,
             start_time=int(float(started) * 1000),
             run_name=self.plan.name_of(fingerprint),
             tags={
-                "mlflow.parentRunId": self._parent_id,
+                PARENT: self._parent_id,
                 "fingerprint": fingerprint,
                 "started": started,
             },
