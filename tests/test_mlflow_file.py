@@ -27,8 +27,12 @@ from helpers import (
 import harness.run.session
 from harness.cli import main
 from harness.errors import UserError
+from harness.run.grid import plan_of
+from harness.spec.file import read
+from harness.store import Store
 from harness.track import client, database_file
 from harness.track.environment import check_uri
+from harness.track.sync import Tracker
 
 FILE = "experiments/tiny.yaml"
 MAKE = """
@@ -182,13 +186,33 @@ def make_unusable(folder: Path, how: str) -> Any:
 
 
 @pytest.mark.parametrize("how", ["text", "folder", "version", "locked"])
-def test_training_goes_on_without_it_and_sync_sends_the_rest(
+def test_whatever_is_wrong_with_it_is_one_warning(
     how: str,
     whole: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    folder = whole.parent
+    monkeypatch.setattr(database_file, "BUSY_SECONDS", 0.2)
+    held = make_unusable(whole.parent, how)
+    file = write_experiment(whole.parent / "tiny.yaml", methods=["plain"])
+    store = Store(whole.parent / "runs")
+    store.create()
+    tracker = Tracker(plan_of(read(file)), store, f"sqlite:///{whole}")
+    sync = harness.run.session.start_tracking(tracker)
+    sync.finish(lambda: harness.run.session.finish_tracking(sync, False))
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith(f"warning: MLflow at sqlite:///{whole} cannot be used (")
+    assert "goes on without it" in line and "`harness sync`" in line
+    if held is not None:
+        held.close()
+
+
+def test_training_goes_on_without_it_and_sync_sends_the_rest(
+    whole: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder, how = whole.parent, "locked"
     uri = f"sqlite:///{whole}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.setattr(database_file, "BUSY_SECONDS", 0.2)
@@ -203,10 +227,7 @@ def test_training_goes_on_without_it_and_sync_sends_the_rest(
     assert main(["sync", *arguments]) == 2
     assert "MLFLOW_TRACKING_URI" in one_error_line(capsys.readouterr().err)
 
-    if held is not None:
-        held.close()
-    else:
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'repaired.db'}")
+    held.close()
     assert main(["sync", *arguments]) == 0
     assert capsys.readouterr().out.startswith("1 cells sent")
 
