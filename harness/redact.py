@@ -10,13 +10,13 @@ from urllib.parse import unquote, unquote_plus, urlsplit
 HIDDEN = "***"
 # user:password@host; a password may hold @ and /, so it ends at the last @ of the word.
 _USER = re.compile(r"""(?P<scheme>\w[\w+.-]*:/{0,3})(?P<user>[^\s/:@'"]*):[^\s'"]*@""")
-_BARE_USER = re.compile(r"""(?<![\w/:@.])[^\s/:@'"()=]+:[^\s/@'"]+@(?=[\w.\[-])""")
+_BARE_USER = re.compile(r"""(?<![\w/:@.])[^\s/:@'"()=]+:(?!/)[^\s'"]+@(?=[\w.\[-])""")
 _TOKEN_AS_USER = re.compile(r"""\b(?P<scheme>(?:git\+)?https?://)[^\s/:@'"]+@""")
 _NAMES = (
     r"[\w-]*(?:passw(?:or)?d|pwd|passphrase|token|secret|api_?key|access_?key|signature|sig|auth)"
 )
 _SETTING = re.compile(rf"""(?i)\b(?P<name>{_NAMES})=(?:'[^']*'|"[^"]*"|[^\s&;'",)]+)""")
-_HEADER = re.compile(r"""(?i)\b(?P<kind>bearer|basic) [\w+/=.~-]{6,}""")
+_HEADER = re.compile(r"""(?i)\b(?P<kind>authorization:\s*\w+|bearer)\s+[^\s'"]{6,}""")
 
 # Of the environment: URLs whose passwords, and variables whose values, are secrets. A driver may
 # repeat them without the URL around them, decoded.
