@@ -57,6 +57,9 @@ tune-cifar: $(STAMP)  ## tune on CIFAR-100's validation split (wants a GPU; need
 	  $(if $(DATA_ROOT),--data-root '$(DATA_ROOT)')
 
 optuna-ui: $(STAMP)  ## optuna-dashboard on the digits study, http://127.0.0.1:8080
+	@study=$${OPTUNA_STORAGE:-runs/tuning/digits.journal}; file=$${study#sqlite:///}; \
+	  case "$$file" in *://*) ;; *) [ -s "$$file" ] || { \
+	  echo "error: $$file: no study yet; \`make tune-digits\` first" >&2; exit 2; };; esac
 	@$(BIN)/optuna-dashboard --host 127.0.0.1 $${OPTUNA_STORAGE:-runs/tuning/digits.journal}
 
 docker-up:  ## PostgreSQL, MLflow and optuna-dashboard in containers, on loopback

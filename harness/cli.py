@@ -7,6 +7,7 @@ view of the results, and training must not need them. Heavy imports stay inside 
 from __future__ import annotations
 
 import re
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -30,6 +31,8 @@ from harness.cli_options import (
 )
 from harness.data import using_data_root
 from harness.errors import UserError
+from harness.output import keep_output_open
+from harness.redact import redacted
 from harness.train_command import train
 
 app = typer.Typer(
@@ -302,6 +305,16 @@ def main(arguments: list[str] | None = None) -> int:
     anywhere shows the traceback instead."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
+    if arguments is None:
+        keep_output_open()
+    try:
+        return _main(given, debug)
+    finally:
+        if arguments is None:  # what follows is Python's own end: nothing to interrupt
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _main(given: list[str], debug: bool) -> int:
     try:
         given, data_root = take_data_root(given)
     except UserError as error:
@@ -327,15 +340,15 @@ def main(arguments: list[str] | None = None) -> int:
         cause, message = error, f"{where}{error.strerror or error}; check the path and its disk"
     except Exception as error:
         if not debug:
+            text = " ".join(redacted(str(error)).split())[:300]
             print(
-                f"error: {type(error).__name__}: {' '.join(str(error).split())[:300]} "
-                "(this is a bug; --debug shows where)",
+                f"error: {type(error).__name__}: {text} (this is a bug; --debug shows where)",
                 file=sys.stderr,
             )
             return 1
-        traceback.print_exc()
+        print(redacted(traceback.format_exc()), file=sys.stderr)
         return 1
     if debug:
-        traceback.print_exception(cause)
-    print(f"error: {message}", file=sys.stderr)
+        print(redacted("".join(traceback.format_exception(cause))), file=sys.stderr)
+    print(f"error: {redacted(message)}", file=sys.stderr)
     return 2

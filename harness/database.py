@@ -11,24 +11,23 @@ import time
 from typing import Any
 
 from harness.errors import UserError, one_line
+from harness.redact import without_password as without_password
 
 # Seconds between tries: at the start of a command, and when a server that was there is gone.
 START_PAUSES, RESTART_PAUSES = (1, 2), (1, 2, 4, 8, 15)
 LOCK_SECONDS = 60
-NO_USE_WAITING = ("password", "does not exist", "pg_hba", "resolve host", "Name or service")
+NOT_YOURS = ("password", "does not exist", "pg_hba")  # the server answers: the URL is wrong
+NO_USE_WAITING = (*NOT_YOURS, "resolve host", "Name or service")
 # libpq's, for every connection: to a host that went away a call fails, it does not hang.
 TIMEOUTS = {"connect_timeout": "5", "tcp_user_timeout": "30000"}
 
 
+class Refused(UserError):
+    """The URL itself is wrong: waiting does not help, and nothing should be started with it."""
+
+
 def is_postgres(url: str) -> bool:
     return url.startswith(("postgresql://", "postgresql+"))
-
-
-def without_password(url: str) -> str:
-    """For messages and files."""
-    scheme, colon, rest = url.partition("://")
-    user, at, host = rest.rpartition("@")
-    return f"{scheme}{colon}{user.split(':')[0]}:***{at}{host}" if at and ":" in user else url
 
 
 def same_database(a: str, b: str) -> bool:
@@ -58,7 +57,8 @@ def connect(url: str, field: str, pauses: tuple[float, ...] = START_PAUSES) -> A
     """A connection in autocommit, after a few tries.
 
     Raises:
-        UserError: `field` is no such URL, or nobody answers there.
+        Refused: `field` is no such URL, or the server there says no.
+        UserError: nobody answers there.
     """
     try:
         import psycopg
@@ -66,11 +66,11 @@ def connect(url: str, field: str, pauses: tuple[float, ...] = START_PAUSES) -> A
 
         plain = make_url(with_timeouts(url)).set(drivername="postgresql")
     except ImportError:
-        raise UserError(
+        raise Refused(
             f"{field}: PostgreSQL needs the package psycopg; `pip install 'psycopg[binary]'`"
         ) from None
     except Exception as error:
-        raise UserError(
+        raise Refused(
             f"{field}: not a URL ({one_line(error)}); write postgresql://user@host:5432/name"
         ) from None
     text = plain.render_as_string(hide_password=False)
@@ -79,7 +79,8 @@ def connect(url: str, field: str, pauses: tuple[float, ...] = START_PAUSES) -> A
             return psycopg.connect(text, autocommit=True)
         except psycopg.OperationalError as error:
             if pause is None or any(reason in str(error) for reason in NO_USE_WAITING):
-                raise UserError(
+                kind = Refused if any(reason in str(error) for reason in NOT_YOURS) else UserError
+                raise kind(
                     f"{field}: cannot use {without_password(url)} ({one_line(error)}); correct it, "
                     "start the server, or unset it"
                 ) from None

@@ -8,14 +8,19 @@ from difflib import get_close_matches
 
 from pydantic import BaseModel, ValidationError
 
+from harness.redact import redacted
+
 
 class UserError(Exception):
     """Wrong input. The command line prints it as one line on stderr and exits with status 2."""
 
 
 def one_line(error: BaseException) -> str:
-    """Another library's error for a message of ours."""
-    text = str(error).strip().splitlines()
+    """An error for a message of ours, without its secrets: its first line, with its type where it
+    is another library's."""
+    text = redacted(str(error)).strip().splitlines()
+    if isinstance(error, UserError) and text:
+        return text[0]
     return f"{type(error).__name__}: {text[0][:200]}" if text else type(error).__name__
 
 
@@ -42,7 +47,9 @@ def first_error(error: ValidationError, model: type[BaseModel], prefix: str = ""
         return f"{field}: missing; add it"
     message = problem["msg"].removeprefix("Value error, ")
     given = problem.get("input")
-    shown = "" if isinstance(given, dict | BaseModel) else f" (given: {str(given)[:60]!r})"
+    shown = (
+        "" if isinstance(given, dict | BaseModel) else f" (given: {redacted(str(given))[:60]!r})"
+    )
     return f"{field}: {message[0].lower() + message[1:]}{shown}".replace("\n", " ")
 
 

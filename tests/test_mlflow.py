@@ -8,7 +8,6 @@ import socket
 import sqlite3
 import subprocess
 import sys
-import time
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -327,27 +326,19 @@ def test_an_interrupted_run_is_killed_then_finished(interrupted: Interrupted) ->
 # -- a tracking server that is wrong, absent or failing --------------------------------------------
 
 
-def check_unusable(folder: Path, uri: str, status: int, err: str) -> None:
-    assert status == 2
-    line = one_error_line(err)
-    assert "MLFLOW_TRACKING_URI" in line and uri in line
-    assert cells(folder) == {}
-
-
-def test_an_unreachable_server_is_one_line_within_seconds(tmp_path: Path) -> None:
-    write_experiment(tmp_path / "tiny.yaml")
-    uri, started = "http://127.0.0.1:1", time.monotonic()
+def test_an_unreachable_server_is_one_warning_and_training_goes_on(tmp_path: Path) -> None:
+    write_experiment(tmp_path / "tiny.yaml", methods=["plain"])
+    uri = "http://127.0.0.1:1"
     done = call(
         tmp_path, "run", "tiny.yaml", "--no-bar", "--device", "cpu", MLFLOW_TRACKING_URI=uri
     )
-    assert time.monotonic() - started < 30
-    check_unusable(tmp_path, uri, done.returncode, done.stderr)
+    assert done.returncode == 0 and cells(tmp_path)["supervised"].is_done
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith(f"warning: MLflow at {uri} cannot be used") and "harness sync" in line
     assert wait_until(lambda: not processes_in(tmp_path), 5)
 
 
-@pytest.mark.parametrize(
-    "uri", ["nonsense://x", "sqlite:////proc/none/x.db", "postgresql://127.0.0.1:1", "folder"]
-)
+@pytest.mark.parametrize("uri", ["nonsense://x", "sqlite:////proc/none/x.db", "folder"])
 def test_an_unusable_uri_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], uri: str
 ) -> None:
@@ -355,8 +346,10 @@ def test_an_unusable_uri_is_one_line(
     monkeypatch.chdir(tmp_path)
     file = write_experiment(tmp_path / "tiny.yaml")
     store = str(tmp_path / "runs")
-    status = main(["run", str(file), "--store", store, "--no-bar", "--device", "cpu"])
-    check_unusable(tmp_path, uri, status, capfd.readouterr().err)
+    assert main(["run", str(file), "--store", store, "--no-bar", "--device", "cpu"]) == 2
+    line = one_error_line(capfd.readouterr().err)
+    assert "MLFLOW_TRACKING_URI" in line and uri in line
+    assert cells(tmp_path) == {}
 
 
 def test_a_server_that_fails_in_mid_run_does_not_harm_training(
@@ -396,10 +389,9 @@ def test_a_deleted_experiment_is_one_clear_line(
     client = mlflow_client(elsewhere / "elsewhere")
     client.delete_experiment(client.get_experiment_by_name("tiny").experiment_id)
     capsys.readouterr()
-    for command in (["sync", FILE], ["run", FILE, "--set", "seeds=[1]", "--device", "cpu"]):
-        assert main(command) == 2
-        line = one_error_line(capsys.readouterr().err)
-        assert "experiment 'tiny' is deleted" in line and "restore" in line
+    assert main(["sync", FILE]) == 2
+    line = one_error_line(capsys.readouterr().err)
+    assert "experiment 'tiny' is deleted" in line and "restore" in line
 
 
 CONNECT = """

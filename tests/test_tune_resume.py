@@ -15,10 +15,12 @@ from helpers import TINY, call, environment, mlflow_client, one_error_line, star
 from PIL import Image
 
 from harness.data import load, using_data_root
+from harness.errors import UserError
 from harness.plan import make_plan
 from harness.run.session import cell_options
 from harness.spec.file import read
 from harness.store import Store
+from harness.tune.study import Study
 from harness.tune.trials import cells_of
 from harness.tune.tuning_file import read_tuning
 
@@ -219,3 +221,43 @@ assert not bad, bad
     )
     assert done.returncode == 0, done.stderr
     assert directory.manifest["results"] == {}
+
+
+def small_study(storage: Any, folder: Path) -> Study:
+    """One field, batches of four."""
+    (folder / "tuning").mkdir()
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    methods = {"plain": {"training.lr": {"low": 0.01, "high": 0.5, "log": True}}}
+    raw = TUNING | {"experiment": "../tiny.yaml", "methods": methods, "trials": 4, "batch": 4}
+    (folder / "tuning/tiny.yaml").write_text(yaml.safe_dump(raw))
+    return Study(storage, read_tuning(folder / "tuning/tiny.yaml"), "plain", {})
+
+
+def test_an_enqueued_trial_is_asked_in_its_turn(tmp_path: Path) -> None:
+    """What somebody wants is taken as far as it is in the space; the rest is sampled."""
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+    from optuna.trial import TrialState
+
+    storage = JournalStorage(JournalFileBackend(str(tmp_path / "x.journal")))
+    study = small_study(storage, tmp_path)
+    (field,) = study.space
+    low, high = study.space[field].low, study.space[field].high
+    wanted = (low + high) / 2
+    for params in ({field: wanted}, {field: high * 10}, {"nosuch": 1}, {}):
+        study.optuna.enqueue_trial(params)
+    trials = study.batch(0)
+    assert [t.number for t in trials] == [0, 1, 2, 3]
+    assert {t.state for t in trials} == {TrialState.RUNNING}
+    assert trials[0].params == {field: wanted}
+    assert all(low <= t.params[field] <= high for t in trials)
+    assert study.batch(0) == trials
+
+
+def test_a_trial_of_another_program_is_named(tmp_path: Path) -> None:
+    import optuna
+
+    study = small_study(optuna.storages.InMemoryStorage(), tmp_path)
+    study.optuna.ask()
+    with pytest.raises(UserError, match=r"trial 0 \(running, parameters \[\]\) is not of `harness"):
+        study.batch(0)

@@ -14,6 +14,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from multiprocessing.queues import Queue
 
 import numpy as np
 import torch
@@ -123,13 +124,37 @@ class LoaderImages(Images):
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # a loader draws a seed: not from the global stream
             multiprocessing_context="fork" if n_workers and sys.platform == "linux" else None,
-            worker_init_fn=_end_with_parent,
+            worker_init_fn=_prepare_worker,
         )
-        for pixels in loader:
+        batches = iter(loader)
+        while True:
+            try:
+                pixels = next(batches, None)
+            except RuntimeError as error:
+                if "DataLoader worker" not in str(error):
+                    raise
+                raise RuntimeError(
+                    "a loader worker died, as it does when shared memory (/dev/shm) is full; use "
+                    f"fewer --n-workers (0 needs none), or enlarge it: {error}"
+                ) from error
+            if pixels is None:
+                return
             yield pixels.to(self.device, non_blocking=True)
 
 
-def _end_with_parent(worker: int) -> None:
+def _prepare_worker(worker: int) -> None:
+    _end_with_parent()
+    # A batch that does not fit into shared memory would be dropped with a traceback, and the cell
+    # would wait for it for ever. It notices a worker that is gone.
+    Queue._on_queue_feeder_error = staticmethod(_end_after)  # type: ignore[attr-defined]
+
+
+def _end_after(error: Exception, batch: object) -> None:
+    print(f"loader worker: {error}", file=sys.stderr, flush=True)
+    os._exit(1)
+
+
+def _end_with_parent() -> None:
     """A worker shares the lease of the cell it is forked from: it must not outlive a killed cell,
     as torch's own look at the parent every 5 s would let it."""
     parent = multiprocessing.parent_process()

@@ -7,14 +7,18 @@ a process of its own, which can crash or be killed alone.
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.util
 import os
 import sys
+import tempfile
 import threading
 import time
 from multiprocessing import connection, forkserver
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
+
+from harness.errors import UserError
 
 
 def cell_process(
@@ -60,6 +64,33 @@ PRELOADED = [
 ]
 
 
+MAX_TEMPORARY = 60  # characters of a folder: a socket's whole path may have 107
+SHORT = ("/tmp", "/var/tmp", "/dev/shm")
+
+
+def shorten_socket_paths() -> None:
+    """Python puts the server's socket into TMPDIR, which may be too long for one (clusters). Its
+    processes, and their processes, inherit the folder that is made here instead.
+
+    Raises:
+        UserError: no short folder can be written.
+    """
+    given = tempfile.gettempdir()
+    if len(os.fsencode(given)) <= MAX_TEMPORARY:
+        return
+    short = next((place for place in SHORT if os.access(place, os.W_OK | os.X_OK)), None)
+    if short is None:
+        raise UserError(
+            f"TMPDIR: {given} is too long for sockets ({len(given)} characters, up to "
+            f"{MAX_TEMPORARY} do); set a shorter one"
+        )
+    try:
+        tempfile.tempdir = short
+        multiprocessing.util.get_temp_dir()  # made once a process, removed at its end
+    finally:
+        tempfile.tempdir = given
+
+
 class LocalExecutor:
     """Up to `capacity` cells at once."""
 
@@ -72,13 +103,19 @@ class LocalExecutor:
         self._running: dict[Path, ForkServerProcess] = {}
 
     def warm_up(self) -> None:
-        """Start importing torch in the server, while the caller does something else."""
+        """Start importing torch in the server, while the caller does something else.
+
+        Raises:
+            UserError: no folder for its socket.
+        """
+        shorten_socket_paths()
         forkserver.ensure_running()
 
     def submit(self, directory: Path) -> None:
         process = self._context.Process(
             target=cell_process, args=(directory, *self._arguments), name=directory.name
         )
+        shorten_socket_paths()
         process.start()
         self._running[directory] = process
 

@@ -19,13 +19,12 @@ from harness.run.session import (
     GOES_ON,
     OK,
     UNFINISHED,
-    BackgroundSync,
     cell_options,
     check_device,
-    connect,
     default_jobs,
     finish_tracking,
-    sigterm_as_ctrl_c,
+    start_tracking,
+    stoppable,
 )
 from harness.spec.experiment import Experiment
 from harness.store import Store
@@ -79,32 +78,31 @@ def run_experiment(
         return OK
     runner = make_executor(executor, jobs, device, announced_version())
     runner.warm_up()
-    connect(tracker)
-    print(
-        f"{experiment.name}: {n_cells} cells, {n_cached} done before, "
-        f"{n_cells - n_cached} to train with {jobs} jobs",
-        flush=True,
-    )
-    sync = BackgroundSync(tracker)
-    sync.start()
-    status = OK
-    try:
-        with sigterm_as_ctrl_c(), make_display(progress, no_bar) as display:
-            options = cell_options(experiment.dataset, n_workers)
-            run(progress, runner, options, max_seconds, display.update)
-        status = CELL_FAILED if progress.count("failed") else OK
-    except OutOfTime:
-        status = UNFINISHED
-    except KeyboardInterrupt:
-        status = CTRL_C
-    finally:
-        all_done = progress.count("done") == n_cells
+    with stoppable() as stops:
+        status = OK
+        sync = start_tracking(tracker)
+        try:
+            print(
+                f"{experiment.name}: {n_cells} cells, {n_cached} done before, "
+                f"{n_cells - n_cached} to train with {jobs} jobs",
+                flush=True,
+            )
+            with make_display(progress, no_bar) as display:
+                options = cell_options(experiment.dataset, n_workers)
+                run(progress, runner, options, max_seconds, display.update)
+            status = CELL_FAILED if progress.count("failed") else OK
+        except OutOfTime:
+            status = UNFINISHED
+        except KeyboardInterrupt:
+            status = CTRL_C
+        finally:
+            all_done = progress.count("done") == n_cells
 
-        def present() -> None:
-            if page is not None and all_done:
-                tracker.present(page)
+            def present() -> None:
+                if page is not None and all_done:
+                    tracker.present(page)
 
-        sync.finish(lambda: finish_tracking(tracker, all_done, present))
+            sync.finish(lambda: finish_tracking(sync, all_done, present), stops=stops)
     report(progress, status)
     return status
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from harness.data import DatasetOptions, data_root
+from harness.database import Refused
 from harness.errors import UserError, one_line
 
 # Exit statuses of the command. UNFINISHED: --max-time came first; call again to go on.
@@ -23,6 +24,7 @@ GOES_ON = {
     CTRL_C: "interrupted; the same command goes on from the last epochs.",
 }
 SYNC_SECONDS, RETRY_SECONDS, SILENCE_SECONDS = 2.0, 20.0, 120.0
+START_SECONDS = 30.0  # training waits so long for MLflow's first answer, yes or no
 
 
 class Tracking(Protocol):
@@ -35,8 +37,18 @@ class Tracking(Protocol):
     @property
     def heard(self) -> float: ...
 
+    @property
+    def is_open(self) -> bool: ...
+
+    def check(self) -> None:
+        """
+        Raises:
+            UserError: the address itself is wrong.
+        """
+        ...
+
     def connect(self) -> Any:
-        """Before anything is trained: find the server, and what is there already."""
+        """Find the server, and what is there already."""
         ...
 
     def sync(self) -> int:
@@ -48,18 +60,29 @@ class Tracking(Protocol):
         ...
 
 
+class Stops:
+    """Ctrl-C and SIGTERM of a command that trains: the first stops it in order. A further one does
+    not disturb that, but MLflow is waited for no longer."""
+
+    def __init__(self) -> None:
+        self.n = 0
+
+    def __call__(self, *_: Any) -> None:
+        self.n += 1
+        if self.n == 1:
+            raise KeyboardInterrupt
+
+
 @contextlib.contextmanager
-def sigterm_as_ctrl_c() -> Iterator[None]:
-    """SIGTERM stops a training in the same way as Ctrl-C."""
-
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    previous = signal.signal(signal.SIGTERM, interrupt)
+def stoppable() -> Iterator[Stops]:
+    """From before the first cell until after the last line for MLflow."""
+    stops, numbers = Stops(), (signal.SIGINT, signal.SIGTERM)
+    previous = [signal.signal(number, stops) for number in numbers]
     try:
-        yield
+        yield stops
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in zip(numbers, previous, strict=True):
+            signal.signal(number, handler)
 
 
 def check_device(name: str) -> None:
@@ -89,10 +112,12 @@ def cell_options(dataset: DatasetOptions, n_workers: int = 0) -> dict[str, Any]:
 
 
 def connect(tracker: Tracking) -> None:
-    """
+    """For a command that does nothing but send.
+
     Raises:
         UserError: the tracking server cannot be used.
     """
+    tracker.check()
     try:
         tracker.connect()
     except UserError:
@@ -104,44 +129,101 @@ def connect(tracker: Tracking) -> None:
         ) from None
 
 
+def start_tracking(tracker: Tracking) -> BackgroundSync:
+    """Keep MLflow up to date from now on. Training does not need it: whatever is wrong with it, but
+    its address, is one warning.
+
+    Raises:
+        UserError: the address is wrong, or the server there refuses it.
+    """
+    tracker.check()
+    sync = BackgroundSync(tracker)
+    sync.start()
+    sync.answered.wait(START_SECONDS)
+    if sync.refused is not None:
+        raise sync.refused
+    return sync
+
+
 class BackgroundSync(threading.Thread):
     """Keeps MLflow up to date while cells train. A server that fails delays the picture of the
-    training, never the training."""
+    training, never the training.
+
+    answered: the first connection has succeeded or failed. refused: it failed for good.
+    """
 
     def __init__(self, tracker: Tracking) -> None:
         super().__init__(daemon=True, name="mlflow-sync")
         self.tracker = tracker
+        self.answered = threading.Event()
+        self.refused: Refused | None = None
+        self._failing = False
         self._stop_now = threading.Event()
         self._last: Callable[[], None] = lambda: None
 
+    @property
+    def has_said_all(self) -> bool:
+        """MLflow was away from the start, and the warning said what to do."""
+        return self._failing and not self.tracker.is_open
+
     def run(self) -> None:
-        pause = SYNC_SECONDS
-        while not self._stop_now.wait(pause):
-            try:
-                self.tracker.sync()
-                pause = SYNC_SECONDS
-            except Exception as error:
-                print(f"warning: MLflow: {one_line(error)}; trying again", file=sys.stderr)
-                pause = RETRY_SECONDS
+        works = self._attempt(self.tracker.connect)
+        self.answered.set()
+        if self.refused is not None:
+            return
+        while not self._stop_now.wait(SYNC_SECONDS if works else RETRY_SECONDS):
+            works = self._attempt(self.tracker.sync)
         self._last()
 
-    def finish(self, last: Callable[[], None], silence: float = SILENCE_SECONDS) -> None:
+    def _attempt(self, step: Callable[[], Any]) -> bool:
+        """Whether it succeeded. One warning for all failures in a row."""
+        try:
+            step()
+        except Exception as error:
+            if isinstance(error, Refused) and not self.answered.is_set():
+                self.refused = error
+            elif not self._failing:
+                print(self._warning(error), file=sys.stderr)
+            self._failing = True
+            return False
+        self._failing = False
+        return True
+
+    def _warning(self, error: Exception) -> str:
+        tracker = self.tracker
+        if tracker.is_open:
+            return f"warning: MLflow: {one_line(error)}; trying again"
+        return (
+            f"warning: MLflow at {tracker.place} cannot be used ({one_line(error)}); training goes "
+            f"on without it, {tracker.remedy} sends the rest"
+        )
+
+    def finish(
+        self,
+        last: Callable[[], None],
+        silence: float = SILENCE_SECONDS,
+        stops: Stops | None = None,
+    ) -> None:
         """End the thread after one call of `last` in it, the last sync. Returns without it when
-        MLflow has not answered anything for `silence` seconds."""
+        MLflow has not answered anything for `silence` seconds, or the user stops twice."""
         self._last = last
         self._stop_now.set()
         started = time.monotonic()
         while self.is_alive():
             self.join(0.2)
+            if stops is not None and stops.n > 1:
+                print(behind(self.tracker, "stopped before the end"), file=sys.stderr)
+                return
             if time.monotonic() - max(started, self.tracker.heard) > silence:
                 print(behind(self.tracker, f"no answer for {silence:.0f} s"), file=sys.stderr)
                 return
 
 
 def finish_tracking(
-    tracker: Tracking, all_done: bool, present: Callable[[], None] = lambda: None, attempts: int = 3
+    sync: BackgroundSync, all_done: bool, present: Callable[[], None] = lambda: None
 ) -> None:
     """The last lines and states, with a few tries. present: shows a finished grid's result."""
+    tracker, attempts = sync.tracker, 1 if sync.has_said_all else 3
     for attempt in range(attempts):
         try:
             tracker.sync()
@@ -149,6 +231,8 @@ def finish_tracking(
             tracker.close(all_done)
             return
         except Exception as error:
+            if sync.has_said_all:
+                return
             if attempt == attempts - 1:
                 print(behind(tracker, one_line(error)), file=sys.stderr)
             else:

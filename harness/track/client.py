@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from harness.database import Lock, is_postgres, with_timeouts, without_password
+from harness import database
 from harness.errors import UserError
+from harness.redact import without_password
+from harness.track import database_file
 from harness.track.environment import is_server, prepare_environment, tracking_uri
 
 if TYPE_CHECKING:
@@ -44,37 +47,55 @@ class Connection:
             prepare: called the first time, under the lock; finds or creates parent runs.
 
         Raises:
-            UserError: the experiment was deleted in MLflow.
+            UserError: the experiment was deleted in MLflow, or the database cannot be used.
             Exception: whatever MLflow raises of a server that cannot be used.
         """
         if self._client is None:
-            prepare_environment()
-            from mlflow import MlflowClient
-
-            uri = self.uri
-            with self.locked(), contextlib.ExitStack() as stack:
-                if is_postgres(uri):  # other hosts may be about to create the same
-                    lock = Lock(uri, "harness mlflow", "MLFLOW_TRACKING_URI")
+            with locked(self.uri, self.lock_folder), contextlib.ExitStack() as stack:
+                if database.is_postgres(self.uri):  # other hosts may be about to create the same
+                    lock = database.Lock(self.uri, "harness mlflow", "MLFLOW_TRACKING_URI")
                     stack.callback(lock.release)
                     lock.acquire(wait=True)
-                    uri = with_timeouts(uri)
-                client = cast("MlflowClient", _Heard(self, MlflowClient(uri)))
-                self.experiment_id = find_experiment(client, self.experiment, self.place)
+                client = cast("MlflowClient", _Heard(self, make_client(self.uri)))
+                self.experiment_id = find_experiment(client, self.experiment, self.uri)
                 prepare(client)
             self._client = client
         return self._client
 
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Beside a database file, which several stores may share; else in `lock_folder`."""
-        file = self.lock_folder / ".mlflow.lock"
-        if self.uri.startswith("sqlite:///"):
-            database = Path(self.uri.removeprefix("sqlite:///"))
-            database.parent.mkdir(parents=True, exist_ok=True)
-            file = database.with_name(f"{database.name}.lock")
-        with open(file, "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+    def locked(self) -> contextlib.AbstractContextManager[None]:
+        return locked(self.uri, self.lock_folder)
+
+
+@contextlib.contextmanager
+def locked(uri: str, folder: Path) -> Iterator[None]:
+    """Beside a database file, which several stores may share; else in `folder`."""
+    file, place = folder / ".mlflow.lock", database_file.file_of(uri)
+    if place is not None:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        file = place.with_name(f"{place.name}.lock")
+    with open(file, "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def make_client(uri: str) -> MlflowClient:
+    """MLflow's client, after a look whether anybody answers: MLflow itself tries for minutes. Under
+    the lock, as a database file is made here. The model registry is always at the same place.
+
+    Raises:
+        UserError: the database is of another version, or does not answer.
+        Exception: whatever else keeps it from being used.
+    """
+    prepare_environment(uri)
+    file = database_file.file_of(uri)
+    if file is not None:
+        database_file.prepare(file, uri)
+    elif database.is_postgres(uri):
+        database.connect(uri, "MLFLOW_TRACKING_URI").close()
+        uri = database.with_timeouts(uri)
+    from mlflow import MlflowClient
+
+    return MlflowClient(uri, registry_uri=uri)
 
 
 class _Heard:
@@ -96,7 +117,7 @@ class _Heard:
         return calling
 
 
-def find_experiment(client: MlflowClient, name: str, place: str) -> str:
+def find_experiment(client: MlflowClient, name: str, uri: str) -> str:
     """The id of the experiment, which is created if there is none.
 
     Raises:
@@ -106,20 +127,37 @@ def find_experiment(client: MlflowClient, name: str, place: str) -> str:
 
     found = client.get_experiment_by_name(name)
     if found is None:
-        # A server keeps artifacts itself.
-        location = None if is_server(place) else (Path("mlartifacts").resolve() / name).as_uri()
         try:
-            return client.create_experiment(name, artifact_location=location)
+            return client.create_experiment(name, artifact_location=_artifacts(name, uri))
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
             found = client.get_experiment_by_name(name)
     if found is None or found.lifecycle_stage != "active":
         raise UserError(
-            f"MLflow: experiment {name!r} is deleted at {place}; restore it there "
+            f"MLflow: experiment {name!r} is deleted at {without_password(uri)}; restore it there "
             "(`mlflow experiments restore`) or change the experiment's name"
         )
+    _say_where_artifacts_go(found.artifact_location, name, uri)
     return found.experiment_id
+
+
+def _artifacts(name: str, uri: str) -> str | None:
+    if is_server(uri):  # it keeps artifacts itself
+        return None
+    return database_file.artifacts_of(database_file.file_of(uri) or Path("mlflow.db"), name)
+
+
+def _say_where_artifacts_go(location: str, name: str, uri: str) -> None:
+    """A database keeps the folder where its experiment was made. After a move that is not here."""
+    expected, folder = _artifacts(name, uri), location.removeprefix("file://")
+    is_file = expected is not None and location.startswith("file:")
+    if is_file and location != expected and not Path(folder).exists():
+        print(
+            f"warning: MLflow: experiment {name!r} keeps its artifacts in {folder}, where it "
+            "was made, not here",
+            file=sys.stderr,
+        )
 
 
 def log_params(client: MlflowClient, run_id: str, values: dict[str, Any]) -> None:

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import logging
 import os
+from urllib.parse import urlsplit
+
+from harness.errors import UserError, one_line
+from harness.redact import without_password
+from harness.track.database_file import file_of
 
 DEFAULT_URI = "sqlite:///mlflow.db"
+DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+LOOPBACK = ("localhost", "127.0.0.1", "::1", "0.0.0.0")
+EXPECTED = "write http://HOST:PORT, postgresql://USER@HOST/NAME or sqlite:///FILE"
 
 
 def tracking_uri() -> str:
@@ -18,15 +27,75 @@ def is_server(uri: str) -> bool:
     return uri.startswith(("http://", "https://"))
 
 
-def prepare_environment() -> None:
+def check_uri(uri: str) -> None:
+    """Look at the address alone; nobody is asked. The folder of a database file is made.
+
+    Raises:
+        UserError: no tracking server can be there.
+    """
+    scheme, separator, rest = uri.partition("://")
+    where = f"MLFLOW_TRACKING_URI: cannot use {without_password(uri)!r}"
+    if is_server(uri):
+        try:
+            host, _ = urlsplit(uri).hostname, urlsplit(uri).port
+        except ValueError as error:
+            raise UserError(f"{where} ({one_line(error)}); {EXPECTED}") from None
+        if not host:
+            raise UserError(f"{where} (no host); {EXPECTED}")
+    elif not separator:
+        raise UserError(f"{where} (no http:// or another scheme); {EXPECTED}")
+    elif scheme.partition("+")[0] in DATABASES:
+        _check_database(uri, rest, where)
+    elif scheme not in _plugins():
+        raise UserError(f"{where} (unknown scheme {scheme!r}); {EXPECTED}")
+
+
+def _check_database(uri: str, rest: str, where: str) -> None:
+    from sqlalchemy import make_url
+
+    try:
+        make_url(uri).get_dialect()
+    except Exception as error:
+        raise UserError(f"{where} ({one_line(error)}); {EXPECTED}") from None
+    if uri.startswith("sqlite") and not rest.startswith("/"):
+        raise UserError(f"{where} (three slashes are needed); {EXPECTED}")
+    file = file_of(uri)
+    try:
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{where} (no such folder, and {one_line(error)}); {EXPECTED}") from None
+
+
+def _plugins() -> set[str]:
+    """Schemes that packages installed by the user add to MLflow."""
+    return {entry.name for entry in importlib.metadata.entry_points(group="mlflow.tracking_store")}
+
+
+def prepare_environment(uri: str = DEFAULT_URI) -> None:
     """Before MLflow is imported: no telemetry, few retries (a dead server must not stop training
-    for minutes), and no chatter between the lines of the display. What the user set stays."""
+    for minutes), and no chatter between the lines of the display. What the user set stays, except
+    what would change what is sent. A server on this machine is reached without a proxy."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    # Sent in another thread, an error would be lost, and the cell be marked as sent.
+    os.environ["MLFLOW_ENABLE_ASYNC_LOGGING"] = "false"
+    host = urlsplit(uri).hostname if is_server(uri) else None
+    no_proxy((*LOOPBACK, host) if host and host.startswith("127.") else LOOPBACK)
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    # It prints a traceback for what it raises anyway.
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+    # They print a traceback, or the address with its password, for what is raised anyway.
+    for name in ("mlflow.store.db.utils", "urllib3.connectionpool"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def no_proxy(hosts: tuple[str, ...]) -> None:
+    """Both spellings are read, by one library or another, and the small one comes first."""
+    given = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    names = [name.strip() for name in given.split(",") if name.strip()]
+    if "*" not in names:
+        names += [host for host in hosts if host not in names]
+    os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(names)

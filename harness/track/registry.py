@@ -16,13 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 from harness.canonical import canonical
 from harness.data import Dataset
-from harness.database import without_password
 from harness.errors import UserError, one_line
 from harness.plan import TEACHER, Plan
+from harness.redact import without_password
 from harness.results import ACCURACY
 from harness.spec.file import is_registered
 from harness.store import CellDir, Store
-from harness.track.environment import prepare_environment, tracking_uri
+from harness.track.client import locked, make_client
+from harness.track.database_file import file_of
+from harness.track.environment import check_uri, tracking_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -124,12 +126,14 @@ def look_up(uri: str) -> Teacher:
 
 
 def _version(name: str, alias: str | None, number: str | None, uri: str) -> ModelVersion:
-    prepare_environment()
-    from mlflow import MlflowClient
-
-    place = without_password(tracking_uri())
+    server = tracking_uri()
+    check_uri(server)
+    place, file = without_password(server), file_of(server)
     try:
-        client = MlflowClient(tracking_uri())
+        if file is not None and not file.exists():
+            raise FileNotFoundError(f"there is no {file}")
+        with locked(server, Path(tempfile.gettempdir())):
+            client = make_client(server)
         if alias:
             return client.get_model_version_by_alias(name, alias)
         return client.get_model_version(name, str(number))
@@ -188,7 +192,9 @@ def fetch(plan: Plan, store: Store, device: str, dataset: Dataset) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         try:
-            path = download_artifacts(source, dst_path=folder, tracking_uri=tracking_uri())
+            path = download_artifacts(
+                source, dst_path=folder, tracking_uri=tracking_uri(), registry_uri=tracking_uri()
+            )
         except Exception as error:
             raise UserError(
                 f"teacher: cannot fetch {source} ({one_line(error)}); the same command tries again"

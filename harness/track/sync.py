@@ -8,6 +8,7 @@ step, value) once, so sending a line twice leaves one row.
 from __future__ import annotations
 
 import hashlib
+import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,9 +18,9 @@ from harness.methods import IMPORTED
 from harness.plan import TEACHER, Entry, Plan
 from harness.results import TEST_ACCURACY, logged_name
 from harness.store import CellDir, Store
-from harness.track import sent
+from harness.track import compare, sent
 from harness.track.client import Connection, log_params
-from harness.track.environment import DEFAULT_URI
+from harness.track.environment import DEFAULT_URI, check_uri
 from harness.track.grid_run import Page, find_grid_run, present
 from harness.track.registry import WEIGHTS, register
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 MAX_METRICS = 1000  # MLflow's limit for one log_batch
+PARENT = "mlflow.parentRunId"
 N_CELLS = "result.cells"  # tag of a grid's run
 BEST_ON_TEST_NOTE = "chosen by looking at the test set: it measures the leak and is no result"
 
@@ -42,21 +44,34 @@ class Tracker:
         self.place = self.server.place
         self.key = sent.key_of(self.place, plan.experiment.name, plan.experiment.grid)
         self._parent_id = ""
+        self._compared = False
+        self._differing: set[str] = set()
 
     @property
     def heard(self) -> float:
         return self.server.heard
 
+    @property
+    def is_open(self) -> bool:
+        return self.server.is_open
+
+    def check(self) -> None:
+        check_uri(self.server.uri)
+
     # -- what needs no MLflow ---------------------------------------------------------------------
 
     def marker(self, directory: CellDir) -> dict[str, Any]:
         """What was sent for this cell (harness.track.sent). Nothing, if it went to a database that
-        has been deleted: a new one has another parent run."""
+        has been deleted: a new one has another parent run. Nor where MLflow was found to show
+        something else."""
+        if directory.path.name in self._differing:
+            return {}
         found = sent.read(directory / sent.FILE).get(self.key, {})
         return found if self._parent_id in ("", found.get("parent")) else {}
 
     def _mark(self, directory: CellDir, **fields: Any) -> None:
         sent.mark(directory / sent.FILE, self.key, **fields, parent=self._parent_id)
+        self._differing.discard(directory.path.name)
 
     def status_of(self, directory: CellDir) -> str:
         """The MLflow status a cell should have."""
@@ -96,6 +111,7 @@ class Tracker:
             Exception: whatever the server's client raises; nothing is lost, sync again later.
         """
         client = self.connect()
+        self._compare(client)
         if not self.behind():
             return 0
         with self.server.locked():  # another `harness run` may be about to create the same runs
@@ -107,6 +123,17 @@ class Tracker:
     def connect(self) -> MlflowClient:
         """The client, with the grid's run found or made."""
         return self.server.open(self._find_parent)
+
+    def _compare(self, client: MlflowClient) -> None:
+        """Once a command: what MLflow has lost since, as a run that somebody deleted, is sent
+        again."""
+        if not self._compared:
+            directories = [self.store.directory(fingerprint) for fingerprint in self.plan.cells]
+            marked = [(d, m) for d in directories if (m := self.marker(d))]
+            self._differing = compare.differing(
+                client, self.server.experiment_id, self._parent_id, marked
+            )
+            self._compared = True
 
     def present(self, page: Page) -> None:
         """Show the result of the finished grid on its run, unless one of more cells stands there:
@@ -123,8 +150,9 @@ class Tracker:
     @property
     def is_presented(self) -> bool:
         """Whether the grid's run shows the result of just these cells."""
-        shown = sent.read(self.store.root / sent.FILE)
-        return shown.get(self.key, {}).get("cells") == self._cells
+        shown = sent.read(self.store.root / sent.FILE).get(self.key, {})
+        is_same_run = self._parent_id in ("", shown.get("parent"))
+        return is_same_run and shown.get("cells") == self._cells
 
     @property
     def _cells(self) -> str:
@@ -140,12 +168,35 @@ class Tracker:
         server = self.server
         run_id, is_new = find_grid_run(client, server.experiment_id, self.plan, server.uri)
         if is_new:
+            self._say_where_it_was(client)
             resolved = self.plan.experiment.model_dump(mode="json")
             log_params(client, run_id, flatten(resolved))
             client.log_dict(run_id, resolved, "experiment.resolved.json")
             first = next(iter(self.plan.cells.values()))
             self._log_data_set(client, run_id, first.spec["data"])
         self._parent_id = run_id
+
+    def _say_where_it_was(self, client: MlflowClient) -> None:
+        """An experiment that somebody renamed keeps its runs; this one begins anew."""
+        from mlflow.exceptions import MlflowException
+
+        old = sent.read(self.store.root / sent.FILE).get(self.key, {}).get("parent")
+        for fingerprint in () if old else self.plan.cells:
+            old = old or sent.read(self.store.directory(fingerprint) / sent.FILE).get(
+                self.key, {}
+            ).get("parent")
+        try:
+            run = client.get_run(old) if old else None
+        except MlflowException:
+            return
+        if run is None or run.info.experiment_id == self.server.experiment_id:
+            return
+        name = client.get_experiment(run.info.experiment_id).name
+        print(
+            f"note: MLflow: the experiment {self.plan.experiment.name!r} is called {name!r} now "
+            "and keeps its runs; all cells are sent to a new one of the old name",
+            file=sys.stderr,
+        )
 
     def _send(self, client: MlflowClient, fingerprint: str) -> None:
         from mlflow.entities import Metric
@@ -196,17 +247,21 @@ class Tracker:
             return known
         found = client.search_runs(
             [self.server.experiment_id],
-            f"tags.fingerprint = '{fingerprint}' and tags.started = '{started}' and "
-            f"tags.`mlflow.parentRunId` = '{self._parent_id}'",
+            f"tags.fingerprint = '{fingerprint}' and tags.started = '{started}'",
         )
-        if found:
-            return found[0].info.run_id
+        ours = [r for r in found if r.data.tags.get(PARENT) == self._parent_id]
+        if ours:
+            return ours[0].info.run_id
+        for run in found:  # somebody deleted the grid's run, and left its cells
+            if not self._exists(client, run.data.tags.get(PARENT, "")):
+                client.set_tag(run.info.run_id, PARENT, self._parent_id)
+                return run.info.run_id
         run = client.create_run(
             self.server.experiment_id,
             start_time=int(float(started) * 1000),
             run_name=self.plan.name_of(fingerprint),
             tags={
-                "mlflow.parentRunId": self._parent_id,
+                PARENT: self._parent_id,
                 "fingerprint": fingerprint,
                 "started": started,
             },

@@ -8,13 +8,23 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.database import without_password
 from harness.errors import UserError, one_line
-from harness.track.environment import DEFAULT_URI, prepare_environment, tracking_uri
+from harness.redact import without_password
+from harness.track.client import locked, make_client
+from harness.track.database_file import file_of
+from harness.track.environment import (
+    LOOPBACK,
+    check_uri,
+    is_server,
+    no_proxy,
+    prepare_environment,
+    tracking_uri,
+)
 from harness.track.saved_views import first_views
 
 if TYPE_CHECKING:
@@ -33,10 +43,13 @@ def serve(host: str, port: int) -> int:
             the server of MLFLOW_TRACKING_URI cannot be used.
     """
     uri = tracking_uri()
-    if uri.startswith(("http://", "https://")):
+    check_uri(uri)
+    if is_server(uri):
         return point_at(uri)
-    if uri == DEFAULT_URI and not Path("mlflow.db").exists():
-        raise UserError("mlflow.db: nothing logged in this folder yet; `make reproduce` first")
+    file = file_of(uri)
+    if file is not None and not file.exists():
+        raise UserError(f"{file}: nothing logged in this folder yet; `make reproduce` first")
+    check_database(uri)
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -48,7 +61,6 @@ def serve(host: str, port: int) -> int:
     address = f"http://{host}:{port}"
     print(f"MLflow: {address} (Ctrl-C ends it)", flush=True)
     command = [sys.executable, "-m", "mlflow", "server"]
-    command += ["--backend-store-uri", uri, "--registry-store-uri", uri]
     command += ["--host", host, "--port", str(port), "--workers", "1"]
     defaults = {
         "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -58,7 +70,10 @@ def serve(host: str, port: int) -> int:
         "UVICORN_LOG_LEVEL": "warning",
         "PYTHONWARNINGS": "ignore",
     }
-    environment = defaults | os.environ
+    # Not as arguments, which everybody on this machine can read.
+    stores = {"MLFLOW_BACKEND_STORE_URI": uri, "MLFLOW_REGISTRY_STORE_URI": uri}
+    no_proxy((*LOOPBACK, host))
+    environment = defaults | os.environ | stores
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     # A session of its own, so that the server's workers end with it, whatever ends this process.
@@ -76,6 +91,23 @@ def serve(host: str, port: int) -> int:
                 server.wait(5)
 
 
+def check_database(uri: str) -> None:
+    """
+    Raises:
+        UserError: MLflow's server could not use it, and would say so in a hundred lines.
+    """
+    try:
+        with locked(uri, Path(tempfile.gettempdir())):
+            make_client(uri)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"MLFLOW_TRACKING_URI: cannot use {without_password(uri)} ({one_line(error)}); "
+            "correct it, or move a broken file away"
+        ) from None
+
+
 def point_at(uri: str) -> int:
     """What to open at a server that runs already."""
     place = without_password(uri)
@@ -83,7 +115,7 @@ def point_at(uri: str) -> int:
         lines = what_to_open(_client(uri), place)
     except Exception as error:
         raise UserError(
-            f"MLFLOW_TRACKING_URI: cannot use {place} ({one_line(error).replace(uri, place)}); "
+            f"MLFLOW_TRACKING_URI: cannot use {place} ({one_line(error)}); "
             "correct it, start the server, or unset it for a local database"
         ) from None
     print("\n".join([f"MLflow: {place} (it runs already)", *lines]))
@@ -132,7 +164,7 @@ def grid_runs(client: MlflowClient) -> list[Run]:
 
 
 def _client(uri: str) -> MlflowClient:
-    prepare_environment()
+    prepare_environment(uri)
     from mlflow import MlflowClient
 
     return MlflowClient(uri)

@@ -12,7 +12,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from harness.data import Dataset, load
-from harness.errors import UserError
+from harness.errors import UserError, one_line
 from harness.execute import Executor
 from harness.execute.executors import make_executor
 from harness.execute.scheduler import OutOfTime, Progress, begin, run
@@ -27,13 +27,12 @@ from harness.run.session import (
     OK,
     UNFINISHED,
     WRONG_USE,
-    BackgroundSync,
     cell_options,
     check_device,
-    connect,
     default_jobs,
     finish_tracking,
-    sigterm_as_ctrl_c,
+    start_tracking,
+    stoppable,
 )
 from harness.store import Store
 from harness.track.environment import tracking_uri
@@ -96,7 +95,7 @@ def tune(
     store.create()
     dataset = load(tuning.base.dataset, with_test=False)
     place = place_of(storage, root, tuning.name)
-    with only_orchestrator(tuning.name, root, place) as owner:
+    with only_orchestrator(tuning.name, root, place) as owner, stoppable() as stops:
         opened = open_storage(place, tracking_uri())
         identity = {m: identity_of(tuning, dataset, m) for m in tuning.spaces}
         studies = [Study(opened, tuning, m, identity[m], owner) for m in tuning.spaces]
@@ -106,18 +105,15 @@ def tune(
         options = cell_options(tuning.base.dataset, n_workers)
         search = Search(tuning, store, dataset, studies, runner, options, max_seconds, no_bar)
         tracker = TuneTracker(tuning, store, {s.method: s.started for s in studies})
-        connect(tracker)
         search.tracker = tracker
-        sync = BackgroundSync(tracker)
-        sync.start()
+        sync = start_tracking(tracker)
         status, candidates = CELL_FAILED, {}
         try:
-            with sigterm_as_ctrl_c():
-                candidates = search.run()
+            candidates = search.run()
             status = OK
         except UserError as error:
             status = WRONG_USE
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {one_line(error)}", file=sys.stderr)
         except OutOfTime:
             status = UNFINISHED
         except KeyboardInterrupt:
@@ -129,7 +125,7 @@ def tune(
                 print(GOES_ON[status])
             if status != WRONG_USE:  # else the studies cannot be read
                 search.show(candidates)
-            sync.finish(lambda: finish_tracking(tracker, all_done=status == OK))
+            sync.finish(lambda: finish_tracking(sync, all_done=status == OK), stops=stops)
         if status == OK:
             bundle = write_bundle(tuning, identity, studies, search.cells, candidates, store)
             figures = draw(bundle)
@@ -147,6 +143,8 @@ def without_pauses(
 
 
 def _log_figures(tracker: TuneTracker, figures: list[tuple[str, Path]]) -> None:
+    if not tracker.is_open:  # which has been said
+        return
     try:
         tracker.log_figures(figures)
     except Exception as error:

@@ -20,6 +20,7 @@ from optuna.storages.journal import JournalFileBackend
 
 from harness import database
 from harness.errors import UserError, one_line
+from harness.redact import remember
 
 AWAY = (
     optuna.exceptions.StorageInternalError,
@@ -32,7 +33,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 def place_of(storage: str | None, root: Path, name: str) -> str:
     """--storage, else OPTUNA_STORAGE (as Optuna's own command reads it), else a journal."""
     given = storage or os.environ.get("OPTUNA_STORAGE")
-    return given or str(root / "tuning" / f"{name}.journal")
+    return remember(given) if given else str(root / "tuning" / f"{name}.journal")
 
 
 class Owner:

@@ -66,8 +66,13 @@ def sample(
     direction: Direction,
     seed: int,
     startup_trials: int,
+    fixed: Params | None = None,
 ) -> Params:
-    """The parameters of the trial that comes after `history`. Pure: nothing is stored."""
+    """The parameters of the trial that comes after `history`. Pure: nothing is stored.
+
+    Args:
+        fixed: parameters that somebody wants; those outside the space are sampled.
+    """
     copy = optuna.create_study(
         storage=None,
         sampler=sampler(seed, len(history), startup_trials),
@@ -75,7 +80,18 @@ def sample(
         direction=direction,
     )
     copy.add_trials(history)
+    if fixed:
+        copy.enqueue_trial({k: v for k, v in fixed.items() if _is_in(space.get(k), v)})
     return dict(copy.ask(space).params)
+
+
+def _is_in(distribution: BaseDistribution | None, value: Any) -> bool:
+    try:
+        return distribution is not None and distribution._contains(
+            distribution.to_internal_repr(value)
+        )
+    except (TypeError, ValueError):
+        return False
 
 
 class Study:
@@ -148,15 +164,52 @@ class Study:
         """The trials of a batch, asked for if they are not there yet."""
         settings = self.tuning.settings
         stop = (number + 1) * settings.batch
-        while len(trials := self.trials) < stop:
+        while True:
+            trials = self.trials
+            enqueued = next((t for t in trials[:stop] if t.state == TrialState.WAITING), None)
+            if enqueued is None and len(trials) >= stop:
+                break
+            before = trials if enqueued is None else trials[: enqueued.number]
+            fixed = {} if enqueued is None else enqueued.system_attrs.get("fixed_params", {})
             params = sample(
-                trials, self.space, settings.direction, settings.seed, settings.startup_trials
+                before,
+                self.space,
+                settings.direction,
+                settings.seed,
+                settings.startup_trials,
+                fixed,
             )
             self._owner.check()
+            if enqueued is not None:
+                self._take(enqueued, params)
+                continue
             self.optuna.add_trial(
                 create_trial(state=TrialState.RUNNING, params=params, distributions=self.space)
             )
+        for trial in trials[stop - settings.batch : stop]:
+            self._check_ours(trial)
         return trials[stop - settings.batch : stop]
+
+    def _take(self, trial: FrozenTrial, params: Params) -> None:
+        """Make a trial that somebody enqueued one of ours. Its state comes last: until then it is
+        taken again, with the same parameters."""
+        storage = self.optuna._storage
+        for name, distribution in self.space.items():
+            value = distribution.to_internal_repr(params[name])
+            storage.set_trial_param(trial._trial_id, name, value, distribution)
+        storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
+
+    def _check_ours(self, trial: FrozenTrial) -> None:
+        """
+        Raises:
+            UserError: another program asked for this trial: it is about other parameters.
+        """
+        if trial.params.keys() != self.space.keys():
+            raise UserError(
+                f"{self.name}: trial {trial.number} ({trial.state.name.lower()}, parameters "
+                f"{sorted(trial.params)}) is not of `harness tune`, which needs "
+                f"{sorted(self.space)}; restore the storage, or give the new study another name"
+            )
 
     @retried
     def note(self, number: int, **attributes: Any) -> None:

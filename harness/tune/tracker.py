@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from harness.canonical import flatten
 from harness.store import Store
 from harness.track.client import Connection, log_params
+from harness.track.environment import check_uri
 from harness.track.grid_run import NOTE
 from harness.tune.tuning_file import Params, Tuning
 
@@ -69,6 +70,13 @@ class TuneTracker:
     @property
     def heard(self) -> float:
         return self.server.heard
+
+    @property
+    def is_open(self) -> bool:
+        return self.server.is_open
+
+    def check(self) -> None:
+        check_uri(self.server.uri)
 
     def connect(self) -> MlflowClient:
         """The client, with the run of every study found or made."""

@@ -1,0 +1,48 @@
+"""Standard output and error that cannot stop a command: a reader that goes away (`harness run |
+head`), a terminal that is gone, a full disk under a log, or streams that are closed (`>&-`)."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+
+
+class _Lasting(io.FileIO):
+    """What cannot be written is dropped."""
+
+    def write(self, data: bytes) -> int | None:  # type: ignore[override]
+        try:
+            return super().write(data)
+        except OSError:
+            return len(memoryview(data).cast("B"))
+
+
+def keep_output_open() -> None:
+    """Before any file is opened: the next one would get the number of a closed stream, and what is
+    printed would land in it. Also cells get the numbers."""
+    for number, flags in ((0, os.O_RDONLY), (1, os.O_WRONLY), (2, os.O_WRONLY)):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, flags)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+            os.set_inheritable(number, True)
+    sys.stdout = sys.__stdout__ = _stream(sys.__stdout__, 1)  # type: ignore[misc]
+    sys.stderr = sys.__stderr__ = _stream(sys.__stderr__, 2)  # type: ignore[misc]
+
+
+def _stream(old: io.TextIOWrapper | None, number: int) -> io.TextIOWrapper:
+    if old is not None:
+        with contextlib.suppress(OSError):
+            old.flush()
+    raw = _Lasting(number, "w", closefd=False)
+    return io.TextIOWrapper(
+        io.BufferedWriter(raw),  # type: ignore[type-var]
+        encoding=old.encoding if old is not None else "utf-8",
+        errors=old.errors if old is not None else "backslashreplace",
+        line_buffering=number == 2 or os.isatty(number),
+    )
