@@ -111,6 +111,8 @@ def _from_parquet(cifar: Cifar, folder: Path, split: Split) -> ImageStore:
         Form(32, square=True),
         names=[str(c) for c in range(cifar.n_classes)],
         size=SIZES[split],
+        like=parquet_files(folder, "train"),
+        alphabetical=True,  # as both data sets number their classes
     )
 
 
