@@ -8,9 +8,15 @@ from difflib import get_close_matches
 
 from pydantic import BaseModel, ValidationError
 
+from harness.names import shown
+
 
 class UserError(Exception):
-    """Wrong input. The command line prints it as one line on stderr and exits with status 2."""
+    """Wrong input. The command line prints it as one line on stderr and exits with status 2: what
+    it quotes from a file or a name cannot break the line, and can always be printed."""
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(shown(message))
 
 
 def one_line(error: BaseException) -> str:

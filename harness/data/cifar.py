@@ -18,9 +18,10 @@ from harness.data.assemble import assemble
 from harness.data.cache import Contents, cached, file_times
 from harness.data.decode import Form
 from harness.data.fetch import Archive, fetch
+from harness.data.listing import parquet_files
 from harness.data.options import CifarOptions
 from harness.data.packed import ImageStore
-from harness.data.parquet import Columns, open_files, parquet_files
+from harness.data.parquet import Columns, open_files
 from harness.errors import UserError
 
 Split = Literal["train", "test"]

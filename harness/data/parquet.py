@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +21,16 @@ from harness.data.assemble import (
 from harness.data.cache import Contents, cached, file_times
 from harness.data.classes import in_order_of
 from harness.data.decode import Encoded, Form, decode_all
+from harness.data.listing import (
+    NOT_DRAWN,
+    TEST,
+    TRAIN,
+    VALIDATION,
+    Tally,
+    all_parquet,
+    parquet_files,
+    parquet_part,
+)
 from harness.data.options import ParquetOptions
 from harness.data.packed import ImageStore
 from harness.errors import UserError
@@ -43,20 +53,22 @@ def load(options: ParquetOptions, with_test: bool = True) -> Dataset:
         UserError: no such files or columns, an image that cannot be read, wrong labels, or a split
             that leaves a class empty.
     """
-    train, test = find_files(options)
+    left = Tally()
+    train, test = find_files(options, left)
     columns = Columns(options.image_column, options.label_column)
     resized = options.augmentation == "resized-crop"
     form = Form(options.image_size * 8 // 7 if resized else options.image_size, not resized)
-    return assemble(
+    dataset = assemble(
         options,
         augmentation_of(options),
         open_files(train, "train", columns, form),
         open_files(test, "test", columns, form, like=train) if test and with_test else None,
         draw_test=not test,
     )
+    return replace(dataset, left_out=left.lines())
 
 
-def find_files(options: ParquetOptions) -> tuple[list[Path], list[Path]]:
+def find_files(options: ParquetOptions, left: Tally) -> tuple[list[Path], list[Path]]:
     """The training and the test files; no test files where the test images are to be drawn."""
     path, test = options.path, list(options.test or [])
     if path is None:
@@ -65,37 +77,24 @@ def find_files(options: ParquetOptions) -> tuple[list[Path], list[Path]]:
         return [path], test
     if not path.is_dir():
         raise UserError(f"dataset.path: no folder or file {path}; correct the path")
-    train = parquet_files(path, "train")
-    others = sorted({*path.rglob("*.parquet")} - {*train, *test})
+    train = parquet_files(path, TRAIN)
+    others = sorted({*all_parquet(path)} - {*train, *test})
     if not train and len(others) == 1:
         return others, test
     if not train:
         raise UserError(
             f"dataset.path: no train*.parquet in {path}; name the files with dataset.train"
         )
-    test = test or parquet_files(path, "test")
+    test = test or parquet_files(path, TEST)
     if others and not test:
         raise UserError(
             f"dataset.path: no test*.parquet in {path}, but {others[0].name}; name the test files "
             "with dataset.test"
         )
+    for file in sorted({*others} - {*test}):
+        is_validation = parquet_part(file, path) == VALIDATION
+        left.add(NOT_DRAWN if is_validation else "neither train*.parquet nor test*.parquet", file)
     return train, test
-
-
-def parquet_files(folder: Path, split: str) -> list[Path]:
-    """The files of a split in a folder, or else in the one folder below that has some.
-
-    Raises:
-        UserError: several folders have some.
-    """
-    found = sorted(folder.glob(f"{split}*.parquet")) or sorted(folder.rglob(f"{split}*.parquet"))
-    parents = sorted({p.parent for p in found})
-    if len(parents) > 1:
-        raise UserError(
-            f"dataset.path: {split}*.parquet in {parents[0]} and in {parents[1]}; give the one "
-            "that is meant"
-        )
-    return found
 
 
 def open_files(
