@@ -17,10 +17,12 @@ import pandas as pd
 
 from analysis.bundle_fields import parse_lines
 from harness.canonical import canonical
-from harness.database import without_password
 from harness.errors import UserError
 from harness.plan import Plan
 from harness.predictions import read_predictions_file
+from harness.redact import without_password
+from harness.spec.file import networks_of
+from harness.spec.published import read_published
 from harness.store import CellDir, Store
 from harness.track import sent
 from harness.track.environment import tracking_uri
@@ -124,7 +126,7 @@ def export(plan: Plan, root: Path, file: Path, assignments: list[str]) -> str:
         "command": shlex.join(["harness", "run", file.as_posix(), *overrides]),
         "reported": experiment.protocol.reported,
         "protocol": experiment.protocol.label,
-        "published": read_published(file.parent / experiment.published)
+        "published": read_published(file.parent / experiment.published, networks_of(experiment))
         if experiment.published
         else [],
         "class_names": class_names if 0 < len(class_names) <= MOST_NAMES else None,
@@ -155,12 +157,6 @@ def confusion_of(predictions: dict[str, np.ndarray]) -> Confusion:
     """[class, predicted class, number of images], sorted, without zeros."""
     pairs = zip(predictions["labels"].tolist(), predictions["predictions"].tolist(), strict=True)
     return [[label, predicted, n] for (label, predicted), n in sorted(Counter(pairs).items())]
-
-
-def read_published(path: Path) -> list[dict[str, str]]:
-    """Rows of a published table: source, row, metric, protocol, then one column a student."""
-    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-    return [{str(k): str(v) for k, v in row.items()} for row in frame.to_dict("records")]
 
 
 def read_bundle(path: Path, text: str | None = None) -> Bundle:

@@ -11,7 +11,7 @@ import time
 from typing import Any
 
 from harness.errors import UserError, one_line
-from harness.redact import without_password as without_password
+from harness.redact import without_password
 
 # Seconds between tries: at the start of a command, and when a server that was there is gone.
 START_PAUSES, RESTART_PAUSES = (1, 2), (1, 2, 4, 8, 15)

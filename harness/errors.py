@@ -8,11 +8,16 @@ from difflib import get_close_matches
 
 from pydantic import BaseModel, ValidationError
 
+from harness.names import shown
 from harness.redact import redacted
 
 
 class UserError(Exception):
-    """Wrong input. The command line prints it as one line on stderr and exits with status 2."""
+    """Wrong input. The command line prints it as one line on stderr and exits with status 2: what
+    it quotes from a file or a name cannot break the line, and can always be printed."""
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(shown(message))
 
 
 def one_line(error: BaseException) -> str:
@@ -47,10 +52,8 @@ def first_error(error: ValidationError, model: type[BaseModel], prefix: str = ""
         return f"{field}: missing; add it"
     message = problem["msg"].removeprefix("Value error, ")
     given = problem.get("input")
-    shown = (
-        "" if isinstance(given, dict | BaseModel) else f" (given: {redacted(str(given))[:60]!r})"
-    )
-    return f"{field}: {message[0].lower() + message[1:]}{shown}".replace("\n", " ")
+    text = "" if isinstance(given, dict | BaseModel) else f" (given: {redacted(str(given))[:60]!r})"
+    return f"{field}: {message[0].lower() + message[1:]}{text}".replace("\n", " ")
 
 
 def _model_at(model: type[BaseModel], path: list[str]) -> type[BaseModel] | None:

@@ -1,6 +1,7 @@
 """Data sets, splits and batches. torchvision is the independent word on crops."""
 
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -26,7 +27,7 @@ from harness.data import (
 )
 from harness.data.batches import Batch, epoch_generator
 from harness.data.small import DeviceImages, crop_indices
-from harness.data.split import stratified
+from harness.data.split import split, stratified
 from harness.data.views import join_validation
 from harness.errors import UserError
 
@@ -105,7 +106,7 @@ def test_normalisation_is_per_channel() -> None:
     [
         ({"validation": 1300, "test": 500}, "dataset.validation: 1300 of 1297 images"),
         ({"validation": 9, "test": 500}, "dataset.validation: .*use 10 to 1287"),
-        ({"validation": 100, "test": 1790}, "dataset.test: .*use 10 to 1787"),
+        ({"validation": 100, "test": 1790}, "dataset.test: .*use 10 to 1777"),
         ({"validation": 297, "test": 1600}, "dataset.validation: "),
     ],
 )
@@ -218,11 +219,52 @@ def test_stratified_depends_on_its_seed() -> None:
     assert not np.array_equal(stratified(labels, 50, 0, "f"), stratified(labels, 50, 1, "f"))
 
 
-@pytest.mark.parametrize(("n", "remedy"), [(2, "use more"), (100, "use fewer")])
-def test_stratified_remedy_points_the_right_way(n: int, remedy: str) -> None:
-    labels = np.array([0] * 2 + [1] * 100)
-    with pytest.raises(UserError, match=rf"^dataset\.test: .*{remedy}"):
-        stratified(labels, n, 0, "dataset.test")
+def sizes_named(error: UserError) -> tuple[int, int] | None:
+    """The range that a refusal tells to use; None where it tells to add images."""
+    found = re.search(r"; use (\d+)(?: to (\d+))?$", str(error))
+    return (int(found[1]), int(found[2] or found[1])) if found else None
+
+
+@given(labels=LABELS, n=st.integers(-1, 61), stay=st.integers(1, 2), pick=st.floats(0, 1))
+@settings(deadline=None)
+def test_what_a_refused_split_tells_to_use_works(
+    labels: np.ndarray, n: int, stay: int, pick: float
+) -> None:
+    try:
+        stratified(labels, n, 0, "f", stay=stay)
+    except UserError as error:
+        counts = np.bincount(labels)[np.bincount(labels) > 0]
+        if (named := sizes_named(error)) is None:
+            assert "add images to the smallest class" in str(error)
+            assert counts.min() <= 2 * stay + 1  # a larger class can always be split
+        else:
+            low, high = named
+            stratified(labels, round(low + pick * (high - low)), 0, "f", stay=stay)
+
+
+@pytest.mark.parametrize("images", [1, 2, 3, 4, 5, 9])
+def test_remedies_for_a_small_class_lead_to_a_split(images: int) -> None:
+    labels = np.array([0] * 100 + [1] * images + [2] * 100)
+    sizes: dict[str, float] = {"dataset.validation": 0.1, "dataset.test_size": 0.2}
+    names = ["gull", "auk", "tern"]
+    for _ in range(4):
+        try:
+            parts = split(
+                labels, 0, sizes["dataset.validation"], sizes["dataset.test_size"], names=names
+            )
+        except UserError as error:
+            assert "class 'auk'" in str(error)
+            if images < 3:
+                text = f"has {images} image" + "s" * (images > 1) + " to split, but train,"
+                assert text in str(error) and f"; add {3 - images} or more" in str(error)
+                return
+            named = sizes_named(error)
+            assert named is not None, error
+            sizes[str(error).partition(":")[0]] = named[0]
+        else:
+            assert all(np.unique(labels[part]).tolist() == [0, 1, 2] for part in parts)
+            return
+    raise AssertionError("the remedies lead nowhere")
 
 
 # Other parts: tuning has no test images, the releases train on validation images, too

@@ -8,6 +8,7 @@ import functools
 import hashlib
 import http.server
 import io
+import json
 import pickle
 import socket
 import subprocess
@@ -177,17 +178,23 @@ def png(image: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def write_hub_parquet(folder: Path) -> None:
-    """As `uoft-cs/cifar100` lies on the hub: two label columns, PNG in a struct."""
+def write_hub_parquet(folder: Path, names: dict[str, list[str]] | None = None) -> None:
+    """As `uoft-cs/cifar100` lies on the hub: two label columns, PNG in a struct. names: part ->
+    the names of the classes in the order of its own numbers."""
     folder.mkdir(parents=True)
+    true = [f"class{i:02}" for i in range(100)]
     for name, (images, labels) in {"train": TRAIN, "test": TEST}.items():
+        own = (names or {}).get(name)
         table = pa.table(
             {
                 "img": [{"bytes": png(i), "path": None} for i in images],
-                "fine_label": labels,
+                "fine_label": [own.index(true[c]) for c in labels] if own else labels,
                 "coarse_label": labels // 5,
             }
         )
+        if own:
+            info = {"info": {"features": {"fine_label": {"names": own, "_type": "ClassLabel"}}}}
+            table = table.replace_schema_metadata({"huggingface": json.dumps(info)})
         pq.write_table(table, folder / f"{name}-00000-of-00001.parquet")
 
 
@@ -203,6 +210,22 @@ def test_parquet_is_the_same_data(
     from_parquet = load(Cifar100Options(**SPLIT))
     assert from_parquet.digest == load(Cifar100Options(path=tmp_path / "pickles", **SPLIT)).digest
     assert from_parquet.digest != load(Cifar100Options(validation=100, split_seed=1)).digest
+
+
+def test_parquet_classes_are_matched_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both data sets number their classes by the alphabet; a file may do otherwise, and say so."""
+    monkeypatch.setattr("harness.data.cifar.SIZES", {"train": 300, "test": 100})
+    true = [f"class{i:02}" for i in range(100)]
+    usual = {"train": true, "test": true}
+    for k, names in enumerate((None, usual, {"train": true[::-1], "test": true[7:] + true[:7]})):
+        write_hub_parquet(tmp_path / str(k), names)
+    digests = {load(Cifar100Options(path=tmp_path / str(k), **SPLIT)).digest for k in range(3)}
+    assert len(digests) == 1
+    write_hub_parquet(tmp_path / "few", usual | {"train": [*true, "one more"]})
+    with pytest.raises(UserError, match="names 101 classes, not 100"):
+        load(Cifar100Options(path=tmp_path / "few", **SPLIT))
 
 
 def test_other_images_are_not_taken_for_cifar(tmp_path: Path) -> None:

@@ -169,6 +169,23 @@ def test_a_missing_line_is_named(tree: Path, table: str, line: str, problem: str
         load(options(tree))
 
 
+@pytest.mark.parametrize(
+    ("table", "old", "new", "problem"),
+    [
+        ("image_class_labels.txt", "7 1", "7 2", "image 7 lies in 001.Crow/, but has the class"),
+        ("train_test_split.txt", "7 1", "7 2", "'2' of image 7 is neither 0"),
+        ("image_class_labels.txt", "7 1", "7 1\n7 2", "line 8: 7 stands twice; restore it"),
+    ],
+)
+def test_tables_that_contradict_each_other(
+    tree: Path, table: str, old: str, new: str, problem: str
+) -> None:
+    text = (tree / table).read_text()
+    (tree / table).write_text(text.replace(f"\n{old}\n", f"\n{new}\n"))
+    with pytest.raises(UserError, match=f"{table}.*{problem}"):
+        load(options(tree))
+
+
 def test_broken_trees(tree: Path) -> None:
     def refused(problem: str) -> None:
         with pytest.raises(UserError, match=problem) as caught:

@@ -197,6 +197,8 @@ def test_wrong_folders(birds: Path, tmp_path: Path) -> None:
 def test_too_few_images_to_split(tmp_path: Path) -> None:
     write_class(tmp_path / "few" / "a", range(9))
     write_class(tmp_path / "few" / "b", range(9, 11))
+    wrong(lambda: folder(tmp_path / "few"), "dataset: class 'b' has 2 images", "add 1 or more")
+    write_class(tmp_path / "few" / "b" / "more", range(11, 12))
     wrong(lambda: folder(tmp_path / "few", test_size=10), "dataset.test_size: ", "use")
     wrong(lambda: folder(tmp_path / "few", test_size=0.4, validation=0.01), "dataset.validation: ")
 

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from data_files import (
     experiment,
@@ -144,3 +146,73 @@ def test_wrong_parquet_images(tmp_path: Path) -> None:
     content = path.read_bytes()
     path.write_bytes(content[:200] + b"\0" * 300 + content[500:])
     wrong(lambda: parquet(path), str(path))
+
+
+def _pets(path: Path, split: str, names: list[str] | None, labels: list[int]) -> None:
+    classes = {} if names is None else {"classes": names}
+    seed = sum(split.encode())
+    images = structs(range(seed, seed + len(labels)))
+    write_parquet(path / f"{split}.parquet", images, labels, **classes)
+
+
+def _labels_by_name(path: Path) -> dict[str, int]:
+    """Class -> number of test images."""
+    dataset = parquet(path, validation=2)
+    assert dataset.test is not None
+    counts = np.bincount(dataset.test.labels, minlength=len(dataset.class_names)).tolist()
+    return dict(zip(dataset.class_names, counts, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "expected"),
+    [
+        (["cat", "dog"], ["cat", "dog"], {"cat": 1, "dog": 3}),
+        (["cat", "dog"], ["dog", "cat"], {"cat": 3, "dog": 1}),
+        (["cat", "dog"], ["owl", "dog", "cat"], None),  # an owl among the test images
+        (["cat", "dog"], ["dog", "cat", "owl"], {"cat": 3, "dog": 1}),  # a name without images
+        (["cafe\u0301", "dog"], ["dog", " caf\u00e9 "], {"cafe\u0301": 3, "dog": 1}),
+        (["cat", "dog"], ["Dog", "cat"], None),
+        (["cat", "dog"], ["cat", "cat"], None),
+        (["cat", "dog"], None, {"cat": 1, "dog": 3}),  # numbers are all that both have
+        (None, ["cat", "dog"], {"0": 1, "1": 3}),
+        (["cat", "dog"], ["0", "1"], {"cat": 1, "dog": 3}),
+        (["1", "0"], ["0", "1"], {"1": 3, "0": 1}),
+    ],
+)
+def test_classes_of_the_parts_are_matched_by_name(
+    tmp_path: Path, train: Any, test: Any, expected: dict[str, int] | None
+) -> None:
+    _pets(tmp_path / "pets", "train", train, [0, 1] * 4)
+    _pets(tmp_path / "pets", "test", test, [0, 1, 1, 1])
+    if expected is not None:
+        assert _labels_by_name(tmp_path / "pets") == expected
+    else:
+        wrong(lambda: parquet(tmp_path / "pets"), "dataset: ", "test.parquet", "class", "; ")
+
+
+def test_classes_of_the_files_of_a_part_are_matched_by_name(tmp_path: Path) -> None:
+    labels = [0, 0, 0, 1]
+    for k, names in enumerate((["cat", "dog"], ["dog", "cat"])):
+        write_parquet(tmp_path / f"{k}.parquet", structs(range(4 * k, 4 * k + 4)), labels,
+                      classes=names)  # fmt: skip
+    files = [tmp_path / "0.parquet", tmp_path / "1.parquet"]
+    both = join_validation(parquet(train=files, validation=2, test_size=2)).train.labels
+    assert len(both) == 6  # 8 images, 4 of each class, less the 2 for the test
+    assert np.bincount(both).tolist() == [3, 3]
+    wrong(
+        lambda: parquet(train=files[:1], test=files[1:], test_size=2, image_column="no"),
+        "dataset.image_column: no column 'no'",
+    )
+
+
+def test_a_number_that_its_own_file_does_not_name(tmp_path: Path) -> None:
+    _pets(tmp_path / "pets", "train", ["cat", "dog", "owl"], [0, 1, 2] * 3)
+    _pets(tmp_path / "pets", "test", ["owl", "cat"], [0, 1, 2])
+    wrong(lambda: parquet(tmp_path / "pets"), "test.parquet, row 2: label 2 is out of range")
+
+
+def test_two_columns_of_one_name(tmp_path: Path) -> None:
+    images = pa.array(structs(range(4)))
+    table = pa.Table.from_arrays([images, images, pa.array([0, 1] * 2)], ["img", "img", "label"])
+    pq.write_table(table, tmp_path / "x.parquet")
+    wrong(lambda: parquet(tmp_path / "x.parquet"), "two columns are called 'img'", "rename one")

@@ -19,8 +19,9 @@ from helpers import ROOT, TINY, call, environment, has_epochs, one_error_line, s
 from postgres import PASSWORD, Postgres, free_port
 from test_tune_resume import COMMAND, TUNING
 
-from harness.database import Lock, connect, with_timeouts, without_password
+from harness.database import Lock, connect, with_timeouts
 from harness.errors import UserError
+from harness.redact import without_password
 from harness.run.grid import plan_of
 from harness.spec.file import read
 from harness.store import Store

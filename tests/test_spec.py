@@ -344,7 +344,10 @@ def test_published_file_must_exist(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^published: no file .*x\.csv; fix the path$"):
         read(path)
     (tmp_path / "published").mkdir()
-    (tmp_path / "published" / "x.csv").touch()
+    (tmp_path / "published" / "x.csv").write_text("source,row\n")
+    with pytest.raises(UserError, match=r"^published: .*x\.csv, line 1: no column 'metric'; "):
+        read(path)
+    (tmp_path / "published" / "x.csv").write_text("source,row,metric,protocol,wrn-16-2\n")
     assert read(path).published == "published/x.csv"
 
 

@@ -24,6 +24,8 @@ from harness.plan import TEACHER
 from harness.results import FORMS, SAID, honest, leak
 
 DASH = "–"
+SHOWN = ("row", "source", "protocol")  # of a published row
+PRIVATE = 0xE000
 
 
 # What makes other numbers of the same cell: the last digits of sums, and with them whole images.
@@ -95,9 +97,15 @@ def table_markdown(bundle: Bundle, link: Callable[[Row, str], str]) -> str:
     for published in bundle.published:
         values = [published.get(s, "") or DASH for s in students]
         if any(v != DASH for v in values):
-            source = f"{published['source']}, {published['protocol']}"
-            lines.append(f"| *{published['row']}* ({source}) | " + " | ".join(values) + " |")
+            name, source, protocol = (escaped(published[k]) for k in SHOWN)
+            values = [escaped(v) for v in values]
+            lines.append(f"| *{name}* ({source}, {protocol}) | " + " | ".join(values) + " |")
     return "\n".join(lines) + "\n"
+
+
+def escaped(text: str) -> str:
+    """Somebody's words for a cell of a Markdown table: shown as they are, on one line."""
+    return re.sub(r"([\\`*_\[\]<>|~&$#])", r"\\\1", " ".join(text.split()))
 
 
 def leak_markdown(bundle: Bundle) -> str:
@@ -170,7 +178,9 @@ def tuning_budget(experiment: dict[str, Any]) -> list[str]:
 
 def for_terminal(table: str) -> str:
     """`markdown`'s table with aligned columns, without links, emphasis and details."""
-    text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", table.partition("<details>")[0])
+    # What is escaped waits in a private area of Unicode while the rest is taken apart.
+    text = re.sub(r"\\([!-/:-@\[-`{-~])", lambda m: chr(PRIVATE + ord(m[1])), table)
+    text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text.partition("<details>")[0])
     text = text.replace("*", "")
     rows = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("|")]
     cells = [[c.strip() for c in row] for row in rows if not row[0].startswith("---")]
@@ -178,7 +188,8 @@ def for_terminal(table: str) -> str:
     lines = [
         "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in cells
     ]
-    return "\n".join([*lines, *(t for t in text.splitlines() if not t.startswith("|"))])
+    shown = "\n".join([*lines, *(t for t in text.splitlines() if not t.startswith("|"))])
+    return re.sub("[\ue000-\ue07f]", lambda m: chr(ord(m[0]) - PRIVATE), shown)
 
 
 # Folded under the table: summary -> what makes it.

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from harness.data.listing import LeftOut
 from harness.data.options import (
     Channels,
     Cifar10Options,
@@ -128,7 +129,8 @@ class ResizedCrop:
 @dataclass(frozen=True)
 class Dataset:
     """A data set after its split. `validation` and `test` are None where a cell must not have
-    them. name: its label in tables. mean and std: (3,), of pixels scaled to [0, 1]."""
+    them. name: its label in tables. mean and std: (3,), of pixels scaled to [0, 1]. left_out: what
+    lies beside its images; no part of the identity."""
 
     name: str
     class_names: tuple[str, ...]
@@ -138,6 +140,7 @@ class Dataset:
     mean: Channels
     std: Channels
     augmentation: Augmentation | ResizedCrop
+    left_out: tuple[LeftOut, ...] = ()
 
     @property
     def digest(self) -> str:

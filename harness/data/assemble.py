@@ -9,7 +9,7 @@ import numpy as np
 from harness.data import Augmentation, Dataset, ImageSet, ResizedCrop, normalisation
 from harness.data.options import ImageOptions, OwnOptions
 from harness.data.packed import ImageStore
-from harness.data.split import split
+from harness.data.split import called, split
 from harness.errors import UserError
 
 
@@ -38,7 +38,9 @@ def assemble(
     elif test is not None:
         check_test_classes(test.labels, train.class_names, options.label)
         test_set = ImageSet(test.images(), test.labels)
-    rest, held_out, drawn = split(labels, options.split_seed, options.validation, test_size)
+    rest, held_out, drawn = split(
+        labels, options.split_seed, options.validation, test_size, names=train.class_names
+    )
     if draw_test:
         test_set = ImageSet(train.images(drawn), labels[drawn])
 
@@ -110,7 +112,7 @@ def check_training_classes(
     empty = _first_missing(present, n_classes)
     if empty is not None:
         raise UserError(
-            f"dataset: {source}: class {_name(names, empty)} has no training images; add some, or "
+            f"dataset: {source}: class {called(empty, names)} has no training images; add some, or "
             "remove the class"
         )
     if n_classes < 2:
@@ -133,7 +135,7 @@ def check_test_classes(labels: np.ndarray, names: Sequence[str], source: str) ->
     empty = _first_missing(present, len(names))
     if empty is not None:
         raise UserError(
-            f"dataset: {source}: class {_name(names, empty)} has no test images; add some, or "
+            f"dataset: {source}: class {called(empty, names)} has no test images; add some, or "
             "remove the class"
         )
 
@@ -143,7 +145,3 @@ def _first_missing(present: np.ndarray, n_classes: int) -> int | None:
     gaps = np.flatnonzero(present != np.arange(len(present)))
     first = int(gaps[0]) if len(gaps) else len(present)
     return first if first < n_classes else None
-
-
-def _name(names: Sequence[str] | None, label: int) -> str:
-    return repr(str(label) if names is None else names[label])

@@ -51,7 +51,9 @@ def file_times(files: Iterable[Path | str]) -> str:
             status = os.stat(file)
         except OSError as error:
             raise UserError(f"dataset: cannot read {file} ({error.strerror}); restore it") from None
-        sha.update(f"{file}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+        sha.update(
+            f"{file}\0{status.st_size}\0{status.st_mtime_ns}\n".encode(errors="surrogateescape")
+        )
     return sha.hexdigest()
 
 

@@ -18,9 +18,10 @@ from harness.data.assemble import assemble
 from harness.data.cache import Contents, cached, file_times
 from harness.data.decode import Form
 from harness.data.fetch import Archive, fetch
+from harness.data.listing import parquet_files
 from harness.data.options import CifarOptions
 from harness.data.packed import ImageStore
-from harness.data.parquet import Columns, open_files, parquet_files
+from harness.data.parquet import Columns, open_files
 from harness.errors import UserError
 
 Split = Literal["train", "test"]
@@ -111,6 +112,8 @@ def _from_parquet(cifar: Cifar, folder: Path, split: Split) -> ImageStore:
         Form(32, square=True),
         names=[str(c) for c in range(cifar.n_classes)],
         size=SIZES[split],
+        like=parquet_files(folder, "train"),
+        alphabetical=True,  # as both data sets number their classes
     )
 
 

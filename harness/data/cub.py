@@ -94,7 +94,7 @@ def read_tables(folder: Path) -> tuple[list[str], list[str], np.ndarray, np.ndar
         files, their classes (N,) from 0, and whether they are for training (N,) bool.
     """
     images, classes, split, listed = (_table(folder / name) for name in TABLES)
-    position = {number: i for i, number in enumerate(listed)}
+    position, named = {number: i for i, number in enumerate(listed)}, {*listed.values()}
     labels, in_train = [], []
     for image in images:
         for table, name in ((classes, TABLES[1]), (split, TABLES[2])):
@@ -104,6 +104,17 @@ def read_tables(folder: Path) -> tuple[list[str], list[str], np.ndarray, np.ndar
             raise UserError(
                 f"dataset: {folder / TABLES[3]}: no line for class {classes[image]} of image "
                 f"{image}; restore it"
+            )
+        name, place = listed[classes[image]], images[image].rpartition("/")[0]
+        if place != name and place in named:
+            raise UserError(
+                f"dataset: {folder / TABLES[1]}: image {image} lies in {place}/, but has the "
+                f"class {name!r}; restore it"
+            )
+        if split[image] not in ("0", "1"):
+            raise UserError(
+                f"dataset: {folder / TABLES[2]}: {split[image]!r} of image {image} is neither 0 "
+                "(test) nor 1 (train); restore it"
             )
         labels.append(position[classes[image]])
         in_train.append(split[image] == "1")
@@ -123,6 +134,8 @@ def _table(path: Path) -> dict[str, str]:
         key, space, value = line.strip().partition(" ")
         if not space and line.strip():
             raise UserError(f"dataset: {path}, line {n}: expected two words; restore it")
+        if key in rows:
+            raise UserError(f"dataset: {path}, line {n}: {key} stands twice; restore it")
         if key:
             rows[key] = value.strip()
     return rows

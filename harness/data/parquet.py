@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +19,18 @@ from harness.data.assemble import (
     check_training_classes,
 )
 from harness.data.cache import Contents, cached, file_times
+from harness.data.classes import in_order_of
 from harness.data.decode import Encoded, Form, decode_all
+from harness.data.listing import (
+    NOT_DRAWN,
+    TEST,
+    TRAIN,
+    VALIDATION,
+    Tally,
+    all_parquet,
+    parquet_files,
+    parquet_part,
+)
 from harness.data.options import ParquetOptions
 from harness.data.packed import ImageStore
 from harness.errors import UserError
@@ -42,20 +53,22 @@ def load(options: ParquetOptions, with_test: bool = True) -> Dataset:
         UserError: no such files or columns, an image that cannot be read, wrong labels, or a split
             that leaves a class empty.
     """
-    train, test = find_files(options)
+    left = Tally()
+    train, test = find_files(options, left)
     columns = Columns(options.image_column, options.label_column)
     resized = options.augmentation == "resized-crop"
     form = Form(options.image_size * 8 // 7 if resized else options.image_size, not resized)
-    return assemble(
+    dataset = assemble(
         options,
         augmentation_of(options),
         open_files(train, "train", columns, form),
-        open_files(test, "test", columns, form) if test and with_test else None,
+        open_files(test, "test", columns, form, like=train) if test and with_test else None,
         draw_test=not test,
     )
+    return replace(dataset, left_out=left.lines())
 
 
-def find_files(options: ParquetOptions) -> tuple[list[Path], list[Path]]:
+def find_files(options: ParquetOptions, left: Tally) -> tuple[list[Path], list[Path]]:
     """The training and the test files; no test files where the test images are to be drawn."""
     path, test = options.path, list(options.test or [])
     if path is None:
@@ -64,37 +77,24 @@ def find_files(options: ParquetOptions) -> tuple[list[Path], list[Path]]:
         return [path], test
     if not path.is_dir():
         raise UserError(f"dataset.path: no folder or file {path}; correct the path")
-    train = parquet_files(path, "train")
-    others = sorted({*path.rglob("*.parquet")} - {*train, *test})
+    train = parquet_files(path, TRAIN)
+    others = sorted({*all_parquet(path)} - {*train, *test})
     if not train and len(others) == 1:
         return others, test
     if not train:
         raise UserError(
             f"dataset.path: no train*.parquet in {path}; name the files with dataset.train"
         )
-    test = test or parquet_files(path, "test")
+    test = test or parquet_files(path, TEST)
     if others and not test:
         raise UserError(
             f"dataset.path: no test*.parquet in {path}, but {others[0].name}; name the test files "
             "with dataset.test"
         )
+    for file in sorted({*others} - {*test}):
+        is_validation = parquet_part(file, path) == VALIDATION
+        left.add(NOT_DRAWN if is_validation else "neither train*.parquet nor test*.parquet", file)
     return train, test
-
-
-def parquet_files(folder: Path, split: str) -> list[Path]:
-    """The files of a split in a folder, or else in the one folder below that has some.
-
-    Raises:
-        UserError: several folders have some.
-    """
-    found = sorted(folder.glob(f"{split}*.parquet")) or sorted(folder.rglob(f"{split}*.parquet"))
-    parents = sorted({p.parent for p in found})
-    if len(parents) > 1:
-        raise UserError(
-            f"dataset.path: {split}*.parquet in {parents[0]} and in {parents[1]}; give the one "
-            "that is meant"
-        )
-    return found
 
 
 def open_files(
@@ -104,6 +104,8 @@ def open_files(
     form: Form,
     names: Sequence[str] | None = None,
     size: int | None = None,
+    like: Sequence[Path] | None = None,
+    alphabetical: bool = False,
 ) -> ImageStore:
     """The store of one split's files.
 
@@ -114,6 +116,9 @@ def open_files(
         form: how to keep the images.
         names: of the classes; None for what the files say, or else the numbers.
         size: how many images there must be; None for any number.
+        like: files whose names say which number a class has; None for `files` themselves. Where
+            both have names, labels are matched by them.
+        alphabetical: the number of a class is its name's place in the alphabet, if it has a name.
 
     Raises:
         UserError: as `load`.
@@ -126,10 +131,20 @@ def open_files(
         "columns": [columns.image, columns.label],
         "form": form.as_json(),
         "names": list(names) if names is not None else None,
+        "matched": [file_times(like) if like is not None else None, alphabetical],
     }
 
     def make() -> Contents:
-        part = _Part(files, columns)
+        order = None
+        if like is not None or alphabetical:
+            order = _Part(like or files, columns, named=True).class_names
+            order = sorted(order, key=_alphabet) if order and alphabetical else order
+        part = _Part(files, columns, order, str((like or files)[0]))
+        if order and names is not None and len(order) != len(names):
+            raise UserError(
+                f"dataset.path: {where} names {len(order)} classes, not {len(names)}; for other "
+                "data use `name: parquet`"
+            )
         n, known = len(part.labels), names if names is not None else part.class_names
         if size is not None and n != size:
             raise UserError(
@@ -144,10 +159,26 @@ def open_files(
     return cached(source, make)
 
 
-class _Part:
-    """The files of one split, their labels read."""
+def _alphabet(name: str) -> tuple[int, str]:
+    """Sorts names, and numbers that stand for names by their value."""
+    return (int(name), "") if name.isdecimal() else (0, name.casefold())
 
-    def __init__(self, files: Sequence[Path], columns: Columns) -> None:
+
+class _Part:
+    """The files of one split, their labels read.
+
+    class_names: of the first file that names its classes; every label numbers these, or those of
+    `order`, whatever numbers its own file has for them. named: read these alone, and no label.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[Path],
+        columns: Columns,
+        order: Sequence[str] | None = None,
+        first: str = "",
+        named: bool = False,
+    ) -> None:
         # Imported here: a data set that lies in the cache needs neither.
         import pyarrow
         import pyarrow.parquet as pq
@@ -162,11 +193,26 @@ class _Part:
                     f"dataset: {path}: not a parquet file ({reason}); fetch it again"
                 ) from None
         self.broken = (pyarrow.ArrowException, OSError)
-        self.class_names: list[str] | None = None
         self.image_columns = [
             _column(path, file, columns.image, IMAGE_COLUMNS, "image") for path, file in self.files
         ]
-        labels = [self._labels(path, file, columns) for path, file in self.files]
+        own = [
+            _class_names(file, _column(path, file, columns.label, LABEL_COLUMNS, "label"))
+            for path, file in self.files
+        ]
+        known = [(names, str(path)) for names, path in zip(own, files, strict=True) if names]
+        self.class_names: list[str] | None = None
+        self.first = ""
+        if known:
+            self.class_names, self.first = known[0]
+        if named:
+            return
+        if order is not None:
+            self.class_names, self.first = list(order), first
+        labels = [
+            self._labels(path, file, columns, names)
+            for (path, file), names in zip(self.files, own, strict=True)
+        ]
         self.starts = np.cumsum([0, *map(len, labels)])
         self.labels = np.concatenate(labels) if labels else np.empty(0, np.int64)
 
@@ -175,7 +221,10 @@ class _Part:
         k = int(np.searchsorted(self.starts, i, side="right")) - 1
         return f"{self.files[k][0]}, row {i - self.starts[k]}"
 
-    def _labels(self, path: Path, file: Any, columns: Columns) -> np.ndarray:
+    def _labels(
+        self, path: Path, file: Any, columns: Columns, own: Sequence[str] | None
+    ) -> np.ndarray:
+        """(N,) int64 of one file. own: the names of its classes, if it has some."""
         import pyarrow
 
         name = _column(path, file, columns.label, LABEL_COLUMNS, "label")
@@ -192,8 +241,11 @@ class _Part:
         if column.null_count:
             row = column.is_null().index(True).as_py()
             raise UserError(f"dataset: {path}, row {row}: no label; add it or remove the row")
-        self.class_names = self.class_names or _class_names(file, name)
-        return column.to_numpy().astype(np.int64)
+        labels: np.ndarray = column.to_numpy().astype(np.int64)
+        if own is None or self.class_names is None or not len(labels):
+            return labels
+        check_range(labels, own, str(path), (str(path) + ", row {}").format)
+        return in_order_of(self.class_names, labels, own, str(path), self.first)
 
     def images(self) -> Iterator[Encoded]:
         """Every image, as it is encoded."""
@@ -224,6 +276,9 @@ def _column(path: Path, file: Any, given: str | None, usual: Sequence[str], what
     import pyarrow.types as types
 
     schema = file.schema_arrow
+    twice = next((c for c in schema.names if schema.names.count(c) > 1), None)
+    if twice is not None:
+        raise UserError(f"dataset: {path}: two columns are called {twice!r}; rename one")
     name = given or next((c for c in usual if c in schema.names), None)
     if name is None or name not in schema.names:
         missing = f"no column {given!r}" if given else f"no column {' or '.join(usual)}"

@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from harness.canonical import differences
+from harness.data import Dataset
 from harness.errors import UserError
 from harness.execute.local import threads_for
 from harness.execute.scheduler import Progress, begin
@@ -63,6 +64,7 @@ def print_plan(
         name = " = ".join(e.name for e in plan.entries_of(fingerprint))
         table.add_row(fingerprint[:12], name, str(n), "done" if done else "to train")
     Console().print(table)
+    print_data(dataset)
     n_done = progress.count("done")
     print(
         f"{plan.experiment.name}: {len(plan.cells)} cells, {n_done} done, "
@@ -78,6 +80,15 @@ def print_plan(
             f"{needs.finished_bytes / 1e6:.0f} MB of weights and up to "
             f"{jobs * needs.peak_bytes / 1e6:.0f} MB of checkpoints while it runs"
         )
+
+
+def print_data(dataset: Dataset) -> None:
+    """How many classes and images there are, and what was left out and why."""
+    parts = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
+    sizes = ", ".join(f"{len(p):,} {name}" for name, p in parts.items() if p is not None)
+    print(f"{dataset.name}: {len(dataset.class_names)} classes; {sizes} images")
+    for left in dataset.left_out:
+        print(f"left out: {left}")
 
 
 def print_status(plan: Plan, root: Path) -> None:

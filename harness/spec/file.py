@@ -21,6 +21,7 @@ from harness.methods import SECTIONS
 from harness.methods.base import Schedule, StepSchedule
 from harness.networks import NETWORKS
 from harness.spec.experiment import PRESETS, Experiment
+from harness.spec.published import read_published
 
 REGISTERED = "models:"  # begins the name of a teacher in MLflow's model registry
 Raw = dict[str, Any]
@@ -120,6 +121,11 @@ def _validate(model: type[BaseModel], values: dict[str, Any], prefix: str) -> An
         raise UserError(first_error(error, model, prefix)) from None
 
 
+def networks_of(experiment: Experiment) -> list[str]:
+    """Labels of the teacher and the students."""
+    return [network.label for network in (experiment.teacher, *experiment.students)]
+
+
 def override(raw: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
     """`raw` with `path.to.field=value` applied; values are read as YAML.
 
@@ -213,10 +219,11 @@ def read(
             (harness.track.registry.resolve).
 
     Raises:
-        UserError: missing or unreadable file, broken YAML, or any wrong field.
+        UserError: missing or unreadable file, broken YAML, any wrong field, or published numbers
+            that a table could not show.
     """
     raw = read_yaml(path, "experiment", "experiments/digits.yaml")
     experiment = parse(resolve(override(raw, assignments or [])), str(path))
-    if experiment.published and not (path.parent / experiment.published).is_file():
-        raise UserError(f"published: no file {path.parent / experiment.published}; fix the path")
+    if experiment.published:  # what the tables will need of it
+        read_published(path.parent / experiment.published, networks_of(experiment))
     return experiment

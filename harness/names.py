@@ -1,0 +1,19 @@
+"""Names as people read them, and how a name from a disk is shown."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+# What would end a line, move the cursor or cannot be encoded.
+UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+def as_read(name: str) -> str:
+    """Equal for two names that look alike: composed characters, no spaces around or doubled."""
+    return " ".join(unicodedata.normalize("NFC", name).split())
+
+
+def shown(name: object) -> str:
+    """For a message: one line of text that every terminal takes, whatever bytes the name has."""
+    return UNPRINTABLE.sub(lambda m: m[0].encode("unicode_escape").decode(), str(name))

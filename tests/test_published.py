@@ -1,0 +1,128 @@
+"""Published numbers in a CSV file: what is read, what is refused, and how it is printed."""
+
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from analysis.tables.markdown import escaped, for_terminal
+from harness.errors import UserError
+from harness.spec.published import read_published
+
+HEAD = "source,row,metric,protocol,wrn-10-1,wrn-16-1"
+LINE = "smith,KD,test_accuracy,last epoch,97.10,"
+ROW = {"source": "smith", "row": "KD", "metric": "test_accuracy", "protocol": "last epoch",
+       "wrn-10-1": "97.10", "wrn-16-1": ""}  # fmt: skip
+NETWORKS = ["wrn-10-1", "wrn-16-1"]
+FOLDER = Path(__file__).parent.parent / "experiments" / "published"
+
+
+def of(path: Path, text: str | bytes) -> list[dict[str, str]]:
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return read_published(path, NETWORKS)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{HEAD}\n{LINE}\n",
+        f"\ufeff{HEAD}\r\n{LINE}\r\n\r\n,,,,,\r\n",
+        f"{HEAD}\n{LINE}".replace(",", ";").replace("97.10", "97,10"),
+        f"sep=;\n{HEAD}\n{LINE}".replace(",", ";").replace("97.10", "97,10"),
+        f"{HEAD}\n{LINE}".replace(",", "\t"),
+        f"{HEAD}\n{LINE}".replace("97.10", '"97,10"'),
+        f"{HEAD}\n{LINE}".replace("97.10", "97.10 %"),
+        f"{HEAD},\n{LINE},\n".replace(",", " , "),
+        f"{HEAD}\n{LINE}".replace("source", "Source").replace("wrn-10-1", "WRN-10-1"),
+        f"{HEAD}\n{LINE}–",
+    ],
+)
+def test_the_same_table_in_other_spellings(tmp_path: Path, text: str) -> None:
+    assert of(tmp_path / "x.csv", text) == [ROW]
+
+
+def test_names_are_as_people_read_them(tmp_path: Path) -> None:
+    (row,) = of(tmp_path / "x.csv", f"{HEAD}\n{LINE}".replace("smith", "  Mu\u0308ller  2020"))
+    assert row["source"] == "M\u00fcller 2020"
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "problem"),
+    [
+        ("", 1, "empty; begin with source,row,"),
+        (f"{HEAD}\n{LINE}".replace("97.10", "97,10"), 2, "7 fields for 6 columns; .* 97.10 for"),
+        (f"{HEAD}\n\n{LINE},\n{LINE}x,y", 4, "7 fields for 6 columns"),
+        (f"{HEAD}\nsmith,KD", 2, "2 fields for 6 columns; give every column its field"),
+        (f"{HEAD}\n{LINE}".replace("metric", "measure"), 1, "no column 'metric'; .*commas"),
+        (HEAD.replace(",", " "), 1, "no column 'source'"),
+        (f"{HEAD}\n{LINE}".replace("wrn-16-1", "wrn_10_1").replace("wrn-10-1", "x"), 1,
+         "column 'wrn_10_1': did you mean 'wrn-10-1'"),
+        (f"{HEAD}\n{LINE}".replace("wrn", "resnet"), 1, "no column of this experiment's networks"),
+        (f"{HEAD}\n{LINE}".replace("wrn-16-1", "Row"), 1, "two columns are called 'row'"),
+        (f"{HEAD}\n{LINE}".replace("smith", " "), 2, "nothing in column 'source'"),
+        (f"{HEAD}\n{LINE}".replace("97.10", "best"), 2, "column wrn-10-1: 'best' is no accuracy"),
+        (f"{HEAD}\n{LINE}".replace("97.10", "971"), 2, "'971' is no accuracy; write a number"),
+        (f"{HEAD}\n{LINE}".replace("97.10", "1e-1"), 2, "'1e-1' is no accuracy"),
+        (f"{HEAD},\n{LINE},7", 2, "'7' stands in a column without a name; name it"),
+        (f'{HEAD}\n"{LINE}', 2, "broken CSV .*; close the quotes"),
+        (f"{HEAD}\n{LINE}".replace("smith", "s\0ith"), 2, "is not plain text"),
+        (f"{HEAD}\n{LINE}".replace("smith", "sm\xefth").encode("latin-1"), 2, "not UTF-8 text"),
+        (f"{HEAD}\n{LINE}".encode("utf-16"), 1, "not UTF-8 text; save it"),
+    ],
+)  # fmt: skip
+def test_nothing_vanishes(tmp_path: Path, text: str | bytes, line: int, problem: str) -> None:
+    path = tmp_path / "x.csv"
+    start = re.escape(f"published: {path}, line {line}")
+    with pytest.raises(UserError, match=f"^{start}[:,] .*{problem}") as caught:
+        of(path, text)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("file", sorted(FOLDER.glob("*.csv")), ids=lambda f: f.stem)
+def test_the_projects_own_files_are_read_as_they_are(file: Path) -> None:
+    head, *lines = (line.split(",") for line in file.read_text().splitlines())
+    assert read_published(file, head[4:]) == [dict(zip(head, x, strict=True)) for x in lines]
+
+
+CSV = st.one_of(
+    st.text(max_size=200),
+    st.binary(max_size=200),
+    st.lists(
+        st.sampled_from([*HEAD.split(","), *LINE.split(","), ",", ";", '"', "\n", "\t", "97,1", "±",
+                         HEAD + "\n", LINE + "\n", "\0", "sep=;\n", "\u2028", "\r"]),
+        max_size=30,
+    ).map("".join),
+)  # fmt: skip
+
+
+@given(text=CSV)
+@settings(max_examples=2000, deadline=None)
+def test_any_csv_is_read_or_refused_in_one_line(
+    tmp_path_factory: pytest.TempPathFactory, text: str | bytes
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.csv"
+    data = text if isinstance(text, bytes) else text.encode(errors="surrogatepass")
+    try:
+        rows = of(path, data)
+    except UserError as error:
+        assert len(str(error).splitlines()) == 1 and str(path) in str(error)
+        return
+    for row in rows:
+        assert row["source"] and row["row"] and row["protocol"]
+        assert all(re.fullmatch(r"[\d.]*( ± [\d.]+)?", row.get(n, "")) for n in NETWORKS)
+        assert len(escaped(row["row"]).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Student (lr|wd tuned)", "*KD* [1](x)", "<b>a</b> <!-- /table:x -->", r"a\|b\\", "_a_ `b`"],
+)
+def test_a_name_in_a_table_stays_itself(text: str) -> None:
+    cell = escaped(text)
+    plain = re.sub(r"\\.", "", cell)
+    assert not re.search(r"[|*\[\]<>`_]", plain), "nothing that Markdown would take for its own"
+    table = f"| | wrn-10-1 |\n|---|---:|\n| *{cell}* (x) | [97](y#z) |\nAnd below."
+    _, row, below = for_terminal(table).splitlines()
+    assert re.split("  +", row) == [f"{text} (x)", "97"] and below == "And below."
