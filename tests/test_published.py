@@ -53,7 +53,7 @@ def test_names_are_as_people_read_them(tmp_path: Path) -> None:
     [
         ("", 1, "empty; begin with source,row,"),
         (f"{HEAD}\n{LINE}".replace("97.10", "97,10"), 2, "7 fields for 6 columns; .* 97.10 for"),
-        (f"{HEAD}\n\n{LINE},\n{LINE}x,y", 4, "7 fields for 6 columns"),
+        (f"{HEAD}\n\n{LINE}\n{LINE}x,y", 4, "7 fields for 6 columns"),
         (f"{HEAD}\nsmith,KD", 2, "2 fields for 6 columns; give every column its field"),
         (f"{HEAD}\n{LINE}".replace("metric", "measure"), 1, "no column 'metric'; .*commas"),
         (HEAD.replace(",", " "), 1, "no column 'source'"),

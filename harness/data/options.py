@@ -7,6 +7,7 @@ part in a cell's fingerprint: data may move to another folder without training a
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from pathlib import Path
@@ -29,8 +30,26 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CUB_LABEL = "cub200"
 
 
+def as_number(value: Any) -> Any:
+    """A number that is written as text ("1e-1"), as every other numeric field takes it."""
+    if isinstance(value, str) and re.fullmatch(r"[-+]?[0-9.]{1,20}([eE][-+]?[0-9]{1,3})?", value):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _place(path: Path) -> Path:
+    try:
+        return Path(os.path.abspath(path.expanduser()))
+    except RuntimeError:
+        raise ValueError("no such user's home folder; write the whole path") from None
+
+
 def _size(value: Any) -> int | float:
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    value = as_number(value)
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         if value >= 1 and value == int(value):
             return int(value)
         if 0 < value < 1:
@@ -45,7 +64,7 @@ def _files(value: Any) -> Any:
 # Images, or a share of them: `validation: 5000` and `validation: 0.1` are both clear.
 Size = Annotated[int | float, BeforeValidator(_size)]
 # Relative to where the command is called, absolute from here on: a cell may run elsewhere.
-Location = Annotated[Path, AfterValidator(lambda p: Path(os.path.abspath(p.expanduser())))]
+Location = Annotated[Path, AfterValidator(_place)]
 Files = Annotated[tuple[Location, ...], BeforeValidator(_files), Field(min_length=1)]
 Label = Annotated[str, Field(pattern=r"^\w[\w .,()+-]*$", max_length=60)]
 Fraction = Annotated[float, Field(ge=0, le=1)]

@@ -12,15 +12,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from harness.data import DATASETS
+from harness.data.options import as_number
 from harness.errors import UserError, first_error, nearest
 from harness.methods import SECTIONS
 from harness.methods.base import Schedule, StepSchedule
 from harness.networks import NETWORKS
 from harness.spec.experiment import PRESETS, Experiment
+from harness.spec.plain_yaml import NotYaml, from_yaml
 from harness.spec.published import read_published
 
 REGISTERED = "models:"  # begins the name of a teacher in MLflow's model registry
@@ -70,6 +71,7 @@ def scale_epochs(experiment: Experiment, scale: Any) -> Experiment:
     Raises:
         UserError: `scale` is not a positive number.
     """
+    scale = as_number(scale)
     if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale < 1000:
         raise UserError(f"epochs_scale: {scale!r} is no positive number; use 0.1 for a tenth")
     if scale == 1:
@@ -138,9 +140,9 @@ def override(raw: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
         if not equals or not path:
             raise UserError(f"--set {assignment}: expected FIELD=VALUE, as in stage2.lambd=50")
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise UserError(f"--set {path}: {text!r} is no YAML value") from None
+            value = from_yaml(text)
+        except NotYaml as error:
+            raise UserError(f"--set {path}: {text!r} is no YAML value ({error.reason})") from None
         node: Any = raw
         *parents, last = path.split(".")
         for part in parents:
@@ -164,23 +166,9 @@ def _name_key(field: str) -> str:
 
 
 def _index(node: list[Any], part: str, path: str) -> int:
-    if not re.fullmatch(r"\d+", part) or int(part) >= len(node):
+    if not re.fullmatch("[0-9]{1,9}", part) or int(part) >= len(node):
         raise UserError(f"--set {path}: {part!r} is no position of a list of {len(node)}")
     return int(part)
-
-
-class UniqueKeys(yaml.SafeLoader):
-    """YAML as usual, but a key that stands twice is an error, not the last one's win."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"{key.value!r} stands twice; drop one", key.start_mark
-                )
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
 
 
 def read_yaml(path: Path, kind: str, example: str) -> Raw:
@@ -197,13 +185,18 @@ def read_yaml(path: Path, kind: str, example: str) -> Raw:
         hint = f"; did you mean {path.parent / near[0]}?" if near else "; check the path"
         raise UserError(f"{path}: no such {kind} file{hint}")
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), UniqueKeys)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f"line {mark.line + 1}: " if mark else ""
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); allow it") from None
+    try:
+        raw = from_yaml(data.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
         raise UserError(
-            f"{path}: {line}broken YAML ({getattr(error, 'problem', None) or 'not UTF-8 text'})"
+            f"{path}: line {line}: not UTF-8 text; save it in UTF-8 (broken YAML)"
         ) from None
+    except NotYaml as error:
+        raise UserError(f"{path}: line {error.line}: broken YAML ({error.reason})") from None
     if not isinstance(raw, dict):
         raise UserError(f"{path}: expected `key: value` lines; see {example}")
     return raw
