@@ -24,11 +24,11 @@ class Part(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore")
 
 
-class Protocol(Part):
+class ProtocolPart(Part):
     ncm_centers: str
 
 
-class Tuned(Part):
+class TunedPart(Part):
     trials: int | None
 
 
@@ -36,8 +36,8 @@ class ExperimentPart(Part):
     name: str
     methods: list[str] = Field(min_length=1)
     seeds: list[int]
-    protocol: Protocol
-    tuned: dict[str, Tuned] | None = None
+    protocol: ProtocolPart
+    tuned: dict[str, TunedPart] | None = None
 
 
 class Header(Part):
