@@ -24,7 +24,7 @@ from harness.errors import UserError
 from harness.predictions import read_predictions_file
 from harness.run.repair import examine
 from harness.store import CellDir
-from harness.stored import Damaged
+from harness.stored import Damaged, parse_json
 from harness.track import sent
 
 CELL = {"kind": "supervised", "semantics": 1, "spec": {"seed": 0}, "upstream": {}}
@@ -344,6 +344,7 @@ def test_a_flipped_bit_of_predictions_never_goes_unnoticed(tmp_path: Path) -> No
         (lambda header, line: header["experiment"].pop("training"), "settings of .*'plain'"),
         (lambda header, line: header.update(published=[{"row": "x"}]), "published row"),
         (lambda header, line: header.update(bundle=2), "another format"),
+        (lambda header, line: header.update(bundle=10**30), "no whole JSON"),
     ],
 )
 def test_a_bundle_says_which_field(change: Callable[[Any, Any], Any], message: str) -> None:
@@ -352,3 +353,9 @@ def test_a_bundle_says_which_field(change: Callable[[Any, Any], Any], message: s
     change(header, line)
     with pytest.raises(UserError, match=message):
         read_bundle(BUNDLE, f"{json.dumps(header)}\n{json.dumps(line)}\n")
+
+
+@pytest.mark.parametrize("text", ["NaN", "1e999", "1" + "0" * 400, '"\\ud800"', "[" * 99999])
+def test_what_json_alone_can_read_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^is no whole JSON$"):
+        parse_json(text.encode())

@@ -3,6 +3,7 @@
 A crash is simulated by an os.replace that fails: what lies on disk then is what a power cut leaves.
 """
 
+import fcntl
 import hashlib
 import json
 import os
@@ -328,3 +329,40 @@ def test_prepare_keeps_the_options_beside_the_cell(tmp_path: Path) -> None:
         directory = store.prepare(cell, {"path": path})
         assert directory.options == {"path": path}
         assert (directory / "cell.json").read_bytes() == before
+
+
+# Litter
+
+
+def test_temporary_files_of_dead_processes_are_removed(tmp_path: Path) -> None:
+    """Of live ones, and of processes elsewhere, which hold a lock, they stay. So does a checkpoint:
+    it may be the last good one."""
+    store, cell = Store(tmp_path), Cell("kd", {})
+    directory = store.prepare(cell)
+    dead, held, alive = 4194305, 4194306, os.getppid()  # no pid is as large as the former
+    litter = f".cell.json.{dead}.tmp"
+    stay = [f".cell.json.{held}.tmp", f".mlflow.json.{alive}.tmp", f".checkpoint.pt.{dead}.tmp"]
+    for name in (litter, *stay):
+        (directory / name).touch()
+    (tmp_path / f".mlflow.json.{dead}.tmp").touch()
+    with open(directory / stay[0]) as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        store.create()
+        store.prepare(cell)
+    assert names(directory.path) == sorted(["cell.json", *stay])
+    assert names(tmp_path) == [directory.path.name]
+
+
+def test_a_temporary_file_is_locked_until_it_has_its_name(
+    cell: CellDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.replace
+
+    def replace(source: Path, target: Path) -> None:
+        with open(source) as file, pytest.raises(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        real(source, target)
+
+    monkeypatch.setattr("harness.store.os.replace", replace)
+    write_atomically(cell / "x", b"new")
+    assert names(cell.path) == ["x"]
