@@ -93,7 +93,8 @@ class ManifestFields(TypedDict, total=False):
     model_sha256: str
     data: dict[str, Any]
     device: str
-    threads: int
+    threads: int | list[int]  # several of a cell that went on elsewhere
+    processor: str | list[str]
     attempts: int
     commits: list[str]
     dirty: bool | None

@@ -177,3 +177,16 @@ def test_leased_cell_is_left_alone(
         assert go(directory) == BUSY
     assert directory.events() == []
     assert '"pid":' in capsys.readouterr().err
+
+
+def test_a_cell_that_went_on_with_other_threads_says_so(tmp_path: Path) -> None:
+    """Its sums have other last digits from there, so its number stands in no table of one kind."""
+    directory = tiny(tmp_path, "training.epochs=2").directory("supervised")
+    assert go(directory, StopAfter(7)) == STOPPED
+    first = directory.events()[0]
+    assert first["threads"] == 1 and first["processor"]
+    text = (directory / "journal.jsonl").read_text().replace('"threads":1', '"threads":4')
+    (directory / "journal.jsonl").write_text(text)
+    assert go(directory) == DONE
+    assert directory.manifest["threads"] == [1, 4]
+    assert directory.manifest["processor"] == first["processor"]
