@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import weights
-from test_training import KINDS, VERSION, Grid, tiny
+from training import KINDS, VERSION, Grid, tiny
 
 from harness.data import load
 from harness.data.batches import Batch, epoch_generator
