@@ -18,7 +18,7 @@ import pandas as pd
 from analysis.bundle_fields import parse_lines
 from harness.canonical import canonical
 from harness.errors import UserError
-from harness.plan import Plan
+from harness.plan import TEACHER, Plan
 from harness.predictions import read_predictions_file
 from harness.redact import without_password
 from harness.spec.file import networks_of
@@ -64,7 +64,7 @@ class Bundle:
     @property
     def teacher(self) -> str:
         """Label of the teacher's network."""
-        return str(self.numbers[self.numbers.stage == "teacher"].student.iloc[0])
+        return str(self.numbers[self.numbers.stage == TEACHER].student.iloc[0])
 
     @property
     def name(self) -> str:
@@ -205,8 +205,8 @@ def _rows(cell: dict[str, Any]) -> list[dict[str, Any]]:
             "fingerprint": cell["fingerprint"],
             "mlflow_run_id": cell["mlflow_run_id"],
             "device": manifest["device"],
-            "processor": _text(manifest.get("processor")),
-            "threads": _text(manifest.get("threads")),
+            "processor": _each(manifest.get("processor", ())),
+            "threads": _each(manifest.get("threads", ())),
             "commits": tuple(manifest["commits"]),
             "dirty": manifest["dirty"],
             "torch": manifest["torch"],
@@ -218,6 +218,6 @@ def _rows(cell: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _text(value: Any) -> str:
-    """One value or several, of cells that were trained in several places; "" in older bundles."""
-    return " and ".join(map(str, value)) if isinstance(value, list) else str(value or "")
+def _each(value: Any) -> tuple[str, ...]:
+    """One value, or several of a cell that went on elsewhere; none in older bundles."""
+    return tuple(map(str, value)) if isinstance(value, list | tuple) else (str(value),)

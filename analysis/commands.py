@@ -93,11 +93,11 @@ def check_owner(path: Path, text: str, other: str | None) -> None:
     Raises:
         UserError: it would.
     """
-    if other is None:
-        if not path.exists():
-            return
-        other = path.read_text(encoding="utf-8")
-    old, new = read_bundle(path, other), read_bundle(path, text)
+    try:
+        old = read_bundle(path, other)
+    except UserError:
+        return  # none yet, or none that can be read: this one takes its place
+    new = read_bundle(path, text)
     files = [shlex.split(bundle.command)[2] for bundle in (old, new)]
     settings = [
         {k: v for k, v in bundle.experiment.items() if k not in ("seeds", "description")}

@@ -176,7 +176,7 @@ def sync(file: File, set_: Set = None, store: StoreOption = RUNS) -> None:
     if done:
         tracker.present(_page(file, set_, store))
     tracker.close(finished=done)
-    print(f"{sent} cells sent to {tracker.place}")
+    print(f"{sent} cells sent to {tracker.server.place}")
 
 
 @app.command()

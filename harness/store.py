@@ -40,6 +40,7 @@ from harness.stored import (
     Damaged,
     check_identity,
     epoch_lines,
+    is_fingerprint,
     read_epoch_number,
     read_fields,
     read_journal,
@@ -316,6 +317,21 @@ class Store:
         if options is not None:
             write_atomically(directory / "options.json", canonical(options).encode())
         return directory
+
+    def find(self, prefix: str) -> CellDir:
+        """The cell, even if its cell.json is lost.
+
+        Raises:
+            UserError: no cell, or more than one, begins with `prefix`.
+        """
+        names = sorted(p.name for p in self.root.glob("*") if p.is_dir() and is_fingerprint(p.name))
+        found = [name for name in names if name.startswith(prefix[:16])]
+        if len(found) != 1 or not prefix:
+            problem = "no cell" if not found else f"{len(found)} cells"
+            raise UserError(
+                f"CELL: {problem} in {self.root} begins with {prefix!r}; `harness plan` lists them"
+            )
+        return CellDir(self.root / found[0])
 
     def all(self) -> list[CellDir]:
         return [CellDir(p.parent) for p in sorted(self.root.glob("*/cell.json"))]

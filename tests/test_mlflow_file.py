@@ -233,12 +233,13 @@ def test_training_goes_on_without_it_and_sync_sends_the_rest(
 
 
 class Absent:
-    """A tracker whose server comes back after some tries."""
+    """A tracker, and its own connection, whose server comes back after some tries."""
 
     place, remedy, heard = "there", "`harness sync`", 0.0
 
     def __init__(self, failures: int) -> None:
         self.failures, self.sent, self.is_open = failures, 0, False
+        self.server = self
 
     def check(self) -> None:
         pass

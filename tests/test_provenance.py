@@ -150,6 +150,8 @@ def renamed(text: str, file: str, **changes: Any) -> str:
 def test_another_experiment_of_that_name_replaces_no_bundle(tmp_path: Path) -> None:
     stored, text = tmp_path / "digits.jsonl", DIGITS.read_text()
     check_owner(stored, text, None)  # there is none yet
+    stored.write_text(text[:5000])
+    check_owner(stored, text, None)  # a broken one is written again, as its message says
     stored.write_text(text)
     check_owner(stored, renamed(text, "experiments/digits.yaml", optimizer={}), None)
     check_owner(stored, renamed(text, "moved/digits.yaml", seeds=[0, 1], description="x"), None)

@@ -10,6 +10,7 @@ from typing import Any
 from analysis.bundle import Bundle
 from analysis.statistics import estimate
 from analysis.tables.rows import (
+    DASH,
     Row,
     cell_estimate,
     methods_of,
@@ -21,9 +22,9 @@ from analysis.tables.runs import anchor
 from harness.errors import UserError
 from harness.methods import SUPERVISED, n_epochs
 from harness.plan import TEACHER
+from harness.provenance import UNKNOWN
 from harness.results import FORMS, SAID, honest, leak
 
-DASH = "–"
 SHOWN = ("row", "source", "protocol")  # of a published row
 PRIVATE = 0xE000
 
@@ -44,7 +45,7 @@ def check_unmixed(bundle: Bundle, allow_mixed: bool) -> None:
     for column in ONE_EACH:
         counts = cells[cells.epochs > 0][column].value_counts()  # an imported one computed nothing
         several = [v for v in counts.index if isinstance(v, tuple) and len(v) > 1]
-        if len(counts) > 1 or several or any(" and " in str(v) for v in counts.index):
+        if len(counts) > 1 or several:
             shown = "; ".join(f"{_text(value)}: {n}" for value, n in counts.items())
             raise UserError(
                 f"{bundle.name}: cells of different {column} ({shown}); train them again with "
@@ -53,7 +54,9 @@ def check_unmixed(bundle: Bundle, allow_mixed: bool) -> None:
 
 
 def _text(value: object) -> str:
-    return " and ".join(v[:12] for v in value) if isinstance(value, tuple) else str(value)
+    if isinstance(value, tuple):
+        return " and ".join(value) or UNKNOWN
+    return str(value)
 
 
 def markdown(bundle: Bundle, runs_page: str, allow_mixed: bool = False) -> str:
@@ -134,11 +137,11 @@ def caption(bundle: Bundle) -> list[str]:
     n, experiment = bundle.numbers, bundle.experiment
     data = json.loads(n.data.iloc[0])
     sizes = ", ".join(f"{v} {k}" for k, v in data.items() if k not in ("name", "digest"))
-    commits = sorted({"unknown" if c == "None" else c for cs in n.commits for c in cs})
+    commits = sorted({UNKNOWN if c == "None" else c for cs in n.commits for c in cs})
     dirty = " with uncommitted changes" if n.dirty.astype(bool).any() else ""
     trained = n[n.epochs > 0]
     devices = ", ".join(sorted(set(n.device)))
-    processors = ", ".join(sorted(set(trained.processor) - {""}))
+    processors = ", ".join(sorted({name for names in trained.processor for name in names}))
     return [
         "Test accuracy in %, mean ± half-width of the 95 % t-interval over seeds "
         "(number of seeds); each number links to its runs.",

@@ -13,6 +13,8 @@ from harness.methods import Method
 from harness.plan import TEACHER
 from harness.results import ACCURACY, NCM_FORMS, main_of, names_of
 
+DASH = "–"  # for what is not there
+
 
 @dataclass(frozen=True)
 class Row:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from analysis.bundle import Bundle
-from analysis.tables.rows import Row, rows_of, select, students_of
+from analysis.tables.rows import DASH, Row, rows_of, select, students_of
 from harness.plan import TEACHER
 from harness.results import FORMS
 
@@ -45,7 +45,7 @@ def runs_markdown(bundle: Bundle) -> str:
             ]
             for r in chosen.to_dict("records"):
                 forms = " | ".join(f"{100 * r[form]:.2f}" for form in FORMS)
-                run = f"`{r['mlflow_run_id']}`" if r["mlflow_run_id"] else "–"
+                run = f"`{r['mlflow_run_id']}`" if r["mlflow_run_id"] else DASH
                 lines.append(
                     f"| {r['seed']} | {forms} | {r['selected_epoch']} of {r['epochs']} | "
                     f"`{r['fingerprint'][:16]}` | {run} |"

@@ -12,7 +12,6 @@ from rich.table import Table
 
 from harness.canonical import differences
 from harness.data import Dataset
-from harness.errors import UserError
 from harness.execute.local import threads_for
 from harness.execute.scheduler import Progress, begin
 from harness.methods import n_epochs
@@ -142,7 +141,7 @@ def print_explanation(prefix: str, plan: Plan | None, root: Path) -> None:
     Raises:
         UserError: no cell, or more than one, begins with `prefix`.
     """
-    directory = _find(prefix, Store(root))
+    directory = Store(root).find(prefix)
     cell = directory.description
     print(f"{directory.path}: {'done' if directory.is_done else 'not done'}")
     print(json.dumps(cell, indent=1, sort_keys=True))
@@ -159,13 +158,3 @@ def print_explanation(prefix: str, plan: Plan | None, root: Path) -> None:
     print(f"stale for {plan.experiment.name}; its nearest cell differs in:")
     for line in nearest:
         print(f"  {line}")
-
-
-def _find(prefix: str, store: Store) -> CellDir:
-    found = [d for d in store.all() if d.path.name.startswith(prefix[:16])]
-    if len(found) != 1:
-        problem = "no cell" if not found else f"{len(found)} cells"
-        raise UserError(
-            f"CELL: {problem} in {store.root} begins with {prefix!r}; `harness plan` lists them"
-        )
-    return found[0]

@@ -27,7 +27,6 @@ from harness.stored import (
     Damaged,
     check_identity,
     epoch_lines,
-    is_fingerprint,
     parse_event,
     read_journal,
     whole_lines,
@@ -63,7 +62,7 @@ def repair(prefix: str, root: Path, do_it: bool) -> None:
     Raises:
         UserError: no cell, or more than one, begins with `prefix`; or it is being trained.
     """
-    directory = find(prefix, Store(root))
+    directory = Store(root).find(prefix)
     again = f"harness repair {directory.path.name} --store {root}"
     if not do_it:
         if directory.is_leased:
@@ -83,22 +82,6 @@ def repair(prefix: str, root: Path, do_it: bool) -> None:
         raise UserError(
             f"CELL: {directory.path.name} is being trained by {error}; stop that first"
         ) from None
-
-
-def find(prefix: str, store: Store) -> CellDir:
-    """The cell, even if its cell.json is lost.
-
-    Raises:
-        UserError: no cell, or more than one, begins with `prefix`.
-    """
-    names = sorted(p.name for p in store.root.glob("*") if p.is_dir() and is_fingerprint(p.name))
-    found = [name for name in names if prefix and name.startswith(prefix[:16])]
-    if len(found) != 1:
-        problem = "no cell" if not found else f"{len(found)} cells"
-        raise UserError(
-            f"CELL: {problem} in {store.root} begins with {prefix!r}; `harness plan` lists them"
-        )
-    return CellDir(store.root / found[0])
 
 
 def examine(directory: CellDir) -> Remedy:

@@ -11,11 +11,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from harness.data import DatasetOptions, data_root
 from harness.database import Refused
-from harness.errors import UserError, one_line
+from harness.errors import one_line
+from harness.track.environment import usable
+
+if TYPE_CHECKING:
+    from harness.track.client import Connection
 
 # Exit statuses of the command. UNFINISHED: --max-time came first; call again to go on.
 OK, CELL_FAILED, WRONG_USE, UNFINISHED, CTRL_C = 0, 1, 2, 3, 130
@@ -28,24 +32,12 @@ START_SECONDS = 30.0  # training waits so long for MLflow's first answer, yes or
 
 
 class Tracking(Protocol):
-    """Sends what a command trains to MLflow. place: where, for messages; remedy: the command that
-    sends what is missing; heard: when MLflow last answered, as time.monotonic()."""
+    """Sends what a command trains to MLflow. remedy: the command that sends what is missing."""
 
-    place: str
     remedy: str
 
     @property
-    def heard(self) -> float: ...
-
-    @property
-    def is_open(self) -> bool: ...
-
-    def check(self) -> None:
-        """
-        Raises:
-            UserError: the address itself is wrong.
-        """
-        ...
+    def server(self) -> Connection: ...
 
     def connect(self) -> Any:
         """Find the server, and what is there already."""
@@ -117,16 +109,9 @@ def connect(tracker: Tracking) -> None:
     Raises:
         UserError: the tracking server cannot be used.
     """
-    tracker.check()
-    try:
+    tracker.server.check()
+    with usable(tracker.server.place):
         tracker.connect()
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(
-            f"MLFLOW_TRACKING_URI: cannot use {tracker.place} ({one_line(error)}); "
-            "correct it, start the server, or unset it for a local database"
-        ) from None
 
 
 def start_tracking(tracker: Tracking) -> BackgroundSync:
@@ -136,7 +121,7 @@ def start_tracking(tracker: Tracking) -> BackgroundSync:
     Raises:
         UserError: the address is wrong, or the server there refuses it.
     """
-    tracker.check()
+    tracker.server.check()
     sync = BackgroundSync(tracker)
     sync.start()
     sync.answered.wait(START_SECONDS)
@@ -164,7 +149,7 @@ class BackgroundSync(threading.Thread):
     @property
     def has_said_all(self) -> bool:
         """MLflow was away from the start, and the warning said what to do."""
-        return self._failing and not self.tracker.is_open
+        return self._failing and not self.tracker.server.is_open
 
     def run(self) -> None:
         works = self._attempt(self.tracker.connect)
@@ -191,11 +176,11 @@ class BackgroundSync(threading.Thread):
 
     def _warning(self, error: Exception) -> str:
         tracker = self.tracker
-        if tracker.is_open:
+        if tracker.server.is_open:
             return f"warning: MLflow: {one_line(error)}; trying again"
         return (
-            f"warning: MLflow at {tracker.place} cannot be used ({one_line(error)}); training goes "
-            f"on without it, {tracker.remedy} sends the rest"
+            f"warning: MLflow at {tracker.server.place} cannot be used ({one_line(error)}); "
+            f"training goes on without it, {tracker.remedy} sends the rest"
         )
 
     def finish(
@@ -214,7 +199,7 @@ class BackgroundSync(threading.Thread):
             if stops is not None and stops.n > 1:
                 print(behind(self.tracker, "stopped before the end"), file=sys.stderr)
                 return
-            if time.monotonic() - max(started, self.tracker.heard) > silence:
+            if time.monotonic() - max(started, self.tracker.server.heard) > silence:
                 print(behind(self.tracker, f"no answer for {silence:.0f} s"), file=sys.stderr)
                 return
 
@@ -241,6 +226,6 @@ def finish_tracking(
 
 def behind(tracker: Tracking, why: str) -> str:
     return (
-        f"warning: MLflow at {tracker.place} is behind ({why}); nothing is lost: {tracker.remedy} "
-        "sends the rest"
+        f"warning: MLflow at {tracker.server.place} is behind ({why}); nothing is lost: "
+        f"{tracker.remedy} sends the rest"
     )

@@ -6,7 +6,7 @@ import contextlib
 import fcntl
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -14,10 +14,14 @@ from harness import database
 from harness.errors import UserError
 from harness.redact import without_password
 from harness.track import database_file
-from harness.track.environment import is_server, prepare_environment, tracking_uri
+from harness.track.environment import check_uri, is_server, prepare_environment, tracking_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+
+PARENT = "mlflow.parentRunId"  # the tag of a run below another
 
 
 class Connection:
@@ -35,6 +39,14 @@ class Connection:
         self.heard = 0.0
         self.experiment_id = ""
         self._client: MlflowClient | None = None
+
+    def check(self) -> None:
+        """Before anybody is asked.
+
+        Raises:
+            UserError: the address itself is wrong.
+        """
+        check_uri(self.uri)
 
     @property
     def is_open(self) -> bool:
@@ -167,3 +179,16 @@ def log_params(client: MlflowClient, run_id: str, values: dict[str, Any]) -> Non
     params = [Param(k, str(v)[:500]) for k, v in values.items()]
     for start in range(0, len(params), 100):
         client.log_batch(run_id, params=params[start : start + 100])
+
+
+def children(client: MlflowClient, experiment_id: str, parent_id: str) -> Iterable[Run]:
+    """The runs below a run that nobody deleted."""
+    token = None
+    while True:
+        page = client.search_runs(
+            [experiment_id], f"tags.`{PARENT}` = '{parent_id}'", page_token=token
+        )
+        yield from page
+        token = page.token
+        if not token:
+            return

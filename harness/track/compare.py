@@ -7,13 +7,14 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from harness.store import CellDir
+from harness.track.client import children
 from harness.track.sent import current_training
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-NO_METRICS = ("event", "time", "epoch")
+NO_METRICS = ("event", "time", "epoch")  # of a journal's line
 
 
 def differing(
@@ -30,19 +31,6 @@ def differing(
         for directory, marker in marked
         if not _shows(found.get(marker.get("run_id", "")), directory, marker)
     }
-
-
-def children(client: MlflowClient, experiment_id: str, parent_id: str) -> Iterable[Run]:
-    """The runs below a run that nobody deleted."""
-    token = None
-    while True:
-        page = client.search_runs(
-            [experiment_id], f"tags.`mlflow.parentRunId` = '{parent_id}'", page_token=token
-        )
-        yield from page
-        token = page.token
-        if not token:
-            return
 
 
 def _shows(run: Run | None, directory: CellDir, marker: dict[str, Any]) -> bool:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import logging
 import os
+from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from harness.errors import UserError, one_line
@@ -14,6 +16,7 @@ from harness.track.database_file import file_of
 DEFAULT_URI = "sqlite:///mlflow.db"
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 LOOPBACK = ("localhost", "127.0.0.1", "::1", "0.0.0.0")
+START = "start the server, or unset it for a local database"
 EXPECTED = "write http://HOST:PORT, postgresql://USER@HOST/NAME or sqlite:///FILE"
 
 
@@ -25,6 +28,23 @@ def tracking_uri() -> str:
 def is_server(uri: str) -> bool:
     """Not a database that this process opens itself."""
     return uri.startswith(("http://", "https://"))
+
+
+@contextlib.contextmanager
+def usable(place: str, remedy: str = START) -> Iterator[None]:
+    """Around what asks MLflow.
+
+    Raises:
+        UserError: it does not answer, or cannot be used; in one line.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"MLFLOW_TRACKING_URI: cannot use {place} ({one_line(error)}); correct it, {remedy}"
+        ) from None
 
 
 def check_uri(uri: str) -> None:

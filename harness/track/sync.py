@@ -19,8 +19,8 @@ from harness.plan import TEACHER, Entry, Plan
 from harness.results import TEST_ACCURACY, logged_name
 from harness.store import CellDir, Store
 from harness.track import compare, sent
-from harness.track.client import Connection, log_params
-from harness.track.environment import DEFAULT_URI, check_uri
+from harness.track.client import PARENT, Connection, log_params
+from harness.track.environment import DEFAULT_URI
 from harness.track.grid_run import Page, find_grid_run, present
 from harness.track.registry import WEIGHTS, register
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 MAX_METRICS = 1000  # MLflow's limit for one log_batch
-PARENT = "mlflow.parentRunId"
 N_CELLS = "result.cells"  # tag of a grid's run
 BEST_ON_TEST_NOTE = "chosen by looking at the test set: it measures the leak and is no result"
 
@@ -41,22 +40,10 @@ class Tracker:
     def __init__(self, plan: Plan, store: Store, uri: str | None = None) -> None:
         self.plan, self.store = plan, store
         self.server = Connection(plan.experiment.name, store.root, uri)
-        self.place = self.server.place
-        self.key = sent.key_of(self.place, plan.experiment.name, plan.experiment.grid)
+        self.key = sent.key_of(self.server.place, plan.experiment.name, plan.experiment.grid)
         self._parent_id = ""
         self._compared = False
         self._differing: set[str] = set()
-
-    @property
-    def heard(self) -> float:
-        return self.server.heard
-
-    @property
-    def is_open(self) -> bool:
-        return self.server.is_open
-
-    def check(self) -> None:
-        check_uri(self.server.uri)
 
     # -- what needs no MLflow ---------------------------------------------------------------------
 
@@ -221,7 +208,7 @@ class Tracker:
             for event in events[known.get("lines", 0) :]
             if event["event"] == "epoch"
             for name, value in event.items()
-            if name not in ("event", "time", "epoch")
+            if name not in compare.NO_METRICS
         ]
         for start in range(0, len(metrics), MAX_METRICS):
             client.log_batch(run_id, metrics=metrics[start : start + MAX_METRICS])

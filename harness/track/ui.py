@@ -24,6 +24,7 @@ from harness.track.environment import (
     no_proxy,
     prepare_environment,
     tracking_uri,
+    usable,
 )
 from harness.track.saved_views import first_views
 
@@ -96,28 +97,16 @@ def check_database(uri: str) -> None:
     Raises:
         UserError: MLflow's server could not use it, and would say so in a hundred lines.
     """
-    try:
-        with locked(uri, Path(tempfile.gettempdir())):
-            make_client(uri)
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(
-            f"MLFLOW_TRACKING_URI: cannot use {without_password(uri)} ({one_line(error)}); "
-            "correct it, or move a broken file away"
-        ) from None
+    place = without_password(uri)
+    with usable(place, "or move a broken file away"), locked(uri, Path(tempfile.gettempdir())):
+        make_client(uri)
 
 
 def point_at(uri: str) -> int:
     """What to open at a server that runs already."""
     place = without_password(uri)
-    try:
+    with usable(place):
         lines = what_to_open(_client(uri), place)
-    except Exception as error:
-        raise UserError(
-            f"MLFLOW_TRACKING_URI: cannot use {place} ({one_line(error)}); "
-            "correct it, start the server, or unset it for a local database"
-        ) from None
     print("\n".join([f"MLflow: {place} (it runs already)", *lines]))
     return 0
 

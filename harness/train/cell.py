@@ -132,11 +132,10 @@ def _train(
         teacher = teacher.to(device).to(memory_format=torch.channels_last)
     model = model.to(device).to(memory_format=torch.channels_last)
 
+    n_workers = directory.options.get("n_workers", 0)
     parts = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
     images: dict[str, Images] = {
-        k: on_device(dataset, v, device, directory.options.get("n_workers", 0))
-        for k, v in parts.items()
-        if v is not None
+        k: on_device(dataset, v, device, n_workers) for k, v in parts.items() if v is not None
     }
     if spec["protocol"]["selection"] not in ("last", *images):
         raise UserError(

@@ -143,7 +143,7 @@ def without_pauses(
 
 
 def _log_figures(tracker: TuneTracker, figures: list[tuple[str, Path]]) -> None:
-    if not tracker.is_open:  # which has been said
+    if not tracker.server.is_open:  # which has been said
         return
     try:
         tracker.log_figures(figures)

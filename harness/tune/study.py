@@ -119,7 +119,7 @@ class Study:
                 study_name=self.name,
                 storage=storage,
                 sampler=sampler(settings.seed, 0, settings.startup_trials),
-                pruner=optuna.pruners.NopPruner(),  # harness.tune.searchgs decides
+                pruner=optuna.pruners.NopPruner(),  # harness.tune.halving decides
                 direction=settings.direction,
                 load_if_exists=True,
             )

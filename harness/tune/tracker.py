@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.canonical import flatten
 from harness.store import Store
-from harness.track.client import Connection, log_params
-from harness.track.environment import check_uri
+from harness.track.client import PARENT, Connection, children, log_params
 from harness.track.grid_run import NOTE
 from harness.tune.tuning_file import Params, Tuning
 
@@ -60,23 +59,11 @@ class TuneTracker:
             started: method -> when its study began: what tells two studies of one name apart.
         """
         self.server = Connection(f"{tuning.name}-tuning", store.root, uri)
-        self.place = self.server.place
         self.tuning, self.store, self.started = tuning, store, started
         self.view: tuple[TrialView, ...] = ()
         self._parents: dict[str, str] = {}
         self._children: dict[tuple[str, int], str] = {}
         self._sent: dict[tuple[str, int], tuple[str, int]] = {}
-
-    @property
-    def heard(self) -> float:
-        return self.server.heard
-
-    @property
-    def is_open(self) -> bool:
-        return self.server.is_open
-
-    def check(self) -> None:
-        check_uri(self.server.uri)
 
     def connect(self) -> MlflowClient:
         """The client, with the run of every study found or made."""
@@ -148,20 +135,10 @@ class TuneTracker:
 
     def _read_children(self, client: MlflowClient, method: str, parent: str) -> None:
         """What an earlier orchestrator sent."""
-        token = None
-        while True:
-            page = client.search_runs(
-                [self.server.experiment_id],
-                f"tags.`mlflow.parentRunId` = '{parent}'",
-                page_token=token,
-            )
-            for run in page:
-                key = method, int(run.data.tags["trial"])
-                self._children[key] = run.info.run_id
-                self._sent[key] = run.data.tags.get("stamp", ""), 0
-            token = page.token
-            if not token:
-                return
+        for run in children(client, self.server.experiment_id, parent):
+            key = method, int(run.data.tags["trial"])
+            self._children[key] = run.info.run_id
+            self._sent[key] = run.data.tags.get("stamp", ""), 0
 
     def _send_trial(
         self, client: MlflowClient, trial: TrialView, lines: list[dict[str, Any]]
@@ -201,7 +178,7 @@ class TuneTracker:
                 self.server.experiment_id,
                 run_name=f"{trial.method} #{trial.number}",
                 tags={
-                    "mlflow.parentRunId": self._parents[trial.method],
+                    PARENT: self._parents[trial.method],
                     "kind": "trial",
                     "trial": str(trial.number),
                     "method": trial.method,
