@@ -172,13 +172,14 @@ def _say_where_artifacts_go(location: str, name: str, uri: str) -> None:
         )
 
 
-def log_params(client: MlflowClient, run_id: str, values: dict[str, Any]) -> None:
-    """Params of any number and length, as far as MLflow keeps them (500 characters)."""
+def log_params(client: MlflowClient, run: Run, values: dict[str, Any]) -> None:
+    """Params of any number and length, as far as MLflow keeps them (500 characters), but for those
+    that the run has: MLflow refuses to change them."""
     from mlflow.entities import Param
 
-    params = [Param(k, str(v)[:500]) for k, v in values.items()]
+    params = [Param(k, str(v)[:500]) for k, v in values.items() if k not in run.data.params]
     for start in range(0, len(params), 100):
-        client.log_batch(run_id, params=params[start : start + 100])
+        client.log_batch(run.info.run_id, params=params[start : start + 100])
 
 
 def children(client: MlflowClient, experiment_id: str, parent_id: str) -> Iterable[Run]:

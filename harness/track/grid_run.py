@@ -24,13 +24,13 @@ Page = Callable[[Plan, str, Path], tuple[str, list[Path]]]
 
 def find_grid_run(
     client: MlflowClient, experiment_id: str, plan: Plan, uri: str
-) -> tuple[str, bool]:
-    """(id of the grid's run, whether it was made now)."""
+) -> tuple[Run, bool]:
+    """(the grid's run, whether it was made now)."""
     existing = _grid_runs(client, experiment_id, plan)
     if existing:
         client.update_run(existing[0].info.run_id, status="RUNNING")
         _save_views(client, existing[0])  # it may be older than they are
-        return existing[0].info.run_id, False
+        return existing[0], False
     experiment = plan.experiment
     tags = {
         "kind": "grid",
@@ -45,8 +45,8 @@ def find_grid_run(
     # after the pause both hosts see both runs. A database has a lock (Tracker.connect).
     if is_server(uri):
         time.sleep(SETTLE_SECONDS)
-    first = _grid_runs(client, experiment_id, plan)[0].info.run_id
-    if first != run.info.run_id:
+    first = _grid_runs(client, experiment_id, plan)[0]
+    if first.info.run_id != run.info.run_id:
         client.delete_run(run.info.run_id)
         return first, False
     _save_views(client, run)

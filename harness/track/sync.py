@@ -153,14 +153,17 @@ class Tracker:
 
     def _find_parent(self, client: MlflowClient) -> None:
         server = self.server
-        run_id, is_new = find_grid_run(client, server.experiment_id, self.plan, server.uri)
+        run, is_new = find_grid_run(client, server.experiment_id, self.plan, server.uri)
+        run_id = run.info.run_id
         if is_new:
             self._say_where_it_was(client)
-            resolved = self.plan.experiment.model_dump(mode="json")
-            log_params(client, run_id, flatten(resolved))
+        resolved = self.plan.experiment.model_dump(mode="json")
+        # The params come last: without them it is new, or who made it was killed.
+        if flatten(resolved).keys() - run.data.params.keys():
             client.log_dict(run_id, resolved, "experiment.resolved.json")
             first = next(iter(self.plan.cells.values()))
             self._log_data_set(client, run_id, first.spec["data"])
+            log_params(client, run, flatten(resolved))
         self._parent_id = run_id
 
     def _say_where_it_was(self, client: MlflowClient) -> None:
@@ -270,7 +273,7 @@ class Tracker:
         cell, entry = self.plan.cells[fingerprint], self.plan.entries_of(fingerprint)[0]
         for key, value in self._tags(entry).items():
             client.set_tag(run_id, key, value)
-        log_params(client, run_id, flatten(cell.spec))
+        log_params(client, client.get_run(run_id), flatten(cell.spec))
         self._log_data_set(client, run_id, cell.spec["data"])
         client.log_artifact(run_id, str(self.store.directory(fingerprint) / "cell.json"))
 

@@ -112,14 +112,19 @@ class TuneTracker:
                 f"tags.kind = 'study' and tags.study = '{name}' and tags.started = '{started}'",
             )
             if found:
-                run_id = found[0].info.run_id
-                client.update_run(run_id, status="RUNNING")
-                self._read_children(client, method, run_id)
+                run = found[0]
+                client.update_run(run.info.run_id, status="RUNNING")
+                self._read_children(client, method, run.info.run_id)
             else:
-                run_id = self._create_parent(client, method, name, started)
-            self._parents[method] = run_id
+                run = self._create_parent(client, method, name, started)
+            settings = self.tuning.settings.model_dump(
+                mode="json", exclude={"methods", "description"}
+            )
+            space = {f: v.model_dump(mode="json") for f, v in self.tuning.spaces[method].items()}
+            log_params(client, run, flatten({**settings, "space": space}))
+            self._parents[method] = run.info.run_id
 
-    def _create_parent(self, client: MlflowClient, method: str, name: str, started: str) -> str:
+    def _create_parent(self, client: MlflowClient, method: str, name: str, started: str) -> Run:
         tags = {
             "kind": "study",
             "study": name,
@@ -127,18 +132,15 @@ class TuneTracker:
             "started": started,
             NOTE: self.tuning.settings.description,
         }
-        run = client.create_run(self.server.experiment_id, run_name=f"study {name}", tags=tags)
-        settings = self.tuning.settings.model_dump(mode="json", exclude={"methods", "description"})
-        space = {f: v.model_dump(mode="json") for f, v in self.tuning.spaces[method].items()}
-        log_params(client, run.info.run_id, flatten({**settings, "space": space}))
-        return run.info.run_id
+        return client.create_run(self.server.experiment_id, run_name=f"study {name}", tags=tags)
 
     def _read_children(self, client: MlflowClient, method: str, parent: str) -> None:
         """What an earlier orchestrator sent."""
         for run in children(client, self.server.experiment_id, parent):
             key = method, int(run.data.tags["trial"])
             self._children[key] = run.info.run_id
-            self._sent[key] = run.data.tags.get("stamp", ""), 0
+            if run.info.status != "RUNNING":  # else who sent it was killed before its state
+                self._sent[key] = run.data.tags.get("stamp", ""), 0
 
     def _send_trial(
         self, client: MlflowClient, trial: TrialView, lines: list[dict[str, Any]]
@@ -160,13 +162,10 @@ class TuneTracker:
         tags |= {"state": trial.state, "diverged": str(trial.diverged), "stamp": trial.stamp}
         tags |= {"winner": str(trial.is_winner)}
         params = [Param(k, str(v)) for k, v in trial.params.items()]
-        for start in range(0, max(1, len(metrics)), 500):
-            client.log_batch(
-                run_id,
-                metrics=metrics[start : start + 500],
-                params=params,
-                tags=[RunTag(k, v) for k, v in tags.items()],
-            )
+        for start in range(0, len(metrics), 500):
+            client.log_batch(run_id, metrics=metrics[start : start + 500], params=params)
+        # Last, as they say that all of it is there.
+        client.log_batch(run_id, params=params, tags=[RunTag(k, v) for k, v in tags.items()])
         if trial.state == "RUNNING":
             client.update_run(run_id, status="RUNNING")
         else:
