@@ -112,7 +112,7 @@ def parse_lines(path: Path, text: str) -> tuple[dict[str, Any], list[dict[str, A
     for number, line in enumerate(lines[:-1] if lines[-1] == "" else lines, 1):
         try:
             raw.append(parse_json(line.encode("utf-8", "surrogateescape")))
-            _check(CellLine if number > 1 else Header, raw[-1])
+            check(CellLine if number > 1 else Header, raw[-1])
         except ValueError as error:
             raise ValueError(f"line {number} {error}") from None
     if len(raw) < 2:
@@ -123,7 +123,11 @@ def parse_lines(path: Path, text: str) -> tuple[dict[str, Any], list[dict[str, A
     return header, cells
 
 
-def _check(model: type[Checked], line: Any) -> None:
+def check(model: type[Checked], line: Any) -> None:
+    """
+    Raises:
+        ValueError: a line of a bundle is no object, or lacks what the model says.
+    """
     if not isinstance(line, dict):
         raise ValueError("is no JSON object")
     try:

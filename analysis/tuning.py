@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import matplotlib
 
@@ -16,25 +15,43 @@ import matplotlib.pyplot as plt
 import numpy as np
 import optuna
 from optuna.visualization import matplotlib as draw_optuna
+from pydantic import Field
 
+from analysis.bundle_fields import Part, check
 from harness.errors import UserError
-from harness.tune.export import RESULTS
+from harness.stored import parse_json
+from harness.tune.export import FORMAT, RESULTS
 
 FIGURES = Path("docs/figures/tuning")
-FORMAT = 1
+
+
+class Header(Part):
+    """The first line."""
+
+    tuning: int
+    name: str
+    direction: Literal["maximize", "minimize"]
+    metric: str
+    studies: dict[str, Any] = Field(min_length=1)
+
+
+class Trial(Part):
+    trial: int
+    method: str
+    state: Literal["COMPLETE", "PRUNED", "FAIL", "RUNNING", "WAITING"]
+    value: float | None
+    params: dict[str, Any]
+    distributions: dict[str, str]
+    curve: dict[Annotated[str, Field(pattern=r"^[0-9]{1,9}$")], float]
 
 
 @dataclass(frozen=True)
 class TuningBundle:
-    """header: what was tuned. trials, candidates: a dictionary a line, of all methods."""
+    """name: the tuning's. metric: what was tuned. studies: method -> its study, in memory."""
 
-    header: dict[str, Any]
-    trials: list[dict[str, Any]]
-    candidates: list[dict[str, Any]]
-
-    @property
-    def methods(self) -> list[str]:
-        return list(self.header["studies"])
+    name: str
+    metric: str
+    studies: dict[str, optuna.Study]
 
 
 def read_tuning_bundle(path: Path) -> TuningBundle:
@@ -43,39 +60,71 @@ def read_tuning_bundle(path: Path) -> TuningBundle:
         UserError: no such file, or not a bundle of a tuning.
     """
     try:
-        header, *lines = (json.loads(line) for line in path.read_text().splitlines())
-        if header["tuning"] != FORMAT:
-            raise ValueError("another format")
-        return TuningBundle(
-            header,
-            [line for line in lines if "trial" in line],
-            [line for line in lines if "candidate" in line],
-        )
-    except OSError:
+        lines = path.read_bytes().rstrip(b"\n").split(b"\n")
+        header, trials = _parse(lines)
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        studies = {m: _study(header, trials, m) for m in header["studies"]}
+    except FileNotFoundError:
         raise UserError(f"{path}: no such bundle; `harness tune` writes it") from None
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path}: not a bundle of this version; `harness tune` again") from None
+    except ValueError as error:
+        why = str(error).replace("\n", " ")[:200]
+        raise UserError(
+            f"{path}: not a bundle of this version ({why}); `harness tune` writes it again"
+        ) from None
+    return TuningBundle(header["name"], header["metric"], studies)
 
 
-def as_study(bundle: TuningBundle, method: str) -> optuna.Study:
-    """The method's study, in memory."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
+def _parse(lines: list[bytes]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The first line, and those of trials.
+
+    Raises:
+        ValueError: a line cannot be read, or a field is missing or has another type; which one.
+    """
+    header: dict[str, Any] = {}
+    trials = []
+    for number, text in enumerate(lines, 1):
+        try:
+            line = parse_json(text)
+            if number == 1:
+                header = line
+                check(Header, header)
+                if header["tuning"] != FORMAT:
+                    raise ValueError("is of another format")
+            elif not (isinstance(line, dict) and "candidate" in line):  # no figure shows those
+                check(Trial, line)
+                trials.append(line)
+        except ValueError as error:
+            raise ValueError(f"line {number} {error}") from None
+    return header, trials
+
+
+def _study(header: dict[str, Any], trials: list[dict[str, Any]], method: str) -> optuna.Study:
+    """
+    Raises:
+        ValueError: it has no trials, or Optuna refuses one.
+    """
     study = optuna.create_study(
-        study_name=f"{bundle.header['name']}/{method}", direction=bundle.header["direction"]
+        study_name=f"{header['name']}/{method}", direction=header["direction"]
     )
-    for line in (t for t in bundle.trials if t["method"] == method):
+    for line in (t for t in trials if t["method"] == method):
         curve = {int(epoch): value for epoch, value in line["curve"].items()}
         pruned = None if line["state"] == "COMPLETE" else curve.get(max(curve, default=0))
-        space = line["distributions"].items()
-        study.add_trial(
-            optuna.trial.create_trial(
+        try:
+            trial = optuna.trial.create_trial(
                 state=optuna.trial.TrialState[line["state"]],
                 value=line["value"] if pruned is None else pruned,
                 params=line["params"],
-                distributions={k: optuna.distributions.json_to_distribution(d) for k, d in space},
+                distributions={
+                    name: optuna.distributions.json_to_distribution(text)
+                    for name, text in line["distributions"].items()
+                },
                 intermediate_values=curve,
             )
-        )
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"trial {line['trial']} of {method}: {error}") from None
+        study.add_trial(trial)
+    if not study.trials:
+        raise ValueError(f"no trials of {method}")
     return study
 
 
@@ -84,7 +133,7 @@ def draw(path: Path) -> list[tuple[str, Path]]:
     more parameters than there are is left out."""
     bundle = read_tuning_bundle(path)
     return [
-        (method, file) for method in bundle.methods for file in _draw_method(bundle, path, method)
+        (method, file) for method in bundle.studies for file in _draw_method(bundle, path, method)
     ]
 
 
@@ -96,7 +145,7 @@ def make_tuning_figures() -> None:
 
 
 def _draw_method(bundle: TuningBundle, path: Path, method: str) -> list[Path]:
-    study = as_study(bundle, method)
+    study = bundle.studies[method]
     complete = [t.value for t in study.trials if t.state == optuna.trial.TrialState.COMPLETE]
     n_parameters = len(study.trials[0].params)
     kinds: dict[str, Callable[[optuna.Study], Any]] = {
@@ -116,7 +165,7 @@ def _draw_method(bundle: TuningBundle, path: Path, method: str) -> list[Path]:
         n_pruned = len(study.trials) - len(complete)
         figure.suptitle(
             f"{study.study_name}: {len(complete)} finished and {n_pruned} pruned trials, "
-            f"{bundle.header['metric']}",
+            f"{bundle.metric}",
             fontsize=9,
         )
         if kind in ("slice", "contour"):

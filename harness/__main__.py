@@ -1,11 +1,17 @@
-"""`python -m harness` is the `harness` command."""
+"""The `harness` command, and `python -m harness`. Imports nothing before it can be interrupted."""
 
 import sys
 
-if __name__ == "__main__":
+
+def command() -> int:
+    """The exit status: 130 also for Ctrl-C while Python still imports the rest."""
     try:
         from harness.cli import main
 
-        sys.exit(main())
-    except KeyboardInterrupt:  # while Python still imports
-        sys.exit(130)
+        return main()
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(command())

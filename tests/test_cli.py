@@ -1,12 +1,17 @@
 """The command line: what it accepts, and one line for everything it does not."""
 
+import importlib
 import re
+import subprocess
+import sys
+import tomllib
+import types
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from helpers import TINY, cells, one_error_line, snapshot, write_experiment
+from helpers import ROOT, TINY, cells, environment, one_error_line, snapshot, write_experiment
 
 import harness.run.grid
 from harness.cli import main, published_spelling, seconds
@@ -488,3 +493,24 @@ def test_an_experiment_survives_its_own_dump(trained: Trained, tmp_path: Path) -
     first = read(path)
     path.write_text(yaml.safe_dump(first.model_dump(mode="json")))
     assert read(path) == first
+
+
+def test_ctrl_c_while_python_still_imports(monkeypatch: pytest.MonkeyPatch, capsys: Output) -> None:
+    script = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]["harness"]
+    module, _, name = script.partition(":")
+
+    class Interrupting(types.ModuleType):
+        def __getattr__(self, name: str) -> Any:
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "harness.cli", Interrupting("harness.cli"))
+    assert getattr(importlib.import_module(module), name)() == 130
+    assert capsys.readouterr().err == ""
+
+
+def test_the_command_imports_nothing_that_could_be_interrupted() -> None:
+    code = "import sys, harness.__main__; print(*[m for m in sys.modules if 'harness' in m])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True
+    )
+    assert done.stdout.split() == ["harness", "harness.__main__"]

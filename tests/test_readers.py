@@ -15,10 +15,12 @@ from bundles import BUNDLE
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
+from optuna.distributions import FloatDistribution, distribution_to_json
 
 from analysis.bundle import confusion_of, curves_of, read_bundle
 from analysis.tables.markdown import for_terminal, markdown
 from analysis.tables.runs import runs_markdown
+from analysis.tuning import read_tuning_bundle
 from harness.canonical import canonical
 from harness.errors import UserError
 from harness.predictions import read_predictions_file
@@ -273,6 +275,62 @@ def test_bundle(data: bytes) -> None:
         with contextlib.suppress(UserError):
             for_terminal(markdown(bundle, "page.md", allow_mixed=True))
             runs_markdown(bundle)
+
+
+TUNING: dict[str, Any] = {
+    "tuning": 1,
+    "name": "tiny",
+    "direction": "maximize",
+    "metric": "validation/accuracy",
+    "studies": {"kd": {}},
+}
+TRIAL: dict[str, Any] = {
+    "trial": 0,
+    "method": "kd",
+    "state": "COMPLETE",
+    "value": 0.5,
+    "params": {"kd.alpha": 0.5},
+    "distributions": {
+        "kd.alpha": distribution_to_json(FloatDistribution(0.1, 1.0)),
+    },
+    "curve": {"1": 0.25, "2": 0.5},
+}
+PRUNED = TRIAL | {"trial": 1, "state": "PRUNED", "value": None}
+
+
+@MANY
+@given(as_file(TUNING, TRIAL, PRUNED))
+def test_tuning_bundle(data: bytes) -> None:
+    with cell_with(x_jsonl=data) as cell:
+        try:
+            read_tuning_bundle(cell / "x.jsonl")
+        except UserError as error:
+            assert "x.jsonl: not a bundle" in str(error) and "\n" not in str(error)
+            assert "`harness tune` writes it again" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda header, trial: header.pop("metric"), "line 1 .*metric: missing"),
+        (lambda header, trial: header.update(tuning=2), "line 1 is of another format"),
+        (lambda header, trial: header.update(studies={"plain": {}}), "no trials of plain"),
+        (lambda header, trial: trial.update(curve={"one": 0.5}), "line 2 .*curve"),
+        (lambda header, trial: trial.update(state="DONE"), "line 2 .*state"),
+        (lambda header, trial: trial.update(params={}), "trial 0 of kd: "),
+    ],
+)
+def test_a_tuning_bundle_says_which_field(
+    change: Callable[[Any, Any], Any], message: str, tmp_path: Path
+) -> None:
+    header, trial = json.loads(json.dumps([TUNING, TRIAL]))
+    path = tmp_path / "x.jsonl"
+    path.write_text(f"{json.dumps(header)}\n{json.dumps(trial)}\n")
+    assert [t.value for t in read_tuning_bundle(path).studies["kd"].trials] == [0.5]
+    change(header, trial)
+    path.write_text(f"{json.dumps(header)}\n{json.dumps(trial)}\n")
+    with pytest.raises(UserError, match=message):
+        read_tuning_bundle(path)
 
 
 def npz(**arrays: Any) -> bytes:
