@@ -509,7 +509,9 @@ def test_ctrl_c_while_python_still_imports(monkeypatch: pytest.MonkeyPatch, caps
 
 
 def test_the_command_imports_nothing_that_could_be_interrupted() -> None:
-    code = "import sys, harness.__main__; print(*[m for m in sys.modules if 'harness' in m])"
+    code = (
+        "import sys, harness.__main__; print(*[m for m in sys.modules if m.startswith('harness')])"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment(), capture_output=True, text=True
     )
