@@ -25,7 +25,7 @@ from harness.tune.export import FORMAT, RESULTS
 FIGURES = Path("docs/figures/tuning")
 
 
-class Header(Part):
+class TuningHeader(Part):
     """The first line."""
 
     tuning: int
@@ -35,7 +35,7 @@ class Header(Part):
     studies: dict[str, Any] = Field(min_length=1)
 
 
-class Trial(Part):
+class TrialLine(Part):
     trial: int
     method: str
     state: Literal["COMPLETE", "PRUNED", "FAIL", "RUNNING", "WAITING"]
@@ -87,11 +87,11 @@ def _parse(lines: list[bytes]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
             line = parse_json(text)
             if number == 1:
                 header = line
-                check(Header, header)
+                check(TuningHeader, header)
                 if header["tuning"] != FORMAT:
                     raise ValueError("is of another format")
             elif not (isinstance(line, dict) and "candidate" in line):  # no figure shows those
-                check(Trial, line)
+                check(TrialLine, line)
                 trials.append(line)
         except ValueError as error:
             raise ValueError(f"line {number} {error}") from None
