@@ -2,7 +2,8 @@
 
 from harness.distill.at import at_loss
 from harness.distill.centers import class_centers, class_sums
-from harness.distill.crd import CrdMemory, UnitProjection, crd_loss, memory_scores, normaliser
+from harness.distill.crd import crd_loss, memory_scores, normaliser
+from harness.distill.crd_memory import CrdMemory, UnitProjection
 from harness.distill.dkd import dkd_loss
 from harness.distill.fitnet import fitnet_loss, fitnet_regressor
 from harness.distill.kd import kd_divergence, kd_loss

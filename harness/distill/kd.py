@@ -27,18 +27,17 @@ def kd_loss(
     Returns:
         The two weighted terms, `ce` and `kd`: scalars whose sum is the loss.
     """
-    divergence = _divergence(student_logits, teacher_logits, temperature)
+    student = at_least_float32(student_logits)
+    divergence = _divergence(student, teacher_logits, temperature)
     return {
-        "ce": (1 - alpha) * F.cross_entropy(at_least_float32(student_logits), labels),
+        "ce": (1 - alpha) * F.cross_entropy(student, labels),
         # Not `alpha * kd_divergence(..)`: that rounds in another order, and recorded results hold
         # this one.
         "kd": alpha * temperature**2 * divergence,
     }
 
 
-def kd_divergence(
-    student_logits: Tensor, teacher_logits: Tensor, *, temperature: float
-) -> Tensor:
+def kd_divergence(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float) -> Tensor:
     """T^2 (1/B) sum KL(softmax(f_T / T) || softmax(f_S / T)), without weight or cross-entropy.
 
     Both models must share the label space. Only the student gets a gradient.

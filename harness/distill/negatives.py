@@ -16,9 +16,9 @@ def draw_negatives(
     with replacement, in all rows. The generator decides everything.
 
     Args:
-        labels: (N,), of the training set.
+        labels: (N,) integers from 0, of the training set.
         batch_labels: (B,).
-        generator: of the device to work on; on a GPU this waits for it once.
+        generator: of the device to work on; on a GPU this waits for it.
 
     Returns:
         (B, n), indices into `labels`, on the generator's device.
@@ -28,17 +28,17 @@ def draw_negatives(
     """
     device = generator.device
     labels, batch_labels = labels.to(device), batch_labels.to(device)
-    by_class, order = labels.sort(stable=True)
-    start = torch.searchsorted(by_class, batch_labels)
-    own = torch.searchsorted(by_class, batch_labels, right=True) - start
+    own = labels.bincount(minlength=int(batch_labels.max()) + 1)[batch_labels]
     others = len(labels) - own
-    fewest = int(others.min()) if len(others) else n
+    fewest = int(others.min())
     if fewest == 0:
         raise ValueError("labels: all images are of one class, there are no negatives to draw")
     if fewest < n:
-        drawn = torch.randint(2**62, (len(batch_labels), n), generator=generator, device=device)
+        by_class, order = labels.sort(stable=True)
+        start = torch.searchsorted(by_class, batch_labels)[:, None]
+        drawn = torch.randint(2**62, (len(own), n), generator=generator, device=device)
         place = drawn % others[:, None]  # among the others, by class
-        return order[torch.where(place < start[:, None], place, place + own[:, None])]
+        return order[torch.where(place < start, place, place + own[:, None])]
     rows = max(KEYS_AT_ONCE // len(labels), 1)
     parts = []
     for some in batch_labels.split(rows):
