@@ -28,14 +28,34 @@ def kd_loss(
         The two weighted terms, `ce` and `kd`: scalars whose sum is the loss.
     """
     student = at_least_float32(student_logits)
-    teacher = at_least_float32(teacher_logits.detach())
-    divergence = F.kl_div(
-        (student / temperature).log_softmax(1),
-        (teacher / temperature).log_softmax(1),
+    divergence = _divergence(student, teacher_logits, temperature)
+    return {
+        "ce": (1 - alpha) * F.cross_entropy(student, labels),
+        # Not `alpha * kd_divergence(..)`: that rounds in another order, and recorded results hold
+        # this one.
+        "kd": alpha * temperature**2 * divergence,
+    }
+
+
+def kd_divergence(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float) -> Tensor:
+    """T^2 (1/B) sum KL(softmax(f_T / T) || softmax(f_S / T)), without weight or cross-entropy.
+
+    Both models must share the label space. Only the student gets a gradient.
+
+    Args:
+        student_logits: (B, C).
+        teacher_logits: (B, C).
+
+    Returns:
+        Scalar, float32 at least.
+    """
+    return temperature**2 * _divergence(student_logits, teacher_logits, temperature)
+
+
+def _divergence(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+    return F.kl_div(
+        (at_least_float32(student_logits) / temperature).log_softmax(1),
+        (at_least_float32(teacher_logits.detach()) / temperature).log_softmax(1),
         reduction="batchmean",
         log_target=True,
     )
-    return {
-        "ce": (1 - alpha) * F.cross_entropy(student, labels),
-        "kd": alpha * temperature**2 * divergence,
-    }

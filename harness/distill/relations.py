@@ -15,6 +15,16 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
+def unit_rows(x: Tensor, eps: float = 1e-12) -> Tensor:
+    """x / max(||x||, eps) along the last axis, any shape: `F.normalize`, safe at zero.
+
+    A row of zeros stays one, with zero gradient, where F.normalize multiplies the gradient by
+    1 / eps = 1e12.
+    """
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return torch.where(norm > 0, x / norm.clamp(min=eps), 0)
+
+
 def unit_distances(embedding: Tensor) -> Tensor:
     """Euclidean distances ||z_i - z_j|| of the normalised rows z = phi / ||phi||.
 

@@ -1,0 +1,47 @@
+"""Decoupled knowledge distillation (Zhao, Cui, Song, Qiu, Liang, CVPR 2022, arXiv 2203.08679)."""
+
+import torch
+from torch import Tensor
+
+from harness.distill.kd import kd_divergence
+from harness.distill.relations import at_least_float32
+from harness.distill.stage1 import bernoulli_kl
+
+
+def dkd_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
+    *,
+    alpha: float,
+    beta: float,
+    temperature: float,
+) -> Tensor:
+    """T^2 (1/B) sum [alpha KL(b_T || b_S) + beta KL(q_T || q_S)].
+
+    With p = softmax(f / T): b = (p_y, 1 - p_y) is whether the label's class is meant, and
+    q = p without the label's class, normalised again, which one of the others. alpha = 1 and
+    beta = 1 - p_y of the teacher would be classic distillation.
+
+    Only the student gets a gradient. Nothing waits for the device.
+
+    Args:
+        student_logits: (B, C), C at least 2.
+        teacher_logits: (B, C).
+        labels: (B,) in [0, C).
+
+    Returns:
+        Scalar, float32 at least.
+    """
+    odds_s, others_s = _decoupled(at_least_float32(student_logits), labels, temperature)
+    odds_t, others_t = _decoupled(at_least_float32(teacher_logits.detach()), labels, temperature)
+    target = temperature**2 * bernoulli_kl(odds_t, odds_s).mean()
+    return alpha * target + beta * kd_divergence(others_s, others_t, temperature=temperature)
+
+
+def _decoupled(logits: Tensor, labels: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """log(p_y / (1 - p_y)) (B,), and the logits of the other classes (B, C - 1)."""
+    columns = torch.arange(logits.shape[1] - 1, device=logits.device)
+    others = logits.gather(1, columns + (columns >= labels[:, None]))
+    target = logits.gather(1, labels[:, None]).squeeze(1)
+    return target / temperature - (others / temperature).logsumexp(1), others

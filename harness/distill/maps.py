@@ -1,0 +1,29 @@
+"""Feature maps of two networks, brought to one size."""
+
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def same_size(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """The larger map pooled (adaptive average) to the smaller: the smaller H and the smaller W.
+
+    Args:
+        a: (B, Ca, H, W).
+        b: (B, Cb, H', W').
+
+    Returns:
+        Both, of one size; a map that has it already is returned as it is.
+    """
+    size = min(a.shape[2], b.shape[2]), min(a.shape[3], b.shape[3])
+    return _pooled(a, size), _pooled(b, size)
+
+
+def _pooled(x: Tensor, size: tuple[int, int]) -> Tensor:
+    height, width = x.shape[2:]
+    if (height, width) == size:
+        return x
+    if height % size[0] == 0 and width % size[1] == 0:
+        # The same windows; and its gradient on a GPU is the same in every run, which that of
+        # adaptive pooling is not.
+        return F.avg_pool2d(x, (height // size[0], width // size[1]))
+    return F.adaptive_avg_pool2d(x, size)

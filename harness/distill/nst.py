@@ -1,0 +1,35 @@
+"""Neuron selectivity transfer (Huang, Wang, arXiv 1707.01219)."""
+
+import torch
+from torch import Tensor
+
+from harness.distill.maps import same_size
+from harness.distill.relations import at_least_float32, unit_rows
+
+
+def nst_loss(student_map: Tensor, teacher_map: Tensor) -> Tensor:
+    """Squared maximum mean discrepancy between the channels, for one map; sum it over the maps.
+
+    mean_cc' k(t_c, t_c') + mean_cc' k(s_c, s_c') - 2 mean_cc' k(s_c, t_c'), averaged over the
+    images, with k(a, b) = <a, b>^2 and each channel (H W) normalised. Maps of other sizes are
+    pooled (`same_size`). A channel of zeros stays one, with zero gradient. Only the student gets
+    a gradient.
+
+    Args:
+        student_map: (B, Cs, H, W).
+        teacher_map: (B, Ct, H', W'); any number of channels.
+
+    Returns:
+        Scalar, float32 at least.
+    """
+    with torch.autocast(student_map.device.type, enabled=False):
+        student, teacher = same_size(
+            at_least_float32(student_map), at_least_float32(teacher_map.detach())
+        )
+        s, t = unit_rows(student.flatten(2)), unit_rows(teacher.flatten(2))
+        return _mean_kernel(t, t) + _mean_kernel(s, s) - 2 * _mean_kernel(s, t)
+
+
+def _mean_kernel(a: Tensor, b: Tensor) -> Tensor:
+    """Of (B, Ca, H W) and (B, Cb, H W). One product a batch: no (B, Ca, Cb, H W) in between."""
+    return (a @ b.mT).square().mean()

@@ -1,0 +1,31 @@
+"""Similarity-preserving distillation (Tung, Mori, ICCV 2019, arXiv 1907.09682)."""
+
+import torch
+from torch import Tensor
+
+from harness.distill.relations import at_least_float32, unit_rows
+
+
+def sp_loss(student_map: Tensor, teacher_map: Tensor) -> Tensor:
+    """(1 / B^2) ||G_S - G_T||_F^2.
+
+    G = Q Q^T with its rows normalised, Q (B, C H W) the flattened maps. An image whose map is all
+    zeros has a row of zeros, and zero gradient. Only the student gets a gradient.
+
+    Args:
+        student_map: (B, Cs, H, W), or any (B, ..).
+        teacher_map: (B, ..), of any shape: only images are compared.
+
+    Returns:
+        Scalar, float32 at least.
+    """
+    with torch.no_grad():
+        teacher = _similarities(teacher_map)
+    return (_similarities(student_map) - teacher).square().mean()
+
+
+def _similarities(feature_map: Tensor) -> Tensor:
+    """(B, B) of unit rows."""
+    with torch.autocast(feature_map.device.type, enabled=False):
+        q = at_least_float32(feature_map).flatten(1)
+        return unit_rows(q @ q.T)

@@ -1,0 +1,67 @@
+"""Variational information distillation (Ahn, Hu, Damianou, Lawrence, Dai, CVPR 2019).
+
+arXiv 1904.05835.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from harness.distill.maps import same_size
+from harness.distill.relations import at_least_float32
+
+FIRST_VARIANCE = 5.0
+LEAST_VARIANCE = 1e-5
+
+
+class VidRegressor(nn.Module):
+    """Predicts a teacher's map from a student's: the mean of q(t | s) = N(t; mean, variance).
+
+    Three 1x1 convolutions without bias, ReLU between them. The variance is learned, one number a
+    channel, softplus(log_scale) + 1e-5, and starts at 5. Train its parameters with the student's.
+    """
+
+    def __init__(self, student_channels: int, teacher_channels: int) -> None:
+        super().__init__()
+        self.regressor = nn.Sequential(
+            nn.Conv2d(student_channels, teacher_channels, 1, bias=False),
+            nn.ReLU(),
+            nn.Conv2d(teacher_channels, teacher_channels, 1, bias=False),
+            nn.ReLU(),
+            nn.Conv2d(teacher_channels, teacher_channels, 1, bias=False),
+        )
+        start = math.log(math.expm1(FIRST_VARIANCE - LEAST_VARIANCE))
+        self.log_scale = nn.Parameter(torch.full((teacher_channels,), start))
+
+    def variance(self) -> Tensor:
+        """(Ct,), float32 at least."""
+        return F.softplus(at_least_float32(self.log_scale)) + LEAST_VARIANCE
+
+    def forward(self, student_map: Tensor) -> Tensor:
+        """(B, Cs, H, W) to (B, Ct, H, W)."""
+        return self.regressor(student_map)
+
+
+def vid_loss(student_map: Tensor, teacher_map: Tensor, regressor: VidRegressor) -> Tensor:
+    """Mean over all entries of [(t - mean(s))^2 / variance + log variance] / 2, for one map.
+
+    That is -log q(t | s) without its constant. Maps of other sizes are pooled (`same_size`), the
+    student's before the regressor. The student and the regressor get a gradient.
+
+    Args:
+        student_map: (B, Cs, H, W).
+        teacher_map: (B, Ct, H', W').
+        regressor: of these channels.
+
+    Returns:
+        Scalar, float32 at least.
+    """
+    with torch.autocast(student_map.device.type, enabled=False):
+        student, teacher = same_size(
+            at_least_float32(student_map), at_least_float32(teacher_map.detach())
+        )
+        variance = regressor.variance()[:, None, None]
+        error = (regressor(student) - teacher).square()
+    return ((error / variance + variance.log()) / 2).mean()
