@@ -11,7 +11,7 @@ from typing import Any
 from harness.canonical import canonical
 from harness.data import Dataset, DatasetOptions
 from harness.data.views import View
-from harness.methods import IMPORTED, REGISTRY, STAGES, SUPERVISED
+from harness.methods import IMPORTED, SUPERVISED, find, stage_of
 from harness.methods.base import Stage
 from harness.networks import Options
 from harness.spec.experiment import PRESETS, Experiment
@@ -50,7 +50,7 @@ class Cell:
     @property
     def result(self) -> str:
         """What it measures on the test set (harness.results)."""
-        return (SUPERVISED if self.kind == IMPORTED else STAGES[self.kind]).result
+        return (SUPERVISED if self.kind == IMPORTED else stage_of(self.kind)).result
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Entry:
     def name(self) -> str:
         """Run name in MLflow and in the live display. The stage alone says what it is where no
         other method has it: only methods of several stages are named too."""
-        several = self.method in REGISTRY and len(REGISTRY[self.method].stages) > 1
+        several = self.method != TEACHER and len(find(self.method).stages) > 1
         words = (self.method, self.student, self.stage) if several else (self.stage, self.student)
         return " ".join((*words, f"s{self.seed}"))
 

@@ -7,6 +7,7 @@ from harness.distill.crd_memory import CrdMemory, UnitProjection
 from harness.distill.dkd import dkd_loss
 from harness.distill.fitnet import fitnet_loss, fitnet_regressor
 from harness.distill.kd import kd_divergence, kd_loss
+from harness.distill.kd_standardised import standardised, standardised_kd_loss
 from harness.distill.maps import same_size
 from harness.distill.ncm import ncm_accuracy
 from harness.distill.negatives import draw_negatives
@@ -17,7 +18,6 @@ from harness.distill.rkd import rkd_angle_loss, rkd_distance_loss, rkd_loss
 from harness.distill.sp import sp_loss
 from harness.distill.stage1 import stage1_loss
 from harness.distill.stage2 import instance_weights, local_teaching_loss, teaching_loss
-from harness.distill.standardised_kd import standardised, standardised_kd_loss
 from harness.distill.vid import VidRegressor, vid_loss
 
 __all__ = [

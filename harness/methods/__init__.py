@@ -1,8 +1,8 @@
 """The methods: each module of this package describes some and lists them in METHODS.
 
 To add one: a module here (what it is), a loss in harness/distill, and what trains it in
-harness/train/methods. Nothing else names it: experiment files, cells, tuning, tables, figures,
-MLflow and docs/methods.md follow from the description. Nothing here imports torch.
+harness/train/methods: a Term, or a Training. Nothing else names it: experiment files, cells, tuning,
+tables, figures, MLflow and docs/methods.md follow from the description. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import pkgutil
 from collections.abc import Iterator
 
 from harness.errors import UserError, nearest
-from harness.methods.base import SUPERVISED, Method, Section, Stage, StepSchedule
+from harness.methods.base import SUPERVISED, Method, Section, Stage, StepSchedule, plus
 
 IMPORTED = "imported"  # kind of a cell that is not trained: a teacher from a published file
 
@@ -39,15 +39,33 @@ DEFAULT = tuple(method.name for method in REGISTRY.values() if method.is_default
 
 
 def find(name: str, field: str = "methods") -> Method:
-    """
+    """A method of the registry, or the sum that a name as "kd+vid" means, in the registry's order.
+
     Raises:
-        UserError: there is no such method.
+        UserError: there is no such method, or no such sum.
     """
-    if name not in REGISTRY:
-        raise UserError(f"{field}: unknown method {name!r}{nearest(name, REGISTRY)}")
-    return REGISTRY[name]
+    parts = name.split("+")
+    for part in parts:
+        if part not in REGISTRY:
+            raise UserError(f"{field}: unknown method {part!r}{nearest(part, REGISTRY)}")
+    if len(parts) == 1:
+        return REGISTRY[name]
+    order = list(REGISTRY)
+    try:
+        return plus([REGISTRY[part] for part in sorted(parts, key=order.index)])
+    except ValueError as error:
+        raise UserError(f"{field}: {name!r}: {error}") from None
+
+
+def stage_of(kind: str) -> Stage:
+    """The stage that cells of this kind are trained in.
+
+    Raises:
+        UserError: this version has no such kind.
+    """
+    return STAGES[kind] if kind in STAGES else find(kind, "kind of the cell").final
 
 
 def n_epochs(kind: str, spec: dict[str, dict[str, int]]) -> int:
     """Epochs of a cell, from its kind and spec."""
-    return 0 if kind == IMPORTED else int(spec[STAGES[kind].schedule]["epochs"])
+    return 0 if kind == IMPORTED else int(spec[stage_of(kind).schedule]["epochs"])

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from harness.networks import Options
 from harness.results import ACCURACY
 
 Positive = Annotated[float, Field(gt=0)]
@@ -29,6 +30,19 @@ class Section(Frozen):
     """
 
     untunable: ClassVar[frozenset[str]] = frozenset()
+
+    def check_networks(self, teacher: Options, student: Options) -> None:
+        """
+        Raises:
+            ValueError: the method cannot compare what these two networks give; how to go on.
+        """
+
+    def remark(self, class_sizes: Sequence[int]) -> str | None:
+        """What these settings mean for a training set, where nobody would expect it.
+
+        class_sizes: the number of training images of each class.
+        """
+        return None
 
 
 class Schedule(Section):
@@ -73,6 +87,29 @@ class StepSchedule(Schedule):
         return value
 
 
+class Weighted(Section):
+    """A term of one loss, times `weight`, beside the cross-entropy."""
+
+    weight: NotNegative
+
+
+def check_as_many_maps(method: str, teacher: Options, student: Options) -> None:
+    """For methods that compare the maps of teacher and student pair by pair.
+
+    Raises:
+        ValueError: one of them has more.
+    """
+    if teacher.n_maps != student.n_maps:
+        raise ValueError(
+            f"{method!r} compares maps pair by pair, but {teacher.label} has {teacher.n_maps} and "
+            f"{student.label} {student.n_maps}; use networks of one kind or drop {method!r}"
+        )
+
+
+# What trains every method that adds terms to the cross-entropy.
+DISTILLATION = "harness.train.methods.distillation:Distillation"
+
+
 @dataclass(frozen=True)
 class Stage:
     """One training of a method: one cell a student and seed.
@@ -84,6 +121,8 @@ class Stage:
     switches: fields of the protocol that decide its result, beside the images and the epoch.
     result: what is measured on the test set: `results.ACCURACY`, or `results.NCM` (both forms).
     trainer: "module:class" of the harness.train.methods.base.Training that trains it.
+    terms: of DISTILLATION: section -> "module:class" of the harness.train.methods.distillation.Term
+        that has its settings.
     """
 
     name: str
@@ -93,6 +132,7 @@ class Stage:
     sections: tuple[str, ...] = ()
     switches: tuple[str, ...] = ()
     result: str = ACCURACY
+    terms: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def all_sections(self) -> tuple[str, ...]:
@@ -114,7 +154,7 @@ class Method:
 
     name: in experiment files, tags and bundles.
     label: in tables and figures; may show settings, as in "ReFilled ({stage1[relation]})".
-    about: one line; paper: where it comes from.
+    about: one line; formula: of what is minimised; paper: where it comes from.
     stages: trained one after the other; each but the first starts from the one before.
     settings: section -> model, of the sections that this method brings.
     fixed: section -> field -> value of what the name stands for.
@@ -127,6 +167,7 @@ class Method:
     name: str
     label: str
     about: str
+    formula: str
     paper: str
     stages: tuple[Stage, ...]
     settings: Mapping[str, type[Section]] = field(default_factory=dict)
@@ -147,7 +188,72 @@ class Method:
         named = [section for stage in self.stages for section in stage.all_sections]
         return ("optimizer", *dict.fromkeys(named))
 
+    @property
+    def is_sum(self) -> bool:
+        """Whether cross-entropy and terms are all of it: such methods can be added (`plus`)."""
+        return len(self.stages) == 1 and bool(self.final.terms)
+
     def label_in(self, sections: Mapping[str, Any]) -> str:
         """sections: the experiment's, as plain data."""
         shown = {s: {**sections.get(s, {}), **self.fixed.get(s, {})} for s in self.sections}
         return self.label.format(**shown)
+
+
+def distillation(
+    name: str,
+    label: str,
+    *,
+    about: str,
+    formula: str,
+    paper: str,
+    settings: type[Section],
+    needs: Needs,
+    trainer: str,
+    shared_classes: bool = False,
+    is_default: bool = False,
+) -> Method:
+    """A method of one stage that adds one term to the cross-entropy. Its section, its cells and its
+    stage are called like the method.
+
+    trainer: "module:class" of its harness.train.methods.distillation.Term.
+    """
+    stage = Stage(name, name, SUPERVISED.schedule, DISTILLATION, (name,), terms={name: trainer})
+    return Method(
+        name=name,
+        label=label,
+        about=about,
+        formula=formula,
+        paper=paper,
+        stages=(stage,),
+        settings={name: settings},
+        needs=frozenset({needs}),
+        shared_classes=shared_classes,
+        is_default=is_default,
+    )
+
+
+def plus(methods: Sequence[Method]) -> Method:
+    """The sum of methods that add terms to the cross-entropy: all their terms, and the
+    cross-entropy once.
+
+    Raises:
+        ValueError: one of them stands twice, or trains in another way.
+    """
+    for method in methods:
+        if not method.is_sum:
+            raise ValueError(f"{method.name!r} is no term beside the cross-entropy; leave it out")
+        if methods.count(method) > 1:
+            raise ValueError(f"{method.name!r} stands twice; once is enough")
+    name = "+".join(method.name for method in methods)
+    terms = {section: term for m in methods for section, term in m.final.terms.items()}
+    return Method(
+        name=name,
+        label=" + ".join(method.label for method in methods),
+        about="; ".join(method.about for method in methods),
+        formula=" + ".join(method.formula for method in methods),
+        paper="; ".join(method.paper for method in methods),
+        stages=(Stage(name, name, SUPERVISED.schedule, DISTILLATION, tuple(terms), terms=terms),),
+        settings={section: model for m in methods for section, model in m.settings.items()},
+        needs=frozenset(need for m in methods for need in m.needs),
+        shared_classes=any(method.shared_classes for method in methods),
+    )

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from harness.methods.base import Method, Positive, Section, Stage
+from harness.methods.base import Positive, Section, distillation
 
 
 class KdSettings(Section):
@@ -15,22 +15,15 @@ class KdSettings(Section):
 
 
 METHODS = (
-    Method(
-        name="kd",
-        label="KD",
-        about="cross-entropy and the divergence from the teacher's softened logits",
+    distillation(
+        "kd",
+        "KD",
+        about="the divergence from the teacher's softened logits",
+        formula="(1 - alpha) CE + alpha T^2 KL(softmax(f_T / T) || softmax(f_S / T))",
         paper="Hinton, Vinyals, Dean, arXiv 1503.02531; weights of RepDistiller",
-        stages=(
-            Stage(
-                name="kd",
-                kind="kd",
-                schedule="training",
-                sections=("kd",),
-                trainer="harness.train.methods.kd:Kd",
-            ),
-        ),
-        settings={"kd": KdSettings},
-        needs=frozenset({"logits"}),
+        settings=KdSettings,
+        needs="logits",
+        trainer="harness.train.methods.kd:Kd",
         shared_classes=True,
         is_default=True,
     ),

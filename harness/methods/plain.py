@@ -7,6 +7,7 @@ METHODS = (
         name="plain",
         label="Student",
         about="cross-entropy with the labels, no teacher",
+        formula="CE",
         paper="the baseline of every table",
         stages=(SUPERVISED,),
         is_default=True,

@@ -75,6 +75,8 @@ def _method(relation: str | None) -> Method:
         name=NAME if relation is None else f"{NAME}-{relation}",
         label="ReFilled ({stage1[relation]})",
         about="relations between instances (stage 1), then class centres as soft targets (stage 2)",
+        formula="stage 1: weight KL(relations of T || relations of S); "
+        "stage 2: CE + lambd KL(softmax(<phi_T, c> / tau2) || softmax(f_S / tau2))",
         paper="Ye, Lu, Zhan, CVPR 2020, releases of 2020-06 to 2022",
         stages=STAGES,
         settings={"stage1": Stage1Settings, "stage2": Stage2Settings},

@@ -8,7 +8,7 @@ NETWORKS.
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -34,6 +34,7 @@ class Options(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     network: str
+    n_maps: ClassVar[int]  # of `Network.feature_maps`
 
     @property
     def label(self) -> str:
@@ -46,6 +47,7 @@ Dropout = Annotated[float, Field(ge=0, lt=1)]
 
 class WideResNetOptions(Options):
     network: Literal["wide_resnet"] = "wide_resnet"
+    n_maps: ClassVar[int] = 3
     depth: Annotated[int, AfterValidator(lambda d: valid_depth("wide_resnet", d, 4))]
     width: Annotated[int, Field(ge=1)]
     dropout: Dropout = 0.3
@@ -58,6 +60,7 @@ class WideResNetOptions(Options):
 
 class ResNetOptions(Options):
     network: Literal["resnet"] = "resnet"
+    n_maps: ClassVar[int] = 3
     depth: Annotated[int, AfterValidator(lambda d: valid_depth("resnet", d, 2))]
 
     @property
@@ -67,6 +70,7 @@ class ResNetOptions(Options):
 
 class MobileNetOptions(Options):
     network: Literal["mobile_net"] = "mobile_net"
+    n_maps: ClassVar[int] = 5
     ca: Annotated[float, Field(ge=0.05, le=1)] = 1.0
     dropout: Dropout = 0.0
 

@@ -10,13 +10,15 @@ class Network(nn.Module):
     """A classifier whose last linear layer is `fc` and whose input is the embedding.
 
     `x` is (B, 3, H, W) normalised images; logits are (B, n_classes); embeddings are
-    (B, embedding_dim), the raw (not normalised) input of `fc`.
+    (B, embedding_dim), the raw (not normalised) input of `fc`; `map_channels` are the channels of
+    its `feature_maps`.
 
     A subclass writes its body once, as `feature_maps` and `pool`; everything else follows.
     """
 
     fc: nn.Linear
     embedding_dim: int
+    map_channels: tuple[int, ...]
 
     def feature_maps(self, x: Tensor) -> Iterator[Tensor]:
         """The output of each group of blocks, (B, channels, h, w), from shallow to deep.

@@ -49,8 +49,10 @@ class MobileNet(Network):
         in_channels = int(32 * ca)
         self.conv1 = nn.Conv2d(3, in_channels, 3, stride=2, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(in_channels)
-        blocks = []
+        blocks, at_strides = [], []
         for channels, stride in BLOCKS:
+            if stride != 1:
+                at_strides.append(in_channels)
             out_channels = int(channels * ca)
             blocks.append(SeparableBlock(in_channels, out_channels, stride))
             in_channels = out_channels
@@ -58,6 +60,7 @@ class MobileNet(Network):
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(in_channels, n_classes)
         self.embedding_dim = in_channels
+        self.map_channels = (*at_strides, in_channels)
 
     def feature_maps(self, x: Tensor) -> Iterator[Tensor]:
         """Five maps, all after a ReLU: what each strided block starts from, and the last one.

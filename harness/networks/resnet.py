@@ -53,6 +53,7 @@ class ResNet(Network):
             self.add_module(f"layer{group}", nn.Sequential(*blocks))
         self.fc = nn.Linear(64, n_classes)
         self.embedding_dim = 64
+        self.map_channels = (16, 32, 64)
 
     def feature_maps(self, x: Tensor) -> Iterator[Tensor]:
         """(B, 16, H, W), (B, 32, H/2, W/2), (B, 64, H/4, W/4), all after a ReLU."""

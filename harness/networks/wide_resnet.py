@@ -71,6 +71,7 @@ class WideResNet(Network):
         self.bn = nn.BatchNorm2d(channels[3], momentum=final_bn_momentum)
         self.fc = nn.Linear(channels[3], n_classes)
         self.embedding_dim = channels[3]
+        self.map_channels = tuple(channels[1:])
 
     def feature_maps(self, x: Tensor) -> Iterator[Tensor]:
         """(B, 16w, H, W), (B, 32w, H/2, W/2), (B, 64w, H/4, W/4), w = width.

@@ -16,7 +16,7 @@ from harness.data.batches import epoch_generator
 from harness.data.placement import on_device
 from harness.data.views import join_validation
 from harness.errors import UserError
-from harness.methods import IMPORTED, STAGES, n_epochs
+from harness.methods import IMPORTED, n_epochs, stage_of
 from harness.plan import TEACHER, Cell, Plan, make_plan
 from harness.results import NCM
 from harness.spec.experiment import Experiment
@@ -144,7 +144,7 @@ def _teacher_forward(plan: Plan, cell: Cell, speeds: dict[str, Speed]) -> float:
 
 def _evaluation_share(cell: Cell) -> float:
     """Of the epochs, how many end with an evaluation."""
-    return 1 / cell.spec[STAGES[cell.kind].schedule].get("select_every", 1)
+    return 1 / cell.spec[stage_of(cell.kind).schedule].get("select_every", 1)
 
 
 def fit_budget(

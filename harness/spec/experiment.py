@@ -25,7 +25,7 @@ from pydantic import (
 from harness import methods, results
 from harness.canonical import canonical
 from harness.data import DatasetOptions
-from harness.errors import first_error, nearest
+from harness.errors import UserError, first_error
 from harness.methods import SUPERVISED, Method
 from harness.methods.base import Frozen, NotNegative, Section, StepSchedule
 from harness.networks import Options
@@ -158,10 +158,10 @@ class ExperimentFields(Frozen):
     @field_validator("methods")
     @classmethod
     def _known_methods(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for method in value:
-            if method not in methods.REGISTRY:
-                raise ValueError(f"unknown method {method!r}{nearest(method, methods.REGISTRY)}")
-        return _without_doubles(value)
+        try:
+            return _without_doubles(tuple(methods.find(name, "").name for name in value))
+        except UserError as error:
+            raise ValueError(str(error).removeprefix(": ")) from None
 
     @field_validator("seeds")
     @classmethod
@@ -190,7 +190,7 @@ class ExperimentFields(Frozen):
     @property
     def used(self) -> list[Method]:
         """Its methods, in its order."""
-        return [methods.REGISTRY[name] for name in self.methods]
+        return [methods.find(name) for name in self.methods]
 
     @property
     def needs_teacher(self) -> bool:
@@ -207,7 +207,7 @@ class ExperimentFields(Frozen):
         Raises:
             ValueError: a setting that its section does not have or allow.
         """
-        method = methods.REGISTRY[name]
+        method = methods.find(name)
         tuned = (self.tuned or {}).get(name)
         own = tuned.settings if tuned else {}
         update: dict[str, Any] = {}
@@ -250,6 +250,14 @@ class ExperimentFields(Frozen):
                 raise ValueError(
                     f"{method.variant_of!r} and {method.name!r} are the same method; drop one"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _networks_fit(self) -> Self:
+        for method in self.used:
+            for section in method.settings:
+                for student in self.students:
+                    getattr(self, section).check_networks(self.teacher, student)
         return self
 
     @property

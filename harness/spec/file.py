@@ -5,6 +5,7 @@ Nothing here imports torch.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import difflib
 import re
@@ -14,6 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from harness import methods
 from harness.data import DATASETS
 from harness.data.options import as_number
 from harness.errors import UserError, first_error, nearest
@@ -202,6 +204,28 @@ def read_yaml(path: Path, kind: str, example: str) -> Raw:
     return raw
 
 
+def _check_sections(raw: Raw, assignments: list[str], experiment: Experiment) -> None:
+    """
+    Raises:
+        UserError: a section that no method uses. One of the file stays allowed where `--set` leaves
+            out its method.
+    """
+    used = {section for method in experiment.used for section in method.sections}
+    given = raw.get("methods")
+    own = given if isinstance(given, list) else [] if given else methods.DEFAULT
+    with contextlib.suppress(UserError):  # a name that `--set` has replaced
+        in_file = {s for name in own for s in methods.find(str(name)).sections}
+        raw = {key: value for key, value in raw.items() if key not in in_file}
+    named = [*raw, *(a.partition("=")[0].partition(".")[0] for a in assignments)]
+    for section in named:
+        if section in SECTIONS.keys() - used - {methods.SUPERVISED.schedule}:
+            users = [m.name for m in methods.REGISTRY.values() if section in m.sections]
+            raise UserError(
+                f"{section}: no method of this experiment uses it; add {users[0]!r} to methods or "
+                f"drop {section!r}"
+            )
+
+
 def read(
     path: Path, assignments: list[str] | None = None, resolve: Callable[[Raw], Raw] = lambda r: r
 ) -> Experiment:
@@ -216,7 +240,9 @@ def read(
             that a table could not show.
     """
     raw = read_yaml(path, "experiment", "experiments/digits.yaml")
-    experiment = parse(resolve(override(raw, assignments or [])), str(path))
+    changed = override(raw, assignments or [])
+    experiment = parse(resolve(changed), str(path))
+    _check_sections(raw, assignments or [], experiment)
     if experiment.published:  # what the tables will need of it
         read_published(path.parent / experiment.published, networks_of(experiment))
     return experiment

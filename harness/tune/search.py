@@ -16,7 +16,7 @@ from harness.errors import UserError, one_line
 from harness.execute import Executor
 from harness.execute.executors import make_executor
 from harness.execute.scheduler import OutOfTime, Progress, begin, run
-from harness.methods import REGISTRY, SUPERVISED
+from harness.methods import SUPERVISED, find
 from harness.plan import SEMANTICS, Plan
 from harness.provenance import announced_version
 from harness.run.display import LiveDisplay, duration
@@ -52,7 +52,7 @@ Draw = Callable[[Path], list[tuple[str, Path]]]
 def identity_of(tuning: Tuning, dataset: Dataset, method: str) -> dict[str, Any]:
     """What the trials of a study depend on: with another one, they would be other trials."""
     settings, base = tuning.settings, tuning.base
-    used = [*base.used, *(REGISTRY[name] for name in tuning.spaces)]
+    used = [*base.used, *(find(name) for name in tuning.spaces)]
     sections = {SUPERVISED.schedule, *(section for m in used for section in m.sections)}
     return {
         "space": {f: v.model_dump(mode="json") for f, v in tuning.spaces[method].items()},

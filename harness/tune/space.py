@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from harness.errors import UserError, first_error, nearest
-from harness.methods import REGISTRY
+from harness.methods import find
 from harness.methods.base import Frozen, Section
 from harness.spec.experiment import Experiment
 
@@ -88,7 +88,7 @@ def is_whole(base: Experiment, path: str) -> bool:
 
 
 def sections_of(base: Experiment, method: str) -> dict[str, Section]:
-    return {s: getattr(base, s) for s in REGISTRY[method].sections}
+    return {s: getattr(base, s) for s in find(method).sections}
 
 
 def tunable(base: Experiment, method: str) -> list[str]:

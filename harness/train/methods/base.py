@@ -1,6 +1,7 @@
 """What every way to train a cell has in common; the loop (harness.train.loop) is the same for all.
 
-To add one: a subclass of `Training` in a module of its own, named by a stage of harness.methods.
+To add one: a subclass of `Training` in a module of its own, named by a stage of harness.methods; a
+`Term` (harness.train.methods.distillation) is enough for what stands beside the cross-entropy.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch.nn import functional as F
 from harness.data.batches import Batch, Images
 from harness.distill.relations import at_least_float32
 from harness.errors import UserError, first_error
-from harness.methods import SECTIONS, STAGES
+from harness.methods import SECTIONS, stage_of
 from harness.networks.base import Network
 from harness.results import ACCURACY, on
 from harness.train.evaluate import accuracy
@@ -28,12 +29,20 @@ Losses = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Answer:
-    """What the teacher says of a batch: embedding (B, Dt), logits (B, Ct), and if they were asked
-    for the maps (B, channels, H, W) after each group of blocks."""
+    """What a network says of a batch: embedding (B, D), logits (B, C), and if they were asked for
+    the maps (B, channels, H, W) after each group of blocks."""
 
     embedding: Tensor
     logits: Tensor
     maps: tuple[Tensor, ...] = ()
+
+    @staticmethod
+    def of(network: Network, x: Tensor, maps: bool = False) -> Answer:
+        """x: (B, 3, H, W)."""
+        if maps:
+            embedding, found = network.embed_with_maps(x)
+            return Answer(embedding, network.fc(embedding), found)
+        return Answer(*network.embed_and_classify(x))
 
 
 class Context:
@@ -67,10 +76,7 @@ class Context:
     @torch.no_grad()
     def teach(self, batch: Batch, maps: bool = False) -> Answer:
         """The teacher's answer to a batch of the loop: the one door to it."""
-        if maps:
-            embedding, found = self.teacher.embed_with_maps(batch.x)
-            return Answer(embedding, self.teacher.fc(embedding), tuple(found))
-        return Answer(*self.teacher.embed_and_classify(batch.x))
+        return Answer.of(self.teacher, batch.x, maps)
 
 
 class Training:
@@ -127,7 +133,7 @@ def training_of(kind: str, context: Context) -> Training:
     Raises:
         UserError: its spec, which may have been edited, has a setting that the method refuses.
     """
-    stage = STAGES[kind]
+    stage = stage_of(kind)
     for section in stage.all_sections:
         try:
             SECTIONS[section].model_validate(context.spec[section])
@@ -135,4 +141,5 @@ def training_of(kind: str, context: Context) -> Training:
             raise UserError(first_error(error, SECTIONS[section], section)) from None
     module, _, name = stage.trainer.partition(":")
     trainer: type[Training] = getattr(importlib.import_module(module), name)
-    return trainer(context, context.spec[stage.schedule])
+    terms = {"terms": stage.terms} if stage.terms else {}
+    return trainer(context, context.spec[stage.schedule], **terms)

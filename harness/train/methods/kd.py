@@ -1,15 +1,20 @@
 """Classic distillation on logits."""
 
+from typing import Any
+
 from torch import Tensor
 
 from harness.data.batches import Batch
 from harness.distill.kd import kd_loss
-from harness.networks.base import Network
-from harness.train.methods.base import Classifier, Losses
+from harness.train.methods.base import Answer, Context
+from harness.train.methods.distillation import Term
 
 
-class Kd(Classifier):
-    def losses(self, model: Network, batch: Batch, epoch: int) -> tuple[Losses, Tensor | None]:
-        answer = self.context.teach(batch)
-        logits = model(batch.x)
-        return kd_loss(logits, answer.logits, batch.y, **self.context.spec["kd"]), logits
+class Kd(Term):
+    def __init__(self, context: Context, settings: dict[str, Any]) -> None:
+        super().__init__(context, settings)
+        self.ce_weight = 1 - settings["alpha"]
+
+    def forward(self, student: Answer, teacher: Answer, batch: Batch, epoch: int) -> Tensor:
+        # Of the whole loss: this rounds as recorded results do.
+        return kd_loss(student.logits, teacher.logits, batch.y, **self.settings)["kd"]

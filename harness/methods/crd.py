@@ -1,0 +1,46 @@
+"""Contrastive representation distillation."""
+
+from collections.abc import Sequence
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from harness.methods.base import NotNegative, Positive, Section, distillation
+
+NAME = "crd"
+
+
+class CrdSettings(Section):
+    """As in RepDistiller. negatives: images of other classes that each image is compared with;
+    features: of the projections; momentum: of the memory."""
+
+    untunable: ClassVar[frozenset[str]] = frozenset({"negatives", "features"})
+
+    weight: NotNegative = 0.8
+    negatives: Annotated[int, Field(ge=1, strict=True)] = 16_384
+    temperature: Positive = 0.07
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    features: Annotated[int, Field(ge=1, strict=True)] = 128
+
+    def remark(self, class_sizes: Sequence[int]) -> str | None:
+        n = sum(class_sizes) - max(class_sizes)
+        if n >= self.negatives:
+            return None
+        return (
+            f"{NAME}.negatives: {self.negatives:,} of {n:,} images of other classes: drawn with "
+            f"replacement, some several times; {NAME}.negatives={n} draws each once"
+        )
+
+
+METHODS = (
+    distillation(
+        NAME,
+        "CRD",
+        about="the teacher's embedding of the same image, told from those of other classes",
+        formula="CE + weight (NCE of g_S(x) against the memory of g_T, and the other way round)",
+        paper="Tian, Krishnan, Isola, ICLR 2020, arXiv 1910.10699; settings of RepDistiller",
+        settings=CrdSettings,
+        needs="embedding",
+        trainer="harness.train.methods.crd:Crd",
+    ),
+)

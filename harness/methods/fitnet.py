@@ -1,0 +1,41 @@
+"""FitNet: a hint from one of the teacher's maps, beside the cross-entropy from the start."""
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from harness.methods.base import NotNegative, Section, distillation
+from harness.networks import Options
+
+NAME = "fitnet"
+
+
+class FitnetSettings(Section):
+    """As in RepDistiller. map: which of the maps, from 1, the shallowest."""
+
+    untunable: ClassVar[frozenset[str]] = frozenset({"map"})
+
+    weight: NotNegative = 100.0
+    map: Annotated[int, Field(ge=1, strict=True)] = 2
+
+    def check_networks(self, teacher: Options, student: Options) -> None:
+        for network in (teacher, student):
+            if network.n_maps < self.map:
+                raise ValueError(
+                    f"{NAME}.map: {network.label} has {network.n_maps} maps, no map {self.map}; "
+                    f"use 1 to {min(teacher.n_maps, student.n_maps)}"
+                )
+
+
+METHODS = (
+    distillation(
+        NAME,
+        "FitNet",
+        about="one of the teacher's maps, predicted from the student's",
+        formula="CE + weight mean((F_T - r(F_S))^2), r a 1x1 convolution",
+        paper="Romero et al., ICLR 2015, arXiv 1412.6550; one stage and weight of RepDistiller",
+        settings=FitnetSettings,
+        needs="maps",
+        trainer="harness.train.methods.fitnet:Fitnet",
+    ),
+)

@@ -1,0 +1,45 @@
+"""Contrast with images of other classes, from a memory."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.data.batches import Batch, epoch_generator
+from harness.distill.crd_memory import CrdMemory
+from harness.distill.negatives import draw_negatives
+from harness.train.methods.base import Answer, Context
+from harness.train.methods.distillation import Term
+
+STREAM = 2  # of the epoch's random numbers: 0 shuffles, 1 drops out
+
+
+class Crd(Term):
+    """The memory is a buffer, so a checkpoint has it. Which negatives a batch has follows from
+    (seed, epoch) and its place in the epoch."""
+
+    def __init__(self, context: Context, settings: dict[str, Any]) -> None:
+        super().__init__(context, settings)
+        self.memory = CrdMemory(
+            context.student.embedding_dim,
+            context.teacher.embedding_dim,
+            len(context.train),
+            features=settings["features"],
+            temperature=settings["temperature"],
+            momentum=settings["momentum"],
+        )
+        self.epoch = -1
+
+    def forward(self, student: Answer, teacher: Answer, batch: Batch, epoch: int) -> Tensor:
+        labels = self.context.train.labels
+        if epoch != self.epoch:
+            seed = epoch_generator(self.context.spec["seed"], epoch, STREAM).initial_seed()
+            self.epoch = epoch
+            self.generator = torch.Generator(labels.device).manual_seed(seed)
+        negatives = draw_negatives(labels, batch.y, self.settings["negatives"], self.generator)
+        return self.settings["weight"] * self.memory(
+            student.embedding,
+            teacher.embedding,
+            batch.index,
+            torch.cat([batch.index[:, None], negatives], 1),
+        )

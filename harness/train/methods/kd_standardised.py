@@ -1,0 +1,22 @@
+"""Distillation on standardised logits."""
+
+from typing import Any
+
+from torch import Tensor
+
+from harness.data.batches import Batch
+from harness.distill.kd_standardised import standardised_kd_loss
+from harness.train.methods.base import Answer, Context
+from harness.train.methods.distillation import Term
+
+
+class StandardisedKd(Term):
+    def __init__(self, context: Context, settings: dict[str, Any]) -> None:
+        super().__init__(context, settings)
+        self.ce_weight = settings["ce_weight"]
+
+    def forward(self, student: Answer, teacher: Answer, batch: Batch, epoch: int) -> Tensor:
+        s = self.settings
+        return s["weight"] * standardised_kd_loss(
+            student.logits, teacher.logits, temperature=s["temperature"]
+        )
