@@ -53,8 +53,9 @@ def on(part: str, name: str) -> str:
 
 
 def logged_name(stage: str, name: str) -> str:
-    """`stage2/test_accuracy`, `stage1/ncm_train_centers`, ..: a result in MLflow."""
-    return on(stage, TEST_ACCURACY if name == ACCURACY else name)
+    """`stage2/test_accuracy`, `stage1/ncm_train_centers`, ..: a result in MLflow, whose names may
+    have no plus: `kd-vid/test_accuracy`."""
+    return on(stage.replace("+", "-"), TEST_ACCURACY if name == ACCURACY else name)
 
 
 def summary(lines: list[dict[str, Any]], selected_epoch: int) -> dict[str, dict[str, float]]:

@@ -1,8 +1,9 @@
 """The methods: each module of this package describes some and lists them in METHODS.
 
 To add one: a module here (what it is), a loss in harness/distill, and what trains it in
-harness/train/methods: a Term, or a Training. Nothing else names it: experiment files, cells, tuning,
-tables, figures, MLflow and docs/methods.md follow from the description. Nothing here imports torch.
+harness/train/methods: a Term, or a Training. Nothing else names it: experiment files, cells,
+tuning, tables, figures, MLflow and docs/methods.md follow from the description. Nothing here
+imports torch.
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ from harness.run.session import (
     check_device,
     default_jobs,
     finish_tracking,
+    print_remarks,
     start_tracking,
     stoppable,
 )
@@ -87,6 +88,7 @@ def run_experiment(
                 f"{n_cells - n_cached} to train with {jobs} jobs",
                 flush=True,
             )
+            print_remarks(experiment, dataset)
             with make_display(progress, no_bar) as display:
                 options = cell_options(experiment.dataset, n_workers)
                 run(progress, runner, options, max_seconds, display.update)

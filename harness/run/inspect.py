@@ -46,7 +46,7 @@ def print_plan(
     """
     from harness.data import load
     from harness.run.grid import within_budget
-    from harness.run.session import check_device, default_jobs
+    from harness.run.session import check_device, default_jobs, print_remarks
 
     check_device(device)
     jobs = jobs or default_jobs(device)
@@ -64,6 +64,7 @@ def print_plan(
         table.add_row(fingerprint[:12], name, str(n), "done" if done else "to train")
     Console().print(table)
     print_data(dataset)
+    print_remarks(experiment, dataset)
     n_done = progress.count("done")
     print(
         f"{plan.experiment.name}: {len(plan.cells)} cells, {n_done} done, "

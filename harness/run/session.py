@@ -13,12 +13,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from harness.data import DatasetOptions, data_root
+import numpy as np
+
+from harness.data import Dataset, DatasetOptions, data_root
 from harness.database import Refused
 from harness.errors import one_line
 from harness.track.environment import usable
 
 if TYPE_CHECKING:
+    from harness.spec.experiment import Experiment
     from harness.track.client import Connection
 
 # Exit statuses of the command. UNFINISHED: --max-time came first; call again to go on.
@@ -50,6 +53,17 @@ class Tracking(Protocol):
     def close(self, finished: bool) -> None:
         """The runs end with the command."""
         ...
+
+
+def print_remarks(experiment: Experiment, dataset: Dataset) -> None:
+    """What the methods' settings mean for these data, where nobody would expect it."""
+    parts = [dataset.train]
+    if dataset.validation is not None and experiment.protocol.train_on != "train":
+        parts.append(dataset.validation)
+    sizes = np.bincount(np.concatenate([part.labels for part in parts])).tolist()
+    for section in dict.fromkeys(s for method in experiment.used for s in method.settings):
+        if remark := getattr(experiment, section).remark(sizes):
+            print(f"note: {remark}", flush=True)
 
 
 class Stops:

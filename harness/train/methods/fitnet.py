@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from harness.data.batches import Batch
 from harness.distill.fitnet import fitnet_loss, fitnet_regressor
@@ -16,9 +16,11 @@ class Fitnet(Term):
     def __init__(self, context: Context, settings: dict[str, Any]) -> None:
         super().__init__(context, settings)
         self.place = settings["map"] - 1
-        self.regressor = fitnet_regressor(
-            context.student.map_channels[self.place], context.teacher.map_channels[self.place]
-        )
+        channels = (n.map_channels[self.place] for n in (context.student, context.teacher))
+        convolution = fitnet_regressor(*channels)
+        # As in RepDistiller, whose weight needs it: without, the first steps of a usual learning
+        # rate end in NaN.
+        self.regressor = nn.Sequential(convolution, nn.BatchNorm2d(convolution.out_channels))
 
     def forward(self, student: Answer, teacher: Answer, batch: Batch, epoch: int) -> Tensor:
         pair = student.maps[self.place], teacher.maps[self.place]
