@@ -1,5 +1,6 @@
 """MLflow's database: whole or not at all, not needed for training, complete after any loss."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -91,6 +92,25 @@ def test_killed_while_it_is_made_there_is_none_and_the_next_one_is_whole(tmp_pat
     prepare(tmp_path / "mlflow.db")
     assert {p.name for p in tmp_path.iterdir()} == {"mlflow.db", "mlflow.db.lock"}, "litter"
     assert mlflow_client(tmp_path).create_experiment("works")
+
+
+@pytest.mark.parametrize(
+    "name", ["My Projects (new)", "100% #1", "a?b=c&d", "päth", "a%20b", "x:y"]
+)
+def test_a_folder_of_any_name(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import mlflow.store.db.utils as utils
+    import sqlalchemy
+
+    def make_one(engine: sqlalchemy.Engine) -> None:
+        with engine.begin() as connection:
+            connection.execute(sqlalchemy.text("create table made (x integer)"))
+
+    monkeypatch.setattr(utils, "_initialize_tables", make_one)
+    (tmp_path / name).mkdir()
+    prepare(tmp_path / name / "mlflow.db")
+    with contextlib.closing(sqlite3.connect(tmp_path / name / "mlflow.db")) as connection:
+        assert connection.execute("select name from sqlite_master").fetchall() == [("made",)]
+    assert {p.name for p in (tmp_path / name).iterdir()} <= {"mlflow.db", "mlflow.db.lock"}
 
 
 def test_a_making_that_fails_leaves_nothing(

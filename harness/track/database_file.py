@@ -72,11 +72,13 @@ def artifacts_of(path: Path, experiment: str) -> str:
 
 
 def _make(path: Path) -> None:
-    from mlflow.store.db.utils import _initialize_tables, create_sqlalchemy_engine
+    import sqlalchemy
+    from mlflow.store.db.utils import _initialize_tables
 
     new = path.with_name(f"{path.name}{NEW}")
     try:
-        engine = create_sqlalchemy_engine(f"sqlite:///{new}")
+        # Not as text: a folder's name may hold what means something in an address.
+        engine = sqlalchemy.create_engine(sqlalchemy.URL.create("sqlite", database=str(new)))
         try:
             _initialize_tables(engine)
         finally:
