@@ -7,7 +7,7 @@ ALIVE := $(shell head -n 3 $(BIN)/harness 2>/dev/null | grep -qF '$(CURDIR)/.ven
   && $(BIN)/python -c '' 2>/dev/null && echo yes)
 JOBS ?=
 DEVICE ?= auto
-# Of reproduce-cifar and reproduce-cub: SEEDS=0,1  EPOCHS_SCALE=0.1  DATA_ROOT=/data
+# Of the reproduce-cifar and reproduce-cub targets: SEEDS=0,1  EPOCHS_SCALE=0.1  DATA_ROOT=/data
 SEEDS ?=
 EPOCHS_SCALE ?=
 DATA_ROOT ?=
@@ -18,7 +18,7 @@ GRID_OPTIONS := $(if $(SEEDS),--set 'seeds=[$(subst $(space),$(comma),$(strip $(
   $(if $(EPOCHS_SCALE),--set epochs_scale=$(EPOCHS_SCALE)) \
   $(if $(DATA_ROOT),--data-root '$(DATA_ROOT)')
 
-.PHONY: dead-venv setup reproduce reproduce-cifar reproduce-cub tune-digits tune-cifar optuna-ui tables tables-check figures ui docker-up docker-reproduce docker-down test lint format bench lock clean help
+.PHONY: dead-venv setup reproduce reproduce-methods reproduce-cifar reproduce-cifar-methods reproduce-cub tune-digits tune-cifar optuna-ui tables tables-check figures ui docker-up docker-reproduce docker-down test lint format bench lock clean help
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,14 @@ reproduce: $(STAMP)  ## train the digits grid, write its table and figures (minu
 reproduce-cifar: $(STAMP)  ## the published CIFAR-100 grid (wants a GPU; needs the data set)
 	@$(BIN)/harness run experiments/cifar100_wide_resnet.yaml $(RUN_OPTIONS) $(GRID_OPTIONS)
 	@$(BIN)/harness tables experiments/cifar100_wide_resnet.yaml $(GRID_OPTIONS)
+
+reproduce-methods: $(STAMP)  ## all methods on the digits (see docs/comparison.md)
+	@$(BIN)/harness run experiments/digits_methods.yaml $(RUN_OPTIONS)
+	@$(BIN)/harness tables experiments/digits_methods.yaml
+
+reproduce-cifar-methods: $(STAMP)  ## the methods of the 2020 table on CIFAR-100 (as reproduce-cifar)
+	@$(BIN)/harness run experiments/cifar100_methods.yaml $(RUN_OPTIONS) $(GRID_OPTIONS)
+	@$(BIN)/harness tables experiments/cifar100_methods.yaml $(GRID_OPTIONS)
 
 reproduce-cub: $(STAMP)  ## the published CUB-200 grid (wants a GPU; needs the data set)
 	@$(BIN)/harness run experiments/cub200_mobile_net.yaml $(RUN_OPTIONS) $(GRID_OPTIONS)
@@ -99,6 +107,7 @@ format: $(STAMP)  ## let ruff format and fix
 
 bench: $(STAMP)  ## timed comparisons, as ratios
 	@$(BIN)/python benchmarks/stage1_loss.py
+	@$(BIN)/python benchmarks/method_steps.py
 
 lock:  ## resolve requirements.lock anew (in a throw-away environment)
 	@rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock

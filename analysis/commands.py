@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import difflib
+import os
 import shlex
 from pathlib import Path
 
 from analysis import methods_page
 from analysis.bundle import RESULTS, bundle_path, export, read_bundle
-from analysis.readme import replace_between_markers
+from analysis.readme import has_markers, replace_between_markers
 from analysis.tables.markdown import for_terminal, markdown
 from analysis.tables.runs import runs_markdown
 from harness.errors import UserError
 from harness.plan import Plan
 
 README = Path("README.md")
-FIGURES = Path("docs/figures")
+DOCS = Path("docs")  # a table stands in README.md or on a page here, where its markers are
+FIGURES = DOCS / "figures"
 
 
 def make_tables(
@@ -27,7 +29,7 @@ def make_tables(
     print_only: bool = False,
     allow_mixed: bool = False,
 ) -> int:
-    """Refresh the bundles of `plans` from the store, then the README from every stored bundle.
+    """Refresh the bundles of `plans` from the store, then the tables from every stored bundle.
 
     Returns:
         1 if `check` found a difference (nothing is written then), else 0.
@@ -57,18 +59,20 @@ def make_tables(
     if not paths:
         raise UserError(f"{RESULTS}: no bundle there yet; name an experiment file")
 
-    readme = README.read_text(encoding="utf-8")
+    pages = {p: p.read_text(encoding="utf-8") for p in (README, *sorted(DOCS.glob("*.md")))}
     outputs: dict[Path, str] = {}
     for path in paths:
         bundle = read_bundle(path, fresh.get(path))
         page = path.with_suffix(".md")
-        table = markdown(bundle, page.as_posix(), allow_mixed)
-        readme = replace_between_markers(readme, bundle.name, table, str(README))
+        home = next((p for p, text in pages.items() if has_markers(text, bundle.name)), README)
+        link = Path(os.path.relpath(page, home.parent)).as_posix()
+        table = markdown(bundle, link, allow_mixed)
+        pages[home] = replace_between_markers(pages[home], bundle.name, table, str(home))
         outputs[page] = runs_markdown(bundle)
         if path in fresh:
             outputs[path] = fresh[path]
             print(for_terminal(table))
-    outputs[README] = readme
+    outputs |= pages
     if methods_page.PATH.exists():
         outputs[methods_page.PATH] = methods_page.methods_page()
     changed = {p: text for p, text in outputs.items() if not p.exists() or p.read_text() != text}

@@ -6,16 +6,20 @@ import json
 from pathlib import Path
 from typing import Any
 
+from analysis.tables.rows import DASH
 from harness.methods import DEFAULT, REGISTRY, SECTIONS, STAGES
 from harness.methods.base import Method, Stage
 from harness.results import NCM_FORMS, names_of
 from harness.spec.experiment import Optimizer
 
 PATH = Path("docs/methods.md")
+SUM = "kd+vid"  # an example, also of the benchmark
+STEPS = Path("benchmarks/results/method_steps.json")  # of benchmarks/method_steps.py --save
 
 
 def methods_page() -> str:
     """The text of the page."""
+    steps = json.loads(STEPS.read_text()) if STEPS.exists() else {}
     lines = [
         "# Methods",
         "",
@@ -23,13 +27,28 @@ def methods_page() -> str:
         "An experiment names them under `methods:`; without it, it trains "
         f"{', '.join(f'`{name}`' for name in DEFAULT)}.",
         "",
-        "| `methods:` | in tables | what it minimises | asks of the teacher | stages | paper |",
-        "|---|---|---|---|---|---|",
-        *(_row(method) for method in REGISTRY.values()),
+        "| `methods:` | in tables | what a student learns from | asks of the teacher | stages "
+        "| a step | paper |",
+        "|---|---|---|---|---|---:|---|",
+        *(_row(method, steps.get("ratios", {})) for method in REGISTRY.values()),
         "",
         "A method without a teacher asks nothing of it. Teacher and student must have the same "
         f"classes for {', '.join(f'`{m.name}`' for m in REGISTRY.values() if m.shared_classes)}. "
         "Teachers are trained as `plain` students are.",
+        "",
+        *_cost(steps),
+        f"Methods that minimise cross-entropy and one term can be added: `{SUM}` minimises both "
+        "terms and the cross-entropy once, with the largest of the weights that they give it "
+        f"({', '.join(f'`{m.name}`' for m in REGISTRY.values() if m.is_sum)}). What "
+        "belongs to them stands in their sections, as for each alone.",
+        "",
+        "## What is minimised",
+        "",
+        "CE: mean cross-entropy with the labels; f logits, phi embeddings, F maps, of the teacher "
+        "(T) and the student (S). The losses alone, as functions for any training loop: "
+        "[losses.md](losses.md).",
+        "",
+        *(f"- `{m.name}`: `{m.formula}`" for m in REGISTRY.values() if not m.variant_of),
         "",
         "## Stages",
         "",
@@ -52,7 +71,21 @@ def methods_page() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _row(method: Method) -> str:
+def _cost(steps: dict[str, Any]) -> list[str]:
+    if not steps:
+        return []
+    shown = {k: v for k, v in steps.items() if k != "ratios"}
+    return [
+        "A step: its time relative to one of a plain student, the teacher's forward pass "
+        f"included; `{SUM}` takes {steps['ratios'][SUM]:.2f}. Measured by "
+        "`python benchmarks/method_steps.py --save` "
+        f"({', '.join(f'{k} {v}' for k, v in shown.items())}); `make bench` measures it where "
+        "you are.",
+        "",
+    ]
+
+
+def _row(method: Method, ratios: dict[str, float]) -> str:
     label = method.label_in(_defaults())
     stages = ", then ".join(f"`{stage.kind}`" for stage in method.stages)
     asks = ", ".join(sorted(method.needs)) or "nothing"
@@ -62,14 +95,18 @@ def _row(method: Method) -> str:
         for field, value in fields.items()
     )
     about = f"{method.about}; {fixed}" if fixed else method.about
-    return f"| `{method.name}` | {label} | {about} | {asks} | {stages} | {method.paper} |"
+    own = method.variant_of or method.name
+    names = [own if stage is method.final else f"{own}, {stage.name}" for stage in method.stages]
+    step = ", ".join(f"{ratios[name]:.2f}" for name in names if name in ratios) or DASH
+    return f"| `{method.name}` | {label} | {about} | {asks} | {stages} | {step} | {method.paper} |"
 
 
 def _stage_row(stage: Stage) -> str:
     sections = ", ".join(f"`{section}`" for section in stage.all_sections)
     switches = "".join(f", `protocol.{switch}`" for switch in stage.switches)
     measured = ", ".join(NCM_FORMS.get(name, name) for name in names_of(stage.result))
-    return f"| `{stage.kind}` | {sections}{switches} | {measured} | `{stage.trainer}` |"
+    trainer = ", ".join(stage.terms.values()) or stage.trainer
+    return f"| `{stage.kind}` | {sections}{switches} | {measured} | `{trainer}` |"
 
 
 def _section_row(name: str) -> str:

@@ -12,6 +12,11 @@ import re
 from harness.errors import UserError
 
 
+def has_markers(text: str, name: str) -> bool:
+    """Whether a line of the text opens the place of `name`'s table."""
+    return f"<!-- table:{name} -->" in text.splitlines()
+
+
 def replace_between_markers(text: str, name: str, content: str, where: str) -> str:
     """`text` with what stands between the markers of `name` replaced by `content`.
 

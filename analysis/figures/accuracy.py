@@ -25,12 +25,15 @@ def accuracy(bundle: Bundle) -> Figure:
     """Test accuracy of each student by each method, with 95 % t-intervals over seeds."""
     students, styles, labels = students_of(bundle), styles_of(bundle), labels_of(bundle)
     rows = rows_in_stage(bundle, LAST)
-    figure = Figure(figsize=(max(7.2, 1.3 * len(students)), 4.4), layout="constrained")
+    # Methods of one student stand beside each other, those of the next one apart from them.
+    step = min(0.14, 0.8 / len(rows))
+    width = max(7.2, 1.3 * len(students), 0.22 * len(students) * len(rows))
+    figure = Figure(figsize=(width, 4.4 + 0.2 * (len(rows) // 6)), layout="constrained")
     axes = figure.subplots()
     counts = set()
     for i, row in enumerate(rows):
         style = styles[labels[row.method]]
-        offset = (i - (len(rows) - 1) / 2) * 0.14
+        offset = (i - (len(rows) - 1) / 2) * step
         found = [(j, cell_estimate(bundle, row, s)) for j, s in enumerate(students)]
         shown = [(j + offset, e) for j, e in found if e is not None]
         counts |= {e.n for _, e in shown}

@@ -250,7 +250,7 @@ def plus(methods: Sequence[Method]) -> Method:
         name=name,
         label=" + ".join(method.label for method in methods),
         about="; ".join(method.about for method in methods),
-        formula=" + ".join(method.formula for method in methods),
+        formula=f"CE once + the terms of {', '.join(method.name for method in methods)}",
         paper="; ".join(method.paper for method in methods),
         stages=(Stage(name, name, SUPERVISED.schedule, DISTILLATION, tuple(terms), terms=terms),),
         settings={section: model for m in methods for section, model in m.settings.items()},

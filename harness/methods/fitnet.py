@@ -32,8 +32,9 @@ METHODS = (
         NAME,
         "FitNet",
         about="one of the teacher's maps, predicted from the student's",
-        formula="CE + weight mean((F_T - r(F_S))^2), r a 1x1 convolution",
-        paper="Romero et al., ICLR 2015, arXiv 1412.6550; one stage and weight of RepDistiller",
+        formula="CE + weight mean((F_T - r(F_S))^2), r a 1x1 convolution and a batch norm",
+        paper="Romero et al., ICLR 2015, arXiv 1412.6550; one stage, weight and batch norm of "
+        "RepDistiller",
         settings=FitnetSettings,
         needs="maps",
         trainer="harness.train.methods.fitnet:Fitnet",
