@@ -21,7 +21,7 @@ GRID_OPTIONS := $(if $(SEEDS),--set 'seeds=[$(subst $(space),$(comma),$(strip $(
 .PHONY: dead-venv setup reproduce reproduce-methods reproduce-cifar reproduce-cifar-methods reproduce-cub tune-digits tune-cifar optuna-ui tables tables-check figures ui docker-up docker-reproduce docker-down test lint format bench lock clean help
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-24s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP)  ## make .venv
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import types
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -51,6 +52,8 @@ def first_error(error: ValidationError, model: type[BaseModel], prefix: str = ""
     if problem["type"] == "missing":
         return f"{field}: missing; add it"
     message = problem["msg"].removeprefix("Value error, ")
+    if not loc and not prefix and re.match(r"[a-z_0-9.+-]+: ", message):
+        return message.replace("\n", " ")  # of several fields together; it names one itself
     given = problem.get("input")
     text = "" if isinstance(given, dict | BaseModel) else f" (given: {redacted(str(given))[:60]!r})"
     return f"{field}: {message[0].lower() + message[1:]}{text}".replace("\n", " ")

@@ -38,8 +38,12 @@ SLOW = TINY | {"name": "slow", "training": {"epochs": 12}}
 
 
 def write_experiment(path: Path, raw: dict[str, Any] = TINY, **changes: Any) -> Path:
+    """The file, without the sections of methods that the changes leave out."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump(copy.deepcopy(raw) | changes))
+    merged = copy.deepcopy(raw) | changes
+    if not any(str(method).startswith("refilled") for method in merged["methods"]):
+        merged = {k: v for k, v in merged.items() if k in changes or k not in ("stage1", "stage2")}
+    path.write_text(yaml.safe_dump(merged))
     return path
 
 

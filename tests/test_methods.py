@@ -24,7 +24,7 @@ import harness.train.cell
 from harness import methods
 from harness.data.batches import Batch
 from harness.execute import DONE, STOPPED
-from harness.methods import REGISTRY
+from harness.methods import REGISTRY, find
 from harness.methods.base import Stage
 from harness.networks.base import Network
 from harness.plan import TEACHER, Cell
@@ -50,7 +50,7 @@ def taught(root: Path, method: str, teacher: CellDir) -> Grid:
     return grid
 
 
-@pytest.mark.parametrize("name", REGISTRY)
+@pytest.mark.parametrize("name", [*REGISTRY, "kd+vid+crd"])
 def test_the_same_bits_through_stops_by_a_frozen_teacher(
     name: str, teacher: CellDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -68,7 +68,7 @@ def test_the_same_bits_through_stops_by_a_frozen_teacher(
                 teachers.append(self.teacher)
 
     monkeypatch.setattr(harness.train.cell, "Context", Watched)
-    stopped, method = taught(tmp_path / "stopped", name, teacher), REGISTRY[name]
+    stopped, method = taught(tmp_path / "stopped", name, teacher), find(name)
     entries = [e for e in stopped.plan.entries if e.stage != TEACHER]
     assert [e.stage for e in entries] == [stage.name for stage in method.stages]
     for entry in entries:

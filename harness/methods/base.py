@@ -101,8 +101,8 @@ def check_as_many_maps(method: str, teacher: Options, student: Options) -> None:
     """
     if teacher.n_maps != student.n_maps:
         raise ValueError(
-            f"{method!r} compares maps pair by pair, but {teacher.label} has {teacher.n_maps} and "
-            f"{student.label} {student.n_maps}; use networks of one kind or drop {method!r}"
+            f"methods: {method!r} compares maps pair by pair, but {teacher.label} has "
+            f"{teacher.n_maps} and {student.label} {student.n_maps}; use networks of one kind or drop {method!r}"
         )
 
 

@@ -1,0 +1,291 @@
+"""Methods that add terms to the cross-entropy, and their sums: what is minimised, with which
+weights, what a cell of it is, and what is refused."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import one_error_line, write_experiment
+from torch import Tensor, nn
+from torch.nn import functional as F
+from training import CPU, RAW, tiny
+
+from harness import distill, methods
+from harness.cli import main
+from harness.data import load
+from harness.data.batches import Batch, epoch_generator
+from harness.data.placement import on_device
+from harness.errors import UserError
+from harness.methods import REGISTRY, SECTIONS, find
+from harness.networks import build
+from harness.results import logged_name
+from harness.run.session import print_remarks
+from harness.spec.file import override, parse, read
+from harness.train.methods.base import Answer, Context, training_of
+from harness.train.methods.distillation import Distillation, Term
+
+SUMMABLE = [name for name, method in REGISTRY.items() if method.is_sum]
+Output = pytest.CaptureFixture[str]
+
+
+def training(kind: str, **changed: dict[str, Any]) -> tuple[Distillation, Batch]:
+    """What trains a WRN-10-1 by a WRN-10-2, on a few digits, and a batch of them."""
+    torch.manual_seed(0)
+    sections = {n: m.model_validate(changed.get(n, {})).model_dump() for n, m in SECTIONS.items()}
+    options = {"depth": 10, "dropout": 0.0}
+    student = build("wide_resnet", 10, width=1, **options)
+    teacher = build("wide_resnet", 10, width=2, **options)
+    experiment = parse(RAW)
+    dataset = load(experiment.dataset)
+    images = {"train": on_device(dataset, dataset.train, CPU, 0)}
+    spec = {**sections, "seed": 3, "optimizer": {"precision": "float32"}}
+    made = training_of(kind, Context(spec, images, 10, student, teacher))
+    assert isinstance(made, Distillation)
+    (batch,) = [
+        b for i, b in enumerate(images["train"].augmented(32, epoch_generator(0, 0))) if i == 1
+    ]
+    return made, batch
+
+
+def regressor(made: Distillation, name: str) -> Any:
+    return made.terms[name].get_submodule("regressor")
+
+
+def bare(name: str, made: Distillation, s: Answer, t: Answer, batch: Batch) -> Tensor:
+    """The term as its paper has it, with the weights of the published recipes written out."""
+    pairs = list(zip(s.maps, t.maps, strict=True))
+    terms: dict[str, Callable[[], Tensor]] = {
+        "kd": lambda: 0.9 * distill.kd_divergence(s.logits, t.logits, temperature=4),
+        "kd_standardised": lambda: (
+            9 * distill.standardised_kd_loss(s.logits, t.logits, temperature=2)
+        ),
+        "dkd": lambda: distill.dkd_loss(
+            s.logits, t.logits, batch.y, alpha=1, beta=8, temperature=4
+        ),
+        "rkd": lambda: (
+            25 * distill.rkd_distance_loss(s.embedding, t.embedding)
+            + 50 * distill.rkd_angle_loss(s.embedding, t.embedding)
+        ),
+        "pkt": lambda: 30_000 * distill.pkt_loss(s.embedding, t.embedding),
+        "sp": lambda: 3_000 * distill.sp_loss(s.maps[2], t.maps[2]),
+        "at": lambda: sum((1_000 * distill.at_loss(*p) for p in pairs), torch.zeros(())),
+        "nst": lambda: sum((50 * distill.nst_loss(*p) for p in pairs), torch.zeros(())),
+        "vid": lambda: sum(
+            (
+                distill.vid_loss(*p, made.terms["vid"].get_submodule(f"regressors.{i}"))
+                for i, p in enumerate(pairs)
+            ),
+            torch.zeros(()),
+        ),
+        "fitnet": lambda: 100 * F.mse_loss(regressor(made, "fitnet")(s.maps[1]), t.maps[1]),
+    }
+    return terms[name]()
+
+
+@pytest.mark.parametrize("name", [n for n in SUMMABLE if n != "crd"])
+def test_what_is_minimised(name: str) -> None:
+    made, batch = training(name, dkd={"warmup": 0})
+    model = made.context.student
+    losses, logits = made.losses(model, batch, 0)
+    student, teacher = (Answer.of(n, batch.x, maps=True) for n in (model, made.context.teacher))
+    assert logits is not None and torch.equal(logits, student.logits)
+    weight = {"kd": 0.1, "kd_standardised": 0.1}.get(name, 1.0)
+    assert losses.keys() == {"ce", name}
+    torch.testing.assert_close(losses["ce"], weight * F.cross_entropy(student.logits, batch.y))
+    expected = bare(name, made, student, teacher, batch)
+    assert expected > 0
+    torch.testing.assert_close(losses[name], expected, rtol=2e-5, atol=1e-8)
+
+
+def test_crd_is_its_memory_with_drawn_negatives() -> None:
+    made, batch = training("crd", crd={"negatives": 40, "features": 16})
+    term, seen = made.terms["crd"], list[Tensor]()
+    memory = term.get_submodule("memory")
+    hook = memory.register_forward_pre_hook(lambda _, inputs: seen.extend(inputs))
+    before = {k: v.clone() for k, v in memory.state_dict().items()}
+    first = made.losses(made.context.student, batch, 0)[0]["crd"]
+    (_, _, index, contrast), labels = seen[:4], made.context.train.labels
+    hook.remove()
+    assert torch.equal(index, batch.index) and torch.equal(contrast[:, 0], index)
+    assert contrast.shape == (32, 41)
+    assert (labels[contrast[:, 1:]] != labels[index][:, None]).all()
+    assert not torch.equal(before["memory_v1"], memory.get_buffer("memory_v1"))
+    memory.load_state_dict(before)
+    again = memory(*seen[:4])
+    torch.testing.assert_close(first, 0.8 * again)
+
+
+def contrasts(made: Distillation, batch: Batch, *epochs: int) -> list[Tensor]:
+    seen = []
+    memory = made.terms["crd"].get_submodule("memory")
+    memory.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[3]))
+    for epoch in epochs:
+        made.losses(made.context.student, batch, epoch)
+    return seen
+
+
+def test_negatives_follow_from_seed_and_epoch() -> None:
+    settings = {"negatives": 40, "features": 8}
+    made, batch = training("crd", crd=settings)
+    first, next_batch, other = contrasts(made, batch, 0, 0, 1)
+    assert not torch.equal(first, next_batch) and not torch.equal(first, other)
+    resumed, _ = training("crd", crd=settings)
+    assert torch.equal(contrasts(resumed, batch, 1)[0], other)
+    made.context.spec["seed"] += 1
+    assert not torch.equal(contrasts(made, batch, 1)[0], other)
+
+
+def test_dkds_weight_grows() -> None:
+    made, batch = training("dkd", dkd={"warmup": 4})
+    full = bare("dkd", made, *answers(made, batch), batch)
+    for epoch, share in ((0, 0.25), (1, 0.5), (3, 1.0), (9, 1.0)):
+        loss = made.losses(made.context.student, batch, epoch)[0]["dkd"]
+        torch.testing.assert_close(loss, share * full)
+
+
+def answers(made: Distillation, batch: Batch) -> tuple[Answer, Answer]:
+    student, teacher = (
+        Answer.of(n, batch.x, maps=True) for n in (made.context.student, made.context.teacher)
+    )
+    return student, teacher
+
+
+def test_a_sum_has_each_term_and_one_cross_entropy() -> None:
+    made, batch = training("kd+vid")
+    losses, _ = made.losses(made.context.student, batch, 0)
+    student, teacher = answers(made, batch)
+    assert list(losses) == ["ce", "kd", "vid"]
+    torch.testing.assert_close(losses["ce"], F.cross_entropy(student.logits, batch.y))
+    for name in ("kd", "vid"):
+        torch.testing.assert_close(losses[name], bare(name, made, student, teacher, batch))
+    without, _ = training("kd+kd_standardised")
+    assert without.ce_weight == pytest.approx(0.1)
+
+
+def test_only_what_needs_maps_asks_for_them() -> None:
+    for name in SUMMABLE:
+        made, _ = training(name, crd={"negatives": 5, "features": 4})
+        assert made.wants_maps == ("maps" in REGISTRY[name].needs)
+    assert training("kd+sp")[0].wants_maps
+
+
+def test_parameters_of_terms_are_trained() -> None:
+    owners = {n for n in SUMMABLE if list(training(n, crd={"features": 4})[0].module.parameters())}
+    assert owners == {"vid", "fitnet", "crd"}
+    made, batch = training("fitnet")
+    made.losses(made.context.student, batch, 0)[0]["fitnet"].backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in made.module.parameters())
+    assert isinstance(made.module, nn.ModuleDict)
+    assert all(isinstance(term, Term) for term in made.terms.values())
+
+
+# Experiments and cells
+
+
+@pytest.mark.parametrize("name", ["kd+vid", "vid+kd", "rkd+kd+at"])
+def test_a_sum_is_a_method(name: str, tmp_path: Path) -> None:
+    plan = tiny(tmp_path, f"methods=[plain, {name}]").plan
+    canonical = find(name).name
+    assert sorted(canonical.split("+")) == sorted(name.split("+"))
+    assert plan.experiment.methods == ("plain", canonical)
+    (entry,) = [e for e in plan.entries if e.method == canonical]
+    cell = plan.cells[entry.fingerprint]
+    assert cell.kind == entry.stage == canonical
+    assert entry.name == f"{canonical} wrn-10-1 s0"
+    assert set(canonical.split("+")) < cell.spec.keys() and "stage1" not in cell.spec
+    assert find("kd+vid").label_in({}) == "KD + VID"
+    assert methods.stage_of(canonical).result == "accuracy"
+    assert logged_name(entry.stage, "accuracy").partition("/")[0] == canonical.replace("+", "-")
+
+
+def test_order_makes_no_other_cell(tmp_path: Path) -> None:
+    cells = [tiny(tmp_path, f"methods=[{n}]").plan.cells.keys() for n in ("kd+vid", "vid+kd")]
+    assert cells[0] == cells[1]
+
+
+def test_a_term_of_one_method_alone_keeps_its_cells(tmp_path: Path) -> None:
+    """KD's cells were trained before there were sums."""
+    (cell,) = [c for c in tiny(tmp_path, "methods=[kd]").plan.cells.values() if c.kind == "kd"]
+    assert cell.spec.keys() == {
+        "data", "network", "optimizer", "protocol", "seed", "training", "kd"
+    }  # fmt: skip
+
+
+WRONG = {
+    "methods=[kd+kd]": "methods: 'kd+kd': 'kd' stands twice",
+    "methods=[vid+kd, kd+vid]": "methods: 'kd+vid' stands twice",
+    "methods=[kd+refilled]": "'refilled' is no term beside the cross-entropy",
+    "methods=[plain+kd]": "'plain' is no term",
+    "methods=[kd+vdi]": "unknown method 'vdi'; did you mean 'vid'?",
+    "methods=[kd+]": "unknown method ''",
+    "fitnet.map=4": "error: fitnet.map: wrn-10-1 has 3 maps, no map 4; use 1 to 3",
+    "fitnet.map=0": "fitnet.map",
+    "crd.negatives=0": "crd.negatives",
+    "dkd.warmup=-1": "dkd.warmup",
+    "rkd.angel=3": "rkd.angel: unknown key; did you mean 'angle'?",
+    "teacher={network: mobile_net, ca: 0.25}": "error: methods: 'vid' compares maps pair by "
+    "pair, but mobilenet-0.25 has 5 and wrn-10-1 3",
+    "tuned.vid.settings.vid.weight=2": "tuned.vid: not among methods",
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    write_experiment(
+        tmp_path / "terms.yaml", methods=["kd+vid", "fitnet", "at", "crd", "dkd", "rkd"]
+    )
+    return tmp_path
+
+
+@pytest.mark.parametrize("assignment", WRONG)
+def test_wrong_input_is_one_line(assignment: str, folder: Path, capsys: Output) -> None:
+    command = ["plan", "terms.yaml", "--no-estimate", "--set", assignment]
+    assert main(command) == 2
+    assert WRONG[assignment] in one_error_line(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("given", "assignments", "refused"),
+    [
+        ({"methods": ["plain"], "vid": {"weight": 2}}, [], "vid"),
+        ({"vid": {}}, [], "vid"),
+        ({"methods": ["plain", "kd"]}, ["stage2.lambd=3"], "stage2"),
+        ({"methods": ["plain", "vid"], "vid": {}}, ["methods=[plain]", "vid.weight=3"], "vid"),
+        ({"methods": ["kd+vid"], "vid": {}, "kd": {}}, [], None),
+        ({"methods": ["plain", "vid"], "vid": {}}, ["methods=[plain]"], None),
+        ({"methods": ["plain"]}, ["methods=[plain, vid]", "vid.weight=3"], None),
+        ({"methods": ["plain"], "training": {"epochs": 3}}, [], None),
+    ],
+)
+def test_a_section_that_no_method_uses(
+    given: dict[str, Any], assignments: list[str], refused: str | None, tmp_path: Path
+) -> None:
+    file = write_experiment(tmp_path / "x.yaml", **given)
+    if refused is None:
+        read(file, assignments)
+        return
+    with pytest.raises(UserError) as caught:
+        read(file, assignments)
+    assert f"{refused}: no method of this experiment uses it; add" in str(caught.value)
+    assert f"drop {refused!r}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("assignments", "said"),
+    [
+        (["methods=[crd]"], "16,384 of 267 images of other classes: drawn with replacement"),
+        (["methods=[crd+kd]", "crd.negatives=300"], "crd.negatives=267 draws each once"),
+        (["methods=[crd]", "crd.negatives=300", "protocol=legacy"], ""),
+        (["methods=[crd]", "crd.negatives=260"], ""),
+        (["methods=[kd]", "crd.negatives=300"], ""),
+    ],
+)
+def test_too_few_negatives_are_said(assignments: list[str], said: str, capsys: Output) -> None:
+    experiment = parse(override(RAW, assignments))
+    print_remarks(experiment, load(experiment.dataset))
+    out = capsys.readouterr().out
+    assert said in out and out.count("\n") == bool(said)
+    assert not said or out.startswith("note: crd.negatives: ")
