@@ -102,7 +102,8 @@ def check_as_many_maps(method: str, teacher: Options, student: Options) -> None:
     if teacher.n_maps != student.n_maps:
         raise ValueError(
             f"methods: {method!r} compares maps pair by pair, but {teacher.label} has "
-            f"{teacher.n_maps} and {student.label} {student.n_maps}; use networks of one kind or drop {method!r}"
+            f"{teacher.n_maps} and {student.label} {student.n_maps}; use networks of one kind or "
+            f"drop {method!r}"
         )
 
 
