@@ -322,6 +322,20 @@ def test_tables_writes_readme_bundle_page_and_figure(project: Path) -> None:
     )
 
 
+def test_a_table_may_stand_on_a_page_of_docs(project: Path) -> None:
+    page, readme = project / "docs" / "comparison.md", project / "README.md"
+    page.parent.mkdir()
+    page.write_text(README)
+    readme.write_text("# Nothing between markers\n")
+    assert main(["tables", FILE]) == 0
+    assert readme.read_text() == "# Nothing between markers\n"
+    targets = re.findall(r"\]\(([^)#]+)#", page.read_text())
+    assert targets and {(page.parent / t).resolve() for t in targets} == {project / PAGE}
+    assert main(["tables", "--check"]) == 0
+    page.write_text(page.read_text().replace("Seeds: 0", "Seeds: 1"))
+    assert main(["tables", "--check"]) == 1
+
+
 def test_tables_needs_neither_store_nor_database_again(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

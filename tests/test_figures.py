@@ -21,15 +21,15 @@ from scipy import stats
 from analysis.bundle import RESULTS, Bundle, read_bundle
 from analysis.commands import figure_folder, make_figures
 from analysis.figures import FIGURES, default_settings, draw_all, drawable
-from analysis.figures.base import OLD_BUNDLE
+from analysis.figures.base import OLD_BUNDLE, styles_of
 from analysis.figures.confusion import confusion_matrix, most_confused, row_percent
 from analysis.figures.curves import Band, accuracy_metric, band, bands, second_half
 from analysis.figures.ncm_scatter import NcmPoint, ncm_points, rank_correlation
 from analysis.tables.markdown import markdown
+from harness.methods import REGISTRY, find
 
 STUDENTS = ("wide", "narrow")
 METHODS = ("plain", "kd", "refilled", "refilled-triplet")
-STAGES = {"plain": ("student",), "kd": ("kd",)}
 IMAGES = (10, 20, 30)  # test images of each class
 N_EPOCHS = 4
 
@@ -86,8 +86,8 @@ def made_up(
                 add("teacher", "teacher", "big", seed, manifest)
             for student in STUDENTS:
                 for method in methods:
-                    for stage in STAGES.get(method, ("stage1", "stage2")):
-                        add(stage, method, student, seed, manifest)
+                    for stage in find(method).stages:
+                        add(stage.name, method, student, seed, manifest)
         cells[:] = lines
 
     return changed_bundle(text, change), lines
@@ -136,7 +136,7 @@ def test_bands_over_seeds(bundle_text: str) -> None:
     assert list(found) == list(STUDENTS) and list(found["wide"]) == labels
     for student in STUDENTS:
         for method, label in zip(METHODS, labels, strict=True):
-            stage = STAGES.get(method, ("stage2",))[0]
+            stage = find(method).final.name
             own = of(lines, stage, method, student)
             values = np.array([line["curves"]["validation/accuracy"] for line in own])
             assert values.shape == (3, N_EPOCHS)
@@ -294,6 +294,19 @@ def test_plotted_accuracies_are_the_tables(bundle_text: str) -> None:
         low, high = stats.t.interval(0.95, 2, np.mean(values), stats.sem(values))
         bar = found["KD"][2][0].get_segments()[j][:, 1]
         assert bar == pytest.approx([low, high])
+
+
+def test_all_methods_of_the_registry_can_be_told_apart(bundle_text: str) -> None:
+    names = (*(n for n, m in REGISTRY.items() if m.variant_of is None), "kd+vid")
+    bundle, _ = made_up(bundle_text, methods=names)
+    styles = styles_of(bundle)
+    assert len(styles) == len(names) <= len(set(styles.values()))
+    assert len({(s.marker, s.face) for s in styles.values()}) == len(names)
+    (axes,) = drawn(bundle, "accuracy").axes
+    points = [c[0].get_xdata() for c in axes.containers]
+    places = [sorted(x[j] for x in points) for j in range(len(STUDENTS))]
+    for j, xs in enumerate(places):
+        assert min(np.diff(xs)) > 0.02 and j - 0.5 < xs[0] and xs[-1] < j + 0.5
 
 
 def test_many_classes_are_a_picture_with_the_most_confused(bundle_text: str) -> None:
