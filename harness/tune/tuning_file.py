@@ -201,10 +201,18 @@ def _base(experiment: Experiment, settings: TuningFile, file: Path) -> Experimen
 
 
 def _spaces(settings: TuningFile, base: Experiment) -> dict[str, dict[str, Range | Choices]]:
-    spaces = {}
-    for method, space in settings.methods.items():
-        methods.find(method)
+    spaces: dict[str, dict[str, Range | Choices]] = {}
+    for name, space in settings.methods.items():
+        found = methods.find(name)
+        method = found.name  # of a sum, in the registry's order
+        if method in spaces:
+            raise UserError(f"methods.{name}: {method!r} stands twice; drop one")
         if not space:
             raise UserError(f"methods.{method}: empty search space; name a field and its values")
+        try:
+            for section in found.settings:
+                getattr(base, section).check_networks(base.teacher, base.students[0])
+        except ValueError as error:
+            raise UserError(error) from None
         spaces[method] = {f: read_values(base, method, f, space[f]) for f in sorted(space)}
     return spaces
