@@ -316,8 +316,11 @@ def test_a_sum_is_tuned_by_its_one_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spaces", "said"),
     [
-        ("{vid+kd: {kd.alpha: [0.5]}, kd+vid: {kd.alpha: [0.5]}}", "'kd+vid' stands twice"),
-        ("{kd+kd: {kd.alpha: [0.5]}}", "'kd' stands twice"),
+        (
+            "{vid+kd: {kd.alpha: [0.5, 0.9]}, kd+vid: {kd.alpha: [0.5, 0.9]}}",
+            "'kd+vid' stands twice",
+        ),
+        ("{kd+kd: {kd.alpha: [0.5, 0.9]}}", "'kd' stands twice"),
         ("{at: {at.weight: [1, 10]}}", "methods: 'at' compares maps pair by pair"),
         ("{fitnet: {fitnet.map: [1, 2]}}", "fitnet.map"),
     ],
