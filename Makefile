@@ -80,10 +80,10 @@ docker-reproduce: docker-up  ## train the digits grid in a container (GPU=1: on 
 docker-down:  ## stop the containers; data stay on volumes
 	@docker/compose.sh --profile '*' down
 
-tables: $(STAMP)  ## rewrite the README's tables from experiments/results
+tables: $(STAMP)  ## rewrite the tables of README.md and docs/ from experiments/results
 	@$(BIN)/harness tables
 
-tables-check: $(STAMP)  ## fail if the README differs from experiments/results
+tables-check: $(STAMP)  ## fail if a table differs from experiments/results
 	@$(BIN)/harness tables --check
 
 figures: $(STAMP)  ## redraw docs/figures
@@ -95,7 +95,7 @@ ui: $(STAMP)  ## MLflow on http://127.0.0.1:5000
 test: $(STAMP)  ## run the tests
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-lint: $(STAMP)  ## ruff, mypy, and the README against the results
+lint: $(STAMP)  ## ruff, mypy, and the tables against the results
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy

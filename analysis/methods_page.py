@@ -39,7 +39,7 @@ def methods_page() -> str:
         *_cost(steps),
         f"Methods that minimise cross-entropy and one term can be added: `{SUM}` minimises both "
         "terms and the cross-entropy once, with the largest of the weights that they give it "
-        f"({', '.join(f'`{m.name}`' for m in REGISTRY.values() if m.is_sum)}). What "
+        f"({', '.join(f'`{m.name}`' for m in REGISTRY.values() if m.is_addable)}). What "
         "belongs to them stands in their sections, as for each alone.",
         "",
         "## What is minimised",

@@ -27,7 +27,7 @@ from harness.train.methods.base import Answer, Context, training_of
 from harness.train.methods.distillation import Distillation, Term
 from harness.tune.tuning_file import Tuning, read_tuning
 
-SUMMABLE = [name for name, method in REGISTRY.items() if method.is_sum]
+SUMMABLE = [name for name, method in REGISTRY.items() if method.is_addable]
 Output = pytest.CaptureFixture[str]
 
 

@@ -190,8 +190,8 @@ class Method:
         return ("optimizer", *dict.fromkeys(named))
 
     @property
-    def is_sum(self) -> bool:
-        """Whether cross-entropy and terms are all of it: such methods can be added (`plus`)."""
+    def is_addable(self) -> bool:
+        """Whether it is the cross-entropy and terms beside it, as what `plus` adds."""
         return len(self.stages) == 1 and bool(self.final.terms)
 
     def label_in(self, sections: Mapping[str, Any]) -> str:
@@ -241,7 +241,7 @@ def plus(methods: Sequence[Method]) -> Method:
         ValueError: one of them stands twice, or trains in another way.
     """
     for method in methods:
-        if not method.is_sum:
+        if not method.is_addable:
             raise ValueError(f"{method.name!r} is no term beside the cross-entropy; leave it out")
         if methods.count(method) > 1:
             raise ValueError(f"{method.name!r} stands twice; once is enough")
