@@ -29,7 +29,7 @@ HARNESS_UID="${HARNESS_UID:-$(stat -c %u ..)}"
 if [ -z "${HARNESS_COMMIT:-}" ] && HARNESS_COMMIT="$(git rev-parse HEAD 2> /dev/null)"; then
     # As harness/provenance.py: what the harness itself rewrites is no change.
     changed="$(git -C .. status --porcelain --untracked-files=no -- . \
-        ':!README.md' ':!docs/figures' ':!experiments/results')"
+        ':!README.md' ':!docs' ':!experiments/results')"
     HARNESS_COMMIT="$HARNESS_COMMIT${changed:+-dirty}"
 fi
 

@@ -280,14 +280,21 @@ def test_script_makes_a_password_once(tmp_path: Path) -> None:
 
 def test_script_hands_on(tmp_path: Path) -> None:
     git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
-    (tmp_path / "README.md").write_text("a")
-    (tmp_path / "code.py").write_text("a")
-    for arguments in (["init", "-q"], ["add", "README.md", "code.py"], ["commit", "-qm", "a"]):
+    generated = (tmp_path / "README.md", tmp_path / "docs" / "comparison.md")
+    generated[1].parent.mkdir()
+    for path in (*generated, tmp_path / "code.py"):
+        path.write_text("a")
+    for arguments in (
+        ["init", "-q"],
+        ["add", "README.md", "docs", "code.py"],
+        ["commit", "-qm", "a"],
+    ):
         subprocess.run([*git, *arguments], check=True)
     head = subprocess.run(
         [*git, "rev-parse", "HEAD"], capture_output=True, text=True
     ).stdout.strip()
-    (tmp_path / "README.md").write_text("b")  # as `harness tables` does
+    for path in generated:
+        path.write_text("b")  # as `harness tables` does
     out = call_script(tmp_path).stdout.splitlines()
     assert {f"HARNESS_COMMIT={head}", "HARNESS_UID=1234", "COMPOSE_FILE=compose.yaml"} <= set(out)
     assert out[-2:] == [str(tmp_path / "docker"), "arguments: compose up --wait"]

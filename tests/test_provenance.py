@@ -64,11 +64,18 @@ def test_a_repository_around_the_code_does_not_answer_for_it(unpacked: Path) -> 
 
 
 def test_its_own_repository_does(unpacked: Path) -> None:
+    generated = [unpacked / name for name in ("README.md", "docs/a.md", "experiments/results/a.md")]
+    for path in generated:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("a")
     git(unpacked, "init", "-q")
     git(unpacked, "add", ".")
     git(unpacked, "commit", "-q", "-m", "code")
     commit = git(unpacked, "rev-parse", "HEAD").strip()
     assert f"'commit': '{commit}', 'dirty': False" in version_of(unpacked)
+    for path in generated:
+        path.write_text("b")  # as `harness tables` does
+    assert "'dirty': False" in version_of(unpacked)
     # What a hook or a shell's set-up says of another repository does not count.
     other = str(unpacked.parent / ".git")
     assert f"'commit': '{commit}'" in version_of(unpacked, GIT_DIR=other, GIT_WORK_TREE="/")
