@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import functools
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from commands import Forking
 
 from harness.store import CellDir, Store
 
@@ -38,13 +40,17 @@ SLOW = TINY | {"name": "slow", "training": {"epochs": 12}}
 
 
 def write_experiment(path: Path, raw: dict[str, Any] = TINY, **changes: Any) -> Path:
-    """The file, without the sections of methods that the changes leave out."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    merged = copy.deepcopy(raw) | changes
-    if not any(str(method).startswith("refilled") for method in merged["methods"]):
-        merged = {k: v for k, v in merged.items() if k in changes or k not in ("stage1", "stage2")}
-    path.write_text(yaml.safe_dump(merged))
+    path.write_text(yaml.safe_dump(changed(raw, **changes)))
     return path
+
+
+def changed(raw: dict[str, Any] = TINY, **changes: Any) -> dict[str, Any]:
+    """The experiment, without the sections of methods that the changes leave out."""
+    merged = copy.deepcopy(raw) | changes
+    if any(str(method).startswith("refilled") for method in merged["methods"]):
+        return merged
+    return {k: v for k, v in merged.items() if k in changes or k not in ("stage1", "stage2")}
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -69,13 +75,12 @@ def start(folder: Path, *arguments: str, **env: str) -> "subprocess.Popen[str]":
 
 def call(folder: Path, *arguments: str, **env: str) -> "subprocess.CompletedProcess[str]":
     """`harness ARGUMENTS` in `folder`, to its end."""
-    process = start(folder, *arguments, **env)
-    try:
-        out, err = process.communicate(timeout=120)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+    return _forking().run(folder, arguments, environment(**env), 120)
+
+
+@functools.cache
+def _forking() -> Forking:
+    return Forking(environment())
 
 
 def wait_until(condition: Callable[[], Any], limit: float) -> bool:

@@ -15,7 +15,17 @@ import optuna
 import psycopg
 import pytest
 import yaml
-from helpers import ROOT, TINY, call, environment, has_epochs, one_error_line, start, wait_until
+from helpers import (
+    ROOT,
+    TINY,
+    call,
+    environment,
+    has_epochs,
+    one_error_line,
+    start,
+    wait_until,
+    write_experiment,
+)
 from postgres import PASSWORD, Postgres, free_port
 from test_tune_resume import COMMAND, TUNING
 
@@ -154,7 +164,7 @@ def test_the_page_and_the_teacher_are_there_once(four_writers: Path, server: Pos
 
 def test_no_password_in_files(tmp_path: Path, tables: Postgres) -> None:
     file = tmp_path / "tiny.yaml"
-    file.write_text(yaml.safe_dump(TINY | {"name": "secret", "methods": ["plain"]}))
+    write_experiment(file, name="secret", methods=["plain"])
     uri = tables.url("mlflow").replace("@", f":{PASSWORD}@")
     done = call(tmp_path, "run", "tiny.yaml", "--no-bar", MLFLOW_TRACKING_URI=uri)
     assert done.returncode == 0, done.stderr
@@ -240,8 +250,7 @@ def test_an_unusable_database_is_one_line(
 
 def test_a_database_that_does_not_answer_does_not_stop_training(tmp_path: Path) -> None:
     uri = f"postgresql://harness:a-secret@127.0.0.1:{free_port()}/mlflow"
-    raw = TINY | {"methods": ["plain"], "training": {"epochs": 1}}
-    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(raw))
+    write_experiment(tmp_path / "tiny.yaml", methods=["plain"], training={"epochs": 1})
     done = call(tmp_path, "run", "tiny.yaml", "--no-bar", MLFLOW_TRACKING_URI=uri)
     (line,) = done.stderr.strip().splitlines()
     assert done.returncode == 0 and line.startswith("warning: MLflow at postgresql://harness:***@")

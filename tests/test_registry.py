@@ -8,7 +8,17 @@ from typing import Any
 
 import pytest
 import yaml
-from helpers import TINY, call, cells, mlflow_client, one_error_line, role, runs_in, weights
+from helpers import (
+    TINY,
+    call,
+    cells,
+    changed,
+    mlflow_client,
+    one_error_line,
+    role,
+    runs_in,
+    weights,
+)
 from test_tune_resume import TUNING
 
 from analysis.bundle import read_bundle
@@ -22,7 +32,7 @@ from harness.track.sync import Tracker
 
 FILE = "experiments/tiny.yaml"
 NAME = "tiny-wrn-10-1"
-TAUGHT = {k: v for k, v in TINY.items() if k != "teacher"} | {"name": "taught", "methods": ["kd"]}
+TAUGHT = {k: v for k, v in changed(name="taught", methods=["kd"]).items() if k != "teacher"}
 
 
 @pytest.fixture

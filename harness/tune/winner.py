@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from harness import methods
 from harness.data import Dataset
 from harness.errors import UserError
 from harness.spec.experiment import Tuned
@@ -112,8 +113,10 @@ def tuned_fields(tuning: Tuning, winners: dict[str, Tuned]) -> dict[str, Any]:
     Raises:
         UserError: they do not make an experiment.
     """
-    raw = dict(tuning.raw)
     order = list(winners)
+    used = {section for method in order for section in methods.find(method).sections}
+    unused = methods.SECTIONS.keys() - used - {methods.SUPERVISED.schedule}
+    raw = {key: value for key, value in tuning.raw.items() if key not in unused}
     raw["name"] = f"{tuning.name}-tuned"
     raw["description"] = (
         f"{tuning.name}: tuned on the validation split; trained on train + validation, last epoch."

@@ -1,0 +1,96 @@
+"""`harness ARGUMENTS` in a process of its own, without the seconds in which Python imports torch
+and MLflow: one process has imported them, and forks for every command."""
+
+import atexit
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+# Reads a job a line; says the process id of its child, then the status that it ended with.
+FORKING = """
+import json, os, sys
+import mlflow, optuna, sklearn.datasets, torch
+import harness.cli, harness.run.grid, harness.track.sync, harness.tune.search
+print("ready", flush=True)
+for line in sys.stdin:
+    job = json.loads(line)
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        os.chdir(job["folder"])
+        os.environ.clear()
+        os.environ.update(job["env"])
+        for number, path in enumerate(("/dev/null", job["out"], job["err"])):
+            os.dup2(os.open(path, os.O_RDWR), number)
+        sys.argv = ["harness", *job["arguments"]]
+        from harness.__main__ import command
+        sys.exit(command())
+    print(child, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+class Forking:
+    """The process that forks."""
+
+    def __init__(self, env: dict[str, str]) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", FORKING],
+            env=env,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        atexit.register(self.process.kill)
+        assert self._line(60) == "ready"
+
+    def run(
+        self, folder: Path, arguments: tuple[str, ...], env: dict[str, str], limit: float
+    ) -> "subprocess.CompletedProcess[str]":
+        """A command to its end, in a session of its own.
+
+        Raises:
+            subprocess.TimeoutExpired: it took longer than `limit` seconds, and was killed.
+        """
+        with tempfile.TemporaryDirectory() as place:
+            out, err = Path(place, "out"), Path(place, "err")
+            out.touch()
+            err.touch()
+            job = {
+                "folder": str(folder),
+                "arguments": arguments,
+                "env": env,
+                "out": str(out),
+                "err": str(err),
+            }
+            assert self.process.stdin is not None
+            self.process.stdin.write(json.dumps(job) + "\n")
+            self.process.stdin.flush()
+            child = int(self._line(10))
+            try:
+                status = int(self._line(limit))
+            except subprocess.TimeoutExpired:
+                os.killpg(child, signal.SIGKILL)
+                self._line(10)
+                raise
+            return subprocess.CompletedProcess(
+                ["harness", *arguments], status, out.read_text(), err.read_text()
+            )
+
+    def _line(self, limit: float) -> str:
+        assert self.process.stdout is not None
+        pipe, line, deadline = self.process.stdout.fileno(), b"", time.monotonic() + limit
+        while not line.endswith(b"\n"):  # byte by byte: what is buffered, `select` does not see
+            if not select.select([pipe], [], [], max(deadline - time.monotonic(), 0))[0]:
+                raise subprocess.TimeoutExpired("harness", limit)
+            byte = os.read(pipe, 1)
+            assert byte, "the process that forks has ended"
+            line += byte
+        return line.decode().strip()
