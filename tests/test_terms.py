@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from helpers import one_error_line, write_experiment
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -22,10 +23,12 @@ from harness.methods import REGISTRY, SECTIONS, find
 from harness.networks import build
 from harness.results import logged_name
 from harness.run.session import print_remarks
+from harness.spec.experiment import Tuned
 from harness.spec.file import override, parse, read
 from harness.train.methods.base import Answer, Context, training_of
 from harness.train.methods.distillation import Distillation, Term
 from harness.tune.tuning_file import Tuning, read_tuning
+from harness.tune.winner import tuned_fields
 
 SUMMABLE = [name for name, method in REGISTRY.items() if method.is_addable]
 Output = pytest.CaptureFixture[str]
@@ -330,3 +333,12 @@ def test_what_cannot_be_tuned(spaces: str, said: str, tmp_path: Path) -> None:
         deep = {"network": "mobile_net", "ca": 0.25}
         tuning(tmp_path, spaces, **({"teacher": deep} if "at:" in spaces else {}))
     assert said in str(caught.value)
+
+
+def test_a_tuned_file_has_no_section_that_nobody_uses(tmp_path: Path) -> None:
+    found = tuning(tmp_path, "{kd: {kd.alpha: [0.5, 0.9]}}")
+    assert {"stage1", "stage2"} < found.raw.keys()
+    fields = tuned_fields(found, {"kd": Tuned(settings={"kd": {"alpha": 0.5}})})
+    assert "stage1" not in fields and "stage2" not in fields and "training" in fields
+    (tmp_path / "tuned.yaml").write_text(yaml.safe_dump(fields))
+    assert read(tmp_path / "tuned.yaml").methods == ("kd",)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from harness.errors import UserError, nearest
 from harness.methods.base import SUPERVISED, Method, Section, Stage, StepSchedule, plus
@@ -56,6 +56,12 @@ def find(name: str, field: str = "methods") -> Method:
         return plus([REGISTRY[part] for part in sorted(parts, key=order.index)])
     except ValueError as error:
         raise UserError(f"{field}: {name!r}: {error}") from None
+
+
+def unused_sections(used: Iterable[Method]) -> set[str]:
+    """The sections that none of these methods has. `training` is never among them: it also says how
+    the teacher is trained."""
+    return SECTIONS.keys() - {SUPERVISED.schedule, *(s for m in used for s in m.sections)}
 
 
 def stage_of(kind: str) -> Stage:

@@ -26,7 +26,7 @@ from harness import methods, results
 from harness.canonical import canonical
 from harness.data import DatasetOptions
 from harness.errors import UserError, first_error
-from harness.methods import SUPERVISED, Method
+from harness.methods import Method
 from harness.methods.base import Frozen, NotNegative, Section, StepSchedule
 from harness.networks import Options
 
@@ -179,8 +179,7 @@ class ExperimentFields(Frozen):
         """Without the sections of methods it does not use, and without fields that came later and
         are not set: a new method or field leaves what was written before as it was."""
         dumped: dict[str, Any] = handler(self)
-        unused = methods.SECTIONS.keys() - {s for m in self.used for s in m.sections}
-        for field in unused - {SUPERVISED.schedule}:
+        for field in methods.unused_sections(self.used):
             dumped.pop(field, None)
         for field in ("tuned", "teacher_source"):
             if dumped.get(field, 0) is None:

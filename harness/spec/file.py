@@ -210,20 +210,18 @@ def _check_sections(raw: Raw, assignments: list[str], experiment: Experiment) ->
         UserError: a section that no method uses. One of the file stays allowed where `--set` leaves
             out its method.
     """
-    used = {section for method in experiment.used for section in method.sections}
+    unused = in_file = methods.unused_sections(experiment.used)
     given = raw.get("methods")
     own = given if isinstance(given, list) else [] if given else methods.DEFAULT
     with contextlib.suppress(UserError):  # a name that `--set` has replaced
-        in_file = {s for name in own for s in methods.find(str(name)).sections}
-        raw = {key: value for key, value in raw.items() if key not in in_file}
-    named = [*raw, *(a.partition("=")[0].partition(".")[0] for a in assignments)]
-    for section in named:
-        if section in SECTIONS.keys() - used - {methods.SUPERVISED.schedule}:
-            users = [m.name for m in methods.REGISTRY.values() if section in m.sections]
-            raise UserError(
-                f"{section}: no method of this experiment uses it; add {users[0]!r} to methods or "
-                f"drop {section!r}"
-            )
+        in_file = unused & methods.unused_sections(methods.find(str(name)) for name in own)
+    assigned = [a.partition("=")[0].partition(".")[0] for a in assignments]
+    for section in [*(s for s in raw if s in in_file), *(s for s in assigned if s in unused)]:
+        users = [m.name for m in methods.REGISTRY.values() if section in m.sections]
+        raise UserError(
+            f"{section}: no method of this experiment uses it; add {users[0]!r} to methods or "
+            f"drop {section!r}"
+        )
 
 
 def read(

@@ -114,8 +114,7 @@ def tuned_fields(tuning: Tuning, winners: dict[str, Tuned]) -> dict[str, Any]:
         UserError: they do not make an experiment.
     """
     order = list(winners)
-    used = {section for method in order for section in methods.find(method).sections}
-    unused = methods.SECTIONS.keys() - used - {methods.SUPERVISED.schedule}
+    unused = methods.unused_sections(methods.find(name) for name in order)
     raw = {key: value for key, value in tuning.raw.items() if key not in unused}
     raw["name"] = f"{tuning.name}-tuned"
     raw["description"] = (
