@@ -93,7 +93,7 @@ ui: $(STAMP)  ## MLflow on http://127.0.0.1:5000
 	@$(BIN)/harness ui
 
 test: $(STAMP)  ## run the tests
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP)  ## ruff, mypy, and the tables against the results
 	@$(BIN)/ruff check .

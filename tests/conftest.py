@@ -35,6 +35,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+# Minutes each, on real processes and servers: begun last, one would keep one worker waiting.
+LONG = (
+    *("test_postgres", "test_compose", "test_browser", "test_registry", "test_tune_resume"),
+    *("test_run", "test_mlflow", "test_mlflow_file", "test_mlflow_kills"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With `--no-loadscope-reorder`, the order in which the workers take files."""
+    rank = {name: i for i, name in enumerate(LONG)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(LONG)))
+
+
 @pytest.fixture(scope="session")
 def golden(pytestconfig: pytest.Config) -> Path:
     """The folder of golden numbers."""
@@ -50,9 +63,10 @@ def data_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Path:
     """A folder where `harness run experiments/tiny.yaml` has finished. Change only copies of it."""
     folder = tmp_path_factory.mktemp("finished")
+    shutil.copy(empty_database, folder)
     write_experiment(folder / "experiments" / "tiny.yaml")
     done = call(folder, "run", "experiments/tiny.yaml", "--no-bar", "--device", "cpu")
     assert done.returncode == 0, done.stderr

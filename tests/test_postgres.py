@@ -294,7 +294,9 @@ def test_a_lock_has_one_holder_and_notices_its_loss(
 
 
 @pytest.fixture(scope="module")
-def studies(tmp_path_factory: pytest.TempPathFactory, tables: Postgres) -> tuple[Path, Path]:
+def studies(
+    tmp_path_factory: pytest.TempPathFactory, tables: Postgres, empty_database: Path
+) -> tuple[Path, Path]:
     """The same tuning with four workers, in PostgreSQL that is restarted meanwhile, and in a
     journal."""
     folders = []
@@ -306,6 +308,7 @@ def studies(tmp_path_factory: pytest.TempPathFactory, tables: Postgres) -> tuple
         (folder / "experiments/tuning/tiny.yaml").write_text(yaml.safe_dump(tuning))
         folders.append(folder)
     there, here = folders
+    shutil.copy(empty_database, here)
     env = tables.env | {
         "MLFLOW_TRACKING_URI": tables.url("mlflow"),
         "OPTUNA_STORAGE": tables.url("optuna"),
@@ -350,8 +353,9 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def test_a_storage_that_stays_away(tmp_path: Path) -> None:
+def test_a_storage_that_stays_away(tmp_path: Path, empty_database: Path) -> None:
     """Asking and telling stop with one line; started again, the same command goes on."""
+    shutil.copy(empty_database, tmp_path)
     (tmp_path / "experiments/tuning").mkdir(parents=True)
     (tmp_path / "experiments/tiny.yaml").write_text(yaml.safe_dump(TINY))
     (tmp_path / "experiments/tuning/tiny.yaml").write_text(yaml.safe_dump(TUNING))

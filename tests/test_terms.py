@@ -305,6 +305,13 @@ def tuning(folder: Path, spaces: str, **experiment: Any) -> Tuning:
     return read_tuning(file)
 
 
+def test_what_is_tuned_may_have_its_section(tmp_path: Path) -> None:
+    file = write_experiment(tmp_path / "x.yaml", methods=["plain"])
+    assert read(file, ["vid.weight=3"], also=["kd+vid"]).vid.weight == 3  # type: ignore[attr-defined]
+    with pytest.raises(UserError, match="vid: no method of this experiment uses it"):
+        read(file, ["vid.weight=3"], also=["kd"])
+
+
 def test_a_sum_is_tuned_by_its_one_name(tmp_path: Path) -> None:
     spaces = "{vid+kd: {vid.weight: [1, 2], kd.alpha: [0.5, 0.9]}}"
     found = tuning(tmp_path, spaces)

@@ -9,7 +9,7 @@ import contextlib
 import copy
 import difflib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from harness.data import DATASETS
 from harness.data.options import as_number
 from harness.errors import UserError, first_error, nearest
 from harness.methods import SECTIONS
-from harness.methods.base import Schedule, StepSchedule
+from harness.methods.base import Method, Schedule, StepSchedule
 from harness.networks import NETWORKS
 from harness.spec.experiment import PRESETS, Experiment
 from harness.spec.plain_yaml import NotYaml, from_yaml
@@ -204,13 +204,13 @@ def read_yaml(path: Path, kind: str, example: str) -> Raw:
     return raw
 
 
-def _check_sections(raw: Raw, assignments: list[str], experiment: Experiment) -> None:
+def _check_sections(raw: Raw, assignments: list[str], used: list[Method]) -> None:
     """
     Raises:
         UserError: a section that no method uses. One of the file stays allowed where `--set` leaves
             out its method.
     """
-    unused = in_file = methods.unused_sections(experiment.used)
+    unused = in_file = methods.unused_sections(used)
     given = raw.get("methods")
     own = given if isinstance(given, list) else [] if given else methods.DEFAULT
     with contextlib.suppress(UserError):  # a name that `--set` has replaced
@@ -225,13 +225,17 @@ def _check_sections(raw: Raw, assignments: list[str], experiment: Experiment) ->
 
 
 def read(
-    path: Path, assignments: list[str] | None = None, resolve: Callable[[Raw], Raw] = lambda r: r
+    path: Path,
+    assignments: list[str] | None = None,
+    resolve: Callable[[Raw], Raw] = lambda r: r,
+    also: Iterable[str] = (),
 ) -> Experiment:
     """The experiment in a YAML file, with `--set` overrides.
 
     Args:
         resolve: turns what only another place knows into plain fields: a registered teacher
             (harness.track.registry.resolve).
+        also: methods whose sections may stand there, besides those of its own: what is tuned.
 
     Raises:
         UserError: missing or unreadable file, broken YAML, any wrong field, or published numbers
@@ -240,7 +244,7 @@ def read(
     raw = read_yaml(path, "experiment", "experiments/digits.yaml")
     changed = override(raw, assignments or [])
     experiment = parse(resolve(changed), str(path))
-    _check_sections(raw, assignments or [], experiment)
+    _check_sections(raw, assignments or [], [*experiment.used, *map(methods.find, also)])
     if experiment.published:  # what the tables will need of it
         read_published(path.parent / experiment.published, networks_of(experiment))
     return experiment

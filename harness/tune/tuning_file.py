@@ -169,7 +169,7 @@ def read_tuning(path: Path, assignments: list[str] | None = None) -> Tuning:
         raise UserError(first_error(error, TuningFile)) from None
     file = Path(os.path.normpath(path.parent / settings.experiment))
     changes = [f"{k}={json.dumps(v)}" for k, v in flatten(settings.set).items()]
-    base = _base(read(file, changes, resolve), settings, file)
+    base = _base(read(file, changes, resolve, also=settings.methods), settings, file)
     written = read_yaml(file, "experiment", EXAMPLE)
     tuning = Tuning(path, settings, base, _spaces(settings, base), file, written)
     for method, space in tuning.spaces.items():  # every end of every range, one at a time
