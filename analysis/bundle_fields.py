@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -97,9 +98,6 @@ class CellLine(Part):
     confusion: list[Annotated[list[Class], Field(min_length=2)]] | None = None
 
 
-Checked = TypeVar("Checked", bound=Part)
-
-
 def parse_lines(path: Path, text: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The header and the cells' lines.
 
@@ -107,29 +105,37 @@ def parse_lines(path: Path, text: str) -> tuple[dict[str, Any], list[dict[str, A
         ValueError: a line cannot be read, or a field is missing or has another type; which one.
         UserError: a method that this version does not know.
     """
-    lines = text.split("\n")
-    raw = []
-    for number, line in enumerate(lines[:-1] if lines[-1] == "" else lines, 1):
-        try:
-            raw.append(parse_json(line.encode("utf-8", "surrogateescape")))
-            check(CellLine if number > 1 else Header, raw[-1])
-        except ValueError as error:
-            raise ValueError(f"line {number} {error}") from None
-    if len(raw) < 2:
+    header, *cells = checked_lines(text, Header, lambda line: CellLine)
+    if not cells:
         raise ValueError("has no cells")
-    header, *cells = raw
     _check_experiment(path, header["experiment"])
     _check_together(header, cells)
     return header, cells
 
 
-def check(model: type[Checked], line: Any) -> None:
-    """
+def checked_lines(
+    text: str, first: type[Part], model_of: Callable[[dict[str, Any]], type[Part]]
+) -> list[dict[str, Any]]:
+    """The lines of a bundle, the first as `first` has it, each other one as its model.
+
     Raises:
-        ValueError: a line of a bundle is no object, or lacks what the model says.
+        ValueError: a line cannot be read, or a field is missing or has another type; which one.
     """
-    if not isinstance(line, dict):
-        raise ValueError("is no JSON object")
+    lines = text.split("\n")
+    found: list[dict[str, Any]] = []
+    for number, line in enumerate(lines[:-1] if lines[-1] == "" else lines, 1):
+        try:
+            read = parse_json(line.encode("utf-8", "surrogateescape"))
+            if not isinstance(read, dict):
+                raise ValueError("is no JSON object")
+            _check(model_of(read) if found else first, read)
+        except ValueError as error:
+            raise ValueError(f"line {number} {error}") from None
+        found.append(read)
+    return found
+
+
+def _check(model: type[Part], line: dict[str, Any]) -> None:
     try:
         model.model_validate(line)
     except ValidationError as error:

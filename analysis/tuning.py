@@ -17,9 +17,8 @@ import optuna
 from optuna.visualization import matplotlib as draw_optuna
 from pydantic import Field
 
-from analysis.bundle_fields import Part, check
+from analysis.bundle_fields import Part, checked_lines
 from harness.errors import UserError
-from harness.stored import parse_json
 from harness.tune.export import FORMAT, RESULTS
 
 FIGURES = Path("docs/figures/tuning")
@@ -45,6 +44,12 @@ class TrialLine(Part):
     curve: dict[Annotated[str, Field(pattern=r"^[0-9]{1,9}$")], float]
 
 
+class CandidateLine(Part):
+    """Of the re-run with fresh seeds, which no figure shows."""
+
+    candidate: int
+
+
 @dataclass(frozen=True)
 class TuningBundle:
     """name: the tuning's. metric: what was tuned. studies: method -> its study, in memory."""
@@ -60,8 +65,14 @@ def read_tuning_bundle(path: Path) -> TuningBundle:
         UserError: no such file, or not a bundle of a tuning.
     """
     try:
-        lines = path.read_bytes().rstrip(b"\n").split(b"\n")
-        header, trials = _parse(lines)
+        header, *lines = checked_lines(
+            path.read_text(encoding="utf-8"),
+            TuningHeader,
+            lambda line: CandidateLine if "candidate" in line else TrialLine,
+        )
+        if header["tuning"] != FORMAT:
+            raise ValueError("line 1 is of another format")
+        trials = [line for line in lines if "trial" in line]
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         studies = {m: _study(header, trials, m) for m in header["studies"]}
     except FileNotFoundError:
@@ -72,30 +83,6 @@ def read_tuning_bundle(path: Path) -> TuningBundle:
             f"{path}: not a bundle of this version ({why}); `harness tune` writes it again"
         ) from None
     return TuningBundle(header["name"], header["metric"], studies)
-
-
-def _parse(lines: list[bytes]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The first line, and those of trials.
-
-    Raises:
-        ValueError: a line cannot be read, or a field is missing or has another type; which one.
-    """
-    header: dict[str, Any] = {}
-    trials = []
-    for number, text in enumerate(lines, 1):
-        try:
-            line = parse_json(text)
-            if number == 1:
-                header = line
-                check(TuningHeader, header)
-                if header["tuning"] != FORMAT:
-                    raise ValueError("is of another format")
-            elif not (isinstance(line, dict) and "candidate" in line):  # no figure shows those
-                check(TrialLine, line)
-                trials.append(line)
-        except ValueError as error:
-            raise ValueError(f"line {number} {error}") from None
-    return header, trials
 
 
 def _study(header: dict[str, Any], trials: list[dict[str, Any]], method: str) -> optuna.Study:

@@ -9,7 +9,6 @@ The methods take turns, so that a slower minute of the machine slows all of them
 what docs/methods.md shows.
 """
 
-import argparse
 import statistics
 import time
 from pathlib import Path
@@ -17,7 +16,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from arguments import chosen_device, name_of, parser_of
 
+from analysis.methods_page import STEPS, SUM
 from harness.canonical import canonical
 from harness.data import Augmentation, Dataset, ImageSet
 from harness.data.batches import Batch
@@ -29,10 +30,9 @@ from harness.networks.base import Network
 from harness.train.evaluate import autocast
 from harness.train.methods.base import Context, Training, training_of
 
-RESULT = Path(__file__).parent / "results" / "method_steps.json"
+RESULT = Path(__file__).parent.parent / STEPS
 CLASSES, IMAGES, BATCH = 100, 50_000, 64
 STUDENT, TEACHER = {"depth": 16, "width": 2}, {"depth": 40, "width": 2}
-SUM = "kd+vid"  # one sum, to show what it costs
 BASE = "plain"
 
 
@@ -107,17 +107,11 @@ def variants(device: torch.device) -> dict[str, Variant]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", default="auto", help="auto (the default), cpu or cuda")
-    parser.add_argument("--threads", type=int, help="CPU threads of torch")
+    parser = parser_of(__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--save", action="store_true", help=f"write {RESULT.name}")
     arguments = parser.parse_args()
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
-    if arguments.device == "auto":
-        arguments.device = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(arguments.device)
+    device = chosen_device(arguments)
     torch.manual_seed(0)
 
     steps = variants(device)
@@ -135,9 +129,8 @@ def main() -> None:
         name: statistics.median(s / b for s, b in zip(variant.seconds, base, strict=True))
         for name, variant in steps.items()
     }
-    where = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     setting = {
-        "device": where,
+        "device": name_of(device),
         "torch": str(torch.__version__),
         "threads": torch.get_num_threads(),
         "batch": BATCH,

@@ -8,13 +8,13 @@ code. Both sides start from the embeddings and share `unit_distances`, so the ra
 mining and the loss; they must agree on loss and gradient (float64) before any timing.
 """
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from arguments import chosen_device, name_of, parser_of
 from pytorch_metric_learning.distances import LpDistance
 from pytorch_metric_learning.miners import TripletMarginMiner
 from torch import Tensor
@@ -105,18 +105,10 @@ def batch_of(n_classes: int, device: torch.device) -> tuple[Tensor, Tensor, Tens
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", default="auto", help="auto (the default), cpu or cuda")
-    parser.add_argument("--threads", type=int, help="CPU threads of torch")
-    arguments = parser.parse_args()
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
-    if arguments.device == "auto":
-        arguments.device = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(arguments.device)
+    device = chosen_device(parser_of(__doc__.splitlines()[0]).parse_args())
 
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-    print(f"{name}, torch {torch.__version__}, {torch.get_num_threads()} CPU threads, float32")
+    threads = f"{torch.get_num_threads()} CPU threads"
+    print(f"{name_of(device)}, torch {torch.__version__}, {threads}, float32")
     print(f"batch {BATCH}, {DIMENSIONS} dimensions, median of {REPEATS} forward + backward passes")
     print()
     print(f"{'relation':<9}{'classes':>8}{'mined':>9}{'index lists':>14}{'dense':>11}{'ratio':>8}")

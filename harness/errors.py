@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import types
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -44,7 +43,7 @@ def first_error(error: ValidationError, model: type[BaseModel], prefix: str = ""
     unknown = (p for p in problems if p["type"] == "extra_forbidden")
     problem = next(unknown, problems[0])
     loc = [str(part) for part in problem["loc"]]
-    field = ".".join([prefix, *loc] if prefix else loc) or "experiment"
+    field = ".".join([prefix, *loc] if prefix else loc)
     if problem["type"] == "extra_forbidden":
         siblings = _model_at(model, loc[:-1])
         allowed = list(siblings.model_fields) if siblings else []
@@ -52,7 +51,7 @@ def first_error(error: ValidationError, model: type[BaseModel], prefix: str = ""
     if problem["type"] == "missing":
         return f"{field}: missing; add it"
     message = problem["msg"].removeprefix("Value error, ")
-    if not loc and not prefix and re.match(r"[a-z_0-9.+-]+: ", message):
+    if not loc and not prefix:
         return message.replace("\n", " ")  # of several fields together; it names one itself
     given = problem.get("input")
     text = "" if isinstance(given, dict | BaseModel) else f" (given: {redacted(str(given))[:60]!r})"

@@ -103,6 +103,22 @@ def test_what_is_minimised(name: str) -> None:
     torch.testing.assert_close(losses[name], expected, rtol=2e-5, atol=1e-8)
 
 
+def test_in_half_precision_the_terms_meet_in_float32() -> None:
+    """As in one loss of all terms, which recorded results come from."""
+    made, batch = training("kd")
+    model, gradients = made.context.student, []
+    for whole in (False, True):
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            losses, logits = made.losses(model, batch, 0)
+            if whole:
+                logits, teacher = model(batch.x), made.context.teach(batch).logits
+                losses = distill.kd_loss(logits, teacher, batch.y, temperature=4, alpha=0.9)
+        torch.stack(list(losses.values())).sum().backward()
+        gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+    assert gradients[0] and all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
 def test_crd_is_its_memory_with_drawn_negatives() -> None:
     made, batch = training("crd", crd={"negatives": 40, "features": 16})
     term, seen = made.terms["crd"], list[Tensor]()

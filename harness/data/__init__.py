@@ -8,8 +8,8 @@ Nothing here imports torch. A loader returns numpy arrays or a memory-mapped sto
 from __future__ import annotations
 
 import hashlib
-import importlib
 import os
+import pkgutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -175,9 +175,7 @@ def load(options: DatasetOptions, with_test: bool = True) -> Dataset:
     Raises:
         UserError: the files are missing or broken, or the split does not fit.
     """
-    target = DATASETS[options.name][1]
-    module, _, function = target.partition(":")
-    loader = getattr(importlib.import_module(module), function)
+    loader = pkgutil.resolve_name(DATASETS[options.name][1])
     if with_test:
         return loader(options)
     return replace(loader(options, with_test=False), test=None)  # whatever the loader makes of it

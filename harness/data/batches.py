@@ -28,7 +28,7 @@ class Batch:
 
 def epoch_generator(seed: int, epoch: int, stream: int = 0) -> torch.Generator:
     """A random stream of one epoch: a function of (seed, epoch, stream) and of nothing before it.
-    Stream 0 shuffles and augments, stream 1 drops out."""
+    Stream 0 shuffles and augments, stream 1 drops out, stream 2 draws negatives."""
     state = np.random.SeedSequence([seed, epoch, stream]).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state) & (2**63 - 1))
 

@@ -20,7 +20,7 @@ def memory_scores(
     """<v_i, m_j> / T for the j of each row of `contrast_index`.
 
     All B x N products are made and the wanted ones picked: gathering the rows first would take
-    (B, K + 1, D), 1 GB for 16,384 negatives, and be slower.
+    (B, K + 1, D): 1 GB for 128 images, 16,384 negatives and 128 features.
 
     Args:
         features: (B, D).

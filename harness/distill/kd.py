@@ -28,13 +28,21 @@ def kd_loss(
         The two weighted terms, `ce` and `kd`: scalars whose sum is the loss.
     """
     student = at_least_float32(student_logits)
-    divergence = _divergence(student, teacher_logits, temperature)
     return {
         "ce": (1 - alpha) * F.cross_entropy(student, labels),
-        # Not `alpha * kd_divergence(..)`: that rounds in another order, and recorded results hold
-        # this one.
-        "kd": alpha * temperature**2 * divergence,
+        "kd": kd_term(student, teacher_logits, temperature=temperature, alpha=alpha),
     }
+
+
+def kd_term(
+    student_logits: Tensor, teacher_logits: Tensor, *, temperature: float, alpha: float
+) -> Tensor:
+    """The teacher's term of `kd_loss`.
+
+    Not `alpha * kd_divergence(..)`: that rounds in another order, and recorded results hold this
+    one.
+    """
+    return alpha * temperature**2 * _divergence(student_logits, teacher_logits, temperature)
 
 
 def kd_divergence(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float) -> Tensor:

@@ -8,6 +8,7 @@ imports torch.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import pkgutil
 from collections.abc import Iterable, Iterator
@@ -39,23 +40,35 @@ SECTIONS: dict[str, type[Section]] = {SUPERVISED.schedule: StepSchedule} | {
 DEFAULT = tuple(method.name for method in REGISTRY.values() if method.is_default)
 
 
-def find(name: str, field: str = "methods") -> Method:
+@functools.cache
+def named(name: str) -> Method:
     """A method of the registry, or the sum that a name as "kd+vid" means, in the registry's order.
 
     Raises:
-        UserError: there is no such method, or no such sum.
+        ValueError: there is no such method, or no such sum.
     """
     parts = name.split("+")
     for part in parts:
         if part not in REGISTRY:
-            raise UserError(f"{field}: unknown method {part!r}{nearest(part, REGISTRY)}")
+            raise ValueError(f"unknown method {part!r}{nearest(part, REGISTRY)}")
     if len(parts) == 1:
         return REGISTRY[name]
-    order = list(REGISTRY)
     try:
-        return plus([REGISTRY[part] for part in sorted(parts, key=order.index)])
+        return plus([REGISTRY[part] for part in sorted(parts, key=list(REGISTRY).index)])
     except ValueError as error:
-        raise UserError(f"{field}: {name!r}: {error}") from None
+        raise ValueError(f"{name!r}: {error}") from None
+
+
+def find(name: str, field: str = "methods") -> Method:
+    """The same, of a name that a user wrote.
+
+    Raises:
+        UserError: there is no such method, or no such sum.
+    """
+    try:
+        return named(name)
+    except ValueError as error:
+        raise UserError(f"{field}: {error}") from None
 
 
 def unused_sections(used: Iterable[Method]) -> set[str]:

@@ -87,24 +87,20 @@ class StepSchedule(Schedule):
         return value
 
 
-class Weighted(Section):
-    """A term of one loss, times `weight`, beside the cross-entropy."""
+class PairedMaps(Section):
+    """Of a method that compares the maps of teacher and student pair by pair."""
+
+    method: ClassVar[str]
 
     weight: NotNegative
 
-
-def check_as_many_maps(method: str, teacher: Options, student: Options) -> None:
-    """For methods that compare the maps of teacher and student pair by pair.
-
-    Raises:
-        ValueError: one of them has more.
-    """
-    if teacher.n_maps != student.n_maps:
-        raise ValueError(
-            f"methods: {method!r} compares maps pair by pair, but {teacher.label} has "
-            f"{teacher.n_maps} and {student.label} {student.n_maps}; use networks of one kind or "
-            f"drop {method!r}"
-        )
+    def check_networks(self, teacher: Options, student: Options) -> None:
+        if teacher.n_maps != student.n_maps:
+            raise ValueError(
+                f"methods: {self.method!r} compares maps pair by pair, but {teacher.label} has "
+                f"{teacher.n_maps} and {student.label} {student.n_maps}; use networks of one kind "
+                f"or drop {self.method!r}"
+            )
 
 
 # What trains every method that adds terms to the cross-entropy.
@@ -122,8 +118,7 @@ class Stage:
     switches: fields of the protocol that decide its result, beside the images and the epoch.
     result: what is measured on the test set: `results.ACCURACY`, or `results.NCM` (both forms).
     trainer: "module:class" of the harness.train.methods.base.Training that trains it.
-    terms: of DISTILLATION: section -> "module:class" of the harness.train.methods.distillation.Term
-        that has its settings.
+    terms: of DISTILLATION: method -> "module:class" of its harness.train.methods.distillation.Term.
     """
 
     name: str

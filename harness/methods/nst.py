@@ -1,18 +1,18 @@
 """Neuron selectivity transfer."""
 
-from harness.methods.base import NotNegative, Section, check_as_many_maps, distillation
-from harness.networks import Options
+from typing import ClassVar
+
+from harness.methods.base import NotNegative, PairedMaps, distillation
 
 NAME = "nst"
 
 
-class NstSettings(Section):
+class NstSettings(PairedMaps):
     """As in RepDistiller: summed over the maps."""
 
-    weight: NotNegative = 50.0
+    method: ClassVar[str] = NAME
 
-    def check_networks(self, teacher: Options, student: Options) -> None:
-        check_as_many_maps(NAME, teacher, student)
+    weight: NotNegative = 50.0
 
 
 METHODS = (

@@ -1,18 +1,18 @@
 """Variational information distillation."""
 
-from harness.methods.base import NotNegative, Section, check_as_many_maps, distillation
-from harness.networks import Options
+from typing import ClassVar
+
+from harness.methods.base import NotNegative, PairedMaps, distillation
 
 NAME = "vid"
 
 
-class VidSettings(Section):
+class VidSettings(PairedMaps):
     """As in RepDistiller: summed over the maps."""
 
-    weight: NotNegative = 1.0
+    method: ClassVar[str] = NAME
 
-    def check_networks(self, teacher: Options, student: Options) -> None:
-        check_as_many_maps(NAME, teacher, student)
+    weight: NotNegative = 1.0
 
 
 METHODS = (

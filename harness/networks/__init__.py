@@ -7,7 +7,7 @@ NETWORKS.
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -101,6 +101,4 @@ def build(name: str, n_classes: int, **options: Any) -> Network:
     """
     model, target = NETWORKS[name]
     checked = model(network=name, **options).model_dump(exclude={"network"})
-    module, _, attribute = target.partition(":")
-    network_class = getattr(importlib.import_module(module), attribute)
-    return network_class(n_classes, **checked)
+    return pkgutil.resolve_name(target)(n_classes, **checked)

@@ -25,7 +25,7 @@ from pydantic import (
 from harness import methods, results
 from harness.canonical import canonical
 from harness.data import DatasetOptions
-from harness.errors import UserError, first_error
+from harness.errors import first_error
 from harness.methods import Method
 from harness.methods.base import Frozen, NotNegative, Section, StepSchedule
 from harness.networks import Options
@@ -158,10 +158,7 @@ class ExperimentFields(Frozen):
     @field_validator("methods")
     @classmethod
     def _known_methods(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        try:
-            return _without_doubles(tuple(methods.find(name, "").name for name in value))
-        except UserError as error:
-            raise ValueError(str(error).removeprefix(": ")) from None
+        return _without_doubles(tuple(methods.named(name).name for name in value))
 
     @field_validator("seeds")
     @classmethod
@@ -189,7 +186,7 @@ class ExperimentFields(Frozen):
     @property
     def used(self) -> list[Method]:
         """Its methods, in its order."""
-        return [methods.find(name) for name in self.methods]
+        return [methods.named(name) for name in self.methods]
 
     @property
     def needs_teacher(self) -> bool:
@@ -206,7 +203,7 @@ class ExperimentFields(Frozen):
         Raises:
             ValueError: a setting that its section does not have or allow.
         """
-        method = methods.find(name)
+        method = methods.named(name)
         tuned = (self.tuned or {}).get(name)
         own = tuned.settings if tuned else {}
         update: dict[str, Any] = {}
@@ -247,17 +244,25 @@ class ExperimentFields(Frozen):
             }
             if same and method.variant_of in self.methods:
                 raise ValueError(
-                    f"{method.variant_of!r} and {method.name!r} are the same method; drop one"
+                    f"methods: {method.variant_of!r} and {method.name!r} are the same method; "
+                    "drop one"
                 )
         return self
 
     @model_validator(mode="after")
     def _networks_fit(self) -> Self:
         for method in self.used:
-            for section in method.settings:
-                for student in self.students:
-                    getattr(self, section).check_networks(self.teacher, student)
+            self.check_networks(method)
         return self
+
+    def check_networks(self, method: Method) -> None:
+        """
+        Raises:
+            ValueError: the method cannot compare what the teacher and a student give.
+        """
+        for section in method.settings:
+            for student in self.students:
+                getattr(self, section).check_networks(self.teacher, student)
 
     @property
     def grid(self) -> str:

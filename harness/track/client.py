@@ -6,7 +6,7 @@ import contextlib
 import fcntl
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -172,14 +172,19 @@ def _say_where_artifacts_go(location: str, name: str, uri: str) -> None:
         )
 
 
-def log_params(client: MlflowClient, run: Run, values: dict[str, Any]) -> None:
-    """Params of any number and length, as far as MLflow keeps them (500 characters), but for those
-    that the run has: MLflow refuses to change them."""
+def log_params(
+    client: MlflowClient, run_id: str, values: dict[str, Any], known: Collection[str] = ()
+) -> None:
+    """Params of any number and length, as far as MLflow keeps them (500 characters).
+
+    Args:
+        known: what the run has already and keeps: MLflow refuses to change a param.
+    """
     from mlflow.entities import Param
 
-    params = [Param(k, str(v)[:500]) for k, v in values.items() if k not in run.data.params]
+    params = [Param(k, str(v)[:500]) for k, v in values.items() if k not in known]
     for start in range(0, len(params), 100):
-        client.log_batch(run.info.run_id, params=params[start : start + 100])
+        client.log_batch(run_id, params=params[start : start + 100])
 
 
 def children(client: MlflowClient, experiment_id: str, parent_id: str) -> Iterable[Run]:

@@ -163,7 +163,7 @@ class Tracker:
             client.log_dict(run_id, resolved, "experiment.resolved.json")
             first = next(iter(self.plan.cells.values()))
             self._log_data_set(client, run_id, first.spec["data"])
-            log_params(client, run, flatten(resolved))
+            log_params(client, run_id, flatten(resolved), known=run.data.params)
         self._parent_id = run_id
 
     def _say_where_it_was(self, client: MlflowClient) -> None:
@@ -273,7 +273,7 @@ class Tracker:
         cell, entry = self.plan.cells[fingerprint], self.plan.entries_of(fingerprint)[0]
         for key, value in self._tags(entry).items():
             client.set_tag(run_id, key, value)
-        log_params(client, client.get_run(run_id), flatten(cell.spec))
+        log_params(client, run_id, flatten(cell.spec))
         self._log_data_set(client, run_id, cell.spec["data"])
         client.log_artifact(run_id, str(self.store.directory(fingerprint) / "cell.json"))
 

@@ -121,7 +121,8 @@ class TuneTracker:
                 mode="json", exclude={"methods", "description"}
             )
             space = {f: v.model_dump(mode="json") for f, v in self.tuning.spaces[method].items()}
-            log_params(client, run, flatten({**settings, "space": space}))
+            values = flatten({**settings, "space": space})
+            log_params(client, run.info.run_id, values, known=run.data.params)
             self._parents[method] = run.info.run_id
 
     def _create_parent(self, client: MlflowClient, method: str, name: str, started: str) -> Run:

@@ -210,8 +210,7 @@ def _spaces(settings: TuningFile, base: Experiment) -> dict[str, dict[str, Range
         if not space:
             raise UserError(f"methods.{method}: empty search space; name a field and its values")
         try:
-            for section in found.settings:
-                getattr(base, section).check_networks(base.teacher, base.students[0])
+            base.check_networks(found)
         except ValueError as error:
             raise UserError(error) from None
         spaces[method] = {f: read_values(base, method, f, space[f]) for f in sorted(space)}

@@ -1,17 +1,11 @@
 """Attention maps, summed over the groups of blocks."""
 
-import torch
 from torch import Tensor
 
-from harness.data.batches import Batch
 from harness.distill.at import at_loss
-from harness.train.methods.base import Answer
-from harness.train.methods.distillation import Term
+from harness.train.methods.distillation import MapPairs
 
 
-class At(Term):
-    wants_maps = True
-
-    def forward(self, student: Answer, teacher: Answer, batch: Batch, epoch: int) -> Tensor:
-        pairs = zip(student.maps, teacher.maps, strict=True)
-        return self.settings["weight"] * torch.stack([at_loss(s, t) for s, t in pairs]).sum()
+class At(MapPairs):
+    def loss(self, student_map: Tensor, teacher_map: Tensor, place: int) -> Tensor:
+        return at_loss(student_map, teacher_map)

@@ -6,7 +6,7 @@ To add one: a subclass of `Training` in a module of its own, named by a stage of
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 from dataclasses import dataclass
 from typing import Any
 
@@ -139,7 +139,6 @@ def training_of(kind: str, context: Context) -> Training:
             SECTIONS[section].model_validate(context.spec[section])
         except ValidationError as error:
             raise UserError(first_error(error, SECTIONS[section], section)) from None
-    module, _, name = stage.trainer.partition(":")
-    trainer: type[Training] = getattr(importlib.import_module(module), name)
+    trainer: type[Training] = pkgutil.resolve_name(stage.trainer)
     terms = {"terms": stage.terms} if stage.terms else {}
     return trainer(context, context.spec[stage.schedule], **terms)

@@ -11,7 +11,7 @@ from harness.distill.negatives import draw_negatives
 from harness.train.methods.base import Answer, Context
 from harness.train.methods.distillation import Term
 
-STREAM = 2  # of the epoch's random numbers: 0 shuffles, 1 drops out
+STREAM = 2  # of `epoch_generator`
 
 
 class Crd(Term):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from harness.data.batches import Batch
+from harness.distill.relations import at_least_float32
+from harness.methods import REGISTRY
 from harness.networks.base import Network
 from harness.train.methods.base import Answer, Classifier, Context, Losses, cross_entropy
 
@@ -17,11 +21,9 @@ class Term(nn.Module):
     """What one method adds to the cross-entropy. Its parameters and buffers are the training's own
     (`Training.module`).
 
-    wants_maps: whether the answers must have maps.
     ce_weight: of the cross-entropy beside it.
     """
 
-    wants_maps = False
     ce_weight = 1.0
 
     def __init__(self, context: Context, settings: dict[str, Any]) -> None:
@@ -31,8 +33,22 @@ class Term(nn.Module):
         self.settings = settings
 
     def forward(self, student: Answer, teacher: Answer, batch: Batch, epoch: int) -> Tensor:
-        """The weighted term, a scalar. epoch: from 0."""
+        """The weighted term, a scalar. Logits in float32 at least, maps if the method needs them.
+        epoch: from 0."""
         raise NotImplementedError
+
+
+class MapPairs(Term):
+    """A loss of each pair of maps, summed and times `weight`."""
+
+    def loss(self, student_map: Tensor, teacher_map: Tensor, place: int) -> Tensor:
+        """Of one pair, a scalar. place: from 0, the shallowest."""
+        raise NotImplementedError
+
+    def forward(self, student: Answer, teacher: Answer, batch: Batch, epoch: int) -> Tensor:
+        pairs = zip(student.maps, teacher.maps, strict=True)
+        losses = [self.loss(s, t, place) for place, (s, t) in enumerate(pairs)]
+        return self.settings["weight"] * torch.stack(losses).sum()
 
 
 class Distillation(Classifier):
@@ -44,20 +60,21 @@ class Distillation(Classifier):
     def __init__(
         self, context: Context, settings: dict[str, Any], terms: Mapping[str, str]
     ) -> None:
-        """terms: section -> "module:class" of the term that has its settings."""
+        """terms: method -> "module:class" of its term; its section has the same name."""
         super().__init__(context, settings)
-        self.terms: dict[str, Term] = {}
-        for section, target in terms.items():
-            module, _, name = target.partition(":")
-            term: type[Term] = getattr(importlib.import_module(module), name)
-            self.terms[section] = term(context, context.spec[section])
+        self.terms: dict[str, Term] = {
+            name: pkgutil.resolve_name(target)(context, context.spec[name])
+            for name, target in terms.items()
+        }
         self.module = nn.ModuleDict(self.terms)
         self.ce_weight = max(term.ce_weight for term in self.terms.values())
-        self.wants_maps = any(term.wants_maps for term in self.terms.values())
+        self.wants_maps = any("maps" in REGISTRY[name].needs for name in terms)
 
     def losses(self, model: Network, batch: Batch, epoch: int) -> tuple[Losses, Tensor | None]:
         teacher = self.context.teach(batch, self.wants_maps)
         student = Answer.of(model, batch.x, self.wants_maps)
+        # Once for all: the gradients of several terms meet in float32, not in half precision.
+        student = replace(student, logits=at_least_float32(student.logits))
         losses = {"ce": self.ce_weight * cross_entropy(student.logits, batch.y)}
         for name, term in self.terms.items():
             losses[name] = term(student, teacher, batch, epoch)

@@ -11,8 +11,6 @@ from harness.train.methods.distillation import Term
 
 
 class Fitnet(Term):
-    wants_maps = True
-
     def __init__(self, context: Context, settings: dict[str, Any]) -> None:
         super().__init__(context, settings)
         self.place = settings["map"] - 1

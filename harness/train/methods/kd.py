@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from harness.data.batches import Batch
-from harness.distill.kd import kd_loss
+from harness.distill.kd import kd_term
 from harness.train.methods.base import Answer, Context
 from harness.train.methods.distillation import Term
 
@@ -16,5 +16,4 @@ class Kd(Term):
         self.ce_weight = 1 - settings["alpha"]
 
     def forward(self, student: Answer, teacher: Answer, batch: Batch, epoch: int) -> Tensor:
-        # Of the whole loss: this rounds as recorded results do.
-        return kd_loss(student.logits, teacher.logits, batch.y, **self.settings)["kd"]
+        return kd_term(student.logits, teacher.logits, **self.settings)

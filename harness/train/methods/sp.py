@@ -9,7 +9,5 @@ from harness.train.methods.distillation import Term
 
 
 class Sp(Term):
-    wants_maps = True
-
     def forward(self, student: Answer, teacher: Answer, batch: Batch, epoch: int) -> Tensor:
         return self.settings["weight"] * sp_loss(student.maps[-1], teacher.maps[-1])
