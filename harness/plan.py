@@ -12,9 +12,11 @@ from harness.canonical import canonical
 from harness.data import Dataset, DatasetOptions
 from harness.data.views import View
 from harness.methods import IMPORTED, SUPERVISED, find, stage_of
-from harness.methods.base import Stage
+from harness.methods.base import Method, Stage
 from harness.networks import Options
+from harness.results import ACCURACY
 from harness.spec.experiment import PRESETS, Experiment
+from harness.spec.tasks import Task, TaskViews
 
 # Raise it when the same cell would train to different numbers: every older cell becomes stale.
 SEMANTICS = 1
@@ -58,6 +60,8 @@ class Entry:
     """What a cell is in one experiment: a number of its table.
 
     stage: one of its method's stages, or "teacher", whose method is "teacher" too.
+    task: what the student learns; None where the experiment has no tasks, or the stage is trained
+        on the teacher's.
     """
 
     fingerprint: str
@@ -65,13 +69,26 @@ class Entry:
     method: str
     student: str
     seed: int
+    task: Task | None = None
+
+    @property
+    def dimensions(self) -> dict[str, int | str]:
+        """Of its task, as bundles and MLflow have them."""
+        return {} if self.task is None else self.task.dimensions
 
     @property
     def name(self) -> str:
         """Run name in MLflow and in the live display. The stage alone says what it is where no
         other method has it: only methods of several stages are named too."""
-        several = self.method != TEACHER and len(find(self.method).stages) > 1
-        words = (self.method, self.student, self.stage) if several else (self.stage, self.student)
+        method = None if self.method == TEACHER else find(self.method)
+        if method is None:
+            words = [self.stage, self.student]
+        elif len(method.stages) > 1:
+            words = [self.method, self.student, self.stage]
+        else:
+            words = [self.method if method.longer != 1 else self.stage, self.student]
+        if self.task is not None:
+            words += self.task.words
         return " ".join((*words, f"s{self.seed}"))
 
 
@@ -103,19 +120,21 @@ class Plan:
         return result
 
 
-def data_spec(options: DatasetOptions, dataset: Dataset, view: View = View()) -> dict[str, Any]:
-    """The data of a cell: what they are, the digest of their pixels, and what the cell sees of
-    them (everything, if nothing is said)."""
+def data_spec(options: DatasetOptions, dataset: Dataset) -> dict[str, Any]:
+    """The data of a cell that sees all of them: what they are, and the digest of their pixels."""
     data = {**options.identity(), "digest": dataset.digest}
-    if view != View():
-        data["view"] = view.model_dump(mode="json")
     if dataset.test is None:  # a tuning cell: its process must not have the test images either
         data["without_test"] = True
     return data
 
 
+def viewed(view: View) -> dict[str, Any]:
+    """Of a cell's data: what it sees of them; nothing, if that is everything."""
+    return {} if view == View() else {"view": view.identity}
+
+
 # Switches of the protocol that came later: written where they differ from what was always done.
-LATER = ("ties", "last_look", "initial_weights")
+LATER = ("ties", "last_look", "initial_weights", "evaluate_every")
 
 
 def stage_spec(
@@ -133,6 +152,8 @@ def stage_spec(
     """
     protocol = experiment.protocol.model_dump(mode="json")
     switches = ["train_on", "selection", *(["initial_weights"] if starts_anew else [])]
+    if stage.schedule and stage.result == ACCURACY:
+        switches.append("evaluate_every")
     if protocol["selection"] != "last":
         switches.append("ties")
 
@@ -160,10 +181,22 @@ def imported_cell(experiment: Experiment, data: dict[str, Any]) -> Cell:
 
 
 def make_plan(experiment: Experiment, dataset: Dataset) -> Plan:
-    """The cells of an experiment. Pure: no file is touched."""
+    """The cells of an experiment. Pure: no file is touched.
+
+    Raises:
+        UserError: the data set lacks the classes or the images of a task.
+    """
+    options, protocol = experiment.dataset, experiment.protocol
+    views = TaskViews(experiment.tasks, dataset, protocol.train_on != "train")
     # The one place that says which data a cell has.
-    teacher_data = student_data = data_spec(experiment.dataset, dataset)
-    own = {method: experiment.for_method(method) for method in experiment.methods}
+    whole = data_spec(options, dataset)
+    teacher_data = whole | viewed(views.teacher())
+    tasks = [None] if experiment.tasks is None else experiment.tasks.all
+    own = {
+        (method.name, task): experiment.for_method(method.name, task)
+        for task in tasks
+        for method in experiment.used
+    }
     cells: dict[str, Cell] = {}
 
     def add(cell: Cell) -> str:
@@ -177,6 +210,24 @@ def make_plan(experiment: Experiment, dataset: Dataset) -> Plan:
         spec = stage_spec(experiment, SUPERVISED, experiment.teacher, teacher_data, seed)
         return Cell(SUPERVISED.kind, spec)
 
+    def stages_of(
+        method: Method, student: Options, task: Task | None, seed: int, teacher: dict[str, str]
+    ) -> Iterator[Entry]:
+        settings = own[method.name, task]
+        upstream = teacher if method.needs else {}
+        for stage in method.stages:
+            on_teachers = stage.on == TEACHER
+            data = teacher_data if on_teachers else whole | viewed(views.student(task, seed))
+            if stage.network == TEACHER:
+                network, upstream = experiment.teacher, {"initial": teacher[TEACHER]}
+            else:
+                network = student
+            spec = stage_spec(settings, stage, network, data, seed, "initial" not in upstream)
+            fingerprint = add(Cell(stage.kind, spec, upstream))
+            of = None if on_teachers else task
+            yield Entry(fingerprint, stage.name, method.name, student.label, seed, of)
+            upstream = {**upstream, "initial": fingerprint}
+
     def entries() -> Iterator[Entry]:
         for seed in experiment.seeds:
             teacher: dict[str, str] = {}
@@ -185,15 +236,10 @@ def make_plan(experiment: Experiment, dataset: Dataset) -> Plan:
                 label = experiment.teacher.label
                 yield Entry(teacher[TEACHER], TEACHER, TEACHER, label, seed)
             for student in experiment.students:
-                for method in experiment.used:
-                    upstream = teacher if method.needs else {}
-                    for stage in method.stages:
-                        anew = stage is method.stages[0]
-                        settings = own[method.name]
-                        spec = stage_spec(settings, stage, student, student_data, seed, anew)
-                        fingerprint = add(Cell(stage.kind, spec, upstream))
-                        yield Entry(fingerprint, stage.name, method.name, student.label, seed)
-                        upstream = {**upstream, "initial": fingerprint}
+                for task in tasks:
+                    for method in experiment.methods_of(task):
+                        yield from stages_of(method, student, task, seed, teacher)
 
-    found = tuple(entries())
+    # What is trained on the teacher's task is an entry of every task, once.
+    found = tuple(dict.fromkeys(entries()))
     return Plan(experiment, cells, found)

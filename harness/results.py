@@ -20,6 +20,7 @@ SAID: dict[str, str] = {
     "best_on_test": "the best epoch on the test set (a leak, kept for comparison)",
 }
 
+EVALUATION_SECONDS = "evaluation_seconds"  # of an epoch's line: what measuring took after it
 ACCURACY = "accuracy"  # of the classifier
 NCM = "ncm"  # of the nearest class mean, in the two forms below: with centres from ..
 NCM_FORMS = {
@@ -40,6 +41,11 @@ def ncm_of(centers: str) -> str:
 def names_of(result: str) -> tuple[str, ...]:
     """The metrics that a stage with this `result` measures."""
     return tuple(NCM_FORMS) if result == NCM else (result,)
+
+
+def of_group(group: str) -> str:
+    """Accuracy on the test images of a group of classes (harness.data.views.View.groups)."""
+    return f"{ACCURACY}_{group}"
 
 
 def main_of(result: str, centers: str) -> str:

@@ -89,6 +89,7 @@ class ManifestFields(TypedDict, total=False):
     selected_epoch: int
     epochs: int
     seconds: float
+    evaluation_seconds: float
     parameters: int
     model_sha256: str
     data: dict[str, Any]

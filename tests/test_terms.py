@@ -23,8 +23,8 @@ from harness.methods import REGISTRY, SECTIONS, find
 from harness.networks import build
 from harness.results import logged_name
 from harness.run.session import print_remarks
-from harness.spec.experiment import Tuned
 from harness.spec.file import override, parse, read
+from harness.spec.tuned import Tuned
 from harness.train.methods.base import Answer, Context, training_of
 from harness.train.methods.distillation import Distillation, Term
 from harness.tune.tuning_file import Tuning, read_tuning

@@ -15,6 +15,7 @@ from torch import Tensor
 from harness.data import load
 from harness.execute import DONE
 from harness.plan import Cell, Plan, make_plan
+from harness.results import EVALUATION_SECONDS
 from harness.spec.file import override, parse
 from harness.store import CellDir, Store
 from harness.train.cell import run_cell
@@ -103,7 +104,7 @@ def start_process(directory: CellDir) -> "subprocess.Popen[str]":
 
 def metrics(directory: CellDir) -> list[dict[str, Any]]:
     """The epoch lines, without what the clock says."""
-    clock = ("time", "seconds", "images_per_second")
+    clock = ("time", "seconds", "images_per_second", EVALUATION_SECONDS)
     return [{k: v for k, v in line.items() if k not in clock} for line in directory.epochs()]
 
 

@@ -6,34 +6,37 @@ apply(join_validation(dataset), view): in this order, so that `shots` counts all
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from harness.data import Dataset, ImageSet, PackedImages
-from harness.data.options import Count
 from harness.errors import UserError
 
 Class = Annotated[int, Field(ge=0)]
 
 
 class View(BaseModel):
-    """What is kept of a data set; View() keeps it as it is. `model_dump(mode="json")` is plain data
-    for a cell's spec; a seed that would change nothing there is refused.
+    """What is kept of a data set; View() keeps it as it is. A seed that would change nothing in a
+    cell's spec is refused.
 
     classes: the classes that are kept, as their numbers in the data set, and their order: label i
         of the view is class classes[i]. None: all, in order.
     shots: training images a class. Those of fewer shots are among those of more, and a class has
         the same ones whatever other classes are kept. None: all.
+    old: the classes, by their numbers in the data set, that `shots` counts for: the others are new
+        and keep all images. None: it counts for every class.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     classes: Annotated[tuple[Class, ...], Field(min_length=1)] | None = None
-    shots: Count | None = None
+    shots: Annotated[int, Field(ge=0)] | None = None
     shots_seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    old: Annotated[tuple[Class, ...], Field(min_length=1)] | None = None
 
     @model_validator(mode="after")
     def _one_way_to_say_it(self) -> Self:
@@ -42,7 +45,27 @@ class View(BaseModel):
             raise ValueError(f"class {twice[0]} is twice among classes; keep it once")
         if self.shots_seed and self.shots is None:
             raise ValueError("shots_seed belongs to shots; give both or neither")
+        if self.shots == 0 and self.old is None:
+            raise ValueError("shots: 0 leaves no training images; use 1 or more")
+        if self.old is not None and not set(self.old) < set(self.classes or ()):
+            raise ValueError("old: some of `classes`, and not all of them; name those, too")
         return self
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """As plain data for a cell's spec, without what it does not change."""
+        return self.model_dump(mode="json", exclude_defaults=True)
+
+    @property
+    def groups(self) -> dict[str, list[int]]:
+        """ "old" and "new" -> their labels in the view; nothing where there are no old classes."""
+        if self.old is None or self.classes is None:
+            return {}
+        is_old = [c in self.old for c in self.classes]
+        return {
+            name: [label for label, old in enumerate(is_old) if old is wanted]
+            for name, wanted in (("old", True), ("new", False))
+        }
 
 
 def apply(dataset: Dataset, view: View) -> Dataset:
@@ -76,18 +99,16 @@ def apply(dataset: Dataset, view: View) -> Dataset:
         return ImageSet(part.images[index], labels[index])
 
     train = dataset.train
+    if lacking := few_images(dataset.class_names, train.labels, view):
+        raise UserError(f"view.shots: {lacking}")
     if view.shots is not None:
         chosen = []
         for c in classes:
             members = np.flatnonzero(train.labels == c)
-            if len(members) < view.shots:
-                raise UserError(
-                    f"view.shots: class {dataset.class_names[c]!r} of {dataset.name} has "
-                    f"{len(members)} training images, not {view.shots}; use fewer shots"
-                )
             # A stream of the class's own: other classes, and their order, change nothing.
             random = np.random.RandomState([view.shots_seed, c])
-            chosen.append(random.permutation(members)[: view.shots])
+            is_limited = view.old is None or c in view.old
+            chosen.append(random.permutation(members)[: view.shots] if is_limited else members)
         train = train.take(np.sort(np.concatenate(chosen)))
     return replace(
         dataset,
@@ -95,6 +116,22 @@ def apply(dataset: Dataset, view: View) -> Dataset:
         train=kept(train),
         validation=None if dataset.validation is None else kept(dataset.validation),
         test=None if dataset.test is None else kept(dataset.test),
+    )
+
+
+def few_images(names: Sequence[str], labels: np.ndarray, view: View) -> str | None:
+    """Which class has fewer images than a view's shots, and what to do; None if none has.
+
+    labels: (N,), of the training images.
+    """
+    counts = np.bincount(labels, minlength=len(names))
+    limited = view.old or view.classes or range(len(names))
+    least = min(limited, key=lambda c: counts[c])
+    if view.shots is None or counts[least] >= view.shots:
+        return None
+    return (
+        f"class {names[least]!r} has {counts[least]} training images, not {view.shots}; "
+        f"use {counts[least]} or fewer"
     )
 
 

@@ -13,6 +13,7 @@ from harness.distill.ncm import ncm_accuracy
 from harness.distill.negatives import draw_negatives
 from harness.distill.nst import nst_loss
 from harness.distill.pkt import pkt_loss
+from harness.distill.probe import linear_probe
 from harness.distill.relations import same_class_pairs, unit_distances
 from harness.distill.rkd import rkd_angle_loss, rkd_distance_loss, rkd_loss
 from harness.distill.sp import sp_loss
@@ -35,6 +36,7 @@ __all__ = [
     "instance_weights",
     "kd_divergence",
     "kd_loss",
+    "linear_probe",
     "local_teaching_loss",
     "memory_scores",
     "ncm_accuracy",

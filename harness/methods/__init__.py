@@ -13,8 +13,20 @@ import importlib
 import pkgutil
 from collections.abc import Iterable, Iterator
 
+from harness.data.options import as_number
 from harness.errors import UserError, nearest
-from harness.methods.base import SUPERVISED, Method, Section, Stage, StepSchedule, plus
+from harness.methods.base import (
+    AT,
+    BOTH,
+    SUPERVISED,
+    TRAINING,
+    Method,
+    Section,
+    Stage,
+    StepSchedule,
+    longer,
+    plus,
+)
 
 IMPORTED = "imported"  # kind of a cell that is not trained: a teacher from a published file
 
@@ -29,12 +41,20 @@ def _rank(method: Method) -> tuple[bool, int]:
     return bool(method.needs), len(method.stages)
 
 
+def _n_schedules(stages: tuple[Stage, ...]) -> int:
+    """Of stages that train a student on its own task."""
+    return sum(stage.schedule is not None and stage.on == "student" for stage in stages)
+
+
 REGISTRY: dict[str, Method] = {method.name: method for method in sorted(_described(), key=_rank)}
-STAGES: dict[str, Stage] = {SUPERVISED.kind: SUPERVISED} | {
-    stage.kind: stage for method in REGISTRY.values() for stage in method.stages
-}
+STAGES: dict[str, Stage] = {SUPERVISED.kind: SUPERVISED}
+for _method in REGISTRY.values():
+    for _stage in _method.stages:
+        STAGES.setdefault(_stage.kind, _stage)
+# Of the method that trains longest: what "kd@both" means by both.
+MOST_STAGES = max((method.stages for method in REGISTRY.values()), key=_n_schedules)
 # Section of an experiment file -> its model, `optimizer` aside.
-SECTIONS: dict[str, type[Section]] = {SUPERVISED.schedule: StepSchedule} | {
+SECTIONS: dict[str, type[Section]] = {TRAINING: StepSchedule} | {
     name: model for method in REGISTRY.values() for name, model in method.settings.items()
 }
 DEFAULT = tuple(method.name for method in REGISTRY.values() if method.is_default)
@@ -42,11 +62,18 @@ DEFAULT = tuple(method.name for method in REGISTRY.values() if method.is_default
 
 @functools.cache
 def named(name: str) -> Method:
-    """A method of the registry, or the sum that a name as "kd+vid" means, in the registry's order.
+    """A method of the registry; the sum that a name as "kd+vid" means, in the registry's order; or
+    one that trains for longer: "kd@2", and "kd@both" for as many epochs as both stages have.
 
     Raises:
-        ValueError: there is no such method, or no such sum.
+        ValueError: there is no such method, or no such sum, or it cannot train for longer.
     """
+    name, at, epochs = name.partition(AT)
+    if at:
+        factor = BOTH if epochs == BOTH else as_number(epochs)
+        if isinstance(factor, str) and factor != BOTH:
+            raise ValueError(f"{epochs!r} is neither a factor nor {BOTH!r}; write {name}{AT}{BOTH}")
+        return longer(named(name), factor, MOST_STAGES)
     parts = name.split("+")
     for part in parts:
         if part not in REGISTRY:
@@ -74,7 +101,10 @@ def find(name: str, field: str = "methods") -> Method:
 def unused_sections(used: Iterable[Method]) -> set[str]:
     """The sections that none of these methods has. `training` is never among them: it also says how
     the teacher is trained."""
-    return SECTIONS.keys() - {SUPERVISED.schedule, *(s for m in used for s in m.sections)}
+    return SECTIONS.keys() - {
+        TRAINING,
+        *(s for m in used for s in (*m.sections, *m.reads)),
+    }
 
 
 def stage_of(kind: str) -> Stage:
@@ -88,4 +118,7 @@ def stage_of(kind: str) -> Stage:
 
 def n_epochs(kind: str, spec: dict[str, dict[str, int]]) -> int:
     """Epochs of a cell, from its kind and spec."""
-    return 0 if kind == IMPORTED else int(spec[stage_of(kind).schedule]["epochs"])
+    if kind == IMPORTED:
+        return 0
+    schedule = stage_of(kind).schedule
+    return int(spec[schedule]["epochs"]) if schedule else 1

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
@@ -53,6 +53,10 @@ class Schedule(Section):
     epochs: Epochs = 200
     lr: Positive = 0.1
 
+    def times(self, factor: float) -> Self:
+        """With this multiple of the epochs, one at least."""
+        return self.model_copy(update={"epochs": max(1, round(self.epochs * factor))})
+
 
 class StepSchedule(Schedule):
     """lr, times gamma at each milestone. Milestones default to 50, 70 and 90 % of the epochs:
@@ -72,6 +76,13 @@ class StepSchedule(Schedule):
                 points = sorted({epochs * p // 100 for p in (50, 70, 90)} - {0})
                 return {**values, "milestones": points}
         return values
+
+    def times(self, factor: float) -> Self:
+        """With this multiple of the epochs, its milestones at the same shares of them."""
+        longer = super().times(factor)
+        points = {round(m * factor) for m in self.milestones}
+        points = {p for p in points if 0 < p < longer.epochs}
+        return longer.model_copy(update={"milestones": tuple(sorted(points))})
 
     @field_validator("milestones")
     @classmethod
@@ -113,33 +124,43 @@ class Stage:
 
     name: in the table's entries, run names and MLflow.
     kind: of its cells; stages that train alike share it, and so the cells.
-    schedule: the section that says how long it trains and at which rate.
+    schedule: the section that says how long it trains and at which rate; None where what it fits
+        is found at once, in one look at the training images.
     sections: what else of the experiment decides its result, beside the optimiser.
     switches: fields of the protocol that decide its result, beside the images and the epoch.
     result: what is measured on the test set: `results.ACCURACY`, or `results.NCM` (both forms).
     trainer: "module:class" of the harness.train.methods.base.Training that trains it.
     terms: of DISTILLATION: method -> "module:class" of its harness.train.methods.distillation.Term.
+    on: whose task it is trained and measured on.
+    network: whose network it trains. "teacher": the teacher itself with another last layer, so
+        that its number is the same for every student.
+    new_head: whether the last layer of what it starts from is drawn anew.
     """
 
     name: str
     kind: str
-    schedule: str
+    schedule: str | None
     trainer: str
     sections: tuple[str, ...] = ()
     switches: tuple[str, ...] = ()
     result: str = ACCURACY
     terms: Mapping[str, str] = field(default_factory=dict)
+    on: Literal["student", "teacher"] = "student"
+    network: Literal["student", "teacher"] = "student"
+    new_head: bool = False
 
     @property
     def all_sections(self) -> tuple[str, ...]:
-        return (self.schedule, *self.sections)
+        return (self.schedule, *self.sections) if self.schedule else self.sections
 
+
+TRAINING = "training"  # the section that says how teachers and most students train
 
 # Cross-entropy alone: every teacher, and the students that learn without one.
 SUPERVISED = Stage(
     name="student",
     kind="supervised",
-    schedule="training",
+    schedule=TRAINING,
     trainer="harness.train.methods.supervised:Supervised",
 )
 
@@ -158,6 +179,8 @@ class Method:
     shared_classes: whether teacher and student must have the same classes.
     is_default: trained where an experiment names no methods.
     variant_of: a method that is the same one where `fixed` equals the experiment's settings.
+    longer: how much longer it trains than its sections say: a factor, or BOTH. reads: sections
+        whose epochs that depends on.
     """
 
     name: str
@@ -172,6 +195,8 @@ class Method:
     shared_classes: bool = False
     is_default: bool = False
     variant_of: str | None = None
+    longer: float | Literal["both"] = 1.0
+    reads: tuple[str, ...] = ()
 
     @property
     def final(self) -> Stage:
@@ -182,7 +207,8 @@ class Method:
     def sections(self) -> tuple[str, ...]:
         """The sections of an experiment that decide how its students are trained."""
         named = [section for stage in self.stages for section in stage.all_sections]
-        return ("optimizer", *dict.fromkeys(named))
+        takes_steps = any(stage.schedule for stage in self.stages)
+        return (*(["optimizer"] if takes_steps else []), *dict.fromkeys(named))
 
     @property
     def is_addable(self) -> bool:
@@ -193,6 +219,35 @@ class Method:
         """sections: the experiment's, as plain data."""
         shown = {s: {**sections.get(s, {}), **self.fixed.get(s, {})} for s in self.sections}
         return self.label.format(**shown)
+
+
+AT = "@"  # "kd@both", "kd@2.5"
+BOTH: Literal["both"] = "both"
+
+
+def longer(method: Method, epochs: float | Literal["both"], stages: Sequence[Stage]) -> Method:
+    """The method, trained for longer: what it can do with as much computation as another one has.
+
+    Args:
+        epochs: a multiple of its own; or BOTH, those of `stages` together.
+
+    Raises:
+        ValueError: it has no single schedule that could be longer, or the factor changes nothing.
+    """
+    text = BOTH if epochs == BOTH else f"{epochs:g}"
+    if len(method.stages) > 1 or method.final.schedule is None:
+        raise ValueError(f"{method.name!r} has no epochs to multiply; leave {AT}{text} out")
+    if epochs != BOTH and (not 0 < epochs < 1000 or epochs == 1):
+        raise ValueError(f"{text} times the epochs; use another factor, as in {AT}2")
+    more = "epochs of both stages" if epochs == BOTH else f"{text} x epochs"
+    return replace(
+        method,
+        name=f"{method.name}{AT}{text}",
+        label=f"{method.label}, {more}",
+        is_default=False,
+        longer=epochs,
+        reads=tuple(s.schedule for s in stages if s.schedule) if epochs == BOTH else (),
+    )
 
 
 def distillation(
@@ -213,7 +268,7 @@ def distillation(
 
     trainer: "module:class" of its harness.train.methods.distillation.Term.
     """
-    stage = Stage(name, name, SUPERVISED.schedule, DISTILLATION, (name,), terms={name: trainer})
+    stage = Stage(name, name, TRAINING, DISTILLATION, (name,), terms={name: trainer})
     return Method(
         name=name,
         label=label,
@@ -248,7 +303,7 @@ def plus(methods: Sequence[Method]) -> Method:
         about="; ".join(method.about for method in methods),
         formula=f"CE once + the terms of {', '.join(method.name for method in methods)}",
         paper="; ".join(method.paper for method in methods),
-        stages=(Stage(name, name, SUPERVISED.schedule, DISTILLATION, tuple(terms), terms=terms),),
+        stages=(Stage(name, name, TRAINING, DISTILLATION, tuple(terms), terms=terms),),
         settings={section: model for m in methods for section, model in m.settings.items()},
         needs=frozenset(need for m in methods for need in m.needs),
         shared_classes=any(method.shared_classes for method in methods),

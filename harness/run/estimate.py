@@ -144,7 +144,9 @@ def _teacher_forward(plan: Plan, cell: Cell, speeds: dict[str, Speed]) -> float:
 
 def _evaluation_share(cell: Cell) -> float:
     """Of the epochs, how many end with an evaluation."""
-    return 1 / cell.spec[stage_of(cell.kind).schedule].get("select_every", 1)
+    schedule = stage_of(cell.kind).schedule
+    own = cell.spec[schedule].get("select_every") if schedule else None
+    return 1 / (own or cell.spec["protocol"].get("evaluate_every", 1))
 
 
 def fit_budget(

@@ -27,8 +27,10 @@ from harness.canonical import canonical
 from harness.data import DatasetOptions
 from harness.errors import first_error
 from harness.methods import Method
-from harness.methods.base import Frozen, NotNegative, Section, StepSchedule
+from harness.methods.base import AT, BOTH, Epochs, Frozen, NotNegative, Section, StepSchedule
 from harness.networks import Options
+from harness.spec.tasks import Task, Tasks
+from harness.spec.tuned import Tuned
 
 
 class Optimizer(Section):
@@ -52,7 +54,9 @@ class Protocol(Frozen):
 
     ties: which of equally good epochs is kept. last_look: whether stage 1 is also looked at after
     its last epoch where its rhythm does not fall on it. initial_weights: whether a student of the
-    teacher's network starts from the weights that the teacher started from.
+    teacher's network starts from the weights that the teacher started from. evaluate_every: after
+    how many epochs a classifier is measured; after its last one always. Stage 1 has a rhythm of its
+    own, stage1.select_every.
     """
 
     preset: Literal["strict", "legacy"]
@@ -63,6 +67,7 @@ class Protocol(Frozen):
     ties: Literal["later", "first"]
     last_look: Literal["always", "rhythm"]
     initial_weights: Literal["shared", "own"]
+    evaluate_every: Epochs
 
     @model_validator(mode="after")
     def _validation_is_held_out(self) -> Protocol:
@@ -83,7 +88,7 @@ class Protocol(Frozen):
         return results.main_of(result, self.ncm_centers)
 
     @property
-    def changed(self) -> dict[str, str]:
+    def changed(self) -> dict[str, Any]:
         """The switches that differ from the preset's."""
         preset = PRESETS[self.preset]
         return {f: v for f in preset if (v := getattr(self, f)) != preset[f]}
@@ -94,7 +99,7 @@ class Protocol(Frozen):
         return f"{self.preset}({', '.join(changed)})" if changed else self.preset
 
 
-PRESETS: dict[str, dict[str, str]] = {
+PRESETS: dict[str, dict[str, Any]] = {
     "strict": {
         "train_on": "train",
         "selection": "validation",
@@ -103,6 +108,7 @@ PRESETS: dict[str, dict[str, str]] = {
         "ties": "later",
         "last_look": "always",
         "initial_weights": "shared",
+        "evaluate_every": 1,
     },
     "legacy": {
         "train_on": "train+validation",
@@ -112,26 +118,9 @@ PRESETS: dict[str, dict[str, str]] = {
         "ties": "first",
         "last_look": "rhythm",
         "initial_weights": "own",
+        "evaluate_every": 1,
     },
 }
-
-
-class Tuned(Frozen):
-    """One method's own settings and, where `harness tune` found them, how.
-
-    settings: section -> field -> value, in place of the experiment's for this method's students.
-    study, trial: where they were found; trials: how many were tried.
-    seeds, validation: of the re-run that chose this trial, and its mean accuracy there.
-    commits: which code trained that re-run.
-    """
-
-    settings: dict[str, dict[str, Any]]
-    study: str | None = None
-    trial: int | None = None
-    trials: int | None = None
-    seeds: tuple[int, ...] = ()
-    validation: float | None = None
-    commits: tuple[str, ...] = ()
 
 
 class ExperimentFields(Frozen):
@@ -140,6 +129,7 @@ class ExperimentFields(Frozen):
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=80)]
     description: str = ""
     dataset: SerializeAsAny[DatasetOptions]
+    tasks: Tasks | None = None
     teacher: SerializeAsAny[Options]
     # SHA-256 of a file that `harness import-checkpoint` has read: the teacher is not trained here.
     teacher_checkpoint: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
@@ -154,6 +144,12 @@ class ExperimentFields(Frozen):
     published: str | None = None
     # method -> its own settings (docs/tuning.md). The teacher keeps the experiment's.
     tuned: dict[str, Tuned] | None = None
+
+    @field_validator("methods", mode="before")
+    @classmethod
+    def _with_epochs(cls, value: Any) -> Any:
+        """`{method: kd, epochs: both}` is another way to write `kd@both`."""
+        return [_method_name(item) for item in value] if isinstance(value, list) else value
 
     @field_validator("methods")
     @classmethod
@@ -178,7 +174,7 @@ class ExperimentFields(Frozen):
         dumped: dict[str, Any] = handler(self)
         for field in methods.unused_sections(self.used):
             dumped.pop(field, None)
-        for field in ("tuned", "teacher_source"):
+        for field in ("tasks", "tuned", "teacher_source"):
             if dumped.get(field, 0) is None:
                 del dumped[field]
         return dumped
@@ -196,7 +192,14 @@ class ExperimentFields(Frozen):
         """These sections as plain JSON data."""
         return {name: getattr(self, name).model_dump(mode="json") for name in names}
 
-    def for_method(self, name: str) -> Self:
+    def methods_of(self, task: Task | None) -> list[Method]:
+        """Its methods that can be trained on a task: without those that need the same classes for
+        teacher and student, where these differ."""
+        if self.tasks is None or task is None or self.tasks.shares_classes(task):
+            return self.used
+        return [method for method in self.used if not method.shared_classes]
+
+    def for_method(self, name: str, task: Task | None = None) -> Self:
         """The experiment with this method's own settings in place of the common ones, and with what
         the method's name stands for.
 
@@ -205,7 +208,7 @@ class ExperimentFields(Frozen):
         """
         method = methods.named(name)
         tuned = (self.tuned or {}).get(name)
-        own = tuned.settings if tuned else {}
+        own = tuned.of(task) if tuned else {}
         update: dict[str, Any] = {}
         for section in dict.fromkeys([*own, *method.fixed]):
             if section not in method.sections:
@@ -225,14 +228,49 @@ class ExperimentFields(Frozen):
             except ValidationError as error:
                 where = f"tuned.{name}.settings.{section}"
                 raise ValueError(first_error(error, type(common), where)) from None
-        return self.model_copy(update=update)
+        changed = self.model_copy(update=update)
+        schedule = method.final.schedule
+        if method.longer == 1 or schedule is None:
+            return changed
+        own_schedule = getattr(changed, schedule)
+        epochs = sum(getattr(self, section).epochs for section in method.reads)
+        factor = epochs / own_schedule.epochs if method.longer == BOTH else method.longer
+        return changed.model_copy(update={schedule: own_schedule.times(factor)})
 
     @model_validator(mode="after")
     def _tuned_fits(self) -> Self:
         for method in self.tuned or {}:
             if method not in self.methods:
                 raise ValueError(f"tuned.{method}: not among methods; add it there or drop it here")
-            self.for_method(method)
+            found = [] if self.tuned is None else self.tuned[method].tasks
+            for task in (None, *(own.task for own in found)):
+                self.for_method(method, task)
+            for own in found:
+                if self.tasks is None or own.task not in self.tasks.all:
+                    raise ValueError(
+                        f"tuned.{method}.tasks: no task of this experiment has "
+                        f"{', '.join(own.task.words)}; add it to tasks or drop it here"
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def _classes_are_shared_somewhere(self) -> Self:
+        tasks = self.tasks
+        if tasks is None or any(tasks.shares_classes(task) for task in tasks.all):
+            return self
+        for method in self.used:
+            if method.shared_classes:
+                how = "add overlap all or " if tasks.new is None else ""
+                raise ValueError(
+                    f"methods: {method.name!r} compares logits, so teacher and student need the "
+                    f"same classes; {how}drop {method.name!r}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _published_have_no_tasks(self) -> Self:
+        if self.published and self.tasks:
+            raise ValueError("published: the published tables have no tasks; drop it, or tasks")
         return self
 
     @model_validator(mode="after")
@@ -282,6 +320,8 @@ class ExperimentFields(Frozen):
             "protocol": {"preset": self.protocol.preset, **self.protocol.changed},
             **{name: section for name, section in sections.items() if section},
         }
+        if self.tasks:  # without the lists that may grow
+            identity["tasks"] = own(self.tasks, exclude={"overlap", "shots"})
         if self.teacher_checkpoint:
             identity["teacher_checkpoint"] = self.teacher_checkpoint
         if self.tuned:
@@ -306,6 +346,18 @@ else:
             if name not in ExperimentFields.model_fields
         },
     )
+
+
+def _method_name(item: Any) -> Any:
+    """
+    Raises:
+        ValueError: a mapping that names no method and its epochs.
+    """
+    if not isinstance(item, dict):
+        return item
+    if item.keys() != {"method", "epochs"}:
+        raise ValueError(f"{item}: expected a name, or {{method: NAME, epochs: {BOTH}}}")
+    return f"{item['method']}{AT}{item['epochs']}"
 
 
 def _without_doubles(value: Any) -> Any:

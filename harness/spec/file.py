@@ -20,7 +20,7 @@ from harness.data import DATASETS
 from harness.data.options import as_number
 from harness.errors import UserError, first_error, nearest
 from harness.methods import SECTIONS
-from harness.methods.base import Method, Schedule, StepSchedule
+from harness.methods.base import Method, Schedule
 from harness.networks import NETWORKS
 from harness.spec.experiment import PRESETS, Experiment
 from harness.spec.plain_yaml import NotYaml, from_yaml
@@ -79,16 +79,8 @@ def scale_epochs(experiment: Experiment, scale: Any) -> Experiment:
     if scale == 1:
         return experiment
 
-    def scaled(schedule: Any) -> Any:
-        epochs = max(1, round(schedule.epochs * scale))
-        update: dict[str, Any] = {"epochs": epochs}
-        if isinstance(schedule, StepSchedule):
-            points = {round(m * scale) for m in schedule.milestones}
-            update["milestones"] = tuple(sorted(p for p in points if 0 < p < epochs))
-        return schedule.model_copy(update=update)
-
     fields = [name for name, model in SECTIONS.items() if issubclass(model, Schedule)]
-    return experiment.model_copy(update={f: scaled(getattr(experiment, f)) for f in fields})
+    return experiment.model_copy(update={f: getattr(experiment, f).times(scale) for f in fields})
 
 
 def _chosen(field: str, entry: Any, key: str, registry: Any, shared: dict[str, Any]) -> Any:
@@ -204,6 +196,24 @@ def read_yaml(path: Path, kind: str, example: str) -> Raw:
     return raw
 
 
+def _with_class_order(raw: Raw, folder: Path) -> Raw:
+    """With the list in place of the file that `tasks.order` names, relative to the experiment's.
+
+    Raises:
+        UserError: no such file, or no list in it.
+    """
+    tasks = raw.get("tasks")
+    if not isinstance(tasks, dict):
+        return raw
+    order = tasks.get("order")
+    if not isinstance(order, str) or not order.endswith((".yaml", ".yml")):
+        return raw
+    found = read_yaml(folder / order, "class order", "experiments/cifar100_class_order.yaml")
+    if found.keys() != {"order"} or not isinstance(found["order"], list):
+        raise UserError(f"{folder / order}: expected `order: [...]`, the classes in their order")
+    return {**raw, "tasks": {**tasks, "order": found["order"]}}
+
+
 def _check_sections(raw: Raw, assignments: list[str], used: list[Method]) -> None:
     """
     Raises:
@@ -242,7 +252,7 @@ def read(
             that a table could not show.
     """
     raw = read_yaml(path, "experiment", "experiments/digits.yaml")
-    changed = override(raw, assignments or [])
+    changed = _with_class_order(override(raw, assignments or []), path.parent)
     experiment = parse(resolve(changed), str(path))
     _check_sections(raw, assignments or [], [*experiment.used, *map(methods.find, also)])
     if experiment.published:  # what the tables will need of it

@@ -29,10 +29,10 @@ from harness.data.placement import on_device
 from harness.data.views import View, apply, join_validation
 from harness.errors import UserError, first_error
 from harness.execute import BUSY, DONE, FAILED, STOPPED, WRONG_INPUT
-from harness.methods import n_epochs
+from harness.methods import n_epochs, stage_of
 from harness.networks.base import Network
 from harness.provenance import UNKNOWN, code_version, processor, software
-from harness.results import ACCURACY, on, summary
+from harness.results import ACCURACY, EVALUATION_SECONDS, on, summary
 from harness.store import Busy, CellDir, sweep, write_atomically
 from harness.stored import Damaged
 from harness.train.checkpoint import build_network, load_model, to_bytes
@@ -120,8 +120,12 @@ def _train(
     models = {role: _upstream(directory, fingerprint) for role, fingerprint in upstream.items()}
 
     torch.manual_seed(initial_seed(spec))
+    new_head = stage_of(cell["kind"]).new_head
     if "initial" in models:
-        model = load_model(models["initial"] / "model.pt", spec["network"], n_classes)
+        path = models["initial"] / "model.pt"
+        model = load_model(path, spec["network"], None if new_head else n_classes)
+        if new_head:
+            model.fc = build_network(spec["network"], n_classes).fc
     else:
         model = build_network(spec["network"], n_classes)
     teacher = None
@@ -173,6 +177,7 @@ def _train(
             "selected_epoch": epoch,
             "epochs": epochs,
             "seconds": round(sum(line["seconds"] for line in lines), 2),
+            EVALUATION_SECONDS: round(sum(line.get(EVALUATION_SECONDS, 0) for line in lines), 2),
             "parameters": sum(p.numel() for p in model.parameters()),
             "model_sha256": hashlib.sha256(data).hexdigest(),
             "data": data_summary(dataset, spec),
@@ -261,12 +266,15 @@ def _dataset(directory: CellDir, spec: dict[str, Any]) -> Dataset:
 
 
 def data_summary(dataset: Dataset, spec: dict[str, Any]) -> dict[str, Any]:
+    """Of what a cell has seen: name, number of images of each part, and the digest, of a view its
+    own."""
     sizes = {
         part: len(images)
         for part in ("train", "validation", "test")
         if (images := getattr(dataset, part)) is not None
     }
-    return {"name": dataset.name, "digest": spec["data"]["digest"], **sizes}
+    digest = dataset.digest if "view" in spec["data"] else spec["data"]["digest"]
+    return {"name": dataset.name, "digest": digest, **sizes}
 
 
 def _upstream(directory: CellDir, fingerprint: str) -> CellDir:

@@ -10,7 +10,7 @@ from harness.distill.centers import class_centers
 from harness.distill.ncm import ncm_accuracy
 from harness.distill.relations import at_least_float32
 from harness.networks.base import Network
-from harness.results import NCM_EVAL, NCM_TRAIN, on
+from harness.results import ACCURACY, NCM_EVAL, NCM_TRAIN, of_group, on
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
@@ -39,6 +39,21 @@ def accuracy(model: Network, images: Images, precision: str = "float32") -> floa
     """Fraction of images whose largest logit is their class."""
     _, logits = embed_and_classify(model, images, precision)
     return (logits.argmax(1) == images.labels).double().mean().item()
+
+
+def accuracies(
+    model: Network, images: Images, groups: dict[str, list[int]], precision: str = "float32"
+) -> dict[str, float]:
+    """The same by name, of all images and of those of each group of labels: "accuracy", and
+    "accuracy_old" for a group "old" that has images. Among all classes, whatever the group."""
+    _, logits = embed_and_classify(model, images, precision)
+    is_right, labels = logits.argmax(1) == images.labels, images.labels
+    found = {ACCURACY: is_right.double().mean().item()}
+    for group, members in groups.items():
+        in_group = torch.isin(labels, torch.tensor(members, device=labels.device))
+        if in_group.any():
+            found[of_group(group)] = is_right[in_group].double().mean().item()
+    return found
 
 
 def ncm_accuracies(

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from harness.data.batches import Batch, Images, epoch_generator
 from harness.networks.base import Network
-from harness.results import on
+from harness.results import EVALUATION_SECONDS, on
 from harness.store import CellDir
 from harness.stored import Damaged
 from harness.train.checkpoint import State, copy_state, from_bytes, to_bytes
@@ -100,7 +100,10 @@ def train(
         if pause_after is not None and epoch >= pause_after:
             raise Interrupted
         line = train_epoch(model, training, optimizer, images, spec, epoch, should_stop)
-        line |= training.evaluate(model, epoch) or {}
+        started = time.perf_counter()
+        measured = training.evaluate(model, epoch)
+        if measured is not None:
+            line |= measured | {EVALUATION_SECONDS: round(time.perf_counter() - started, 4)}
         value = line.get(selector) if selector else None
         if selector is None or best.update(value, epoch + 1):
             best.epoch = epoch + 1
@@ -151,7 +154,9 @@ def train_epoch(
     def count(name: str, value: Tensor) -> None:
         sums[name] = sums[name] + value.detach() if name in sums else value.detach()
 
-    for batch in images.augmented(spec["optimizer"]["batch_size"], generator):
+    fitted = training.fit(model, epoch)
+    batches = images.augmented(spec["optimizer"]["batch_size"], generator) if fitted is None else ()
+    for batch in batches:
         if should_stop():
             raise Interrupted
         with autocast(images.device, precision):
@@ -164,12 +169,13 @@ def train_epoch(
         if logits is not None:
             count("train/accuracy", correct(logits, batch))
 
-    averages = {name: value.item() / len(images) for name, value in sums.items()}
+    averages = {name: value.item() / len(images) for name, value in sums.items()} | (fitted or {})
     seconds = time.perf_counter() - started
     for name, average in averages.items():
         if not math.isfinite(average):
             raise Diverged(f"{name} is {average} in epoch {epoch + 1}; lower the learning rate")
-    averages["loss/total"] = sum(v for k, v in averages.items() if k.startswith("loss/"))
+    if sums:
+        averages["loss/total"] = sum(v for k, v in averages.items() if k.startswith("loss/"))
     return {
         "epoch": epoch + 1,
         "lr": lr,

@@ -16,7 +16,8 @@ from harness.errors import UserError, one_line
 from harness.execute import Executor
 from harness.execute.executors import make_executor
 from harness.execute.scheduler import OutOfTime, Progress, begin, run
-from harness.methods import SUPERVISED, find
+from harness.methods import find
+from harness.methods.base import TRAINING
 from harness.plan import SEMANTICS, Plan
 from harness.provenance import announced_version
 from harness.run.display import LiveDisplay, duration
@@ -53,7 +54,7 @@ def identity_of(tuning: Tuning, dataset: Dataset, method: str) -> dict[str, Any]
     """What the trials of a study depend on: with another one, they would be other trials."""
     settings, base = tuning.settings, tuning.base
     used = [*base.used, *(find(name) for name in tuning.spaces)]
-    sections = {SUPERVISED.schedule, *(section for m in used for section in m.sections)}
+    sections = {TRAINING, *(section for m in used for section in m.sections)}
     return {
         "space": {f: v.model_dump(mode="json") for f, v in tuning.spaces[method].items()},
         "sampling": settings.model_dump(

@@ -11,8 +11,8 @@ import yaml
 from harness import methods
 from harness.data import Dataset
 from harness.errors import UserError
-from harness.spec.experiment import Tuned
 from harness.spec.file import parse
+from harness.spec.tuned import Tuned
 from harness.store import Store, write_atomically
 from harness.tune.halving import Train, TrialsFailed, train_all
 from harness.tune.study import Study

@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from harness.data.batches import Batch, Images
+from harness.data.views import View
 from harness.distill.relations import at_least_float32
 from harness.errors import UserError, first_error
 from harness.methods import SECTIONS, stage_of
 from harness.networks.base import Network
 from harness.results import ACCURACY, on
-from harness.train.evaluate import accuracy
+from harness.train.evaluate import accuracies
 from harness.train.schedule import multistep_lr
 
 Losses = dict[str, Tensor]
@@ -63,6 +64,7 @@ class Context:
         self.train = images["train"]
         self.evaluated = {k: v for k, v in images.items() if k != "train"}
         self.n_classes = n_classes
+        self.groups = View.model_validate(spec.get("data", {}).get("view", {})).groups
         self.precision: str = spec["optimizer"]["precision"]
         self._teacher = teacher.eval().requires_grad_(False) if teacher is not None else None
 
@@ -92,7 +94,7 @@ class Training:
     metric = ACCURACY
 
     def __init__(self, context: Context, settings: dict[str, Any]) -> None:
-        """settings: the section of the cell's spec that holds its schedule."""
+        """settings: the section of the cell's spec that holds its schedule; nothing without one."""
         self.context = context
         self.settings = settings
         self.module: nn.Module = nn.Module()
@@ -100,6 +102,11 @@ class Training:
     def losses(self, model: Network, batch: Batch, epoch: int) -> tuple[Losses, Tensor | None]:
         """Named terms whose sum is minimised, and the logits if any are made. epoch: from 0."""
         raise NotImplementedError
+
+    def fit(self, model: Network, epoch: int) -> dict[str, float] | None:
+        """Of a training that takes no steps: give the model its weights, and what to note of it.
+        None, as here: it takes steps."""
+        return None
 
     def lr(self, epoch: int) -> float:
         """Of an epoch, from 0."""
@@ -111,7 +118,8 @@ class Training:
 
 
 class Classifier(Training):
-    """A training whose student classifies: milestones, and its accuracy after every epoch."""
+    """A training whose student classifies: milestones, and its accuracy in the protocol's rhythm
+    and after the last epoch; of an incremental task, of its old and its new classes, too."""
 
     def lr(self, epoch: int) -> float:
         s = self.settings
@@ -119,7 +127,14 @@ class Classifier(Training):
 
     def evaluate(self, model: Network, epoch: int) -> dict[str, float] | None:
         c = self.context
-        return {on(p, ACCURACY): accuracy(model, i, c.precision) for p, i in c.evaluated.items()}
+        every, last = c.spec["protocol"].get("evaluate_every", 1), self.settings.get("epochs", 1)
+        if (epoch + 1) % every and epoch + 1 != last:
+            return None
+        return {
+            on(part, name): value
+            for part, images in c.evaluated.items()
+            for name, value in accuracies(model, images, c.groups, c.precision).items()
+        }
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -141,4 +156,5 @@ def training_of(kind: str, context: Context) -> Training:
             raise UserError(first_error(error, SECTIONS[section], section)) from None
     trainer: type[Training] = pkgutil.resolve_name(stage.trainer)
     terms = {"terms": stage.terms} if stage.terms else {}
-    return trainer(context, context.spec[stage.schedule], **terms)
+    settings = context.spec[stage.schedule] if stage.schedule else {}
+    return trainer(context, settings, **terms)

@@ -1,0 +1,36 @@
+"""What the teacher's embedding is worth to a linear classifier."""
+
+from harness.methods.base import Method, NotNegative, Section, Stage
+
+NAME = "probe"
+
+
+class ProbeSettings(Section):
+    """l2: weight of half the squared weights, beside the summed cross-entropy; 1 is what
+    scikit-learn's LogisticRegression has."""
+
+    l2: NotNegative = 1.0
+
+
+METHODS = (
+    Method(
+        name=NAME,
+        label="Linear probe",
+        about="no student: a linear classifier on the teacher's embedding",
+        formula="sum of CE(W phi_T + b) + l2 / 2 ||W||^2 over the student's training images",
+        paper="Alain, Bengio, arXiv 1610.01644",
+        stages=(
+            Stage(
+                name=NAME,
+                kind=NAME,
+                schedule=None,
+                sections=(NAME,),
+                network="teacher",
+                new_head=True,
+                trainer="harness.train.methods.probe:Probe",
+            ),
+        ),
+        settings={NAME: ProbeSettings},
+        needs=frozenset({"embedding"}),
+    ),
+)

@@ -1,0 +1,26 @@
+"""A floor without training: nearest class means in the teacher's embedding."""
+
+from harness.methods.base import Method, Stage
+
+NAME = "teacher_ncm"
+
+METHODS = (
+    Method(
+        name=NAME,
+        label="Teacher NCM",
+        about="no student: the teacher's embedding, by the nearest mean of the student's classes",
+        formula="none; argmax <phi_T, c>, c the class centres of the student's training images",
+        paper="the class centres of ReFilled's second stage, Ye, Lu, Zhan, CVPR 2020",
+        stages=(
+            Stage(
+                name=NAME,
+                kind=NAME,
+                schedule=None,
+                network="teacher",
+                new_head=True,
+                trainer="harness.train.methods.teacher_ncm:TeacherNcm",
+            ),
+        ),
+        needs=frozenset({"embedding"}),
+    ),
+)

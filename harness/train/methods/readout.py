@@ -1,0 +1,40 @@
+"""The teacher with another last layer, found at once: what its embedding is worth by itself."""
+
+import torch
+from torch import Tensor
+
+from harness.data.batches import Batch
+from harness.networks.base import Network
+from harness.train.evaluate import embed_and_classify
+from harness.train.methods.base import Classifier, Losses
+
+
+class Readout(Classifier):
+    """The network stays as it is; its last layer is fitted to one pass over the un-augmented
+    training images."""
+
+    def head(self, embedding: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Weight (C, D) and bias (C,) of the last layer.
+
+        Args:
+            embedding: (N, D), raw. labels: (N,), of classes that have images.
+        """
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def fit(self, model: Network, epoch: int) -> dict[str, float]:
+        train = self.context.train
+        embedding, _ = embed_and_classify(model, train, self.context.precision)
+        weight, bias = self.head(embedding, train.labels)
+        # A class without images, as an incremental task may have, cannot be meant.
+        absent = torch.bincount(train.labels, minlength=len(bias)) == 0
+        model.fc.weight.copy_(weight)
+        model.fc.bias.copy_(bias.masked_fill(absent, torch.finfo(model.fc.bias.dtype).min))
+        logits = model.fc(embedding.to(model.fc.weight.dtype))
+        return {"train/accuracy": (logits.argmax(1) == train.labels).double().mean().item()}
+
+    def lr(self, epoch: int) -> float:
+        return 0.0
+
+    def losses(self, model: Network, batch: Batch, epoch: int) -> tuple[Losses, Tensor | None]:
+        raise AssertionError("a readout takes no steps")
