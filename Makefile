@@ -18,7 +18,7 @@ GRID_OPTIONS := $(if $(SEEDS),--set 'seeds=[$(subst $(space),$(comma),$(strip $(
   $(if $(EPOCHS_SCALE),--set epochs_scale=$(EPOCHS_SCALE)) \
   $(if $(DATA_ROOT),--data-root '$(DATA_ROOT)')
 
-.PHONY: dead-venv setup reproduce reproduce-methods reproduce-cifar reproduce-cifar-methods reproduce-cub tune-digits tune-cifar optuna-ui tables tables-check figures ui docker-up docker-reproduce docker-down test lint format bench lock clean help
+.PHONY: dead-venv setup reproduce reproduce-methods reproduce-cifar reproduce-cifar-methods reproduce-cub reproduce-cross-cifar reproduce-cross-cub reproduce-middle-cifar tune-digits tune-cifar optuna-ui tables tables-check figures ui docker-up docker-reproduce docker-down test lint format bench lock clean help
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-24s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,19 @@ reproduce-methods: $(STAMP)  ## all methods on the digits (see docs/comparison.m
 reproduce-cifar-methods: $(STAMP)  ## the methods of the 2020 table on CIFAR-100 (as reproduce-cifar)
 	@$(BIN)/harness run experiments/cifar100_methods.yaml $(RUN_OPTIONS) $(GRID_OPTIONS)
 	@$(BIN)/harness tables experiments/cifar100_methods.yaml $(GRID_OPTIONS)
+
+reproduce-cross-cifar: $(STAMP)  ## class overlap on CIFAR-100, in two class orders (as reproduce-cifar)
+	@set -e; for file in cifar100_cross cifar100_cross_labels; do \
+	  $(BIN)/harness run experiments/$$file.yaml $(RUN_OPTIONS) $(GRID_OPTIONS); \
+	  $(BIN)/harness tables experiments/$$file.yaml $(GRID_OPTIONS); done
+
+reproduce-middle-cifar: $(STAMP)  ## few images a class on CIFAR-100 (as reproduce-cifar)
+	@$(BIN)/harness run experiments/cifar100_middle.yaml $(RUN_OPTIONS) $(GRID_OPTIONS)
+	@$(BIN)/harness tables experiments/cifar100_middle.yaml $(GRID_OPTIONS)
+
+reproduce-cross-cub: $(STAMP)  ## class overlap on CUB-200 (as reproduce-cub)
+	@$(BIN)/harness run experiments/cub200_cross.yaml $(RUN_OPTIONS) $(GRID_OPTIONS)
+	@$(BIN)/harness tables experiments/cub200_cross.yaml $(GRID_OPTIONS)
 
 reproduce-cub: $(STAMP)  ## the published CUB-200 grid (wants a GPU; needs the data set)
 	@$(BIN)/harness run experiments/cub200_mobile_net.yaml $(RUN_OPTIONS) $(GRID_OPTIONS)
