@@ -58,6 +58,24 @@ def test_seconds_of_each_kind(tmp_path: Path) -> None:
     assert found.finished_bytes == 4 * (1000 + 4 * 100)
 
 
+def test_a_task_costs_what_it_sees(tmp_path: Path) -> None:
+    e = experiment(
+        seeds=[0],
+        methods=["plain", "teacher_ncm"],
+        tasks={"classes": 5, "overlap": [0], "shots": [4]},
+        protocol={"preset": "strict", "evaluate_every": 5},
+    )
+    dataset = load(e.dataset)
+    plan = make_plan(e, dataset)
+    teacher, plain, ncm = estimate(plan, Store(tmp_path), dataset, speeds(e)).seconds.values()
+    own = (dataset.validation, dataset.test)
+    evaluated = sum(int((part.labels >= 5).sum()) for part in own if part is not None)
+    assert 0 < evaluated < 1500
+    assert plain == pytest.approx(10 * (0.2 * 0.5 + evaluated * 0.1 / 100 / 5))
+    assert ncm == pytest.approx(0.2 * 1.0 + evaluated * 1.0 / 100)
+    assert teacher > 10 * plain
+
+
 def test_budget_drops_whole_seeds_from_the_end(tmp_path: Path) -> None:
     e = experiment()
     dataset, store = load(e.dataset), Store(tmp_path)

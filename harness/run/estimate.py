@@ -14,7 +14,7 @@ from harness.canonical import canonical
 from harness.data import Dataset
 from harness.data.batches import epoch_generator
 from harness.data.placement import on_device
-from harness.data.views import join_validation
+from harness.data.views import View, apply, join_validation
 from harness.errors import UserError
 from harness.methods import IMPORTED, n_epochs, stage_of
 from harness.plan import TEACHER, Cell, Plan, make_plan
@@ -112,9 +112,8 @@ def estimate(plan: Plan, store: Store, dataset: Dataset, speeds: dict[str, Speed
     """Times of the cells that are not done; finished epochs of interrupted ones do not count."""
     if plan.experiment.protocol.train_on == "train+validation":
         dataset = join_validation(dataset)
-    evaluated = sum(len(p) for p in (dataset.validation, dataset.test) if p is not None)
     size = plan.experiment.optimizer.batch_size
-    n_batches = -(-len(dataset.train) // size)
+    parts = sizes_of(plan, dataset)
     seconds, disk, peak = {}, 0, 0
     for fingerprint, cell in plan.cells.items():
         if cell.kind == IMPORTED:
@@ -126,14 +125,29 @@ def estimate(plan: Plan, store: Store, dataset: Dataset, speeds: dict[str, Speed
         if directory.is_done:
             continue
         left = n_epochs(cell.kind, cell.spec) - len(directory.epochs())
-        epoch = n_batches * (speed.step + _teacher_forward(plan, cell, speeds))
-        epoch += (
-            _evaluation_share(cell)
-            * (speed.forward / size)
-            * (evaluated + (len(dataset.train) if cell.result == NCM else 0))
+        train, evaluated = parts[canonical(cell.spec["data"])]
+        epoch = (speed.forward / size) * (
+            _evaluation_share(cell) * (evaluated + (train if cell.result == NCM else 0))
         )
+        # A batch of a few images, where there are no more, costs a share of a whole one.
+        n_batches = -(-train // size) if train > size else train / size
+        takes_steps = stage_of(cell.kind).schedule is not None
+        step = speed.step + _teacher_forward(plan, cell, speeds) if takes_steps else speed.forward
+        epoch += n_batches * step
         seconds[fingerprint] = left * epoch
     return Cost(seconds, disk, peak)
+
+
+def sizes_of(plan: Plan, dataset: Dataset) -> dict[str, tuple[int, int]]:
+    """How many images a cell trains on, and how many are evaluated, by its canonical data."""
+    found: dict[str, tuple[int, int]] = {}
+    for cell in plan.cells.values():
+        key = canonical(cell.spec["data"])
+        if key not in found:
+            seen = apply(dataset, View.model_validate(cell.spec["data"].get("view", {})))
+            evaluated = sum(len(p) for p in (seen.validation, seen.test) if p is not None)
+            found[key] = len(seen.train), evaluated
+    return found
 
 
 def _teacher_forward(plan: Plan, cell: Cell, speeds: dict[str, Speed]) -> float:

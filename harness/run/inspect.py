@@ -12,14 +12,18 @@ from rich.table import Table
 
 from harness.canonical import differences
 from harness.data import Dataset
+from harness.data.views import apply, join_validation
 from harness.execute.local import threads_for
 from harness.execute.scheduler import Progress, begin
 from harness.methods import n_epochs
 from harness.plan import Plan, make_plan
 from harness.run.display import duration
 from harness.spec.experiment import Experiment
+from harness.spec.tasks import TaskViews
 from harness.store import CellDir, Store
 from harness.stored import Damaged, check_identity
+
+MOST_NAMES = 12  # of classes on one line
 
 
 def _table(*columns: str) -> Table:
@@ -64,6 +68,7 @@ def print_plan(
         table.add_row(fingerprint[:12], name, str(n), "done" if done else "to train")
     Console().print(table)
     print_data(dataset)
+    print_tasks(experiment, dataset)
     print_remarks(experiment, dataset)
     n_done = progress.count("done")
     print(
@@ -89,6 +94,24 @@ def print_data(dataset: Dataset) -> None:
     print(f"{dataset.name}: {len(dataset.class_names)} classes; {sizes} images")
     for left in dataset.left_out:
         print(f"left out: {left}")
+
+
+def print_tasks(experiment: Experiment, dataset: Dataset) -> None:
+    """What the teacher and the first seed's students have of the data; nothing without tasks."""
+    if experiment.tasks is None:
+        return
+    whole = join_validation(dataset) if experiment.protocol.train_on != "train" else dataset
+    views = TaskViews(experiment.tasks, dataset, experiment.protocol.train_on != "train")
+    seen = {"teacher": views.teacher()}
+    seen |= {
+        " ".join(task.words): views.student(task, experiment.seeds[0])
+        for task in experiment.tasks.all
+    }
+    for name, view in seen.items():
+        part = apply(whole, view)
+        names = ", ".join(part.class_names[:MOST_NAMES])
+        more = f", .. ({len(part.class_names)})" if len(part.class_names) > MOST_NAMES else ""
+        print(f"{name}: {len(part.train):,} training images of {names}{more}")
 
 
 def print_status(plan: Plan, root: Path) -> None:

@@ -208,7 +208,9 @@ def _with_class_order(raw: Raw, folder: Path) -> Raw:
     order = tasks.get("order")
     if not isinstance(order, str) or not order.endswith((".yaml", ".yml")):
         return raw
-    found = read_yaml(folder / order, "class order", "experiments/published/cifar100_class_order.yaml")
+    found = read_yaml(
+        folder / order, "class order", "experiments/published/cifar100_class_order.yaml"
+    )
     if found.keys() != {"order"} or not isinstance(found["order"], list):
         raise UserError(f"{folder / order}: expected `order: [...]`, the classes in their order")
     return {**raw, "tasks": {**tasks, "order": found["order"]}}
