@@ -18,7 +18,7 @@ GRID_OPTIONS := $(if $(SEEDS),--set 'seeds=[$(subst $(space),$(comma),$(strip $(
   $(if $(EPOCHS_SCALE),--set epochs_scale=$(EPOCHS_SCALE)) \
   $(if $(DATA_ROOT),--data-root '$(DATA_ROOT)')
 
-.PHONY: dead-venv setup reproduce reproduce-methods reproduce-cifar reproduce-cifar-methods reproduce-cub reproduce-cross-cifar reproduce-cross-cub reproduce-middle-cifar tune-digits tune-cifar optuna-ui tables tables-check figures ui docker-up docker-reproduce docker-down test lint format bench lock clean help
+.PHONY: dead-venv setup reproduce reproduce-methods reproduce-tasks reproduce-cifar reproduce-cifar-methods reproduce-cub reproduce-cross-cifar reproduce-cross-cub reproduce-middle-cifar tune-digits tune-tasks tune-cifar optuna-ui tables tables-check figures ui docker-up docker-reproduce docker-down test lint format bench lock clean help
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-24s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,11 @@ reproduce-methods: $(STAMP)  ## all methods on the digits (see docs/comparison.m
 	@$(BIN)/harness run experiments/digits_methods.yaml $(RUN_OPTIONS)
 	@$(BIN)/harness tables experiments/digits_methods.yaml
 
+reproduce-tasks: $(STAMP)  ## class overlap and few images on the digits, tuned (see docs/tasks.md)
+	@$(BIN)/harness run experiments/digits-overlap.tuned.yaml $(RUN_OPTIONS)
+	@$(BIN)/harness run experiments/digits-shots.tuned.yaml $(RUN_OPTIONS)
+	@$(BIN)/harness tables experiments/digits-overlap.tuned.yaml experiments/digits-shots.tuned.yaml
+
 reproduce-cifar-methods: $(STAMP)  ## the methods of the 2020 table on CIFAR-100 (as reproduce-cifar)
 	@$(BIN)/harness run experiments/cifar100_methods.yaml $(RUN_OPTIONS) $(GRID_OPTIONS)
 	@$(BIN)/harness tables experiments/cifar100_methods.yaml $(GRID_OPTIONS)
@@ -72,6 +77,11 @@ tune-digits: $(STAMP)  ## tune plain, KD and ReFilled on digits, then train winn
 	@$(BIN)/harness run experiments/digits.tuned.yaml $(RUN_OPTIONS)
 	@$(BIN)/harness run experiments/digits.untuned.yaml $(RUN_OPTIONS)
 	@$(BIN)/harness tables experiments/digits.tuned.yaml experiments/digits.untuned.yaml
+
+tune-tasks: $(STAMP)  ## tune each method for each task of the digits, then reproduce-tasks
+	@$(BIN)/harness tune experiments/tuning/digits-overlap.yaml $(RUN_OPTIONS)
+	@$(BIN)/harness tune experiments/tuning/digits-shots.yaml $(RUN_OPTIONS)
+	@$(MAKE) --no-print-directory reproduce-tasks
 
 tune-cifar: $(STAMP)  ## tune on CIFAR-100's validation split (wants a GPU; needs the data set)
 	@$(BIN)/harness tune experiments/tuning/cifar100_wide_resnet.yaml $(RUN_OPTIONS) \

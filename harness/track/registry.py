@@ -79,7 +79,7 @@ def register(
                 "sha256": manifest["model_sha256"],
                 "network": canonical(plan.cells[fingerprint].spec["network"]),
                 "data": experiment.dataset.label,
-                "data_digest": manifest["data"]["digest"],
+                "data_digest": plan.cells[fingerprint].spec["data"]["digest"],  # before any view
             },
             description=f"{experiment.teacher.label} on {experiment.dataset.label}, seed {seed}"
             f"{shown}",
