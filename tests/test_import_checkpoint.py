@@ -114,7 +114,7 @@ def test_a_teacher_of_some_classes_is_measured_on_those(tmp_path: Path) -> None:
     assert progress.directory(fingerprint).manifest["results"]["accuracy"]["last"] == accuracy
     assert progress.directory(fingerprint).manifest["data"]["digest"] == seen.digest
 
-    others = experiment(tasks={**tasks, "order": "labels"}, **{"teacher_checkpoint": digest})
+    others = experiment(tasks={**tasks, "order": "labels"}, teacher_checkpoint=digest)
     with pytest.raises(UserError, match=r"teacher_checkpoint: .* is not in"):
         begin(plan_of(others), Store(tmp_path / "runs"))
 
