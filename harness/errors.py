@@ -5,6 +5,7 @@ from __future__ import annotations
 import types
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -61,7 +62,9 @@ def first_error(error: ValidationError, model: type[BaseModel], prefix: str = ""
 def _model_at(model: type[BaseModel], path: list[str]) -> type[BaseModel] | None:
     for part in path:
         field = model.model_fields.get(part)
-        annotation = field.annotation if field else None
+        annotation: Any = field.annotation if field else None
+        if isinstance(annotation, types.UnionType):  # `Tasks | None`
+            annotation = next(a for a in get_args(annotation) if a is not types.NoneType)
         if isinstance(annotation, types.GenericAlias) or annotation is None:
             return None
         if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):

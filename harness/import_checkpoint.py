@@ -19,10 +19,11 @@ from torch import Tensor
 
 from harness.data import Dataset, load
 from harness.data.placement import on_device
+from harness.data.views import apply
 from harness.errors import UserError
 from harness.networks import NETWORKS
 from harness.networks.base import Network
-from harness.plan import data_spec, imported_cell
+from harness.plan import data_spec, imported_cell, task_views, viewed
 from harness.provenance import UNKNOWN, code_version, software
 from harness.published_file import read_file
 from harness.results import ACCURACY, FORMS
@@ -76,8 +77,8 @@ def checked_model(state: dict[str, Tensor], network: dict[str, Any], n_classes: 
     classes = _rows(state, "fc.weight")
     if classes != n_classes:
         raise UserError(
-            f"FILE: it has {classes} classes, the experiment's data set {n_classes}; "
-            "name an experiment on its data set"
+            f"FILE: it has {classes} classes, the experiment's teacher {n_classes}; name an "
+            "experiment on its data set, whose tasks.classes are as many"
         )
     model = build_network(network, n_classes)
     expected = model.state_dict()
@@ -130,21 +131,26 @@ def import_checkpoint(path: Path, experiment: Experiment, root: Path, device_nam
 def add_teacher(
     file: Published, experiment: Experiment, dataset: Dataset, store: Store, device_name: str
 ) -> str:
-    """Put a published file into the store, as the teacher of experiments on this data set,
-    whatever teacher `experiment` names; what to tell the user.
+    """Put a published file into the store, as the teacher of experiments on this data set with
+    these classes for the teacher, whatever teacher `experiment` names; what to tell the user.
+
+    dataset: all of it; the file is measured on the teacher's classes.
 
     Raises:
-        UserError: see `checked_model`; nothing is written then.
+        UserError: see `checked_model`, `task_views`; nothing is written then.
     """
     device, network = resolve_device(device_name), file.network
-    model = checked_model(file.state, network, len(dataset.class_names)).to(device)
+    view = task_views(experiment, dataset).teacher()
+    seen = apply(dataset, view)
+    model = checked_model(file.state, network, len(seen.class_names)).to(device)
     measured = {
-        part: accuracy(model, on_device(dataset, images, device, n_workers=0))
+        part: accuracy(model, on_device(seen, images, device, n_workers=0))
         for part in ("validation", "test")
-        if (images := getattr(dataset, part)) is not None
+        if (images := getattr(seen, part)) is not None
     }
     cell = imported_cell(
-        with_teacher(experiment, network, file.digest), data_spec(experiment.dataset, dataset)
+        with_teacher(experiment, network, file.digest),
+        data_spec(experiment.dataset, dataset) | viewed(view),
     )
     store.create()
     directory = store.prepare(cell, cell_options(experiment.dataset))
@@ -164,7 +170,7 @@ def add_teacher(
                     "seconds": 0.0,
                     "parameters": sum(p.numel() for p in model.parameters()),
                     "model_sha256": hashlib.sha256(data).hexdigest(),
-                    "data": data_summary(dataset, cell.spec),
+                    "data": data_summary(seen, cell.spec),
                     "device": describe(device),
                     "attempts": 1,
                     "commits": [version["commit"] or UNKNOWN],

@@ -172,6 +172,14 @@ def stage_spec(
     }
 
 
+def task_views(experiment: Experiment, dataset: Dataset) -> TaskViews:
+    """
+    Raises:
+        UserError: the data set lacks the classes or the images of a task.
+    """
+    return TaskViews(experiment.tasks, dataset, experiment.protocol.train_on != "train")
+
+
 def imported_cell(experiment: Experiment, data: dict[str, Any]) -> Cell:
     """One cell for all seeds; only what the file itself decides is part of it."""
     decided_elsewhere = {"dropout", "final_bn_momentum"}
@@ -186,10 +194,9 @@ def make_plan(experiment: Experiment, dataset: Dataset) -> Plan:
     Raises:
         UserError: the data set lacks the classes or the images of a task.
     """
-    options, protocol = experiment.dataset, experiment.protocol
-    views = TaskViews(experiment.tasks, dataset, protocol.train_on != "train")
+    views = task_views(experiment, dataset)
     # The one place that says which data a cell has.
-    whole = data_spec(options, dataset)
+    whole = data_spec(experiment.dataset, dataset)
     teacher_data = whole | viewed(views.teacher())
     tasks = [None] if experiment.tasks is None else experiment.tasks.all
     own = {

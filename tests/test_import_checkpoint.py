@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 import torch
 
+from harness.data import load
+from harness.data.views import View, apply
 from harness.errors import UserError
 from harness.execute.scheduler import begin
 from harness.import_checkpoint import (
@@ -83,6 +85,60 @@ def test_import_makes_a_teacher_that_an_experiment_uses(tmp_path: Path) -> None:
     assert f"{100 * manifest['results']['accuracy']['last']:.2f} % on test" in text
 
 
+def test_a_teacher_of_some_classes_is_measured_on_those(tmp_path: Path) -> None:
+    """On the teacher's task of the experiment, for every student of which it is then found."""
+    torch.manual_seed(0)
+    state = build("wide_resnet", 5, depth=10, width=2).state_dict()
+    file = published(tmp_path / "t.pth", state_dict=state)
+    tasks = {"classes": 5, "order": [7, 1, 3, 0, 8, 2, 9], "overlap": [5, 3]}
+    text = import_checkpoint(file, experiment(tasks=tasks), tmp_path / "runs", "cpu")
+
+    network, digest = {"depth": 10, "width": 2}, text.rpartition("teacher_checkpoint: ")[2]
+    used = experiment(tasks=tasks, teacher=network, teacher_checkpoint=digest)
+    plan = plan_of(used)
+    fingerprint, cell = plan.imported_teacher() or pytest.fail("no imported teacher")
+    assert cell.spec["data"]["view"] == {"classes": [7, 1, 3, 0, 8]}
+    assert [c.kind for c in plan.cells.values()] == ["imported", "kd"]
+    progress = begin(plan, Store(tmp_path / "runs"))
+    assert progress.cached_cells == {fingerprint}
+
+    model = checked_model({**state}, {"network": "wide_resnet", **network}, 5).eval()
+    whole = load(used.dataset)
+    seen = apply(whole, View(classes=(7, 1, 3, 0, 8)))
+    assert seen.test is not None and whole.test is not None
+    pixels = torch.from_numpy(seen.test.pixels()).permute(0, 3, 1, 2) / 255
+    mean, std = (torch.tensor(v)[:, None, None] for v in (whole.mean, whole.std))
+    with torch.no_grad():
+        predicted = model((pixels - mean) / std).argmax(1).numpy()
+    accuracy = float((predicted == seen.test.labels).mean())
+    assert progress.directory(fingerprint).manifest["results"]["accuracy"]["last"] == accuracy
+    assert progress.directory(fingerprint).manifest["data"]["digest"] == seen.digest
+
+    others = experiment(tasks={**tasks, "order": "labels"}, teacher_checkpoint=digest)
+    with pytest.raises(UserError, match=r"teacher_checkpoint: .* is not in"):
+        begin(plan_of(others), Store(tmp_path / "runs"))
+
+
+@pytest.mark.parametrize(
+    ("classes", "tasks", "message"),
+    [
+        (10, {"classes": 5}, "it has 10 classes, the experiment's teacher 5; name an exp"),
+        (5, {"classes": 4, "new": 1}, "it has 5 classes, the experiment's teacher 4; name"),
+        (5, None, "it has 5 classes, the experiment's teacher 10; name an experiment"),
+        (5, {"classes": 5, "shots": [99]}, r"tasks\.shots: class '.' has \d+ training images"),
+    ],
+)
+def test_a_file_of_another_number_of_classes_is_refused(
+    tmp_path: Path, classes: int, tasks: dict[str, Any] | None, message: str
+) -> None:
+    state = build("wide_resnet", classes, depth=10, width=2).state_dict()
+    file = published(tmp_path / "t.pth", state_dict=state)
+    used = experiment(tasks=tasks, methods=["plain"])
+    with pytest.raises(UserError, match=message):
+        import_checkpoint(file, used, tmp_path / "runs", "cpu")
+    assert not (tmp_path / "runs").exists()
+
+
 def test_import_twice_is_one_cell(tmp_path: Path) -> None:
     file = published(tmp_path / "t.pth")
     first = import_checkpoint(file, experiment(), tmp_path / "runs", "cpu")
@@ -143,7 +199,7 @@ def foreign(state: dict[str, Any]) -> None:
         (missing_key, "layer2.0.conv1.weight: expected .* found nothing"),
         (extra_key, "layer2.0.conv3.weight: expected nothing"),
         (wrong_shape, r"layer2.0.conv1.bias: expected \(64,\) .* found \(7,\)"),
-        (other_classes, "it has 100 classes, the experiment's data set 10"),
+        (other_classes, "it has 100 classes, the experiment's teacher 10"),
         (foreign, "those of no network"),
     ],
 )

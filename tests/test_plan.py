@@ -350,7 +350,7 @@ def test_committed_cells_keep_their_fingerprints(bundle: Path) -> None:
     _, _, file, *sets = shlex.split(header["command"])
     experiment = read(ROOT / file, [word for word in sets if word != "--set"])
     (digest,) = {cell["spec"]["data"]["digest"] for cell in cells}
-    dataset: Any = SimpleNamespace(digest=digest, test=())
+    dataset: Any = SimpleNamespace(name="", digest=digest, class_names=(), test=())
     planned = make_plan(experiment, dataset).cells
     assert list(planned) == [cell["fingerprint"] for cell in cells]
     assert len(cells) >= 8

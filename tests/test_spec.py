@@ -133,6 +133,7 @@ def test_presets(raw: dict[str, Any]) -> None:
         "ties": "later",
         "last_look": "always",
         "initial_weights": "shared",
+        "evaluate_every": 1,
     }
     assert legacy.model_dump() == {
         "preset": "legacy",
@@ -143,6 +144,7 @@ def test_presets(raw: dict[str, Any]) -> None:
         "ties": "first",
         "last_look": "rhythm",
         "initial_weights": "own",
+        "evaluate_every": 1,
     }
     assert (strict.reported, legacy.reported) == ("selected", "best_on_test")
     assert (strict.label, legacy.label) == ("strict", "legacy")

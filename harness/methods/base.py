@@ -235,6 +235,7 @@ def longer(method: Method, epochs: float | Literal["both"], stages: Sequence[Sta
         ValueError: it has no single schedule that could be longer, or the factor changes nothing.
     """
     text = BOTH if epochs == BOTH else f"{epochs:g}"
+    epochs = BOTH if epochs == BOTH else float(text)  # what its name says, and no digit more
     if len(method.stages) > 1 or method.final.schedule is None:
         raise ValueError(f"{method.name!r} has no epochs to multiply; leave {AT}{text} out")
     if epochs != BOTH and (not 0 < epochs < 1000 or epochs == 1):

@@ -16,10 +16,9 @@ from harness.data.views import apply, join_validation
 from harness.execute.local import threads_for
 from harness.execute.scheduler import Progress, begin
 from harness.methods import n_epochs
-from harness.plan import Plan, make_plan
+from harness.plan import Plan, make_plan, task_views
 from harness.run.display import duration
 from harness.spec.experiment import Experiment
-from harness.spec.tasks import TaskViews
 from harness.store import CellDir, Store
 from harness.stored import Damaged, check_identity
 
@@ -101,7 +100,7 @@ def print_tasks(experiment: Experiment, dataset: Dataset) -> None:
     if experiment.tasks is None:
         return
     whole = join_validation(dataset) if experiment.protocol.train_on != "train" else dataset
-    views = TaskViews(experiment.tasks, dataset, experiment.protocol.train_on != "train")
+    views = task_views(experiment, dataset)
     seen = {"teacher": views.teacher()}
     seen |= {
         " ".join(task.words): views.student(task, experiment.seeds[0])

@@ -149,7 +149,7 @@ class ExperimentFields(Frozen):
     @classmethod
     def _with_epochs(cls, value: Any) -> Any:
         """`{method: kd, epochs: both}` is another way to write `kd@both`."""
-        return [_method_name(item) for item in value] if isinstance(value, list) else value
+        return [method_name(item) for item in value] if isinstance(value, list) else value
 
     @field_validator("methods")
     @classmethod
@@ -348,8 +348,9 @@ else:
     )
 
 
-def _method_name(item: Any) -> Any:
-    """
+def method_name(item: Any) -> Any:
+    """The name that an item of `methods` stands for.
+
     Raises:
         ValueError: a mapping that names no method and its epochs.
     """

@@ -22,7 +22,7 @@ from harness.errors import UserError, first_error, nearest
 from harness.methods import SECTIONS
 from harness.methods.base import Method, Schedule
 from harness.networks import NETWORKS
-from harness.spec.experiment import PRESETS, Experiment
+from harness.spec.experiment import PRESETS, Experiment, method_name
 from harness.spec.plain_yaml import NotYaml, from_yaml
 from harness.spec.published import read_published
 
@@ -225,8 +225,10 @@ def _check_sections(raw: Raw, assignments: list[str], used: list[Method]) -> Non
     unused = in_file = methods.unused_sections(used)
     given = raw.get("methods")
     own = given if isinstance(given, list) else [] if given else methods.DEFAULT
-    with contextlib.suppress(UserError):  # a name that `--set` has replaced
-        in_file = unused & methods.unused_sections(methods.find(str(name)) for name in own)
+    with contextlib.suppress(ValueError):  # a name that `--set` has replaced
+        in_file = unused & methods.unused_sections(
+            methods.named(str(method_name(item))) for item in own
+        )
     assigned = [a.partition("=")[0].partition(".")[0] for a in assignments]
     for section in [*(s for s in raw if s in in_file), *(s for s in assigned if s in unused)]:
         users = [m.name for m in methods.REGISTRY.values() if section in m.sections]

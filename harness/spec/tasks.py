@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from harness.data import Dataset
 from harness.data.views import View, few_images, join_validation
@@ -95,9 +95,9 @@ class Tasks(Frozen):
     """
 
     classes: Annotated[int, Field(strict=True)] | None = None
+    new: Annotated[int, Field(strict=True)] | None = None  # before what it has a say in
     overlap: Numbers = (ALL,)
     shots: Numbers = (ALL,)
-    new: Annotated[int, Field(strict=True)] | None = None
     order: Order | tuple[int | str, ...] = "labels"
     order_seed: Seed = 0
     shots_seed: Seed | None = None
@@ -111,44 +111,56 @@ class Tasks(Frozen):
 
     @field_validator("new")
     @classmethod
-    def _something_new(cls, value: int | None) -> int | None:
-        if value is not None and value < 1:
+    def _something_new(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is None:
+            return None
+        if value < 1:
             raise ValueError(
                 "an incremental task has 1 new class or more; drop `new` for a task without"
             )
+        if info.data.get("classes") is None:
+            raise ValueError("new beside how many old ones? add `classes`, their number")
         return value
 
-    @field_validator("order")
+    @field_validator("overlap")
     @classmethod
-    def _once_each(cls, value: Any) -> Any:
-        for entry in () if isinstance(value, str) else value:
-            if value.count(entry) > 1:
-                raise ValueError(f"{entry!r} stands twice; drop one")
-        return value
-
-    @model_validator(mode="after")
-    def _fit_together(self) -> Tasks:
-        if self.new is not None:
-            if self.classes is None:
-                raise ValueError("tasks.classes: missing; with `new`, say how many classes are old")
-            if self.overlap != (ALL,):
-                raise ValueError(
-                    "tasks.overlap: a student of `new` classes knows all old ones; drop it"
-                )
-        elif 0 in self.shots:
-            raise ValueError("tasks.shots: 0 leaves no training images; use 1 or more")
-        for overlap in self.overlap:
+    def _of_so_many(cls, value: tuple[int | str, ...], info: ValidationInfo) -> Any:
+        classes = info.data.get("classes")
+        if info.data.get("new") is not None and value != (ALL,):
+            raise ValueError("a student of `new` classes knows all old ones; drop it, or `new`")
+        for overlap in value:
             if isinstance(overlap, str):
                 continue
-            if self.classes is None:
-                raise ValueError(
-                    f"tasks.overlap: {overlap} of how many? add `classes`, the number of each task"
-                )
-            if overlap > self.classes:
-                raise ValueError(
-                    f"tasks.overlap: {overlap} of {self.classes} classes; use 0 to {self.classes}"
-                )
-        return self
+            if classes is None:
+                raise ValueError(f"{overlap} of how many? add `classes`, the number of each task")
+            if overlap > classes:
+                raise ValueError(f"{overlap} of {classes} classes; use 0 to {classes}")
+        return value
+
+    @field_validator("shots")
+    @classmethod
+    def _something_to_train_on(cls, value: tuple[int | str, ...], info: ValidationInfo) -> Any:
+        if 0 in value and info.data.get("new") is None:
+            raise ValueError("0 leaves no training images; use 1 or more")
+        return value
+
+    @field_validator("order", mode="before")
+    @classmethod
+    def _an_order(cls, value: Any) -> Any:
+        """Said here, as a union would name each of its members."""
+        entries = value if isinstance(value, list | tuple) else ()
+        wrong = [e for e in entries if isinstance(e, bool) or not isinstance(e, int | str)]
+        if wrong:
+            raise ValueError(f"{wrong[0]!r} is neither a class's name nor its number")
+        if not entries and value not in get_args(Order):
+            raise ValueError(
+                "neither labels, random, a list of classes (names or numbers) nor a YAML file "
+                "with one (`order: [...]`)"
+            )
+        for entry in entries:
+            if entries.count(entry) > 1:
+                raise ValueError(f"{entry!r} stands twice; drop one")
+        return value
 
     @property
     def all(self) -> list[Task]:

@@ -52,6 +52,7 @@ def register(
     from mlflow.exceptions import MlflowException
 
     experiment, manifest = plan.experiment, directory.manifest
+    spec = plan.cells[fingerprint].spec
     seed = next(e.seed for e in plan.entries_of(fingerprint) if e.stage == TEACHER)
     name = model_name(plan)
     try:
@@ -77,9 +78,10 @@ def register(
                 "fingerprint": fingerprint,
                 "seed": str(seed),
                 "sha256": manifest["model_sha256"],
-                "network": canonical(plan.cells[fingerprint].spec["network"]),
+                "network": canonical(spec["network"]),
                 "data": experiment.dataset.label,
-                "data_digest": plan.cells[fingerprint].spec["data"]["digest"],  # before any view
+                "data_digest": spec["data"]["digest"],
+                **({"view": canonical(spec["data"]["view"])} if "view" in spec["data"] else {}),
             },
             description=f"{experiment.teacher.label} on {experiment.dataset.label}, seed {seed}"
             f"{shown}",
@@ -94,12 +96,14 @@ class Teacher:
     """What an experiment needs of a registered teacher.
 
     source: models:/NAME/VERSION, which unlike an alias stays the same.
+    data_digest: of the whole data set; view: which classes of it were learned, {} for all.
     """
 
     source: str
     network: dict[str, Any]
     sha256: str
     data_digest: str
+    view: dict[str, Any]
 
 
 def look_up(uri: str) -> Teacher:
@@ -122,7 +126,8 @@ def look_up(uri: str) -> Teacher:
             "teachers; download its file and use `harness import-checkpoint`"
         )
     source = f"models:/{name}/{version.version}"
-    return Teacher(source, json.loads(tags["network"]), tags["sha256"], tags["data_digest"])
+    view = json.loads(tags.get("view", "{}"))
+    return Teacher(source, json.loads(tags["network"]), tags["sha256"], tags["data_digest"], view)
 
 
 def _version(name: str, alias: str | None, number: str | None, uri: str) -> ModelVersion:
@@ -181,11 +186,17 @@ def fetch(plan: Plan, store: Store, device: str, dataset: Dataset) -> None:
     from harness.import_checkpoint import add_teacher, read_published
     from harness.published_file import sha256_of
 
-    cell = imported[1]
-    if look_up(source).data_digest != cell.spec["data"]["digest"]:
+    cell, found = imported[1], look_up(source)
+    if found.data_digest != cell.spec["data"]["digest"]:
         print(
             f"warning: teacher: {source} was trained on other data or another split; it may have "
             "seen images that this experiment tests on",
+            file=sys.stderr,
+        )
+    elif found.view != cell.spec["data"].get("view", {}):
+        print(
+            f"warning: teacher: {source} has learned other classes than the first of this "
+            "experiment's tasks; make classes and order in tasks those that it was trained with",
             file=sys.stderr,
         )
     from mlflow.artifacts import download_artifacts
