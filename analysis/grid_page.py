@@ -22,6 +22,16 @@ def unbroken(table: str) -> str:
     return re.sub(r" ± (\S+) \(", "\u00a0±\u00a0\\1\u00a0(", table)
 
 
+def conditions(row: Row, column: Column) -> dict[str, str]:
+    """Tags of the runs behind a number: "%" stands for any characters."""
+    dimensions = column.task.dimensions if row.by_task and column.task else {}
+    found = {"student": column.student} if row.by_student else {}
+    found |= {name: str(value) for name, value in dimensions.items()}
+    if is_shared(row):  # another stage's cell, too, which may be what its other tags say
+        return {"roles": f"%{row.role}%"} | found
+    return {"stage": row.stage, "method": row.method} | found
+
+
 def grid_page(
     plan: Plan,
     root: Path,
@@ -42,17 +52,12 @@ def grid_page(
     runs = path.with_suffix(".md")
     runs.write_text(runs_markdown(bundle), encoding="utf-8")
 
-    def link(row: Row, student: str) -> str:
-        if row.stage == TEACHER:
-            return runs_page(experiment_id, {"roles": f"%{TEACHER}%"})
-        if row.stage == SUPERVISED.name:  # it may be the teacher's cell too
-            return runs_page(experiment_id, {"roles": f"%{row.stage}%", "student": student})
-        conditions = {"stage": row.stage, "method": row.method, "student": student}
-        return runs_page(experiment_id, conditions)
+    def link(row: Row, column: Column) -> str:
+        return runs_page(experiment_id, conditions(row, column))
 
     # The table first: MLflow folds a long description.
     tail = "\n\n".join(["", *caption(bundle), plan.experiment.description])
     text = unbroken(table_markdown(bundle, link)) + tail
     if len(text) > MAX_CHARACTERS:
-        text = unbroken(table_markdown(bundle, lambda row, student: "")) + tail
+        text = unbroken(table_markdown(bundle, lambda row, column: "")) + tail
     return text[:MAX_CHARACTERS], [path, runs, *draw_all(bundle, folder)]
