@@ -7,12 +7,13 @@ from pathlib import Path
 
 from analysis.bundle import export, read_bundle
 from analysis.figures import draw_all
-from analysis.tables.markdown import caption, table_markdown
-from analysis.tables.rows import Row
+from analysis.tables.caption import caption
+from analysis.tables.markdown import table_markdown
+from analysis.tables.rows import Column, Row
 from analysis.tables.runs import runs_markdown
-from harness.methods import SUPERVISED
+from harness.methods import SUPERVISED, find
 from harness.plan import TEACHER, Plan
-from harness.track.saved_views import runs_page
+from harness.track.saved_views import role, runs_page
 
 MAX_CHARACTERS = 8000  # of a tag's value in MLflow
 
@@ -27,8 +28,10 @@ def conditions(row: Row, column: Column) -> dict[str, str]:
     dimensions = column.task.dimensions if row.by_task and column.task else {}
     found = {"student": column.student} if row.by_student else {}
     found |= {name: str(value) for name, value in dimensions.items()}
-    if is_shared(row):  # another stage's cell, too, which may be what its other tags say
-        return {"roles": f"%{row.role}%"} | found
+    stages = () if row.method == TEACHER else find(row.method).stages
+    if row.method == TEACHER or (row.stage, SUPERVISED.kind) in {(s.name, s.kind) for s in stages}:
+        # Its cell may be another stage's, too, which is what the other tags say then.
+        return {"roles": f"%{role(row.stage, row.method)}%"} | found
     return {"stage": row.stage, "method": row.method} | found
 
 

@@ -148,8 +148,9 @@ def for_terminal(table: str) -> str:
     text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text.partition("<details>")[0])
     text = text.replace("*", "")
     shown = []
-    for is_table, lines in itertools.groupby(text.splitlines(), lambda t: t.startswith("|")):
-        shown += _aligned(list(lines)) if is_table else lines
+    for is_table, group in itertools.groupby(text.splitlines(), lambda t: t.startswith("|")):
+        lines = list(group)
+        shown += _aligned(lines) if is_table else lines
     return re.sub("[\ue000-\ue07f]", lambda m: chr(ord(m[0]) - PRIVATE), "\n".join(shown))
 
 
