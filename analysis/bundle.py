@@ -15,14 +15,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.bundle_fields import parse_lines
+from analysis.bundle_fields import parse_lines, task_of
 from harness.canonical import canonical
 from harness.errors import UserError
 from harness.plan import TEACHER, Plan
 from harness.predictions import read_predictions_file
 from harness.redact import without_password
+from harness.results import EVALUATION_SECONDS
 from harness.spec.file import networks_of
 from harness.spec.published import read_published
+from harness.spec.tasks import Tasks
 from harness.store import CellDir, Store
 from harness.track import sent
 from harness.track.environment import tracking_uri
@@ -41,13 +43,16 @@ Confusion = list[list[int]]
 @dataclass(frozen=True)
 class Bundle:
     """experiment: the resolved file. numbers: one row a (stage, method, student, seed, result),
-    with last, selected and best_on_test as fractions, and what leads to its run.
+    with last, selected and best_on_test as fractions, and what leads to its run. With tasks, also
+    one a task: `overlap` and `shots` are numbers or "all", to group by, `task` is both together;
+    None without tasks, and of what is trained on the teacher's.
 
     By fingerprint, and empty in a bundle that was written before there were any:
     curves: metric -> its value after each epoch, None where the epoch has none.
     confusions: [class, predicted class, number of test images] of the reported weights, without
         zeros; None of a cell without predictions.
-    class_names: None if they are too many to be shown; a class is its number then.
+    class_names: None if they are too many to be shown, or not the same in all tasks; a class is its
+        number then.
     """
 
     path: Path
@@ -69,6 +74,12 @@ class Bundle:
     @property
     def name(self) -> str:
         return str(self.experiment["name"])
+
+    @property
+    def tasks(self) -> Tasks | None:
+        """What its students learn; None where they all learn everything."""
+        section = self.experiment.get("tasks")
+        return None if section is None else Tasks.model_validate(section)
 
 
 RESULTS = Path("experiments/results")
@@ -98,19 +109,28 @@ def export(plan: Plan, root: Path, file: Path, assignments: list[str]) -> str:
     resolved = experiment.model_dump(mode="json")
     # What the data are, without the place of their files on this machine.
     resolved["dataset"] = {**experiment.dataset.identity(), "label": experiment.dataset.label}
-    class_names: list[str] = []
+    # Of what students learn: the same for all of them, or not to be told in one list.
+    names_seen: set[tuple[str, ...]] = set()
     lines = []
     for fingerprint, cell in plan.cells.items():
         directory = store.directory(fingerprint)
-        entries = [
-            {"stage": e.stage, "method": e.method, "student": e.student, "seed": e.seed}
-            for e in plan.entries_of(fingerprint)
-        ]
+        entries = plan.entries_of(fingerprint)
         predictions = read_predictions(directory)
-        class_names = predictions["class_names"].tolist() if predictions else class_names
+        on_teachers = experiment.tasks and all(e.task is None for e in entries)
+        if predictions and not on_teachers:
+            names_seen.add(tuple(predictions["class_names"].tolist()))
         line = {
             "fingerprint": fingerprint,
-            "entries": entries,
+            "entries": [
+                {
+                    "stage": e.stage,
+                    "method": e.method,
+                    "student": e.student,
+                    "seed": e.seed,
+                    **e.dimensions,
+                }
+                for e in entries
+            ],
             **cell.as_json(),
             "manifest": directory.manifest,
             "mlflow_run_id": sent.run_id(
@@ -120,6 +140,7 @@ def export(plan: Plan, root: Path, file: Path, assignments: list[str]) -> str:
             "confusion": confusion_of(predictions) if predictions else None,
         }
         lines.append(canonical(line))
+    class_names = next(iter(names_seen)) if len(names_seen) == 1 else ()
     header = {
         "bundle": FORMAT,
         "experiment": resolved,
@@ -129,7 +150,7 @@ def export(plan: Plan, root: Path, file: Path, assignments: list[str]) -> str:
         "published": read_published(file.parent / experiment.published, networks_of(experiment))
         if experiment.published
         else [],
-        "class_names": class_names if 0 < len(class_names) <= MOST_NAMES else None,
+        "class_names": list(class_names) if 0 < len(class_names) <= MOST_NAMES else None,
     }
     return "\n".join([canonical(header), *lines]) + "\n"
 
@@ -170,7 +191,7 @@ def read_bundle(path: Path, text: str | None = None) -> Bundle:
         header, cells = parse_lines(path, text)
         if header["bundle"] != FORMAT:
             raise ValueError("is of another format")
-        numbers = pd.DataFrame([row for cell in cells for row in _rows(cell)])
+        numbers = _numbers([row for cell in cells for row in _rows(cell)])
         return Bundle(
             path,
             header["experiment"],
@@ -193,11 +214,20 @@ def read_bundle(path: Path, text: str | None = None) -> Bundle:
         ) from None
 
 
+def _numbers(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    numbers = pd.DataFrame(rows)
+    for name in ("overlap", "shots", "task"):  # else 2 and None would be 2.0 and NaN
+        numbers[name] = pd.Series([row[name] for row in rows], dtype=object)
+    return numbers
+
+
 def _rows(cell: dict[str, Any]) -> list[dict[str, Any]]:
     manifest = cell["manifest"]
     return [
         {
-            **entry,
+            **{name: entry[name] for name in ("stage", "method", "student", "seed")},
+            **{name: entry.get(name) for name in ("overlap", "shots")},
+            "task": task_of(entry),
             "result": result,
             **values,
             "selected_epoch": manifest["selected_epoch"],
@@ -211,7 +241,9 @@ def _rows(cell: dict[str, Any]) -> list[dict[str, Any]]:
             "dirty": manifest["dirty"],
             "torch": manifest["torch"],
             "seconds": manifest["seconds"],
+            EVALUATION_SECONDS: manifest.get(EVALUATION_SECONDS),
             "data": canonical(manifest["data"]),
+            "whole_digest": cell.get("spec", {}).get("data", {}).get("digest"),
         }
         for entry in cell["entries"]
         for result, values in manifest["results"].items()

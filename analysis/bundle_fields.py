@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -12,11 +12,13 @@ from harness import methods
 from harness.errors import first_error
 from harness.plan import TEACHER
 from harness.results import Form, ncm_of
+from harness.spec.tasks import ALL, Task, Tasks
 from harness.stored import parse_json
 
 # More classes than any data set has: a matrix of them would still fit into memory.
 MOST_CLASSES = 30_000
 Class = Annotated[int, Field(ge=0, lt=MOST_CLASSES)]
+Dimension = Annotated[int, Field(ge=0)] | Literal["all"]
 
 
 class Part(BaseModel):
@@ -27,10 +29,15 @@ class Part(BaseModel):
 
 class ProtocolPart(Part):
     ncm_centers: str
+    evaluate_every: int = 1
 
 
-class TunedPart(Part):
+class TrialsPart(Part):
     trials: int | None
+
+
+class TunedPart(TrialsPart):
+    tasks: list[TrialsPart] = []
 
 
 class ExperimentPart(Part):
@@ -39,6 +46,7 @@ class ExperimentPart(Part):
     seeds: list[int]
     protocol: ProtocolPart
     tuned: dict[str, TunedPart] | None = None
+    tasks: Tasks | None = None
 
 
 class Header(Part):
@@ -54,10 +62,14 @@ class Header(Part):
 
 
 class EntryPart(Part):
+    """A bundle may be older than tasks, which have overlap and shots."""
+
     stage: str
     method: str
     student: str
     seed: int
+    overlap: Dimension | None = None
+    shots: Dimension | None = None
 
 
 class Forms(Part):
@@ -80,6 +92,7 @@ class ManifestPart(Part):
     selected_epoch: int
     epochs: int
     seconds: float
+    evaluation_seconds: float | None = None
     device: str
     torch: str
     commits: list[str]
@@ -87,11 +100,20 @@ class ManifestPart(Part):
     data: DataPart
 
 
+class SpecDataPart(Part):
+    digest: str | None = None
+
+
+class SpecPart(Part):
+    data: SpecDataPart = SpecDataPart()
+
+
 class CellLine(Part):
     """Every other line. A bundle may be older than curves and confusions."""
 
     fingerprint: str
     entries: list[EntryPart]
+    spec: SpecPart = SpecPart()
     manifest: ManifestPart
     mlflow_run_id: str | None
     curves: dict[str, list[float | None]] = {}
@@ -158,8 +180,23 @@ def _check_experiment(path: Path, experiment: dict[str, Any]) -> None:
         raise ValueError("line 1 has unknown protocol.ncm_centers") from None
 
 
+def task_of(entry: dict[str, Any]) -> Task | None:
+    """What an entry's student learns; None without tasks, and on the teacher's."""
+    dimensions = {name: entry.get(name) for name in ("overlap", "shots")}
+    if all(value is None for value in dimensions.values()):
+        return None
+    return Task.of({name: ALL if v is None else v for name, v in dimensions.items()})
+
+
 def _check_together(header: dict[str, Any], cells: list[dict[str, Any]]) -> None:
     rows = [e for c in cells for e in c["entries"] if c["manifest"]["results"]]
+    section = header["experiment"].get("tasks")
+    known = {None} if section is None else {None, *Tasks.model_validate(section).all}
+    for number, cell in enumerate(cells, 2):
+        if any(task_of(entry) not in known for entry in cell["entries"]):
+            raise ValueError(f"line {number} is of a task that line 1 does not have")
+    if section is not None and all(task_of(e) is None for e in rows):
+        raise ValueError("has no student of a task")
     if all(e["stage"] == TEACHER for e in rows):
         raise ValueError("has no student")
     needs_teacher = any(methods.find(m).needs for m in header["experiment"]["methods"])

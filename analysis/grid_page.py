@@ -7,12 +7,13 @@ from pathlib import Path
 
 from analysis.bundle import export, read_bundle
 from analysis.figures import draw_all
-from analysis.tables.markdown import caption, table_markdown
-from analysis.tables.rows import Row
+from analysis.tables.caption import caption
+from analysis.tables.markdown import table_markdown
+from analysis.tables.rows import Column, Row
 from analysis.tables.runs import runs_markdown
-from harness.methods import SUPERVISED
+from harness.methods import SUPERVISED, find
 from harness.plan import TEACHER, Plan
-from harness.track.saved_views import runs_page
+from harness.track.saved_views import role, runs_page
 
 MAX_CHARACTERS = 8000  # of a tag's value in MLflow
 
@@ -20,6 +21,18 @@ MAX_CHARACTERS = 8000  # of a tag's value in MLflow
 def unbroken(table: str) -> str:
     """No line ends within a number."""
     return re.sub(r" ± (\S+) \(", "\u00a0±\u00a0\\1\u00a0(", table)
+
+
+def conditions(row: Row, column: Column) -> dict[str, str]:
+    """Tags of the runs behind a number: "%" stands for any characters."""
+    dimensions = column.task.dimensions if row.by_task and column.task else {}
+    found = {"student": column.student} if row.by_student else {}
+    found |= {name: str(value) for name, value in dimensions.items()}
+    stages = () if row.method == TEACHER else find(row.method).stages
+    if row.method == TEACHER or (row.stage, SUPERVISED.kind) in {(s.name, s.kind) for s in stages}:
+        # Its cell may be another stage's, too, which is what the other tags say then.
+        return {"roles": f"%{role(row.stage, row.method)}%"} | found
+    return {"stage": row.stage, "method": row.method} | found
 
 
 def grid_page(
@@ -42,17 +55,12 @@ def grid_page(
     runs = path.with_suffix(".md")
     runs.write_text(runs_markdown(bundle), encoding="utf-8")
 
-    def link(row: Row, student: str) -> str:
-        if row.stage == TEACHER:
-            return runs_page(experiment_id, {"roles": f"%{TEACHER}%"})
-        if row.stage == SUPERVISED.name:  # it may be the teacher's cell too
-            return runs_page(experiment_id, {"roles": f"%{row.stage}%", "student": student})
-        conditions = {"stage": row.stage, "method": row.method, "student": student}
-        return runs_page(experiment_id, conditions)
+    def link(row: Row, column: Column) -> str:
+        return runs_page(experiment_id, conditions(row, column))
 
     # The table first: MLflow folds a long description.
     tail = "\n\n".join(["", *caption(bundle), plan.experiment.description])
     text = unbroken(table_markdown(bundle, link)) + tail
     if len(text) > MAX_CHARACTERS:
-        text = unbroken(table_markdown(bundle, lambda row, student: "")) + tail
+        text = unbroken(table_markdown(bundle, lambda row, column: "")) + tail
     return text[:MAX_CHARACTERS], [path, runs, *draw_all(bundle, folder)]

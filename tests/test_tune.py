@@ -429,7 +429,7 @@ def test_the_tuned_file_is_an_ordinary_experiment(whole: Any) -> None:
 
 
 def test_the_caption_shows_the_budget_of_each_method() -> None:
-    from analysis.tables.markdown import tuning_budget
+    from analysis.tables.caption import tuning_budget
 
     tuned = {"plain": {"trials": 30}, "refilled": {"trials": None}}
     (line,) = tuning_budget({"methods": ["plain", "kd", "refilled"], "tuned": tuned})

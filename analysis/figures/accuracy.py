@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.bundle import Bundle
 from analysis.figures.base import (
     LAST,
     Kind,
+    column_axis,
+    draw_teacher,
     images,
     labels_of,
     protocol,
@@ -17,24 +20,49 @@ from analysis.figures.base import (
     styles_of,
     title,
 )
-from analysis.tables.rows import cell_estimate, rows_of, students_of
-from harness.plan import TEACHER
+from analysis.tables.rows import Row, Table, cell_estimate, columns_of, tables_of
 
 
 def accuracy(bundle: Bundle) -> Figure:
-    """Test accuracy of each student by each method, with 95 % t-intervals over seeds."""
-    students, styles, labels = students_of(bundle), styles_of(bundle), labels_of(bundle)
+    """Test accuracy of each student by each method, with 95 % t-intervals over seeds; a panel for
+    each of the bundle's tables."""
+    tables = tables_of(columns_of(bundle))
     rows = rows_in_stage(bundle, LAST)
+    n = max(len(table.columns) for table in tables)
+    width = max(7.2, 1.3 * n, 0.22 * n * len(rows))
+    height = 4.4 + 0.2 * (len(rows) // 6) + 3.2 * (len(tables) - 1)
+    figure = Figure(figsize=(width, height), layout="constrained")
+    panels = figure.subplots(len(tables), squeeze=False, sharey=True)[:, 0]
+    counts = set()
+    for axes, table in zip(panels, tables, strict=True):
+        counts |= _draw(bundle, axes, table, rows)
+        if len(tables) > 1:
+            axes.set_title(table.title)
+    panels[-1].set_xlabel(column_axis([c for table in tables for c in table.columns]))
+    interval = "one value each, no interval" if counts == {1} else "mean and 95 % t-interval"
+    title(
+        figure,
+        bundle,
+        "test accuracy by student and method",
+        images(bundle, "test"),
+        f"{interval}, {seeds(counts)}",
+        protocol(bundle),
+    )
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    return figure
+
+
+def _draw(bundle: Bundle, axes: Axes, table: Table, rows: list[Row]) -> set[int]:
+    """One table's numbers; how many seeds they are of."""
+    styles, labels = styles_of(bundle), labels_of(bundle)
     # Methods of one student stand beside each other, those of the next one apart from them.
     step = min(0.14, 0.8 / len(rows))
-    width = max(7.2, 1.3 * len(students), 0.22 * len(students) * len(rows))
-    figure = Figure(figsize=(width, 4.4 + 0.2 * (len(rows) // 6)), layout="constrained")
-    axes = figure.subplots()
     counts = set()
     for i, row in enumerate(rows):
         style = styles[labels[row.method]]
         offset = (i - (len(rows) - 1) / 2) * step
-        found = [(j, cell_estimate(bundle, row, s)) for j, s in enumerate(students)]
+        found = [(j, cell_estimate(bundle, row, c)) for j, c in enumerate(table.columns)]
         shown = [(j + offset, e) for j, e in found if e is not None]
         counts |= {e.n for _, e in shown}
         axes.errorbar(
@@ -48,28 +76,12 @@ def accuracy(bundle: Bundle) -> Figure:
             capsize=3,
             label=labels[row.method],
         )
-    teacher = [r for r in rows_of(bundle) if r.stage == TEACHER]
-    value = cell_estimate(bundle, teacher[0], students[0]) if teacher else None
-    if value is not None:
-        label = f"Teacher ({bundle.teacher}), mean"
-        level = 100 * value.mean
-        axes.axhline(level, color="0.6", linestyle="--", linewidth=1, zorder=0, label=label)
-    axes.set_xticks(range(len(students)), students)
-    axes.set_xlim(-0.5, len(students) - 0.5)
+    draw_teacher(bundle, axes)
+    axes.set_xticks(range(len(table.columns)), table.heads)
+    axes.set_xlim(-0.5, len(table.columns) - 0.5)
     axes.set_ylabel("test accuracy (%)")
-    axes.set_xlabel("student")
     axes.grid(axis="y", color="0.9")
-    interval = "one value each, no interval" if counts == {1} else "mean and 95 % t-interval"
-    title(
-        figure,
-        bundle,
-        "test accuracy by student and method",
-        images(bundle, "test"),
-        f"{interval}, {seeds(counts)}",
-        protocol(bundle),
-    )
-    figure.legend(loc="outside lower center", ncols=3)
-    return figure
+    return counts
 
 
 FIGURES = (Kind("accuracy", accuracy),)

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
@@ -24,7 +25,15 @@ from matplotlib.text import Text
 from PIL import Image
 
 from analysis.bundle import Bundle
-from analysis.tables.rows import Row, main_metric, rows_of
+from analysis.tables.rows import (
+    Column,
+    Row,
+    cell_estimate,
+    columns_of,
+    main_metric,
+    part_sizes,
+    rows_of,
+)
 from harness.methods import REGISTRY, STAGES
 from harness.plan import TEACHER
 
@@ -44,6 +53,7 @@ SAID = {
     "best_on_test": "best epoch on test (a leak)",
 }
 
+MANY_TASKS = "it shows one task, and this grid has several"
 OLD_BUNDLE = "the bundle was written before it held them; `harness tables FILE` writes it anew"
 
 
@@ -92,10 +102,31 @@ STYLES = (
 )
 
 
-def data_of(bundle: Bundle) -> dict[str, Any]:
-    """Name of the data set and number of images of each part, as the students had them."""
-    students = bundle.numbers[bundle.numbers.stage != TEACHER]
-    return json.loads(students.data.iloc[0])
+def data_of(bundle: Bundle) -> dict[str, str]:
+    """Name of the data set and number of images of each part, as the students had them: "60", or
+    "40 to 60" of several tasks."""
+    n = bundle.numbers
+    students = n[n.stage != TEACHER if bundle.tasks is None else n.task.notna()]
+    return {"name": json.loads(students.data.iloc[0])["name"], **part_sizes(students)}
+
+
+def column_axis(columns: list[Column]) -> str:
+    """What the columns are."""
+    return ", ".join(dict.fromkeys(name for column in columns for name in column.words))
+
+
+def draw_teacher(bundle: Bundle, axes: Axes) -> None:
+    """Its mean accuracy, on its own test images, as a line across."""
+    teacher = [r for r in rows_of(bundle) if r.stage == TEACHER]
+    value = cell_estimate(bundle, teacher[0], columns_of(bundle)[0]) if teacher else None
+    if value is not None:
+        whose = ", of its own task" if bundle.tasks else ""
+        label, level = f"Teacher ({bundle.teacher}), mean{whose}", 100 * value.mean
+        axes.axhline(level, color="0.6", linestyle="--", linewidth=1, zorder=0, label=label)
+
+
+def has_many_tasks(bundle: Bundle) -> bool:
+    return len({column.task for column in columns_of(bundle)}) > 1
 
 
 def labels_of(bundle: Bundle) -> dict[str, str]:
@@ -109,8 +140,9 @@ LAST = max(len(method.stages) for method in REGISTRY.values())
 
 def rows_in_stage(bundle: Bundle, number: int) -> list[Row]:
     """The rows of the methods' stage with this number that is not their last, each with the one
-    metric that the protocol goes by; for LAST, the final rows of all methods."""
-    rows = rows_of(bundle)
+    metric that the protocol goes by; for LAST, the final rows of all methods. Without stages on the
+    teacher's task: their numbers are of other classes and images than the others'."""
+    rows = [r for r in rows_of(bundle) if r.by_task]
     if number == LAST:
         return [r for r in rows if r.is_final]
     mains = {main_metric(bundle, stage.result) for stage in STAGES.values()}

@@ -11,8 +11,10 @@ from matplotlib.figure import Figure
 from analysis.bundle import Bundle
 from analysis.figures.base import (
     LAST,
+    MANY_TASKS,
     OLD_BUNDLE,
     Kind,
+    has_many_tasks,
     images,
     labels_of,
     protocol,
@@ -21,7 +23,7 @@ from analysis.figures.base import (
     seeds,
     title,
 )
-from analysis.tables.rows import Row, select, students_of
+from analysis.tables.rows import Column, Row, columns_of, select
 
 OLD_CELLS = (
     "cells were trained before predictions were kept; `harness run FILE --store NEW` and "
@@ -42,18 +44,18 @@ class ConfusionMatrix:
     n: int
 
 
-def chosen_for_confusion(bundle: Bundle) -> tuple[Row, str]:
+def chosen_for_confusion(bundle: Bundle) -> tuple[Row, Column]:
     """The first method of several stages (without one, the last method) and the last student of the
     file: chosen by their place, so that no accuracy decides what is shown."""
     rows = rows_in_stage(bundle, LAST)
     staged = [r for r in rows if r.number > 1]
-    return (staged or rows[::-1])[0], students_of(bundle)[-1]
+    return (staged or rows[::-1])[0], columns_of(bundle)[-1]
 
 
 def confusion_matrix(bundle: Bundle) -> ConfusionMatrix | None:
     """Summed over seeds; None if a seed has no predictions."""
-    row, student = chosen_for_confusion(bundle)
-    found = [bundle.confusions.get(f) for f in select(bundle, row, student).fingerprint]
+    row, column = chosen_for_confusion(bundle)
+    found = [bundle.confusions.get(f) for f in select(bundle, row, column).fingerprint]
     if not found or None in found:
         return None
     entries = [entry for one in found if one is not None for entry in one]
@@ -62,7 +64,7 @@ def confusion_matrix(bundle: Bundle) -> ConfusionMatrix | None:
     counts = np.zeros((size, size), dtype=int)
     for label, guess, n in entries:
         counts[label, guess] += n
-    return ConfusionMatrix(labels_of(bundle)[row.method], student, counts, len(found))
+    return ConfusionMatrix(labels_of(bundle)[row.method], column.student, counts, len(found))
 
 
 def row_percent(counts: np.ndarray) -> np.ndarray:
@@ -139,6 +141,8 @@ def shown_names(names: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _missing(bundle: Bundle) -> str | None:
+    if has_many_tasks(bundle):
+        return MANY_TASKS  # and the classes of one are not those of the next
     if confusion_matrix(bundle) is not None:
         return None
     return OLD_CELLS if bundle.confusions else OLD_BUNDLE

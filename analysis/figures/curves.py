@@ -19,6 +19,7 @@ from analysis.figures.base import (
     Style,
     centers,
     data_of,
+    has_many_tasks,
     images,
     labels_of,
     rows_in_stage,
@@ -26,7 +27,7 @@ from analysis.figures.base import (
     styles_of,
     title,
 )
-from analysis.tables.rows import select, students_of
+from analysis.tables.rows import MOST_COLUMNS, columns_of, select
 from harness.results import NCM_FORMS, on
 
 LOSS = on("loss", "total")
@@ -75,22 +76,25 @@ def second_half(band: Band) -> Band:
 
 
 def bands(bundle: Bundle, number: int, metric: str) -> dict[str, dict[str, Band]]:
-    """Student -> method, as the table calls it -> band."""
+    """Column -> method, as the table calls it -> band."""
     labels = labels_of(bundle)
     result: dict[str, dict[str, Band]] = {}
-    for student in students_of(bundle):
+    for column in columns_of(bundle):
         for row in rows_in_stage(bundle, number):
-            fingerprints = select(bundle, row, student).fingerprint
+            if not row.takes_steps:
+                continue  # one look is no curve
+            fingerprints = select(bundle, row, column).fingerprint
             curves = [bundle.curves.get(f, {}).get(metric) for f in fingerprints]
             found = band([c for c in curves if c])
             if found is not None:
-                result.setdefault(student, {})[labels[row.method]] = found
+                result.setdefault(column.label, {})[labels[row.method]] = found
     return result
 
 
 def curves(bundle: Bundle, number: int) -> Figure:
-    """Training loss and accuracy against the epoch, a column a student. Final accuracies lie close
-    together, so the second half of their epochs is shown once more."""
+    """Training loss and accuracy against the epoch, panels below each other for each column of the
+    table. Final accuracies lie close together, so the second half of their epochs is shown once
+    more."""
     metric, styles = accuracy_metric(bundle, number), styles_of(bundle)
     part, _, name = metric.partition("/")
     form = "NCM accuracy" if name in NCM_FORMS else "accuracy"
@@ -102,25 +106,25 @@ def curves(bundle: Bundle, number: int) -> Figure:
     if number == LAST:
         late = {s: {m: second_half(b) for m, b in found.items()} for s, found in scores.items()}
         rows.append((late, 100, f"{part} {form} (%),\nsecond half of the epochs"))
-    students = [s for s in students_of(bundle) if s in losses]
+    columns = [c.label for c in columns_of(bundle) if c.label in losses]
     figure = Figure(
-        figsize=(max(6.4, 1.0 + 2.5 * len(students)), 1.6 + 2.4 * len(rows)), layout="constrained"
+        figsize=(max(6.4, 1.0 + 2.5 * len(columns)), 1.6 + 2.4 * len(rows)), layout="constrained"
     )
-    panels = figure.subplots(len(rows), len(students), squeeze=False, sharex="row", sharey="row")
+    panels = figure.subplots(len(rows), len(columns), squeeze=False, sharex="row", sharey="row")
     shown: dict[str, Style] = {}
     counts = set()
     for (found, scale, label), line in zip(rows, panels, strict=True):
         line[0].set_ylabel(label)
-        for axes, student in zip(line, students, strict=True):
-            for method, band in found.get(student, {}).items():
+        for axes, column in zip(line, columns, strict=True):
+            for method, band in found.get(column, {}).items():
                 shown[method] = styles[method]
                 counts.add(band.n)
                 _draw_band(axes, band, styles[method], scale)
             axes.grid(color="0.92")
             axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     panels[1, 0].set_xlim(panels[0, 0].get_xlim())
-    for axes, student in zip(panels[0], students, strict=True):
-        axes.set_title(student)
+    for axes, column in zip(panels[0], columns, strict=True):
+        axes.set_title(column)
         axes.set_yscale("log")
         low, high = axes.get_ylim()
         wide = high > 10 * low
@@ -162,8 +166,10 @@ def _draw_band(axes: Axes, band: Band, style: Style, scale: float) -> None:
 
 
 def _missing(bundle: Bundle, number: int) -> str | None:
-    if not rows_in_stage(bundle, number):
+    if not any(row.takes_steps for row in rows_in_stage(bundle, number)):
         return ""
+    if len(columns_of(bundle)) > MOST_COLUMNS and has_many_tasks(bundle):
+        return f"it has a panel a task, and this grid has more than {MOST_COLUMNS}"
     return None if bands(bundle, number, LOSS) else OLD_BUNDLE
 
 

@@ -11,8 +11,10 @@ from scipy import stats
 from analysis.bundle import Bundle
 from analysis.figures.base import (
     LAST,
+    MANY_TASKS,
     Kind,
     centers,
+    has_many_tasks,
     images,
     labels_of,
     protocol,
@@ -20,7 +22,7 @@ from analysis.figures.base import (
     seeds,
     title,
 )
-from analysis.tables.rows import select, students_of
+from analysis.tables.rows import columns_of, select
 from harness.results import NCM_FORMS
 
 STUDENT_MARKERS = "osD^vP*X"
@@ -47,11 +49,11 @@ def ncm_points(bundle: Bundle) -> list[NcmPoint]:
     for first in rows_in_stage(bundle, 1):
         if first.result not in NCM_FORMS:
             continue
-        for student in students_of(bundle):
-            before = select(bundle, first, student).set_index("seed")[bundle.reported]
-            after = select(bundle, final[first.method], student).set_index("seed")[bundle.reported]
+        for column in columns_of(bundle):
+            before = select(bundle, first, column).set_index("seed")[bundle.reported]
+            after = select(bundle, final[first.method], column).set_index("seed")[bundle.reported]
             points += [
-                NcmPoint(labels[first.method], student, int(seed), before[seed], after[seed])
+                NcmPoint(labels[first.method], column.label, int(seed), before[seed], after[seed])
                 for seed in before.index.intersection(after.index)
             ]
     return points
@@ -122,4 +124,10 @@ def _sample(marker: str, face: str, label: str) -> Line2D:
     return Line2D([], [], color="0.0", linestyle="", marker=marker, mfc=face, label=label)
 
 
-FIGURES = (Kind("ncm", ncm, lambda bundle: None if ncm_points(bundle) else ""),)
+def _missing(bundle: Bundle) -> str | None:
+    if not ncm_points(bundle):
+        return ""
+    return MANY_TASKS if has_many_tasks(bundle) else None
+
+
+FIGURES = (Kind("ncm", ncm, _missing),)

@@ -1,8 +1,12 @@
-"""The rows of a bundle's table, from its methods' descriptions, and the numbers behind each."""
+"""The rows and columns of a bundle's tables, from what its methods and tasks say about themselves,
+and the numbers behind each."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import pandas as pd
 
@@ -11,17 +15,22 @@ from analysis.statistics import Estimate, estimate
 from harness import methods
 from harness.methods import Method
 from harness.plan import TEACHER
-from harness.results import ACCURACY, NCM_FORMS, main_of, names_of
+from harness.results import ACCURACY, NCM_FORMS, main_of, names_of, of_group
+from harness.spec.tasks import Task
 
 DASH = "–"  # for what is not there
+DIMENSIONS = ("student", "overlap", "shots")  # of a column
+MOST_COLUMNS = 8  # of one table with tasks; more are split
 
 
 @dataclass(frozen=True)
 class Row:
     """One row of the table: which numbers it shows.
 
-    number: of its stage among the method's, from 1; 0 for the teacher. is_final: of its last one,
-    whose accuracy is the method's result.
+    number: of its stage among the method's, from 1; 0 for the teacher. is_final: the accuracy after
+    its last one, which is the method's result. by_student, by_task: whether the number depends on
+    the student's network and on its task: not where the teacher's own network or task is used.
+    takes_steps: whether the stage trains for epochs; else what it fits is found at once.
     """
 
     label: str
@@ -30,11 +39,63 @@ class Row:
     result: str
     number: int = 0
     is_final: bool = False
+    by_student: bool = True
+    by_task: bool = True
+    takes_steps: bool = True
 
     @property
     def markdown(self) -> str:
         """The result of several stages stands out among theirs."""
         return f"**{self.label}**" if self.is_final and self.number > 1 else self.label
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of the tables: a student, and what it learns.
+
+    task: None where the experiment has no tasks.
+    words: dimension -> what to call it by, of those in which the bundle's columns differ: without
+        tasks it is the student.
+    """
+
+    student: str
+    task: Task | None
+    words: Mapping[str, str] = field(hash=False)
+
+    @property
+    def label(self) -> str:
+        return ", ".join(self.words.values())
+
+    def part(self, row: Row) -> str:
+        """What of the label a row's number depends on; "" where it is the same in every column."""
+        depends = {"student": row.by_student, "overlap": row.by_task, "shots": row.by_task}
+        return ", ".join(word for name, word in self.words.items() if depends[name])
+
+
+@dataclass(frozen=True)
+class Table:
+    """The columns of one of a bundle's tables."""
+
+    columns: list[Column]
+
+    @property
+    def shared(self) -> dict[str, str]:
+        """The words that stand in all columns."""
+        first, *others = (column.words for column in self.columns)
+        return {k: w for k, w in first.items() if all(o.get(k) == w for o in others)}
+
+    @property
+    def heads(self) -> list[str]:
+        """What tells each column from the others."""
+        words = (
+            [word for name, word in column.words.items() if name not in self.shared]
+            for column in self.columns
+        )
+        return [", ".join(w) or c.label for w, c in zip(words, self.columns, strict=True)]
+
+    @property
+    def title(self) -> str:
+        return ", ".join(self.shared.values()) or f"{self.heads[0]} to {self.heads[-1]}"
 
 
 def methods_of(bundle: Bundle) -> list[Method]:
@@ -47,18 +108,73 @@ def methods_of(bundle: Bundle) -> list[Method]:
 
 
 def rows_of(bundle: Bundle) -> list[Row]:
-    """Teacher, then each method: after each stage all that it measures, and the final accuracy."""
+    """Teacher, then each method: after each stage all that it measures, and the final accuracy; of
+    an incremental task, also that of its old and of its new classes."""
     used = methods_of(bundle)
-    rows = [Row("Teacher", TEACHER, TEACHER, ACCURACY)] if any(m.needs for m in used) else []
+    rows = []
+    if any(m.needs for m in used):
+        rows = [Row("Teacher", TEACHER, TEACHER, ACCURACY, by_student=False, by_task=False)]
+    groups = ("old", "new") if bundle.tasks and bundle.tasks.new is not None else ()
     for method in used:
         label = method.label_in(bundle.experiment)
         for number, stage in enumerate(method.stages, 1):
             is_final = stage is method.final
+            shown = {}
             for result in names_of(stage.result):
-                how = f": {NCM_FORMS[result]}" if result in NCM_FORMS else ""
-                shown = label if is_final else f"{label} after stage {number}{how}"
-                rows.append(Row(shown, stage.name, method.name, result, number, is_final))
+                what = ": the teacher's task" if stage.on == TEACHER else ""
+                what = f": {NCM_FORMS[result]}" if result in NCM_FORMS else what
+                shown[result] = label if is_final else f"{label} after stage {number}{what}"
+            if is_final:
+                shown |= {of_group(group): f"{label}: {group} classes" for group in groups}
+            rows += [
+                Row(
+                    text,
+                    stage.name,
+                    method.name,
+                    result,
+                    number,
+                    is_final=is_final and text == label,
+                    by_student=stage.network != TEACHER,
+                    by_task=stage.on != TEACHER,
+                    takes_steps=stage.schedule is not None,
+                )
+                for result, text in shown.items()
+            ]
     return rows
+
+
+def columns_of(bundle: Bundle) -> list[Column]:
+    """A column a student, in their order; with tasks, one each of the tasks that it learns."""
+    n = bundle.numbers
+    students = dict.fromkeys(n[n.stage != TEACHER].student)
+    there = set(zip(n.student, n.task, strict=True))
+    tasks: list[Task | None] = [None] if bundle.tasks is None else [*bundle.tasks.all]
+    found = [(s, task) for s in students for task in tasks if (s, task) in there]
+    names = [
+        {"student": student} | (dict(zip(task.dimensions, task.words, strict=True)) if task else {})
+        for student, task in found
+    ]
+    differ = {name for name in DIMENSIONS if len({words.get(name) for words in names}) > 1}
+    if bundle.tasks is None or not differ:
+        differ = {"student"}
+    return [
+        Column(student, task, {k: word for k, word in words.items() if k in differ})
+        for (student, task), words in zip(found, names, strict=True)
+    ]
+
+
+def tables_of(columns: list[Column]) -> list[Table]:
+    """The columns as one table or, with more tasks than fit beside each other, as several: one a
+    student, then one an overlap."""
+    if len(columns) <= MOST_COLUMNS or columns[0].task is None:
+        return [Table(columns)]
+    for dimension in ("student", "overlap"):
+        words = dict.fromkeys(column.words.get(dimension) for column in columns)
+        if 1 < len(words) < len(columns):
+            parts = ([c for c in columns if c.words.get(dimension) == word] for word in words)
+            return [table for part in parts for table in tables_of(part)]
+    width = math.ceil(len(columns) / math.ceil(len(columns) / MOST_COLUMNS))
+    return [Table(columns[i : i + width]) for i in range(0, len(columns), width)]
 
 
 def main_metric(bundle: Bundle, result: str) -> str:
@@ -66,20 +182,45 @@ def main_metric(bundle: Bundle, result: str) -> str:
     return main_of(result, bundle.experiment["protocol"]["ncm_centers"])
 
 
-def select(bundle: Bundle, row: Row, student: str) -> pd.DataFrame:
-    """The numbers of one table cell, a line a seed. Every student has the same teacher."""
+def select(bundle: Bundle, row: Row, column: Column) -> pd.DataFrame:
+    """The numbers of one table cell, a line a seed."""
     n = bundle.numbers
     chosen = (n.stage == row.stage) & (n.method == row.method) & (n.result == row.result)
-    if row.stage != TEACHER:
-        chosen &= n.student == student
-    # An imported teacher is one run, not one a seed.
+    if row.by_student:
+        chosen &= n.student == column.student
+    if row.by_task and column.task is not None:
+        chosen &= n.task == column.task
+    # An imported teacher is one run, not one a seed; what the teacher's own network gives is one
+    # run of all students.
     return n[chosen].sort_values("seed").drop_duplicates("fingerprint")
 
 
-def cell_estimate(bundle: Bundle, row: Row, student: str) -> Estimate | None:
-    return estimate(select(bundle, row, student)[bundle.reported].tolist())
+def cell_estimate(bundle: Bundle, row: Row, column: Column) -> Estimate | None:
+    return estimate(select(bundle, row, column)[bundle.reported].tolist())
 
 
-def students_of(bundle: Bundle) -> list[str]:
-    seen = bundle.numbers[bundle.numbers.stage != TEACHER].student
-    return list(dict.fromkeys(seen))
+def epochs_of(bundle: Bundle, row: Row) -> str:
+    """What a row's weights were trained for: "20"; "15 + 20" after the last of two stages; "0"
+    where no step is taken; a dash for a teacher that was trained elsewhere."""
+    n = bundle.numbers
+
+    def of_stage(name: str) -> str:
+        own = n[(n.method == row.method) & (n.stage == name)]
+        return " or ".join(map(str, sorted({*own.epochs} - {0}))) or DASH
+
+    if row.method == TEACHER:
+        return of_stage(TEACHER)
+    stages = methods.find(row.method).stages
+    trained = stages if row.number == len(stages) else [stages[row.number - 1]]
+    parts = [of_stage(stage.name) if stage.schedule else "0" for stage in trained]
+    return DASH if DASH in parts else " + ".join(parts)
+
+
+def part_sizes(numbers: pd.DataFrame) -> dict[str, str]:
+    """Part -> how many images the cells of these numbers had of it: "502", or "25 to 502"."""
+    found: dict[str, set[int]] = {}
+    for text in dict.fromkeys(numbers.data):
+        for part, size in json.loads(text).items():
+            if part not in ("name", "digest"):
+                found.setdefault(part, set()).add(size)
+    return {part: f"{min(n)} to {max(n)}" if len(n) > 1 else str(*n) for part, n in found.items()}

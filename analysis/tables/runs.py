@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 
 from analysis.bundle import Bundle
-from analysis.tables.rows import DASH, Row, rows_of, select, students_of
-from harness.plan import TEACHER
+from analysis.tables.rows import DASH, Column, Row, columns_of, rows_of, select
 from harness.results import FORMS
 
 
-def anchor(bundle: Bundle, row: Row, student: str) -> str:
-    """The heading on the page of runs, as GitHub turns it into a link target."""
-    return re.sub(r"[^\w\- ]", "", heading(bundle, row, student).lower()).replace(" ", "-")
+def heading(row: Row, column: Column) -> str:
+    part = column.part(row)
+    return f"{row.label}, {part}" if part else row.label
 
 
-def heading(bundle: Bundle, row: Row, student: str) -> str:
-    if row.stage == TEACHER:
-        return "Teacher"
-    return f"{row.label}, {student}"
+def sections(bundle: Bundle) -> dict[str, tuple[Row, Column]]:
+    """Heading -> what stands below it, of every number once, in the page's order."""
+    found: dict[str, tuple[Row, Column]] = {}
+    for row in rows_of(bundle):
+        for column in columns_of(bundle):
+            if not select(bundle, row, column).empty:
+                found.setdefault(heading(row, column), (row, column))
+    return found
+
+
+def anchors(bundle: Bundle) -> dict[str, str]:
+    """Heading -> link target, as GitHub makes it: of equal ones, as of "2.5" and "25", the later
+    get a number."""
+    found: dict[str, str] = {}
+    for title in sections(bundle):
+        plain = re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+        taken = {*found.values()}
+        numbered = (f"{plain}-{n}" if n else plain for n in itertools.count())
+        found[title] = next(target for target in numbered if target not in taken)
+    return found
 
 
 def runs_markdown(bundle: Bundle) -> str:
@@ -31,23 +47,19 @@ def runs_markdown(bundle: Bundle) -> str:
         "it measures how much that inflates a number, and is no result. A cell's directory is "
         "`runs/CELL` of the store that trained it; a run id is MLflow's there.",
     ]
-    for row in rows_of(bundle):
-        for student in students_of(bundle):
-            chosen = select(bundle, row, student)
-            if chosen.empty or f"## {heading(bundle, row, student)}" in lines:
-                continue
-            lines += [
-                "",
-                f"## {heading(bundle, row, student)}",
-                "",
-                "| seed | last | selected | best_on_test | selected epoch | cell | MLflow run |",
-                "|---:|---:|---:|---:|---:|---|---|",
-            ]
-            for r in chosen.to_dict("records"):
-                forms = " | ".join(f"{100 * r[form]:.2f}" for form in FORMS)
-                run = f"`{r['mlflow_run_id']}`" if r["mlflow_run_id"] else DASH
-                lines.append(
-                    f"| {r['seed']} | {forms} | {r['selected_epoch']} of {r['epochs']} | "
-                    f"`{r['fingerprint'][:16]}` | {run} |"
-                )
+    for title, (row, column) in sections(bundle).items():
+        lines += [
+            "",
+            f"## {title}",
+            "",
+            "| seed | last | selected | best_on_test | selected epoch | cell | MLflow run |",
+            "|---:|---:|---:|---:|---:|---|---|",
+        ]
+        for r in select(bundle, row, column).to_dict("records"):
+            forms = " | ".join(f"{100 * r[form]:.2f}" for form in FORMS)
+            run = f"`{r['mlflow_run_id']}`" if r["mlflow_run_id"] else DASH
+            lines.append(
+                f"| {r['seed']} | {forms} | {r['selected_epoch']} of {r['epochs']} | "
+                f"`{r['fingerprint'][:16]}` | {run} |"
+            )
     return "\n".join(lines) + "\n"

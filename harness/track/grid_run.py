@@ -29,7 +29,7 @@ def find_grid_run(
     existing = _grid_runs(client, experiment_id, plan)
     if existing:
         client.update_run(existing[0].info.run_id, status="RUNNING")
-        _save_views(client, existing[0])  # it may be older than they are
+        _save_views(client, existing[0], plan)  # it may be older than they are
         return existing[0], False
     experiment = plan.experiment
     tags = {
@@ -49,13 +49,14 @@ def find_grid_run(
     if first.info.run_id != run.info.run_id:
         client.delete_run(run.info.run_id)
         return first, False
-    _save_views(client, run)
+    _save_views(client, run, plan)
     return first, True
 
 
-def _save_views(client: MlflowClient, run: Run) -> None:
-    info = run.info
-    for key, value in experiment_tags(info.run_id, info.run_name, info.start_time).items():
+def _save_views(client: MlflowClient, run: Run, plan: Plan) -> None:
+    info, with_tasks = run.info, plan.experiment.tasks is not None
+    tags = experiment_tags(info.run_id, info.run_name, info.start_time, with_tasks)
+    for key, value in tags.items():
         client.set_experiment_tag(info.experiment_id, key, value)
 
 

@@ -12,6 +12,9 @@ import json
 from typing import Any
 from urllib.parse import quote, quote_plus
 
+from harness.methods import find
+from harness.plan import TEACHER
+
 TAG = "mlflow.sharedViewState."
 # Runs first, not traces. Newer versions read the kind from the address instead.
 KIND = {"mlflow.experimentKind": "custom_model_development"}
@@ -28,6 +31,8 @@ COLUMNS = {
     "tags.`seed`": 75,
     "tags.`selected_epoch`": 120,
 }
+# Beside them where the experiment has tasks.
+TASK_COLUMNS = {"tags.`overlap`": 75, "tags.`shots`": 75}
 # Metric -> chart; MLflow adds the other metrics' charts below these.
 CHARTS = {
     "validation/accuracy": "LINE",
@@ -39,15 +44,19 @@ CHARTS = {
 SECTION = "curves"
 
 
-def experiment_tags(parent_run_id: str, grid: str, created: int) -> dict[str, str]:
+def experiment_tags(
+    parent_run_id: str, grid: str, created: int, with_tasks: bool = False
+) -> dict[str, str]:
     """The tags of an experiment that hold the views of one of its grids.
 
     Args:
         parent_run_id: the grid's run.
         grid: its name, for MLflow's list of saved views.
         created: its start in milliseconds since 1970.
+        with_tasks: whether its cells have overlap and shots.
     """
-    views = {"cells": cells_state(parent_run_id), "curves": curves_state(parent_run_id)}
+    cells = cells_state(parent_run_id, COLUMNS | (TASK_COLUMNS if with_tasks else {}))
+    views = {"cells": cells, "curves": curves_state(cells)}
     return KIND | {
         f"{TAG}{_key(view, parent_run_id)}": json.dumps(
             {
@@ -82,23 +91,30 @@ def runs_page(experiment_id: str, conditions: dict[str, str]) -> str:
     return f"{runs}?{WORKFLOW}&searchFilter={search}&orderByKey=tags.seed"
 
 
-def cells_state(parent_run_id: str) -> dict[str, Any]:
+def role(stage: str, method: str) -> str:
+    """What a cell is in a grid, as its tag `roles` lists it: its stage or, of a method that trains
+    another one's stage for longer, the method."""
+    is_longer = method != TEACHER and find(method).longer != 1
+    return method if is_longer else stage
+
+
+def cells_state(parent_run_id: str, columns: dict[str, int]) -> dict[str, Any]:
     """The grid's cells by name, which puts the seeds of a method and student together. By time,
     MLflow would show the grid's run and hide the cells below it."""
     return {
         "searchFilter": f"tags.`mlflow.parentRunId` = '{parent_run_id}'",
         "orderByKey": "tags.`mlflow.runName`",
         "orderByAsc": True,
-        "selectedColumns": list(COLUMNS),
-        "columnOrder": list(COLUMNS),
-        "columnWidths": COLUMNS,
+        "selectedColumns": list(columns),
+        "columnOrder": list(columns),
+        "columnWidths": columns,
         "runsHiddenMode": "SHOW_ALL",
     }
 
 
-def curves_state(parent_run_id: str) -> dict[str, Any]:
+def curves_state(cells: dict[str, Any]) -> dict[str, Any]:
     """`CHARTS`, each with all cells that have its metric."""
-    return cells_state(parent_run_id) | {
+    return cells | {
         "compareRunCharts": [_chart(metric, kind) for metric, kind in CHARTS.items()],
         "compareRunSections": [
             {"uuid": SECTION, "name": "Curves", "display": True, "isReordered": True, "columns": 2}

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.canonical import canonical, flatten
-from harness.methods import IMPORTED
+from harness.methods import IMPORTED, stage_of
 from harness.plan import TEACHER, Entry, Plan
 from harness.results import TEST_ACCURACY, logged_name
 from harness.store import CellDir, Store
@@ -23,6 +23,7 @@ from harness.track.client import PARENT, Connection, log_params
 from harness.track.environment import DEFAULT_URI
 from harness.track.grid_run import Page, find_grid_run, present
 from harness.track.registry import WEIGHTS, register
+from harness.track.saved_views import role
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -162,7 +163,8 @@ class Tracker:
         if flatten(resolved).keys() - run.data.params.keys():
             client.log_dict(run_id, resolved, "experiment.resolved.json")
             first = next(iter(self.plan.cells.values()))
-            self._log_data_set(client, run_id, first.spec["data"])
+            whole = {k: v for k, v in first.spec["data"].items() if k != "view"}
+            self._log_data_set(client, run_id, whole)
             log_params(client, run_id, flatten(resolved), known=run.data.params)
         self._parent_id = run_id
 
@@ -280,23 +282,31 @@ class Tracker:
     def _log_data_set(self, client: MlflowClient, run_id: str, data: dict[str, Any]) -> None:
         from mlflow.entities import Dataset, DatasetInput
 
+        label, text = self.plan.experiment.dataset.label, canonical(data)
+        is_view = "view" in data  # of one data set, whose digest they share
+        digest = hashlib.sha256(text.encode()).hexdigest() if is_view else data["digest"]
         # MLflow allows 36 characters for a digest; the whole one is among the parameters.
-        label = self.plan.experiment.dataset.label
-        dataset = Dataset(label, data["digest"][:32], "harness", canonical(data))
+        dataset = Dataset(label, digest[:32], "harness", text)
         client.log_inputs(run_id, [DatasetInput(dataset, [])])
 
     def _tags(self, entry: Entry) -> dict[str, str]:
         entries = self.plan.entries_of(entry.fingerprint)
+        kind, student = self.plan.cells[entry.fingerprint].kind, entry.student
+        if kind != IMPORTED and stage_of(kind).network == TEACHER:
+            student = self.plan.experiment.teacher.label
+        # A cell may be the teacher, or trained on its task, and a student of all its classes, too.
+        dimensions: dict[str, int | str] = next((e.dimensions for e in entries if e.task), {})
         return {
             "kind": "cell",
             "stage": entry.stage,
-            "roles": ", ".join(sorted({e.stage for e in entries})),
+            "roles": ", ".join(sorted({role(e.stage, e.method) for e in entries})),
             "teacher": self.plan.experiment.teacher.label,
-            "student": entry.student,
+            "student": student,
             "method": entry.method,
             "protocol": self.plan.experiment.protocol.label,
             "seed": str(entry.seed),
             "best_on_test": BEST_ON_TEST_NOTE,
+            **{name: str(value) for name, value in dimensions.items()},
         }
 
     def _log_results(

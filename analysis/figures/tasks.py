@@ -1,0 +1,173 @@
+"""Test accuracy against what teacher and student share, and against the shots."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis.bundle import Bundle
+from analysis.figures.base import (
+    LAST,
+    Kind,
+    Style,
+    draw_teacher,
+    images,
+    labels_of,
+    protocol,
+    rows_in_stage,
+    seeds,
+    styles_of,
+    title,
+)
+from analysis.tables.rows import Column, columns_of, part_sizes, select
+from harness.spec.tasks import ALL
+
+Dimension = Literal["overlap", "shots"]
+AXIS = {
+    "overlap": "overlap (classes shared with the teacher)",
+    "shots": "shots (training images a class, log scale)",
+}
+MOST_BESIDE = 3  # panels in a row
+
+
+@dataclass(frozen=True)
+class Point:
+    """Test accuracies of one method and column, as fractions, one a seed. x: on the axis."""
+
+    x: float
+    values: list[float]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Columns that differ in one dimension alone. title: of the others, what differs elsewhere."""
+
+    title: str
+    columns: list[Column]
+
+
+def panels_of(bundle: Bundle, dimension: Dimension) -> list[Panel]:
+    """One a student and value of the other dimension, of those with two columns or more."""
+    found: dict[tuple[str, str], list[Column]] = {}
+    for column in columns_of(bundle):
+        if dimension in column.words:
+            others = [word for name, word in column.words.items() if name != dimension]
+            found.setdefault((column.student, ", ".join(others)), []).append(column)
+    return [Panel(others, columns) for (_, others), columns in found.items() if len(columns) > 1]
+
+
+def places(bundle: Bundle, panel: Panel, dimension: Dimension) -> list[float]:
+    """Where each column stands on the axis: "all" at the number that it means."""
+    tasks = [c.task.dimensions[dimension] if c.task else ALL for c in panel.columns]
+    numbers = [n for n in tasks if isinstance(n, int)]
+    section = bundle.tasks
+    assert section is not None and numbers, "of several values one at most is `all`"
+    everything: float = section.classes or 0
+    if dimension == "shots" and ALL in tasks:
+        n = bundle.numbers
+        train = [int(part_sizes(n[n.task == c.task])["train"]) for c in panel.columns]
+        size, fewest = train[tasks.index(ALL)], train[tasks.index(numbers[0])]
+        # Of an incremental task only the old classes are limited, so that the rest cancels out.
+        limited = section.classes or fewest / numbers[0]
+        everything = numbers[0] + (size - fewest) / limited
+    return [everything if task == ALL else float(task) for task in tasks]
+
+
+def points(bundle: Bundle, panel: Panel, dimension: Dimension) -> dict[str, list[Point]]:
+    """Method, as the table calls it -> its points by x; without those that it has no numbers of."""
+    xs, labels = places(bundle, panel, dimension), labels_of(bundle)
+    found: dict[str, list[Point]] = {}
+    for row in rows_in_stage(bundle, LAST):
+        for x, column in sorted(zip(xs, panel.columns, strict=True), key=lambda pair: pair[0]):
+            values = select(bundle, row, column)[bundle.reported].tolist()
+            if values:
+                found.setdefault(labels[row.method], []).append(Point(x, values))
+    return found
+
+
+def against(bundle: Bundle, dimension: Dimension) -> Figure:
+    """A line a method, a panel a student and value of the other dimension."""
+    panels = panels_of(bundle, dimension)
+    beside = min(len(panels), MOST_BESIDE)
+    n_rows = -(-len(panels) // beside)
+    size = (max(7.2, 1.2 + 3.4 * beside), 1.8 + 3.2 * n_rows)
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(n_rows, beside, squeeze=False, sharey=True)
+    counts: set[int] = set()
+    for i, axes in enumerate(grid.flat):
+        if i >= len(panels):
+            axes.axis("off")
+            continue
+        counts |= _draw(bundle, axes, panels[i], dimension)
+        axes.set_title(panels[i].title)
+        axes.set_xlabel(AXIS[dimension])
+        if i % beside == 0:
+            axes.set_ylabel("test accuracy (%)")
+    band = "no band" if counts == {1} else "line: mean, band: lowest to highest"
+    title(
+        figure,
+        bundle,
+        f"test accuracy against {dimension}",
+        images(bundle, "test"),
+        f"{seeds(counts)} ({band})",
+        protocol(bundle),
+    )
+    handles = {
+        label: handle
+        for axes in grid.flat
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=3, handlelength=4)
+    return figure
+
+
+def _draw(bundle: Bundle, axes: Axes, panel: Panel, dimension: Dimension) -> set[int]:
+    """How many seeds the panel's numbers are of."""
+    styles = styles_of(bundle)
+    found = points(bundle, panel, dimension)
+    for method, line in found.items():
+        _draw_line(axes, line, styles[method], method)
+    draw_teacher(bundle, axes)
+    xs = places(bundle, panel, dimension)
+    if dimension == "shots":
+        axes.set_xscale("symlog", linthresh=1) if 0 in xs else axes.set_xscale("log")
+    words = [str(c.task.dimensions[dimension]) for c in panel.columns if c.task]
+    axes.set_xticks(xs, words)
+    axes.set_xticks([], minor=True)
+    axes.grid(color="0.92")
+    return {len(point.values) for line in found.values() for point in line}
+
+
+def _draw_line(axes: Axes, line: list[Point], style: Style, method: str) -> None:
+    xs = [point.x for point in line]
+    values = [100 * np.array(point.values) for point in line]
+    if any(len(v) > 1 for v in values):
+        low, high = [v.min() for v in values], [v.max() for v in values]
+        axes.fill_between(xs, low, high, color=style.grey, alpha=0.12, linewidth=0)
+    axes.plot(
+        xs,
+        [v.mean() for v in values],
+        color=style.grey,
+        linestyle=style.line,
+        marker=style.marker,
+        markerfacecolor=style.face,
+        markersize=5,
+        linewidth=1.2,
+        label=method,
+    )
+
+
+def _missing(bundle: Bundle, dimension: Dimension) -> str | None:
+    return None if panels_of(bundle, dimension) else ""
+
+
+DIMENSIONS: tuple[Dimension, ...] = ("overlap", "shots")
+FIGURES = tuple(
+    Kind(name, partial(against, dimension=name), partial(_missing, dimension=name))
+    for name in DIMENSIONS
+)

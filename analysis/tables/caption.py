@@ -1,0 +1,132 @@
+"""What stands under a table: what a reader needs to get its numbers again."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pandas as pd
+
+from analysis.bundle import Bundle
+from analysis.tables.rows import columns_of, part_sizes, rows_of
+from harness.plan import TEACHER
+from harness.provenance import UNKNOWN
+from harness.results import EVALUATION_SECONDS, SAID
+from harness.spec.tasks import ALL, Tasks
+
+
+def caption(bundle: Bundle) -> list[str]:
+    """Lines of Markdown."""
+    n, experiment = bundle.numbers, bundle.experiment
+    commits = sorted({UNKNOWN if c == "None" else c for cs in n.commits for c in cs})
+    dirty = " with uncommitted changes" if n.dirty.astype(bool).any() else ""
+    trained = n[n.epochs > 0]
+    devices = ", ".join(sorted(set(n.device)))
+    processors = ", ".join(sorted({name for names in trained.processor for name in names}))
+    at_once = "" if all(row.takes_steps for row in rows_of(bundle)) else ", 0: fitted at once"
+    return [
+        "Test accuracy in %, mean ± half-width of the 95 % t-interval over seeds "
+        "(number of seeds); each number links to its runs. "
+        f"Epochs: of all stages that lead to a row{at_once}.",
+        *([f"{tasks_said(bundle.tasks)} {networks_said(bundle)}"] if bundle.tasks else []),
+        f"Data: {data_said(bundle)}. "
+        f"Protocol: {bundle.protocol}, {SAID[bundle.reported]}. "
+        f"{evaluation_said(bundle)}"
+        f"Seeds: {', '.join(map(str, experiment['seeds']))}. Device: {devices}"
+        f"{f', {processors}' if processors else ''}. "
+        f"torch {', '.join(sorted(set(n.torch)))}. "
+        f"Commit: {', '.join(f'`{c[:12]}`' for c in commits)}{dirty}.",
+        *tuning_budget(experiment),
+        f"Command: `{bundle.command}`",
+    ]
+
+
+def tasks_said(tasks: Tasks) -> str:
+    """What teacher and students learn, and what the dimensions of the columns count."""
+    order = {
+        "labels": "in the order of their labels",
+        "random": f"in a random order (seed {tasks.order_seed})",
+    }.get(str(tasks.order), "in the order that the experiment lists")
+    n = "all" if tasks.classes is None else str(tasks.classes)
+    drawn = "drawn anew for each seed"
+    if tasks.shots_seed is not None:
+        drawn = f"the same for every seed (drawn by {tasks.shots_seed})"
+    drawn = f", {drawn}" if tasks.shots != (ALL,) else ""
+    if tasks.new is not None:
+        return (
+            f"Tasks: the teacher has {n} classes (old), a student these and {tasks.new} more "
+            f"(new), {order}. Shots: training images of each old class{drawn}; of the new ones "
+            "all. Old and new classes: accuracy on their test images, classified among all classes."
+        )
+    overlap = ""
+    if tasks.overlap != (ALL,):
+        overlap = f" Overlap: how many of a student's classes are the teacher's, too (all: {n})."
+    return (
+        f"Tasks: {n} classes for the teacher and for each student, {order}.{overlap} "
+        f"Shots: training images of each class{drawn}; the teacher has all."
+    )
+
+
+def networks_said(bundle: Bundle) -> str:
+    """Columns of several tasks need not name the only student."""
+    n = bundle.numbers
+    teacher = f"teacher {bundle.teacher}, " if (n.stage == TEACHER).any() else ""
+    students = list(dict.fromkeys(column.student for column in columns_of(bundle)))
+    return f"Networks: {teacher}student{'s' * (len(students) > 1)} {', '.join(students)}."
+
+
+def data_said(bundle: Bundle) -> str:
+    """Name, number of images and digest: of tasks, of the whole data set they are taken from."""
+    n = bundle.numbers
+    data = json.loads(n.data.iloc[0])
+    if bundle.tasks is None:
+        return f"{data['name']} ({_sizes(n)} images, digest `{data['digest'][:12]}`)"
+    digests = sorted({d for d in n.whole_digest if isinstance(d, str)})
+    whole = f" (digest `{digests[0][:12]}`)" if len(digests) == 1 else ""
+    teacher, students = n[n.stage == TEACHER], n[n.task.notna()]
+    had = [("teacher", teacher)] if len(teacher) else []
+    parts = [f"{who} {_sizes(cells)}" for who, cells in [*had, ("students", students)]]
+    return f"{data['name']}{whole}; images: {'; '.join(parts)}"
+
+
+def _sizes(numbers: pd.DataFrame) -> str:
+    return ", ".join(f"{size} {part}" for part, size in part_sizes(numbers).items())
+
+
+def evaluation_said(bundle: Bundle) -> str:
+    """How often classifiers were measured, if not after every epoch, and how much of the time
+    that took, where the cells know it."""
+    every = bundle.experiment["protocol"].get("evaluate_every", 1)
+    said = ""
+    if every > 1:
+        said = (
+            f"Classifiers were measured every {every} epochs and after the last one: *selected* "
+            "and *best on test* are chosen among these. "
+        )
+    cells = bundle.numbers.drop_duplicates("fingerprint")
+    known = cells[cells[EVALUATION_SECONDS].notna()]
+    training, evaluation = float(known.seconds.sum()), float(known[EVALUATION_SECONDS].sum())
+    if evaluation > 0:
+        share = f"{100 * training / (training + evaluation):.0f} %"
+        of = "" if len(known) == len(cells) else f" (known of {len(known)} of {len(cells)})"
+        said += f"Training took {share} of the cells' time{of}, evaluation the rest. "
+    return said
+
+
+def tuning_budget(experiment: dict[str, Any]) -> list[str]:
+    """How many trials each method's settings come from; nothing for an untuned experiment."""
+    tuned = experiment.get("tuned") or {}
+    budget = [f"{m} {_trials(t)}" for m, t in tuned.items()]
+    budget += [f"{m} none" for m in experiment["methods"] if tuned and m not in tuned]
+    if not tuned:
+        return []
+    return [f"Each method with its own settings, tuned on validation; trials: {', '.join(budget)}."]
+
+
+def _trials(tuned: dict[str, Any]) -> str:
+    tasks = tuned.get("tasks", ())
+    numbers = sorted({t["trials"] or 0 for t in tasks} or {tuned["trials"] or 0})
+    words = " to ".join(str(n or "by hand") for n in dict.fromkeys((numbers[0], numbers[-1])))
+    if not tasks:
+        return words
+    return f"{words} for each of {len(tasks)} tasks" if len(tasks) > 1 else f"{words} for one task"
