@@ -22,8 +22,11 @@ RESULTS = Path("experiments/results/tuning")  # beside the tables' bundles
 
 
 def bundle_path(tuning: Tuning) -> Path:
-    """Where the figures are drawn from, wherever the tuning file lies."""
-    return RESULTS / f"{tuning.name}.jsonl"
+    """Where the figures are drawn from, wherever the tuning file lies; of one task of several, in
+    a folder of theirs, which no figures are drawn from."""
+    if tuning.task is None:
+        return RESULTS / f"{tuning.name}.jsonl"
+    return RESULTS / tuning.settings.name / f"{tuning.name}.jsonl"
 
 
 def write_bundle(

@@ -11,11 +11,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from harness.errors import UserError
 from harness.execute.scheduler import Progress
+from harness.methods import find, n_epochs
 from harness.plan import Plan
 from harness.store import Store
 from harness.tune.trials import Key, TrialCells, curve, diverged, drop_checkpoint, together
-from harness.tune.tuning_file import TuningFile
+from harness.tune.tuning_file import Tuning, TuningFile
 
 # Trains a plan's cells, each to its pause or its end.
 Train = Callable[[Plan], Progress]
@@ -40,6 +42,27 @@ def rung_epochs(rungs: tuple[float, ...], n_epochs: int) -> list[int]:
     """The epochs of the rungs, from 1. Rungs that fall together count once."""
     epochs = {max(1, math.ceil(share * n_epochs)) for share in rungs}
     return sorted(e for e in epochs if e < n_epochs)
+
+
+def check_rungs(tuning: Tuning) -> None:
+    """Before anything is trained.
+
+    Raises:
+        UserError: at the first rung no trial has been measured yet.
+    """
+    pruning, every = tuning.settings.pruning, tuning.base.protocol.evaluate_every
+    if pruning is None:
+        return
+    for method in tuning.spaces:
+        stage = find(method).final
+        settings = tuning.base.for_method(method)
+        n = n_epochs(stage.kind, {s: vars(getattr(settings, s)) for s in stage.all_sections})
+        first = next(iter(rung_epochs(pruning.rungs, n)), n)
+        if first < min(every, n):
+            raise UserError(
+                f"pruning.rungs: {method!r} is compared after epoch {first}, but measured every "
+                f"{every} epochs (protocol.evaluate_every); use rungs from {every / n:.2g} on"
+            )
 
 
 def survivors(values: dict[int, float], keep: float, direction: str) -> list[int]:

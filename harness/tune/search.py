@@ -18,7 +18,7 @@ from harness.execute.executors import make_executor
 from harness.execute.scheduler import OutOfTime, Progress, begin, run
 from harness.methods import find
 from harness.methods.base import TRAINING
-from harness.plan import SEMANTICS, Plan
+from harness.plan import SEMANTICS, Plan, task_views
 from harness.provenance import announced_version
 from harness.run.display import LiveDisplay, duration
 from harness.run.session import (
@@ -28,6 +28,7 @@ from harness.run.session import (
     OK,
     UNFINISHED,
     WRONG_USE,
+    Stops,
     cell_options,
     check_device,
     default_jobs,
@@ -38,13 +39,13 @@ from harness.run.session import (
 from harness.store import Store
 from harness.track.environment import tracking_uri
 from harness.tune.export import epochs_trained, write_bundle
-from harness.tune.halving import Outcome, TrialsFailed, run_batch
+from harness.tune.halving import Outcome, TrialsFailed, check_rungs, run_batch
 from harness.tune.storage import only_orchestrator, open_storage, place_of
 from harness.tune.study import Study
 from harness.tune.tracker import TrialView, TuneTracker
 from harness.tune.trials import TrialCells, cells_of
 from harness.tune.tuning_file import Tuning
-from harness.tune.winner import Candidate, check_final, confirm, write_winner
+from harness.tune.winner import Candidate, Winners, check_final, confirm, write_winner
 
 # Draws the figures of a bundle: (method, file) of each.
 Draw = Callable[[Path], list[tuple[str, Path]]]
@@ -54,7 +55,8 @@ def identity_of(tuning: Tuning, dataset: Dataset, method: str) -> dict[str, Any]
     """What the trials of a study depend on: with another one, they would be other trials."""
     settings, base = tuning.settings, tuning.base
     used = [*base.used, *(find(name) for name in tuning.spaces)]
-    sections = {TRAINING, *(section for m in used for section in m.sections)}
+    sections = {TRAINING, *(section for m in used for section in (*m.sections, *m.reads))}
+    every = base.protocol.evaluate_every
     return {
         "space": {f: v.model_dump(mode="json") for f, v in tuning.spaces[method].items()},
         "sampling": settings.model_dump(
@@ -67,6 +69,8 @@ def identity_of(tuning: Tuning, dataset: Dataset, method: str) -> dict[str, Any]
             "data": {**base.dataset.identity(), "digest": dataset.digest},
             "seed": base.seeds[0],
             "semantics": SEMANTICS,
+            **({} if base.tasks is None else {"tasks": base.tasks.model_dump(mode="json")}),
+            **({} if every == 1 else {"evaluate_every": every}),
         },
         "optuna": version("optuna"),
     }
@@ -92,48 +96,65 @@ def tune(
     """
     check_device(device)
     check_final(tuning)
+    check_rungs(tuning)
     store = Store(root)
     store.create()
     dataset = load(tuning.base.dataset, with_test=False)
-    place = place_of(storage, root, tuning.name)
-    with only_orchestrator(tuning.name, root, place) as owner, stoppable() as stops:
-        opened = open_storage(place, tracking_uri())
-        identity = {m: identity_of(tuning, dataset, m) for m in tuning.spaces}
-        studies = [Study(opened, tuning, m, identity[m], owner) for m in tuning.spaces]
-        runner = make_executor(executor, jobs or default_jobs(device), device, announced_version())
-        if not all(s.is_finished for s in studies):
-            runner.warm_up()
-        options = cell_options(tuning.base.dataset, n_workers)
-        search = Search(tuning, store, dataset, studies, runner, options, max_seconds, no_bar)
-        tracker = TuneTracker(tuning, store, {s.method: s.started for s in studies})
-        search.tracker = tracker
-        sync = start_tracking(tracker)
-        status, candidates = CELL_FAILED, {}
-        try:
-            candidates = search.run()
-            status = OK
-        except UserError as error:
-            status = WRONG_USE
-            print(f"error: {one_line(error)}", file=sys.stderr)
-        except OutOfTime:
-            status = UNFINISHED
-        except KeyboardInterrupt:
-            status = CTRL_C
-        except TrialsFailed as error:
-            print(f"error: {error}; the same command tries again", file=sys.stderr)
-        finally:
-            if status in GOES_ON:
-                print(GOES_ON[status])
-            if status != WRONG_USE:  # else the studies cannot be read
-                search.show(candidates)
-            sync.finish(lambda: finish_tracking(sync, all_done=status == OK), stops=stops)
-        if status == OK:
-            bundle = write_bundle(tuning, identity, studies, search.cells, candidates, store)
-            figures = draw(bundle)
-            _log_figures(tracker, figures)
+    task_views(tuning.base, dataset)  # of all tasks, before one is trained
+    options = cell_options(tuning.base.dataset, n_workers)
+    runner = make_executor(executor, jobs or default_jobs(device), device, announced_version())
+    deadline = None if max_seconds is None else time.monotonic() + max_seconds
+    found, bundles = [], []
+    for part in tuning.parts:
+        left = None if deadline is None else deadline - time.monotonic()
+        place = place_of(storage, root, part.name)
+        with only_orchestrator(part.name, root, place) as owner, stoppable() as stops:
+            opened = open_storage(place, tracking_uri())
+            identity = {m: identity_of(part, dataset, m) for m in part.spaces}
+            studies = [Study(opened, part, m, identity[m], owner) for m in part.spaces]
+            if not all(s.is_finished for s in studies):
+                runner.warm_up()
+            search = Search(part, store, dataset, studies, runner, options, left, no_bar)
+            status, candidates = _search(search, stops)
+            if status != OK:
+                return status
+            bundle = write_bundle(part, identity, studies, search.cells, candidates, store)
+            figures = draw(bundle) if part.task is None else []
+            _log_figures(search.tracker, figures)
             search.report(candidates)
-            print(f"written: {write_winner(tuning, candidates)}, {bundle}")
-        return status
+        found.append((part, candidates))
+        bundles.append(bundle.as_posix())
+    print(f"written: {write_winner(tuning, found)}, {', '.join(bundles)}")
+    return OK
+
+
+def _search(search: Search, stops: Stops) -> tuple[int, Winners]:
+    """One task's search, with MLflow kept up to date; the exit status, and the best trials."""
+    tracker = TuneTracker(
+        search.tuning, search.store, {s.method: s.started for s in search.studies}
+    )
+    search.tracker = tracker
+    sync = start_tracking(tracker)
+    status, candidates = CELL_FAILED, {}
+    try:
+        candidates = search.run()
+        status = OK
+    except UserError as error:
+        status = WRONG_USE
+        print(f"error: {one_line(error)}", file=sys.stderr)
+    except OutOfTime:
+        status = UNFINISHED
+    except KeyboardInterrupt:
+        status = CTRL_C
+    except TrialsFailed as error:
+        print(f"error: {error}; the same command tries again", file=sys.stderr)
+    finally:
+        if status in GOES_ON:
+            print(GOES_ON[status])
+        if status != WRONG_USE:  # else the studies cannot be read
+            search.show(candidates)
+        sync.finish(lambda: finish_tracking(sync, all_done=status == OK), stops=stops)
+    return status, candidates
 
 
 def without_pauses(
@@ -143,8 +164,8 @@ def without_pauses(
     return lambda f: update(None if f is not None and progress.state[f] == "paused" else f)
 
 
-def _log_figures(tracker: TuneTracker, figures: list[tuple[str, Path]]) -> None:
-    if not tracker.server.is_open:  # which has been said
+def _log_figures(tracker: TuneTracker | None, figures: list[tuple[str, Path]]) -> None:
+    if tracker is None or not tracker.server.is_open:  # which has been said
         return
     try:
         tracker.log_figures(figures)

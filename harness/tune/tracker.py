@@ -58,7 +58,7 @@ class TuneTracker:
         Args:
             started: method -> when its study began: what tells two studies of one name apart.
         """
-        self.server = Connection(f"{tuning.name}-tuning", store.root, uri)
+        self.server = Connection(f"{tuning.settings.name}-tuning", store.root, uri)
         self.tuning, self.store, self.started = tuning, store, started
         self.view: tuple[TrialView, ...] = ()
         self._parents: dict[str, str] = {}
@@ -126,11 +126,13 @@ class TuneTracker:
             self._parents[method] = run.info.run_id
 
     def _create_parent(self, client: MlflowClient, method: str, name: str, started: str) -> Run:
+        task = self.tuning.task
         tags = {
             "kind": "study",
             "study": name,
             "method": method,
             "started": started,
+            **({} if task is None else {k: str(v) for k, v in task.dimensions.items()}),
             NOTE: self.tuning.settings.description,
         }
         return client.create_run(self.server.experiment_id, run_name=f"study {name}", tags=tags)

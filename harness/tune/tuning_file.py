@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,6 +17,7 @@ from harness.methods.base import Frozen
 from harness.results import ACCURACY, on
 from harness.spec.experiment import PRESETS, Experiment, Protocol
 from harness.spec.file import override, read, read_yaml
+from harness.spec.tasks import Task
 from harness.spec.tuned import Tuned
 from harness.track.registry import resolve
 from harness.tune.space import Choices, Range, Scalar, Space, as_field, read_values
@@ -53,6 +54,7 @@ class TuningFile(Frozen):
     experiment: the experiment file, beside this one or relative to it. set: fields of it to
         change for the trials (one student, fewer epochs); the tuned file does not get them.
     methods: method -> field -> values to try.
+    untuned: methods that the tuned file has, too, with the experiment's own settings.
     trials: of each method. batch: how many are asked together, compared with each other and
         awaited; it decides which trials there are, the number of jobs does not.
     seed: of the sampler. The trials train with the experiment's first seed.
@@ -64,6 +66,7 @@ class TuningFile(Frozen):
     experiment: str
     set: dict[str, Any] = Field(default_factory=dict)
     methods: Annotated[dict[str, Space], Field(min_length=1)]
+    untuned: tuple[str, ...] = ()
     metric: str = METRICS[0]
     direction: Direction = "maximize"
     trials: Annotated[int, Field(ge=1)] = 30
@@ -113,6 +116,7 @@ class Tuning:
         epoch (what the tuned file reports), nothing tuned yet.
     spaces: method -> field -> values, fields in the order of their names.
     experiment_file: what it tunes, with its fields as written (`raw`), for the tuned file.
+    task: the one that is tuned here (`parts`); None for all, or where the experiment has none.
     """
 
     file: Path
@@ -121,10 +125,34 @@ class Tuning:
     spaces: dict[str, dict[str, Range | Choices]]
     experiment_file: Path
     raw: dict[str, Any]
+    task: Task | None = None
 
     @property
     def name(self) -> str:
-        return self.settings.name
+        """Of its studies: a task's own are told apart by its dimensions."""
+        words = [] if self.task is None else self.task.words
+        return "-".join([self.settings.name, *(w.replace(" ", "-") for w in words)])
+
+    @property
+    def parts(self) -> list[Tuning]:
+        """One tuning a task, each with the methods that can be trained on it; without tasks, this
+        one."""
+        tasks = self.base.tasks
+        if tasks is None:
+            return [self]
+        return [
+            replace(
+                self,
+                task=task,
+                base=self.base.model_copy(update={"tasks": tasks.only(task)}),
+                spaces={
+                    name: space
+                    for name, space in self.spaces.items()
+                    if tasks.shares_classes(task) or not methods.find(name).shared_classes
+                },
+            )
+            for task in tasks.all
+        ]
 
     def trial(
         self, method: str, params: Params, seeds: tuple[int, ...] | None = None
@@ -170,7 +198,8 @@ def read_tuning(path: Path, assignments: list[str] | None = None) -> Tuning:
         raise UserError(first_error(error, TuningFile)) from None
     file = Path(os.path.normpath(path.parent / settings.experiment))
     changes = [f"{k}={json.dumps(v)}" for k, v in flatten(settings.set).items()]
-    base = _base(read(file, changes, resolve, also=settings.methods), settings, file)
+    also = [*settings.methods, *settings.untuned]
+    base = _base(read(file, changes, resolve, also=also), settings, file)
     written = read_yaml(file, "experiment", EXAMPLE)
     tuning = Tuning(path, settings, base, _spaces(settings, base), file, written)
     for method, space in tuning.spaces.items():  # every end of every range, one at a time
@@ -196,12 +225,16 @@ def _base(experiment: Experiment, settings: TuningFile, file: Path) -> Experimen
     seed = experiment.seeds[0]
     if seed in settings.fresh_seeds:
         raise UserError(f"fresh_seeds: the trials train with seed {seed}; choose other ones")
-    strict = {"preset": "strict", **PRESETS["strict"], "selection": "last"}
+    every = {"selection": "last", "evaluate_every": experiment.protocol.evaluate_every}
+    strict = {"preset": "strict", **PRESETS["strict"], **every}
     protocol = Protocol.model_validate(strict)
     return experiment.model_copy(update={"protocol": protocol, "seeds": (seed,)})
 
 
 def _spaces(settings: TuningFile, base: Experiment) -> dict[str, dict[str, Range | Choices]]:
+    for name in settings.untuned:
+        if methods.find(name, "untuned").name in settings.methods:
+            raise UserError(f"untuned: {name!r} is among methods, too; drop one")
     spaces: dict[str, dict[str, Range | Choices]] = {}
     for name, space in settings.methods.items():
         found = methods.find(name)

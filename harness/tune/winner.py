@@ -12,14 +12,26 @@ from harness import methods
 from harness.data import Dataset
 from harness.errors import UserError
 from harness.spec.file import parse
-from harness.spec.tuned import Tuned
+from harness.spec.tuned import TaskTuned, Tuned
 from harness.store import Store, write_atomically
 from harness.tune.halving import Train, TrialsFailed, train_all
 from harness.tune.study import Study
 from harness.tune.trials import TrialCells, cells_of, curve, diverged
 from harness.tune.tuning_file import Params, Tuning, nested
 
-PROTOCOL = {"preset": "strict", "train_on": "train+validation", "selection": "last"}
+
+def final_protocol(tuning: Tuning) -> dict[str, Any]:
+    """Of the tuned experiment: train + validation, last epoch. Where students have few images,
+    these stay those of the training part: validation images would be other ones than those that
+    the settings were tuned with."""
+    tasks, every = tuning.base.tasks, tuning.base.protocol.evaluate_every
+    few = tasks is not None and any(task.shots is not None for task in tasks.all)
+    protocol = {
+        "preset": "strict",
+        "train_on": "train" if few else "train+validation",
+        "selection": "last",
+    }
+    return protocol if every == 1 else {**protocol, "evaluate_every": every}
 
 
 @dataclass(frozen=True)
@@ -103,7 +115,7 @@ def _candidate(
 
 
 def tuned_path(tuning: Tuning) -> Path:
-    return tuning.experiment_file.parent / f"{tuning.name}.tuned.yaml"
+    return tuning.experiment_file.parent / f"{tuning.settings.name}.tuned.yaml"
 
 
 def tuned_fields(tuning: Tuning, winners: dict[str, Tuned]) -> dict[str, Any]:
@@ -113,18 +125,31 @@ def tuned_fields(tuning: Tuning, winners: dict[str, Tuned]) -> dict[str, Any]:
     Raises:
         UserError: they do not make an experiment.
     """
-    order = list(winners)
+    order = [*winners, *(methods.find(name).name for name in tuning.settings.untuned)]
+    written = [m for m in tuning.base.methods if m in order]
+    order = [*written, *(m for m in order if m not in written)]
     unused = methods.unused_sections(methods.find(name) for name in order)
     raw = {key: value for key, value in tuning.raw.items() if key not in unused}
-    raw["name"] = f"{tuning.name}-tuned"
+    name, protocol = tuning.settings.name, final_protocol(tuning)
+    raw["name"] = f"{name}-tuned"
     raw["description"] = (
-        f"{tuning.name}: tuned on the validation split; trained on train + validation, last epoch."
+        f"{name}: tuned on the validation split; trained on "
+        f"{protocol['train_on'].replace('+', ' + ')}, last epoch."
     )
     raw["methods"] = order
-    raw["protocol"] = PROTOCOL
-    raw["tuned"] = {m: winners[m].model_dump(mode="json", exclude_defaults=True) for m in order}
+    raw["protocol"] = protocol
+    raw["tuned"] = {m: _as_written(w) for m, w in winners.items()}
     parse(raw, str(tuned_path(tuning)))
     return raw
+
+
+def _as_written(winner: Tuned) -> dict[str, Any]:
+    """Of each task both dimensions, first, also where they are the default."""
+    fields = winner.model_dump(mode="json", exclude_defaults=True)
+    if winner.tasks:
+        pairs = zip(winner.tasks, fields["tasks"], strict=True)
+        fields["tasks"] = [own.task.dimensions | written for own, written in pairs]
+    return fields
 
 
 def check_final(tuning: Tuning) -> None:
@@ -139,31 +164,53 @@ def check_final(tuning: Tuning) -> None:
         raise UserError(f"methods: {error}") from None
 
 
-def write_winner(tuning: Tuning, candidates: dict[str, list[Candidate]]) -> Path:
-    """Freeze the winners into an ordinary experiment file."""
-    winners = {
-        method: Tuned(
-            settings=nested(best.params),
-            study=f"{tuning.name}/{method}",
-            trial=best.number,
-            trials=tuning.settings.trials,
-            seeds=tuple(best.fresh),
-            validation=best.mean,
-            commits=best.commits,
-        )
-        for method, (best, *_) in candidates.items()
-    }
+Winners = dict[str, list[Candidate]]  # method -> its best trials, the winner first
+
+
+def write_winner(tuning: Tuning, found: list[tuple[Tuning, Winners]]) -> Path:
+    """Freeze the winners into an ordinary experiment file.
+
+    found: of each of the tuning's parts.
+    """
+    tuned: dict[str, Tuned] = {}
+    for method in tuning.spaces:
+        best = [(part, winners[method][0]) for part, winners in found if method in winners]
+        if tuning.base.tasks is None:
+            tuned[method] = Tuned.model_validate(_settings(tuning, best[0][1]))
+        else:
+            tuned[method] = Tuned(
+                tasks=tuple(
+                    TaskTuned.model_validate(part.task.dimensions | _settings(part, candidate))
+                    for part, candidate in best
+                    if part.task is not None
+                )
+            )
     path = tuned_path(tuning)
-    budget = ", ".join(f"{m} {w.trials}" for m, w in winners.items())
+    trials = tuning.settings.trials
+    each = " and task" if tuning.base.tasks else ""
+    budget = ", ".join(f"{m} {trials}" for m in tuned)
     header = f"""\
 # Written by `harness tune {tuning.file.as_posix()}`; tune again rather than edit it.
 # {tuning.experiment_file.name} with the settings that did best on the validation split.
-# Trials of each method: {budget}. The {tuning.settings.top_k} best were trained anew with the
+# Trials of each method{each}: {budget}. The {tuning.settings.top_k} best were trained anew with the
 # seeds under `seeds`; `validation` is the winner's mean accuracy there. No trial had a test set:
 # this file is what meets it, once.
 """
     text = yaml.safe_dump(
-        tuned_fields(tuning, winners), sort_keys=False, width=100, allow_unicode=True
+        tuned_fields(tuning, tuned), sort_keys=False, width=100, allow_unicode=True
     )
     write_atomically(path, (header + text).encode())
     return path
+
+
+def _settings(tuning: Tuning, best: Candidate) -> dict[str, Any]:
+    """The fields of a winner, as `harness.spec.tuned` has them."""
+    return {
+        "settings": nested(best.params),
+        "study": f"{tuning.name}/{best.method}",
+        "trial": best.number,
+        "trials": tuning.settings.trials,
+        "seeds": tuple(best.fresh),
+        "validation": best.mean,
+        "commits": best.commits,
+    }
