@@ -1,22 +1,29 @@
 """Linear probe: what an embedding is worth to a linear classifier (Alain, Bengio, arXiv
 1610.01644)."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-MOST_ITERATIONS = 1000
+MOST_STEPS = 100  # of Newton's method; a dozen is usual
+MOST_PRODUCTS = 1000  # with the Hessian, of one step
+TOLERANCE = 1e-10  # of the gradient, as a part of the first one
+# Of the loss: a step that promises less is the last one, as what it changes cannot be measured.
+ROUNDED = 1e-12
 
 
-@torch.enable_grad()
+@torch.no_grad()
 def linear_probe(
     embedding: Tensor, labels: Tensor, n_classes: int, *, l2: float
 ) -> tuple[Tensor, Tensor]:
     """Multinomial logistic regression: minimises sum CE(W phi + b, y) + l2 / 2 ||W||^2, the bias
     free, as scikit-learn's LogisticRegression(C=1 / l2) does.
 
-    Convex, and solved with L-BFGS from zero in float64, so nothing about it is random. Without l2,
-    classes that can be told apart have no finite optimum; it ends after MOST_ITERATIONS then.
+    Convex, and solved with Newton's method from zero in float64, so nothing about it is random.
+    Without l2, classes that can be told apart have no finite optimum; it ends where next to no loss
+    is left then.
 
     Args:
         embedding: (N, D). labels: (N,) in [0, n_classes). l2: >= 0.
@@ -25,32 +32,63 @@ def linear_probe(
         weight (n_classes, D) and bias (n_classes,), float64; zeros for a class without images.
     """
     present, targets = labels.unique(return_inverse=True)
-    x = embedding.double()
-    scale = x.norm(dim=1).mean().clamp_min(torch.finfo(x.dtype).tiny)  # for L-BFGS alone
-    scaled = x / scale
-    weight = x.new_zeros(len(present), x.shape[1], requires_grad=True)
-    bias = x.new_zeros(len(present), requires_grad=True)
-    optimizer = torch.optim.LBFGS(
-        [weight, bias],
-        max_iter=MOST_ITERATIONS,
-        tolerance_grad=1e-9,
-        tolerance_change=1e-12,
-        history_size=20,
-        line_search_fn="strong_wolfe",
-    )
+    x = F.pad(embedding.double(), (0, 1), value=1.0)  # the bias is the weight of a constant
+    wanted = F.one_hot(targets, len(present)).to(x.dtype)
+    penalty = x.new_tensor([l2] * embedding.shape[1] + [0.0])
 
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        penalty = l2 / 2 * (weight / scale).square().sum()
-        loss = (
-            F.cross_entropy(scaled @ weight.T + bias, targets, reduction="sum") + penalty
-        ) / len(x)
-        loss.backward()
-        return loss
+    def loss(weight: Tensor) -> Tensor:
+        errors = F.cross_entropy(x @ weight.T, targets, reduction="sum")
+        return errors + (penalty * weight.square()).sum() / 2
 
-    optimizer.step(closure)
-    full = x.new_zeros(n_classes, x.shape[1]), x.new_zeros(n_classes)
-    with torch.no_grad():
-        full[0][present] = weight / scale
-        full[1][present] = bias
-    return full
+    weight = x.new_zeros(len(present), x.shape[1])
+    value, first = loss(weight), x.new_tensor(0.0)
+    for _ in range(MOST_STEPS):
+        p = (x @ weight.T).softmax(1)
+        gradient = (p - wanted).T @ x + penalty * weight
+        diagonal = ((p * (1 - p)).T @ x.square() + penalty).clamp_min(torch.finfo(x.dtype).tiny)
+
+        def product(v: Tensor, p: Tensor = p) -> Tensor:
+            change = x @ v.T
+            change = p * (change - (p * change).sum(1, keepdim=True))
+            return change.T @ x + penalty * v
+
+        # In units of the curvature, whatever the size of the embedding.
+        size = (gradient.square() / diagonal).sum().sqrt()
+        first = torch.maximum(first, size)
+        if size <= TOLERANCE * first:
+            break
+        step = conjugate_gradients(product, -gradient, diagonal, min(0.1, float(size / first)))
+        slope = (gradient * step).sum()
+        while slope < -ROUNDED * value and loss(weight + step) > value + 1e-4 * slope:
+            step, slope = step / 2, slope / 2
+        weight = weight + step
+        if not slope < -ROUNDED * value:
+            break
+        value = loss(weight)
+    full = x.new_zeros(n_classes, x.shape[1])
+    full[present] = weight - weight.mean(0)  # the same for all classes changes no prediction
+    return full[:, :-1].contiguous(), full[:, -1].contiguous()
+
+
+def conjugate_gradients(
+    product: Callable[[Tensor], Tensor], right: Tensor, diagonal: Tensor, tolerance: float
+) -> Tensor:
+    """s with product(s) = right, but for a part of `tolerance`.
+
+    product: with a symmetric matrix that has no negative curvature. diagonal: that matrix's, > 0.
+    """
+    solution, residual = torch.zeros_like(right), right
+    direction = residual / diagonal
+    size = (residual * direction).sum()
+    enough = tolerance**2 * size
+    for _ in range(MOST_PRODUCTS):
+        curved = product(direction)
+        curvature = (direction * curved).sum()
+        if size <= enough or not curvature > 0:
+            break
+        solution = solution + size / curvature * direction
+        residual = residual - size / curvature * curved
+        scaled = residual / diagonal
+        size, before = (residual * scaled).sum(), size
+        direction = scaled + size / before * direction
+    return solution
