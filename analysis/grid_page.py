@@ -28,9 +28,10 @@ def conditions(row: Row, column: Column) -> dict[str, str]:
     dimensions = column.task.dimensions if row.by_task and column.task else {}
     found = {"student": column.student} if row.by_student else {}
     found |= {name: str(value) for name, value in dimensions.items()}
-    stages = () if row.method == TEACHER else find(row.method).stages
-    if row.method == TEACHER or (row.stage, SUPERVISED.kind) in {(s.name, s.kind) for s in stages}:
-        # Its cell may be another stage's, too, which is what the other tags say then.
+    # A supervised cell may be several stages', of which its tags stage and method say the first.
+    if row.method == TEACHER:
+        return {"roles": f"%{TEACHER}"} | found  # the last of a sorted list, and no teacher_ncm
+    if (row.stage, SUPERVISED.kind) in {(s.name, s.kind) for s in find(row.method).stages}:
         return {"roles": f"%{role(row.stage, row.method)}%"} | found
     return {"stage": row.stage, "method": row.method} | found
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from analysis.tables.rows import DASH
-from harness.methods import DEFAULT, REGISTRY, SECTIONS, STAGES
-from harness.methods.base import Method, Stage
+from harness.methods import DEFAULT, MOST_STAGES, REGISTRY, SECTIONS, STAGES
+from harness.methods.base import AT, BOTH, Method, Stage
+from harness.plan import TEACHER
 from harness.results import NCM_FORMS, names_of
 from harness.spec.experiment import Optimizer
 
@@ -33,13 +34,14 @@ def methods_page() -> str:
         *(_row(method, steps.get("ratios", {})) for method in REGISTRY.values()),
         "",
         "A method without a teacher asks nothing of it. Teacher and student must have the same "
-        f"classes for {', '.join(f'`{m.name}`' for m in REGISTRY.values() if m.shared_classes)}. "
+        f"classes for {_names([m for m in REGISTRY.values() if m.shared_classes])}. "
         "Teachers are trained as `plain` students are.",
         "",
+        *_references(),
         *_cost(steps),
         f"Methods that minimise cross-entropy and one term can be added: `{SUM}` minimises both "
         "terms and the cross-entropy once, with the largest of the weights that they give it "
-        f"({', '.join(f'`{m.name}`' for m in REGISTRY.values() if m.is_addable)}). What "
+        f"({_names([m for m in REGISTRY.values() if m.is_addable])}). What "
         "belongs to them stands in their sections, as for each alone.",
         "",
         "## What is minimised",
@@ -53,7 +55,9 @@ def methods_page() -> str:
         "## Stages",
         "",
         "Each is one training, a cell of its own: its kind, the sections of the experiment that "
-        "decide its result (`optimizer` and `seed` beside them), and what it measures.",
+        "decide its result (`optimizer` and `seed` beside them), and what it measures. "
+        f"{_names([m for m in REGISTRY.values() if m.final.schedule is None])} have no epochs: one "
+        "look at the training images.",
         "",
         "| kind | sections | measures | trained by |",
         "|---|---|---|---|",
@@ -69,6 +73,35 @@ def methods_page() -> str:
         *(_section_row(name) for name in ("optimizer", *SECTIONS)),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _references() -> list[str]:
+    """What the others are compared with, and with how much computation."""
+    readouts = [m for m in REGISTRY.values() if m.final.network == TEACHER]
+    from_scratch = [m for m in REGISTRY.values() if not m.needs and len(m.stages) == 1]
+    before = [m for m in REGISTRY.values() if any(stage.on == TEACHER for stage in m.stages)]
+    longest = next(m for m in REGISTRY.values() if m.stages == MOST_STAGES)
+    plain = DEFAULT[0]
+    return [
+        "Some distil nothing and stand in a table as floors and ceilings:",
+        "",
+        f"- {_names(from_scratch)}: a floor, what the student's own labels give.",
+        f"- {_names(readouts)}: floors that train no student. The teacher stays as it is and gets "
+        "another last layer, fitted at once (0 epochs): a student below them is worse than its "
+        "teacher's embedding.",
+        f"- {_names(before)}: a ceiling, for who has the teacher's images. The student's network "
+        "learns the teacher's task itself, then its own; no distillation has more to start from.",
+        "",
+        f"Any method of one schedule may train for longer: `{plain}{AT}2` for twice its epochs, "
+        f"`{plain}{AT}{BOTH}` for those of both stages of `{longest.name}` (`{{method: {plain}, "
+        f"epochs: {BOTH}}}` says the same); milestones move along. With it, a table compares "
+        "methods at equal numbers of epochs, which stand beside each row.",
+        "",
+    ]
+
+
+def _names(methods: list[Method]) -> str:
+    return ", ".join(f"`{method.name}`" for method in methods)
 
 
 def _cost(steps: dict[str, Any]) -> list[str]:
@@ -102,7 +135,7 @@ def _row(method: Method, ratios: dict[str, float]) -> str:
 
 
 def _stage_row(stage: Stage) -> str:
-    sections = ", ".join(f"`{section}`" for section in stage.all_sections)
+    sections = ", ".join(f"`{section}`" for section in stage.all_sections) or DASH
     switches = "".join(f", `protocol.{switch}`" for switch in stage.switches)
     measured = ", ".join(NCM_FORMS.get(name, name) for name in names_of(stage.result))
     trainer = ", ".join(stage.terms.values()) or stage.trainer

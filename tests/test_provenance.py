@@ -14,7 +14,7 @@ from helpers import ROOT
 from analysis.bundle import read_bundle
 from analysis.commands import check_owner
 from analysis.tables.markdown import check_unmixed
-from analysis.tables.rows import cell_estimate, rows_of, students_of
+from analysis.tables.rows import DASH, cell_estimate, columns_of, epochs_of, rows_of
 from harness import provenance
 from harness.errors import UserError
 from harness.provenance import announced_version, code_version, processor
@@ -172,9 +172,17 @@ def test_another_experiment_of_that_name_replaces_no_bundle(tmp_path: Path) -> N
 
 def test_an_imported_teacher_of_all_seeds_is_one_run() -> None:
     bundle = read_bundle(DIGITS)
-    teacher, student = rows_of(bundle)[0], students_of(bundle)[0]
-    before = cell_estimate(bundle, teacher, student)
+    teacher, column = rows_of(bundle)[0], columns_of(bundle)[0]
+    before = cell_estimate(bundle, teacher, column)
     assert before is not None and before.n == 3
     bundle.numbers.loc[bundle.numbers.stage == "teacher", "fingerprint"] = "imported"
-    after = cell_estimate(bundle, teacher, student)
+    after = cell_estimate(bundle, teacher, column)
     assert after is not None and (after.n, after.half_width) == (1, None)
+
+
+def test_an_imported_teacher_has_no_epochs_here() -> None:
+    bundle = read_bundle(DIGITS)
+    teacher = rows_of(bundle)[0]
+    assert epochs_of(bundle, teacher) == "20"
+    bundle.numbers.loc[bundle.numbers.stage == "teacher", "epochs"] = 0
+    assert epochs_of(bundle, teacher) == DASH

@@ -22,7 +22,7 @@ from helpers import (
 from test_tune_resume import TUNING
 
 from analysis.bundle import read_bundle
-from analysis.tables.rows import cell_estimate, rows_of, students_of
+from analysis.tables.rows import cell_estimate, columns_of, epochs_of, rows_of
 from harness.run.grid import plan_of
 from harness.spec.file import parse, read
 from harness.store import Store
@@ -91,13 +91,14 @@ def test_the_grids_description_is_its_table(finished: Path) -> None:
     lines = run.data.tags["mlflow.note.content"].splitlines()
     path = client.download_artifacts(run.info.run_id, "result/tiny.jsonl")
     bundle = read_bundle(Path(path))
-    (student,) = students_of(bundle)
-    assert f"| | {student} |" in lines
+    (column,) = columns_of(bundle)
+    assert f"| | epochs | {column.label} |" in lines
     for row in rows_of(bundle):
-        estimate = cell_estimate(bundle, row, student)
+        estimate = cell_estimate(bundle, row, column)
         assert estimate is not None
         (line,) = [x for x in lines if x.startswith(f"| {row.markdown} | ")]
-        assert f"| [{estimate.percent()}](#/experiments/{run.info.experiment_id}/runs?" in line
+        start = f"| {row.markdown} | {epochs_of(bundle, row)} | [{estimate.percent()}]("
+        assert f"{start}#/experiments/{run.info.experiment_id}/runs?" in line
     assert any(line.startswith("Data: digits (1400 test") for line in lines)
     assert lines[0].startswith("| |"), "MLflow folds long texts: the table comes first"
     assert "Command: `harness run experiments/tiny.yaml`" in lines

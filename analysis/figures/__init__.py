@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from analysis.bundle import Bundle
-from analysis.figures import accuracy, confusion, curves, ncm_scatter, tasks
+from analysis.figures import accuracy, by_task, confusion, curves, ncm_scatter
 from analysis.figures.base import Kind, default_settings, pixels
 
 FIGURES: dict[str, Kind] = {
     kind.name: kind
-    for module in (accuracy, tasks, curves, ncm_scatter, confusion)
+    for module in (accuracy, by_task, curves, ncm_scatter, confusion)
     for kind in module.FIGURES
 }
 

@@ -148,6 +148,8 @@ def _draw_line(axes: Axes, line: list[Point], style: Style, method: str) -> None
     values = [100 * np.array(point.values) for point in line]
     if any(len(v) > 1 for v in values):
         low, high = [v.min() for v in values], [v.max() for v in values]
+        if len(xs) == 1:  # a band without width
+            axes.vlines(xs, low, high, color=style.grey, alpha=0.5)
         axes.fill_between(xs, low, high, color=style.grey, alpha=0.12, linewidth=0)
     axes.plot(
         xs,
