@@ -32,7 +32,8 @@ def linear_probe(
         weight (n_classes, D) and bias (n_classes,), float64; zeros for a class without images.
     """
     present, targets = labels.unique(return_inverse=True)
-    x = F.pad(embedding.double(), (0, 1), value=1.0)  # the bias is the weight of a constant
+    mean = embedding.double().mean(0)  # taken away, it is the bias's business: fewer steps
+    x = F.pad(embedding.double() - mean, (0, 1), value=1.0)  # the bias is a constant's weight
     wanted = F.one_hot(targets, len(present)).to(x.dtype)
     penalty = x.new_tensor([l2] * embedding.shape[1] + [0.0])
 
@@ -41,7 +42,8 @@ def linear_probe(
         return errors + (penalty * weight.square()).sum() / 2
 
     weight = x.new_zeros(len(present), x.shape[1])
-    value, first = loss(weight), x.new_tensor(0.0)
+    at_zero = value = loss(weight)
+    first = x.new_tensor(0.0)
     for _ in range(MOST_STEPS):
         p = (x @ weight.T).softmax(1)
         gradient = (p - wanted).T @ x + penalty * weight
@@ -55,7 +57,7 @@ def linear_probe(
         # In units of the curvature, whatever the size of the embedding.
         size = (gradient.square() / diagonal).sum().sqrt()
         first = torch.maximum(first, size)
-        if size <= TOLERANCE * first:
+        if size <= TOLERANCE * first or value <= ROUNDED * at_zero:
             break
         step = conjugate_gradients(product, -gradient, diagonal, min(0.1, float(size / first)))
         slope = (gradient * step).sum()
@@ -65,9 +67,11 @@ def linear_probe(
         if not slope < -ROUNDED * value:
             break
         value = loss(weight)
-    full = x.new_zeros(n_classes, x.shape[1])
-    full[present] = weight - weight.mean(0)  # the same for all classes changes no prediction
-    return full[:, :-1].contiguous(), full[:, -1].contiguous()
+    weight -= weight.mean(0)  # the same for all classes changes no prediction
+    full = x.new_zeros(n_classes, len(mean)), x.new_zeros(n_classes)
+    full[0][present] = weight[:, :-1]
+    full[1][present] = weight[:, -1] - weight[:, :-1] @ mean
+    return full
 
 
 def conjugate_gradients(
