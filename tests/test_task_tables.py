@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bundles import TASKS, as_text, accuracy_of, planned, task_bundle, without_training
+from bundles import TASKS, accuracy_of, as_text, planned, task_bundle, without_training
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PolyCollection
 
@@ -30,8 +30,10 @@ from analysis.tables.rows import (
     tables_of,
 )
 from analysis.tables.runs import anchors, runs_markdown
+from harness.data import load
 from harness.errors import UserError
 from harness.plan import Plan
+from harness.spec.file import parse
 from harness.spec.tasks import Task, Tasks
 
 PAGE = "cross.md"
@@ -155,12 +157,7 @@ def test_a_column_is_a_student_and_a_task(bundle: Bundle) -> None:
 def test_a_label_shows_what_differs(
     tmp_path: Path, changes: dict[str, Any], labels: list[str]
 ) -> None:
-    raw = {"methods": ["plain"], "seeds": [0]} | changes
-    raw = {k: v for k, v in (TASKS | raw).items() if not k.startswith("stage") and v is not None}
-    from harness.run.grid import plan_of
-    from harness.spec.file import parse
-
-    found = read_bundle(Path("x.jsonl"), without_training(plan_of(parse(raw)), tmp_path))
+    found = task_bundle(tmp_path, **{"methods": ["plain"], "seeds": [0]} | changes)
     assert [c.label for c in columns_of(found)] == labels
 
 
@@ -234,8 +231,9 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     tasks = {"classes": 5, "overlap": [5, 2, 0], "shots": [5, 9, 20, "all"]}
     return task_bundle(
         tmp_path_factory.mktemp("many"),
-        **{"tasks": tasks, "methods": ["plain", "kd", "teacher_ncm"], "seeds": [0]},
-        **{"stage1": {}, "stage2": {}},
+        tasks=tasks,
+        methods=["plain", "kd", "teacher_ncm"],
+        seeds=[0],
     )
 
 
@@ -262,7 +260,7 @@ def test_many_columns_are_a_table_a_student_and_overlap(many: Bundle) -> None:
 def test_no_table_is_too_wide(
     tmp_path: Path, tasks: dict[str, Any], titles: list[str], widths: list[int]
 ) -> None:
-    changes = {"tasks": tasks, "methods": ["plain"], "seeds": [0], "stage1": {}, "stage2": {}}
+    changes = {"tasks": tasks, "methods": ["plain"], "seeds": [0]}
     tables = tables_of(columns_of(task_bundle(tmp_path, **changes)))
     assert [t.title for t in tables] == titles
     assert [len(t.columns) for t in tables] == widths and max(widths) <= MOST_COLUMNS
@@ -301,7 +299,7 @@ def test_the_terminal_shows_every_table(many: Bundle) -> None:
 
 def test_headings_and_targets_are_unique(tmp_path: Path) -> None:
     methods = ["plain", "plain@both", "plain@2", "kd", "kd@2.5", "kd@25", "teacher_ncm"]
-    changes = {"methods": methods, "stage2": {}, "students": TASKS["students"][:1], "seeds": [0]}
+    changes = {"methods": methods, "students": TASKS["students"][:1], "seeds": [0]}
     found = task_bundle(tmp_path, **changes)
     page = runs_markdown(found)
     headings = re.findall(r"^## (.*)$", page, re.MULTILINE)
@@ -359,7 +357,6 @@ def test_the_caption_says_what_the_tasks_are(plan: Plan, bundle: Bundle) -> None
         for whose, numbers in bundle.numbers.groupby(bundle.numbers.task.notna())
     }
     (of_teacher,) = sizes[False]
-    assert f"teacher {min(of_teacher for _ in '1')}" or of_teacher
     assert re.search(rf"teacher \d+ test, {of_teacher} train", said)
     assert min(sizes[True]) == 25, "5 shots of 5 classes"
     assert f"25 to {max(sizes[True])} train" in said.partition("students ")[2]
@@ -451,9 +448,6 @@ def test_all_stands_where_it_is(bundle: Bundle, incremental: Bundle) -> None:
         assert places(bundle, panel, "shots") == [5, train.pop() / 5]
     (panel,) = panels_of(incremental, "shots")
     assert not panels_of(incremental, "overlap")
-    from harness.data import load
-    from harness.spec.file import parse
-
     labels = load(parse(TASKS).dataset).train.labels
     assert places(incremental, panel, "shots") == [0, 5, pytest.approx((labels < 6).sum() / 6)]
 
