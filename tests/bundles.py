@@ -1,5 +1,6 @@
 """Bundles made up from a real one."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -89,9 +90,10 @@ def accuracy_of(fingerprint: str, result: str = ACCURACY) -> float:
 def without_training(plan: Plan, root: Path) -> str:
     """The bundle of a plan whose cells have made-up numbers and the sizes of their real data; its
     store is made in `root`."""
-    dataset = load(plan.experiment.dataset)
+    dataset, store = load(plan.experiment.dataset), Store(root)
+    store.create()
     for fingerprint, cell in plan.cells.items():
-        directory = Store(root).prepare(cell)
+        directory = store.prepare(cell)
         view = View.model_validate(cell.spec["data"].get("view", {}))
         seen = apply(dataset, view)
         assert seen.test is not None and seen.validation is not None
@@ -113,6 +115,7 @@ def without_training(plan: Plan, root: Path) -> str:
                 "results": {r: dict.fromkeys(FORMS, accuracy_of(fingerprint, r)) for r in results},
                 "selected_epoch": epochs,
                 "epochs": epochs,
+                "model_sha256": hashlib.sha256(fingerprint.encode()).hexdigest(),
                 "seconds": 9.0,
                 "evaluation_seconds": 1.0,
                 "data": {
