@@ -17,7 +17,7 @@ from analysis.bundle import export, read_bundle
 from analysis.readme import replace_between_markers
 from analysis.statistics import estimate
 from analysis.tables.markdown import DASH, markdown
-from analysis.tables.rows import rows_of
+from analysis.tables.rows import epochs_of, rows_of
 from analysis.tables.runs import runs_markdown
 from harness.cli import main
 from harness.errors import UserError
@@ -118,10 +118,10 @@ def bundle_text(finished: Path) -> str:
 
 
 def table_rows(text: str) -> dict[str, list[str]]:
-    """Label -> cells, of the first table in `text`."""
+    """Label -> numbers, of the first table in `text`; its epochs aside."""
     table = text[text.index("| |") :].split("\n\n")[0]
     rows = [[c.strip() for c in line.strip("|").split("|")] for line in table.splitlines()[2:]]
-    return {row[0]: row[1:] for row in rows}
+    return {row[0]: row[2:] for row in rows}
 
 
 def shown(cell: str) -> str:
@@ -157,6 +157,22 @@ def test_mean_and_interval_over_seeds(bundle_text: str) -> None:
         "ReFilled (tuple) after stage 1: NCM, centres from the evaluated set",
         "**ReFilled (tuple)**",
     ]
+
+
+def test_epochs_stand_beside_each_row_and_not_below(bundle_text: str) -> None:
+    text = markdown(changed_bundle(bundle_text, published), PAGE)
+    rows = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("|")]
+    assert [cell.strip() for cell in rows[0][:2]] == ["", "epochs"]
+    assert [row[1].strip() for row in rows[2:9]] == ["2", "2", "2", "2", "2", "2 + 2", DASH]
+    assert "Epochs: 2" not in text
+
+
+def test_epochs_of_a_stage_without_cells_are_unknown(bundle_text: str) -> None:
+    def drop_stage1(_: dict[str, Any], lines: list[dict[str, Any]]) -> None:
+        lines[:] = [line for line in lines if line["kind"] != "stage1"]
+
+    bundle = changed_bundle(bundle_text, drop_stage1)
+    assert [epochs_of(bundle, row) for row in rows_of(bundle)] == ["2"] * 3 + [DASH] * 3
 
 
 def test_the_reported_form_follows_the_protocol(bundle_text: str) -> None:
@@ -452,7 +468,7 @@ def test_published_numbers_come_from_the_csv(project: Path) -> None:
     write_experiment(project / FILE, published="published/tiny.csv")
     assert main(["tables", FILE]) == 0
     text = (project / "README.md").read_text()
-    assert "| *Theirs* (paper, unstated) | 67.56 |" in text
+    assert f"| *Theirs* (paper, unstated) | {DASH} | 67.56 |" in text
     assert text.count("*Theirs*") == 1
 
 

@@ -1,5 +1,6 @@
 """Journals -> MLflow: complete, repeatable, rebuilt after any loss; and `harness ui`."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -11,8 +12,10 @@ import sys
 import urllib.request
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from bundles import TASKS, planned, without_training
 from helpers import (
     Interrupted,
     call,
@@ -31,7 +34,13 @@ from helpers import (
 )
 
 import harness.run.session
+from analysis.bundle import Bundle, read_bundle
+from analysis.grid_page import conditions
+from analysis.tables.rows import columns_of, rows_of, select
+from harness.canonical import canonical
 from harness.cli import main
+from harness.store import Store
+from harness.track.saved_views import TAG, runs_page
 from harness.track.sync import Tracker
 
 FILE = "experiments/tiny.yaml"
@@ -170,6 +179,81 @@ def test_artifacts_and_data_set(finished: Path, logged: dict[str, Any]) -> None:
     assert "experiment.resolved.json" in {
         a.path for a in client.list_artifacts(logged["grid"].info.run_id)
     }
+
+
+# -- tasks -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def cross(
+    tmp_path_factory: pytest.TempPathFactory, empty_database: Path
+) -> tuple[Tracker, Bundle, dict[str, Any]]:
+    """A grid with tasks in a database of its own; its runs by fingerprint. The second student has
+    the teacher's network, so that a cell is three stages'."""
+    folder = tmp_path_factory.mktemp("cross")
+    shutil.copy(empty_database, folder)
+    plan = planned(students=[TASKS["students"][0], TASKS["teacher"]], seeds=[0])
+    bundle = read_bundle(folder / "x.jsonl", without_training(plan, folder / "runs"))
+    tracker = Tracker(plan, Store(folder / "runs"), f"sqlite:///{folder / 'mlflow.db'}")
+    tracker.sync()
+    runs = runs_in(tracker.connect(), plan.experiment.name)
+    return tracker, bundle, {run.data.tags.get("fingerprint", "grid"): run for run in runs}
+
+
+def test_cells_have_their_task_as_tags(cross: tuple[Tracker, Bundle, dict[str, Any]]) -> None:
+    tracker, _, runs = cross
+    plan = tracker.plan
+    several = 0
+    for fingerprint in plan.cells:
+        tags, entries = runs[fingerprint].data.tags, plan.entries_of(fingerprint)
+        expected = next((e.dimensions for e in entries if e.dimensions), {})
+        several += bool(expected) and any(not e.dimensions for e in entries)
+        found = {name: tags[name] for name in ("overlap", "shots") if name in tags}
+        assert found == {name: str(value) for name, value in expected.items()}
+        of_teacher = entries[0].method in ("teacher", "teacher_ncm")
+        assert tags["student"] == ("wrn-16-2" if of_teacher else entries[0].student)
+    assert several, "the teacher's cell is a student's, too"
+    assert not {"overlap", "shots"} & runs["grid"].data.tags.keys()
+
+
+def test_views_of_one_data_set_differ(cross: tuple[Tracker, Bundle, dict[str, Any]]) -> None:
+    tracker, _, runs = cross
+
+    def digest(key: str) -> str:
+        (given,) = runs[key].inputs.dataset_inputs
+        return str(given.dataset.digest)
+
+    seen = {canonical(c.spec["data"]): digest(f) for f, c in tracker.plan.cells.items()}
+    assert len(set(seen.values())) == len(seen) == 4, "the teacher has one of the four"
+    for text, found in seen.items():
+        assert found == hashlib.sha256(text.encode()).hexdigest()[:32]
+    first = next(iter(tracker.plan.cells.values()))
+    assert first.spec["data"]["digest"].startswith(digest("grid")), "the grid has all of it"
+
+
+def test_links_of_the_grids_page_lead_to_a_numbers_runs(
+    cross: tuple[Tracker, Bundle, dict[str, Any]],
+) -> None:
+    tracker, bundle, _ = cross
+    client, experiment = tracker.connect(), tracker.server.experiment_id
+    n = 0
+    for row in rows_of(bundle):
+        for column in columns_of(bundle):
+            address = urlsplit(runs_page(experiment, conditions(row, column))).fragment
+            (text,) = parse_qs(urlsplit(address).query)["searchFilter"]
+            found = {r.data.tags["fingerprint"] for r in client.search_runs([experiment], text)}
+            numbers = select(bundle, row, column)
+            assert found == set(numbers.fingerprint), (row.label, column.label, text)
+            n += len(numbers)
+    assert n > 50
+
+
+def test_the_views_of_a_grid_with_tasks_have_their_columns(
+    cross: tuple[Tracker, Bundle, dict[str, Any]],
+) -> None:
+    tracker, _, _ = cross
+    tags = tracker.connect().get_experiment(tracker.server.experiment_id).tags
+    assert any("tags.`overlap`" in v for k, v in tags.items() if k.startswith(TAG))
 
 
 # -- rebuilding ------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import pytest
 from helpers import mlflow_client, one_error_line
 
 from harness.cli import main
-from harness.track.saved_views import KIND, TAG, experiment_tags, first_views, runs_page
+from harness.track.saved_views import KIND, TAG, experiment_tags, first_views, role, runs_page
 from harness.track.ui import MAX_OTHERS, what_to_open
 
 RUN = "0123456789abcdef0123456789abcdef"
@@ -40,9 +40,26 @@ def test_a_view_says_the_same_to_old_and_new_versions(view: str) -> None:
     assert ("compareRunCharts" in state) == (view == "curves")
 
 
+def test_tasks_have_columns_where_there_are_any() -> None:
+    def columns(with_tasks: bool) -> list[str]:
+        tags = experiment_tags(RUN, "grid Digits", 5, with_tasks)
+        state = json.loads(json.loads(tags[f"{TAG}cells-{RUN[:8]}"])["state"])
+        assert state["columnOrder"] == list(state["columnWidths"]) == state["selectedColumns"]
+        return list(state["selectedColumns"])
+
+    assert columns(True) == [*columns(False), "tags.`overlap`", "tags.`shots`"]
+    assert "tags.`student`" in columns(False)
+
+
+def test_a_role_is_a_stage_or_a_longer_method() -> None:
+    assert role("teacher", "teacher") == "teacher"
+    assert role("student", "plain") == "student" and role("stage1", "refilled") == "stage1"
+    assert role("student", "plain@both") == "plain@both" and role("kd", "kd@2") == "kd@2"
+
+
 def test_values_fit_into_a_tag() -> None:
     """5,000 characters in the oldest MLflow that is allowed."""
-    assert max(map(len, experiment_tags(RUN, "g" * 250, 1700000000000).values())) < 5000
+    assert max(map(len, experiment_tags(RUN, "g" * 250, 1700000000000, True).values())) < 5000
 
 
 def test_conditions_survive_an_address() -> None:

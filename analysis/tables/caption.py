@@ -106,7 +106,7 @@ def evaluation_said(bundle: Bundle) -> str:
     cells = bundle.numbers.drop_duplicates("fingerprint")
     known = cells[cells[EVALUATION_SECONDS].notna()]
     training, evaluation = float(known.seconds.sum()), float(known[EVALUATION_SECONDS].sum())
-    if evaluation > 0:
+    if training > 0 and evaluation > 0:
         share = f"{100 * training / (training + evaluation):.0f} %"
         of = "" if len(known) == len(cells) else f" (known of {len(known)} of {len(cells)})"
         said += f"Training took {share} of the cells' time{of}, evaluation the rest. "

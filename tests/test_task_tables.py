@@ -1,0 +1,541 @@
+"""Tables, pages and figures of experiments whose students learn several tasks."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from bundles import TASKS, accuracy_of, as_text, planned, task_bundle, without_training
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import PolyCollection
+
+from analysis.bundle import Bundle, read_bundle
+from analysis.figures import FIGURES, default_settings, draw_all, drawable
+from analysis.figures.base import MANY_TASKS
+from analysis.figures.by_task import panels_of, places, points
+from analysis.methods_page import methods_page
+from analysis.statistics import estimate
+from analysis.tables.caption import caption, tasks_said, tuning_budget
+from analysis.tables.markdown import for_terminal, markdown
+from analysis.tables.rows import (
+    DASH,
+    MOST_COLUMNS,
+    Row,
+    columns_of,
+    epochs_of,
+    rows_of,
+    select,
+    tables_of,
+)
+from analysis.tables.runs import anchors, runs_markdown
+from harness.data import load
+from harness.errors import UserError
+from harness.plan import Plan
+from harness.spec.file import parse
+from harness.spec.tasks import Task, Tasks
+
+PAGE = "cross.md"
+NARROW, WIDE = "wrn-10-1", "wrn-10-2"
+
+
+@pytest.fixture(scope="module")
+def plan() -> Plan:
+    return planned()
+
+
+@pytest.fixture(scope="module")
+def text(plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> str:
+    return without_training(plan, tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture(scope="module")
+def bundle(text: str) -> Bundle:
+    return read_bundle(Path("cross.jsonl"), text)
+
+
+def row_of(bundle: Bundle, label: str) -> Row:
+    (row,) = (r for r in rows_of(bundle) if r.label == label)
+    return row
+
+
+def lines_of(text: str) -> list[list[str]]:
+    """The cells of every line of every table; links as their text."""
+    lines = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("|")]
+    return [[re.sub(r"\[(.*)\]\(.*\)", r"\1", cell.strip()) for cell in line] for line in lines]
+
+
+# -- the bundle ------------------------------------------------------------------------------------
+
+
+def test_entries_have_their_tasks_as_numbers(plan: Plan, text: str) -> None:
+    _, *lines = (json.loads(line) for line in text.splitlines())
+    for line in lines:
+        found = [{k: e[k] for k in ("overlap", "shots") if k in e} for e in line["entries"]]
+        assert found == [e.dimensions for e in plan.entries_of(line["fingerprint"])]
+    every = [e for line in lines for e in line["entries"]]
+    assert {e.get("overlap") for e in every} == {2, "all", None}
+    assert {e["stage"] for e in every if "overlap" not in e} == {"teacher", "pretrain"}
+
+
+def test_numbers_can_be_grouped_by_task(bundle: Bundle) -> None:
+    numbers = bundle.numbers[(bundle.numbers.method == "plain") & bundle.numbers.overlap.notna()]
+    means = numbers.groupby(["overlap", "shots"], sort=False).selected.mean()
+    assert set(means.index) == {(2, 5), (2, "all"), ("all", 5), ("all", "all")}
+    assert all(type(n) is int for n in numbers.overlap if n != "all"), "not 2.0"
+    assert (numbers.task.map(lambda t: t.overlap is None) == (numbers.overlap == "all")).all()
+    assert bundle.numbers[bundle.numbers.stage == "pretrain"].task.isna().all()
+
+
+def test_classes_have_names_where_all_tasks_have_the_same(bundle: Bundle, tmp_path: Path) -> None:
+    assert bundle.class_names is None
+    same = task_bundle(tmp_path, tasks={"classes": 4, "overlap": 3}, methods=["plain", "finetune"])
+    assert same.class_names == ["1", "2", "3", "4"], "the students', not the teacher's"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("overlap", -1),
+        ("overlap", "some"),
+        ("overlap", True),
+        ("overlap", 2.0),
+        ("shots", [5]),
+        ("overlap", 4),  # no such task in line 1
+        ("shots", 7),
+    ],
+)
+def test_a_wrong_task_is_refused(text: str, field: str, value: Any) -> None:
+    header, *lines = (json.loads(line) for line in text.splitlines())
+    index = next(i for i, line in enumerate(lines) if field in line["entries"][0])
+    lines[index]["entries"][0][field] = value
+    with pytest.raises(UserError, match=f"line {index + 2} (has a wrong field: .*{field}|is of a)"):
+        read_bundle(Path("x.jsonl"), as_text([header, *lines]))
+
+
+def test_other_wrong_fields_are_refused(text: str) -> None:
+    header, *lines = (json.loads(line) for line in text.splitlines())
+    changed = json.loads(json.dumps(lines))
+    changed[0]["manifest"]["evaluation_seconds"] = "1"
+    with pytest.raises(UserError, match=r"line 2 .*evaluation_seconds"):
+        read_bundle(Path("x.jsonl"), as_text([header, *changed]))
+    changed = json.loads(json.dumps(lines))
+    changed[0]["spec"]["data"]["digest"] = 7
+    with pytest.raises(UserError, match=r"line 2 .*spec\.data\.digest"):
+        read_bundle(Path("x.jsonl"), as_text([header, *changed]))
+    changed = [
+        line | {"entries": [e for e in line["entries"] if "overlap" not in e]} for line in lines
+    ]
+    with pytest.raises(UserError, match="no student of a task"):
+        read_bundle(Path("x.jsonl"), as_text([header, *changed]))
+    header["experiment"]["tasks"] = {"classes": 1}
+    with pytest.raises(UserError, match=r"line 1 .*experiment\.tasks\.classes"):
+        read_bundle(Path("x.jsonl"), as_text([header, *lines]))
+
+
+# -- columns and numbers ---------------------------------------------------------------------------
+
+
+def test_a_column_is_a_student_and_a_task(bundle: Bundle) -> None:
+    columns = columns_of(bundle)
+    tasks = [Task(2, 5), Task(2, None), Task(None, 5), Task(None, None)]
+    assert [(c.student, c.task) for c in columns] == [(s, t) for s in (NARROW, WIDE) for t in tasks]
+    assert columns[0].label == f"{NARROW}, overlap 2, shots 5"
+    assert columns[-1].label == f"{WIDE}, overlap all, shots all"
+
+
+@pytest.mark.parametrize(
+    ("changes", "labels"),
+    [
+        ({"students": TASKS["students"][:1], "tasks": {"shots": [5, 9]}}, ["shots 5", "shots 9"]),
+        ({"tasks": {"classes": 5, "overlap": 2}, "methods": ["plain"]}, [NARROW, WIDE]),
+        ({"tasks": None}, [NARROW, WIDE]),
+        ({"tasks": None, "students": TASKS["students"][:1]}, [NARROW]),
+    ],
+)
+def test_a_label_shows_what_differs(
+    tmp_path: Path, changes: dict[str, Any], labels: list[str]
+) -> None:
+    found = task_bundle(tmp_path, **{"methods": ["plain"], "seeds": [0]} | changes)
+    assert [c.label for c in columns_of(found)] == labels
+
+
+def test_every_number_is_of_its_own_cells(plan: Plan, bundle: Bundle) -> None:
+    """Looked up in the plan."""
+    lines = iter(lines_of(markdown(bundle, PAGE).partition("<details>")[0])[2:])
+    columns = columns_of(bundle)
+    for row in rows_of(bundle):
+        label, _, *shown = next(lines)
+        assert label.strip("*") == row.label
+        for column, cell in zip(columns, shown, strict=True):
+            own = {
+                e.fingerprint
+                for e in plan.entries
+                if (e.stage, e.method) == (row.stage, row.method)
+                and (e.student == column.student or row.stage in ("teacher", "teacher_ncm"))
+                and e.task in (None, column.task)
+            }
+            found = estimate([accuracy_of(f, row.result) for f in sorted(own)])
+            assert cell == (DASH if found is None else found.percent()), (row.label, column.label)
+
+
+def test_a_method_without_the_task_has_a_dash(bundle: Bundle) -> None:
+    line = next(x for x in lines_of(markdown(bundle, PAGE)) if x[0] == "KD")
+    assert [cell == DASH for cell in line[2:]] == [True, True, False, False] * 2
+    assert "## KD, wrn-10-1, overlap 2" not in runs_markdown(bundle)
+
+
+def test_what_is_the_teachers_is_the_same_everywhere(bundle: Bundle) -> None:
+    lines = {x[0]: x[2:] for x in reversed(lines_of(markdown(bundle, PAGE).partition("<det")[0]))}
+    assert len(set(lines["Teacher"])) == 1
+    assert lines["Teacher NCM"][:4] == lines["Teacher NCM"][4:]
+    assert len(set(lines["Teacher NCM"])) == 4
+    pretrained = lines["Fine-tuning after stage 1: the teacher's task"]
+    assert len(set(pretrained[:4])) == len(set(pretrained[4:])) == 1
+    assert len(set(pretrained)) == 2, "each student has its own"
+
+
+def test_epochs_stand_beside_each_row(bundle: Bundle) -> None:
+    assert {row.label: epochs_of(bundle, row) for row in rows_of(bundle)} == {
+        "Teacher": "10",
+        "Student": "10",
+        "Student, epochs of both stages": "17",
+        "KD": "10",
+        "Teacher NCM": "0",
+        "Fine-tuning after stage 1: the teacher's task": "10",
+        "Fine-tuning": "10 + 10",
+        "ReFilled (tuple) after stage 1: NCM, centres from train": "7",
+        "ReFilled (tuple) after stage 1: NCM, centres from the evaluated set": "7",
+        "ReFilled (tuple)": "7 + 10",
+    }
+    lines = lines_of(markdown(bundle, PAGE))
+    assert lines[0][:2] == ["", "epochs"]
+    assert [x[1] for x in lines[2 : 2 + len(rows_of(bundle))]] == [
+        epochs_of(bundle, row) for row in rows_of(bundle)
+    ]
+
+
+# -- several tables --------------------------------------------------------------------------------
+
+
+def test_few_columns_are_one_table(bundle: Bundle) -> None:
+    (table,) = tables_of(columns_of(bundle))
+    assert table.heads == [c.label for c in columns_of(bundle)]
+    assert "**wrn" not in markdown(bundle, PAGE)
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """2 students x 3 overlaps x 4 shots."""
+    tasks = {"classes": 5, "overlap": [5, 2, 0], "shots": [5, 9, 20, "all"]}
+    return task_bundle(
+        tmp_path_factory.mktemp("many"),
+        tasks=tasks,
+        methods=["plain", "kd", "teacher_ncm"],
+        seeds=[0],
+    )
+
+
+def test_many_columns_are_a_table_a_student_and_overlap(many: Bundle) -> None:
+    tables = tables_of(columns_of(many))
+    assert [t.title for t in tables] == [
+        f"{student}, overlap {n}" for student in (NARROW, WIDE) for n in ("all", 2, 0)
+    ]
+    assert all(t.heads == ["shots 5", "shots 9", "shots 20", "shots all"] for t in tables)
+    assert [c for t in tables for c in t.columns] == columns_of(many)
+    text = markdown(many, PAGE).partition("<details>")[0]
+    assert re.findall(r"^\*\*(.*)\*\*\n\n\| \| epochs \| shots 5 \|", text, re.MULTILINE) == [
+        t.title for t in tables
+    ]
+
+
+@pytest.mark.parametrize(
+    ("tasks", "titles", "widths"),
+    [
+        ({"classes": 5, "overlap": [5, 4, 3, 2, 1]}, [NARROW, WIDE], [5, 5]),
+        ({"shots": list(range(1, 13))}, [NARROW] * 2 + [WIDE] * 2, [6, 6, 6, 6]),
+    ],
+)
+def test_no_table_is_too_wide(
+    tmp_path: Path, tasks: dict[str, Any], titles: list[str], widths: list[int]
+) -> None:
+    changes = {"tasks": tasks, "methods": ["plain"], "seeds": [0]}
+    tables = tables_of(columns_of(task_bundle(tmp_path, **changes)))
+    assert [t.title for t in tables] == titles
+    assert [len(t.columns) for t in tables] == widths and max(widths) <= MOST_COLUMNS
+
+
+def test_students_without_tasks_are_never_split(bundle: Bundle) -> None:
+    columns = [c for c in columns_of(bundle) if c.task == Task(2, 5)] * 6
+    plain = [type(c)(c.student, None, {"student": c.student}) for c in columns]
+    assert len(tables_of(plain)) == 1 and len(plain) > MOST_COLUMNS
+
+
+def test_the_terminal_shows_every_table(many: Bundle) -> None:
+    shown = for_terminal(markdown(many, PAGE))
+    lines = shown.splitlines()
+    titles = [i for i, line in enumerate(lines) if re.fullmatch(r"wrn-10-\d, overlap \w+", line)]
+    assert len(titles) == 6
+    for i in titles:
+        assert lines[i + 1] == ""
+        table = lines[i + 2 : i + 2 + 5]
+        assert [re.split("  +", line)[0] for line in table[1:]] == [
+            "Teacher", "Student", "KD", "Teacher NCM"
+        ]  # fmt: skip
+        assert len({len(line) for line in table}) == 1, "aligned"
+        assert re.split("  +", table[0])[1:] == [
+            "epochs",
+            "shots 5",
+            "shots 9",
+            "shots 20",
+            "shots all",
+        ]
+    assert "](" not in shown and "**" not in shown and "|" not in shown
+
+
+# -- the page of runs ------------------------------------------------------------------------------
+
+
+def test_headings_and_targets_are_unique(tmp_path: Path) -> None:
+    methods = ["plain", "plain@both", "plain@2", "kd", "kd@2.5", "kd@25", "teacher_ncm"]
+    changes = {"methods": methods, "students": TASKS["students"][:1], "seeds": [0]}
+    found = task_bundle(tmp_path, **changes)
+    page = runs_markdown(found)
+    headings = re.findall(r"^## (.*)$", page, re.MULTILINE)
+    assert headings == list(anchors(found)) and len(set(headings)) == len(headings)
+    for label in ("Student", "Student, epochs of both stages", "Student, 2 x epochs"):
+        assert f"{label}, overlap 2, shots 5" in headings
+    targets = re.findall(rf"\]\({PAGE}#(.*?)\)", markdown(found, PAGE))
+    assert set(targets) == set(anchors(found).values())
+    assert len(set(targets)) == len(headings)
+    assert {"kd-25-x-epochs-overlap-all-shots-5", "kd-25-x-epochs-overlap-all-shots-5-1"} <= {
+        *targets
+    }
+
+
+def test_the_page_names_what_a_number_depends_on(bundle: Bundle) -> None:
+    headings = re.findall(r"^## (.*)$", runs_markdown(bundle), re.MULTILINE)
+    assert headings.count("Teacher") == 1
+    assert [h for h in headings if h.startswith("Teacher NCM")] == [
+        f"Teacher NCM, overlap {o}, shots {s}" for o in (2, "all") for s in (5, "all")
+    ]
+    assert [h for h in headings if "the teacher's task" in h] == [
+        f"Fine-tuning after stage 1: the teacher's task, {s}" for s in (NARROW, WIDE)
+    ]
+
+
+def test_all_three_accuracies_name_the_task(bundle: Bundle) -> None:
+    details = lines_of(markdown(bundle, PAGE).partition("<details>")[2])
+    assert details[0][1] == "student, task"
+    whose = [(x[0], x[1]) for x in details[2:]]
+    assert len(set(whose)) == len(whose) == len(anchors(bundle))
+    assert ("Teacher", "wrn-16-2") in whose and ("Teacher NCM", "overlap 2, shots 5") in whose
+    assert ("KD", f"{WIDE}, overlap all, shots 5") in whose
+
+
+# -- what stands under a table ---------------------------------------------------------------------
+
+
+def test_the_caption_says_what_the_tasks_are(plan: Plan, bundle: Bundle) -> None:
+    said = "\n".join(caption(bundle))
+    for part in (
+        "Tasks: 5 classes for the teacher and for each student, in the order of their labels.",
+        "Overlap: how many of a student's classes are the teacher's, too (all: 5).",
+        "Shots: training images of each class, drawn anew for each seed; the teacher has all.",
+        f"teacher wrn-16-2, students {NARROW}, {WIDE}.",
+        "measured every 5 epochs and after the last one: *selected* and *best on test*",
+        "Training took 90 % of the cells' time, evaluation the rest.",
+        "0: fitted at once",
+    ):
+        assert part in said, part
+    assert "Epochs: 10" not in said
+    (digest,) = {c.spec["data"]["digest"] for c in plan.cells.values()}
+    assert re.findall(r"digest `(\w+)`", said) == [digest[:12]]
+    sizes = {
+        whose: {json.loads(d)["train"] for d in numbers.data}
+        for whose, numbers in bundle.numbers.groupby(bundle.numbers.task.notna())
+    }
+    (of_teacher,) = sizes[False]
+    assert re.search(rf"teacher \d+ test, {of_teacher} train", said)
+    assert min(sizes[True]) == 25, "5 shots of 5 classes"
+    assert f"25 to {max(sizes[True])} train" in said.partition("students ")[2]
+
+
+@pytest.mark.parametrize(
+    ("section", "parts"),
+    [
+        ({"order": "random", "order_seed": 3, "classes": 5}, ["a random order (seed 3)"]),
+        ({"order": [3, 1, 4, 0, 5], "classes": 2}, ["the order that the experiment lists"]),
+        ({"shots": [5], "shots_seed": 8}, ["the same for every seed (drawn by 8)", "all classes"]),
+        ({"classes": 6, "new": 3, "shots": [0, 5]}, ["6 classes (old)", "3 more (new)", "drawn"]),
+        ({"classes": 6, "overlap": 4}, ["each class; the teacher has all"]),
+    ],
+)
+def test_orders_draws_and_new_classes_are_said(section: dict[str, Any], parts: list[str]) -> None:
+    said = tasks_said(Tasks.model_validate(section))
+    assert all(part in said for part in parts), said
+    assert ("Overlap" in said) == ("overlap" in section)
+
+
+def test_unknown_times_are_not_guessed(text: str) -> None:
+    header, *lines = (json.loads(line) for line in text.splitlines())
+    del lines[0]["manifest"]["evaluation_seconds"]
+    some = "\n".join(caption(read_bundle(Path("x"), as_text([header, *lines]))))
+    assert f"Training took 90 % of the cells' time (known of {len(lines) - 1} of" in some
+    for line in lines[1:]:
+        del line["manifest"]["evaluation_seconds"]
+    header["experiment"]["protocol"]["evaluate_every"] = 1
+    none = "\n".join(caption(read_bundle(Path("x"), as_text([header, *lines]))))
+    assert "Training took" not in none and "measured every" not in none
+
+
+def test_trials_of_each_task() -> None:
+    tuned = {"plain": {"trials": None, "tasks": [{"trials": 30}, {"trials": 40}]}}
+    (line,) = tuning_budget({"methods": ["plain"], "tuned": tuned})
+    assert line.endswith("trials: plain 30 to 40 for each of 2 tasks.")
+
+
+# -- incremental -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def incremental(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return task_bundle(
+        tmp_path_factory.mktemp("incremental"),
+        tasks={"classes": 6, "new": 3, "shots": [0, 5, "all"]},
+        students=TASKS["students"][:1],
+        methods=["plain", "teacher_ncm", "finetune", "refilled"],
+    )
+
+
+def test_old_and_new_classes_stand_under_each_method(incremental: Bundle) -> None:
+    labels = [row.label for row in rows_of(incremental)]
+    assert [x for x in labels if "after stage" not in x] == [
+        "Teacher",
+        *(
+            f"{method}{what}"
+            for method in ("Student", "Teacher NCM", "Fine-tuning", "ReFilled (tuple)")
+            for what in ("", ": old classes", ": new classes")
+        ),
+    ]
+    finals = [row for row in rows_of(incremental) if row.is_final]
+    assert [row.result for row in finals] == ["accuracy"] * 4, "one result a method"
+    for row in rows_of(incremental):
+        for column in columns_of(incremental):
+            chosen = select(incremental, row, column)
+            assert len(chosen) == 2
+            for r in chosen.to_dict("records"):
+                assert r["selected"] == accuracy_of(r["fingerprint"], row.result)
+    old = row_of(incremental, "ReFilled (tuple): old classes")
+    assert epochs_of(incremental, old) == "7 + 10" and old.markdown == old.label
+    assert "accuracy on their test images" in "\n".join(caption(incremental))
+
+
+# -- figures ---------------------------------------------------------------------------------------
+
+
+def test_all_stands_where_it_is(bundle: Bundle, incremental: Bundle) -> None:
+    panels = panels_of(bundle, "overlap")
+    titles = [f"{student}, shots {n}" for student in (NARROW, WIDE) for n in (5, "all")]
+    assert [p.title for p in panels] == titles
+    assert all(places(bundle, p, "overlap") == [2, 5] for p in panels)
+    for panel in panels_of(bundle, "shots"):
+        train = {
+            json.loads(d)["train"]
+            for d in bundle.numbers[bundle.numbers.task == panel.columns[1].task].data
+        }
+        assert places(bundle, panel, "shots") == [5, train.pop() / 5]
+    (panel,) = panels_of(incremental, "shots")
+    assert not panels_of(incremental, "overlap")
+    labels = load(parse(TASKS).dataset).train.labels
+    assert places(incremental, panel, "shots") == [0, 5, pytest.approx((labels < 6).sum() / 6)]
+
+
+def test_a_line_is_what_the_table_says(bundle: Bundle) -> None:
+    panel = panels_of(bundle, "overlap")[1]  # narrow, shots all
+    found = points(bundle, panel, "overlap")
+    assert [p.x for p in found["KD"]] == [5], "no number, no point"
+    assert [p.x for p in found["Student"]] == [2, 5]
+    for label, line in found.items():
+        row = row_of(bundle, label)
+        for point, column in zip(line, panel.columns[-len(line) :], strict=True):
+            assert point.values == select(bundle, row, column).selected.tolist()
+            assert len(point.values) == 2
+
+
+@pytest.mark.parametrize("name", ["overlap", "shots"])
+def test_figures_by_task(bundle: Bundle, name: str) -> None:
+    with default_settings():
+        figure = FIGURES[name].draw(bundle)
+    said = figure.get_suptitle()
+    assert said.startswith(f"cross: test accuracy against {name}\ndata set digits, ")
+    assert "n = 2 seeds (line: mean, band: lowest to highest)" in said
+    legend = [t.get_text() for t in figure.legends[0].get_texts()]
+    assert legend == [
+        *("Student", "Student, epochs of both stages"),
+        *(["KD"] if name == "overlap" else []),
+        *("Teacher NCM", "Fine-tuning", "ReFilled (tuple)"),
+        "Teacher (wrn-16-2), mean, of its own task",
+        *(["KD"] if name == "shots" else []),  # first where the classes are the same
+    ]
+    axes = [a for a in figure.axes if a.axison]
+    assert len(axes) == 4 and all(name in a.get_xlabel() for a in axes)
+    ticks = [t.get_text() for t in axes[0].get_xticklabels()]
+    assert ticks == (["2", "all"] if name == "overlap" else ["5", "all"])
+    assert (axes[0].get_xscale() == "log") == (name == "shots")
+    student = next(line for line in axes[0].lines if line.get_label() == "Student")
+    panel = panels_of(bundle, name)[0]  # type: ignore[arg-type]
+    means = [100 * np.mean(p.values) for p in points(bundle, panel, name)["Student"]]  # type: ignore[arg-type]
+    assert student.get_ydata() == pytest.approx(means)
+    bands = [c for c in axes[0].collections if isinstance(c, PolyCollection)]
+    assert len(bands) == len(points(bundle, panel, name))  # type: ignore[arg-type]
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    red, green, blue, _ = np.moveaxis(np.asarray(canvas.buffer_rgba()), -1, 0)
+    assert (red == green).all() and (green == blue).all()
+
+
+def test_no_shots_at_all_have_a_place_on_the_axis(incremental: Bundle) -> None:
+    with default_settings():
+        figure = FIGURES["shots"].draw(incremental)
+    (axes,) = figure.axes
+    assert axes.get_xscale() == "symlog"
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["0", "5", "all"]
+
+
+def test_which_figures_a_bundle_of_tasks_has(bundle: Bundle, many: Bundle, tmp_path: Path) -> None:
+    names, left_out = drawable(bundle)
+    assert names == ["accuracy", "overlap", "shots", "curves-stage1", "curves-stage2"]
+    assert left_out == {"ncm": MANY_TASKS, "confusion": MANY_TASKS}
+    names, left_out = drawable(many)
+    assert names == ["accuracy", "overlap", "shots"]
+    assert f"more than {MOST_COLUMNS}" in left_out["curves-stage2"]
+    assert len(draw_all(many, tmp_path)) == 3
+    with default_settings():
+        panels = FIGURES["accuracy"].draw(many).axes
+    assert [a.get_title() for a in panels] == [t.title for t in tables_of(columns_of(many))]
+
+
+def test_curves_leave_out_what_takes_no_steps_and_the_teachers_task(bundle: Bundle) -> None:
+    with default_settings():
+        last = FIGURES["curves-stage2"].draw(bundle)
+        first = FIGURES["curves-stage1"].draw(bundle)
+    legend = [t.get_text() for t in last.legends[0].get_texts()]
+    assert "Fine-tuning" in legend and "Teacher NCM" not in legend
+    assert [t.get_text() for t in first.legends[0].get_texts()] == ["ReFilled (tuple)"]
+    titles = [a.get_title() for a in last.axes[: len(columns_of(bundle))]]
+    assert titles == [c.label for c in columns_of(bundle)]
+    assert "25 to " in last.get_suptitle()
+
+
+# -- the page of methods ---------------------------------------------------------------------------
+
+
+def test_the_methods_page_knows_floors_ceilings_and_longer_methods() -> None:
+    page = methods_page()
+    assert "- `plain`: a floor" in page and "- `probe`, `teacher_ncm`: floors" in page
+    assert "- `finetune`: a ceiling" in page
+    assert "`plain@both` for those of both stages of `refilled`" in page
+    assert f"| `teacher_ncm` | {DASH} | accuracy |" in page
+    assert "`probe`, `teacher_ncm` have no epochs" in page
