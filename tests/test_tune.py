@@ -403,7 +403,7 @@ def test_the_winner_is_the_best_mean_over_fresh_seeds(whole: Any) -> None:
 
 def test_the_tuned_file_is_an_ordinary_experiment(whole: Any) -> None:
     done, candidates = whole
-    path = write_winner(done.tuning, candidates)
+    path = write_winner(done.tuning, [(done.tuning, candidates)])
     assert (
         path == tuned_path(done.tuning) == done.tuning.experiment_file.with_name("tiny.tuned.yaml")
     )
@@ -425,7 +425,7 @@ def test_the_tuned_file_is_an_ordinary_experiment(whole: Any) -> None:
     assert specs["teacher"]["training"]["lr"] == 0.1  # every method has the same teacher
     assert "without_test" not in specs["stage2"]["data"]
     text = path.read_text()
-    assert write_winner(done.tuning, candidates).read_text() == text
+    assert write_winner(done.tuning, [(done.tuning, candidates)]).read_text() == text
 
 
 def test_the_caption_shows_the_budget_of_each_method() -> None:

@@ -198,7 +198,7 @@ def read_tuning(path: Path, assignments: list[str] | None = None) -> Tuning:
         raise UserError(first_error(error, TuningFile)) from None
     file = Path(os.path.normpath(path.parent / settings.experiment))
     changes = [f"{k}={json.dumps(v)}" for k, v in flatten(settings.set).items()]
-    also = [*settings.methods, *settings.untuned]
+    also = [*settings.methods, *(methods.find(m, "untuned").name for m in settings.untuned)]
     base = _base(read(file, changes, resolve, also=also), settings, file)
     written = read_yaml(file, "experiment", EXAMPLE)
     tuning = Tuning(path, settings, base, _spaces(settings, base), file, written)

@@ -1,0 +1,245 @@
+"""Tuning of several tasks: each by itself, and one tuned file for all. Trainings are made up, as in
+test_tune.py."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from helpers import TINY, mlflow_client
+from test_tune import JournalWriter, Killed
+
+from harness.data import load
+from harness.errors import UserError
+from harness.plan import make_plan
+from harness.spec.file import read
+from harness.spec.tasks import Task
+from harness.store import Store
+from harness.tune import search
+from harness.tune.halving import check_rungs
+from harness.tune.tuning_file import Tuning, read_tuning
+
+EXPERIMENT = TINY | {
+    "tasks": {"classes": 5, "overlap": [5, 2], "shots": [4, "all"]},
+    "methods": ["plain", "teacher_ncm", "kd", "kd@both", "refilled"],
+    "training": {"epochs": 8},
+    "stage1": {"epochs": 8},
+    "stage2": {"epochs": 8},
+    "protocol": {"preset": "strict", "evaluate_every": 2},
+}
+TUNING: dict[str, Any] = {
+    "name": "tiny",
+    "experiment": "../tiny.yaml",
+    "methods": {
+        "plain": {"training.lr": {"low": 0.01, "high": 0.5, "log": True}},
+        "kd@both": {"kd.alpha": {"low": 0.1, "high": 1}},
+        "refilled": {"stage1.tau1": [1, 4], "stage2.lambd": {"low": 1, "high": 100, "log": True}},
+    },
+    "untuned": ["teacher_ncm"],
+    "trials": 4,
+    "batch": 2,
+    "startup_trials": 2,
+    "top_k": 1,
+    "fresh_seeds": [7, 8],
+}
+FULL, FEW = [Task(None, None), Task(None, 4)], [Task(2, 4), Task(2, None)]
+
+
+def write(folder: Path, tuning: dict[str, Any] = TUNING, **experiment: Any) -> Path:
+    for path, raw in (("tiny.yaml", EXPERIMENT | experiment), ("tuning/tiny.yaml", tuning)):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(yaml.safe_dump(raw, sort_keys=False))
+    return folder / "tuning" / "tiny.yaml"
+
+
+class Writer(JournalWriter):
+    def warm_up(self) -> None:
+        pass
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_power_cuts() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
+
+
+class NoSync:
+    """In place of the thread that sends to MLflow, which takes seconds a task."""
+
+    def finish(self, *_: Any, **__: Any) -> None:
+        pass
+
+
+def tune(file: Path, writer: Writer, mlflow: bool = False, **options: Any) -> int:
+    """`harness tune` in this process, from the folder of the experiment."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(file.parent.parent)
+        patch.setattr(search, "make_executor", lambda *_: writer)
+        if not mlflow:
+            patch.setattr(search, "start_tracking", lambda _: NoSync())
+        return search.tune(read_tuning(Path("tuning/tiny.yaml")), Path("runs"), **options)
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> tuple[Path, Writer]:
+    folder, writer = tmp_path_factory.mktemp("tuned"), Writer()
+    (folder / "mlflow.db").write_bytes(empty_database.read_bytes())
+    assert tune(write(folder), writer, mlflow=True) == 0
+    return folder, writer
+
+
+def parts(file: Path) -> dict[Task | None, Tuning]:
+    return {part.task: part for part in read_tuning(file).parts}
+
+
+def test_a_part_is_one_task(tmp_path: Path) -> None:
+    found = parts(write(tmp_path))
+    assert set(found) == {*FULL, *FEW}
+    for task, part in found.items():
+        assert part.base.tasks is not None and part.base.tasks.all == [task]
+        assert list(part.spaces) == (
+            ["plain", "kd@both", "refilled"] if task in FULL else ["plain", "refilled"]
+        )
+    names = {task: part.name for task, part in found.items()}
+    assert names[Task(2, 4)] == "tiny-overlap-2-shots-4"
+    assert len(set(names.values())) == 4
+    whole = read_tuning(write(tmp_path / "none", tasks=None))
+    assert [part is whole for part in whole.parts] == [True] and whole.name == "tiny"
+
+
+def test_every_task_has_as_many_trials_on_its_own_images(tuned: tuple[Path, Writer]) -> None:
+    folder, _ = tuned
+    lines = {
+        path.stem: [json.loads(line) for line in path.read_text().splitlines()]
+        for path in sorted((folder / "experiments/results/tuning/tiny").glob("*.jsonl"))
+    }
+    assert len(lines) == 4
+    store, cells = Store(folder / "runs"), set()
+    for name, (header, *rest) in lines.items():
+        methods = ["plain", "kd@both", "refilled"][:: 1 if "all-shots" in name else 2]
+        trials = [line["method"] for line in rest if "trial" in line]
+        assert sorted(trials) == sorted(4 * methods)
+        (task,) = [t for t in (*FULL, *FEW) if name.endswith("-".join(t.words).replace(" ", "-"))]
+        assert header["studies"]["plain"]["experiment"]["tasks"]["shots"] == [
+            task.dimensions["shots"]
+        ]
+        own = {f for line in rest if "trial" in line for f in line["cells"].values()}
+        views = [
+            store.directory(f).description["spec"]["data"].get("view", {})
+            for line in rest
+            if "trial" in line
+            for stage, f in line["cells"].items()
+            if stage != "teacher"
+        ]
+        assert {view.get("shots") for view in views} == {task.shots}
+        first = 0 if task.overlap is None else 3
+        assert {tuple(view["classes"]) for view in views} == {tuple(range(first, first + 5))}
+        cells |= own
+    teachers = {
+        line["cells"]["teacher"]
+        for _, *rest in lines.values()
+        for line in rest
+        if "teacher" in line.get("cells", {})
+    }
+    assert len(teachers) == 1, "of all tasks"
+
+
+def test_one_tuned_file_has_settings_for_each(tuned: tuple[Path, Writer]) -> None:
+    folder, _ = tuned
+    experiment = read(folder / "tiny.tuned.yaml")
+    assert experiment.methods == ("plain", "teacher_ncm", "kd@both", "refilled")
+    assert experiment.protocol.label == "strict(selection=last, evaluate_every=2)"
+    assert experiment.tasks is not None and set(experiment.tasks.all) == {*FULL, *FEW}
+    assert experiment.tuned is not None and experiment.tuned.keys() == {
+        "plain",
+        "kd@both",
+        "refilled",
+    }
+    assert {own.task for own in experiment.tuned["kd@both"].tasks} == set(FULL)
+    for method in ("plain", "refilled"):
+        assert {own.task for own in experiment.tuned[method].tasks} == {*FULL, *FEW}
+    plan = make_plan(experiment, load(experiment.dataset))
+    for own in experiment.tuned["refilled"].tasks:
+        (entry,) = [e for e in plan.entries if e.stage == "stage2" and e.task == own.task]
+        spec = plan.cells[entry.fingerprint].spec
+        assert spec["stage2"]["lambd"] == own.settings["stage2"]["lambd"]
+        assert own.study == f"tiny-{'-'.join(own.task.words).replace(' ', '-')}/refilled"
+        assert (own.trials, own.seeds) == (4, (7, 8))
+    lambds = {own.settings["stage2"]["lambd"] for own in experiment.tuned["refilled"].tasks}
+    assert len(lambds) > 1
+
+
+def test_validation_trains_only_where_no_images_are_counted(
+    tmp_path: Path, tuned: tuple[Path, Writer]
+) -> None:
+    tasks = {"classes": 5, "overlap": [5, 2]}
+    file = write(tmp_path, TUNING | {"methods": {"plain": TUNING["methods"]["plain"]}}, tasks=tasks)
+    assert tune(file, Writer()) == 0
+    experiment = read(tmp_path / "tiny.tuned.yaml")
+    assert experiment.protocol.train_on == "train+validation"
+    assert read(tuned[0] / "tiny.tuned.yaml").protocol.train_on == "train"
+
+
+def test_killed_it_goes_on_and_doubles_nothing(tuned: tuple[Path, Writer], tmp_path: Path) -> None:
+    folder, whole = tuned
+    text = (folder / "tiny.tuned.yaml").read_text()
+    file = write(tmp_path)
+    seen: list[str] = []
+    for budget in (30, 120, 300, float("inf")):
+        writer = Writer(budget)
+        try:
+            status = tune(file, writer)
+        except Killed:
+            status = None
+        assert (status == 0) == (budget == float("inf"))
+        seen += [path.name for path in writer.seen]
+    assert (tmp_path / "tiny.tuned.yaml").read_text() == text
+    again = Writer()
+    assert tune(file, again) == 0 and again.seen == []
+    assert (tmp_path / "tiny.tuned.yaml").read_text() == text
+    assert {path.name for path in whole.seen} == set(seen)
+
+
+def test_out_of_time_is_unfinished(tmp_path: Path) -> None:
+    file = write(tmp_path)
+    assert tune(file, Writer(), max_seconds=1e-6) == 3
+    assert not (tmp_path / "tiny.tuned.yaml").exists()
+
+
+def test_mlflow_has_all_tasks_in_one_experiment(tuned: tuple[Path, Writer]) -> None:
+    client = mlflow_client(tuned[0])
+    experiment = client.get_experiment_by_name("tiny-tuning")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id], "tags.kind = 'study'")
+    found = {(r.data.tags["method"], r.data.tags["overlap"], r.data.tags["shots"]) for r in runs}
+    every = [("all", "4"), ("all", "all"), ("2", "4"), ("2", "all")]
+    expected = {(m, *dims) for m in ("plain", "refilled") for dims in every}
+    assert found == expected | {("kd@both", "all", "4"), ("kd@both", "all", "all")}
+    assert len(runs) == len(found)
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"pruning": {"rungs": [0.1], "keep": 0.5}}, r"^pruning\.rungs: 'plain' is compared after"),
+        ({"untuned": ["plain"]}, r"^untuned: 'plain' is among methods, too; drop one$"),
+        ({"untuned": ["nobody"]}, r"^untuned: unknown method 'nobody'"),
+        ({"methods": {"teacher_ncm": {}}}, r"^methods\.teacher_ncm: empty search space"),
+        ({"methods": {"probe": {"optimizer.momentum": [0, 1]}}}, r"no field to tune here"),
+        ({"set": {"tasks": {"overlap": [5], "shots": [99]}}}, r"^tasks\.shots: class '.' has"),
+    ],
+)
+def test_bad_input(tmp_path: Path, changes: dict[str, Any], problem: str) -> None:
+    file = write(tmp_path, TUNING | {"untuned": []} | changes)
+    with pytest.raises(UserError, match=problem):
+        tune(file, Writer())
+
+
+def test_rungs_may_be_where_something_was_measured(tmp_path: Path) -> None:
+    tuning = TUNING | {"pruning": {"rungs": [0.25], "keep": 0.5}}
+    check_rungs(read_tuning(write(tmp_path, tuning)))
+    check_rungs(read_tuning(write(tmp_path, TUNING | {"pruning": None})))
