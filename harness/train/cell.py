@@ -1,7 +1,7 @@
 """Run ONE cell in this process: `python -m harness.train.cell DIR [--device D] [--threads N]`.
 
-Needs torch, torchvision, numpy, pydantic and PyYAML (and scikit-learn for its digits), but neither
-MLflow nor Optuna: a bare GPU node can train. Every executor ends here.
+Needs torch, torchvision, numpy, pydantic and PyYAML (and scikit-learn for its digits and for linear
+probes), but neither MLflow nor Optuna: a bare GPU node can train. Every executor ends here.
 
 Exit status: 0 done (or done already), 1 failed, 2 wrong input, 3 stopped on request (run it again
 to go on), 4 another process trains this cell.
