@@ -99,6 +99,8 @@ def variants(device: torch.device) -> dict[str, Variant]:
     for name in [*(n for n, m in REGISTRY.items() if m.variant_of is None), SUM]:
         method = find(name)
         for stage in method.stages:
+            if stage.schedule is None:
+                continue  # it takes no steps
             label = name if stage is method.final else f"{name}, {stage.name}"
             student = network(STUDENT, device)
             context = Context(spec, images, CLASSES, student, teacher if method.needs else None)
