@@ -88,6 +88,15 @@ def test_numbers_can_be_grouped_by_task(bundle: Bundle) -> None:
     assert bundle.numbers[bundle.numbers.stage == "pretrain"].task.isna().all()
 
 
+def test_numbers_stay_whole_without_all(tmp_path: Path) -> None:
+    tasks = {"classes": 5, "overlap": [0, 2], "shots": 5}
+    found = task_bundle(tmp_path, tasks=tasks, methods=["plain", "teacher_ncm"], seeds=[0])
+    assert {type(n) for n in found.numbers.overlap} == {int, type(None)}, "not 2.0 and NaN"
+    assert [c.words["overlap"] for c in columns_of(found)][:2] == ["overlap 0", "overlap 2"]
+    said = "\n".join(caption(found))
+    assert re.search(r"students [^;.]* 25 train", said), "without the teacher's images"
+
+
 def test_classes_have_names_where_all_tasks_have_the_same(bundle: Bundle, tmp_path: Path) -> None:
     assert bundle.class_names is None
     same = task_bundle(tmp_path, tasks={"classes": 4, "overlap": 3}, methods=["plain", "finetune"])
@@ -500,7 +509,8 @@ def test_no_shots_at_all_have_a_place_on_the_axis(incremental: Bundle) -> None:
     with default_settings():
         figure = FIGURES["shots"].draw(incremental)
     (axes,) = figure.axes
-    assert axes.get_xscale() == "symlog"
+    assert axes.get_xscale() == "symlog" and "images an old class" in axes.get_xlabel()
+    assert -0.5 < axes.get_xlim()[0] < 0
     assert [t.get_text() for t in axes.get_xticklabels()] == ["0", "5", "all"]
 
 

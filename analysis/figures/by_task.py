@@ -30,9 +30,9 @@ from harness.spec.tasks import ALL
 Dimension = Literal["overlap", "shots"]
 AXIS = {
     "overlap": "overlap (classes shared with the teacher)",
-    "shots": "shots (training images a class, log scale)",
+    "shots": "shots (training images {an_old} class, log scale)",
 }
-MOST_BESIDE = 3  # panels in a row
+MOST_BESIDE = 4  # panels in a row
 
 
 @dataclass(frozen=True)
@@ -93,11 +93,13 @@ def points(bundle: Bundle, panel: Panel, dimension: Dimension) -> dict[str, list
 def against(bundle: Bundle, dimension: Dimension) -> Figure:
     """A line a method, a panel a student and value of the other dimension."""
     panels = panels_of(bundle, dimension)
-    beside = min(len(panels), MOST_BESIDE)
+    n_students = len({panel.columns[0].student for panel in panels})
+    beside = min(len(panels) // n_students, MOST_BESIDE)  # a row a student, if they fit
     n_rows = -(-len(panels) // beside)
     size = (max(7.2, 1.2 + 3.4 * beside), 1.8 + 3.2 * n_rows)
     figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(n_rows, beside, squeeze=False, sharey=True)
+    an_old = "an old" if bundle.tasks and bundle.tasks.new is not None else "a"
     counts: set[int] = set()
     for i, axes in enumerate(grid.flat):
         if i >= len(panels):
@@ -105,7 +107,7 @@ def against(bundle: Bundle, dimension: Dimension) -> Figure:
             continue
         counts |= _draw(bundle, axes, panels[i], dimension)
         axes.set_title(panels[i].title)
-        axes.set_xlabel(AXIS[dimension])
+        axes.set_xlabel(AXIS[dimension].format(an_old=an_old))
         if i % beside == 0:
             axes.set_ylabel("test accuracy (%)")
     band = "no band" if counts == {1} else "line: mean, band: lowest to highest"
@@ -129,13 +131,15 @@ def against(bundle: Bundle, dimension: Dimension) -> Figure:
 def _draw(bundle: Bundle, axes: Axes, panel: Panel, dimension: Dimension) -> set[int]:
     """How many seeds the panel's numbers are of."""
     styles = styles_of(bundle)
-    found = points(bundle, panel, dimension)
+    xs, found = places(bundle, panel, dimension), points(bundle, panel, dimension)
+    if dimension == "shots" and 0 in xs:
+        axes.set_xscale("symlog", linthresh=1)
+        axes.set_xlim(-0.2, 1.2 * max(xs))  # matplotlib's own margin is a third of this axis
+    elif dimension == "shots":
+        axes.set_xscale("log")
     for method, line in found.items():
         _draw_line(axes, line, styles[method], method)
     draw_teacher(bundle, axes)
-    xs = places(bundle, panel, dimension)
-    if dimension == "shots":
-        axes.set_xscale("symlog", linthresh=1) if 0 in xs else axes.set_xscale("log")
     words = [str(c.task.dimensions[dimension]) for c in panel.columns if c.task]
     axes.set_xticks(xs, words)
     axes.set_xticks([], minor=True)
