@@ -60,8 +60,8 @@ class Entry:
     """What a cell is in one experiment: a number of its table.
 
     stage: one of its method's stages, or "teacher", whose method is "teacher" too.
-    task: what the student learns; None where the experiment has no tasks, or the stage is trained
-        on the teacher's.
+    task: what the student learns; None where the experiment has no tasks, or where the stage is
+        trained on the teacher's, with the same settings for all tasks.
     """
 
     fingerprint: str
@@ -180,6 +180,12 @@ def task_views(experiment: Experiment, dataset: Dataset) -> TaskViews:
     return TaskViews(experiment.tasks, dataset, experiment.protocol.train_on != "train")
 
 
+def settings_differ(experiment: Experiment, method: str) -> bool:
+    """Whether a method has settings of its own for single tasks."""
+    tuned = (experiment.tuned or {}).get(method)
+    return tuned is not None and bool(tuned.tasks)
+
+
 def imported_cell(experiment: Experiment, data: dict[str, Any]) -> Cell:
     """One cell for all seeds; only what the file itself decides is part of it."""
     decided_elsewhere = {"dropout", "final_bn_momentum"}
@@ -231,7 +237,7 @@ def make_plan(experiment: Experiment, dataset: Dataset) -> Plan:
                 network = student
             spec = stage_spec(settings, stage, network, data, seed, "initial" not in upstream)
             fingerprint = add(Cell(stage.kind, spec, upstream))
-            of = None if on_teachers else task
+            of = None if on_teachers and not settings_differ(experiment, method.name) else task
             yield Entry(fingerprint, stage.name, method.name, student.label, seed, of)
             upstream = {**upstream, "initial": fingerprint}
 

@@ -15,7 +15,7 @@ from test_tune import JournalWriter, Killed
 from harness.data import load
 from harness.errors import UserError
 from harness.plan import make_plan
-from harness.spec.file import read
+from harness.spec.file import parse, read
 from harness.spec.tasks import Task
 from harness.store import Store
 from harness.tune import search
@@ -243,3 +243,20 @@ def test_rungs_may_be_where_something_was_measured(tmp_path: Path) -> None:
     tuning = TUNING | {"pruning": {"rungs": [0.25], "keep": 0.5}}
     check_rungs(read_tuning(write(tmp_path, tuning)))
     check_rungs(read_tuning(write(tmp_path, TUNING | {"pruning": None})))
+
+
+def test_what_is_tuned_for_each_task_is_an_entry_of_each() -> None:
+    """Also where it is trained on the teacher's task: the settings are other ones."""
+    fields = EXPERIMENT | {"methods": ["finetune"], "protocol": "strict"}
+    fields = {k: v for k, v in fields.items() if k not in ("stage1", "stage2")}
+
+    def pretrained(**more: Any) -> list[Any]:
+        experiment = parse(fields | more)
+        entries = make_plan(experiment, load(experiment.dataset)).entries
+        return [e for e in entries if e.stage == "pretrain"]
+
+    assert [e.task for e in pretrained()] == [None]
+    own = {"overlap": 2, "shots": 4, "settings": {"training": {"lr": 0.01}}}
+    found = pretrained(tuned={"finetune": {"tasks": [own]}})
+    assert {e.task for e in found} == {*FULL, *FEW} and len(found) == 4
+    assert len({e.fingerprint for e in found}) == 2

@@ -114,6 +114,7 @@ def rows_of(bundle: Bundle) -> list[Row]:
     rows = []
     if any(m.needs for m in used):
         rows = [Row("Teacher", TEACHER, TEACHER, ACCURACY, by_student=False, by_task=False)]
+    tuned = bundle.experiment.get("tuned") or {}
     groups = ("old", "new") if bundle.tasks and bundle.tasks.new is not None else ()
     for method in used:
         label = method.label_in(bundle.experiment)
@@ -135,7 +136,7 @@ def rows_of(bundle: Bundle) -> list[Row]:
                     number,
                     is_final=is_final and text == label,
                     by_student=stage.network != TEACHER,
-                    by_task=stage.on != TEACHER,
+                    by_task=stage.on != TEACHER or bool(tuned.get(method.name, {}).get("tasks")),
                     takes_steps=stage.schedule is not None,
                 )
                 for result, text in shown.items()
