@@ -124,7 +124,7 @@ def against(bundle: Bundle, dimension: Dimension) -> Figure:
         for axes in grid.flat
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
-    figure.legend(handles.values(), handles, loc="outside lower center", ncols=3, handlelength=4)
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=2, handlelength=4)
     return figure
 
 
