@@ -193,12 +193,6 @@ def fetch(plan: Plan, store: Store, device: str, dataset: Dataset) -> None:
             "seen images that this experiment tests on",
             file=sys.stderr,
         )
-    elif found.view != cell.spec["data"].get("view", {}):
-        print(
-            f"warning: teacher: {source} has learned other classes than the first of this "
-            "experiment's tasks; make classes and order in tasks those that it was trained with",
-            file=sys.stderr,
-        )
     from mlflow.artifacts import download_artifacts
 
     with tempfile.TemporaryDirectory() as folder:
@@ -224,3 +218,9 @@ def fetch(plan: Plan, store: Store, device: str, dataset: Dataset) -> None:
             )
         text = add_teacher(read_published(files[0]), plan.experiment, dataset, store, device)
     print(f"teacher: {source}, {text.splitlines()[1]}")
+    if found.view != cell.spec["data"].get("view", {}):
+        print(
+            f"warning: teacher: {source} has learned other classes than the first of this "
+            "experiment's tasks; make classes and order in tasks those that it was trained with",
+            file=sys.stderr,
+        )
