@@ -12,8 +12,8 @@ from analysis.tables.markdown import table_markdown
 from analysis.tables.rows import Column, Row
 from analysis.tables.runs import runs_markdown
 from harness.methods import SUPERVISED, find
-from harness.plan import TEACHER, Plan
-from harness.track.saved_views import role, runs_page
+from harness.plan import TEACHER, Plan, role
+from harness.track.saved_views import runs_page
 
 MAX_CHARACTERS = 8000  # of a tag's value in MLflow
 

@@ -80,16 +80,21 @@ class Entry:
     def name(self) -> str:
         """Run name in MLflow and in the live display. The stage alone says what it is where no
         other method has it: only methods of several stages are named too."""
-        method = None if self.method == TEACHER else find(self.method)
-        if method is None:
-            words = [self.stage, self.student]
-        elif len(method.stages) > 1:
+        stages = () if self.method == TEACHER else find(self.method).stages
+        if len(stages) > 1:
             words = [self.method, self.student, self.stage]
         else:
-            words = [self.method if method.longer != 1 else self.stage, self.student]
-        if self.task is not None:
-            words += self.task.words
-        return " ".join((*words, f"s{self.seed}"))
+            words = [role(self.stage, self.method), self.student]
+        if stages and stages[-1].network == TEACHER:
+            words.remove(self.student)  # it is the same of every student
+        return " ".join((*words, *(self.task.words if self.task else ()), f"s{self.seed}"))
+
+
+def role(stage: str, method: str) -> str:
+    """What a cell is in a grid: its stage or, of a method that trains another one's stage for
+    longer, the method."""
+    is_longer = method != TEACHER and find(method).longer != 1
+    return method if is_longer else stage
 
 
 @dataclass(frozen=True)

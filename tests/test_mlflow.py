@@ -40,6 +40,7 @@ from analysis.tables.rows import columns_of, rows_of, select
 from harness.canonical import canonical
 from harness.cli import main
 from harness.store import Store
+from harness.track.client import param_name
 from harness.track.saved_views import TAG, runs_page
 from harness.track.sync import Tracker
 
@@ -192,7 +193,8 @@ def cross(
     the teacher's network, so that a cell is three stages'."""
     folder = tmp_path_factory.mktemp("cross")
     shutil.copy(empty_database, folder)
-    plan = planned(students=[TASKS["students"][0], TASKS["teacher"]], seeds=[0])
+    tuned = {"plain@both": {"settings": {"training": {"lr": 0.05}}}}
+    plan = planned(students=[TASKS["students"][0], TASKS["teacher"]], seeds=[0], tuned=tuned)
     bundle = read_bundle(folder / "x.jsonl", without_training(plan, folder / "runs"))
     tracker = Tracker(plan, Store(folder / "runs"), f"sqlite:///{folder / 'mlflow.db'}")
     tracker.sync()
@@ -214,6 +216,20 @@ def test_cells_have_their_task_as_tags(cross: tuple[Tracker, Bundle, dict[str, A
         assert tags["student"] == ("wrn-16-2" if of_teacher else entries[0].student)
     assert several, "the teacher's cell is a student's, too"
     assert not {"overlap", "shots"} & runs["grid"].data.tags.keys()
+
+
+def test_names_that_mlflow_refuses_are_written_otherwise(
+    cross: tuple[Tracker, Bundle, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracker, _, runs = cross
+    params = runs["grid"].data.params
+    assert params["tuned.plain-both.settings.training.lr"] == "0.05"
+    asked: list[str] = []
+    client = tracker.connect()
+    monkeypatch.setattr("mlflow.MlflowClient.log_dict", lambda *a: asked.append(a[-1]))
+    tracker._find_parent(client)
+    assert not asked, "it has all of them: nothing is sent again"
+    assert param_name("tuned.kd+vid.x") == "tuned.kd-vid.x"
 
 
 def test_views_of_one_data_set_differ(cross: tuple[Tracker, Bundle, dict[str, Any]]) -> None:

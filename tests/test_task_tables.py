@@ -539,6 +539,22 @@ def test_curves_leave_out_what_takes_no_steps_and_the_teachers_task(bundle: Bund
     assert "25 to " in last.get_suptitle()
 
 
+def test_what_is_tuned_for_each_task_has_a_number_for_each(tmp_path: Path) -> None:
+    """Also before it, on the teacher's task; that is still no curve of a student."""
+    own = {"overlap": 2, "shots": 5, "settings": {"training": {"lr": 0.02}}}
+    plan = planned(tuned={"finetune": {"tasks": [own]}})
+    bundle = read_bundle(tmp_path / "x.jsonl", without_training(plan, tmp_path / "runs"))
+    row = row_of(bundle, "Fine-tuning after stage 1: the teacher's task")
+    found = {c.label: set(select(bundle, row, c).fingerprint) for c in columns_of(bundle)}
+    assert {len(cells) for cells in found.values()} == {2}, "one a seed"
+    narrow = [label for label in found if NARROW in label]
+    (other,) = [label for label in narrow if "overlap 2" in label and "shots 5" in label]
+    assert all((found[label] == found[other]) == (label == other) for label in narrow)
+    with default_settings():
+        first = FIGURES["curves-stage1"].draw(bundle)
+    assert [t.get_text() for t in first.legends[0].get_texts()] == ["ReFilled (tuple)"]
+
+
 # -- the page of methods ---------------------------------------------------------------------------
 
 

@@ -206,6 +206,9 @@ def test_halving() -> None:
     assert rung_epochs((0.25, 0.5), 20) == [5, 10]
     assert rung_epochs((0.25, 0.5), 2) == [1]
     assert rung_epochs((0.25, 0.5), 1) == []
+    assert rung_epochs((0.25, 0.5), 20, every=4) == [4, 8]
+    assert rung_epochs((0.3, 0.35), 20, every=5) == [5]  # one measurement is compared once
+    assert rung_epochs((0.1, 0.5), 20, every=5) == [0, 10]
     values = {0: 0.5, 1: 0.7, 2: 0.7, 3: 0.1, 4: 0.7}
     assert survivors(values, 0.5, "maximize") == [1, 2, 4]
     assert survivors(values, 0.2, "maximize") == [1]  # of equal ones the earlier

@@ -4,6 +4,7 @@ test_tune.py."""
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from harness.spec.file import parse, read
 from harness.spec.tasks import Task
 from harness.store import Store
 from harness.tune import search
-from harness.tune.halving import check_rungs
+from harness.tune.halving import _goal, check_rungs
+from harness.tune.trials import cells_of
 from harness.tune.tuning_file import Tuning, read_tuning
 
 EXPERIMENT = TINY | {
@@ -184,6 +186,33 @@ def test_validation_trains_only_where_no_images_are_counted(
     assert read(tuned[0] / "tiny.tuned.yaml").protocol.train_on == "train"
 
 
+def test_tasks_may_stand_in_the_tuning_file_alone(tmp_path: Path) -> None:
+    """And the order of their classes in a file, which the tuned file still names."""
+    order = {"order": [9, 8, 7, 6, 5, 4, 3, 2, 1, 0]}
+    (tmp_path / "order.yaml").write_text(yaml.safe_dump(order))
+    tasks = {"classes": 5, "overlap": [5, 1], "shots": [3]}
+    plain = TUNING | {"methods": {"plain": TUNING["methods"]["plain"]}}
+    assert tune(write(tmp_path, plain | {"set": {"tasks": tasks}}, tasks=None), Writer()) == 0
+    experiment = read(tmp_path / "tiny.tuned.yaml")
+    assert experiment.tasks is not None and experiment.tasks.all == [Task(None, 3), Task(1, 3)]
+    file = write(tmp_path / "b", plain, tasks=tasks | {"order": "../order.yaml"})
+    assert tune(file, Writer()) == 0
+    written = yaml.safe_load((tmp_path / "b" / "tiny.tuned.yaml").read_text())
+    assert written["tasks"]["order"] == "../order.yaml"
+    assert read(tmp_path / "b" / "tiny.tuned.yaml").tasks.order[0] == 9  # type: ignore[union-attr]
+
+
+def test_what_would_be_no_experiment_is_refused_first(tmp_path: Path) -> None:
+    """Of every task, not of the common settings alone."""
+    file = write(tmp_path)
+    writer = Writer()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Tuning, "parts", property(lambda self: [replace(self, task=Task(3, 3))]))
+        with pytest.raises(UserError, match="no task of this experiment has overlap 3, shots 3"):
+            tune(file, writer)
+    assert writer.seen == []
+
+
 def test_killed_it_goes_on_and_doubles_nothing(tuned: tuple[Path, Writer], tmp_path: Path) -> None:
     folder, whole = tuned
     text = (folder / "tiny.tuned.yaml").read_text()
@@ -225,10 +254,13 @@ def test_mlflow_has_all_tasks_in_one_experiment(tuned: tuple[Path, Writer]) -> N
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"pruning": {"rungs": [0.1], "keep": 0.5}}, r"^pruning\.rungs: 'plain' is compared after"),
+        (
+            {"pruning": {"rungs": [0.1], "keep": 0.5}},
+            r"^pruning\.rungs: 0\.1 of 'plain''s 8 epochs",
+        ),
         ({"untuned": ["plain"]}, r"^untuned: 'plain' is among methods, too; drop one$"),
         ({"untuned": ["nobody"]}, r"^untuned: unknown method 'nobody'"),
-        ({"methods": {"teacher_ncm": {}}}, r"^methods\.teacher_ncm: empty search space"),
+        ({"methods": {"teacher_ncm": {}}}, r"^methods\.teacher_ncm: has no field to tune"),
         ({"methods": {"probe": {"optimizer.momentum": [0, 1]}}}, r"no field to tune here"),
         ({"set": {"tasks": {"overlap": [5], "shots": [99]}}}, r"^tasks\.shots: class '.' has"),
     ],
@@ -243,6 +275,14 @@ def test_rungs_may_be_where_something_was_measured(tmp_path: Path) -> None:
     tuning = TUNING | {"pruning": {"rungs": [0.25], "keep": 0.5}}
     check_rungs(read_tuning(write(tmp_path, tuning)))
     check_rungs(read_tuning(write(tmp_path, TUNING | {"pruning": None})))
+
+
+def test_a_rung_is_where_something_was_measured(tmp_path: Path) -> None:
+    file = write(tmp_path, TUNING | {"pruning": {"rungs": [0.3, 0.45], "keep": 0.5}})
+    part = read_tuning(file).parts[0]
+    dataset = load(part.base.dataset, with_test=False)
+    trial = cells_of(part, dataset, "plain", 0, {"training.lr": 0.1})
+    assert [_goal(trial, part.settings, rung) for rung in (0, 1, None)] == [2, 4, None]
 
 
 def test_what_is_tuned_for_each_task_is_an_entry_of_each() -> None:

@@ -142,7 +142,7 @@ def rows_in_stage(bundle: Bundle, number: int) -> list[Row]:
     """The rows of the methods' stage with this number that is not their last, each with the one
     metric that the protocol goes by; for LAST, the final rows of all methods. Without stages on the
     teacher's task: their numbers are of other classes and images than the others'."""
-    rows = [r for r in rows_of(bundle) if r.by_task]
+    rows = [r for r in rows_of(bundle) if not r.on_teachers]
     if number == LAST:
         return [r for r in rows if r.is_final]
     mains = {main_metric(bundle, stage.result) for stage in STAGES.values()}

@@ -30,6 +30,7 @@ class Row:
     number: of its stage among the method's, from 1; 0 for the teacher. is_final: the accuracy after
     its last one, which is the method's result. by_student, by_task: whether the number depends on
     the student's network and on its task: not where the teacher's own network or task is used.
+    on_teachers: whether its images and classes are those of the teacher's task.
     takes_steps: whether the stage trains for epochs; else what it fits is found at once.
     """
 
@@ -41,6 +42,7 @@ class Row:
     is_final: bool = False
     by_student: bool = True
     by_task: bool = True
+    on_teachers: bool = False
     takes_steps: bool = True
 
     @property
@@ -114,7 +116,8 @@ def rows_of(bundle: Bundle) -> list[Row]:
     rows = []
     if any(m.needs for m in used):
         rows = [Row("Teacher", TEACHER, TEACHER, ACCURACY, by_student=False, by_task=False)]
-    tuned = bundle.experiment.get("tuned") or {}
+    n = bundle.numbers[bundle.numbers.task.notna()]
+    of_tasks = set(zip(n.method, n.stage, strict=True))
     groups = ("old", "new") if bundle.tasks and bundle.tasks.new is not None else ()
     for method in used:
         label = method.label_in(bundle.experiment)
@@ -136,7 +139,8 @@ def rows_of(bundle: Bundle) -> list[Row]:
                     number,
                     is_final=is_final and text == label,
                     by_student=stage.network != TEACHER,
-                    by_task=stage.on != TEACHER or bool(tuned.get(method.name, {}).get("tasks")),
+                    by_task=stage.on != TEACHER or (method.name, stage.name) in of_tasks,
+                    on_teachers=stage.on == TEACHER,
                     takes_steps=stage.schedule is not None,
                 )
                 for result, text in shown.items()

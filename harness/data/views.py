@@ -124,14 +124,30 @@ def few_images(names: Sequence[str], labels: np.ndarray, view: View) -> str | No
 
     labels: (N,), of the training images.
     """
+    if view.shots is None:
+        return None
     counts = np.bincount(labels, minlength=len(names))
     limited = view.old or view.classes or range(len(names))
     least = min(limited, key=lambda c: counts[c])
-    if view.shots is None or counts[least] >= view.shots:
+    if counts[least] >= view.shots:
         return None
     return (
         f"class {names[least]!r} has {counts[least]} training images, not {view.shots}; "
         f"use {counts[least]} or fewer"
+    )
+
+
+def without_pixels(dataset: Dataset) -> Dataset:
+    """Its labels alone, for who counts what a view holds: pixels of a large set are not copied."""
+
+    def bare(part: ImageSet) -> ImageSet:
+        return ImageSet(np.empty((len(part), 0), np.uint8), part.labels)
+
+    return replace(
+        dataset,
+        train=bare(dataset.train),
+        validation=None if dataset.validation is None else bare(dataset.validation),
+        test=None if dataset.test is None else bare(dataset.test),
     )
 
 

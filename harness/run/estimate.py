@@ -14,7 +14,7 @@ from harness.canonical import canonical
 from harness.data import Dataset
 from harness.data.batches import epoch_generator
 from harness.data.placement import on_device
-from harness.data.views import View, apply, join_validation
+from harness.data.views import View, apply, join_validation, without_pixels
 from harness.errors import UserError
 from harness.methods import IMPORTED, n_epochs, stage_of
 from harness.plan import TEACHER, Cell, Plan, make_plan
@@ -110,6 +110,7 @@ def _now(device: torch.device) -> float:
 
 def estimate(plan: Plan, store: Store, dataset: Dataset, speeds: dict[str, Speed]) -> Cost:
     """Times of the cells that are not done; finished epochs of interrupted ones do not count."""
+    dataset = without_pixels(dataset)
     if plan.experiment.protocol.train_on == "train+validation":
         dataset = join_validation(dataset)
     size = plan.experiment.optimizer.batch_size

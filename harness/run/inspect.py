@@ -12,7 +12,7 @@ from rich.table import Table
 
 from harness.canonical import differences
 from harness.data import Dataset
-from harness.data.views import apply, join_validation
+from harness.data.views import apply, join_validation, without_pixels
 from harness.execute.local import threads_for
 from harness.execute.scheduler import Progress, begin
 from harness.methods import n_epochs
@@ -99,7 +99,9 @@ def print_tasks(experiment: Experiment, dataset: Dataset) -> None:
     """What the teacher and the first seed's students have of the data; nothing without tasks."""
     if experiment.tasks is None:
         return
-    whole = join_validation(dataset) if experiment.protocol.train_on != "train" else dataset
+    whole = without_pixels(dataset)
+    if experiment.protocol.train_on != "train":
+        whole = join_validation(whole)
     views = task_views(experiment, dataset)
     seen = {"teacher": views.teacher()}
     seen |= {

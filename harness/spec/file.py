@@ -145,7 +145,9 @@ def override(raw: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
             elif isinstance(node, dict):
                 if isinstance(node.get(part), str):  # `protocol: strict` -> a mapping
                     node[part] = {_name_key(part): node[part]}
-                node = node.setdefault(part, {})
+                if node.get(part) is None:  # also `tasks: null`
+                    node[part] = {}
+                node = node[part]
         if isinstance(node, list):
             node[_index(node, last, path)] = value
         elif isinstance(node, dict):
@@ -196,7 +198,7 @@ def read_yaml(path: Path, kind: str, example: str) -> Raw:
     return raw
 
 
-def _with_class_order(raw: Raw, folder: Path) -> Raw:
+def with_class_order(raw: Raw, folder: Path) -> Raw:
     """With the list in place of the file that `tasks.order` names, relative to the experiment's.
 
     Raises:
@@ -256,7 +258,7 @@ def read(
             that a table could not show.
     """
     raw = read_yaml(path, "experiment", "experiments/digits.yaml")
-    changed = _with_class_order(override(raw, assignments or []), path.parent)
+    changed = with_class_order(override(raw, assignments or []), path.parent)
     experiment = parse(resolve(changed), str(path))
     _check_sections(raw, assignments or [], [*experiment.used, *map(methods.find, also)])
     if experiment.published:  # what the tables will need of it

@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from harness.data import Dataset
-from harness.data.views import View, few_images, join_validation
+from harness.data.views import View, few_images, join_validation, without_pixels
 from harness.errors import UserError, nearest
 from harness.methods.base import Frozen
 
@@ -211,7 +211,8 @@ class TaskViews:
             )
         if tasks is None:
             return
-        train = (join_validation(dataset) if with_validation else dataset).train
+        seen = without_pixels(dataset)
+        train = (join_validation(seen) if with_validation else seen).train
         for task in tasks.all:
             least = n - (len(order) - n)
             if task.overlap is not None and task.overlap < least:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import re
 import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -172,6 +173,11 @@ def _say_where_artifacts_go(location: str, name: str, uri: str) -> None:
         )
 
 
+def param_name(key: str) -> str:
+    """As MLflow has it, whose names may have no plus and no @: `tuned.kd-both.study`."""
+    return re.sub(r"[^\w ./:-]", "-", key)
+
+
 def log_params(
     client: MlflowClient, run_id: str, values: dict[str, Any], known: Collection[str] = ()
 ) -> None:
@@ -182,7 +188,8 @@ def log_params(
     """
     from mlflow.entities import Param
 
-    params = [Param(k, str(v)[:500]) for k, v in values.items() if k not in known]
+    named = {param_name(key): str(value)[:500] for key, value in values.items()}
+    params = [Param(key, value) for key, value in named.items() if key not in known]
     for start in range(0, len(params), 100):
         client.log_batch(run_id, params=params[start : start + 100])
 

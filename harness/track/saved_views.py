@@ -12,9 +12,6 @@ import json
 from typing import Any
 from urllib.parse import quote, quote_plus
 
-from harness.methods import find
-from harness.plan import TEACHER
-
 TAG = "mlflow.sharedViewState."
 # Runs first, not traces. Newer versions read the kind from the address instead.
 KIND = {"mlflow.experimentKind": "custom_model_development"}
@@ -89,13 +86,6 @@ def runs_page(experiment_id: str, conditions: dict[str, str]) -> str:
     search = quote_plus(" and ".join(words), safe="='")
     runs = f"#/experiments/{quote(experiment_id)}/runs"
     return f"{runs}?{WORKFLOW}&searchFilter={search}&orderByKey=tags.seed"
-
-
-def role(stage: str, method: str) -> str:
-    """What a cell is in a grid, as its tag `roles` lists it: its stage or, of a method that trains
-    another one's stage for longer, the method."""
-    is_longer = method != TEACHER and find(method).longer != 1
-    return method if is_longer else stage
 
 
 def cells_state(parent_run_id: str, columns: dict[str, int]) -> dict[str, Any]:

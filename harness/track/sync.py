@@ -15,15 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from harness.canonical import canonical, flatten
 from harness.methods import IMPORTED, stage_of
-from harness.plan import TEACHER, Entry, Plan
+from harness.plan import TEACHER, Entry, Plan, role
 from harness.results import TEST_ACCURACY, logged_name
 from harness.store import CellDir, Store
 from harness.track import compare, sent
-from harness.track.client import PARENT, Connection, log_params
+from harness.track.client import PARENT, Connection, log_params, param_name
 from harness.track.environment import DEFAULT_URI
 from harness.track.grid_run import Page, find_grid_run, present
 from harness.track.registry import WEIGHTS, register
-from harness.track.saved_views import role
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -160,7 +159,7 @@ class Tracker:
             self._say_where_it_was(client)
         resolved = self.plan.experiment.model_dump(mode="json")
         # The params come last: without them it is new, or who made it was killed.
-        if flatten(resolved).keys() - run.data.params.keys():
+        if {param_name(key) for key in flatten(resolved)} - run.data.params.keys():
             client.log_dict(run_id, resolved, "experiment.resolved.json")
             first = next(iter(self.plan.cells.values()))
             whole = {k: v for k, v in first.spec["data"].items() if k != "view"}

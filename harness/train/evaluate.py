@@ -37,8 +37,7 @@ def embed_and_classify(
 
 def accuracy(model: Network, images: Images, precision: str = "float32") -> float:
     """Fraction of images whose largest logit is their class."""
-    _, logits = embed_and_classify(model, images, precision)
-    return (logits.argmax(1) == images.labels).double().mean().item()
+    return accuracies(model, images, {}, precision)[ACCURACY]
 
 
 def accuracies(

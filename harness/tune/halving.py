@@ -38,10 +38,11 @@ class Outcome:
     diverged: bool = False
 
 
-def rung_epochs(rungs: tuple[float, ...], n_epochs: int) -> list[int]:
-    """The epochs of the rungs, from 1. Rungs that fall together count once."""
+def rung_epochs(rungs: tuple[float, ...], n_epochs: int, every: int = 1) -> list[int]:
+    """The epochs of the rungs, from 1: the last one up to there that is measured, of those
+    measured `every` so many; 0 where there is none. Rungs that fall together count once."""
     epochs = {max(1, math.ceil(share * n_epochs)) for share in rungs}
-    return sorted(e for e in epochs if e < n_epochs)
+    return sorted({e // every * every for e in epochs if e < n_epochs})
 
 
 def check_rungs(tuning: Tuning) -> None:
@@ -57,11 +58,11 @@ def check_rungs(tuning: Tuning) -> None:
         stage = find(method).final
         settings = tuning.base.for_method(method)
         n = n_epochs(stage.kind, {s: vars(getattr(settings, s)) for s in stage.all_sections})
-        first = next(iter(rung_epochs(pruning.rungs, n)), n)
-        if first < min(every, n):
+        if 0 in rung_epochs(pruning.rungs, n, every):
             raise UserError(
-                f"pruning.rungs: {method!r} is compared after epoch {first}, but measured every "
-                f"{every} epochs (protocol.evaluate_every); use rungs from {every / n:.2g} on"
+                f"pruning.rungs: {pruning.rungs[0]:g} of {method!r}'s {n} epochs comes before it "
+                f"is measured (protocol.evaluate_every: {every}); use rungs from {every / n:.2g} "
+                "on, or a lower evaluate_every"
             )
 
 
@@ -142,7 +143,8 @@ def _goal(trial: TrialCells, settings: TuningFile, rung: int | None) -> int | No
     together in a short training are compared once."""
     if rung is None or settings.pruning is None:
         return None
-    epochs = rung_epochs(settings.pruning.rungs, trial.n_epochs)
+    every = trial.plan.experiment.protocol.evaluate_every
+    epochs = rung_epochs(settings.pruning.rungs, trial.n_epochs, every)
     return epochs[rung] if rung < len(epochs) else None
 
 

@@ -20,7 +20,7 @@ from harness.spec.file import override, read, read_yaml
 from harness.spec.tasks import Task
 from harness.spec.tuned import Tuned
 from harness.track.registry import resolve
-from harness.tune.space import Choices, Range, Scalar, Space, as_field, read_values
+from harness.tune.space import Choices, Range, Scalar, Space, as_field, read_values, tunable
 
 # What the last cell of every trial measures on the validation split after each epoch.
 METRICS = (on("validation", ACCURACY),)
@@ -241,6 +241,8 @@ def _spaces(settings: TuningFile, base: Experiment) -> dict[str, dict[str, Range
         method = found.name  # of a sum, in the registry's order
         if method in spaces:
             raise UserError(f"methods.{name}: {method!r} stands twice; drop one")
+        if not tunable(base, method):
+            raise UserError(f"methods.{method}: has no field to tune; name it under `untuned`")
         if not space:
             raise UserError(f"methods.{method}: empty search space; name a field and its values")
         try:

@@ -11,8 +11,8 @@ import yaml
 from harness import methods
 from harness.data import Dataset
 from harness.errors import UserError
-from harness.spec.file import parse
-from harness.spec.tuned import TaskTuned, Tuned
+from harness.spec.file import parse, with_class_order
+from harness.spec.tuned import Tuned
 from harness.store import Store, write_atomically
 from harness.tune.halving import Train, TrialsFailed, train_all
 from harness.tune.study import Study
@@ -139,7 +139,9 @@ def tuned_fields(tuning: Tuning, winners: dict[str, Tuned]) -> dict[str, Any]:
     raw["methods"] = order
     raw["protocol"] = protocol
     raw["tuned"] = {m: _as_written(w) for m, w in winners.items()}
-    parse(raw, str(tuned_path(tuning)))
+    if tuning.base.tasks is not None and "tasks" in tuning.settings.set:
+        raw["tasks"] = tuning.base.tasks.model_dump(mode="json", exclude_defaults=True)
+    parse(with_class_order(raw, tuning.experiment_file.parent), str(tuned_path(tuning)))
     return raw
 
 
@@ -159,7 +161,9 @@ def check_final(tuning: Tuning) -> None:
         UserError: the winners would not make an experiment.
     """
     try:
-        tuned_fields(tuning, {m: Tuned(settings={}) for m in tuning.spaces})
+        nothing: dict[str, Any] = {"settings": {}}
+        found = [(part, dict.fromkeys(part.spaces, nothing)) for part in tuning.parts]
+        tuned_fields(tuning, _tuned(tuning, found))
     except UserError as error:
         raise UserError(f"methods: {error}") from None
 
@@ -172,19 +176,13 @@ def write_winner(tuning: Tuning, found: list[tuple[Tuning, Winners]]) -> Path:
 
     found: of each of the tuning's parts.
     """
-    tuned: dict[str, Tuned] = {}
-    for method in tuning.spaces:
-        best = [(part, winners[method][0]) for part, winners in found if method in winners]
-        if tuning.base.tasks is None:
-            tuned[method] = Tuned.model_validate(_settings(tuning, best[0][1]))
-        else:
-            tuned[method] = Tuned(
-                tasks=tuple(
-                    TaskTuned.model_validate(part.task.dimensions | _settings(part, candidate))
-                    for part, candidate in best
-                    if part.task is not None
-                )
-            )
+    tuned = _tuned(
+        tuning,
+        [
+            (part, {method: _settings(part, best) for method, (best, *_) in winners.items()})
+            for part, winners in found
+        ],
+    )
     path = tuned_path(tuning)
     trials = tuning.settings.trials
     each = " and task" if tuning.base.tasks else ""
@@ -201,6 +199,24 @@ def write_winner(tuning: Tuning, found: list[tuple[Tuning, Winners]]) -> Path:
     )
     write_atomically(path, (header + text).encode())
     return path
+
+
+def _tuned(
+    tuning: Tuning, found: list[tuple[Tuning, dict[str, dict[str, Any]]]]
+) -> dict[str, Tuned]:
+    """The experiment's section. found: of each part, method -> the fields of its winner."""
+    if tuning.base.tasks is None:
+        ((_, winners),) = found
+        return {method: Tuned.model_validate(fields) for method, fields in winners.items()}
+    own = {
+        method: [
+            part.task.dimensions | winners[method]
+            for part, winners in found
+            if part.task is not None and method in winners
+        ]
+        for method in tuning.spaces
+    }
+    return {method: Tuned.model_validate({"tasks": tasks}) for method, tasks in own.items()}
 
 
 def _settings(tuning: Tuning, best: Candidate) -> dict[str, Any]:
