@@ -249,7 +249,8 @@ class ExperimentFields(Frozen):
                 if self.tasks is None or own.task not in self.tasks.all:
                     raise ValueError(
                         f"tuned.{method}.tasks: no task of this experiment has "
-                        f"{', '.join(own.task.words)}; add it to tasks or drop it here"
+                        f"{', '.join(own.task.words)} (full overlap is `all`); add it to tasks or "
+                        "drop it here"
                     )
         return self
 
