@@ -159,12 +159,12 @@ def test_the_result_table_of_the_grid(browser: Browser, shown: Dashboard, grid: 
     table = page.locator("table").first
     expect(table).to_be_in_viewport(ratio=1)
     head = [text.strip() for text in table.locator("thead th").all_inner_texts()]
-    assert head == ["", *STUDENTS]
+    assert head == ["", "epochs", *STUDENTS]
     lines = [
         [text.strip() for text in row.locator("td").all_inner_texts()]
         for row in table.locator("tbody tr").all()
     ]
-    seen = {label: dict(zip(STUDENTS, numbers, strict=True)) for label, *numbers in lines}
+    seen = {label: dict(zip(STUDENTS, numbers, strict=True)) for label, _, *numbers in lines}
     wanted = {"KD": "kd {}", "ReFilled (tuple)": "refilled {} stage2"}
     wanted["ReFilled (tuple) after stage 1: NCM, centres from train"] = "refilled {} stage1"
     for label, cell in wanted.items():

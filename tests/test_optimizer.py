@@ -131,6 +131,7 @@ def test_the_precision_reaches_every_evaluation(monkeypatch: pytest.MonkeyPatch)
     model = build("wide_resnet", 10, depth=10, width=1)
     images: Any = {k: SomeImages(torch.randn(8, 3, 8, 8)) for k in ("train", "validation")}
     spec = {"optimizer": {"precision": "bfloat16"}, "ncm_centers": "train", "seed": 0}
+    spec["protocol"] = {}
     context = Context(spec, images, 10, model, model)
     settings = {"epochs": 1, "select_every": 1, "centers": "global"}
     base.Classifier(context, settings).evaluate(model, 0)

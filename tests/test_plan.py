@@ -18,7 +18,7 @@ import yaml
 
 import harness.plan
 from harness.canonical import canonical, differences
-from harness.data import Augmentation, Dataset, ImageSet
+from harness.data import Augmentation, Dataset, ImageSet, load
 from harness.plan import Cell, Plan, make_plan
 from harness.spec.file import override, parse, read
 
@@ -351,6 +351,9 @@ def test_committed_cells_keep_their_fingerprints(bundle: Path) -> None:
     experiment = read(ROOT / file, [word for word in sets if word != "--set"])
     (digest,) = {cell["spec"]["data"]["digest"] for cell in cells}
     dataset: Any = SimpleNamespace(name="", digest=digest, class_names=(), test=())
+    if experiment.tasks is not None:  # its plan depends on the classes
+        dataset = load(experiment.dataset)
+        assert dataset.digest == digest
     planned = make_plan(experiment, dataset).cells
     assert list(planned) == [cell["fingerprint"] for cell in cells]
     assert len(cells) >= 8

@@ -9,7 +9,8 @@ import pytest
 from helpers import mlflow_client, one_error_line
 
 from harness.cli import main
-from harness.track.saved_views import KIND, TAG, experiment_tags, first_views, role, runs_page
+from harness.plan import role
+from harness.track.saved_views import KIND, TAG, experiment_tags, first_views, runs_page
 from harness.track.ui import MAX_OTHERS, what_to_open
 
 RUN = "0123456789abcdef0123456789abcdef"
