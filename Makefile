@@ -46,9 +46,10 @@ reproduce-methods: $(STAMP)  ## all methods on the digits (see docs/comparison.m
 	@$(BIN)/harness run experiments/digits_methods.yaml $(RUN_OPTIONS)
 	@$(BIN)/harness tables experiments/digits_methods.yaml
 
-reproduce-tasks: $(STAMP)  ## class overlap on the digits, with tuned settings (see docs/tasks.md)
-	@$(BIN)/harness run experiments/digits-overlap.tuned.yaml $(RUN_OPTIONS)
-	@$(BIN)/harness tables experiments/digits-overlap.tuned.yaml
+reproduce-tasks: $(STAMP)  ## class overlap and few images on the digits, with tuned settings (see docs/tasks.md)
+	@set -e; for file in digits-overlap digits-shots; do \
+	  $(BIN)/harness run experiments/$$file.tuned.yaml $(RUN_OPTIONS); \
+	  $(BIN)/harness tables experiments/$$file.tuned.yaml; done
 
 reproduce-cifar-methods: $(STAMP)  ## the methods of the 2020 table on CIFAR-100 (as reproduce-cifar)
 	@$(BIN)/harness run experiments/cifar100_methods.yaml $(RUN_OPTIONS) $(GRID_OPTIONS)
@@ -77,12 +78,10 @@ tune-digits: $(STAMP)  ## tune plain, KD and ReFilled on digits, then train winn
 	@$(BIN)/harness run experiments/digits.untuned.yaml $(RUN_OPTIONS)
 	@$(BIN)/harness tables experiments/digits.tuned.yaml experiments/digits.untuned.yaml
 
-tune-tasks: $(STAMP)  ## tune each method for each overlap and number of shots on the digits, then train (hours)
+tune-tasks: $(STAMP)  ## tune each method for each overlap and number of shots on the digits, then train (more than an hour)
 	@$(BIN)/harness tune experiments/tuning/digits-overlap.yaml $(RUN_OPTIONS)
 	@$(BIN)/harness tune experiments/tuning/digits-shots.yaml $(RUN_OPTIONS)
 	@$(MAKE) --no-print-directory reproduce-tasks
-	@$(BIN)/harness run experiments/digits-shots.tuned.yaml $(RUN_OPTIONS)
-	@$(BIN)/harness tables experiments/digits-shots.tuned.yaml
 
 tune-cifar: $(STAMP)  ## tune on CIFAR-100's validation split (wants a GPU; needs the data set)
 	@$(BIN)/harness tune experiments/tuning/cifar100_wide_resnet.yaml $(RUN_OPTIONS) \

@@ -18,6 +18,7 @@ from helpers import (
     role,
     runs_in,
     weights,
+    write_experiment,
 )
 from test_tune_resume import TUNING
 
@@ -278,6 +279,20 @@ def test_another_split_is_said(here: Path) -> None:
     data = {"name": "digits", "validation": 100, "test": 1400, "split_seed": 5}
     said = harness(here, "run", taught(here, dataset=data))
     assert "may have seen images that this experiment tests on" in said
+
+
+def test_other_classes_are_said(here: Path) -> None:
+    """A teacher of 5 classes: in an experiment where the first 5 are the same, in another order of
+    them, and in one of all 10, where its last layer does not fit."""
+    write_experiment(here / FILE, methods=["kd"], tasks={"classes": 5}, name="five")
+    harness(here, "run", FILE)
+    teacher, warning = "models:/five-wrn-10-1@teacher", "has learned other classes than the first"
+    same = taught(here, teacher, tasks={"classes": 5, "overlap": [5, 3]})
+    assert warning not in harness(here, "run", same)
+    other = taught(here, teacher, tasks={"classes": 5, "order": "random"})
+    assert f"warning: teacher: models:/five-wrn-10-1/1 {warning}" in harness(here, "run", other)
+    error = one_error_line(harness(here, "run", taught(here, teacher), status=2))
+    assert "it has 5 classes, the experiment's teacher 10" in error
 
 
 def test_tuning_refuses_it(here: Path) -> None:
