@@ -16,6 +16,7 @@ from typing import Annotated, Optional
 import typer
 
 from harness.cli_options import (
+    KEPT,
     RUNS,
     Budget,
     Device,
@@ -26,7 +27,9 @@ from harness.cli_options import (
     NoBar,
     Set,
     StoreOption,
+    TeacherCache,
     Workers,
+    n_bytes,
     seconds,
 )
 from harness.data import using_data_root
@@ -71,6 +74,7 @@ def run(
     max_time: MaxTime = None,
     budget: Budget = None,
     n_workers: Workers = 0,
+    teacher_cache: TeacherCache = KEPT,
     no_bar: NoBar = False,
 ) -> None:
     """Train every cell that is not done, and log all of them to MLflow."""
@@ -83,6 +87,7 @@ def run(
         device=device,
         max_seconds=seconds(max_time),
         n_workers=n_workers,
+        teacher_cache=n_bytes(teacher_cache),
         no_bar=no_bar,
         budget=seconds(budget, "--budget"),
         page=_page(file, set_, store),
@@ -106,6 +111,7 @@ def tune(
     device: Device = "auto",
     max_time: MaxTime = None,
     n_workers: Workers = 0,
+    teacher_cache: TeacherCache = KEPT,
     no_bar: NoBar = False,
 ) -> None:
     """Tune each method on the validation split with Optuna, then write NAME.tuned.yaml."""
@@ -121,6 +127,7 @@ def tune(
         device=device,
         max_seconds=seconds(max_time),
         n_workers=n_workers,
+        teacher_cache=n_bytes(teacher_cache),
         no_bar=no_bar,
         draw=draw,
     )
@@ -158,6 +165,14 @@ def repair(
     from harness.run.repair import repair as mend
 
     mend(cell, store, yes)
+
+
+@app.command()
+def gc(store: StoreOption = RUNS) -> None:
+    """Free the disk that the teachers' kept answers take; trainings compute them again."""
+    from harness.teacher_cache import clean
+
+    print(f"{clean(store) / 1e9:.2f} GB of teachers' answers removed from {store}")
 
 
 @app.command()

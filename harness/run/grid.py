@@ -47,6 +47,7 @@ def run_experiment(
     device: str = "auto",
     max_seconds: float | None = None,
     n_workers: int = 0,
+    teacher_cache: int = 0,
     no_bar: bool = False,
     budget: float | None = None,
     executor: str = "local",
@@ -55,7 +56,7 @@ def run_experiment(
     """Train what is missing, log it, say what happened; the exit status.
 
     Args:
-        n_workers: of each cell's loaders.
+        n_workers, teacher_cache: of each cell (`cell_options`).
         executor: a name of harness.execute.
         page: what the finished grid's run in MLflow shows.
 
@@ -90,7 +91,7 @@ def run_experiment(
             )
             print_remarks(experiment, dataset)
             with make_display(progress, no_bar) as display:
-                options = cell_options(experiment.dataset, n_workers)
+                options = cell_options(experiment.dataset, n_workers, teacher_cache)
                 run(progress, runner, options, max_seconds, display.update)
             status = CELL_FAILED if progress.count("failed") else OK
         except OutOfTime:

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from pydantic import ValidationError
+from torch import Tensor
 
 from harness.data import DATASETS, Dataset, load, using_data_root
 from harness.data.batches import Images, epoch_generator
@@ -35,9 +36,10 @@ from harness.provenance import UNKNOWN, code_version, processor, software
 from harness.results import ACCURACY, EVALUATION_SECONDS, on, summary
 from harness.store import Busy, CellDir, sweep, write_atomically
 from harness.stored import Damaged
+from harness.train.answers import KeptAnswers, identity_of
 from harness.train.checkpoint import build_network, load_model, to_bytes
 from harness.train.device import be_deterministic, describe, resolve_device
-from harness.train.evaluate import embed_and_classify
+from harness.train.evaluate import autocast, embed_and_classify
 from harness.train.loop import Diverged, Interrupted, train
 from harness.train.methods.base import Context, training_of
 
@@ -128,12 +130,13 @@ def _train(
             model.fc = build_network(spec["network"], n_classes).fc
     else:
         model = build_network(spec["network"], n_classes)
-    teacher = None
+    teacher = kept = None
     if "teacher" in models:
         source = models["teacher"]
         network = source.description["spec"]["network"]
         teacher = load_model(source / "model.pt", network)
         teacher = teacher.to(device).to(memory_format=torch.channels_last)
+        kept = _kept_answers(directory, source, teacher, device)
     model = model.to(device).to(memory_format=torch.channels_last)
 
     n_workers = directory.options.get("n_workers", 0)
@@ -146,7 +149,8 @@ def _train(
             f"protocol.selection: {spec['protocol']['selection']!r}, but there are no such images; "
             "use 'last'"
         )
-    training = training_of(cell["kind"], Context(spec, images, n_classes, model, teacher))
+    context = Context(spec, images, n_classes, model, teacher, kept)
+    training = training_of(cell["kind"], context)
     epochs = n_epochs(cell["kind"], spec)
     state, epoch, lines = train(
         model,
@@ -192,6 +196,35 @@ def _train(
             **software(),
         }
     )
+
+
+def _kept_answers(
+    directory: CellDir, source: CellDir, teacher: Network, device: torch.device
+) -> KeptAnswers | None:
+    """Of the teacher that `source` is of; None where none are kept."""
+    spec, limit = directory.description["spec"], directory.options.get("teacher_cache", 0)
+    if not limit:
+        return None
+    precision = spec["optimizer"]["precision"]
+
+    @torch.no_grad()
+    def embed(x: Tensor) -> Tensor:
+        with autocast(device, precision):
+            return teacher.embed(x)
+
+    of = {
+        "network": source.description["spec"]["network"],
+        "sha256": source.manifest["model_sha256"],
+    }
+    machine = {
+        "device": describe(device),
+        "processor": processor(),
+        "threads": torch.get_num_threads(),
+        "torch": software()["torch"],
+    }
+    identity = identity_of(spec, of, machine)
+    width = teacher.embedding_dim
+    return KeptAnswers(directory.path.parent, identity, limit, embed, width, device)
 
 
 def initial_seed(spec: dict[str, Any]) -> int:

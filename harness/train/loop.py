@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -155,7 +155,10 @@ def train_epoch(
         sums[name] = sums[name] + value.detach() if name in sums else value.detach()
 
     fitted = training.fit(model, epoch)
-    batches = images.augmented(spec["optimizer"]["batch_size"], generator) if fitted is None else ()
+    batches: Iterable[Batch] = ()
+    if fitted is None:
+        batches = images.augmented(spec["optimizer"]["batch_size"], generator)
+        batches = training.prepared(batches, epoch)
     for batch in batches:
         if should_stop():
             raise Interrupted

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -69,6 +69,9 @@ class Distillation(Classifier):
         self.module = nn.ModuleDict(self.terms)
         self.ce_weight = max(term.ce_weight for term in self.terms.values())
         self.wants_maps = any("maps" in REGISTRY[name].needs for name in terms)
+
+    def prepared(self, batches: Iterable[Batch], epoch: int) -> Iterable[Batch]:
+        return batches if self.wants_maps else super().prepared(batches, epoch)
 
     def losses(self, model: Network, batch: Batch, epoch: int) -> tuple[Losses, Tensor | None]:
         teacher = self.context.teach(batch, self.wants_maps)
