@@ -24,8 +24,14 @@ from harness.train.evaluate import autocast
 from harness.train.methods.base import Training
 
 
+# Between two checkpoints where epochs are shorter: what a kill may cost. Each writes the weights
+# twice to the disk and waits for it, which takes as long as a short epoch.
+CHECKPOINT_SECONDS = 2.0
+
+
 class Interrupted(Exception):
-    """Asked to stop. The last finished epoch's checkpoint is on disk."""
+    """Asked to stop. A checkpoint of the last epoch, or one of CHECKPOINT_SECONDS ago, is on
+    disk."""
 
 
 class Diverged(Exception):
@@ -89,17 +95,25 @@ def train(
         optimizer.load_state_dict(saved["optimizer"])
         selected, done = saved["selected"], saved["epoch"]
         best = Best(saved["best_value"], saved["best_epoch"], ties)
-        if len(directory.epochs()) < done - 1:
+        lines = saved.get("lines") or [saved["line"]]  # it had one line once
+        known = len(directory.epochs())
+        if known < done - len(lines):
             raise Damaged(
                 directory / "journal.jsonl", f"lacks epochs before its checkpoint's {done}"
             )
-        if len(directory.epochs()) < done:  # stopped between checkpoint and journal
-            directory.append("epoch", **saved["line"])
+        # Stopped between checkpoint and journal.
+        directory.extend([line for line in lines if line["epoch"] > known])
 
+    unsaved: list[dict[str, Any]] = []
+    saved_at = time.monotonic()
     for epoch in range(done, n_epochs):
         if pause_after is not None and epoch >= pause_after:
             raise Interrupted
-        line = train_epoch(model, training, optimizer, images, spec, epoch, should_stop)
+        try:
+            line = train_epoch(model, training, optimizer, images, spec, epoch, should_stop)
+        except Diverged:
+            directory.extend(unsaved)  # how it came to it
+            raise
         started = time.perf_counter()
         measured = training.evaluate(model, epoch)
         if measured is not None:
@@ -108,6 +122,10 @@ def train(
         if selector is None or best.update(value, epoch + 1):
             best.epoch = epoch + 1
             selected = copy_state(model)
+        unsaved.append({"event": "epoch", "time": round(time.time(), 3), **line})
+        seconds = time.monotonic() - saved_at
+        if seconds < CHECKPOINT_SECONDS and epoch + 1 not in (n_epochs, pause_after):
+            continue
         directory.write_checkpoint(
             to_bytes(
                 {
@@ -118,11 +136,12 @@ def train(
                     "selected": selected,
                     "best_value": best.value,
                     "best_epoch": best.epoch,
-                    "line": line,
+                    "lines": unsaved,
                 }
             )
         )
-        directory.append("epoch", **line)
+        directory.extend(unsaved)
+        unsaved, saved_at = [], time.monotonic()
     return selected, best.epoch, directory.epochs()
 
 
