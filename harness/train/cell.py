@@ -24,7 +24,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from harness.data import DATASETS, Dataset, load, using_data_root
+from harness.data import DATASETS, Dataset, DatasetOptions, load, using_data_root
 from harness.data.batches import Images, epoch_generator
 from harness.data.placement import on_device
 from harness.data.views import View, apply, join_validation
@@ -65,8 +65,13 @@ def run_cell(
     threads: int | None = None,
     version: dict[str, Any] | None = None,
     should_stop: StopFlag | None = None,
+    loaded: Loaded | None = None,
 ) -> int:
-    """Train the cell in `directory`; its exit status. Everything said goes to the journal."""
+    """Train the cell in `directory`; its exit status. Everything said goes to the journal.
+
+    Args:
+        loaded: what cells before it in this process have loaded.
+    """
     should_stop = should_stop or StopFlag()
     try:
         with directory.lease():
@@ -89,7 +94,7 @@ def run_cell(
                     **version,
                     **software(),
                 )
-                _train(directory, device, version, should_stop)
+                _train(directory, device, version, should_stop, loaded or Loaded())
                 return DONE
             except Interrupted:
                 directory.append("stopped")
@@ -113,11 +118,15 @@ def run_cell(
 
 
 def _train(
-    directory: CellDir, device: torch.device, version: dict[str, Any], should_stop: StopFlag
+    directory: CellDir,
+    device: torch.device,
+    version: dict[str, Any],
+    should_stop: StopFlag,
+    loaded: Loaded,
 ) -> None:
     cell = directory.description
     spec, upstream = cell["spec"], cell["upstream"]
-    dataset = _dataset(directory, spec)
+    dataset = _dataset(directory, spec, loaded)
     n_classes = len(dataset.class_names)
     models = {role: _upstream(directory, fingerprint) for role, fingerprint in upstream.items()}
 
@@ -264,7 +273,7 @@ def predict_again(directory: CellDir) -> None:
         UserError: the cell's data are not on this machine.
     """
     spec = directory.description["spec"]
-    dataset = _dataset(directory, spec)
+    dataset = _dataset(directory, spec, Loaded())
     if dataset.test is None:
         return
     device = resolve_device("cpu")
@@ -275,7 +284,24 @@ def predict_again(directory: CellDir) -> None:
     write_atomically(directory / "predictions.npz", file)
 
 
-def _dataset(directory: CellDir, spec: dict[str, Any]) -> Dataset:
+class Loaded:
+    """The data set that a worker's last cell had: the next one mostly has the same."""
+
+    def __init__(self) -> None:
+        self._of: tuple[DatasetOptions, bool, str | None] | None = None
+        self._dataset: Dataset | None = None
+
+    def dataset(self, options: DatasetOptions, with_test: bool, root: str | None) -> Dataset:
+        """`harness.data.load`, of files below `root`."""
+        if self._dataset is None or self._of != (options, with_test, root):
+            self._dataset = None  # one of them is enough for the memory
+            with using_data_root(root):
+                self._dataset = load(options, with_test)
+            self._of = (options, with_test, root)
+        return self._dataset
+
+
+def _dataset(directory: CellDir, spec: dict[str, Any], loaded: Loaded) -> Dataset:
     """The cell's data: the part of the data set that it has the view of."""
     with_test = not spec["data"].get("without_test", False)
     options = directory.options.get("dataset") or {
@@ -286,8 +312,7 @@ def _dataset(directory: CellDir, spec: dict[str, Any]) -> Dataset:
         chosen = model.model_validate(options)
     except ValidationError as error:
         raise UserError(first_error(error, model, "dataset")) from None
-    with using_data_root(directory.options.get("data_root")):
-        dataset = load(chosen, with_test)
+    dataset = loaded.dataset(chosen, with_test, directory.options.get("data_root"))
     if dataset.digest != spec["data"]["digest"]:
         raise UserError(
             f"dataset: {options['name']} on this machine is not the data this cell was planned "

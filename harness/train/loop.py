@@ -23,7 +23,6 @@ from harness.train.checkpoint import State, copy_state, from_bytes, to_bytes
 from harness.train.evaluate import autocast
 from harness.train.methods.base import Training
 
-
 # Between two checkpoints where epochs are shorter: what a kill may cost. Each writes the weights
 # twice to the disk and waits for it, which takes as long as a short epoch.
 CHECKPOINT_SECONDS = 2.0
