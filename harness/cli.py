@@ -55,13 +55,15 @@ def plan(
     jobs: Jobs = None,
     device: Device = "auto",
     budget: Budget = None,
+    teacher_cache: TeacherCache = KEPT,
     no_estimate: Annotated[bool, typer.Option("--no-estimate", help="measure nothing")] = False,
 ) -> None:
     """Show the cells, which are done already, and the time and disk the others need."""
     from harness.run.inspect import print_plan
 
     limit = seconds(budget, "--budget")
-    print_plan(_read(file, set_), store, jobs, device, limit, not no_estimate)
+    kept = n_bytes(teacher_cache)
+    print_plan(_read(file, set_), store, jobs, device, limit, not no_estimate, kept)
 
 
 @app.command()

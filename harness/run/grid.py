@@ -69,7 +69,9 @@ def run_experiment(
     store.create()
     dataset = load(experiment.dataset)
     if budget is not None:
-        experiment = within_budget(experiment, dataset, store, jobs, device, budget, n_workers)
+        experiment = within_budget(
+            experiment, dataset, store, jobs, device, budget, n_workers, teacher_cache
+        )
     plan = make_plan(experiment, dataset)
     fetch(plan, store, device, dataset)
     progress = begin(plan, store)
@@ -118,6 +120,7 @@ def within_budget(
     device: str,
     budget: float,
     n_workers: int = 0,
+    teacher_cache: int = 0,
 ) -> Experiment:
     """Whole seeds dropped from the end until the estimate fits; says which.
 
@@ -127,7 +130,7 @@ def within_budget(
     from harness.run.estimate import fit_budget, measure_networks
 
     speeds = measure_networks(experiment, dataset, device, threads_for(jobs), n_workers)
-    smaller = fit_budget(experiment, dataset, store, speeds, jobs, budget)
+    smaller = fit_budget(experiment, dataset, store, speeds, jobs, budget, teacher_cache)
     n, kept = len(experiment.seeds), list(smaller.seeds)
     if len(kept) < n:
         print(
