@@ -23,9 +23,10 @@ from harness.train.checkpoint import State, copy_state, from_bytes, to_bytes
 from harness.train.evaluate import autocast
 from harness.train.methods.base import Training
 
-# Between two checkpoints where epochs are shorter: what a kill may cost. Each writes the weights
-# twice to the disk and waits for it, which takes as long as a short epoch.
-CHECKPOINT_SECONDS = 2.0
+# A checkpoint waits for the disk as long as a short epoch takes. Where epochs are short it is
+# written after some of them: when the training since the last one took so many times as long as
+# writing that one, and after so many seconds at the latest, which a kill then costs.
+CHECKPOINT_SHARE, CHECKPOINT_SECONDS = 50, 5.0
 
 
 class Interrupted(Exception):
@@ -104,7 +105,7 @@ def train(
         directory.extend([line for line in lines if line["epoch"] > known])
 
     unsaved: list[dict[str, Any]] = []
-    saved_at = time.monotonic()
+    saved_at, due = time.monotonic(), 0.0
     for epoch in range(done, n_epochs):
         if pause_after is not None and epoch >= pause_after:
             raise Interrupted
@@ -122,8 +123,8 @@ def train(
             best.epoch = epoch + 1
             selected = copy_state(model)
         unsaved.append({"event": "epoch", "time": round(time.time(), 3), **line})
-        seconds = time.monotonic() - saved_at
-        if seconds < CHECKPOINT_SECONDS and epoch + 1 not in (n_epochs, pause_after):
+        began = time.monotonic()
+        if began - saved_at < due and epoch + 1 not in (n_epochs, pause_after):
             continue
         directory.write_checkpoint(
             to_bytes(
@@ -141,6 +142,7 @@ def train(
         )
         directory.extend(unsaved)
         unsaved, saved_at = [], time.monotonic()
+        due = min(CHECKPOINT_SHARE * (saved_at - began), CHECKPOINT_SECONDS)
     return selected, best.epoch, directory.epochs()
 
 
