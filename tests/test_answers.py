@@ -88,7 +88,7 @@ def test_a_cells_weights_are_the_same_with_and_without(tmp_path: Path, precision
         assert_same_result(without, with_it)
     assert not (tmp_path / "0" / FOLDER).exists()
     assert {p.name for p in (tmp_path / str(LIMIT) / FOLDER).glob("*/*")} == {
-        *("key.json", "plain", "epoch-1", "epoch-2", "epoch-3")
+        *("key.json", "unaugmented", "epoch-1", "epoch-2", "epoch-3")
     }
 
 

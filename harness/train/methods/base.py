@@ -108,7 +108,7 @@ class Context:
         """(N, Dt) of the un-augmented training images, in float32 at least."""
         if self._kept is None:
             return embed_and_classify(self.teacher, self.train, self.precision)[0]
-        answered = self._kept.to(self.train.plain(), "plain", len(self.train))
+        answered = self._kept.to(self.train.plain(), "unaugmented", len(self.train))
         return torch.cat([embedding for _, embedding in answered])
 
 
