@@ -39,7 +39,7 @@ from harness.stored import Damaged
 from harness.train.answers import KeptAnswers, identity_of
 from harness.train.checkpoint import build_network, load_model, to_bytes
 from harness.train.device import be_deterministic, describe, resolve_device
-from harness.train.evaluate import autocast, embed_and_classify
+from harness.train.evaluate import autocast, classify
 from harness.train.loop import Diverged, Interrupted, train
 from harness.train.methods.base import Context, training_of
 
@@ -178,9 +178,11 @@ def _train(
     data = to_bytes(content)
     write_atomically(directory / "model.pt", data)
     if "test" in images and training.metric == ACCURACY:  # else there is no classifier
-        model.load_state_dict(state)
-        precision = spec["optimizer"]["precision"]
-        file = predictions(model, images["test"], dataset.class_names, precision)
+        predicted = training.predicted.get("test") if epoch == epochs else None
+        if predicted is None:  # of an earlier epoch, or measured before a kill
+            model.load_state_dict(state)
+            predicted = classify(model, images["test"], spec["optimizer"]["precision"])
+        file = predictions_file(predicted, images["test"].labels_cpu, dataset.class_names)
         write_atomically(directory / "predictions.npz", file)
     directory.append("end", selected_epoch=epoch)
     attempts = [e for e in directory.events() if e["event"] == "start"]
@@ -250,17 +252,14 @@ def _each(attempts: list[dict[str, Any]], field: str) -> Any:
     return values[0] if len(values) == 1 else values
 
 
-def predictions(
-    model: Network, images: Images, class_names: tuple[str, ...], precision: str
-) -> bytes:
+def predictions_file(predicted: Tensor, labels: Tensor, class_names: tuple[str, ...]) -> bytes:
     """An .npz file of labels (N,) and predictions (N,), as small integers, and class_names (C,)."""
-    _, logits = embed_and_classify(model, images, precision)
     small = np.min_scalar_type(len(class_names) - 1)
     buffer = io.BytesIO()
     np.savez_compressed(
         buffer,
-        labels=images.labels_cpu.numpy().astype(small),
-        predictions=logits.argmax(1).cpu().numpy().astype(small),
+        labels=labels.numpy().astype(small),
+        predictions=predicted.cpu().numpy().astype(small),
         class_names=np.array(class_names),
     )
     return buffer.getvalue()
@@ -280,7 +279,8 @@ def predict_again(directory: CellDir) -> None:
     model = load_model(directory / "model.pt", spec["network"], len(dataset.class_names))
     model = model.to(memory_format=torch.channels_last)
     images = on_device(dataset, dataset.test, device, 0)
-    file = predictions(model, images, dataset.class_names, spec["optimizer"]["precision"])
+    predicted = classify(model, images, spec["optimizer"]["precision"])
+    file = predictions_file(predicted, images.labels_cpu, dataset.class_names)
     write_atomically(directory / "predictions.npz", file)
 
 

@@ -24,7 +24,7 @@ from harness.methods import SECTIONS, stage_of
 from harness.networks.base import Network
 from harness.results import ACCURACY, on
 from harness.train.answers import KeptAnswers
-from harness.train.evaluate import accuracies, embed_and_classify
+from harness.train.evaluate import accuracies, classify, embed_and_classify
 from harness.train.schedule import multistep_lr
 
 Losses = dict[str, Tensor]
@@ -116,6 +116,7 @@ class Training:
     """What one stage minimises and measures.
 
     metric: the accuracy that selects the epoch, as "{part}/{metric}".
+    predicted: part -> (N,) the classes that the model of the last evaluation has predicted.
     module: what the training owns beside the student. Its parameters (regressors, projections) are
         optimised with the student's, and with its buffers (a memory bank) they are in every
         checkpoint; model.pt has none of it. Made in the constructor, on the CPU, from the stream
@@ -129,6 +130,7 @@ class Training:
         self.context = context
         self.settings = settings
         self.module: nn.Module = nn.Module()
+        self.predicted: dict[str, Tensor] = {}
 
     def losses(self, model: Network, batch: Batch, epoch: int) -> tuple[Losses, Tensor | None]:
         """Named terms whose sum is minimised, and the logits if any are made. epoch: from 0."""
@@ -166,10 +168,13 @@ class Classifier(Training):
         every, last = c.spec["protocol"].get("evaluate_every", 1), self.settings.get("epochs", 1)
         if (epoch + 1) % every and epoch + 1 != last:
             return None
+        self.predicted = {
+            part: classify(model, images, c.precision) for part, images in c.evaluated.items()
+        }
         return {
             on(part, name): value
             for part, images in c.evaluated.items()
-            for name, value in accuracies(model, images, c.groups, c.precision).items()
+            for name, value in accuracies(self.predicted[part], images.labels, c.groups).items()
         }
 
 
