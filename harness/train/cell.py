@@ -178,8 +178,8 @@ def _train(
     data = to_bytes(content)
     write_atomically(directory / "model.pt", data)
     if "test" in images and training.metric == ACCURACY:  # else there is no classifier
-        predicted = training.predicted.get("test") if epoch == epochs else None
-        if predicted is None:  # of an earlier epoch, or measured before a kill
+        predicted = training.selected.get("test")
+        if predicted is None:  # selected before a kill
             model.load_state_dict(state)
             predicted = classify(model, images["test"], spec["optimizer"]["precision"])
         file = predictions_file(predicted, images["test"].labels_cpu, dataset.class_names)

@@ -122,6 +122,7 @@ def train(
         if selector is None or best.update(value, epoch + 1):
             best.epoch = epoch + 1
             selected = copy_state(model)
+            training.selected = training.predicted
         unsaved.append({"event": "epoch", "time": round(time.time(), 3), **line})
         began = time.monotonic()
         if began - saved_at < due and epoch + 1 not in (n_epochs, pause_after):

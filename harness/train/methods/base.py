@@ -117,6 +117,7 @@ class Training:
 
     metric: the accuracy that selects the epoch, as "{part}/{metric}".
     predicted: part -> (N,) the classes that the model of the last evaluation has predicted.
+    selected: the same of the selected epoch, if that was in this process.
     module: what the training owns beside the student. Its parameters (regressors, projections) are
         optimised with the student's, and with its buffers (a memory bank) they are in every
         checkpoint; model.pt has none of it. Made in the constructor, on the CPU, from the stream
@@ -131,6 +132,7 @@ class Training:
         self.settings = settings
         self.module: nn.Module = nn.Module()
         self.predicted: dict[str, Tensor] = {}
+        self.selected: dict[str, Tensor] = {}
 
     def losses(self, model: Network, batch: Batch, epoch: int) -> tuple[Losses, Tensor | None]:
         """Named terms whose sum is minimised, and the logits if any are made. epoch: from 0."""
