@@ -120,6 +120,9 @@ def test_capacity_is_used_and_respected(tmp_path: Path, capacity: int) -> None:
 def test_done_cells_are_not_trained_again(tmp_path: Path) -> None:
     plan = graph(a="", b="a")
     Case(tmp_path, plan).run()
+    Case(tmp_path, graph(a="", b="a", c="ab")).run()
+    again = Case(tmp_path, graph(a="", b="a", d="ab")).run()
+    assert again.executor.submitted == ["d"], "its upstream cells were done before"
     again = Case(tmp_path, plan).run()
     assert again.executor.submitted == []
     assert again.progress is not None and len(again.progress.cached_cells) == 2
