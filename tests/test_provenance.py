@@ -14,7 +14,7 @@ from helpers import ROOT
 from analysis.bundle import Bundle, read_bundle
 from analysis.commands import check_owner
 from analysis.tables.markdown import check_unmixed
-from analysis.tables.rows import DASH, cell_estimate, columns_of, epochs_of, rows_of
+from analysis.tables.rows import DASH, cell_estimate, columns_of, epochs_of, rows_of, select
 from harness import provenance
 from harness.errors import UserError
 from harness.provenance import announced_version, code_version, processor
@@ -184,6 +184,19 @@ def test_an_imported_teacher_of_all_seeds_is_one_run() -> None:
     change_teachers(bundle, fingerprint="imported")
     after = cell_estimate(bundle, teacher, column)
     assert after is not None and (after.n, after.half_width) == (1, None)
+
+
+def test_a_numbers_runs_are_in_the_order_of_their_seeds() -> None:
+    """Whatever the order of a bundle's lines; one run of several seeds stands at the first."""
+    header, *cells = DIGITS.read_text().splitlines(keepends=True)
+    bundle = read_bundle(DIGITS, "".join([header, *reversed(cells)]))
+    for row in rows_of(bundle):
+        for column in columns_of(bundle):
+            assert [n["seed"] for n in select(bundle, row, column)] == [0, 1, 2]
+    bundle = read_bundle(DIGITS)
+    change_teachers(bundle, fingerprint="imported")
+    (only,) = select(bundle, rows_of(bundle)[0], columns_of(bundle)[0])
+    assert only["seed"] == 0
 
 
 def test_an_imported_teacher_has_no_epochs_here() -> None:
