@@ -198,7 +198,7 @@ def main() -> None:
         print(f"{name:<40}{1000 * value:>10.2f} ms")
     if arguments.save:
         RESULT.parent.mkdir(exist_ok=True)
-        rounded = {name: round(value, 5) for name, value in seconds.items()}
+        rounded = {name: float(f"{value:.3g}") for name, value in seconds.items()}
         RESULT.write_text(json.dumps({**setting, "seconds": rounded}, indent=1) + "\n")
         print(f"written: {RESULT}")
 
