@@ -69,8 +69,8 @@ def places(bundle: Bundle, panel: Panel, dimension: Dimension) -> list[float]:
     assert section is not None and numbers, "of several values one at most is `all`"
     everything: float = section.classes or 0
     if dimension == "shots" and ALL in tasks:
-        n = bundle.numbers
-        train = [int(part_sizes(n[n.task == c.task])["train"]) for c in panel.columns]
+        of_task = bundle.by("task")
+        train = [int(part_sizes(of_task[(c.task,)])["train"]) for c in panel.columns]
         size, fewest = train[tasks.index(ALL)], train[tasks.index(numbers[0])]
         # Of an incremental task only the old classes are limited, so that the rest cancels out.
         limited = section.classes or fewest / numbers[0]
@@ -84,7 +84,7 @@ def points(bundle: Bundle, panel: Panel, dimension: Dimension) -> dict[str, list
     found: dict[str, list[Point]] = {}
     for row in rows_in_stage(bundle, LAST):
         for x, column in sorted(zip(xs, panel.columns, strict=True), key=lambda pair: pair[0]):
-            values = select(bundle, row, column)[bundle.reported].tolist()
+            values = [number[bundle.reported] for number in select(bundle, row, column)]
             if values:
                 found.setdefault(labels[row.method], []).append(Point(x, values))
     return found
