@@ -94,17 +94,11 @@ def test_files_are_opened_so_often(done: dict[str, Work]) -> None:
     """With a checkpoint after the first and the last epoch. A cell's own files, and of each cell
     that it starts from model.pt twice: its digest, its weights."""
     own = {
-        "journal.jsonl": 8,
-        "checkpoint.pt": 4,
-        "checkpoint.sha256": 4,
-        "manifest.json": 2,
-        "lease": 1,
-        "pause": 1,
-        "model.pt": 1,
-        "predictions.npz": 1,
+        **{"journal.jsonl": 8, "checkpoint.pt": 4, "checkpoint.sha256": 4},
+        **{"lease": 1, "pause": 1, "model.pt": 1, "predictions.npz": 1},
     }
     kept = {f"epoch-{n + 1}": 1 for n in range(EPOCHS)}
-    source = {"manifest.json": 2, "model.pt": 2}
+    source = {"model.pt": 2}
     for kind, sources in (("supervised", 0), ("kd", 1), ("stage2", 2)):
         opened = dict(done[kind].opened)
         for name, times in own.items():

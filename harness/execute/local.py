@@ -73,7 +73,6 @@ SPIN = ("GOMP_SPINCOUNT", "3000")
 PRELOADED = [
     "harness.train.cell",
     "harness.cli",
-    "sklearn.datasets",
     "torch._dynamo",
     "torch._inductor",
 ]
