@@ -174,7 +174,7 @@ def gc(store: StoreOption = RUNS) -> None:
     """Free the disk that the teachers' kept answers take; trainings compute them again."""
     from harness.teacher_cache import clean
 
-    print(f"{clean(store) / 1e9:.2f} GB of teachers' answers removed from {store}")
+    print(f"{clean(store) / 1e6:.1f} MB of teachers' answers removed from {store}")
 
 
 @app.command()

@@ -94,8 +94,13 @@ def test_files_are_opened_so_often(done: dict[str, Work]) -> None:
     """With a checkpoint after the first and the last epoch. A cell's own files, and of each cell
     that it starts from model.pt twice: its digest, its weights."""
     own = {
-        **{"journal.jsonl": 8, "checkpoint.pt": 4, "checkpoint.sha256": 4},
-        **{"lease": 1, "pause": 1, "model.pt": 1, "predictions.npz": 1},
+        "journal.jsonl": 8,
+        "checkpoint.pt": 4,
+        "checkpoint.sha256": 4,
+        "lease": 1,
+        "pause": 1,
+        "model.pt": 1,
+        "predictions.npz": 1,
     }
     kept = {f"epoch-{n + 1}": 1 for n in range(EPOCHS)}
     source = {"model.pt": 2}
