@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 
 import torch
 from arguments import chosen_device, keep, machine, parser_of, settle_of
-from case import MOMENTUM, Case, add_case, case_of, takes_teacher
+from case import Case, add_case, case_of, optimizer_of, takes_teacher
 from frame import Record, Step, alternate, comparison, record, table
 from torch import Tensor
 
@@ -41,7 +41,7 @@ def bare_side(case: Case, kind: str, images: Images) -> Step:
     """The networks alone, on the same number of batches."""
     batches = [batch.x for batch in images.augmented(case.batch, epoch_generator(0, 0))]
     student = case.network(case.student)
-    optimizer = torch.optim.SGD(student.parameters(), **MOMENTUM)
+    optimizer = optimizer_of(student.parameters())
     # Stage 1 has no classifier: it compares embeddings.
     look = Network.embed if kind == "stage1" else Network.forward
     teacher = None

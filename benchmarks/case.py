@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from torch.nn import Parameter
 
 from harness.data import Augmentation, Dataset, ImageSet
 from harness.data.batches import Images
@@ -20,7 +22,6 @@ from harness.train.methods.base import Context, Training, training_of
 
 # So small that no weight leaves its place, however many steps are timed.
 LR = 1e-6
-MOMENTUM = {"lr": LR, "momentum": 0.9, "weight_decay": 5e-4, "nesterov": True}
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class Case:
         training = training_of(kind, context)
         training.module.to(self.device)
         parameters = [*student.parameters(), *training.module.parameters()]
-        return Prepared(student, training, torch.optim.SGD(parameters, **MOMENTUM))
+        return Prepared(student, training, optimizer_of(parameters))
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,11 @@ class Prepared:
     model: Network
     training: Training
     optimizer: torch.optim.Optimizer
+
+
+def optimizer_of(parameters: Iterable[Parameter]) -> torch.optim.SGD:
+    """As the loop makes it."""
+    return torch.optim.SGD(parameters, lr=LR, momentum=0.9, weight_decay=5e-4, nesterov=True)
 
 
 def images_of(n: int, classes: int, device: torch.device) -> Images:

@@ -64,7 +64,7 @@ def spread(values: Sequence[float]) -> Spread:
         statistics.StatisticsError: no value.
     """
     if len(values) == 1:
-        return Spread(*values * 3)
+        return Spread(values[0], values[0], values[0])
     return Spread(*statistics.quantiles(values, n=4, method="inclusive"))
 
 
@@ -105,7 +105,9 @@ def table(compared: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def record(benchmark: str, machine: dict[str, Any], setting: dict[str, Any], **found: Any) -> Record:
+def record(
+    benchmark: str, machine: dict[str, Any], setting: dict[str, Any], **found: Any
+) -> Record:
     """What is kept of a benchmark.
 
     Args:
