@@ -82,8 +82,8 @@ def performance(tmp_path: Path) -> Path:
 
 
 def test_a_ratio_is_that_of_pairs() -> None:
-    """A slow round slows both sides: the ratio of the medians would be 3 / 2."""
-    assert frame.ratio([1, 30, 3], [1, 20, 2]) == (1.25, 1.5, 1.5)
+    """Round by round: the ratio of the two medians would be 3 / 2."""
+    assert frame.ratio([8, 3, 1], [4, 1, 2]) == (1.25, 2, 2.5)
     assert frame.ratio([2.0], [4.0]) == (0.5, 0.5, 0.5)
     assert frame.spread([4, 1, 3, 2, 5]) == (2, 3, 4)
     with pytest.raises(ValueError, match="shorter"):
