@@ -157,7 +157,7 @@ def draw(kept: list[Record], path: Path) -> None:
             powers = [10.0**n for n in range(least, max(most, least + 1) + 1)]
             axes.set_ylim(powers[0], powers[-1])
             axes.set_yticks(powers, [f"{power:g}" for power in powers])
-            axes.legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=2,
+            axes.legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=1,
                         borderaxespad=0.2)  # fmt: skip
         setting = kept[0]["setting"]
         figure.suptitle(

@@ -284,6 +284,7 @@ def test_costs_runs_and_is_drawn(nothing_kept: Path, tmp_path: Path) -> None:
     assert [s["axis"] for s in record["sweeps"]] == [a.name for a in costs.AXES]
     sizes = {s["axis"]: [p[0] for p in next(iter(s["lines"].values()))] for s in record["sweeps"]}
     assert sizes["batch"] == [4, 8] and len(set(sizes["cells"])) == 2
+    assert costs.sweep("x", {"y": {"8": [1, 4, 3]}})["lines"] == {"y": [[8, 2, 3, 3.5]]}
     drawn = []
     for name in ("a.png", "b.png"):
         costs.draw([costs_record()], tmp_path / name)
