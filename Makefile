@@ -11,6 +11,8 @@ DEVICE ?= auto
 SEEDS ?=
 EPOCHS_SCALE ?=
 DATA_ROOT ?=
+# Of the bench target: AGAINST=COMMIT times that commit's grid, too
+AGAINST ?=
 comma := ,
 space := $(subst ,, )
 RUN_OPTIONS := --device $(DEVICE) $(if $(JOBS),--jobs $(JOBS))
@@ -118,19 +120,25 @@ ui: $(STAMP)  ## MLflow on http://127.0.0.1:5000
 test: $(STAMP)  ## run the tests
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-lint: $(STAMP)  ## ruff, mypy, and the tables against the results
+lint: $(STAMP)  ## ruff, mypy, and the tables and docs/performance.md against the results
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/harness tables --check
+	@$(BIN)/python benchmarks/page.py --check
 
 format: $(STAMP)  ## let ruff format and fix
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-bench: $(STAMP)  ## timed comparisons, as ratios
-	@$(BIN)/python benchmarks/stage1_loss.py
-	@$(BIN)/python benchmarks/method_steps.py
+bench: $(STAMP)  ## timed comparisons, as ratios, kept and shown in docs/performance.md (about ten minutes)
+	@set -e; for name in bare_bound stage1_loss method_steps costs; do \
+	  $(BIN)/python benchmarks/$$name.py --device $(DEVICE) --save; done
+	@$(BIN)/python benchmarks/grid.py --device $(DEVICE) --save $(if $(AGAINST),--against $(AGAINST))
+	@$(BIN)/python benchmarks/planning.py --save
+	@$(BIN)/python benchmarks/costs.py --draw
+	@$(BIN)/python benchmarks/page.py
+	@$(BIN)/harness tables
 
 lock:  ## resolve requirements.lock anew (in a throw-away environment)
 	@rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock

@@ -1,25 +1,66 @@
-"""Options that all benchmarks have."""
+"""Options that all benchmarks have, and what they say about the machine."""
+
+from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
+from frame import Record, save
+
+from harness.provenance import code_version, processor, software
+from harness.train.device import describe, resolve_device
 
 
-def parser_of(description: str) -> argparse.ArgumentParser:
+def parser_of(description: str, rounds: int) -> argparse.ArgumentParser:
+    """rounds: by default."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--device", default="auto", help="auto (the default), cpu or cuda")
+    parser.add_argument("--device", default="auto", help="auto (the default), cpu, cuda or mps")
     parser.add_argument("--threads", type=int, help="CPU threads of torch")
+    parser.add_argument("--rounds", type=int, help=f"by default {rounds}")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes: only to see that it runs")
+    parser.add_argument("--save", action="store_true", help="keep it in benchmarks/results")
+    parser.set_defaults(usual_rounds=rounds)
     return parser
 
 
 def chosen_device(arguments: argparse.Namespace) -> torch.device:
-    """The device, with torch's threads set."""
+    """The device, with torch's threads set, and `rounds` filled in.
+
+    Raises:
+        UserError: it is not there.
+    """
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    if arguments.device == "auto":
-        arguments.device = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(arguments.device)
+    if arguments.rounds is None:
+        arguments.rounds = 2 if arguments.quick else arguments.usual_rounds
+    return resolve_device(arguments.device)
 
 
-def name_of(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+def settle_of(device: torch.device) -> Callable[[], object]:
+    """What waits for the device (frame.alternate)."""
+    if device.type == "cuda":
+        return partial(torch.cuda.synchronize, device)
+    return torch.mps.synchronize if device.type == "mps" else lambda: None
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """Of a record: which code on which machine."""
+    version = code_version()
+    return {
+        "kind": device.type,
+        "device": describe(device),
+        "processor": processor(),
+        "threads": torch.get_num_threads(),
+        **software(),
+        "commit": version["commit"],
+        "dirty": version["dirty"],
+    }
+
+
+def keep(kept: Record, arguments: argparse.Namespace) -> None:
+    """Save it if that was asked for; `--quick` has nothing worth keeping."""
+    if arguments.save and not arguments.quick:
+        print(f"written: {save(kept)}")

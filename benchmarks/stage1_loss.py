@@ -1,6 +1,6 @@
-"""Stage 1's dense loss beside one over index lists, forward and backward, as a table.
+"""Stage 1's dense loss beside one over index lists, forward and backward.
 
-    python benchmarks/stage1_loss.py [--device auto|cpu|cuda] [--threads N]
+    python benchmarks/stage1_loss.py [--device auto|cpu|cuda] [--threads N] [--quick] [--save]
 
 The index-list side mines with pytorch-metric-learning. Its triplets are one vectorised
 expression over the lists; its tuples are looped over in Python, pair by pair, as in the published
@@ -8,13 +8,15 @@ code. Both sides start from the embeddings and share `unit_distances`, so the ra
 mining and the loss; they must agree on loss and gradient (float64) before any timing.
 """
 
-import statistics
-import time
+from __future__ import annotations
+
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
-from arguments import chosen_device, name_of, parser_of
+from arguments import chosen_device, keep, machine, parser_of, settle_of
+from frame import Record, alternate, comparison, record, table
 from pytorch_metric_learning.distances import LpDistance
 from pytorch_metric_learning.miners import TripletMarginMiner
 from torch import Tensor
@@ -26,7 +28,7 @@ from harness.distill.stage1 import stage1_loss
 BATCH, DIMENSIONS, CLASSES = 128, 128, (10, 100)
 TAU1, MARGIN = 4.0, 0.2
 SETTINGS: dict[str, Any] = {"tau1": TAU1, "margin": MARGIN, "negatives": "all", "weight": None}
-WARM_UP, REPEATS = 3, 15
+DENSE, INDEXED = "dense", "index lists"
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -77,57 +79,50 @@ def forward_backward(loss: Loss, *inputs: Tensor) -> tuple[Tensor, Tensor]:
     return value.detach(), gradient
 
 
-def median_ms(loss: Loss, *inputs: Tensor) -> float:
-    """Median wall-clock time of a forward and backward pass, in milliseconds."""
-    times = []
-    for repeat in range(WARM_UP + REPEATS):
-        if inputs[0].is_cuda:
-            torch.cuda.synchronize()
-        start = time.perf_counter()
-        forward_backward(loss, *inputs)
-        if inputs[0].is_cuda:
-            torch.cuda.synchronize()
-        if repeat >= WARM_UP:
-            times.append(1000 * (time.perf_counter() - start))
-    return statistics.median(times)
-
-
-def batch_of(n_classes: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+def batch_of(n_classes: int, batch: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """A student's and a teacher's embeddings that know something of the classes, and labels."""
     generator = torch.Generator().manual_seed(n_classes)
-    labels = torch.randint(n_classes, (BATCH,), generator=generator)
+    labels = torch.randint(n_classes, (batch,), generator=generator)
     embeddings = []
     for _ in range(2):
         classes = torch.randn(n_classes, DIMENSIONS, generator=generator)
-        images = torch.randn(BATCH, DIMENSIONS, generator=generator)
+        images = torch.randn(batch, DIMENSIONS, generator=generator)
         embeddings.append((images + 0.3 * classes[labels]).relu().to(device))
     return embeddings[0], embeddings[1], labels.to(device)
 
 
-def main() -> None:
-    device = chosen_device(parser_of(__doc__.splitlines()[0]).parse_args())
+def check_equal(losses: list[Loss], *inputs: Tensor) -> None:
+    """
+    Raises:
+        AssertionError: they are not the same function, in float64.
+    """
+    exact = [x.double() if x.is_floating_point() else x for x in inputs]
+    first, second = (forward_backward(loss, *exact) for loss in losses)
+    for ours, theirs in zip(first, second, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
 
-    threads = f"{torch.get_num_threads()} CPU threads"
-    print(f"{name_of(device)}, torch {torch.__version__}, {threads}, float32")
-    print(f"batch {BATCH}, {DIMENSIONS} dimensions, median of {REPEATS} forward + backward passes")
-    print()
-    print(f"{'relation':<9}{'classes':>8}{'mined':>9}{'index lists':>14}{'dense':>11}{'ratio':>8}")
+
+def main(argv: list[str] | None = None) -> Record:
+    parser = parser_of((__doc__ or "").splitlines()[0], rounds=15)
+    arguments = parser.parse_args(argv)
+    device = chosen_device(arguments)
+    batch = 16 if arguments.quick else BATCH
+    found = []
     for relation, indexed in (("tuple", indexed_tuples), ("triplet", indexed_triplets)):
-        for n_classes in CLASSES:
-            inputs = batch_of(n_classes, device)
+        for n_classes in (4,) if arguments.quick else CLASSES:
+            inputs = batch_of(n_classes, batch, device)
             _, mined = stage1_loss(*inputs, relation=relation, **SETTINGS)
-            exact = [x.double() if x.is_floating_point() else x for x in inputs]
-            for ours, theirs in zip(
-                forward_backward(dense(relation), *exact),
-                forward_backward(indexed, *exact),
-                strict=True,
-            ):
-                torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
-            slow, fast = median_ms(indexed, *inputs), median_ms(dense(relation), *inputs)
-            print(
-                f"{relation:<9}{n_classes:>8}{int(mined):>9}"
-                f"{slow:>11.1f} ms{fast:>8.1f} ms{slow / fast:>7.1f}x"
-            )
+            losses = {DENSE: dense(relation), INDEXED: indexed}
+            check_equal(list(losses.values()), *inputs)
+            steps = {n: partial(forward_backward, loss, *inputs) for n, loss in losses.items()}
+            seconds = alternate(steps, arguments.rounds, settle_of(device), warm_up=3)
+            what = f"{relation}, {n_classes} classes"
+            found.append(comparison(what, seconds, DENSE, mined=int(mined)))
+            print(f"{table(found[-1])}\n  mined: {int(mined)}", flush=True)
+    setting = {"batch": batch, "dimensions": DIMENSIONS, "rounds": arguments.rounds}
+    kept = record("stage1_loss", machine(device), setting, comparisons=found)
+    keep(kept, arguments)
+    return kept
 
 
 if __name__ == "__main__":

@@ -1,0 +1,100 @@
+"""The harness's training step beside the bare networks: what the harness itself costs.
+
+    python benchmarks/bare_bound.py [--device auto|cpu|cuda] [--batch N] [--classes N]
+        [--student 16-1] [--quick] [--save]
+
+A kind of step at a time, its sides take turns, an epoch of a few batches each. `bare` is the least
+that this step can take: the frozen teacher forward, the student forward and backward from a
+trivial loss, and the optimiser's step, on batches that lie there. `harness` is train_epoch: it
+shuffles, crops and flips, computes the method's loss and keeps its averages. Images are noise in
+CIFAR's shape, float32; both sides run under the harness's deterministic settings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from arguments import chosen_device, keep, machine, parser_of, settle_of
+from case import Case, add_case, case_of, optimizer_of, takes_teacher
+from frame import Record, Step, alternate, comparison, record, table
+from torch import Tensor
+
+from harness.data.batches import Images, epoch_generator
+from harness.networks.base import Network
+from harness.train.loop import train_epoch
+
+KINDS = ("supervised", "kd", "stage1", "stage2")
+BARE, HARNESS = "bare", "harness"
+STEPS = {"cpu": 2}  # of an epoch; elsewhere MANY, as a step takes milliseconds there
+MANY = 50
+
+
+def harness_side(case: Case, kind: str, images: Images) -> Step:
+    """An epoch of the harness's loop."""
+    spec = case.spec
+    p = case.training(kind, spec, images)
+    return lambda: train_epoch(p.model, p.training, p.optimizer, images, spec, 0, lambda: False)
+
+
+def bare_side(case: Case, kind: str, images: Images) -> Step:
+    """The networks alone, on the same number of batches."""
+    batches = [batch.x for batch in images.augmented(case.batch, epoch_generator(0, 0))]
+    student = case.network(case.student)
+    optimizer = optimizer_of(student.parameters())
+    # Stage 1 has no classifier: it compares embeddings.
+    look = Network.embed if kind == "stage1" else Network.forward
+    teacher = None
+    if takes_teacher(kind):
+        teacher = case.network(case.teacher).eval().requires_grad_(False)
+    return lambda: bare_epoch(student, look, optimizer, batches, teacher)
+
+
+def bare_epoch(
+    student: Network,
+    look: Callable[[Network, Tensor], Tensor],
+    optimizer: torch.optim.Optimizer,
+    batches: Iterable[Tensor],
+    teacher: Network | None,
+) -> None:
+    for x in batches:
+        if teacher is not None:
+            with torch.no_grad():
+                teacher.embed_and_classify(x)
+        optimizer.zero_grad(set_to_none=True)
+        look(student, x).sum().backward()
+        optimizer.step()
+
+
+# What takes turns, for each kind. The training step with the teacher's answers at hand (computed
+# once, not each epoch) is to be a third side: a function like these two, for kinds that
+# `takes_teacher`; its bound is the bare side of `supervised`.
+SIDES: dict[str, Callable[[Case, str, Images], Step]] = {BARE: bare_side, HARNESS: harness_side}
+
+
+def measure(case: Case, rounds: int, settle: Callable[[], object]) -> list[dict[str, object]]:
+    """A comparison for each kind; seconds are those of an epoch."""
+    images, found = case.noise(), []
+    for kind in KINDS:
+        steps = {name: side(case, kind, images) for name, side in SIDES.items()}
+        found.append(comparison(kind, alternate(steps, rounds, settle), BARE))
+        print(table(found[-1]), flush=True)
+    return found
+
+
+def main(argv: list[str] | None = None) -> Record:
+    parser = parser_of((__doc__ or "").splitlines()[0], rounds=9)
+    add_case(parser)
+    arguments = parser.parse_args(argv)
+    device = chosen_device(arguments)
+    steps = 1 if arguments.quick else STEPS.get(device.type, MANY)
+    case = case_of(arguments, device, steps)
+    found = measure(case, arguments.rounds, settle_of(device))
+    setting = {**case.setting, "steps": steps, "rounds": arguments.rounds}
+    kept = record("bare_bound", machine(device), setting, comparisons=found)
+    keep(kept, arguments)
+    return kept
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""What is timed: images of noise, networks, and trainings of the harness on them."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import Parameter
+
+from harness.data import Augmentation, Dataset, ImageSet
+from harness.data.batches import Images
+from harness.data.placement import on_device
+from harness.methods import REGISTRY, SECTIONS
+from harness.networks import build
+from harness.networks.base import Network
+from harness.train.device import be_deterministic
+from harness.train.methods.base import Context, Training, training_of
+
+# So small that no weight leaves its place, however many steps are timed.
+LR = 1e-6
+
+
+@dataclass(frozen=True)
+class Case:
+    """teacher, student: wide residual networks, as "40-2". images: for training, 32 x 32."""
+
+    device: torch.device
+    batch: int = 128
+    classes: int = 100
+    images: int = 256
+    teacher: str = "40-2"
+    student: str = "16-1"
+
+    @property
+    def setting(self) -> dict[str, Any]:
+        """As a record has it."""
+        return {
+            "batch": self.batch,
+            "classes": self.classes,
+            "images": self.images,
+            "student": f"wrn-{self.student}",
+            "teacher": f"wrn-{self.teacher}",
+            "precision": "float32",
+        }
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """Of a cell, as far as a training looks at it: each method with its defaults."""
+        sections = {name: model.model_validate({}).model_dump() for name, model in SECTIONS.items()}
+        for section in sections.values():
+            if "lr" in section:
+                section["lr"] = LR
+        optimizer = {"batch_size": self.batch, "precision": "float32"}
+        return {**sections, "seed": 0, "optimizer": optimizer, "ncm_centers": "train",
+                "center_images": "plain", "protocol": {}}  # fmt: skip
+
+    def network(self, options: str) -> Network:
+        depth, width = map(int, options.split("-"))
+        made = build("wide_resnet", self.classes, depth=depth, width=width)
+        return made.to(self.device).to(memory_format=torch.channels_last)
+
+    def noise(self) -> Images:
+        """The images, on the device."""
+        return images_of(self.images, self.classes, self.device)
+
+    def training(self, kind: str, spec: dict[str, Any], images: Images) -> Prepared:
+        """A training of this kind of cell, as a cell's process has it."""
+        student = self.network(self.student)
+        teacher = self.network(self.teacher) if takes_teacher(kind) else None
+        context = Context(spec, {"train": images}, self.classes, student, teacher)
+        training = training_of(kind, context)
+        training.module.to(self.device)
+        parameters = [*student.parameters(), *training.module.parameters()]
+        return Prepared(student, training, optimizer_of(parameters))
+
+
+@dataclass(frozen=True)
+class Prepared:
+    model: Network
+    training: Training
+    optimizer: torch.optim.Optimizer
+
+
+def optimizer_of(parameters: Iterable[Parameter]) -> torch.optim.SGD:
+    """As the loop makes it."""
+    return torch.optim.SGD(parameters, lr=LR, momentum=0.9, weight_decay=5e-4, nesterov=True)
+
+
+def images_of(n: int, classes: int, device: torch.device) -> Images:
+    """n images of noise in CIFAR's shape, cropped and flipped as CIFAR's are."""
+    pixels = np.random.default_rng(0).integers(0, 256, (n, 32, 32, 3), dtype=np.uint8)
+    part = ImageSet(pixels, np.arange(n) % classes)
+    names = tuple(map(str, range(classes)))
+    middle, scale, crop = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), Augmentation(4, True)
+    data = Dataset("noise", names, part, None, None, middle, scale, crop)
+    return on_device(data, part, device, 0)
+
+
+def add_case(parser: argparse.ArgumentParser) -> None:
+    """Options of what is timed."""
+    usual = Case(torch.device("cpu"))
+    parser.add_argument("--batch", type=int, default=usual.batch)
+    parser.add_argument("--classes", type=int, default=usual.classes)
+    parser.add_argument("--student", default=usual.student, help="depth-width, by default 16-1")
+    parser.add_argument("--teacher", default=usual.teacher, help="depth-width, by default 40-2")
+
+
+def case_of(arguments: argparse.Namespace, device: torch.device, steps: int) -> Case:
+    """The case, set up as a cell's process is: deterministic. steps: of its epochs."""
+    be_deterministic()
+    torch.manual_seed(0)
+    if arguments.quick:
+        return Case(device, 8, 4, 8 * steps, "10-1", "10-1")
+    batch, classes = arguments.batch, arguments.classes
+    return Case(device, batch, classes, batch * steps, arguments.teacher, arguments.student)
+
+
+def takes_teacher(kind: str) -> bool:
+    """Whether a training of this kind asks a teacher."""
+    without = {s.kind for m in REGISTRY.values() if not m.needs for s in m.stages}
+    return kind not in without

@@ -1,0 +1,203 @@
+"""What costs grow with: a step with its batch and its classes, evaluation with the images, planning
+with the cells.
+
+    python benchmarks/costs.py [--device auto|cpu|cuda] [--quick] [--save] [--draw]
+
+A step is one of stage 1 of the harness's loop; its loss is timed alone, too, from embeddings that
+lie there. The sizes of a sweep take turns. `--draw` measures nothing: it draws
+docs/figures/performance/costs.png from what is kept.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import frame
+from frame import Record, Seconds, Step
+
+FIGURE = Path(__file__).resolve().parent.parent / "docs" / "figures" / "performance" / "costs.png"
+LOSS, STEP, EVALUATION, PLAN = "loss of stage 1", "step of stage 1", "evaluation", "planning"
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A sweep: over what, with which sizes."""
+
+    name: str
+    words: str
+    sizes: tuple[int, ...]
+    quick: tuple[int, ...]
+
+
+AXES = (
+    Axis("batch", "images a batch", (32, 64, 128, 256), (4, 8)),
+    Axis("classes", "classes", (10, 100, 1000), (2, 4)),
+    Axis("images", "images that are evaluated", (250, 500, 1000, 2000), (8, 16)),
+    Axis("cells", "cells that are planned", (24, 240, 2400), (24, 48)),
+)
+
+
+def sweep(axis: str, seconds: dict[str, Seconds]) -> dict[str, Any]:
+    """What is kept of an axis. seconds: what was done -> size, as text -> a value a round.
+
+    Its lines are [size, lower quartile, median, upper quartile of the seconds] each.
+    """
+    lines = {
+        name: [[int(size), *map(frame.rounded, frame.spread(v))] for size, v in found.items()]
+        for name, found in seconds.items()
+    }
+    return {"axis": axis, "lines": lines}
+
+
+def steps_of(axis: str, sizes: tuple[int, ...], case: Any) -> dict[str, dict[str, Step]]:
+    """What is done -> size, as text -> a step that does it. case: case.Case."""
+    if axis == "cells":
+        return {PLAN: planning(sizes)}
+    if axis == "images":
+        return {EVALUATION: {str(n): evaluation(case, n) for n in sizes}}
+    cases = {n: replace(case, **{axis: n}) for n in sizes}
+    return {
+        LOSS: {str(n): loss(c) for n, c in cases.items()},
+        STEP: {str(n): training_step(replace(c, images=c.batch)) for n, c in cases.items()},
+    }
+
+
+def loss(case: Any) -> Step:
+    from stage1_loss import batch_of, dense, forward_backward
+
+    return partial(
+        forward_backward, dense("tuple"), *batch_of(case.classes, case.batch, case.device)
+    )
+
+
+def training_step(case: Any) -> Step:
+    from bare_bound import harness_side
+
+    return harness_side(case, "stage1", case.noise())
+
+
+def evaluation(case: Any, n: int) -> Step:
+    from case import images_of
+
+    from harness.train.evaluate import embed_and_classify
+
+    model, images = case.network(case.student), images_of(n, case.classes, case.device)
+    return lambda: embed_and_classify(model, images)
+
+
+def planning(sizes: tuple[int, ...]) -> dict[str, Step]:
+    """Number of cells, as text -> a plan of as many seeds of the digits' grid as have them."""
+    from grid import EXPERIMENT, ROOT
+
+    from harness.data import load
+    from harness.plan import make_plan
+    from harness.spec.file import read
+
+    experiment = read(ROOT / EXPERIMENT)
+    dataset = load(experiment.dataset)
+
+    def of(n_seeds: int) -> Step:
+        seeds = {"seeds": tuple(range(n_seeds))}
+        return partial(make_plan, experiment.model_copy(update=seeds), dataset)
+
+    a_seed = len(make_plan(experiment.model_copy(update={"seeds": (0,)}), dataset).cells)
+    counts = dict.fromkeys(max(1, round(n / a_seed)) for n in sizes)
+    return {str(a_seed * count): of(count) for count in counts}
+
+
+def measure(
+    case: Any, rounds: int, settle: Callable[[], object], quick: bool
+) -> list[dict[str, Any]]:
+    found = []
+    for axis in AXES:
+        steps = steps_of(axis.name, axis.quick if quick else axis.sizes, case)
+        seconds = {name: frame.alternate(s, rounds, settle) for name, s in steps.items()}
+        found.append(sweep(axis.name, seconds))
+        for name, line in found[-1]["lines"].items():
+            points = ", ".join(f"{size}: {1000 * median:.1f} ms" for size, _, median, _ in line)
+            print(f"{name} by {axis.words}: {points}", flush=True)
+    return found
+
+
+def draw(kept: list[Record], path: Path) -> None:
+    """Seconds by size, a panel an axis; a line for what is done on each kind of device."""
+    from matplotlib.figure import Figure
+
+    from analysis.figures.base import STYLES, default_settings, pixels
+
+    names = (LOSS, STEP, EVALUATION, PLAN)
+    kinds = [r["machine"]["kind"] for r in kept]
+    style = dict(zip([(n, k) for n in names for k in kinds], STYLES, strict=False))
+    with default_settings():
+        figure = Figure(figsize=(7.2, 6.0), layout="constrained")
+        for axes, axis in zip(figure.subplots(2, 2).flat, AXES, strict=True):
+            for record in kept:
+                kind = record["machine"]["kind"]
+                (found,) = [s for s in record["sweeps"] if s["axis"] == axis.name]
+                for name, line in found["lines"].items():
+                    sizes, low, median, high = zip(*line, strict=True)
+                    s = style[name, kind]
+                    label = f"{name}, {kind}"
+                    axes.fill_between(sizes, low, high, color="0.85", linewidth=0)
+                    axes.plot(sizes, median, label=label, color=s.grey, linestyle=s.line,
+                              marker=s.marker, markersize=5, markerfacecolor=s.face)  # fmt: skip
+            axes.set(xscale="log", yscale="log", xlabel=axis.words, ylabel="seconds")
+            points = points_of(kept, axis.name)
+            ticks = sorted({size for size, *_ in points})
+            axes.set_xticks(ticks, [f"{n:,}" for n in ticks])
+            axes.set_xticks([], minor=True)
+            # Whole powers of ten, as plain numbers: with few of them a slope can still be read.
+            least = math.floor(math.log10(min(low for _, low, *_ in points)))
+            most = math.ceil(math.log10(max(high for *_, high in points)))
+            powers = [10.0**n for n in range(least, max(most, least + 1) + 1)]
+            axes.set_ylim(powers[0], powers[-1])
+            axes.set_yticks(powers, [f"{power:g}" for power in powers])
+            axes.legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=1,
+                        borderaxespad=0.2)  # fmt: skip
+        setting = kept[0]["setting"]
+        figure.suptitle(
+            "What costs grow with: median and quartiles of seconds\n"
+            f"batch {setting['batch']}, {setting['classes']} classes where they do not vary, "
+            f"{setting['student']} taught by {setting['teacher']}",
+            fontsize=10,
+        )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels(figure).save(path, optimize=True)
+
+
+def points_of(kept: list[Record], axis: str) -> list[list[float]]:
+    """Of all lines of an axis."""
+    sweeps = [s for r in kept for s in r["sweeps"] if s["axis"] == axis]
+    return [point for s in sweeps for line in s["lines"].values() for point in line]
+
+
+def main(argv: list[str] | None = None) -> Record | None:
+    from arguments import chosen_device, keep, machine, parser_of, settle_of
+    from case import add_case, case_of
+
+    parser = parser_of((__doc__ or "").splitlines()[0], rounds=5)
+    parser.add_argument("--draw", action="store_true", help="only draw what is kept")
+    add_case(parser)
+    arguments = parser.parse_args(argv)
+    if arguments.draw:
+        if kept := frame.read("costs"):
+            draw(kept, FIGURE)
+        print(f"drawn: {FIGURE}" if kept else "costs: nothing is kept, nothing is drawn")
+        return None
+    device = chosen_device(arguments)
+    case = case_of(arguments, device, steps=1)
+    sweeps = measure(case, arguments.rounds, settle_of(device), arguments.quick)
+    setting = {k: v for k, v in case.setting.items() if k != "images"}
+    setting["rounds"] = arguments.rounds
+    found = frame.record("costs", machine(device), setting, sweeps=sweeps)
+    keep(found, arguments)
+    return found
+
+
+if __name__ == "__main__":
+    main()

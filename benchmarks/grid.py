@@ -1,0 +1,195 @@
+"""A whole grid by `harness run`, from an empty store: how much of its time is training.
+
+    python benchmarks/grid.py [--set seeds=[0]] [--jobs N] [--against COMMIT] [--save]
+
+With --against, another commit's checkout trains the grid too (a git worktree in a temporary
+folder, with its own experiments/digits.yaml), in turns with this one. The ratio of their wall times
+is kept, and whether cells of one fingerprint have the same numbers to the last digit. Each run has
+a store and a folder of its own, with an MLflow database that is made before, which takes seconds
+once in the life of a project.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from arguments import chosen_device, keep, machine, parser_of
+from frame import Record, Spread, Step, alternate, comparison, record, rounded, spread, table
+
+from harness.execute.local import threads_for
+from harness.results import EVALUATION_SECONDS
+from harness.run.session import default_jobs
+from harness.store import CellDir, Store
+
+ROOT = Path(__file__).resolve().parent.parent
+EXPERIMENT = Path("experiments/digits.yaml")
+TIMES = {"event", "time", "seconds", "images_per_second", EVALUATION_SECONDS}  # of an epoch's line
+HERE, THERE = "this code", "the other commit"
+QUICK = ["seeds=[0]", "methods=[plain]", "students=[{depth: 10, width: 1}]",
+         "teacher={depth: 10, width: 1}", "training.epochs=1"]  # fmt: skip
+
+
+class Runner:
+    """Runs the grid with the code in a folder, each time in a new folder below `place`.
+
+    stores: of the runs so far.
+    """
+
+    def __init__(self, code: Path, place: Path, database: Path, options: list[str]) -> None:
+        self.code, self.place, self.database = code, place, database
+        self.options, self.stores = options, list[Store]()
+
+    def __call__(self) -> None:
+        """
+        Raises:
+            RuntimeError: it failed; the message is what it said.
+        """
+        folder = self.place / str(len(self.stores))
+        folder.mkdir(parents=True)
+        shutil.copy(self.database, folder)
+        command = ["run", str(self.code / EXPERIMENT), "--no-bar", *self.options]
+        done = harness(command, self.code, folder)
+        if done.returncode:
+            raise RuntimeError(f"{self.code}: harness {' '.join(command)}: {done.stderr.strip()}")
+        self.stores.append(Store(folder / "runs"))
+
+
+def harness(arguments: list[str], code: Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    """`harness ARGUMENTS` of the checkout `code`, in `folder`."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "HARNESS_"))}
+    own = {"PYTHONPATH": str(code), "MLFLOW_DISABLE_TELEMETRY": "true"}
+    command = [sys.executable, "-m", "harness", *arguments]
+    return subprocess.run(command, cwd=folder, env=kept | own, capture_output=True, text=True)
+
+
+def empty_database(folder: Path) -> Path:
+    """mlflow.db without runs."""
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    from mlflow import MlflowClient
+
+    folder.mkdir()
+    path = folder / "mlflow.db"
+    MlflowClient(tracking_uri=f"sqlite:///{path}").get_experiment_by_name("Default")
+    return path
+
+
+@contextlib.contextmanager
+def checkout(commit: str, folder: Path) -> Iterator[Path]:
+    """A git worktree of a commit, removed afterwards."""
+
+    def git(*arguments: str) -> None:
+        subprocess.run(["git", "-C", str(ROOT), *arguments], check=True, capture_output=True)
+
+    git("worktree", "add", "--detach", str(folder), commit)
+    try:
+        yield folder
+    finally:
+        git("worktree", "remove", "--force", str(folder))
+
+
+def shares(store: Store, wall: float, jobs: int) -> dict[str, float]:
+    """What of a run's wall time (seconds, of `jobs` processes) was training, and what evaluation,
+    by the cells' manifests."""
+    manifests = [directory.manifest for directory in store.all()]
+    return {
+        "training": sum(m["seconds"] for m in manifests) / (wall * jobs),
+        "evaluation": sum(m[EVALUATION_SECONDS] for m in manifests) / (wall * jobs),
+    }
+
+
+def same_numbers(ours: Store, theirs: Store) -> dict[str, int]:
+    """Of the cells of two stores: those in both whose numbers are `equal`, those whose are not
+    (`different`), and those in one store only (`alone`)."""
+    a, b = ({d.path.name: d for d in store.all()} for store in (ours, theirs))
+    equal = sum(numbers(a[name]) == numbers(b[name]) for name in a.keys() & b.keys())
+    shared = len(a.keys() & b.keys())
+    return {"equal": equal, "different": shared - equal, "alone": len(a.keys() ^ b.keys())}
+
+
+def numbers(directory: CellDir) -> dict[str, Any]:
+    """Of a finished cell, whatever it took: results, and losses and accuracies of each epoch."""
+    lines = [{k: v for k, v in x.items() if k not in TIMES} for x in directory.epochs()]
+    return {"results": directory.manifest["results"], "epochs": lines}
+
+
+def measure(runners: dict[str, Runner], rounds: int, jobs: int) -> dict[str, Any]:
+    """The comparison of their wall times with those of the last of them, and what their stores
+    say."""
+    steps: dict[str, Step] = dict(runners)
+    seconds = alternate(steps, rounds, warm_up=0)
+    found = {
+        name: [shares(s, w, jobs) for s, w in zip(runner.stores, seconds[name], strict=True)]
+        for name, runner in runners.items()
+    }
+    of = {
+        name: {
+            part: [rounded(x) for x in spread([share[part] for share in each])]
+            for part in ("training", "evaluation")
+        }
+        for name, each in found.items()
+    }
+    return comparison("wall time of a grid", seconds, list(runners)[-1], shares=of)
+
+
+def main(argv: list[str] | None = None) -> Record:
+    parser = parser_of((__doc__ or "").splitlines()[0], rounds=2)
+    parser.add_argument("--set", dest="set_", action="append", metavar="FIELD=VALUE")
+    parser.add_argument("--jobs", type=int, help="by default as `harness run`")
+    parser.add_argument("--against", metavar="COMMIT", help="another commit of this repository")
+    arguments = parser.parse_args(argv)
+    device = chosen_device(arguments)
+    chosen = [*(arguments.set_ or ["seeds=[0]"]), *(QUICK if arguments.quick else ())]
+    jobs = arguments.jobs or default_jobs(device.type)
+    options = ["--device", str(device), "--jobs", str(jobs)]
+    options += [word for assignment in chosen for word in ("--set", assignment)]
+    kept = measured(arguments, device, jobs, options, chosen)
+    keep(kept, arguments)
+    return kept
+
+
+def measured(
+    arguments: argparse.Namespace, device: Any, jobs: int, options: list[str], chosen: list[str]
+) -> Record:
+    with contextlib.ExitStack() as stack:
+        place = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        database = empty_database(place / "database")
+        runners = {HERE: Runner(ROOT, place / "here", database, options)}
+        if arguments.against:
+            code = stack.enter_context(checkout(arguments.against, place / "code"))
+            runners[THERE] = Runner(code, place / "there", database, options)
+        found = measure(runners, arguments.rounds, jobs)
+        first = runners[HERE].stores[0]
+        cells = first.all()
+        setting: dict[str, Any] = {
+            "experiment": EXPERIMENT.as_posix(),
+            "set": chosen,
+            "cells": len(cells),
+            "jobs": jobs,
+            "rounds": arguments.rounds,
+        }
+        if arguments.against:
+            setting["against"] = arguments.against
+            found["numbers"] = same_numbers(first, runners[THERE].stores[0])
+    print(table(found))
+    for name, share in found["shares"].items():
+        parts = ", ".join(f"{part} {100 * Spread(*s).median:.0f} %" for part, s in share.items())
+        print(f"  of {jobs} jobs of {name}: {parts}")
+    if "numbers" in found:
+        print(f"  cells: {json.dumps(found['numbers'])}")
+    # Each cell has these threads, whatever this process has.
+    on = machine(device) | {"threads": threads_for(jobs)}
+    return record("grid", on, setting, comparisons=[found])
+
+
+if __name__ == "__main__":
+    main()

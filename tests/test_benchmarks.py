@@ -1,0 +1,374 @@
+"""Benchmarks: their arithmetic, their page, and that each of them runs."""
+
+import contextlib
+import copy
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import ROOT
+
+sys.path.append(str(ROOT / "benchmarks"))
+import frame
+import page
+
+MACHINE = {"kind": "cpu", "device": "cpu (x86_64)", "processor": "Some CPU", "threads": 2,
+           "python": "3.12.3", "torch": "2.11", "commit": "0123456789", "dirty": False}  # fmt: skip
+
+
+def compared(what: str, base: str, *others: str, **more: Any) -> dict[str, Any]:
+    """Each other one takes half as long again as the base."""
+    seconds = {base: [2.0, 4.0, 6.0]} | {name: [3.0, 6.0, 9.0] for name in others}
+    return frame.comparison(what, seconds, base, **more)
+
+
+def sweeps() -> list[dict[str, Any]]:
+    def line(*sizes: int) -> dict[str, list[float]]:
+        return {str(n): [0.1 * n, 0.2 * n, 0.3 * n] for n in sizes}
+
+    import costs
+
+    small = {a.name: line(*a.sizes) for a in costs.AXES}
+    return [
+        costs.sweep("batch", {costs.LOSS: small["batch"], costs.STEP: small["batch"]}),
+        costs.sweep("classes", {costs.LOSS: small["classes"], costs.STEP: small["classes"]}),
+        costs.sweep("images", {costs.EVALUATION: small["images"]}),
+        costs.sweep("cells", {costs.PLAN: small["cells"]}),
+    ]
+
+
+def costs_record() -> frame.Record:
+    setting = {"batch": 128, "classes": 100, "student": "wrn-16-1", "teacher": "wrn-40-2"}
+    return frame.record("costs", MACHINE, setting, sweeps=sweeps())
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Path:
+    """A folder with a record of each benchmark."""
+    shares = {"training": [0.5, 0.6, 0.7], "evaluation": [0.1, 0.1, 0.1]}
+    numbers = {"equal": 24, "different": 0, "alone": 0}
+    both = {"this code": shares, "the other commit": shares}
+    found = {
+        "bare_bound": [compared("kd", "bare", "harness")],
+        "stage1_loss": [compared("tuple, 10 classes", "dense", "index lists", mined=1234)],
+        "method_steps": [compared("a step of each method", "plain", "kd", "at")],
+        "grid": [
+            compared("wall", "the other commit", "this code", shares=both, numbers=numbers),
+        ],
+    }
+    setting = {"batch": 128, "steps": 2, "rounds": 3}
+    for name, comparisons in found.items():
+        frame.save(frame.record(name, MACHINE, setting, comparisons=comparisons), tmp_path)
+    frame.save(costs_record(), tmp_path)
+    planned = {"processor": "Some CPU", "tries": 3, "seconds": {"planning 10,000 cells": 0.5}}
+    (tmp_path / "planning.json").write_text(json.dumps(planned))
+    return tmp_path
+
+
+@pytest.fixture
+def performance(tmp_path: Path) -> Path:
+    """A copy of the page."""
+    copied = tmp_path / "performance.md"
+    copied.write_text(page.PAGE.read_text())
+    return copied
+
+
+# -- the frame -------------------------------------------------------------------------------------
+
+
+def test_a_ratio_is_that_of_pairs() -> None:
+    """Round by round: the ratio of the two medians would be 3 / 2."""
+    assert frame.ratio([8, 3, 1], [4, 1, 2]) == (1.25, 2, 2.5)
+    assert frame.ratio([2.0], [4.0]) == (0.5, 0.5, 0.5)
+    assert frame.spread([4, 1, 3, 2, 5]) == (2, 3, 4)
+    with pytest.raises(ValueError, match="shorter"):
+        frame.ratio([1, 2], [1])
+
+
+def test_a_comparison_keeps_its_rounds() -> None:
+    found = frame.comparison("x", {"a": [1.0, 2.0, 4.0], "b": [2.0, 6.0, 4.0]}, "a", more=7)
+    assert found["more"] == 7 and found["base"] == "a"
+    row = {"seconds": 4.0, "ratio": [1.5, 2.0, 2.5], "rounds": [2.0, 6.0, 4.0]}
+    assert found["rows"]["b"] == row
+    assert found["rows"]["a"]["ratio"] == [1, 1, 1]
+
+
+def test_steps_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    clock = iter(range(100))
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    steps = {name: lambda name=name: seen.append(name) for name in "abc"}
+    seconds = frame.alternate(steps, 3, settle=lambda: seen.append("|"), warm_up=2)
+    order = "abc" "cba" "abc" "cba" "abc"  # fmt: skip
+    assert "".join(seen) == "".join(f"|{name}|" for name in order)
+    assert seconds == {name: [1, 1, 1] for name in "abc"}, "the warm-up does not count"
+
+
+def test_a_record_is_kept_by_kind_of_device(tmp_path: Path) -> None:
+    for kind in ("cpu", "cuda"):
+        made = frame.record("x", MACHINE | {"kind": kind}, {"batch": 1}, comparisons=[])
+        assert frame.save(made, tmp_path) == tmp_path / f"x-{kind}.json"
+    assert [r["machine"]["kind"] for r in frame.read("x", tmp_path)] == ["cpu", "cuda"]
+    assert frame.read("y", tmp_path) == []
+
+
+# -- the page --------------------------------------------------------------------------------------
+
+
+def test_the_committed_page_matches_its_results() -> None:
+    """As `make lint` calls it."""
+    done = subprocess.run(
+        [sys.executable, "benchmarks/page.py", "--check"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def test_without_results_the_page_says_so(tmp_path: Path, performance: Path) -> None:
+    empty = tmp_path / "empty"
+    assert page.main([], performance, empty) == 0
+    assert performance.read_text().count(page.MISSING) == len(page.BLOCKS) - 1
+    assert page.NO_GPU in performance.read_text()
+
+
+def test_the_page_follows_the_results(kept: Path, performance: Path) -> None:
+    assert page.main([], performance, kept) == 0
+    text = performance.read_text()
+    assert page.MISSING not in text and page.NO_GPU in text
+    assert "| `kd` | 3.0 s | 1.50 (1.50 to 1.50) |" in text
+    assert "| tuple, 10 classes | 1,234 | 4.0 s | 6.0 s | 1.50 (1.50 to 1.50) |" in text
+    assert "| this code | 6.0 s | 60 % (50 to 70) | 10 % (10 to 10) |" in text
+    assert "All 24 cells that both have" in text
+    assert "| planning 10,000 cells | 500 ms |" in text
+    assert "Some CPU, 2 threads, torch 2.11, commit 0123456; batch 128" in text
+    assert page.main(["--check"], performance, kept) == 0
+
+
+def test_a_changed_number_is_found(
+    kept: Path, performance: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page.main([], performance, kept)
+    whole = performance.read_text()
+    performance.write_text(whole.replace("| 1,234 |", "| 1,235 |"))
+    assert page.main(["--check"], performance, kept) == 1
+    assert "1,235" in capsys.readouterr().out
+    assert "1,235" in performance.read_text(), "--check writes nothing"
+    performance.write_text(whole)
+    path = kept / "grid-cpu.json"
+    record = json.loads(path.read_text())
+    record["comparisons"][0]["numbers"] = {"equal": 20, "different": 4, "alone": 1}
+    path.write_text(json.dumps(record))
+    assert page.main(["--check"], performance, kept) == 1
+    page.main([], performance, kept)
+    assert "**4 of the 24 cells of both differ in a number**" in performance.read_text()
+
+
+def test_a_gpu_is_named_where_one_was_measured(kept: Path, performance: Path) -> None:
+    (made,) = frame.read("bare_bound", kept)
+    gpu = copy.deepcopy(made) | {"machine": MACHINE | {"kind": "cuda", "device": "Some GPU"}}
+    frame.save(gpu, kept)
+    page.main([], performance, kept)
+    text = performance.read_text()
+    assert (
+        page.NO_GPU not in text and "Measured on a GPU too, as the tables say: bare_bound" in text
+    )
+    assert "Some GPU" in text and text.count("| kind of step |") == 2
+
+
+@pytest.mark.parametrize("line", ["<!-- bench:grid -->", "<!-- /bench:costs -->"])
+def test_a_missing_marker_is_an_error(
+    kept: Path, performance: Path, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    without = performance.read_text().replace(f"{line}\n", "")
+    performance.write_text(without)
+    assert page.main([], performance, kept) == 2
+    assert line in capsys.readouterr().err and performance.read_text() == without
+
+
+def test_an_unknown_benchmark_is_an_error(kept: Path, performance: Path) -> None:
+    performance.write_text(f"{performance.read_text()}<!-- bench:gird -->\n")
+    assert page.main([], performance, kept) == 2
+
+
+# -- each of them runs -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def nothing_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where results would go."""
+    import torch
+
+    monkeypatch.setattr(frame, "RESULTS", tmp_path / "results")
+    was = torch.are_deterministic_algorithms_enabled()
+    yield tmp_path / "results"
+    torch.use_deterministic_algorithms(was)
+
+
+QUICK = ["--quick", "--device", "cpu", "--save"]
+
+
+def test_bare_bound_runs(nothing_kept: Path) -> None:
+    import bare_bound
+
+    record = bare_bound.main(QUICK)
+    assert [c["what"] for c in record["comparisons"]] == list(bare_bound.KINDS)
+    assert all(set(c["rows"]) == {"bare", "harness"} for c in record["comparisons"])
+    assert all(len(c["rows"]["bare"]["rounds"]) == 2 for c in record["comparisons"])
+    assert record["machine"]["kind"] == "cpu" and record["setting"]["batch"] == 8
+    assert page.bare_bound(record)
+    assert not nothing_kept.exists(), "--quick keeps nothing"
+
+
+def test_bare_networks_and_the_harness_do_the_same_passes(nothing_kept: Path) -> None:
+    """Teacher and student look as often at as many images on both sides, in the same mode."""
+    import bare_bound
+    import torch
+    from case import Case
+
+    from harness.networks.wide_resnet import WideResNet
+
+    case = Case(torch.device("cpu"), 8, 4, 16, "16-1", "10-1")
+    images = case.noise()
+    for kind in bare_bound.KINDS:
+        passes = {}
+        for name, side in bare_bound.SIDES.items():
+            step, looks = side(case, kind, images), list[tuple[Any, ...]]()
+            original = WideResNet.feature_maps
+
+            def spy(self: Any, x: Any, looks: Any = looks, original: Any = original) -> Any:
+                has_gradient = next(self.parameters()).requires_grad
+                n = sum(p.numel() for p in self.parameters())
+                looks.append((n, len(x), self.training, has_gradient, torch.is_grad_enabled()))
+                return original(self, x)
+
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(WideResNet, "feature_maps", spy)
+                step()
+            passes[name] = looks
+        assert passes["bare"] == passes["harness"], kind
+        assert len(passes["bare"]) == (2 if kind == "supervised" else 4)
+
+
+def test_stage1_loss_runs(nothing_kept: Path) -> None:
+    import stage1_loss
+
+    record = stage1_loss.main(QUICK)
+    assert [c["what"] for c in record["comparisons"]] == ["tuple, 4 classes", "triplet, 4 classes"]
+    assert all(c["mined"] > 0 for c in record["comparisons"]) and page.stage1_loss(record)
+
+
+def test_method_steps_has_what_the_page_of_methods_shows(nothing_kept: Path) -> None:
+    import method_steps
+
+    from analysis import methods_page
+    from harness.methods import REGISTRY
+
+    record = method_steps.main(QUICK)
+    shown = method_steps.shown(record)
+    kept = json.loads((ROOT / methods_page.STEPS).read_text())
+    assert shown.keys() == kept.keys() and shown["ratios"]["plain"] == 1
+    trained = {n for n, m in REGISTRY.items() if not m.variant_of and m.final.schedule}
+    assert trained | {methods_page.SUM} <= shown["ratios"].keys()
+    assert shown["ratios"]["kd"] == round(record["comparisons"][0]["rows"]["kd"]["ratio"][1], 2)
+
+
+def test_costs_runs_and_is_drawn(nothing_kept: Path, tmp_path: Path) -> None:
+    import costs
+
+    record = costs.main(QUICK)
+    assert record is not None
+    assert [s["axis"] for s in record["sweeps"]] == [a.name for a in costs.AXES]
+    sizes = {s["axis"]: [p[0] for p in next(iter(s["lines"].values()))] for s in record["sweeps"]}
+    assert sizes["batch"] == [4, 8] and len(set(sizes["cells"])) == 2
+    assert costs.sweep("x", {"y": {"8": [1, 4, 3]}})["lines"] == {"y": [[8, 2, 3, 3.5]]}
+    drawn = []
+    for name in ("a.png", "b.png"):
+        costs.draw([costs_record()], tmp_path / name)
+        drawn.append((tmp_path / name).read_bytes())
+    assert drawn[0] == drawn[1] and drawn[0].startswith(b"\x89PNG")
+
+
+# -- the grid --------------------------------------------------------------------------------------
+
+
+def test_shares_of_a_grid(finished: Path) -> None:
+    import grid
+
+    from harness.store import Store
+
+    store = Store(finished / "runs")
+    manifests = [d.manifest for d in store.all()]
+    found = grid.shares(store, wall=10, jobs=2)
+    assert found["training"] == pytest.approx(sum(m["seconds"] for m in manifests) / 20)
+    assert found["evaluation"] == pytest.approx(
+        sum(m["evaluation_seconds"] for m in manifests) / 20
+    )
+
+
+def test_numbers_of_two_stores_are_compared(finished: Path, finished_copy: Path) -> None:
+    import grid
+
+    from harness.store import Store
+
+    ours, theirs = Store(finished / "runs"), Store(finished_copy / "runs")
+    n = len(ours.all())
+    assert grid.same_numbers(ours, theirs) == {"equal": n, "different": 0, "alone": 0}
+    journal = theirs.all()[0] / "journal.jsonl"
+    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    (first, *_) = [line for line in lines if line["event"] == "epoch"]
+
+    def write() -> None:
+        journal.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    first["seconds"] += 1
+    write()
+    assert grid.same_numbers(ours, theirs)["different"] == 0, "time is no number of a result"
+    first["loss/total"] *= 1 + 1e-15
+    write()
+    assert grid.same_numbers(ours, theirs) == {"equal": n - 1, "different": 1, "alone": 0}
+    (theirs.all()[1] / "cell.json").unlink()
+    assert grid.same_numbers(ours, theirs)["alone"] == 1
+
+
+def test_two_commits_take_turns(
+    finished: Path, empty_database: Path, nothing_kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole benchmark, with finished cells in place of training."""
+    import grid
+
+    calls: list[tuple[list[str], Path]] = []
+
+    def copied(
+        arguments: list[str], code: Path, folder: Path
+    ) -> "subprocess.CompletedProcess[str]":
+        assert (folder / "mlflow.db").exists() and not (folder / "runs").exists()
+        shutil.copytree(finished / "runs", folder / "runs")
+        calls.append((arguments, code))
+        return subprocess.CompletedProcess(arguments, 0)
+
+    monkeypatch.setattr(grid, "harness", copied)
+    monkeypatch.setattr(grid, "empty_database", lambda folder: empty_database)
+    monkeypatch.setattr(grid, "checkout", lambda commit, folder: contextlib.nullcontext(folder))
+    record = grid.main([*QUICK, "--against", "abc", "--set", "seeds=[7]", "--jobs", "2"])
+    codes = [code for _, code in calls]
+    assert codes[0] == codes[3] == ROOT and codes[1] == codes[2] != ROOT
+    arguments, code = calls[1]
+    assert arguments[1] == str(code / "experiments/digits.yaml"), "each commit's own file"
+    assert arguments[arguments.index("--set") + 1] == "seeds=[7]"
+    (found,) = record["comparisons"]
+    n = len(list((finished / "runs").glob("*/cell.json")))
+    assert found["numbers"] == {"equal": n, "different": 0, "alone": 0}
+    assert found["base"] == grid.THERE and record["setting"]["cells"] == n
+    assert found["rows"][grid.THERE]["ratio"] == [1, 1, 1] and page.grid(record)
+
+
+def test_a_grid_that_fails_says_why(empty_database: Path, tmp_path: Path) -> None:
+    import grid
+
+    runner = grid.Runner(ROOT, tmp_path / "here", empty_database, ["--set", "stage2.lambda=50"])
+    with pytest.raises(RuntimeError, match="did you mean 'lambd'"):
+        runner()
