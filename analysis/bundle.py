@@ -1,4 +1,4 @@
-"""Finished cells -> a bundle (plain JSON lines, no weights) -> a DataFrame.
+"""Finished cells -> a bundle (plain JSON lines, no weights) -> rows of numbers.
 
 A bundle is all a table or a figure needs: it can be committed, sent and checked without a database,
 the weights or the data. Its first line is the resolved experiment; then one line a cell.
@@ -9,11 +9,11 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from analysis.bundle_fields import parse_lines, task_of
 from harness.canonical import canonical
@@ -29,6 +29,9 @@ from harness.store import CellDir, Store
 from harness.track import sent
 from harness.track.environment import tracking_uri
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 # Still 1 with curves and confusions: who does not know them can read the rest as before.
 FORMAT = 1
 # What figures show of an epoch; MLflow has the rest.
@@ -38,11 +41,12 @@ MOST_NAMES = 30
 
 Curves = dict[str, list[float | None]]
 Confusion = list[list[int]]
+Number = dict[str, Any]  # a row of a bundle's numbers, by column
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """experiment: the resolved file. numbers: one row a (stage, method, student, seed, result),
+    """experiment: the resolved file. rows: one a (stage, method, student, seed, result),
     with last, selected and best_on_test as fractions, and what leads to its run. With tasks, also
     one a task: `overlap` and `shots` are numbers or "all", to group by, `task` is both together;
     None without tasks, and of what is trained on the teacher's.
@@ -61,7 +65,7 @@ class Bundle:
     reported: str
     protocol: str
     published: list[dict[str, str]]
-    numbers: pd.DataFrame
+    rows: list[Number]
     curves: dict[str, Curves]
     confusions: dict[str, Confusion | None]
     class_names: list[str] | None
@@ -69,7 +73,35 @@ class Bundle:
     @property
     def teacher(self) -> str:
         """Label of the teacher's network."""
-        return str(self.numbers[self.numbers.stage == TEACHER].student.iloc[0])
+        return str(next(row["student"] for row in self.rows if row["stage"] == TEACHER))
+
+    @property
+    def cells(self) -> list[Number]:
+        """The first row of each cell, for what its rows share."""
+        return first_of_each(self.rows)
+
+    @cached_property
+    def numbers(self) -> pd.DataFrame:
+        """The rows, for who works with pandas; tables need not import it."""
+        import pandas as pd
+
+        numbers = pd.DataFrame(self.rows)
+        for name in ("overlap", "shots", "task"):  # else 2 and None would be 2.0 and NaN
+            numbers[name] = pd.Series([row[name] for row in self.rows], dtype=object)
+        return numbers
+
+    def by(self, *columns: str) -> dict[tuple[Any, ...], list[Number]]:
+        """The rows, grouped by their values in these columns; made once."""
+        if columns not in self._groups:
+            groups: dict[tuple[Any, ...], list[Number]] = {}
+            for row in self.rows:
+                groups.setdefault(tuple(row[name] for name in columns), []).append(row)
+            self._groups[columns] = groups
+        return self._groups[columns]
+
+    @cached_property
+    def _groups(self) -> dict[tuple[str, ...], dict[tuple[Any, ...], list[Number]]]:
+        return {}
 
     @property
     def name(self) -> str:
@@ -191,7 +223,6 @@ def read_bundle(path: Path, text: str | None = None) -> Bundle:
         header, cells = parse_lines(path, text)
         if header["bundle"] != FORMAT:
             raise ValueError("is of another format")
-        numbers = _numbers([row for cell in cells for row in _rows(cell)])
         return Bundle(
             path,
             header["experiment"],
@@ -199,7 +230,7 @@ def read_bundle(path: Path, text: str | None = None) -> Bundle:
             header["reported"],
             header["protocol"],
             header["published"],
-            numbers,
+            [row for cell in cells for row in _rows(cell)],
             {c["fingerprint"]: c["curves"] for c in cells if "curves" in c},
             {c["fingerprint"]: c["confusion"] for c in cells if "confusion" in c},
             header.get("class_names"),
@@ -214,14 +245,15 @@ def read_bundle(path: Path, text: str | None = None) -> Bundle:
         ) from None
 
 
-def _numbers(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    numbers = pd.DataFrame(rows)
-    for name in ("overlap", "shots", "task"):  # else 2 and None would be 2.0 and NaN
-        numbers[name] = pd.Series([row[name] for row in rows], dtype=object)
-    return numbers
+def first_of_each(rows: list[Number]) -> list[Number]:
+    """The first row of each cell."""
+    found: dict[str, Number] = {}
+    for row in rows:
+        found.setdefault(row["fingerprint"], row)
+    return list(found.values())
 
 
-def _rows(cell: dict[str, Any]) -> list[dict[str, Any]]:
+def _rows(cell: dict[str, Any]) -> list[Number]:
     manifest = cell["manifest"]
     return [
         {

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scipy import stats
+from scipy.special import stdtrit  # scipy.stats would take half a second to import
 
 
 @dataclass(frozen=True)
@@ -32,5 +32,5 @@ def estimate(values: Sequence[float], confidence: float = 0.95) -> Estimate | No
     if n == 1:
         return Estimate(mean, None, 1)
     deviation = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1))
-    quantile = float(stats.t.ppf(0.5 + confidence / 2, n - 1))
+    quantile = float(stdtrit(n - 1, 0.5 + confidence / 2))
     return Estimate(mean, quantile * deviation / math.sqrt(n), n)

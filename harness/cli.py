@@ -16,6 +16,7 @@ from typing import Annotated, Optional
 import typer
 
 from harness.cli_options import (
+    KEPT,
     RUNS,
     Budget,
     Device,
@@ -26,7 +27,9 @@ from harness.cli_options import (
     NoBar,
     Set,
     StoreOption,
+    TeacherCache,
     Workers,
+    n_bytes,
     seconds,
 )
 from harness.data import using_data_root
@@ -52,13 +55,15 @@ def plan(
     jobs: Jobs = None,
     device: Device = "auto",
     budget: Budget = None,
+    teacher_cache: TeacherCache = KEPT,
     no_estimate: Annotated[bool, typer.Option("--no-estimate", help="measure nothing")] = False,
 ) -> None:
     """Show the cells, which are done already, and the time and disk the others need."""
     from harness.run.inspect import print_plan
 
     limit = seconds(budget, "--budget")
-    print_plan(_read(file, set_), store, jobs, device, limit, not no_estimate)
+    kept = n_bytes(teacher_cache)
+    print_plan(_read(file, set_), store, jobs, device, limit, not no_estimate, kept)
 
 
 @app.command()
@@ -71,6 +76,7 @@ def run(
     max_time: MaxTime = None,
     budget: Budget = None,
     n_workers: Workers = 0,
+    teacher_cache: TeacherCache = KEPT,
     no_bar: NoBar = False,
 ) -> None:
     """Train every cell that is not done, and log all of them to MLflow."""
@@ -83,6 +89,7 @@ def run(
         device=device,
         max_seconds=seconds(max_time),
         n_workers=n_workers,
+        teacher_cache=n_bytes(teacher_cache),
         no_bar=no_bar,
         budget=seconds(budget, "--budget"),
         page=_page(file, set_, store),
@@ -106,6 +113,7 @@ def tune(
     device: Device = "auto",
     max_time: MaxTime = None,
     n_workers: Workers = 0,
+    teacher_cache: TeacherCache = KEPT,
     no_bar: NoBar = False,
 ) -> None:
     """Tune each method on the validation split with Optuna, then write NAME.tuned.yaml."""
@@ -121,6 +129,7 @@ def tune(
         device=device,
         max_seconds=seconds(max_time),
         n_workers=n_workers,
+        teacher_cache=n_bytes(teacher_cache),
         no_bar=no_bar,
         draw=draw,
     )
@@ -158,6 +167,14 @@ def repair(
     from harness.run.repair import repair as mend
 
     mend(cell, store, yes)
+
+
+@app.command()
+def gc(store: StoreOption = RUNS) -> None:
+    """Free the disk that the teachers' kept answers take; trainings compute them again."""
+    from harness.teacher_cache import clean
+
+    print(f"{clean(store) / 1e6:.1f} MB of teachers' answers removed from {store}")
 
 
 @app.command()

@@ -26,7 +26,15 @@ Budget = Annotated[
 Workers = Annotated[
     int, typer.Option("--n-workers", min=0, help="loader workers of each cell (large images)")
 ]
+TeacherCache = Annotated[
+    str,
+    typer.Option(
+        "--teacher-cache",
+        help="disk for teachers' answers, computed once: 20GB, 500MB; 0 keeps none",
+    ),
+]
 RUNS = Path("runs")
+KEPT = "20GB"  # of --teacher-cache
 
 
 def seconds(text: str | None, field: str = "--max-time") -> float | None:
@@ -41,3 +49,15 @@ def seconds(text: str | None, field: str = "--max-time") -> float | None:
     if not match or float(match[1]) <= 0:
         raise UserError(f"{field}: {text!r} is no time; write 90s, 9m or 2h")
     return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+def n_bytes(text: str) -> int:
+    """'20GB', '1.5 TB', '500MB' or '0' -> bytes, of --teacher-cache.
+
+    Raises:
+        UserError: anything else.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT]?)B?", text.strip(), re.IGNORECASE)
+    if not match or (not match[2] and float(match[1]) > 0):
+        raise UserError(f"--teacher-cache: {text!r} is no size; write 20GB, 500MB, or 0 for none")
+    return int(float(match[1]) * 1000 ** ("KMGT".index(match[2].upper()) + 1 if match[2] else 0))

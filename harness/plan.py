@@ -210,6 +210,7 @@ def make_plan(experiment: Experiment, dataset: Dataset) -> Plan:
     whole = data_spec(experiment.dataset, dataset)
     teacher_data = whole | viewed(views.teacher())
     tasks = [None] if experiment.tasks is None else experiment.tasks.all
+    methods = {task: experiment.methods_of(task) for task in tasks}
     own = {
         (method.name, task): experiment.for_method(method.name, task)
         for task in tasks
@@ -229,13 +230,18 @@ def make_plan(experiment: Experiment, dataset: Dataset) -> Plan:
         return Cell(SUPERVISED.kind, spec)
 
     def stages_of(
-        method: Method, student: Options, task: Task | None, seed: int, teacher: dict[str, str]
+        method: Method,
+        student: Options,
+        task: Task | None,
+        seed: int,
+        teacher: dict[str, str],
+        students_data: dict[str, Any],
     ) -> Iterator[Entry]:
         settings = own[method.name, task]
         upstream = teacher if method.needs else {}
         for stage in method.stages:
             on_teachers = stage.on == TEACHER
-            data = teacher_data if on_teachers else whole | viewed(views.student(task, seed))
+            data = teacher_data if on_teachers else students_data
             if stage.network == TEACHER:
                 network, upstream = experiment.teacher, {"initial": teacher[TEACHER]}
             else:
@@ -253,10 +259,13 @@ def make_plan(experiment: Experiment, dataset: Dataset) -> Plan:
                 teacher = {TEACHER: add(teacher_of(seed))}
                 label = experiment.teacher.label
                 yield Entry(teacher[TEACHER], TEACHER, TEACHER, label, seed)
+            students_data = {task: whole | viewed(views.student(task, seed)) for task in tasks}
             for student in experiment.students:
                 for task in tasks:
-                    for method in experiment.methods_of(task):
-                        yield from stages_of(method, student, task, seed, teacher)
+                    for method in methods[task]:
+                        yield from stages_of(
+                            method, student, task, seed, teacher, students_data[task]
+                        )
 
     # What is trained on the teacher's task is an entry of every task, once.
     found = tuple(dict.fromkeys(entries()))

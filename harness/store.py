@@ -191,9 +191,14 @@ class CellDir:
 
     def append(self, event: str, **fields: Any) -> None:
         """One durable line of the journal."""
-        line = canonical({"event": event, "time": round(time.time(), 3), **fields}) + "\n"
+        self.extend([{"event": event, "time": round(time.time(), 3), **fields}])
+
+    def extend(self, events: list[dict[str, Any]]) -> None:
+        """Durable lines of the journal: each an `event`, its `time` and its fields."""
+        if not events:
+            return
         with open(self / "journal.jsonl", "a", encoding="utf-8") as file:
-            file.write(line)
+            file.write("".join(canonical(event) + "\n" for event in events))
             file.flush()
             os.fsync(file.fileno())
 

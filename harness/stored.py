@@ -111,6 +111,7 @@ class OptionsFields(TypedDict, total=False):
     dataset: dict[str, Any]
     data_root: str | None
     n_workers: int
+    teacher_cache: int
 
 
 class SentFields(TypedDict, total=False):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from harness.cli_options import RUNS, Jobs, MaxTime, StoreOption, seconds
+from harness.cli_options import KEPT, RUNS, Jobs, MaxTime, StoreOption, n_bytes, seconds
 from harness.errors import UserError
 
 if TYPE_CHECKING:
@@ -179,6 +179,7 @@ def train(
         device=device,
         max_seconds=seconds(max_time),
         n_workers=n_workers,
+        teacher_cache=n_bytes(KEPT),
         no_bar=flag_no_bar,
     )
     if status == 0:

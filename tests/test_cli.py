@@ -14,7 +14,7 @@ import yaml
 from helpers import ROOT, TINY, cells, environment, one_error_line, snapshot, write_experiment
 
 import harness.run.grid
-from harness.cli import main, published_spelling, seconds
+from harness.cli import main, n_bytes, published_spelling, seconds
 from harness.errors import UserError
 from harness.spec.experiment import Experiment
 
@@ -65,6 +65,8 @@ WRONG: dict[str, list[str]] = {
     "run tiny.yaml --max-time soon": ["--max-time", "'soon'", "90s, 9m or 2h"],
     "run tiny.yaml --max-time 0": ["--max-time", "'0'", "9m"],
     "run tiny.yaml --max-time -5": ["--max-time", "9m"],
+    "run tiny.yaml --teacher-cache much": ["--teacher-cache", "'much'", "20GB, 500MB, or 0"],
+    "plan tiny.yaml --teacher-cache 20": ["--teacher-cache", "'20'", "20GB"],
     "run tiny.yaml --jobs 0": ["--jobs", "1"],
     "run tiny.yaml --jobs many": ["--jobs", "integer"],
     "run tiny.yaml --device cuda:9": ["--device", "cuda:9", "cpu or auto"],
@@ -152,6 +154,20 @@ def test_seconds(text: str | None, expected: float | None) -> None:
 def test_no_seconds(text: str) -> None:
     with pytest.raises(UserError, match="--max-time"):
         seconds(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("20GB", 20 * 10**9), ("1.5 tb", 15 * 10**11), ("500M", 5 * 10**8), ("2kB", 2000), ("0", 0)],
+)
+def test_sizes(text: str, expected: int) -> None:
+    assert n_bytes(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "20", "GB", "-1GB", "20GiB", "1e3MB", "all"])
+def test_no_sizes(text: str) -> None:
+    with pytest.raises(UserError, match="--teacher-cache"):
+        n_bytes(text)
 
 
 # -- plan, status, explain -------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from harness.data import (
     load,
     normalisation,
 )
+from harness.data import digits as digits_module
 from harness.data.batches import Batch, epoch_generator
 from harness.data.small import DeviceImages, crop_indices
 from harness.data.split import split, stratified
@@ -68,6 +69,25 @@ def test_every_digit_is_in_exactly_one_part(digits: Dataset) -> None:
     )
     assert len(np.unique(everything, axis=0)) == 1797
     assert np.array_equal(np.unique(rows, axis=0), np.unique(everything, axis=0))
+
+
+@pytest.mark.parametrize("place", [digits_module.FILE, Path("elsewhere.csv.gz")])
+def test_they_are_scikit_learns(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read from its file, or by it where the file is not in the place that is known."""
+    from sklearn import datasets
+
+    called = []
+    bunch, load_digits = datasets.load_digits(), datasets.load_digits
+    monkeypatch.setattr(digits_module, "FILE", place)
+    monkeypatch.setattr(datasets, "load_digits", lambda: (called.append(1), load_digits())[1])
+    images, labels = digits_module.read_digits()
+    assert (images.dtype, labels.dtype) == (bunch.images.dtype, np.int64)
+    assert np.array_equal(images, bunch.images) and np.array_equal(labels, bunch.target)
+    assert len(called) == (place.name == "elsewhere.csv.gz")
+
+
+def test_the_digest_is_the_one_of_all_stored_cells(digits: Dataset) -> None:
+    assert digits.digest.startswith("033be43c9591de7f")
 
 
 def load_digits_rows() -> np.ndarray:

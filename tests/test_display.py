@@ -32,5 +32,5 @@ def test_the_form_is_the_one_that_the_protocol_goes_by(
     row = running_row(progress, fingerprint)
     assert row[1:3] == ["1/3", f"{shown.split()[1]} % validation"]
     directory.finish({"results": {k: {reported: v} for k, v in values.items()}, "seconds": 1.0})
-    progress.state[fingerprint] = "done"
+    progress.move(fingerprint, "done")
     assert shown in ended_line(progress, fingerprint)

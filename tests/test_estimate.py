@@ -36,7 +36,7 @@ def experiment(**fields: Any) -> Experiment:
 
 def speeds(e: Experiment) -> dict[str, Speed]:
     teacher, student = (canonical(n.model_dump(mode="json")) for n in (e.teacher, e.students[0]))
-    return {teacher: Speed(2.0, 1.0, 1000), student: Speed(0.5, 0.1, 100)}
+    return {teacher: Speed(2.0, 1.0, 1000, 10), student: Speed(0.5, 0.1, 100, 5)}
 
 
 def test_seconds_of_each_kind(tmp_path: Path) -> None:
@@ -56,6 +56,25 @@ def test_seconds_of_each_kind(tmp_path: Path) -> None:
     assert list(by_kind.values()) == pytest.approx(expected)
     assert found.wall_seconds(2) == pytest.approx(sum(expected) / 2)
     assert found.finished_bytes == 4 * (1000 + 4 * 100)
+
+
+def test_kept_answers_are_computed_once(tmp_path: Path) -> None:
+    e = experiment(seeds=[0], methods=["kd", "refilled", "vid"])
+    dataset = load(e.dataset)
+    plan, store = make_plan(e, dataset), Store(tmp_path)
+    size, alone = 297 * (4 * 10 + 8), estimate(plan, store, dataset, speeds(e))
+    assert alone.answer_bytes == 0
+    for room, stage1, stage2 in (
+        (10**9, 10, 0),  # KD has asked for the first 10 of 20 epochs, both for all of stage 2
+        (12 * size, 10, 0),
+        (5 * size + 1, 15, 5),
+        (0, 20, 10),
+    ):
+        found = estimate(plan, store, dataset, speeds(e), room)
+        assert found.answer_bytes == min(room // size, 20) * size
+        saved = [a - b for a, b in zip(alone.seconds.values(), found.seconds.values(), strict=True)]
+        expected = [0, 0, 20 - stage1, 10 - stage2, 0]  # teacher, kd, both stages, vid
+        assert saved == pytest.approx([3 * 1.0 * n for n in expected])
 
 
 def test_a_task_costs_what_it_sees(tmp_path: Path) -> None:

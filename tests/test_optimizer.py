@@ -30,6 +30,9 @@ class Bowl(Training):
         own = (self.module.weight - 1).square().sum() / 2
         return {"w": (model.w - 3).square().sum(), "own": own}, None
 
+    def prepared(self, batches: Any, epoch: int) -> Any:
+        return batches
+
     def lr(self, epoch: int) -> float:
         return LR[epoch]
 
@@ -127,7 +130,7 @@ def test_the_precision_reaches_every_evaluation(monkeypatch: pytest.MonkeyPatch)
         return real(model, images, precision)
 
     monkeypatch.setattr(evaluate, "embed_and_classify", watched)
-    monkeypatch.setattr(stage2, "embed_and_classify", watched)
+    monkeypatch.setattr(base, "embed_and_classify", watched)
     model = build("wide_resnet", 10, depth=10, width=1)
     images: Any = {k: SomeImages(torch.randn(8, 3, 8, 8)) for k in ("train", "validation")}
     spec = {"optimizer": {"precision": "bfloat16"}, "ncm_centers": "train", "seed": 0}

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from helpers import ROOT
 
-from analysis.bundle import read_bundle
+from analysis.bundle import Bundle, read_bundle
 from analysis.commands import check_owner
 from analysis.tables.markdown import check_unmixed
-from analysis.tables.rows import DASH, cell_estimate, columns_of, epochs_of, rows_of
+from analysis.tables.rows import DASH, cell_estimate, columns_of, epochs_of, rows_of, select
 from harness import provenance
 from harness.errors import UserError
 from harness.provenance import announced_version, code_version, processor
@@ -127,10 +127,10 @@ DIGITS = ROOT / "experiments" / "results" / "digits.jsonl"
 def test_what_makes_other_numbers_is_not_mixed(column: str) -> None:
     bundle = read_bundle(DIGITS)
     check_unmixed(bundle, False)
-    numbers = bundle.numbers
-    other: Any = ("abc",) if column == "commits" else "other"
-    first = numbers.fingerprint == numbers.fingerprint.iloc[0]
-    numbers[column] = [other if f else v for f, v in zip(first, numbers[column], strict=True)]
+    first = bundle.rows[0]["fingerprint"]
+    for row in bundle.rows:
+        if row["fingerprint"] == first:
+            row[column] = ("abc",) if column == "commits" else "other"
     with pytest.raises(UserError, match=f"cells of different {column}"):
         check_unmixed(bundle, False)
     check_unmixed(bundle, True)
@@ -170,19 +170,38 @@ def test_another_experiment_of_that_name_replaces_no_bundle(tmp_path: Path) -> N
         check_owner(tmp_path / "none.jsonl", other, text)
 
 
+def change_teachers(bundle: Bundle, **values: Any) -> None:
+    for row in bundle.rows:
+        if row["stage"] == "teacher":
+            row.update(values)
+
+
 def test_an_imported_teacher_of_all_seeds_is_one_run() -> None:
     bundle = read_bundle(DIGITS)
     teacher, column = rows_of(bundle)[0], columns_of(bundle)[0]
     before = cell_estimate(bundle, teacher, column)
     assert before is not None and before.n == 3
-    bundle.numbers.loc[bundle.numbers.stage == "teacher", "fingerprint"] = "imported"
+    change_teachers(bundle, fingerprint="imported")
     after = cell_estimate(bundle, teacher, column)
     assert after is not None and (after.n, after.half_width) == (1, None)
+
+
+def test_a_numbers_runs_are_in_the_order_of_their_seeds() -> None:
+    """Whatever the order of a bundle's lines; one run of several seeds stands at the first."""
+    header, *cells = DIGITS.read_text().splitlines(keepends=True)
+    bundle = read_bundle(DIGITS, "".join([header, *reversed(cells)]))
+    for row in rows_of(bundle):
+        for column in columns_of(bundle):
+            assert [n["seed"] for n in select(bundle, row, column)] == [0, 1, 2]
+    bundle = read_bundle(DIGITS)
+    change_teachers(bundle, fingerprint="imported")
+    (only,) = select(bundle, rows_of(bundle)[0], columns_of(bundle)[0])
+    assert only["seed"] == 0
 
 
 def test_an_imported_teacher_has_no_epochs_here() -> None:
     bundle = read_bundle(DIGITS)
     teacher = rows_of(bundle)[0]
     assert epochs_of(bundle, teacher) == "20"
-    bundle.numbers.loc[bundle.numbers.stage == "teacher", "epochs"] = 0
+    change_teachers(bundle, epochs=0)
     assert epochs_of(bundle, teacher) == DASH

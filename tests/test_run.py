@@ -37,6 +37,7 @@ from helpers import (
 from harness.cli import main
 from harness.execute import STOPPED
 from harness.store import CellDir, Store
+from harness.teacher_cache import FOLDER, kept_files
 
 OPTIONS = ("--no-bar", "--device", "cpu", "--jobs", "2")
 KINDS = {"supervised", "kd", "stage1", "stage2"}
@@ -86,6 +87,20 @@ def test_the_second_run_has_nothing_to_do(finished: Path) -> None:
     # Processor time: a wall clock also measures the neighbours. Importing torch would not fit.
     seconds = sum(used[2:4]) - sum(cpu[2:4])
     assert seconds < 5
+
+
+def test_the_teachers_answers_are_kept_and_freed(finished: Path, finished_copy: Path) -> None:
+    store = finished_copy / "runs"
+    kept = kept_files(store / FOLDER)
+    assert {p.name for p in kept} == {"epoch-1", "epoch-2", "unaugmented"}
+    assert {cell.options["teacher_cache"] for cell in cells(finished).values()} == {20 * 10**9}
+    before = {p: d for p, d in snapshot(finished_copy).items() if FOLDER not in p}
+    done = call(finished_copy, "gc")
+    assert done.returncode == 0 and "0.2 MB of teachers' answers removed from runs" in done.stdout
+    assert snapshot(finished_copy) == before
+    options = ("--teacher-cache", "0", "--set", "kd.temperature=2")
+    again = call(finished_copy, "run", "experiments/tiny.yaml", *OPTIONS, *options)
+    assert again.returncode == 0 and not (store / FOLDER).exists()
 
 
 def test_a_changed_setting_trains_only_what_depends_on_it(

@@ -2,15 +2,20 @@
 
 import hashlib
 import os
+import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
 from helpers import TINY
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from harness.errors import UserError
-from harness.execute import BUSY, DONE, FAILED, STOPPED
+from harness.execute import BUSY, DONE, FAILED, STOPPED, scheduler
 from harness.execute.scheduler import OutOfTime, Progress, begin, run
 from harness.plan import Cell, Plan
 from harness.spec.file import parse
@@ -85,9 +90,11 @@ class Case:
         assert self.progress is not None
         return {self.plan.cells[f].spec["name"]: s for f, s in self.progress.state.items()}
 
+    def fingerprint(self, name: str) -> str:
+        return next(f for f, c in self.plan.cells.items() if c.spec["name"] == name)
+
     def directory(self, name: str) -> CellDir:
-        found = [f for f, c in self.plan.cells.items() if c.spec["name"] == name]
-        return self.store.directory(found[0])
+        return self.store.directory(self.fingerprint(name))
 
     def error_of(self, name: str) -> str:
         assert self.progress is not None
@@ -113,6 +120,9 @@ def test_capacity_is_used_and_respected(tmp_path: Path, capacity: int) -> None:
 def test_done_cells_are_not_trained_again(tmp_path: Path) -> None:
     plan = graph(a="", b="a")
     Case(tmp_path, plan).run()
+    Case(tmp_path, graph(a="", b="a", c="ab")).run()
+    again = Case(tmp_path, graph(a="", b="a", d="ab")).run()
+    assert again.executor.submitted == ["d"], "its upstream cells were done before"
     again = Case(tmp_path, plan).run()
     assert again.executor.submitted == []
     assert again.progress is not None and len(again.progress.cached_cells) == 2
@@ -239,6 +249,115 @@ def test_a_place_is_free_while_a_cell_is_elsewhere(tmp_path: Path) -> None:
     case.run(on_change=look)
     assert case.executor.submitted == ["a", "b"]
     other.__exit__(None, None, None)
+
+
+def test_another_process_finishes_the_cell_at_once(tmp_path: Path) -> None:
+    """The cell moves twice before the next decision, and counts once: c needs b, too."""
+    case = Case(tmp_path, graph(a="", b="", c="ab"), capacity=2, a=[BUSY])
+    case.executor.idle = lambda: mark_done(case.directory("a"))
+    seen = []
+    case.run(on_change=lambda _: seen.append(case.states))
+    assert not [s for s in seen if s["c"] == "running" and s["b"] != "done"]
+    assert set(case.states.values()) == {"done"}
+
+
+def test_a_run_goes_on_from_what_another_left(tmp_path: Path) -> None:
+    case = Case(tmp_path, graph(a="", b="a", c="b", d=""), a=[FAILED])
+    case.run()
+    assert case.states == {"a": "failed", "b": "skipped", "c": "skipped", "d": "done"}
+    assert case.progress is not None
+    case.progress.move(case.fingerprint("c"), "waiting")  # its upstream cell stays skipped
+    assert case.run().states["c"] == "skipped"
+
+
+# -- a decision looks at what has changed, and decides as if it had looked at everything -----------
+
+
+class Checked(Case):
+    """At every poll and submission, looks at every cell."""
+
+    def __init__(self, *arguments: Any, **ends: list[int]) -> None:
+        super().__init__(*arguments, **ends)
+        self.executor.idle = self.check_all
+        self.submit, self.executor.submit = self.executor.submit, self.check_first  # type: ignore[method-assign]
+
+    def ready(self) -> list[str]:
+        assert self.progress is not None
+        state = self.progress.state
+        return [
+            cell.spec["name"]
+            for f, cell in self.plan.cells.items()
+            if state[f] == "waiting" and all(state[u] == "done" for u in cell.upstream.values())
+        ]
+
+    def check_first(self, directory: Path) -> None:
+        assert self.executor.names[directory.name] == self.ready()[0]
+        self.submit(directory)
+
+    def check_all(self) -> None:
+        assert self.progress is not None
+        state = self.progress.state
+        for fingerprint, cell in self.plan.cells.items():
+            is_cut_off = any(state[f] in ("failed", "skipped") for f in cell.upstream.values())
+            assert (state[fingerprint] == "skipped") == is_cut_off
+        assert not self.ready() or self.progress.count("running") == self.executor.capacity
+        for kind in {*state.values(), "paused"}:
+            cells = [f for f, s in state.items() if s == kind]
+            assert self.progress.cells_in(kind) == cells
+            assert self.progress.count(kind) == len(cells)
+
+
+@given(st.data(), st.integers(1, 3))
+@settings(max_examples=40, deadline=None)
+def test_it_decides_as_if_it_had_looked_at_every_cell(data: st.DataObject, capacity: int) -> None:
+    names = "abcdefgh"
+    upstream = {n: data.draw(st.sets(st.sampled_from(names[:i]))) if i else set()
+                for i, n in enumerate(names)}  # fmt: skip
+    status = st.sampled_from([DONE, FAILED, STOPPED, BUSY, -9])
+    ends = {n: data.draw(st.lists(status, max_size=3)) for n in names}
+    with tempfile.TemporaryDirectory() as folder:
+        plan = graph(**{n: "".join(sorted(found)) for n, found in upstream.items()})
+        case = Checked(Path(folder), plan, capacity, **ends).run()
+    assert {*case.states.values()} <= {"done", "failed", "skipped"}
+
+
+def lines_run(module: Any, call: Callable[[], Any]) -> int:
+    """How many lines of a module's source are executed, those of loops again each time."""
+    n = 0
+
+    def local(frame: FrameType, event: str, argument: Any) -> Any:
+        nonlocal n
+        n += event == "line"
+        return local
+
+    def trace(frame: FrameType, event: str, argument: Any) -> Any:
+        return local if frame.f_code.co_filename == module.__file__ else None
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        call()
+    finally:
+        sys.settrace(before)
+    return n
+
+
+def test_a_decision_costs_the_same_in_a_larger_grid(tmp_path: Path) -> None:
+    """Of thousands of cells only those that have moved are looked at. Without a clock: the work of
+    a whole run, a decision or more a cell, grows as the number of cells."""
+    lines = []
+    for n in (20, 40, 80):
+        pairs = {f"t{i}": "" for i in range(n // 2)}
+        made = {name: Cell("supervised", {"name": name}) for name in pairs}
+        made |= {
+            f"s{name}": Cell("supervised", {"name": f"s{name}"}, {"teacher": teacher.fingerprint})
+            for name, teacher in list(made.items())
+        }
+        plan = Plan(parse(TINY), {c.fingerprint: c for c in made.values()}, ())
+        case = Case(tmp_path / str(n), plan, capacity=2)
+        lines.append(lines_run(scheduler, case.run))
+        assert set(case.states.values()) == {"done"}
+    assert (lines[2] - lines[1]) == pytest.approx(2 * (lines[1] - lines[0]), rel=0.05)
 
 
 # -- begin: nothing starts on broken files ---------------------------------------------------------

@@ -434,7 +434,7 @@ def test_old_and_new_classes_stand_under_each_method(incremental: Bundle) -> Non
         for column in columns_of(incremental):
             chosen = select(incremental, row, column)
             assert len(chosen) == 2
-            for r in chosen.to_dict("records"):
+            for r in chosen:
                 assert r["selected"] == accuracy_of(r["fingerprint"], row.result)
     old = row_of(incremental, "ReFilled (tuple): old classes")
     assert epochs_of(incremental, old) == "7 + 10" and old.markdown == old.label
@@ -485,7 +485,7 @@ def test_a_line_is_what_the_table_says(bundle: Bundle) -> None:
     for label, line in found.items():
         row = row_of(bundle, label)
         for point, column in zip(line, panel.columns[-len(line) :], strict=True):
-            assert point.values == select(bundle, row, column).selected.tolist()
+            assert point.values == [n["selected"] for n in select(bundle, row, column)]
             assert len(point.values) == 2
 
 
@@ -561,7 +561,9 @@ def test_what_is_tuned_for_each_task_has_a_number_for_each(tmp_path: Path) -> No
     plan = planned(tuned={"finetune": {"tasks": [own]}})
     bundle = read_bundle(tmp_path / "x.jsonl", without_training(plan, tmp_path / "runs"))
     row = row_of(bundle, "Fine-tuning after stage 1: the teacher's task")
-    found = {c.label: set(select(bundle, row, c).fingerprint) for c in columns_of(bundle)}
+    found = {
+        c.label: {n["fingerprint"] for n in select(bundle, row, c)} for c in columns_of(bundle)
+    }
     assert {len(cells) for cells in found.values()} == {2}, "one a seed"
     narrow = [label for label in found if NARROW in label]
     (other,) = [label for label in narrow if "overlap 2" in label and "shots 5" in label]

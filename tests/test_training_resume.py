@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,8 +24,10 @@ from training import (
     train_all,
 )
 
-from harness.execute import BUSY, DONE, STOPPED, WRONG_INPUT
+from harness.execute import BUSY, DONE, FAILED, STOPPED, WRONG_INPUT
 from harness.store import CellDir
+from harness.train import loop
+from harness.train.checkpoint import from_bytes
 
 # The same seed, the same bits
 
@@ -97,6 +100,109 @@ def test_trained_from_the_start_after_its_checkpoint_was_deleted(
     assert go(directory) == DONE
     assert epochs_of(directory) == [1, 2, 3]
     assert_same_result(directory, trained.directory("supervised"))
+
+
+# Not after every epoch
+
+
+@pytest.fixture
+def rarely(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No checkpoint is due between the first epoch's and the last one's."""
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 3600.0)
+    monkeypatch.setattr(loop, "CHECKPOINT_SHARE", 10**9)
+
+
+@pytest.fixture
+def saved(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The epochs after which a checkpoint was written."""
+    epochs: list[int] = []
+    real = CellDir.write_checkpoint
+
+    def counted(directory: CellDir, data: bytes) -> None:
+        epochs.append(from_bytes(data, directory.path)["epoch"])
+        real(directory, data)
+
+    monkeypatch.setattr(CellDir, "write_checkpoint", counted)
+    return epochs
+
+
+FIVE = ("training.epochs=5",)
+
+
+@pytest.mark.usefixtures("rarely")
+def test_stopped_between_checkpoints(tmp_path: Path, saved: list[int]) -> None:
+    directory = tiny(tmp_path / "a", *FIVE).directory("supervised")
+    assert go(directory, StopAfter(17)) == STOPPED  # in the fourth epoch
+    assert epochs_of(directory) == saved == [1]
+    assert go(directory) == DONE
+    assert saved == [1, 2, 5], "the first one's cost says when the next is due"
+    assert epochs_of(directory) == [1, 2, 3, 4, 5]
+    other = tiny(tmp_path / "b", *FIVE).directory("supervised")
+    assert go(other) == DONE and saved[3:] == [1, 5]
+    assert_same_result(directory, other)
+    times = [line["time"] for line in other.epochs()]
+    assert len(set(times)) == 5, "each line has the time of its epoch's end"
+
+
+@pytest.mark.usefixtures("rarely")
+@pytest.mark.parametrize("kept", [1, 2, 3])
+def test_stopped_between_checkpoint_and_journals_lines(
+    tmp_path: Path, saved: list[int], kept: int
+) -> None:
+    directory = tiny(tmp_path / "a", *FIVE).directory("supervised")
+    directory.pause_after = 4
+    assert go(directory) == STOPPED
+    assert saved == [1, 4] and epochs_of(directory) == [1, 2, 3, 4]
+    journal = directory / "journal.jsonl"
+    lines = journal.read_text().splitlines(keepends=True)
+    journal.write_text("".join(lines[: 1 + kept]))  # after `start`
+    directory.pause_after = None
+    assert go(directory) == DONE
+    assert epochs_of(directory) == [1, 2, 3, 4, 5]
+    other = tiny(tmp_path / "b", *FIVE).directory("supervised")
+    assert go(other) == DONE
+    assert_same_result(directory, other)
+
+
+@pytest.mark.usefixtures("rarely")
+def test_a_journal_without_older_lines_is_damaged(tmp_path: Path) -> None:
+    directory = tiny(tmp_path, *FIVE).directory("supervised")
+    directory.pause_after = 4
+    assert go(directory) == STOPPED
+    journal = directory / "journal.jsonl"
+    journal.write_text(journal.read_text().splitlines(keepends=True)[0])
+    assert go(directory) == WRONG_INPUT
+
+
+def test_a_checkpoint_is_due_when_its_share_is_over(
+    tmp_path: Path, saved: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 10.0)
+    clock = iter(range(1000))
+    monkeypatch.setattr(loop.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(loop, "CHECKPOINT_SHARE", 2)
+    directory = tiny(tmp_path, "training.epochs=9").directory("supervised")
+    assert go(directory) == DONE
+    # Looked at once an epoch, and once more after writing, which takes 1: due every 2.
+    assert saved == [1, 3, 5, 7, 9]
+
+
+@pytest.mark.usefixtures("rarely")
+def test_a_training_that_diverges_shows_how(tmp_path: Path) -> None:
+    directory = tiny(tmp_path, *FIVE).directory("supervised")
+    real = loop.train_epoch
+
+    def diverging(*arguments: Any) -> dict[str, Any]:
+        if arguments[5] == 3:
+            raise loop.Diverged("loss/ce is nan in epoch 4; lower the learning rate")
+        return real(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "train_epoch", diverging)
+        assert go(directory) == FAILED
+    assert epochs_of(directory) == [1, 2, 3]
+    assert go(directory) == DONE  # from the checkpoint after epoch 1
+    assert epochs_of(directory) == [1, 2, 3, 4, 5]
 
 
 # Real processes

@@ -18,9 +18,11 @@ from harness.plan import Cell, Plan, make_plan
 from harness.results import EVALUATION_SECONDS
 from harness.spec.file import override, parse
 from harness.store import CellDir, Store
+from harness.train import loop
 from harness.train.cell import run_cell
 
 CPU = torch.device("cpu")
+loop.CHECKPOINT_SECONDS = 0.0  # in this process: one after each of the short epochs
 KINDS = ["supervised", "kd", "stage1", "stage2"]
 VERSION = {"commit": "0" * 40, "dirty": False}
 RAW: dict[str, Any] = {

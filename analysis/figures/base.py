@@ -105,9 +105,13 @@ STYLES = (
 def data_of(bundle: Bundle) -> dict[str, str]:
     """Name of the data set and number of images of each part, as the students had them: "60", or
     "40 to 60" of several tasks."""
-    n = bundle.numbers
-    students = n[n.stage != TEACHER if bundle.tasks is None else n.task.notna()]
-    return {"name": json.loads(students.data.iloc[0])["name"], **part_sizes(students)}
+    without_tasks = bundle.tasks is None
+    students = [
+        row
+        for row in bundle.rows
+        if (row["stage"] != TEACHER if without_tasks else row["task"] is not None)
+    ]
+    return {"name": json.loads(students[0]["data"])["name"], **part_sizes(students)}
 
 
 def column_axis(columns: list[Column]) -> str:

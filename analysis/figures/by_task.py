@@ -84,7 +84,7 @@ def points(bundle: Bundle, panel: Panel, dimension: Dimension) -> dict[str, list
     found: dict[str, list[Point]] = {}
     for row in rows_in_stage(bundle, LAST):
         for x, column in sorted(zip(xs, panel.columns, strict=True), key=lambda pair: pair[0]):
-            values = select(bundle, row, column)[bundle.reported].tolist()
+            values = [number[bundle.reported] for number in select(bundle, row, column)]
             if values:
                 found.setdefault(labels[row.method], []).append(Point(x, values))
     return found

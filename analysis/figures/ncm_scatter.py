@@ -50,11 +50,14 @@ def ncm_points(bundle: Bundle) -> list[NcmPoint]:
         if first.result not in NCM_FORMS:
             continue
         for column in columns_of(bundle):
-            before = select(bundle, first, column).set_index("seed")[bundle.reported]
-            after = select(bundle, final[first.method], column).set_index("seed")[bundle.reported]
+            before, after = (
+                {number["seed"]: number[bundle.reported] for number in select(bundle, r, column)}
+                for r in (first, final[first.method])
+            )
             points += [
-                NcmPoint(labels[first.method], column.label, int(seed), before[seed], after[seed])
-                for seed in before.index.intersection(after.index)
+                NcmPoint(labels[first.method], column.label, seed, before[seed], after[seed])
+                for seed in before
+                if seed in after
             ]
     return points
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
-import pandas as pd
-
-from analysis.bundle import Bundle
+from analysis.bundle import Bundle, Number
 from analysis.tables.rows import columns_of, part_sizes, rows_of
 from harness.plan import TEACHER
 from harness.provenance import UNKNOWN
@@ -17,12 +16,13 @@ from harness.spec.tasks import ALL, Tasks
 
 def caption(bundle: Bundle) -> list[str]:
     """Lines of Markdown."""
-    n, experiment = bundle.numbers, bundle.experiment
-    commits = sorted({UNKNOWN if c == "None" else c for cs in n.commits for c in cs})
-    dirty = " with uncommitted changes" if n.dirty.astype(bool).any() else ""
-    trained = n[n.epochs > 0]
-    devices = ", ".join(sorted(set(n.device)))
-    processors = ", ".join(sorted({name for names in trained.processor for name in names}))
+    cells, experiment = bundle.cells, bundle.experiment
+    commits = sorted({UNKNOWN if c == "None" else c for cell in cells for c in cell["commits"]})
+    dirty = " with uncommitted changes" if any(cell["dirty"] for cell in cells) else ""
+    trained = [cell for cell in cells if cell["epochs"] > 0]
+    devices = ", ".join(sorted({cell["device"] for cell in cells}))
+    processors = ", ".join(sorted({name for cell in trained for name in cell["processor"]}))
+    versions = ", ".join(sorted({cell["torch"] for cell in cells}))
     at_once = "" if all(row.takes_steps for row in rows_of(bundle)) else ", 0: fitted at once"
     return [
         "Test accuracy in %, mean ± half-width of the 95 % t-interval over seeds "
@@ -34,7 +34,7 @@ def caption(bundle: Bundle) -> list[str]:
         f"{evaluation_said(bundle)}"
         f"Seeds: {', '.join(map(str, experiment['seeds']))}. Device: {devices}"
         f"{f', {processors}' if processors else ''}. "
-        f"torch {', '.join(sorted(set(n.torch)))}. "
+        f"torch {versions}. "
         f"Commit: {', '.join(f'`{c[:12]}`' for c in commits)}{dirty}.",
         *tuning_budget(experiment),
         f"Command: `{bundle.command}`",
@@ -69,27 +69,28 @@ def tasks_said(tasks: Tasks) -> str:
 
 def networks_said(bundle: Bundle) -> str:
     """Columns of several tasks need not name the only student."""
-    n = bundle.numbers
-    teacher = f"teacher {bundle.teacher}, " if (n.stage == TEACHER).any() else ""
+    has_teacher = any(row["stage"] == TEACHER for row in bundle.rows)
+    teacher = f"teacher {bundle.teacher}, " if has_teacher else ""
     students = list(dict.fromkeys(column.student for column in columns_of(bundle)))
     return f"Networks: {teacher}student{'s' * (len(students) > 1)} {', '.join(students)}."
 
 
 def data_said(bundle: Bundle) -> str:
     """Name, number of images and digest: of tasks, of the whole data set they are taken from."""
-    n = bundle.numbers
-    data = json.loads(n.data.iloc[0])
+    rows = bundle.rows
+    data = json.loads(rows[0]["data"])
     if bundle.tasks is None:
-        return f"{data['name']} ({_sizes(n)} images, digest `{data['digest'][:12]}`)"
-    digests = sorted({d for d in n.whole_digest if isinstance(d, str)})
+        return f"{data['name']} ({_sizes(rows)} images, digest `{data['digest'][:12]}`)"
+    digests = sorted({d for row in rows if (d := row["whole_digest"]) is not None})
     whole = f" (digest `{digests[0][:12]}`)" if len(digests) == 1 else ""
-    teacher, students = n[n.stage == TEACHER], n[n.task.notna()]
-    had = [("teacher", teacher)] if len(teacher) else []
-    parts = [f"{who} {_sizes(cells)}" for who, cells in [*had, ("students", students)]]
+    teacher = [row for row in rows if row["stage"] == TEACHER]
+    students = [row for row in rows if row["task"] is not None]
+    had = [("teacher", teacher)] if teacher else []
+    parts = [f"{who} {_sizes(of)}" for who, of in [*had, ("students", students)]]
     return f"{data['name']}{whole}; images: {'; '.join(parts)}"
 
 
-def _sizes(numbers: pd.DataFrame) -> str:
+def _sizes(numbers: list[Number]) -> str:
     return ", ".join(f"{size} {part}" for part, size in part_sizes(numbers).items())
 
 
@@ -103,9 +104,11 @@ def evaluation_said(bundle: Bundle) -> str:
             f"Classifiers were measured every {every} epochs and after the last one: *selected* "
             "and *best on test* are chosen among these. "
         )
-    cells = bundle.numbers.drop_duplicates("fingerprint")
-    known = cells[cells[EVALUATION_SECONDS].notna()]
-    training, evaluation = float(known.seconds.sum()), float(known[EVALUATION_SECONDS].sum())
+    cells = bundle.cells
+    known = [cell for cell in cells if cell[EVALUATION_SECONDS] is not None]
+    training, evaluation = (
+        math.fsum(cell[name] for cell in known) for name in ("seconds", EVALUATION_SECONDS)
+    )
     if training > 0 and evaluation > 0:
         share = f"{100 * training / (training + evaluation):.0f} %"
         of = "" if len(known) == len(cells) else f" (known of {len(known)} of {len(cells)})"

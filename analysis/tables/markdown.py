@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Callable
 
 from analysis.bundle import Bundle
@@ -42,12 +43,12 @@ def check_unmixed(bundle: Bundle, allow_mixed: bool) -> None:
     """
     if allow_mixed:
         return
-    cells = bundle.numbers.drop_duplicates("fingerprint")
+    cells = [c for c in bundle.cells if c["epochs"] > 0]  # an imported one computed nothing
     for column in ONE_EACH:
-        counts = cells[cells.epochs > 0][column].value_counts()  # an imported one computed nothing
-        several = [v for v in counts.index if isinstance(v, tuple) and len(v) > 1]
+        counts = Counter(cell[column] for cell in cells)
+        several = [v for v in counts if isinstance(v, tuple) and len(v) > 1]
         if len(counts) > 1 or several:
-            shown = "; ".join(f"{_text(value)}: {n}" for value, n in counts.items())
+            shown = "; ".join(f"{_text(value)}: {n}" for value, n in counts.most_common())
             raise UserError(
                 f"{bundle.name}: cells of different {column} ({shown}); train them again with "
                 "`harness run --store NEW`, or pass --mixed to say so under the table"
@@ -133,8 +134,8 @@ def leak_markdown(bundle: Bundle) -> str:
     ]
     for row, column in sections(bundle).values():
         chosen = select(bundle, row, column)
-        columns = [chosen[form].tolist() for form in FORMS]
-        columns.append(leak(chosen, bundle.reported).tolist())
+        columns = [[number[form] for number in chosen] for form in FORMS]
+        columns.append([leak(number, bundle.reported) for number in chosen])
         shown = [found.percent() for c in columns if (found := estimate(c))]
         name = column.part(row) or (column.student if row.by_student else bundle.teacher)
         lines.append(f"| {row.label} | {name} | " + " | ".join(shown) + " |")

@@ -8,9 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import pandas as pd
-
-from analysis.bundle import Bundle
+from analysis.bundle import Bundle, Number, first_of_each
 from analysis.statistics import Estimate, estimate
 from harness import methods
 from harness.methods import Method
@@ -116,8 +114,7 @@ def rows_of(bundle: Bundle) -> list[Row]:
     rows = []
     if any(m.needs for m in used):
         rows = [Row("Teacher", TEACHER, TEACHER, ACCURACY, by_student=False, by_task=False)]
-    n = bundle.numbers[bundle.numbers.task.notna()]
-    of_tasks = set(zip(n.method, n.stage, strict=True))
+    of_tasks = {key[:2] for key in bundle.by("method", "stage", "task") if key[2] is not None}
     groups = ("old", "new") if bundle.tasks and bundle.tasks.new is not None else ()
     for method in used:
         label = method.label_in(bundle.experiment)
@@ -150,9 +147,8 @@ def rows_of(bundle: Bundle) -> list[Row]:
 
 def columns_of(bundle: Bundle) -> list[Column]:
     """A column a student, in their order; with tasks, one each of the tasks that it learns."""
-    n = bundle.numbers
-    students = dict.fromkeys(n[n.stage != TEACHER].student)
-    there = set(zip(n.student, n.task, strict=True))
+    students = dict.fromkeys(s for s, stage in bundle.by("student", "stage") if stage != TEACHER)
+    there = bundle.by("student", "task")
     tasks: list[Task | None] = [None] if bundle.tasks is None else [*bundle.tasks.all]
     found = [(s, task) for s in students for task in tasks if (s, task) in there]
     names = [
@@ -187,31 +183,31 @@ def main_metric(bundle: Bundle, result: str) -> str:
     return main_of(result, bundle.experiment["protocol"]["ncm_centers"])
 
 
-def select(bundle: Bundle, row: Row, column: Column) -> pd.DataFrame:
-    """The numbers of one table cell, a line a seed."""
-    n = bundle.numbers
-    chosen = (n.stage == row.stage) & (n.method == row.method) & (n.result == row.result)
+def select(bundle: Bundle, row: Row, column: Column) -> list[Number]:
+    """The numbers of one table cell, a row a seed."""
+    wanted: Number = {"stage": row.stage, "method": row.method, "result": row.result}
     if row.by_student:
-        chosen &= n.student == column.student
+        wanted["student"] = column.student
     if row.by_task and column.task is not None:
-        chosen &= n.task == column.task
+        wanted["task"] = column.task
+    chosen = bundle.by(*wanted).get(tuple(wanted.values()), [])
     # An imported teacher is one run, not one a seed; what the teacher's own network gives is one
     # run of all students.
-    return n[chosen].sort_values("seed").drop_duplicates("fingerprint")
+    return first_of_each(sorted(chosen, key=lambda number: number["seed"]))
 
 
 def cell_estimate(bundle: Bundle, row: Row, column: Column) -> Estimate | None:
-    return estimate(select(bundle, row, column)[bundle.reported].tolist())
+    return estimate([number[bundle.reported] for number in select(bundle, row, column)])
 
 
 def epochs_of(bundle: Bundle, row: Row) -> str:
     """What a row's weights were trained for: "20"; "15 + 20" after the last of two stages; "0"
     where no step is taken; a dash for a teacher that was trained elsewhere."""
-    n = bundle.numbers
+    groups = bundle.by("method", "stage")
 
     def of_stage(name: str) -> str:
-        own = n[(n.method == row.method) & (n.stage == name)]
-        return " or ".join(map(str, sorted({*own.epochs} - {0}))) or DASH
+        epochs = {number["epochs"] for number in groups.get((row.method, name), [])}
+        return " or ".join(map(str, sorted(epochs - {0}))) or DASH
 
     if row.method == TEACHER:
         return of_stage(TEACHER)
@@ -221,10 +217,10 @@ def epochs_of(bundle: Bundle, row: Row) -> str:
     return DASH if DASH in parts else " + ".join(parts)
 
 
-def part_sizes(numbers: pd.DataFrame) -> dict[str, str]:
+def part_sizes(numbers: list[Number]) -> dict[str, str]:
     """Part -> how many images the cells of these numbers had of it: "502", or "25 to 502"."""
     found: dict[str, set[int]] = {}
-    for text in dict.fromkeys(numbers.data):
+    for text in dict.fromkeys(number["data"] for number in numbers):
         for part, size in json.loads(text).items():
             if part not in ("name", "digest"):
                 found.setdefault(part, set()).add(size)

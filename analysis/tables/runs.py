@@ -18,9 +18,10 @@ def heading(row: Row, column: Column) -> str:
 def sections(bundle: Bundle) -> dict[str, tuple[Row, Column]]:
     """Heading -> what stands below it, of every number once, in the page's order."""
     found: dict[str, tuple[Row, Column]] = {}
+    columns = columns_of(bundle)
     for row in rows_of(bundle):
-        for column in columns_of(bundle):
-            if not select(bundle, row, column).empty:
+        for column in columns:
+            if select(bundle, row, column):
                 found.setdefault(heading(row, column), (row, column))
     return found
 
@@ -55,7 +56,7 @@ def runs_markdown(bundle: Bundle) -> str:
             "| seed | last | selected | best_on_test | selected epoch | cell | MLflow run |",
             "|---:|---:|---:|---:|---:|---|---|",
         ]
-        for r in select(bundle, row, column).to_dict("records"):
+        for r in select(bundle, row, column):
             forms = " | ".join(f"{100 * r[form]:.2f}" for form in FORMS)
             run = f"`{r['mlflow_run_id']}`" if r["mlflow_run_id"] else DASH
             lines.append(

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -142,7 +143,7 @@ class Dataset:
     augmentation: Augmentation | ResizedCrop
     left_out: tuple[LeftOut, ...] = ()
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """SHA-256 of every pixel, label and split boundary: the same digest, the same data.
 

@@ -24,7 +24,7 @@ from torch.utils.data import Dataset as TorchDataset
 from torchvision.transforms.v2 import functional
 
 from harness.data import Dataset, ImageSet, PackedImages, ResizedCrop
-from harness.data.batches import Batch, Images, batch_bounds
+from harness.data.batches import Batch, Images, batch_bounds, chunk_size
 from harness.data.resize import resampled
 
 ATTEMPTS = 10  # as in torchvision
@@ -94,9 +94,11 @@ class LoaderImages(Images):
         self.augmentation, self.images = dataset.augmentation, part.images
         self.n_workers = n_workers
 
-    def plain(self, batch_size: int = 128) -> Iterator[Batch]:
+    def plain(self, batch_size: int | None = None) -> Iterator[Batch]:
         """Every image's centre once, in order."""
-        crops = central_crops(self.images.shapes, self.augmentation.size)
+        size = self.augmentation.size
+        batch_size = batch_size or chunk_size(self.device, size, size)
+        crops = central_crops(self.images.shapes, size)
         stops = range(batch_size, len(self) + batch_size, batch_size)
         return self._batches(crops, [(stop - batch_size, min(stop, len(self))) for stop in stops])
 

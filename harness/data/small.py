@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from harness.data import Augmentation, Dataset, ImageSet
-from harness.data.batches import Batch, Images, batch_bounds
+from harness.data.batches import Batch, Images, batch_bounds, chunk_size
 
 
 class DeviceImages(Images):
@@ -23,11 +23,12 @@ class DeviceImages(Images):
         pad = self.augmentation.padding
         self.padded = F.pad(images, (0, 0, pad, pad, pad, pad))
 
-    def plain(self, batch_size: int = 512) -> Iterator[Batch]:
+    def plain(self, batch_size: int | None = None) -> Iterator[Batch]:
         """Every image once, in order, as it is."""
         pad, (height, width) = self.augmentation.padding, self.size
         images = self.padded[:, pad : pad + height, pad : pad + width]
         order = torch.arange(len(self), device=self.device)
+        batch_size = batch_size or chunk_size(self.device, height, width)
         for start in range(0, len(self), batch_size):
             window = slice(start, start + batch_size)
             x = self.normalised(images[window])

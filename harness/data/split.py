@@ -38,7 +38,7 @@ def split(
     if test is not None:
         # Two images of each class stay: one for training, and one for validation.
         drawn = stratified(labels, count(test, len(labels)), seed, test_field, names, stay=2)
-    rest = np.setdiff1d(every, drawn)
+    rest = np.delete(every, drawn)
     n = count(validation, len(rest))
     inner = stratified(labels[rest], n, seed + 1, "dataset.validation", names)
     return np.delete(rest, inner), rest[inner], drawn

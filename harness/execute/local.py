@@ -1,45 +1,60 @@
-"""One process a cell on this machine, forked from a warm server.
+"""Worker processes on this machine, forked from a warm server.
 
-Importing torch costs seconds. A fork server imports it once, and every cell is a fork of it: still
-a process of its own, which can crash or be killed alone.
+Importing torch costs seconds: a fork server imports it once. A worker trains one cell at a time,
+and then the next; if one crashes or is killed, its cell fails alone, and another takes its place.
 """
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import multiprocessing.util
 import os
-import sys
 import tempfile
 import threading
 import time
 from multiprocessing import connection, forkserver
-from multiprocessing.context import ForkServerProcess
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
 from harness.errors import UserError
+from harness.execute import BUSY, DONE, FAILED, WRONG_INPUT
 
 
-def cell_process(
-    directory: Path, device: str, threads: int | None, version: dict[str, Any]
-) -> None:
-    """Body of a cell's process: output to log.txt, and no life after the orchestrator's."""
-    log = os.open(directory / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
+def work(orders: Connection, device: str, threads: int | None, version: dict[str, Any]) -> None:
+    """Body of a worker: trains the cells whose directories it is sent, one after the other, and
+    answers with the exit status of each. What it has loaded of a data set serves the next, too.
+    Output goes to the cell's log.txt; there is no life after the orchestrator's."""
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    from harness.store import CellDir
-    from harness.train.cell import run_cell
+    import torch
 
-    sys.exit(run_cell(CellDir(directory), device, threads, version))
+    from harness.store import CellDir
+    from harness.train.cell import Loaded, StopFlag, run_cell
+
+    should_stop, loaded = StopFlag(), Loaded()
+    while not should_stop():
+        try:
+            directory = CellDir(orders.recv())
+        except EOFError:
+            return
+        log = os.open(directory / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        os.close(log)
+        status = run_cell(directory, device, threads, version, should_stop, loaded)
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()  # other jobs of the same GPU may want it
+        with contextlib.suppress(OSError):  # nobody listens any more
+            orders.send(status)
 
 
 def _die_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
-        os._exit(143)  # the last epoch's checkpoint is on disk
+        os._exit(143)  # a checkpoint is on disk
 
 
 def threads_for(jobs: int) -> int:
@@ -58,7 +73,6 @@ SPIN = ("GOMP_SPINCOUNT", "3000")
 PRELOADED = [
     "harness.train.cell",
     "harness.cli",
-    "sklearn.datasets",
     "torch._dynamo",
     "torch._inductor",
 ]
@@ -91,6 +105,41 @@ def shorten_socket_paths() -> None:
         tempfile.tempdir = given
 
 
+class Worker:
+    """A process that trains one cell at a time. directory: of that cell, None while it waits."""
+
+    def __init__(self, context: ForkServerContext, arguments: tuple[Any, ...]) -> None:
+        self.orders, theirs = context.Pipe()
+        self.process = context.Process(target=work, args=(theirs, *arguments))
+        self.process.start()
+        theirs.close()
+        self.directory: Path | None = None
+
+    def begin(self, directory: Path) -> None:
+        """
+        Raises:
+            OSError: the process is gone.
+        """
+        self.orders.send(directory)
+        self.directory = directory
+
+    def ended(self) -> int | None:
+        """The status of its cell, None while it is trained."""
+        is_over = self.process.exitcode is not None  # then it has said its last word
+        with contextlib.suppress(EOFError, OSError):
+            if self.orders.poll():
+                return int(self.orders.recv())
+            if not is_over:
+                return None
+        self.process.join()
+        return self.process.exitcode or FAILED  # it never ends well before its cell
+
+    @property
+    def signs(self) -> list[Any]:
+        """What to wait for until its cell has ended."""
+        return [self.orders, self.process.sentinel]
+
+
 class LocalExecutor:
     """Up to `capacity` cells at once."""
 
@@ -100,7 +149,8 @@ class LocalExecutor:
         os.environ.setdefault(*SPIN)
         self._context = multiprocessing.get_context("forkserver")
         forkserver.set_forkserver_preload(PRELOADED)
-        self._running: dict[Path, ForkServerProcess] = {}
+        self._busy: list[Worker] = []
+        self._idle: list[Worker] = []
 
     def warm_up(self) -> None:
         """Start importing torch in the server, while the caller does something else.
@@ -112,33 +162,44 @@ class LocalExecutor:
         forkserver.ensure_running()
 
     def submit(self, directory: Path) -> None:
-        process = self._context.Process(
-            target=cell_process, args=(directory, *self._arguments), name=directory.name
-        )
-        shorten_socket_paths()
-        process.start()
-        self._running[directory] = process
+        while self._idle:
+            worker = self._idle.pop()
+            with contextlib.suppress(OSError):  # killed while it had nothing to do
+                worker.begin(directory)
+                break
+        else:
+            shorten_socket_paths()
+            worker = Worker(self._context, self._arguments)
+            worker.begin(directory)
+        self._busy.append(worker)
 
     def poll(self, timeout: float) -> list[tuple[Path, int]]:
-        if not self._running:
+        if not self._busy:
             time.sleep(timeout)
             return []
-        connection.wait([p.sentinel for p in self._running.values()], timeout)
+        connection.wait([sign for worker in self._busy for sign in worker.signs], timeout)
         ended = []
-        for directory, process in list(self._running.items()):
-            if process.exitcode is not None:
-                process.join()
-                del self._running[directory]
-                ended.append((directory, process.exitcode))
+        for worker in list(self._busy):
+            status = worker.ended()
+            if status is not None:
+                assert worker.directory is not None
+                ended.append((worker.directory, status))
+                self._busy.remove(worker)
+                worker.directory = None
+                if status in (DONE, FAILED, WRONG_INPUT, BUSY) and worker.process.is_alive():
+                    self._idle.append(worker)
         return ended
 
     def cancel(self, grace: float = 15.0) -> None:
-        for process in self._running.values():
-            process.terminate()
+        workers = [*self._busy, *self._idle]
+        for worker in workers:
+            worker.process.terminate()
+            worker.orders.close()  # who has nothing to do waits for this
         deadline = time.monotonic() + grace
-        for process in self._running.values():
-            process.join(max(0.0, deadline - time.monotonic()))
-            if process.exitcode is None:
-                process.kill()
-                process.join()
-        self._running.clear()
+        for worker in workers:
+            worker.process.join(max(0.0, deadline - time.monotonic()))
+            if worker.process.exitcode is None:
+                worker.process.kill()
+                worker.process.join()
+        self._busy.clear()
+        self._idle.clear()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import heapq
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from harness.errors import UserError
@@ -13,27 +14,52 @@ from harness.execute import BUSY, DONE, STOPPED, Executor
 from harness.plan import Plan
 from harness.store import CellDir, Store
 
+ENDED = ("done", "failed", "skipped")
 
-@dataclass
+
 class Progress:
     """What a display needs; updated in place by `run`.
 
     state: fingerprint -> done, running, elsewhere (another `harness run` trains it), waiting (for
         an upstream cell or a free place), paused (on purpose, by `harness tune`), failed, or
-        skipped (an upstream cell failed).
+        skipped (an upstream cell failed). In the plan's order.
     cached_cells: done before this run.
     errors: fingerprint -> one line.
+    place: fingerprint -> of the cell in the plan's order, from 0.
+    started: as time.monotonic().
     """
 
-    plan: Plan
-    store: Store
-    state: dict[str, str]
-    cached_cells: frozenset[str]
-    started: float = field(default_factory=time.monotonic)
-    errors: dict[str, str] = field(default_factory=dict)
+    def __init__(self, plan: Plan, store: Store, state: Mapping[str, str]) -> None:
+        self.plan, self.store = plan, store
+        self.started = time.monotonic()
+        self.errors: dict[str, str] = {}
+        self._state = dict(state)
+        self.place = {f: i for i, f in enumerate(self._state)}
+        # A grid may have thousands of cells: how many are in a state, and which, is kept, not
+        # counted again at every step.
+        self._cells_in: dict[str, set[str]] = {}
+        for fingerprint, its in self._state.items():
+            self._cells_in.setdefault(its, set()).add(fingerprint)
+        self.cached_cells = frozenset(self._cells_in.get("done", ()))
 
-    def count(self, state: str) -> int:
-        return sum(s == state for s in self.state.values())
+    @property
+    def state(self) -> Mapping[str, str]:
+        return MappingProxyType(self._state)  # `move` changes it
+
+    def move(self, fingerprint: str, state: str) -> None:
+        """The cell is in another state now."""
+        self._cells_in[self._state[fingerprint]].discard(fingerprint)
+        self._cells_in.setdefault(state, set()).add(fingerprint)
+        self._state[fingerprint] = state
+
+    def count(self, *states: str) -> int:
+        """How many cells are in one of these states."""
+        return sum(len(self._cells_in.get(state, ())) for state in states)
+
+    def cells_in(self, *states: str) -> list[str]:
+        """Fingerprints of the cells in one of these states, in the plan's order."""
+        found = [f for state in states for f in self._cells_in.get(state, ())]
+        return sorted(found, key=self.place.__getitem__)
 
     def directory(self, fingerprint: str) -> CellDir:
         return self.store.directory(fingerprint)
@@ -64,7 +90,7 @@ def begin(plan: Plan, store: Store) -> Progress:
             sources |= {f for f in cell.upstream.values() if state[f] == "done"}
     for fingerprint in sources:
         store.directory(fingerprint).check_model()
-    return Progress(plan, store, state, frozenset(f for f, s in state.items() if s == "done"))
+    return Progress(plan, store, state)
 
 
 def run(
@@ -85,53 +111,83 @@ def run(
         OutOfTime: after `max_seconds`, with all cells stopped at their last checkpoint.
         KeyboardInterrupt: passed on, with all cells stopped likewise.
     """
-    plan, store, state = progress.plan, progress.store, progress.state
+    plan, store = progress.plan, progress.store
+    queue = _Queue(progress)
     by_path = {store.directory(f).path: f for f in plan.cells}
     deadline = None if max_seconds is None else progress.started + max_seconds
     try:
-        while any(s in ("waiting", "running", "elsewhere") for s in state.values()):
+        while progress.count("waiting", "running", "elsewhere"):
             if deadline is not None and time.monotonic() >= deadline:
                 raise OutOfTime
-            _look_elsewhere(progress)
-            for fingerprint in _ready(progress)[: executor.capacity - progress.count("running")]:
+            _look_elsewhere(progress, queue)
+            for fingerprint in queue.take(executor.capacity - progress.count("running")):
                 executor.submit(store.prepare(plan.cells[fingerprint], options).path)
-                state[fingerprint] = "running"
+                queue.move(fingerprint, "running")
             wait = interval if deadline is None else min(interval, deadline - time.monotonic())
             for path, status in executor.poll(max(0.0, wait)):
                 fingerprint = by_path[path]
-                state[fingerprint] = _outcome(progress, path, fingerprint, status)
+                queue.move(fingerprint, _outcome(progress, path, fingerprint, status))
                 on_change(fingerprint)
             on_change(None)
     finally:
         executor.cancel()
-        for fingerprint, s in state.items():
-            if s in ("running", "elsewhere"):
-                state[fingerprint] = "done" if store.directory(fingerprint).is_done else "waiting"
+        for fingerprint in progress.cells_in("running", "elsewhere"):
+            done = store.directory(fingerprint).is_done
+            progress.move(fingerprint, "done" if done else "waiting")
 
 
-def _ready(progress: Progress) -> list[str]:
-    """Waiting cells whose upstream cells are done; children of failed ones become skipped."""
-    ready = []
-    for fingerprint, cell in progress.plan.cells.items():
-        if progress.state[fingerprint] != "waiting":
-            continue
-        upstream = [progress.state[f] for f in cell.upstream.values()]
-        if any(s in ("failed", "skipped") for s in upstream):
-            progress.state[fingerprint] = "skipped"
-        elif all(s == "done" for s in upstream):
-            ready.append(fingerprint)
-    return ready
+class _Queue:
+    """The waiting cells whose upstream cells are done, in the plan's order; children of failed ones
+    become skipped. A step looks at the cells that have moved and at their children, however many
+    there are: every move is told to it."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._children: dict[str, list[str]] = {f: [] for f in progress.plan.cells}
+        self._n_missing: dict[str, int] = {}  # upstream cells that are not done
+        for fingerprint, cell in progress.plan.cells.items():
+            for upstream in cell.upstream.values():
+                self._children[upstream].append(fingerprint)
+            states = [progress.state[f] for f in cell.upstream.values()]
+            self._n_missing[fingerprint] = sum(s != "done" for s in states)
+        self._ready: list[tuple[int, str]] = []  # a heap of (place, fingerprint)
+        for fingerprint in progress.cells_in("waiting"):
+            self._add_if_ready(fingerprint)
+        self._moved = set(progress.cells_in("failed", "skipped"))
+
+    def move(self, fingerprint: str, state: str) -> None:
+        self._progress.move(fingerprint, state)
+        self._moved.add(fingerprint)
+
+    def take(self, n: int) -> list[str]:
+        """The first `n` cells that may run, or as many as there are. Who takes one moves it."""
+        while self._moved:
+            fingerprint = self._moved.pop()
+            state = self._progress.state[fingerprint]
+            if state == "waiting":
+                self._add_if_ready(fingerprint)
+            for child in self._children[fingerprint] if state in ENDED else ():
+                if state == "done":
+                    self._n_missing[child] -= 1
+                    self._add_if_ready(child)
+                elif self._progress.state[child] == "waiting":
+                    self.move(child, "skipped")
+        n = min(n, len(self._ready))
+        return [heapq.heappop(self._ready)[1] for _ in range(n)]
+
+    def _add_if_ready(self, fingerprint: str) -> None:
+        if self._progress.state[fingerprint] == "waiting" and not self._n_missing[fingerprint]:
+            heapq.heappush(self._ready, (self._progress.place[fingerprint], fingerprint))
 
 
-def _look_elsewhere(progress: Progress) -> None:
+def _look_elsewhere(progress: Progress, queue: _Queue) -> None:
     """Cells that another `harness run` trains: done when it is, ours again if it gave up."""
-    for fingerprint, state in progress.state.items():
-        if state == "elsewhere":
-            directory = progress.directory(fingerprint)
-            if directory.is_done:
-                progress.state[fingerprint] = "done"
-            elif not directory.is_leased:
-                progress.state[fingerprint] = "waiting"
+    for fingerprint in progress.cells_in("elsewhere"):
+        directory = progress.directory(fingerprint)
+        if directory.is_done:
+            queue.move(fingerprint, "done")
+        elif not directory.is_leased:
+            queue.move(fingerprint, "waiting")
 
 
 def _at_rest(directory: CellDir) -> str | None:

@@ -116,6 +116,11 @@ def stage_of(kind: str) -> Stage:
     return STAGES[kind] if kind in STAGES else find(kind, "kind of the cell").final
 
 
+def wants_maps(terms: Iterable[str]) -> bool:
+    """Whether one of a stage's terms, named by its method, needs the teacher's feature maps."""
+    return any("maps" in REGISTRY[name].needs for name in terms)
+
+
 def n_epochs(kind: str, spec: dict[str, dict[str, int]]) -> int:
     """Epochs of a cell, from its kind and spec."""
     if kind == IMPORTED:

@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from harness.execute.scheduler import Progress
+from harness.execute.scheduler import ENDED, Progress
 from harness.methods import n_epochs
 from harness.results import logged_name, newest, on
 
@@ -44,7 +44,7 @@ def epochs_left(progress: Progress) -> tuple[float, float]:
 
 def ended_line(progress: Progress, fingerprint: str) -> str:
     """One line about a cell that ended."""
-    over = sum(progress.count(s) for s in ("done", "failed", "skipped"))
+    over = progress.count(*ENDED)
     name, state = progress.plan.name_of(fingerprint), progress.state[fingerprint]
     head = f"[{over:>3}/{len(progress.plan.cells)}] {name}: "
     if state != "done":
@@ -106,9 +106,8 @@ class LiveDisplay:
     def render(self) -> Group:
         progress = self.progress
         table = Table("cell", "epoch", "accuracy", "loss", "images/s", "ETA", box=None)
-        for fingerprint, state in progress.state.items():
-            if state == "running":
-                table.add_row(*running_row(progress, fingerprint))
+        for fingerprint in progress.cells_in("running"):
+            table.add_row(*running_row(progress, fingerprint))
         done, left = epochs_left(progress)
         elapsed = time.monotonic() - progress.started
         eta = f", ETA {duration(elapsed / done * left)}" if done else ""

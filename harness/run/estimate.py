@@ -16,11 +16,12 @@ from harness.data.batches import epoch_generator
 from harness.data.placement import on_device
 from harness.data.views import View, apply, join_validation, without_pixels
 from harness.errors import UserError
-from harness.methods import IMPORTED, n_epochs, stage_of
+from harness.methods import IMPORTED, n_epochs, stage_of, wants_maps
 from harness.plan import TEACHER, Cell, Plan, make_plan
 from harness.results import NCM
 from harness.spec.experiment import Experiment
 from harness.store import Store
+from harness.train.answers import PassFile
 from harness.train.checkpoint import build_network
 from harness.train.device import resolve_device
 from harness.train.evaluate import autocast
@@ -32,21 +33,24 @@ FLOAT = 4  # bytes
 @dataclass(frozen=True)
 class Speed:
     """Of one network at the experiment's batch size: seconds of a training step (data included)
-    and of a forward pass, and its number of parameters."""
+    and of a forward pass; its number of parameters, and the width of its embedding."""
 
     step: float
     forward: float
     parameters: int
+    width: int
 
 
 @dataclass(frozen=True)
 class Cost:
     """seconds: of training, one job at a time, by fingerprint (cells still to train only).
-    finished_bytes: what all cells leave; peak_bytes: the checkpoint of one training cell on top."""
+    finished_bytes: what all cells leave; peak_bytes: the checkpoint of one training cell on top;
+    answer_bytes: the kept answers of the teachers."""
 
     seconds: dict[str, float]
     finished_bytes: int
     peak_bytes: int
+    answer_bytes: int
 
     def wall_seconds(self, jobs: int) -> float:
         return sum(self.seconds.values()) / jobs
@@ -98,7 +102,8 @@ def measure_networks(
         started = _now(device)
         forward(warm)
         parameters = sum(p.numel() for p in model.parameters())
-        speeds[key] = Speed(step_seconds, _now(device) - started, parameters)
+        forward_seconds = _now(device) - started
+        speeds[key] = Speed(step_seconds, forward_seconds, parameters, model.embedding_dim)
     return speeds
 
 
@@ -108,14 +113,23 @@ def _now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def estimate(plan: Plan, store: Store, dataset: Dataset, speeds: dict[str, Speed]) -> Cost:
-    """Times of the cells that are not done; finished epochs of interrupted ones do not count."""
+def estimate(
+    plan: Plan, store: Store, dataset: Dataset, speeds: dict[str, Speed], teacher_cache: int = 0
+) -> Cost:
+    """Times of the cells that are not done; finished epochs of interrupted ones do not count.
+
+    Args:
+        teacher_cache: bytes that the teachers' kept answers may take. What fits is computed once;
+            what earlier calls have kept does not count.
+    """
     dataset = without_pixels(dataset)
     if plan.experiment.protocol.train_on == "train+validation":
         dataset = join_validation(dataset)
     size = plan.experiment.optimizer.batch_size
     parts = sizes_of(plan, dataset)
-    seconds, disk, peak = {}, 0, 0
+    teacher = speeds[canonical(plan.experiment.teacher.model_dump(mode="json"))]
+    seconds, disk, peak, room = {}, 0, 0, teacher_cache
+    kept: dict[tuple[str, str], int] = {}  # teacher and data -> epochs with answers
     for fingerprint, cell in plan.cells.items():
         if cell.kind == IMPORTED:
             continue
@@ -133,10 +147,18 @@ def estimate(plan: Plan, store: Store, dataset: Dataset, speeds: dict[str, Speed
         # A batch of a few images, where there are no more, costs a share of a whole one.
         n_batches = -(-train // size) if train > size else train / size
         takes_steps = stage_of(cell.kind).schedule is not None
-        step = speed.step + _teacher_forward(plan, cell, speeds) if takes_steps else speed.forward
-        epoch += n_batches * step
+        epoch += n_batches * (speed.step if takes_steps else speed.forward)
         seconds[fingerprint] = left * epoch
-    return Cost(seconds, disk, peak)
+        if TEACHER in cell.upstream:
+            asked = cell.upstream[TEACHER], canonical(cell.spec["data"])
+            known = 0 if wants_maps(stage_of(cell.kind).terms) else kept.get(asked, 0)
+            new = max(0, left - known)
+            seconds[fingerprint] += new * n_batches * teacher.forward
+            if not wants_maps(stage_of(cell.kind).terms):
+                an_epoch = PassFile.size(train, teacher.width)
+                fits = min(new, room // an_epoch)
+                kept[asked], room = known + fits, room - fits * an_epoch
+    return Cost(seconds, disk, peak, teacher_cache - room)
 
 
 def sizes_of(plan: Plan, dataset: Dataset) -> dict[str, tuple[int, int]]:
@@ -149,12 +171,6 @@ def sizes_of(plan: Plan, dataset: Dataset) -> dict[str, tuple[int, int]]:
             evaluated = sum(len(p) for p in (seen.validation, seen.test) if p is not None)
             found[key] = len(seen.train), evaluated
     return found
-
-
-def _teacher_forward(plan: Plan, cell: Cell, speeds: dict[str, Speed]) -> float:
-    if TEACHER not in cell.upstream:
-        return 0.0
-    return speeds[canonical(plan.experiment.teacher.model_dump(mode="json"))].forward
 
 
 def _evaluation_share(cell: Cell) -> float:
@@ -171,6 +187,7 @@ def fit_budget(
     speeds: dict[str, Speed],
     jobs: int,
     budget: float,
+    teacher_cache: int = 0,
 ) -> Experiment:
     """The experiment with as many of its seeds, from the first, as fit into `budget` seconds.
     Whole seeds only: a comparison is never left half done.
@@ -181,7 +198,8 @@ def fit_budget(
     needed = 0.0
     for n in range(len(experiment.seeds), 0, -1):
         smaller = experiment.model_copy(update={"seeds": experiment.seeds[:n]})
-        needed = estimate(make_plan(smaller, dataset), store, dataset, speeds).wall_seconds(jobs)
+        cost = estimate(make_plan(smaller, dataset), store, dataset, speeds, teacher_cache)
+        needed = cost.wall_seconds(jobs)
         if needed <= budget:
             return smaller
     raise UserError(

@@ -47,6 +47,7 @@ def run_experiment(
     device: str = "auto",
     max_seconds: float | None = None,
     n_workers: int = 0,
+    teacher_cache: int = 0,
     no_bar: bool = False,
     budget: float | None = None,
     executor: str = "local",
@@ -55,7 +56,7 @@ def run_experiment(
     """Train what is missing, log it, say what happened; the exit status.
 
     Args:
-        n_workers: of each cell's loaders.
+        n_workers, teacher_cache: of each cell (`cell_options`).
         executor: a name of harness.execute.
         page: what the finished grid's run in MLflow shows.
 
@@ -68,7 +69,9 @@ def run_experiment(
     store.create()
     dataset = load(experiment.dataset)
     if budget is not None:
-        experiment = within_budget(experiment, dataset, store, jobs, device, budget, n_workers)
+        experiment = within_budget(
+            experiment, dataset, store, jobs, device, budget, n_workers, teacher_cache
+        )
     plan = make_plan(experiment, dataset)
     fetch(plan, store, device, dataset)
     progress = begin(plan, store)
@@ -90,7 +93,7 @@ def run_experiment(
             )
             print_remarks(experiment, dataset)
             with make_display(progress, no_bar) as display:
-                options = cell_options(experiment.dataset, n_workers)
+                options = cell_options(experiment.dataset, n_workers, teacher_cache)
                 run(progress, runner, options, max_seconds, display.update)
             status = CELL_FAILED if progress.count("failed") else OK
         except OutOfTime:
@@ -117,6 +120,7 @@ def within_budget(
     device: str,
     budget: float,
     n_workers: int = 0,
+    teacher_cache: int = 0,
 ) -> Experiment:
     """Whole seeds dropped from the end until the estimate fits; says which.
 
@@ -126,7 +130,7 @@ def within_budget(
     from harness.run.estimate import fit_budget, measure_networks
 
     speeds = measure_networks(experiment, dataset, device, threads_for(jobs), n_workers)
-    smaller = fit_budget(experiment, dataset, store, speeds, jobs, budget)
+    smaller = fit_budget(experiment, dataset, store, speeds, jobs, budget, teacher_cache)
     n, kept = len(experiment.seeds), list(smaller.seeds)
     if len(kept) < n:
         print(

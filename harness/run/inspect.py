@@ -40,6 +40,7 @@ def print_plan(
     device: str,
     budget: float | None,
     measure: bool,
+    teacher_cache: int = 0,
 ) -> None:
     """Every cell with its epochs; cells in the store are marked. Unless told not to, time and disk
     from a few measured steps of each network.
@@ -55,7 +56,9 @@ def print_plan(
     jobs = jobs or default_jobs(device)
     dataset = load(experiment.dataset)
     if budget is not None:
-        experiment = within_budget(experiment, dataset, Store(root), jobs, device, budget)
+        experiment = within_budget(
+            experiment, dataset, Store(root), jobs, device, budget, teacher_cache=teacher_cache
+        )
     plan = make_plan(experiment, dataset)
     progress = _begin(plan, root)
     table = _table("cell", "name", "epochs", "state")
@@ -78,10 +81,11 @@ def print_plan(
         from harness.run.estimate import estimate, measure_networks
 
         speeds = measure_networks(experiment, dataset, device, threads_for(jobs))
-        needs = estimate(plan, Store(root), dataset, speeds)
+        needs = estimate(plan, Store(root), dataset, speeds, teacher_cache)
         print(
             f"about {duration(needs.wall_seconds(jobs))} with {jobs} jobs on {device}, "
-            f"{needs.finished_bytes / 1e6:.0f} MB of weights and up to "
+            f"{needs.finished_bytes / 1e6:.0f} MB of weights, "
+            f"{needs.answer_bytes / 1e6:.0f} MB of teachers' answers, and up to "
             f"{jobs * needs.peak_bytes / 1e6:.0f} MB of checkpoints while it runs"
         )
 

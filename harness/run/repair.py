@@ -161,14 +161,14 @@ def _mend_finished(directory: CellDir, remedy: Remedy) -> None:
 
 
 def _mend_unfinished(directory: CellDir, remedy: Remedy) -> None:
-    """A checkpoint is of use if the journal has every epoch before its own, which it holds."""
+    """A checkpoint is of use if the journal has every epoch before those that it holds itself."""
     events = _salvage(directory, remedy)
     events, n_lines = reachable(events)
     if "journal.jsonl" in remedy.aside:
         remedy.write["journal.jsonl"] = _journal(events)
     found = _checkpoint(directory, remedy)
-    epoch = _epoch_of(found) if found is not None else 0
-    if found is not None and epoch and n_lines >= epoch - 1:
+    epoch, n_held = _epochs_of(found) if found is not None else (0, 0)
+    if found is not None and epoch and n_lines >= epoch - n_held:
         remedy.keep.append(f"the checkpoint after epoch {epoch} and the journal up to it")
         remedy.again = f"what comes after epoch {epoch}" if remedy.damage else ""
         return
@@ -225,14 +225,15 @@ def _has_check_sums(data: bytes) -> bool:
         return False
 
 
-def _epoch_of(data: bytes) -> int:
-    """Of a checkpoint; 0 if it holds no training."""
+def _epochs_of(data: bytes) -> tuple[int, int]:
+    """The epoch of a checkpoint, 0 if it holds no training, and of how many it has the lines."""
     from harness.train.checkpoint import from_bytes  # torch takes its time
 
     try:
-        return int(from_bytes(data, Path("checkpoint.pt"))["epoch"])
-    except (UserError, KeyError, TypeError, ValueError):
-        return 0
+        content = from_bytes(data, Path("checkpoint.pt"))
+        return int(content["epoch"]), len(content.get("lines", [0]))  # it had one line once
+    except (UserError, AttributeError, KeyError, TypeError, ValueError):
+        return 0, 0
 
 
 def reachable(events: Events) -> tuple[Events, int]:

@@ -108,12 +108,20 @@ def default_jobs(device: str) -> int:
     return 1 if on_gpu or device == "mps" else len(os.sched_getaffinity(0))
 
 
-def cell_options(dataset: DatasetOptions, n_workers: int = 0) -> dict[str, Any]:
-    """Of `Store.prepare`: what a training needs to know of this machine, as plain JSON data."""
+def cell_options(
+    dataset: DatasetOptions, n_workers: int = 0, teacher_cache: int = 0
+) -> dict[str, Any]:
+    """Of `Store.prepare`: what a training needs to know of this machine, as plain JSON data.
+
+    Args:
+        n_workers: of each cell's loaders.
+        teacher_cache: bytes that the teachers' answers may take in the store; 0 keeps none.
+    """
     return {
         "dataset": dataset.model_dump(mode="json"),
         "data_root": str(data_root()),
         "n_workers": n_workers,
+        "teacher_cache": teacher_cache,
     }
 
 

@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 import torch
 from pydantic import ValidationError
+from torch import Tensor
 
-from harness.data import DATASETS, Dataset, load, using_data_root
+from harness.data import DATASETS, Dataset, DatasetOptions, load, using_data_root
 from harness.data.batches import Images, epoch_generator
 from harness.data.placement import on_device
 from harness.data.views import View, apply, join_validation
@@ -35,9 +36,10 @@ from harness.provenance import UNKNOWN, code_version, processor, software
 from harness.results import ACCURACY, EVALUATION_SECONDS, on, summary
 from harness.store import Busy, CellDir, sweep, write_atomically
 from harness.stored import Damaged
+from harness.train.answers import KeptAnswers, identity_of
 from harness.train.checkpoint import build_network, load_model, to_bytes
 from harness.train.device import be_deterministic, describe, resolve_device
-from harness.train.evaluate import embed_and_classify
+from harness.train.evaluate import autocast, classify
 from harness.train.loop import Diverged, Interrupted, train
 from harness.train.methods.base import Context, training_of
 
@@ -63,8 +65,13 @@ def run_cell(
     threads: int | None = None,
     version: dict[str, Any] | None = None,
     should_stop: StopFlag | None = None,
+    loaded: Loaded | None = None,
 ) -> int:
-    """Train the cell in `directory`; its exit status. Everything said goes to the journal."""
+    """Train the cell in `directory`; its exit status. Everything said goes to the journal.
+
+    Args:
+        loaded: what cells before it in this process have loaded.
+    """
     should_stop = should_stop or StopFlag()
     try:
         with directory.lease():
@@ -87,7 +94,7 @@ def run_cell(
                     **version,
                     **software(),
                 )
-                _train(directory, device, version, should_stop)
+                _train(directory, device, version, should_stop, loaded or Loaded())
                 return DONE
             except Interrupted:
                 directory.append("stopped")
@@ -111,11 +118,15 @@ def run_cell(
 
 
 def _train(
-    directory: CellDir, device: torch.device, version: dict[str, Any], should_stop: StopFlag
+    directory: CellDir,
+    device: torch.device,
+    version: dict[str, Any],
+    should_stop: StopFlag,
+    loaded: Loaded,
 ) -> None:
     cell = directory.description
     spec, upstream = cell["spec"], cell["upstream"]
-    dataset = _dataset(directory, spec)
+    dataset = _dataset(directory, spec, loaded)
     n_classes = len(dataset.class_names)
     models = {role: _upstream(directory, fingerprint) for role, fingerprint in upstream.items()}
 
@@ -128,12 +139,13 @@ def _train(
             model.fc = build_network(spec["network"], n_classes).fc
     else:
         model = build_network(spec["network"], n_classes)
-    teacher = None
+    teacher = kept = None
     if "teacher" in models:
         source = models["teacher"]
         network = source.description["spec"]["network"]
         teacher = load_model(source / "model.pt", network)
         teacher = teacher.to(device).to(memory_format=torch.channels_last)
+        kept = _kept_answers(directory, source, teacher, device)
     model = model.to(device).to(memory_format=torch.channels_last)
 
     n_workers = directory.options.get("n_workers", 0)
@@ -146,7 +158,8 @@ def _train(
             f"protocol.selection: {spec['protocol']['selection']!r}, but there are no such images; "
             "use 'last'"
         )
-    training = training_of(cell["kind"], Context(spec, images, n_classes, model, teacher))
+    context = Context(spec, images, n_classes, model, teacher, kept)
+    training = training_of(cell["kind"], context)
     epochs = n_epochs(cell["kind"], spec)
     state, epoch, lines = train(
         model,
@@ -165,9 +178,11 @@ def _train(
     data = to_bytes(content)
     write_atomically(directory / "model.pt", data)
     if "test" in images and training.metric == ACCURACY:  # else there is no classifier
-        model.load_state_dict(state)
-        precision = spec["optimizer"]["precision"]
-        file = predictions(model, images["test"], dataset.class_names, precision)
+        predicted = training.selected.get("test")
+        if predicted is None:  # selected before a kill
+            model.load_state_dict(state)
+            predicted = classify(model, images["test"], spec["optimizer"]["precision"])
+        file = predictions_file(predicted, images["test"].labels_cpu, dataset.class_names)
         write_atomically(directory / "predictions.npz", file)
     directory.append("end", selected_epoch=epoch)
     attempts = [e for e in directory.events() if e["event"] == "start"]
@@ -194,6 +209,35 @@ def _train(
     )
 
 
+def _kept_answers(
+    directory: CellDir, source: CellDir, teacher: Network, device: torch.device
+) -> KeptAnswers | None:
+    """Of the teacher that `source` is of; None where none are kept."""
+    spec, limit = directory.description["spec"], directory.options.get("teacher_cache", 0)
+    if not limit:
+        return None
+    precision = spec["optimizer"]["precision"]
+
+    @torch.no_grad()
+    def embed(x: Tensor) -> Tensor:
+        with autocast(device, precision):
+            return teacher.embed(x)
+
+    of = {
+        "network": source.description["spec"]["network"],
+        "sha256": source.manifest["model_sha256"],
+    }
+    machine = {
+        "device": describe(device),
+        "processor": processor(),
+        "threads": torch.get_num_threads(),
+        "torch": software()["torch"],
+    }
+    identity = identity_of(spec, of, machine)
+    width = teacher.embedding_dim
+    return KeptAnswers(directory.path.parent, identity, limit, embed, width, device)
+
+
 def initial_seed(spec: dict[str, Any]) -> int:
     """Of the initial weights: networks of one kind and seed start alike, teacher and student, too,
     unless the protocol gives students a stream of their own."""
@@ -208,17 +252,14 @@ def _each(attempts: list[dict[str, Any]], field: str) -> Any:
     return values[0] if len(values) == 1 else values
 
 
-def predictions(
-    model: Network, images: Images, class_names: tuple[str, ...], precision: str
-) -> bytes:
+def predictions_file(predicted: Tensor, labels: Tensor, class_names: tuple[str, ...]) -> bytes:
     """An .npz file of labels (N,) and predictions (N,), as small integers, and class_names (C,)."""
-    _, logits = embed_and_classify(model, images, precision)
     small = np.min_scalar_type(len(class_names) - 1)
     buffer = io.BytesIO()
     np.savez_compressed(
         buffer,
-        labels=images.labels_cpu.numpy().astype(small),
-        predictions=logits.argmax(1).cpu().numpy().astype(small),
+        labels=labels.numpy().astype(small),
+        predictions=predicted.cpu().numpy().astype(small),
         class_names=np.array(class_names),
     )
     return buffer.getvalue()
@@ -231,18 +272,36 @@ def predict_again(directory: CellDir) -> None:
         UserError: the cell's data are not on this machine.
     """
     spec = directory.description["spec"]
-    dataset = _dataset(directory, spec)
+    dataset = _dataset(directory, spec, Loaded())
     if dataset.test is None:
         return
     device = resolve_device("cpu")
     model = load_model(directory / "model.pt", spec["network"], len(dataset.class_names))
     model = model.to(memory_format=torch.channels_last)
     images = on_device(dataset, dataset.test, device, 0)
-    file = predictions(model, images, dataset.class_names, spec["optimizer"]["precision"])
+    predicted = classify(model, images, spec["optimizer"]["precision"])
+    file = predictions_file(predicted, images.labels_cpu, dataset.class_names)
     write_atomically(directory / "predictions.npz", file)
 
 
-def _dataset(directory: CellDir, spec: dict[str, Any]) -> Dataset:
+class Loaded:
+    """The data set that a worker's last cell had: the next one mostly has the same."""
+
+    def __init__(self) -> None:
+        self._of: tuple[DatasetOptions, bool, str | None] | None = None
+        self._dataset: Dataset | None = None
+
+    def dataset(self, options: DatasetOptions, with_test: bool, root: str | None) -> Dataset:
+        """`harness.data.load`, of files below `root`."""
+        if self._dataset is None or self._of != (options, with_test, root):
+            self._dataset = None  # one of them is enough for the memory
+            with using_data_root(root):
+                self._dataset = load(options, with_test)
+            self._of = (options, with_test, root)
+        return self._dataset
+
+
+def _dataset(directory: CellDir, spec: dict[str, Any], loaded: Loaded) -> Dataset:
     """The cell's data: the part of the data set that it has the view of."""
     with_test = not spec["data"].get("without_test", False)
     options = directory.options.get("dataset") or {
@@ -253,8 +312,7 @@ def _dataset(directory: CellDir, spec: dict[str, Any]) -> Dataset:
         chosen = model.model_validate(options)
     except ValidationError as error:
         raise UserError(first_error(error, model, "dataset")) from None
-    with using_data_root(directory.options.get("data_root")):
-        dataset = load(chosen, with_test)
+    dataset = loaded.dataset(chosen, with_test, directory.options.get("data_root"))
     if dataset.digest != spec["data"]["digest"]:
         raise UserError(
             f"dataset: {options['name']} on this machine is not the data this cell was planned "

@@ -37,16 +37,24 @@ def embed_and_classify(
 
 def accuracy(model: Network, images: Images, precision: str = "float32") -> float:
     """Fraction of images whose largest logit is their class."""
-    return accuracies(model, images, {}, precision)[ACCURACY]
+    return accuracies(classify(model, images, precision), images.labels, {})[ACCURACY]
+
+
+def classify(model: Network, images: Images, precision: str = "float32") -> Tensor:
+    """(N,) the class with the largest logit of each un-augmented image."""
+    return embed_and_classify(model, images, precision)[1].argmax(1)
 
 
 def accuracies(
-    model: Network, images: Images, groups: dict[str, list[int]], precision: str = "float32"
+    predictions: Tensor, labels: Tensor, groups: dict[str, list[int]]
 ) -> dict[str, float]:
-    """The same by name, of all images and of those of each group of labels: "accuracy", and
-    "accuracy_old" for a group "old" that has images. Among all classes, whatever the group."""
-    _, logits = embed_and_classify(model, images, precision)
-    is_right, labels = logits.argmax(1) == images.labels, images.labels
+    """Fractions by name, of all images and of those of each group of labels: "accuracy", and
+    "accuracy_old" for a group "old" that has images. Among all classes, whatever the group.
+
+    Args:
+        predictions, labels: (N,). groups: name -> its labels.
+    """
+    is_right = predictions == labels
     found = {ACCURACY: is_right.double().mean().item()}
     for group, members in groups.items():
         in_group = torch.isin(labels, torch.tensor(members, device=labels.device))

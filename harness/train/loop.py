@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -23,9 +23,15 @@ from harness.train.checkpoint import State, copy_state, from_bytes, to_bytes
 from harness.train.evaluate import autocast
 from harness.train.methods.base import Training
 
+# A checkpoint waits for the disk as long as a short epoch takes. Where epochs are short it is
+# written after some of them: when the training since the last one took so many times as long as
+# writing that one, and after so many seconds at the latest, which a kill then costs.
+CHECKPOINT_SHARE, CHECKPOINT_SECONDS = 50, 5.0
+
 
 class Interrupted(Exception):
-    """Asked to stop. The last finished epoch's checkpoint is on disk."""
+    """Asked to stop. A checkpoint of the last epoch, or one of CHECKPOINT_SECONDS ago, is on
+    disk."""
 
 
 class Diverged(Exception):
@@ -89,17 +95,25 @@ def train(
         optimizer.load_state_dict(saved["optimizer"])
         selected, done = saved["selected"], saved["epoch"]
         best = Best(saved["best_value"], saved["best_epoch"], ties)
-        if len(directory.epochs()) < done - 1:
+        lines = saved.get("lines") or [saved["line"]]  # it had one line once
+        known = len(directory.epochs())
+        if known < done - len(lines):
             raise Damaged(
                 directory / "journal.jsonl", f"lacks epochs before its checkpoint's {done}"
             )
-        if len(directory.epochs()) < done:  # stopped between checkpoint and journal
-            directory.append("epoch", **saved["line"])
+        # Stopped between checkpoint and journal.
+        directory.extend([line for line in lines if line["epoch"] > known])
 
+    unsaved: list[dict[str, Any]] = []
+    saved_at, due = time.monotonic(), 0.0
     for epoch in range(done, n_epochs):
         if pause_after is not None and epoch >= pause_after:
             raise Interrupted
-        line = train_epoch(model, training, optimizer, images, spec, epoch, should_stop)
+        try:
+            line = train_epoch(model, training, optimizer, images, spec, epoch, should_stop)
+        except Diverged:
+            directory.extend(unsaved)  # how it came to it
+            raise
         started = time.perf_counter()
         measured = training.evaluate(model, epoch)
         if measured is not None:
@@ -108,6 +122,11 @@ def train(
         if selector is None or best.update(value, epoch + 1):
             best.epoch = epoch + 1
             selected = copy_state(model)
+            training.selected = training.predicted
+        unsaved.append({"event": "epoch", "time": round(time.time(), 3), **line})
+        began = time.monotonic()
+        if began - saved_at < due and epoch + 1 not in (n_epochs, pause_after):
+            continue
         directory.write_checkpoint(
             to_bytes(
                 {
@@ -118,11 +137,13 @@ def train(
                     "selected": selected,
                     "best_value": best.value,
                     "best_epoch": best.epoch,
-                    "line": line,
+                    "lines": unsaved,
                 }
             )
         )
-        directory.append("epoch", **line)
+        directory.extend(unsaved)
+        unsaved, saved_at = [], time.monotonic()
+        due = min(CHECKPOINT_SHARE * (saved_at - began), CHECKPOINT_SECONDS)
     return selected, best.epoch, directory.epochs()
 
 
@@ -155,7 +176,10 @@ def train_epoch(
         sums[name] = sums[name] + value.detach() if name in sums else value.detach()
 
     fitted = training.fit(model, epoch)
-    batches = images.augmented(spec["optimizer"]["batch_size"], generator) if fitted is None else ()
+    batches: Iterable[Batch] = ()
+    if fitted is None:
+        batches = images.augmented(spec["optimizer"]["batch_size"], generator)
+        batches = training.prepared(batches, epoch)
     for batch in batches:
         if should_stop():
             raise Interrupted

@@ -85,6 +85,7 @@ def tune(
     device: str = "auto",
     max_seconds: float | None = None,
     n_workers: int = 0,
+    teacher_cache: int = 0,
     no_bar: bool = False,
     executor: str = "local",
     draw: Draw = lambda bundle: [],
@@ -101,7 +102,7 @@ def tune(
     store.create()
     dataset = load(tuning.base.dataset, with_test=False)
     task_views(tuning.base, dataset)  # of all tasks, before one is trained
-    options = cell_options(tuning.base.dataset, n_workers)
+    options = cell_options(tuning.base.dataset, n_workers, teacher_cache)
     runner = make_executor(executor, jobs or default_jobs(device), device, announced_version())
     deadline = None if max_seconds is None else time.monotonic() + max_seconds
     found, bundles = [], []

@@ -7,6 +7,7 @@ To add one: a subclass of `Training` in a module of its own, named by a stage of
 from __future__ import annotations
 
 import pkgutil
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,8 @@ from harness.errors import UserError, first_error
 from harness.methods import SECTIONS, stage_of
 from harness.networks.base import Network
 from harness.results import ACCURACY, on
-from harness.train.evaluate import accuracies
+from harness.train.answers import KeptAnswers
+from harness.train.evaluate import accuracies, classify, embed_and_classify
 from harness.train.schedule import multistep_lr
 
 Losses = dict[str, Tensor]
@@ -56,8 +58,13 @@ class Context:
         n_classes: int,
         student: Network,
         teacher: Network | None,
+        kept: KeptAnswers | None = None,
     ) -> None:
-        """student: on the images' device; a training's own module may fit its shapes."""
+        """
+        Args:
+            student: on the images' device; a training's own module may fit its shapes.
+            kept: the teacher's answers, where they are kept.
+        """
         self.spec = spec
         self.student = student
         self.images = images
@@ -67,6 +74,8 @@ class Context:
         self.groups = View.model_validate(spec.get("data", {}).get("view", {})).groups
         self.precision: str = spec["optimizer"]["precision"]
         self._teacher = teacher.eval().requires_grad_(False) if teacher is not None else None
+        self._kept = kept
+        self._answered: tuple[Batch, Tensor] | None = None
 
     @property
     def teacher(self) -> Network:
@@ -78,13 +87,37 @@ class Context:
     @torch.no_grad()
     def teach(self, batch: Batch, maps: bool = False) -> Answer:
         """The teacher's answer to a batch of the loop: the one door to it."""
+        if self._answered is not None and self._answered[0] is batch and not maps:
+            embedding = self._answered[1]
+            return Answer(embedding, self.teacher.fc(embedding))
         return Answer.of(self.teacher, batch.x, maps)
+
+    def asking(self, batches: Iterable[Batch], epoch: int) -> Iterator[Batch]:
+        """The batches of an epoch (from 0), for who will `teach` each without maps: where answers
+        are kept, it is at hand then."""
+        if self._kept is None:
+            yield from batches
+            return
+        for batch, embedding in self._kept.to(batches, f"epoch-{epoch + 1}", len(self.train)):
+            self._answered = batch, embedding
+            yield batch
+        self._answered = None
+
+    @torch.no_grad()
+    def teacher_embedding(self) -> Tensor:
+        """(N, Dt) of the un-augmented training images, in float32 at least."""
+        if self._kept is None:
+            return embed_and_classify(self.teacher, self.train, self.precision)[0]
+        answered = self._kept.to(self.train.plain(), "unaugmented", len(self.train))
+        return torch.cat([embedding for _, embedding in answered])
 
 
 class Training:
     """What one stage minimises and measures.
 
     metric: the accuracy that selects the epoch, as "{part}/{metric}".
+    predicted: part -> (N,) the classes that the model of the last evaluation has predicted.
+    selected: the same of the selected epoch, if that was in this process.
     module: what the training owns beside the student. Its parameters (regressors, projections) are
         optimised with the student's, and with its buffers (a memory bank) they are in every
         checkpoint; model.pt has none of it. Made in the constructor, on the CPU, from the stream
@@ -98,6 +131,8 @@ class Training:
         self.context = context
         self.settings = settings
         self.module: nn.Module = nn.Module()
+        self.predicted: dict[str, Tensor] = {}
+        self.selected: dict[str, Tensor] = {}
 
     def losses(self, model: Network, batch: Batch, epoch: int) -> tuple[Losses, Tensor | None]:
         """Named terms whose sum is minimised, and the logits if any are made. epoch: from 0."""
@@ -111,6 +146,11 @@ class Training:
     def lr(self, epoch: int) -> float:
         """Of an epoch, from 0."""
         raise NotImplementedError
+
+    def prepared(self, batches: Iterable[Batch], epoch: int) -> Iterable[Batch]:
+        """The batches of an epoch (from 0), as `losses` will get them: with the teacher's answers
+        at hand, unless it never asks for one, or for maps."""
+        return self.context.asking(batches, epoch)
 
     def evaluate(self, model: Network, epoch: int) -> dict[str, float] | None:
         """ "{part}/{metric}" -> accuracy after this epoch; None where it is not measured."""
@@ -130,10 +170,13 @@ class Classifier(Training):
         every, last = c.spec["protocol"].get("evaluate_every", 1), self.settings.get("epochs", 1)
         if (epoch + 1) % every and epoch + 1 != last:
             return None
+        self.predicted = {
+            part: classify(model, images, c.precision) for part, images in c.evaluated.items()
+        }
         return {
             on(part, name): value
             for part, images in c.evaluated.items()
-            for name, value in accuracies(model, images, c.groups, c.precision).items()
+            for name, value in accuracies(self.predicted[part], images.labels, c.groups).items()
         }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from harness.data.batches import Batch
 from harness.distill.relations import at_least_float32
-from harness.methods import REGISTRY
+from harness.methods import wants_maps
 from harness.networks.base import Network
 from harness.train.methods.base import Answer, Classifier, Context, Losses, cross_entropy
 
@@ -68,7 +68,10 @@ class Distillation(Classifier):
         }
         self.module = nn.ModuleDict(self.terms)
         self.ce_weight = max(term.ce_weight for term in self.terms.values())
-        self.wants_maps = any("maps" in REGISTRY[name].needs for name in terms)
+        self.wants_maps = wants_maps(terms)
+
+    def prepared(self, batches: Iterable[Batch], epoch: int) -> Iterable[Batch]:
+        return batches if self.wants_maps else super().prepared(batches, epoch)
 
     def losses(self, model: Network, batch: Batch, epoch: int) -> tuple[Losses, Tensor | None]:
         teacher = self.context.teach(batch, self.wants_maps)

@@ -10,7 +10,7 @@ from harness.distill.centers import class_centers
 from harness.distill.relations import at_least_float32
 from harness.distill.stage2 import local_teaching_loss, teaching_loss
 from harness.networks.base import Network
-from harness.train.evaluate import autocast, embed_and_classify
+from harness.train.evaluate import autocast
 from harness.train.methods.base import Classifier, Context, Losses, cross_entropy
 
 
@@ -52,8 +52,7 @@ def global_centers(context: Context, augmented: bool) -> Tensor:
     augmented pass as in the 2021 release (docs/deviations.md, quirk 4)."""
     c = context
     if not augmented:
-        embedding, _ = embed_and_classify(c.teacher, c.train, c.precision)
-        return class_centers(embedding, c.train.labels, c.n_classes)
+        return class_centers(c.teacher_embedding(), c.train.labels, c.n_classes)
     batches = c.train.augmented(512, epoch_generator(c.spec["seed"], 0))
     with autocast(c.train.device, c.precision):
         parts = [(at_least_float32(c.teacher.embed(b.x)), b.y) for b in batches]

@@ -1,0 +1,207 @@
+"""Seconds of what a user waits for when there is nothing to train.
+
+    python benchmarks/planning.py [--save]
+
+Planning 10,000 cells, a decision of the scheduler among them, the tables of a bundle with 2,000
+runs, and whole commands on a finished grid of 72 cells: from the project's root, and each the best
+of a few tries, as other processes only ever add to it. `--save` writes results/planning.json.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from analysis.bundle import read_bundle
+from analysis.tables.markdown import markdown
+from analysis.tables.runs import runs_markdown
+from harness.data import load
+from harness.execute import STOPPED
+from harness.execute.scheduler import Progress, run
+from harness.plan import Cell, Plan, make_plan
+from harness.provenance import processor
+from harness.run.grid import plan_of
+from harness.spec.file import read
+from harness.store import CellDir, Store
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.append(str(ROOT / "tests"))  # where finished cells are made up
+from bundles import mark_as_sent, without_training  # noqa: E402
+
+RESULT = ROOT / "benchmarks" / "results" / "planning.json"
+EXPERIMENT = ROOT / "experiments" / "digits.yaml"
+BUNDLE = ROOT / "experiments" / "results" / "digits.jsonl"
+CELLS, RUNS, DECISIONS, TRIES = 10_000, 2_000, 200, 3
+
+
+def best_of(call: Callable[[], float], tries: int = TRIES) -> float:
+    return min(call() for _ in range(tries))
+
+
+def timed(call: Callable[[], Any]) -> float:
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
+
+
+def plan_of_many(n_cells: int = CELLS) -> tuple[float, Plan]:
+    """(seconds of `make_plan`, its plan) of an experiment with seeds for `n_cells` or more."""
+    experiment = read(EXPERIMENT)
+    dataset = load(experiment.dataset)
+    n_a_seed = len(make_plan(experiment.model_copy(update={"seeds": (0,)}), dataset).cells)
+    seeds = tuple(range(-(-n_cells // n_a_seed)))
+    many = experiment.model_copy(update={"seeds": seeds})
+    started = time.perf_counter()
+    plan = make_plan(many, dataset)
+    return time.perf_counter() - started, plan
+
+
+def planning_seconds(n_cells: int = CELLS) -> float:
+    return plan_of_many(n_cells)[0]
+
+
+class _Enough(Exception):
+    pass
+
+
+class _Bare(Store):
+    """Writes nothing: the scheduler alone is timed."""
+
+    def __init__(self, root: Path, plan: Plan) -> None:
+        super().__init__(root)
+        self._names = {id(cell): fingerprint for fingerprint, cell in plan.cells.items()}
+
+    def prepare(self, cell: Cell, options: dict[str, Any] | None = None) -> CellDir:
+        return self.directory(self._names[id(cell)])
+
+
+class _Stopping:
+    """Every cell comes back at once, and waits for its turn again."""
+
+    capacity = 2
+
+    def __init__(self, n: int) -> None:
+        self.n, self.running, self.times = n, list[Path](), list[float]()
+
+    def warm_up(self) -> None: ...
+
+    def submit(self, directory: Path) -> None:
+        self.running.append(directory)
+
+    def poll(self, timeout: float) -> list[tuple[Path, int]]:
+        self.times.append(time.perf_counter())
+        if len(self.times) > self.n:
+            raise _Enough
+        return [(self.running.pop(0), STOPPED)]
+
+    def cancel(self, grace: float = 15.0) -> None:
+        self.running.clear()
+
+
+def decision_seconds(plan: Plan, n_decisions: int = DECISIONS) -> float:
+    """Of the scheduler, from one cell that ends to the next that starts; all cells wait."""
+    with tempfile.TemporaryDirectory() as folder:
+        progress = Progress(plan, _Bare(Path(folder), plan), dict.fromkeys(plan.cells, "waiting"))
+        executor = _Stopping(n_decisions)
+        with contextlib.suppress(_Enough):
+            run(progress, executor, interval=0)
+    return (executor.times[-1] - executor.times[0]) / n_decisions
+
+
+def bundle_text(n_runs: int = RUNS) -> str:
+    """The digits' bundle with more seeds: `n_runs` cells or more."""
+    header, *lines = (json.loads(line) for line in BUNDLE.read_text().splitlines())
+    of_a_seed = [x for x in lines if x["entries"][0]["seed"] == lines[0]["entries"][0]["seed"]]
+    header["experiment"]["seeds"] = list(range(-(-n_runs // len(of_a_seed))))
+    found = [header]
+    for seed in header["experiment"]["seeds"]:
+        for line in of_a_seed:
+            entries = [entry | {"seed": seed} for entry in line["entries"]]
+            name = f"{seed:04d}{line['fingerprint'][4:]}"
+            found.append(line | {"fingerprint": name, "entries": entries})
+    return "".join(json.dumps(line) + "\n" for line in found)
+
+
+def tables_seconds(text: str) -> float:
+    """From a bundle's text to its table and the page of its runs."""
+
+    def make() -> None:
+        bundle = read_bundle(BUNDLE, text)
+        markdown(bundle, "runs.md", allow_mixed=True)
+        runs_markdown(bundle)
+
+    return timed(make)
+
+
+def finish(folder: Path) -> int:
+    """A store in `folder` where all of EXPERIMENT is trained and sent; the number of its cells."""
+    plan = plan_of(read(EXPERIMENT))
+    without_training(plan, folder / "runs")
+    (folder / "mlflow.db").touch()
+    mark_as_sent(plan, folder / "runs")
+    return len(plan.cells)
+
+
+def command_seconds(folder: Path, *arguments: str) -> float:
+    """Of `harness ARGUMENTS` in `folder`, with Python's own start."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
+    return timed(
+        lambda: subprocess.run(
+            [sys.executable, "-m", "harness", *arguments],
+            cwd=folder,
+            env=kept | {"PYTHONPATH": str(ROOT)},
+            stdout=subprocess.DEVNULL,
+            check=True,
+        )
+    )
+
+
+def measured() -> dict[str, float]:
+    """What was done -> seconds."""
+    plan, text = plan_of_many()[1], bundle_text()
+    found = {
+        f"planning {len(plan.cells):,} cells": best_of(planning_seconds),
+        f"a decision among {len(plan.cells):,} cells": best_of(lambda: decision_seconds(plan)),
+        f"tables of {text.count(chr(10)) - 1:,} runs": best_of(lambda: tables_seconds(text)),
+    }
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        n = finish(folder)
+        for command in (
+            ("status", str(EXPERIMENT)),
+            ("plan", str(EXPERIMENT), "--no-estimate"),
+            ("run", str(EXPERIMENT)),
+        ):
+            name = f"harness {command[0]}, {n} cells done"
+            found[name] = best_of(partial(command_seconds, folder, *command))
+    found["harness tables --check"] = best_of(lambda: command_seconds(ROOT, "tables", "--check"))
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--save", action="store_true", help=f"write {RESULT.name}")
+    arguments = parser.parse_args()
+    seconds = measured()
+    setting = {"processor": processor(), "python": platform.python_version(), "tries": TRIES}
+    print(", ".join(f"{key} {value}" for key, value in setting.items()))
+    for name, value in seconds.items():
+        print(f"{name:<40}{1000 * value:>10.2f} ms")
+    if arguments.save:
+        RESULT.parent.mkdir(exist_ok=True)
+        rounded = {name: float(f"{value:.3g}") for name, value in seconds.items()}
+        RESULT.write_text(json.dumps({**setting, "seconds": rounded}, indent=1) + "\n")
+        print(f"written: {RESULT}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""Worker processes: one cell after the other, each alone in success and failure."""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from helpers import wait_until
+from training import VERSION, Grid, assert_same_result, metrics, tiny
+
+from harness.data import Dataset, DigitsOptions
+from harness.execute import DONE, STOPPED, WRONG_INPUT
+from harness.execute.local import LocalExecutor
+from harness.store import CellDir
+from harness.train import cell
+from harness.train.cell import Loaded
+
+
+@pytest.fixture
+def executor() -> Iterator[LocalExecutor]:
+    made = LocalExecutor(2, "cpu", VERSION)
+    yield made
+    made.cancel()
+
+
+@pytest.fixture
+def grid(tmp_path: Path) -> Grid:
+    return tiny(tmp_path, "seeds=[0,1,2,3]", "methods=[plain]")
+
+
+def directories(grid: Grid) -> list[CellDir]:
+    return [grid.store.prepare(cell) for cell in grid.plan.cells.values()]
+
+
+def ended(executor: LocalExecutor) -> tuple[Path, int]:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if found := executor.poll(1.0):
+            (one,) = found
+            return one
+    raise AssertionError("no cell ended")
+
+
+def pid_of(directory: CellDir) -> int:
+    return int(json.loads((directory / "lease").read_text())["pid"])
+
+
+def has_started(directory: CellDir) -> bool:
+    return any(e["event"] == "start" for e in directory.events())
+
+
+def test_a_worker_takes_the_next_cell(executor: LocalExecutor, grid: Grid, trained: Grid) -> None:
+    first, bad, second, _ = directories(grid)
+    (bad / "options.json").write_text(json.dumps({"dataset": {"name": "digits", "test": 3}}))
+    for directory, status in ((first, DONE), (bad, WRONG_INPUT), (second, DONE)):
+        executor.submit(directory.path)
+        assert ended(executor) == (directory.path, status)
+    assert pid_of(first) == pid_of(bad) == pid_of(second) != os.getpid()
+    assert_same_result(first, trained.directory("supervised"))
+    assert metrics(first) != metrics(second)
+    assert (second / "log.txt").exists()
+
+
+def test_a_killed_one_takes_no_other_cell_with_it(executor: LocalExecutor, grid: Grid) -> None:
+    first, second, third, _ = directories(grid)
+    for directory in (first, second):
+        executor.submit(directory.path)
+    wait_until(lambda: has_started(first) and has_started(second), 60)
+    os.kill(pid_of(first), signal.SIGKILL)
+    assert ended(executor) == (first.path, -signal.SIGKILL)
+    assert ended(executor) == (second.path, DONE)
+    idle = pid_of(second)
+    os.kill(idle, signal.SIGKILL)
+    wait_until(lambda: not Path(f"/proc/{idle}").exists(), 60)
+    for directory in (third, first):
+        executor.submit(directory.path)
+        assert ended(executor) == (directory.path, DONE)
+    assert pid_of(third) == pid_of(first) != idle
+
+
+def test_one_that_is_asked_to_stop_takes_no_other(executor: LocalExecutor, grid: Grid) -> None:
+    first, second, *_ = directories(grid)
+    executor.submit(first.path)
+    wait_until(lambda: has_started(first), 60)
+    os.kill(pid_of(first), signal.SIGTERM)
+    assert ended(executor) == (first.path, STOPPED)
+    executor.submit(second.path)
+    assert ended(executor) == (second.path, DONE)
+    assert pid_of(second) != pid_of(first)
+
+
+def test_cancelled_none_is_left(executor: LocalExecutor, grid: Grid) -> None:
+    first, second, *_ = directories(grid)
+    executor.submit(first.path)
+    assert ended(executor) == (first.path, DONE)
+    idle = pid_of(first)
+    for directory in (first, second):
+        executor.submit(directory.path)
+    wait_until(lambda: has_started(second), 60)
+    executor.cancel(grace=30)
+    for pid in (idle, pid_of(second)):
+        assert not Path(f"/proc/{pid}").exists()
+    assert executor.poll(0.0) == [] and not second.is_done
+
+
+def test_a_data_set_is_loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[DigitsOptions, bool]] = []
+    real = cell.load
+
+    def counted(options: DigitsOptions, with_test: bool) -> Dataset:
+        calls.append((options, with_test))
+        return real(options, with_test)
+
+    monkeypatch.setattr(cell, "load", counted)
+    loaded, options = Loaded(), DigitsOptions()
+    first = loaded.dataset(options, True, None)
+    assert loaded.dataset(DigitsOptions(), True, None) is first and len(calls) == 1
+    assert loaded.dataset(options, False, None).test is None
+    other = loaded.dataset(DigitsOptions(split_seed=1), False, None)
+    assert other.digest != first.digest and len(calls) == 3
+    assert loaded.dataset(options, True, "/elsewhere").digest == first.digest and len(calls) == 4
