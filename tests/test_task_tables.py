@@ -14,7 +14,7 @@ from matplotlib.collections import PolyCollection
 from analysis.bundle import Bundle, read_bundle
 from analysis.figures import FIGURES, default_settings, draw_all, drawable
 from analysis.figures.base import MANY_TASKS
-from analysis.figures.by_task import panels_of, places, points
+from analysis.figures.by_task import against, panels_of, places, points
 from analysis.methods_page import methods_page
 from analysis.statistics import estimate
 from analysis.tables.caption import caption, tasks_said, tuning_budget
@@ -459,6 +459,22 @@ def test_all_stands_where_it_is(bundle: Bundle, incremental: Bundle) -> None:
     assert not panels_of(incremental, "overlap")
     labels = load(parse(TASKS).dataset).train.labels
     assert places(incremental, panel, "shots") == [0, 5, pytest.approx((labels < 6).sum() / 6)]
+
+
+def test_trainings_of_the_teachers_task_say_nothing_of_the_shots(tmp_path: Path) -> None:
+    """With settings for each task they are entries of the task, of the teacher's images."""
+    tuned = {"finetune": {"tasks": [{"shots": n, "settings": {}} for n in (5, "all")]}}
+    bundle = task_bundle(
+        tmp_path,
+        tasks={"classes": 5, "shots": [5, "all"]},
+        students=TASKS["students"][:1],
+        methods=["finetune", "plain"],
+        tuned=tuned,
+    )
+    (panel,) = panels_of(bundle, "shots")
+    labels = load(parse(TASKS).dataset).train.labels
+    assert places(bundle, panel, "shots") == [5, pytest.approx((labels < 5).sum() / 5)]
+    assert against(bundle, "shots")
 
 
 def test_a_line_is_what_the_table_says(bundle: Bundle) -> None:

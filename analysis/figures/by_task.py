@@ -69,8 +69,8 @@ def places(bundle: Bundle, panel: Panel, dimension: Dimension) -> list[float]:
     assert section is not None and numbers, "of several values one at most is `all`"
     everything: float = section.classes or 0
     if dimension == "shots" and ALL in tasks:
-        of_task = bundle.by("task")
-        train = [int(part_sizes(of_task[(c.task,)])["train"]) for c in panel.columns]
+        row = rows_in_stage(bundle, LAST)[0]
+        train = [int(part_sizes(select(bundle, row, c))["train"]) for c in panel.columns]
         size, fewest = train[tasks.index(ALL)], train[tasks.index(numbers[0])]
         # Of an incremental task only the old classes are limited, so that the rest cancels out.
         limited = section.classes or fewest / numbers[0]
