@@ -134,7 +134,7 @@ format: $(STAMP)  ## let ruff format and fix
 bench: $(STAMP)  ## timed comparisons, as ratios, kept and shown in docs/performance.md (about ten minutes)
 	@set -e; for name in bare_bound stage1_loss method_steps costs; do \
 	  $(BIN)/python benchmarks/$$name.py --device $(DEVICE) --save; done
-	@$(BIN)/python benchmarks/grid.py --device $(DEVICE) --save $(if $(AGAINST),--against $(AGAINST))
+	@$(BIN)/python benchmarks/grid.py --device $(DEVICE) --asking --save $(if $(AGAINST),--against $(AGAINST))
 	@$(BIN)/python benchmarks/planning.py --save
 	@$(BIN)/python benchmarks/costs.py --draw
 	@$(BIN)/python benchmarks/page.py

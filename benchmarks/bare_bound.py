@@ -6,13 +6,17 @@
 A kind of step at a time, its sides take turns, an epoch of a few batches each. `bare` is the least
 that this step can take: the frozen teacher forward, the student forward and backward from a
 trivial loss, and the optimiser's step, on batches that lie there. `harness` is train_epoch: it
-shuffles, crops and flips, computes the method's loss and keeps its averages. Images are noise in
-CIFAR's shape, float32; both sides run under the harness's deterministic settings.
+shuffles, crops and flips, computes the method's loss and keeps its averages. Where a kind has a
+teacher, a second comparison leaves it out: the bare student alone, and the harness with the
+teacher's answers at hand. Images are noise in CIFAR's shape, float32; all sides run under the
+harness's deterministic settings.
 """
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import torch
 from arguments import chosen_device, keep, machine, parser_of, settle_of
@@ -26,6 +30,7 @@ from harness.train.loop import train_epoch
 
 KINDS = ("supervised", "kd", "stage1", "stage2")
 BARE, HARNESS = "bare", "harness"
+ALONE, AT_HAND = "student alone", "answers at hand"
 STEPS = {"cpu": 2}  # of an epoch; elsewhere MANY, as a step takes milliseconds there
 MANY = 50
 
@@ -37,7 +42,14 @@ def harness_side(case: Case, kind: str, images: Images) -> Step:
     return lambda: train_epoch(p.model, p.training, p.optimizer, images, spec, 0, lambda: False)
 
 
-def bare_side(case: Case, kind: str, images: Images) -> Step:
+def at_hand_side(case: Case, kind: str, images: Images, folder: Path) -> Step:
+    """The same, with the answers of the first call kept in `folder`."""
+    spec = case.spec
+    p = case.training(kind, spec, images, folder)
+    return lambda: train_epoch(p.model, p.training, p.optimizer, images, spec, 0, lambda: False)
+
+
+def bare_side(case: Case, kind: str, images: Images, with_teacher: bool = True) -> Step:
     """The networks alone, on the same number of batches."""
     batches = [batch.x for batch in images.augmented(case.batch, epoch_generator(0, 0))]
     student = case.network(case.student)
@@ -45,7 +57,7 @@ def bare_side(case: Case, kind: str, images: Images) -> Step:
     # Stage 1 has no classifier: it compares embeddings.
     look = Network.embed if kind == "stage1" else Network.forward
     teacher = None
-    if takes_teacher(kind):
+    if takes_teacher(kind) and with_teacher:
         teacher = case.network(case.teacher).eval().requires_grad_(False)
     return lambda: bare_epoch(student, look, optimizer, batches, teacher)
 
@@ -66,19 +78,25 @@ def bare_epoch(
         optimizer.step()
 
 
-# What takes turns, for each kind. The training step with the teacher's answers at hand (computed
-# once, not each epoch) is to be a third side: a function like these two, for kinds that
-# `takes_teacher`; its bound is the bare side of `supervised`.
 SIDES: dict[str, Callable[[Case, str, Images], Step]] = {BARE: bare_side, HARNESS: harness_side}
 
 
 def measure(case: Case, rounds: int, settle: Callable[[], object]) -> list[dict[str, object]]:
-    """A comparison for each kind; seconds are those of an epoch."""
+    """A comparison for each kind, and for each with a teacher another one without asking it;
+    seconds are those of an epoch."""
     images, found = case.noise(), []
-    for kind in KINDS:
-        steps = {name: side(case, kind, images) for name, side in SIDES.items()}
-        found.append(comparison(kind, alternate(steps, rounds, settle), BARE))
+
+    def compare(what: str, steps: dict[str, Step], base: str) -> None:
+        found.append(comparison(what, alternate(steps, rounds, settle), base))
         print(table(found[-1]), flush=True)
+
+    for kind in KINDS:
+        compare(kind, {name: side(case, kind, images) for name, side in SIDES.items()}, BARE)
+        if takes_teacher(kind):
+            with tempfile.TemporaryDirectory() as folder:
+                alone = bare_side(case, kind, images, with_teacher=False)
+                at_hand = at_hand_side(case, kind, images, Path(folder))
+                compare(f"{kind}, {AT_HAND}", {ALONE: alone, AT_HAND: at_hand}, ALONE)
     return found
 
 

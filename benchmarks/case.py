@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from harness.data.placement import on_device
 from harness.methods import REGISTRY, SECTIONS
 from harness.networks import build
 from harness.networks.base import Network
+from harness.train.answers import KeptAnswers
 from harness.train.device import be_deterministic
 from harness.train.methods.base import Context, Training, training_of
 
@@ -67,11 +69,18 @@ class Case:
         """The images, on the device."""
         return images_of(self.images, self.classes, self.device)
 
-    def training(self, kind: str, spec: dict[str, Any], images: Images) -> Prepared:
-        """A training of this kind of cell, as a cell's process has it."""
+    def training(
+        self, kind: str, spec: dict[str, Any], images: Images, answers: Path | None = None
+    ) -> Prepared:
+        """A training of this kind of cell, as a cell's process has it. answers: where the
+        teacher's are kept."""
         student = self.network(self.student)
         teacher = self.network(self.teacher) if takes_teacher(kind) else None
-        context = Context(spec, {"train": images}, self.classes, student, teacher)
+        kept = None
+        if answers is not None and teacher is not None:
+            embed, width = torch.no_grad()(teacher.embed), teacher.embedding_dim
+            kept = KeptAnswers(answers, {}, 10**9, embed, width, self.device)
+        context = Context(spec, {"train": images}, self.classes, student, teacher, kept)
         training = training_of(kind, context)
         training.module.to(self.device)
         parameters = [*student.parameters(), *training.module.parameters()]

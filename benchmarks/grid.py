@@ -1,12 +1,13 @@
 """A whole grid by `harness run`, from an empty store: how much of its time is training.
 
-    python benchmarks/grid.py [--set seeds=[0]] [--jobs N] [--against COMMIT] [--save]
+    python benchmarks/grid.py [--set seeds=[0]] [--jobs N] [--asking] [--against COMMIT] [--save]
 
-With --against, another commit's checkout trains the grid too (a git worktree in a temporary
-folder, with its own experiments/digits.yaml), in turns with this one. The ratio of their wall times
-is kept, and whether cells of one fingerprint have the same numbers to the last digit. Each run has
-a store and a folder of its own, with an MLflow database that is made before, which takes seconds
-once in the life of a project.
+With --asking, this code trains the grid without the teachers' kept answers, too. With --against,
+another commit's checkout trains it (a git worktree in a temporary folder, with its own
+experiments/digits.yaml). All take turns. The ratios of their wall times are kept, and whether cells
+of one fingerprint have the same numbers to the last digit in both commits. Each run has a store and
+a folder of its own, with an MLflow database that is made before, which takes seconds once in the
+life of a project.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from harness.store import CellDir, Store
 ROOT = Path(__file__).resolve().parent.parent
 EXPERIMENT = Path("experiments/digits.yaml")
 TIMES = {"event", "time", "seconds", "images_per_second", EVALUATION_SECONDS}  # of an epoch's line
-HERE, THERE = "this code", "the other commit"
+HERE, ASKING, THERE = "this code", "this code, --teacher-cache 0", "the other commit"
 QUICK = ["seeds=[0]", "methods=[plain]", "students=[{depth: 10, width: 1}]",
          "teacher={depth: 10, width: 1}", "training.epochs=1"]  # fmt: skip
 
@@ -99,11 +100,13 @@ def checkout(commit: str, folder: Path) -> Iterator[Path]:
 
 def shares(store: Store, wall: float, jobs: int) -> dict[str, float]:
     """What of a run's wall time (seconds, of `jobs` processes) was training, and what evaluation,
-    by the cells' manifests."""
+    by the cells' manifests; without a part that a manifest of old code does not say."""
     manifests = [directory.manifest for directory in store.all()]
+    fields = {"training": "seconds", "evaluation": EVALUATION_SECONDS}
     return {
-        "training": sum(m["seconds"] for m in manifests) / (wall * jobs),
-        "evaluation": sum(m[EVALUATION_SECONDS] for m in manifests) / (wall * jobs),
+        part: sum(m[name] for m in manifests) / (wall * jobs)
+        for part, name in fields.items()
+        if all(name in m for m in manifests)
     }
 
 
@@ -133,8 +136,7 @@ def measure(runners: dict[str, Runner], rounds: int, jobs: int) -> dict[str, Any
     }
     of = {
         name: {
-            part: [rounded(x) for x in spread([share[part] for share in each])]
-            for part in ("training", "evaluation")
+            part: [rounded(x) for x in spread([share[part] for share in each])] for part in each[0]
         }
         for name, each in found.items()
     }
@@ -145,6 +147,7 @@ def main(argv: list[str] | None = None) -> Record:
     parser = parser_of((__doc__ or "").splitlines()[0], rounds=2)
     parser.add_argument("--set", dest="set_", action="append", metavar="FIELD=VALUE")
     parser.add_argument("--jobs", type=int, help="by default as `harness run`")
+    parser.add_argument("--asking", action="store_true", help="also with --teacher-cache 0")
     parser.add_argument("--against", metavar="COMMIT", help="another commit of this repository")
     arguments = parser.parse_args(argv)
     device = chosen_device(arguments)
@@ -164,6 +167,9 @@ def measured(
         place = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         database = empty_database(place / "database")
         runners = {HERE: Runner(ROOT, place / "here", database, options)}
+        if arguments.asking:
+            asking = [*options, "--teacher-cache", "0"]
+            runners[ASKING] = Runner(ROOT, place / "asking", database, asking)
         if arguments.against:
             code = stack.enter_context(checkout(arguments.against, place / "code"))
             runners[THERE] = Runner(code, place / "there", database, options)

@@ -105,8 +105,10 @@ def grid(kept: Record) -> list[str]:
         [
             name,
             duration(row["seconds"]),
-            percent(*c["shares"][name]["training"]),
-            percent(*c["shares"][name]["evaluation"]),
+            *(
+                percent(*c["shares"][name][part]) if part in c["shares"][name] else "–"
+                for part in ("training", "evaluation")
+            ),
             interval(*row["ratio"]),
         ]
         for name, row in c["rows"].items()

@@ -15,7 +15,7 @@ from harness.errors import one_line
 ROOT = Path(__file__).resolve().parent.parent
 UNKNOWN = "unknown"  # where a commit would stand
 # What the harness itself rewrites does not make a checkout dirty.
-GENERATED = (":!README.md", ":!docs", ":!experiments/results")
+GENERATED = (":!README.md", ":!docs", ":!experiments/results", ":!benchmarks/results")
 
 
 class NoAnswer(Exception):

@@ -253,6 +253,33 @@ def test_bare_networks_and_the_harness_do_the_same_passes(nothing_kept: Path) ->
         assert len(passes["bare"]) == (2 if kind == "supervised" else 4)
 
 
+def test_with_answers_at_hand_the_teacher_takes_no_part(tmp_path: Path) -> None:
+    import bare_bound
+    import torch
+    from case import Case
+
+    from harness.networks.wide_resnet import WideResNet
+
+    case = Case(torch.device("cpu"), 8, 4, 16, "16-1", "10-1")
+    images, looks = case.noise(), list[bool]()
+    original = WideResNet.feature_maps
+
+    def spy(self: Any, x: Any) -> Any:
+        looks.append(self.training)
+        return original(self, x)
+
+    for kind in ("kd", "stage1", "stage2"):
+        alone = bare_bound.bare_side(case, kind, images, with_teacher=False)
+        at_hand = bare_bound.at_hand_side(case, kind, images, tmp_path / kind)
+        at_hand()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(WideResNet, "feature_maps", spy)
+            for step in (alone, at_hand):
+                looks.clear()
+                step()
+                assert looks == [True, True], "the student alone"
+
+
 def test_stage1_loss_runs(nothing_kept: Path) -> None:
     import stage1_loss
 
@@ -353,10 +380,12 @@ def test_two_commits_take_turns(
     monkeypatch.setattr(grid, "harness", copied)
     monkeypatch.setattr(grid, "empty_database", lambda folder: empty_database)
     monkeypatch.setattr(grid, "checkout", lambda commit, folder: contextlib.nullcontext(folder))
-    record = grid.main([*QUICK, "--against", "abc", "--set", "seeds=[7]", "--jobs", "2"])
+    options = ["--asking", "--against", "abc", "--set", "seeds=[7]", "--jobs", "2"]
+    record = grid.main([*QUICK, *options])
     codes = [code for _, code in calls]
-    assert codes[0] == codes[3] == ROOT and codes[1] == codes[2] != ROOT
-    arguments, code = calls[1]
+    assert codes[0] == codes[1] == codes[4] == codes[5] == ROOT and codes[2] == codes[3] != ROOT
+    assert [a[-2:] == ["--teacher-cache", "0"] for a, _ in calls] == [0, 1, 0, 0, 1, 0]
+    arguments, code = calls[2]
     assert arguments[1] == str(code / "experiments/digits.yaml"), "each commit's own file"
     assert arguments[arguments.index("--set") + 1] == "seeds=[7]"
     (found,) = record["comparisons"]
