@@ -106,6 +106,8 @@ class _Stopping:
     def cancel(self, grace: float = 15.0) -> None:
         self.running.clear()
 
+    def close(self) -> None: ...
+
 
 def decision_seconds(plan: Plan, n_decisions: int = DECISIONS) -> float:
     """Of the scheduler, from one cell that ends to the next that starts; all cells wait."""

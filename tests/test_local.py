@@ -23,7 +23,7 @@ from harness.train.cell import Loaded
 def executor() -> Iterator[LocalExecutor]:
     made = LocalExecutor(2, "cpu", VERSION)
     yield made
-    made.cancel()
+    made.close()
 
 
 @pytest.fixture
@@ -92,17 +92,28 @@ def test_one_that_is_asked_to_stop_takes_no_other(executor: LocalExecutor, grid:
     assert pid_of(second) != pid_of(first)
 
 
+def test_closed_none_is_left(executor: LocalExecutor, grid: Grid) -> None:
+    first, second, *_ = directories(grid)
+    for directory in (first, second):
+        executor.submit(directory.path)
+    pids = [pid_of(d) for d in (first, second) if wait_until(lambda d=d: has_started(d), 60)]
+    while not first.is_done or not second.is_done:
+        executor.poll(1.0)
+    executor.cancel()
+    assert all(Path(f"/proc/{pid}").exists() for pid in pids), "they wait for other cells"
+    executor.close()
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
 def test_cancelled_none_is_left(executor: LocalExecutor, grid: Grid) -> None:
     first, second, *_ = directories(grid)
     executor.submit(first.path)
     assert ended(executor) == (first.path, DONE)
-    idle = pid_of(first)
     for directory in (first, second):
         executor.submit(directory.path)
     wait_until(lambda: has_started(second), 60)
     executor.cancel(grace=30)
-    for pid in (idle, pid_of(second)):
-        assert not Path(f"/proc/{pid}").exists()
+    assert not Path(f"/proc/{pid_of(second)}").exists()
     assert executor.poll(0.0) == [] and not second.is_done
 
 

@@ -66,6 +66,9 @@ class FakeExecutor:
             mark_done(CellDir(directory))
         return [(directory, status)]
 
+    def close(self) -> None:
+        pass
+
     def cancel(self, grace: float = 15.0) -> None:
         self.cancelled += 1
         self.running.clear()

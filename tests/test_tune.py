@@ -118,6 +118,9 @@ class JournalWriter:
         ended, self.ended = self.ended, []
         return ended
 
+    def close(self) -> None:
+        pass
+
     def cancel(self, grace: float = 15.0) -> None:
         pass
 

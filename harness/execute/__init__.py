@@ -30,3 +30,7 @@ class Executor(Protocol):
         """Ask every running cell to stop at its last checkpoint; kill what is left after `grace`
         seconds. Returns when none is running."""
         ...
+
+    def close(self) -> None:
+        """End what waits for cells. Nothing can be submitted afterwards."""
+        ...

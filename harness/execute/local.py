@@ -191,15 +191,22 @@ class LocalExecutor:
         return ended
 
     def cancel(self, grace: float = 15.0) -> None:
-        workers = [*self._busy, *self._idle]
-        for worker in workers:
-            worker.process.terminate()
-            worker.orders.close()  # who has nothing to do waits for this
-        deadline = time.monotonic() + grace
-        for worker in workers:
-            worker.process.join(max(0.0, deadline - time.monotonic()))
-            if worker.process.exitcode is None:
-                worker.process.kill()
-                worker.process.join()
-        self._busy.clear()
-        self._idle.clear()
+        end(self._busy, grace)
+
+    def close(self) -> None:
+        for workers in (self._busy, self._idle):
+            end(workers, grace=15.0)
+
+
+def end(workers: list[Worker], grace: float) -> None:
+    """Ask these to stop, kill those that are left after `grace` seconds, and empty the list."""
+    for worker in workers:
+        worker.process.terminate()
+        worker.orders.close()  # who has nothing to do waits for this
+    deadline = time.monotonic() + grace
+    for worker in workers:
+        worker.process.join(max(0.0, deadline - time.monotonic()))
+        if worker.process.exitcode is None:
+            worker.process.kill()
+            worker.process.join()
+    workers.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from pathlib import Path
@@ -82,7 +83,7 @@ def run_experiment(
         return OK
     runner = make_executor(executor, jobs, device, announced_version())
     runner.warm_up()
-    with stoppable() as stops:
+    with stoppable() as stops, contextlib.closing(runner):
         status = OK
         sync = start_tracking(tracker)
         try:

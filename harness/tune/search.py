@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable
@@ -106,25 +107,26 @@ def tune(
     runner = make_executor(executor, jobs or default_jobs(device), device, announced_version())
     deadline = None if max_seconds is None else time.monotonic() + max_seconds
     found, bundles = [], []
-    for part in tuning.parts:
-        left = None if deadline is None else deadline - time.monotonic()
-        place = place_of(storage, root, part.name)
-        with only_orchestrator(part.name, root, place) as owner, stoppable() as stops:
-            opened = open_storage(place, tracking_uri())
-            identity = {m: identity_of(part, dataset, m) for m in part.spaces}
-            studies = [Study(opened, part, m, identity[m], owner) for m in part.spaces]
-            if not all(s.is_finished for s in studies):
-                runner.warm_up()
-            search = Search(part, store, dataset, studies, runner, options, left, no_bar)
-            status, candidates = _search(search, stops)
-            if status != OK:
-                return status
-            bundle = write_bundle(part, identity, studies, search.cells, candidates, store)
-            figures = draw(bundle) if part.task is None else []
-            _log_figures(search.tracker, figures)
-            search.report(candidates)
-        found.append((part, candidates))
-        bundles.append(bundle.as_posix())
+    with contextlib.closing(runner):
+        for part in tuning.parts:
+            left = None if deadline is None else deadline - time.monotonic()
+            place = place_of(storage, root, part.name)
+            with only_orchestrator(part.name, root, place) as owner, stoppable() as stops:
+                opened = open_storage(place, tracking_uri())
+                identity = {m: identity_of(part, dataset, m) for m in part.spaces}
+                studies = [Study(opened, part, m, identity[m], owner) for m in part.spaces]
+                if not all(s.is_finished for s in studies):
+                    runner.warm_up()
+                search = Search(part, store, dataset, studies, runner, options, left, no_bar)
+                status, candidates = _search(search, stops)
+                if status != OK:
+                    return status
+                bundle = write_bundle(part, identity, studies, search.cells, candidates, store)
+                figures = draw(bundle) if part.task is None else []
+                _log_figures(search.tracker, figures)
+                search.report(candidates)
+            found.append((part, candidates))
+            bundles.append(bundle.as_posix())
     print(f"written: {write_winner(tuning, found)}, {', '.join(bundles)}")
     return OK
 
