@@ -215,9 +215,12 @@ def test_bare_bound_runs(nothing_kept: Path) -> None:
     import bare_bound
 
     record = bare_bound.main(QUICK)
-    assert [c["what"] for c in record["comparisons"]] == list(bare_bound.KINDS)
-    assert all(set(c["rows"]) == {"bare", "harness"} for c in record["comparisons"])
-    assert all(len(c["rows"]["bare"]["rounds"]) == 2 for c in record["comparisons"])
+    found = {c["what"]: c["rows"] for c in record["comparisons"]}
+    asking = {kind: found.pop(kind) for kind in bare_bound.KINDS}
+    assert list(found) == [f"{kind}, answers at hand" for kind in ("kd", "stage1", "stage2")]
+    assert all(set(rows) == {"bare", "harness"} for rows in asking.values())
+    assert all(set(rows) == {"student alone", "answers at hand"} for rows in found.values())
+    assert all(len(rows["bare"]["rounds"]) == 2 for rows in asking.values())
     assert record["machine"]["kind"] == "cpu" and record["setting"]["batch"] == 8
     assert page.bare_bound(record)
     assert not nothing_kept.exists(), "--quick keeps nothing"
