@@ -135,10 +135,10 @@ bench: $(STAMP)  ## timed comparisons, as ratios, kept and shown in docs/perform
 	@set -e; for name in bare_bound stage1_loss method_steps costs; do \
 	  $(BIN)/python benchmarks/$$name.py --device $(DEVICE) --save; done
 	@$(BIN)/python benchmarks/grid.py --device $(DEVICE) --asking --save $(if $(AGAINST),--against $(AGAINST))
+	@$(BIN)/harness tables
 	@$(BIN)/python benchmarks/planning.py --save
 	@$(BIN)/python benchmarks/costs.py --draw
 	@$(BIN)/python benchmarks/page.py
-	@$(BIN)/harness tables
 
 lock:  ## resolve requirements.lock anew (in a throw-away environment)
 	@rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
