@@ -25,6 +25,7 @@ class Bowl(Training):
     def __init__(self) -> None:
         self.module = nn.Linear(1, 1, bias=False, dtype=torch.float64)
         nn.init.constant_(self.module.weight, 4.0)
+        self.predicted = self.selected = {}
 
     def losses(self, model: Any, batch: Any, epoch: int) -> tuple[Losses, Tensor | None]:
         own = (self.module.weight - 1).square().sum() / 2
