@@ -7,6 +7,7 @@ PGPASSWORD or in libpq's password file.
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from typing import Any
 
@@ -73,6 +74,8 @@ def connect(url: str, field: str, pauses: tuple[float, ...] = START_PAUSES) -> A
         raise Refused(
             f"{field}: not a URL ({one_line(error)}); write postgresql://user@host:5432/name"
         ) from None
+    # It prints what it ignores while it raises something, which is said by who catches that.
+    logging.getLogger("psycopg").setLevel(logging.CRITICAL)
     text = plain.render_as_string(hide_password=False)
     for pause in (*pauses, None):
         try:

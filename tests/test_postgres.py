@@ -153,6 +153,19 @@ def test_a_restart_is_at_most_a_warning(four_writers: Path) -> None:
     assert all(line.startswith("warning: MLflow") for line in lines), lines
 
 
+def test_a_lost_connection_is_no_line_of_the_drivers(
+    server: Postgres, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """psycopg logs what it ignores, in the middle of a pipeline (as MLflow's metrics are sent)."""
+    monkeypatch.setenv("PGPASSWORD", PASSWORD)
+    connection = connect(server.url("postgres"), "URL")
+    with pytest.raises(psycopg.OperationalError), connection.pipeline():
+        connection.execute("select 1")
+        server.sql(f"select pg_terminate_backend({connection.info.backend_pid})", "postgres")
+        connection.execute("select pg_sleep(0.1)").fetchall()
+    assert not [r.getMessage() for r in caplog.records if r.name.startswith("psycopg")]
+
+
 def test_the_page_and_the_teacher_are_there_once(four_writers: Path, server: Postgres) -> None:
     notes = server.sql("select value from tags where key = 'mlflow.note.content'", "mlflow")
     assert len(notes) == 1 and "| **ReFilled (tuple)** |" in str(notes[0][0])
