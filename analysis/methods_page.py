@@ -15,12 +15,12 @@ from harness.spec.experiment import Optimizer
 
 PATH = Path("docs/methods.md")
 SUM = "kd+vid"  # an example, also of the benchmark
-STEPS = Path("benchmarks/results/method_steps.json")  # of benchmarks/method_steps.py --save
+STEPS = Path("benchmarks/results/method_steps-cpu.json")  # of benchmarks/method_steps.py --save
 
 
 def methods_page() -> str:
     """The text of the page."""
-    steps = json.loads(STEPS.read_text()) if STEPS.exists() else {}
+    steps = _steps(json.loads(STEPS.read_text())) if STEPS.exists() else {}
     lines = [
         "# Methods",
         "",
@@ -73,6 +73,15 @@ def methods_page() -> str:
         *(_section_row(name) for name in ("optimizer", *SECTIONS)),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _steps(kept: dict[str, Any]) -> dict[str, Any]:
+    """Of the benchmark's record: where and how it was measured, and a method's ratio by name."""
+    (compared,) = kept["comparisons"]
+    ratios = {name: round(row["ratio"][1], 2) for name, row in compared["rows"].items()}
+    machine = {k: kept["machine"][k] for k in ("device", "torch", "threads")}
+    setting = {k: kept["setting"][k] for k in ("batch", "images", "student", "teacher", "rounds")}
+    return machine | setting | {"ratios": ratios}
 
 
 def _references() -> list[str]:

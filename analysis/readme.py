@@ -3,6 +3,8 @@
 <!-- table:NAME -->
 ...
 <!-- /table:NAME -->
+
+So for tables; other texts have another kind of marker in place of `table`.
 """
 
 from __future__ import annotations
@@ -17,13 +19,15 @@ def has_markers(text: str, name: str) -> bool:
     return f"<!-- table:{name} -->" in text.splitlines()
 
 
-def replace_between_markers(text: str, name: str, content: str, where: str) -> str:
+def replace_between_markers(
+    text: str, name: str, content: str, where: str, kind: str = "table"
+) -> str:
     """`text` with what stands between the markers of `name` replaced by `content`.
 
     Raises:
         UserError: a marker is missing, doubled or out of order; nothing is ever appended.
     """
-    start, end = f"<!-- table:{name} -->", f"<!-- /table:{name} -->"
+    start, end = f"<!-- {kind}:{name} -->", f"<!-- /{kind}:{name} -->"
     places = []
     for marker in (start, end):
         # Whole lines only: a marker that is mentioned in the text is not one.
@@ -31,7 +35,7 @@ def replace_between_markers(text: str, name: str, content: str, where: str) -> s
         if len(found) != 1:
             raise UserError(
                 f"{where}: the line {marker!r} stands {len(found)} times, expected once; put "
-                f"{start!r} and {end!r} where the table belongs"
+                f"{start!r} and {end!r} where the {kind} belongs"
             )
         places.append(found[0])
     opening, closing = places

@@ -35,17 +35,10 @@ STEPS = {"cpu": 2}  # of an epoch; elsewhere MANY, as a step takes milliseconds 
 MANY = 50
 
 
-def harness_side(case: Case, kind: str, images: Images) -> Step:
-    """An epoch of the harness's loop."""
+def harness_side(case: Case, kind: str, images: Images, answers: Path | None = None) -> Step:
+    """An epoch of the harness's loop. answers: where those of its first call are kept."""
     spec = case.spec
-    p = case.training(kind, spec, images)
-    return lambda: train_epoch(p.model, p.training, p.optimizer, images, spec, 0, lambda: False)
-
-
-def at_hand_side(case: Case, kind: str, images: Images, folder: Path) -> Step:
-    """The same, with the answers of the first call kept in `folder`."""
-    spec = case.spec
-    p = case.training(kind, spec, images, folder)
+    p = case.training(kind, spec, images, answers)
     return lambda: train_epoch(p.model, p.training, p.optimizer, images, spec, 0, lambda: False)
 
 
@@ -95,7 +88,7 @@ def measure(case: Case, rounds: int, settle: Callable[[], object]) -> list[dict[
         if takes_teacher(kind):
             with tempfile.TemporaryDirectory() as folder:
                 alone = bare_side(case, kind, images, with_teacher=False)
-                at_hand = at_hand_side(case, kind, images, Path(folder))
+                at_hand = harness_side(case, kind, images, Path(folder))
                 compare(f"{kind}, {AT_HAND}", {ALONE: alone, AT_HAND: at_hand}, ALONE)
     return found
 

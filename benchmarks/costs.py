@@ -92,22 +92,30 @@ def evaluation(case: Any, n: int) -> Step:
 
 def planning(sizes: tuple[int, ...]) -> dict[str, Step]:
     """Number of cells, as text -> a plan of as many seeds of the digits' grid as have them."""
-    from grid import EXPERIMENT, ROOT
+    from planning import many
 
-    from harness.data import load
     from harness.plan import make_plan
-    from harness.spec.file import read
 
-    experiment = read(ROOT / EXPERIMENT)
-    dataset = load(experiment.dataset)
+    wanted = [many(n) for n in sizes]
+    return {str(len(make_plan(*each).cells)): partial(make_plan, *each) for each in wanted}
 
-    def of(n_seeds: int) -> Step:
-        seeds = {"seeds": tuple(range(n_seeds))}
-        return partial(make_plan, experiment.model_copy(update=seeds), dataset)
 
-    a_seed = len(make_plan(experiment.model_copy(update={"seeds": (0,)}), dataset).cells)
-    counts = dict.fromkeys(max(1, round(n / a_seed)) for n in sizes)
-    return {str(a_seed * count): of(count) for count in counts}
+def by_chunk(case: Any, rounds: int, settle: Callable[[], object], n: int) -> dict[str, Any]:
+    """An evaluation of n images, by how many of them go through the network in one go."""
+    import torch
+    from case import images_of
+
+    model, images = case.network(case.student).eval(), images_of(n, case.classes, case.device)
+
+    def look(size: int) -> None:
+        with torch.no_grad():
+            for batch in images.plain(size):
+                model.embed_and_classify(batch.x)
+
+    sizes = [n // 2**k for k in range(0, 6, 2)]
+    steps: dict[str, Step] = {f"{size} at once": partial(look, size) for size in sizes}
+    seconds = frame.alternate(steps, rounds, settle)
+    return frame.comparison(f"evaluation of {n} images", seconds, next(iter(steps)))
 
 
 def measure(
@@ -191,10 +199,13 @@ def main(argv: list[str] | None = None) -> Record | None:
         return None
     device = chosen_device(arguments)
     case = case_of(arguments, device, steps=1)
-    sweeps = measure(case, arguments.rounds, settle_of(device), arguments.quick)
+    rounds, settle = arguments.rounds, settle_of(device)
+    sweeps = measure(case, rounds, settle, arguments.quick)
+    chunks = by_chunk(case, rounds, settle, 32 if arguments.quick else 512)
+    print(frame.table(chunks))
     setting = {k: v for k, v in case.setting.items() if k != "images"}
-    setting["rounds"] = arguments.rounds
-    found = frame.record("costs", machine(device), setting, sweeps=sweeps)
+    setting["rounds"] = rounds
+    found = frame.record("costs", machine(device), setting, sweeps=sweeps, comparisons=[chunks])
     keep(found, arguments)
     return found
 

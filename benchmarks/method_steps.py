@@ -5,14 +5,13 @@
 CIFAR-100's shapes on images of noise: 50,000 of 32 x 32 pixels in 100 classes, WRN-16-2 taught by
 WRN-40-2, each method with its defaults. A step is the teacher's answer, the student's forward and
 backward pass and the optimiser's step; what is made once (class centres, a memory) is not in it.
-`--save` also writes what docs/methods.md shows.
+docs/methods.md shows it, too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,13 +19,11 @@ from arguments import chosen_device, keep, machine, parser_of, settle_of
 from case import Case, Prepared
 from frame import Record, alternate, comparison, record, table
 
-from analysis.methods_page import STEPS, SUM
-from harness.canonical import canonical
+from analysis.methods_page import SUM
 from harness.data.batches import Batch
 from harness.methods import REGISTRY, find
 from harness.train.evaluate import autocast
 
-SHOWN = Path(__file__).resolve().parent.parent / STEPS
 BASE = "plain"
 WARM_UP = 1
 
@@ -57,15 +54,6 @@ def trainings(case: Case) -> dict[str, Prepared]:
     return found
 
 
-def shown(kept: Record) -> dict[str, Any]:
-    """What docs/methods.md shows of a record."""
-    (compared,) = kept["comparisons"]
-    ratios = {name: round(row["ratio"][1], 2) for name, row in compared["rows"].items()}
-    machine = {k: kept["machine"][k] for k in ("device", "torch", "threads")}
-    setting = {k: kept["setting"][k] for k in ("batch", "images", "student", "teacher", "rounds")}
-    return machine | setting | {"ratios": ratios}
-
-
 def main(argv: list[str] | None = None) -> Record:
     parser = parser_of((__doc__ or "").splitlines()[0], rounds=7)
     arguments = parser.parse_args(argv)
@@ -87,9 +75,6 @@ def main(argv: list[str] | None = None) -> Record:
     setting = {**case.setting, "rounds": arguments.rounds}
     kept = record("method_steps", machine(device), setting, comparisons=[found])
     keep(kept, arguments)
-    if arguments.save and not arguments.quick:
-        SHOWN.write_text(canonical(shown(kept)) + "\n")
-        print(f"written: {SHOWN}")
     return kept
 
 

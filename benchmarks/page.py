@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import json
 import re
 import sys
 from collections.abc import Callable
@@ -20,6 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from frame import RESULTS, Record, read
+
+from analysis.readme import replace_between_markers
+from harness.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "performance.md"
@@ -140,18 +142,24 @@ def costs(kept: Record) -> list[str]:
     width = max(map(len, rows))
     rows = [row + [""] * (width - len(row)) for row in rows]
     head = ["cost", "size: seconds", *[""] * (width - 2)]
-    return [f"![What costs grow with]({FIGURE})", "", *table(head, rows)]
+    return [
+        f"![What costs grow with]({FIGURE})",
+        "",
+        *table(head, rows),
+        *(line for c in kept["comparisons"] for line in ("", *chunks(c))),
+    ]
 
 
-def planning(folder: Path) -> str:
-    """Of benchmarks/planning.py, which keeps one file, as no device takes part in it."""
-    path = folder / "planning.json"
-    if not path.exists():
-        return MISSING
-    kept = json.loads(path.read_text())
-    rows = [[name, duration(value)] for name, value in kept["seconds"].items()]
-    about = ", ".join(f"{k} {v}" for k, v in kept.items() if k != "seconds")
-    return "\n".join([*table(["what", "takes"], rows), "", f"{about[:1].upper()}{about[1:]}."])
+def chunks(compared: dict[str, Any]) -> list[str]:
+    rows = [
+        [name, duration(row["seconds"]), interval(*row["ratio"])]
+        for name, row in compared["rows"].items()
+    ]
+    return table([compared["what"], "takes", f"ratio to {compared['base']}"], rows)
+
+
+def planning(kept: Record) -> list[str]:
+    return table(["what", "takes"], [[name, duration(v)] for name, v in kept["seconds"].items()])
 
 
 def gpu(folder: Path) -> str:
@@ -170,32 +178,24 @@ def of_each_device(name: str, write: Callable[[Record], list[str]], folder: Path
 BLOCKS: dict[str, Callable[[Path], str]] = {
     **{
         write.__name__: partial(of_each_device, write.__name__, write)
-        for write in (grid, bare_bound, stage1_loss, method_steps, costs)
+        for write in (grid, bare_bound, stage1_loss, method_steps, costs, planning)
     },
-    "planning": planning,
     "gpu": gpu,
 }
 
 
-def filled(text: str, blocks: dict[str, str]) -> str:
+def filled(text: str, blocks: dict[str, str], where: str) -> str:
     """The page with each block between its markers.
 
     Raises:
-        ValueError: a block's two markers do not stand there once, in order; or those of one that
+        UserError: a block's two markers do not stand there once, in order; or those of one that
             is not known do.
     """
     known = set(re.findall(r"^<!-- bench:(\w+) -->$", text, re.MULTILINE))
     if unknown := known - blocks.keys():
-        raise ValueError(f"no benchmark is called {', '.join(sorted(unknown))}")
+        raise UserError(f"{where}: no benchmark is called {', '.join(sorted(unknown))}; drop it")
     for name, block in blocks.items():
-        start, end = f"<!-- bench:{name} -->", f"<!-- /bench:{name} -->"
-        lines = text.splitlines()
-        if (lines.count(start), lines.count(end)) != (1, 1) or lines.index(end) < lines.index(
-            start
-        ):
-            raise ValueError(f"the lines {start!r} and {end!r} must stand there once, in order")
-        before, after = lines[: lines.index(start) + 1], lines[lines.index(end) :]
-        text = "\n".join([*before, block, *after]) + "\n"
+        text = replace_between_markers(text, name, block, where, kind="bench")
     return text
 
 
@@ -206,9 +206,10 @@ def main(argv: list[str] | None = None, page: Path = PAGE, folder: Path = RESULT
     arguments: Any = parser.parse_args(argv)
     old = page.read_text(encoding="utf-8")
     try:
-        new = filled(old, {name: block(folder) for name, block in BLOCKS.items()})
-    except ValueError as error:
-        print(f"error: {page}: {error}", file=sys.stderr)
+        blocks = {name: block(folder) for name, block in BLOCKS.items()}
+        new = filled(old, blocks, str(page))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
         return 2
     if new == old:
         print(f"{page.name} matches benchmarks/results")

@@ -1,18 +1,14 @@
 """Seconds of what a user waits for when there is nothing to train.
 
-    python benchmarks/planning.py [--save]
+    python benchmarks/planning.py [--rounds N] [--save]
 
 Planning 10,000 cells, a decision of the scheduler among them, the tables of a bundle with 2,000
 runs, and whole commands on a finished grid of 72 cells: from the project's root, and each the best
-of a few tries, as other processes only ever add to it. `--save` writes results/planning.json.
+of a few tries, as other processes only ever add to it. No device takes part in it.
 """
 
-import argparse
 import contextlib
 import json
-import os
-import platform
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,30 +17,28 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from arguments import chosen_device, keep, machine, parser_of
+from frame import Record, record, rounded
+from grid import ROOT, harness
+
 from analysis.bundle import read_bundle
 from analysis.tables.markdown import markdown
 from analysis.tables.runs import runs_markdown
-from harness.data import load
+from harness.data import Dataset, load
 from harness.execute import STOPPED
 from harness.execute.scheduler import Progress, run
 from harness.plan import Cell, Plan, make_plan
-from harness.provenance import processor
 from harness.run.grid import plan_of
+from harness.spec.experiment import Experiment
 from harness.spec.file import read
 from harness.store import CellDir, Store
 
-ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT / "tests"))  # where finished cells are made up
-from bundles import mark_as_sent, without_training  # noqa: E402
+from bundles import mark_as_sent, without_training
 
-RESULT = ROOT / "benchmarks" / "results" / "planning.json"
 EXPERIMENT = ROOT / "experiments" / "digits.yaml"
 BUNDLE = ROOT / "experiments" / "results" / "digits.jsonl"
-CELLS, RUNS, DECISIONS, TRIES = 10_000, 2_000, 200, 3
-
-
-def best_of(call: Callable[[], float], tries: int = TRIES) -> float:
-    return min(call() for _ in range(tries))
+CELLS, RUNS, DECISIONS = 10_000, 2_000, 200
 
 
 def timed(call: Callable[[], Any]) -> float:
@@ -53,20 +47,13 @@ def timed(call: Callable[[], Any]) -> float:
     return time.perf_counter() - started
 
 
-def plan_of_many(n_cells: int = CELLS) -> tuple[float, Plan]:
-    """(seconds of `make_plan`, its plan) of an experiment with seeds for `n_cells` or more."""
+def many(n_cells: int) -> tuple[Experiment, Dataset]:
+    """The digits' experiment with as many seeds as have `n_cells` or more."""
     experiment = read(EXPERIMENT)
     dataset = load(experiment.dataset)
     n_a_seed = len(make_plan(experiment.model_copy(update={"seeds": (0,)}), dataset).cells)
     seeds = tuple(range(-(-n_cells // n_a_seed)))
-    many = experiment.model_copy(update={"seeds": seeds})
-    started = time.perf_counter()
-    plan = make_plan(many, dataset)
-    return time.perf_counter() - started, plan
-
-
-def planning_seconds(n_cells: int = CELLS) -> float:
-    return plan_of_many(n_cells)[0]
+    return experiment.model_copy(update={"seeds": seeds}), dataset
 
 
 class _Enough(Exception):
@@ -155,23 +142,19 @@ def finish(folder: Path) -> int:
 
 def command_seconds(folder: Path, *arguments: str) -> float:
     """Of `harness ARGUMENTS` in `folder`, with Python's own start."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
-    return timed(
-        lambda: subprocess.run(
-            [sys.executable, "-m", "harness", *arguments],
-            cwd=folder,
-            env=kept | {"PYTHONPATH": str(ROOT)},
-            stdout=subprocess.DEVNULL,
-            check=True,
-        )
-    )
+    return timed(lambda: harness([*arguments], ROOT, folder).check_returncode())
 
 
-def measured() -> dict[str, float]:
-    """What was done -> seconds."""
-    plan, text = plan_of_many()[1], bundle_text()
+def measured(tries: int) -> dict[str, float]:
+    """What was done -> seconds, of the fastest try."""
+
+    def best_of(call: Callable[[], float]) -> float:
+        return min(call() for _ in range(tries))
+
+    wanted, text = many(CELLS), bundle_text()
+    plan = make_plan(*wanted)
     found = {
-        f"planning {len(plan.cells):,} cells": best_of(planning_seconds),
+        f"planning {len(plan.cells):,} cells": best_of(lambda: timed(lambda: make_plan(*wanted))),
         f"a decision among {len(plan.cells):,} cells": best_of(lambda: decision_seconds(plan)),
         f"tables of {text.count(chr(10)) - 1:,} runs": best_of(lambda: tables_seconds(text)),
     }
@@ -189,20 +172,18 @@ def measured() -> dict[str, float]:
     return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--save", action="store_true", help=f"write {RESULT.name}")
-    arguments = parser.parse_args()
-    seconds = measured()
-    setting = {"processor": processor(), "python": platform.python_version(), "tries": TRIES}
-    print(", ".join(f"{key} {value}" for key, value in setting.items()))
+def main(argv: list[str] | None = None) -> Record:
+    parser = parser_of((__doc__ or "").splitlines()[0], rounds=3)
+    arguments = parser.parse_args(argv)
+    device = chosen_device(arguments)
+    seconds = measured(arguments.rounds)
     for name, value in seconds.items():
         print(f"{name:<40}{1000 * value:>10.2f} ms")
-    if arguments.save:
-        RESULT.parent.mkdir(exist_ok=True)
-        rounded = {name: float(f"{value:.3g}") for name, value in seconds.items()}
-        RESULT.write_text(json.dumps({**setting, "seconds": rounded}, indent=1) + "\n")
-        print(f"written: {RESULT}")
+    shown = {name: rounded(value) for name, value in seconds.items()}
+    setting = {"rounds": arguments.rounds, "shown": "the fastest"}
+    kept = record("planning", machine(device), setting, seconds=shown)
+    keep(kept, arguments)
+    return kept
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ teacher-cache/KEY/epoch-12    one file a pass over the images
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 from pathlib import Path
 
@@ -15,18 +17,18 @@ KEY_FILE = "key.json"
 RESERVE = 2 * 10**9  # bytes of the disk that are left to others
 
 
-def kept_files(root: Path) -> list[Path]:
-    """All files of kept answers below a `teacher-cache`, those of the teacher that was asked least
-    recently first, and of one teacher the oldest first."""
-    files = []
-    for path in root.glob("*/*"):
-        if path.name == KEY_FILE:
-            continue
-        try:
-            files.append((path.parent.stat().st_mtime, path.stat().st_mtime, path))
-        except FileNotFoundError:  # another process makes room
-            continue
-    return [path for _, _, path in sorted(files)]
+def kept_files(root: Path) -> dict[Path, int]:
+    """All files of kept answers below a `teacher-cache`, with their bytes: those of the teacher
+    that was asked least recently first, and of one teacher the oldest first."""
+    found = []
+    for folder in _entries(root):
+        for file in _entries(folder.path):
+            if file.name == KEY_FILE:
+                continue
+            with contextlib.suppress(FileNotFoundError):  # another process makes room
+                its = file.stat()
+                found.append((folder.stat().st_mtime, its.st_mtime, file.path, its.st_size))
+    return {Path(path): size for *_, path, size in sorted(found)}
 
 
 def make_room(folder: Path, size: int, limit: int) -> bool:
@@ -34,15 +36,10 @@ def make_room(folder: Path, size: int, limit: int) -> bool:
 
     folder: of the teacher that needs them, whose own files stay.
     """
-    sizes = {}
-    for path in kept_files(folder.parent):
-        try:
-            sizes[path] = path.stat().st_size
-        except FileNotFoundError:
-            continue
+    files = kept_files(folder.parent)
     free = shutil.disk_usage(folder).free - RESERVE
-    missing = max(sum(sizes.values()) + size - limit, size - free)
-    for path, its in sizes.items():
+    missing = max(sum(files.values()) + size - limit, size - free)
+    for path, its in files.items():
         if missing <= 0:
             break
         if path.parent != folder:
@@ -55,6 +52,15 @@ def clean(root: Path) -> int:
     """Remove all kept answers of a store; the bytes that this frees. A training that uses them
     computes them again."""
     folder = root / FOLDER
-    freed = sum(path.stat().st_size for path in kept_files(folder))
+    freed = sum(kept_files(folder).values())
     shutil.rmtree(folder, ignore_errors=True)
     return freed
+
+
+def _entries(folder: Path | str) -> list[os.DirEntry[str]]:
+    """What is in a folder; nothing if it is none, or has been removed meanwhile."""
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except (FileNotFoundError, NotADirectoryError):
+        return []

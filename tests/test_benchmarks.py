@@ -44,7 +44,8 @@ def sweeps() -> list[dict[str, Any]]:
 
 def costs_record() -> frame.Record:
     setting = {"batch": 128, "classes": 100, "student": "wrn-16-1", "teacher": "wrn-40-2"}
-    return frame.record("costs", MACHINE, setting, sweeps=sweeps())
+    chunks = [compared("evaluation of 512 images", "512 at once", "32 at once")]
+    return frame.record("costs", MACHINE, setting, sweeps=sweeps(), comparisons=chunks)
 
 
 @pytest.fixture
@@ -65,8 +66,8 @@ def kept(tmp_path: Path) -> Path:
     for name, comparisons in found.items():
         frame.save(frame.record(name, MACHINE, setting, comparisons=comparisons), tmp_path)
     frame.save(costs_record(), tmp_path)
-    planned = {"processor": "Some CPU", "tries": 3, "seconds": {"planning 10,000 cells": 0.5}}
-    (tmp_path / "planning.json").write_text(json.dumps(planned))
+    planned = {"planning 10,000 cells": 0.5}
+    frame.save(frame.record("planning", MACHINE, setting, seconds=planned), tmp_path)
     return tmp_path
 
 
@@ -144,6 +145,7 @@ def test_the_page_follows_the_results(kept: Path, performance: Path) -> None:
     assert "| this code | 6.0 s | 60 % (50 to 70) | 10 % (10 to 10) |" in text
     assert "All 24 cells that both have" in text
     assert "| planning 10,000 cells | 500 ms |" in text
+    assert "| 32 at once | 6.0 s | 1.50 (1.50 to 1.50) |" in text
     assert "Some CPU, 2 threads, torch 2.11, commit 0123456; batch 128" in text
     assert page.main(["--check"], performance, kept) == 0
 
@@ -273,7 +275,7 @@ def test_with_answers_at_hand_the_teacher_takes_no_part(tmp_path: Path) -> None:
 
     for kind in ("kd", "stage1", "stage2"):
         alone = bare_bound.bare_side(case, kind, images, with_teacher=False)
-        at_hand = bare_bound.at_hand_side(case, kind, images, tmp_path / kind)
+        at_hand = bare_bound.harness_side(case, kind, images, tmp_path / kind)
         at_hand()
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(WideResNet, "feature_maps", spy)
@@ -298,8 +300,8 @@ def test_method_steps_has_what_the_page_of_methods_shows(nothing_kept: Path) -> 
     from harness.methods import REGISTRY
 
     record = method_steps.main(QUICK)
-    shown = method_steps.shown(record)
-    kept = json.loads((ROOT / methods_page.STEPS).read_text())
+    shown = methods_page._steps(record)
+    kept = methods_page._steps(json.loads((ROOT / methods_page.STEPS).read_text()))
     assert shown.keys() == kept.keys() and shown["ratios"]["plain"] == 1
     trained = {n for n, m in REGISTRY.items() if not m.variant_of and m.final.schedule}
     assert trained | {methods_page.SUM} <= shown["ratios"].keys()

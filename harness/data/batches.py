@@ -44,8 +44,8 @@ def batch_bounds(n: int, batch_size: int) -> list[tuple[int, int]]:
 
 def chunk_size(device: torch.device, height: int, width: int) -> int:
     """How many images to look at in one go where nothing but time depends on it. On a CPU, as many
-    as leave the activations in its caches: of 32 x 32 images 32, twice as fast as 512 of them; of
-    few pixels more, as a call has its cost, too (docs/performance.md)."""
+    as leave the activations in its caches: of 32 x 32 images 32 (docs/performance.md has what that
+    saves); of fewer pixels more, as a call has its cost, too."""
     if device.type != "cpu":
         return 512 if height * width <= 64 * 64 else 128
     return min(max(16, 2**15 // (height * width)), 512)
@@ -55,8 +55,7 @@ class Images:
     """Labels on the device and normalisation: what every way to get at the pixels has in common.
 
     `plain` yields every image once, in order, without augmentation, by default in batches of
-    `chunk_size`; `augmented` shuffles and
-    augments, as a function of its generator's state alone.
+    `chunk_size`; `augmented` shuffles and augments, as a function of its generator's state alone.
     """
 
     def __init__(self, dataset: Dataset, part: ImageSet, device: torch.device) -> None:

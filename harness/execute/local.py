@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UserError
-from harness.execute import BUSY, DONE, FAILED, WRONG_INPUT
+from harness.execute import FAILED, STOPPED
 
 
 def work(orders: Connection, device: str, threads: int | None, version: dict[str, Any]) -> None:
@@ -186,7 +186,8 @@ class LocalExecutor:
                 ended.append((worker.directory, status))
                 self._busy.remove(worker)
                 worker.directory = None
-                if status in (DONE, FAILED, WRONG_INPUT, BUSY) and worker.process.is_alive():
+                # Who was asked to stop takes no other.
+                if status != STOPPED and worker.process.is_alive():
                     self._idle.append(worker)
         return ended
 

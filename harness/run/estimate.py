@@ -151,13 +151,13 @@ def estimate(
         seconds[fingerprint] = left * epoch
         if TEACHER in cell.upstream:
             asked = cell.upstream[TEACHER], canonical(cell.spec["data"])
-            known = 0 if wants_maps(stage_of(cell.kind).terms) else kept.get(asked, 0)
+            is_kept = not wants_maps(stage_of(cell.kind).terms)
+            known = kept.get(asked, 0) if is_kept else 0
             new = max(0, left - known)
             seconds[fingerprint] += new * n_batches * teacher.forward
-            if not wants_maps(stage_of(cell.kind).terms):
-                an_epoch = PassFile.size(train, teacher.width)
-                fits = min(new, room // an_epoch)
-                kept[asked], room = known + fits, room - fits * an_epoch
+            an_epoch = PassFile.size(train, teacher.width)
+            fits = min(new, room // an_epoch) if is_kept else 0
+            kept[asked], room = max(kept.get(asked, 0), known + fits), room - fits * an_epoch
     return Cost(seconds, disk, peak, teacher_cache - room)
 
 
