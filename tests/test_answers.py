@@ -18,7 +18,9 @@ from training import RAW, Grid, StopAfter, assert_same_result, go, tiny
 
 from harness import teacher_cache
 from harness.data import DigitsOptions, load
+from harness.data.small import DeviceImages
 from harness.execute import DONE, STOPPED
+from harness.networks import build
 from harness.networks.base import Network
 from harness.plan import make_plan
 from harness.run.session import cell_options
@@ -26,6 +28,7 @@ from harness.spec.file import override, parse
 from harness.store import CellDir, Store
 from harness.teacher_cache import FOLDER, RESERVE, clean, kept_files
 from harness.train.answers import KeptAnswers, PassFile, identity_of
+from harness.train.methods.base import Context
 
 LIMIT = 10**9
 METHODS = "methods=[plain,kd,refilled,refilled-triplet,crd,vid,kd+vid]"
@@ -144,6 +147,18 @@ def test_a_grid_asks_its_teacher_once(grid: Grid, monkeypatch: pytest.MonkeyPatc
     assert shown == [*once, 297, 297, *once]
 
 
+def test_maps_are_no_kept_answers(grid: Grid) -> None:
+    teacher = build("wide_resnet", 10, depth=10, width=1)
+    keeper = KeptAnswers(
+        grid.store.root, {}, LIMIT, torch.no_grad()(teacher.eval().embed), 64, torch.device("cpu")
+    )
+    dataset = load(grid.plan.experiment.dataset)
+    images: Any = {"train": DeviceImages(dataset, dataset.train, torch.device("cpu"))}
+    context = Context({"optimizer": {"precision": "float32"}}, images, 10, teacher, teacher, keeper)
+    batch = next(context.asking(images["train"].plain(8), 0))
+    assert not context.teach(batch).maps and len(context.teach(batch, maps=True).maps) == 3
+
+
 def test_an_interrupted_cell_keeps_what_it_had(grid: Grid, tmp_path: Path) -> None:
     teacher, kd = (grid.cell(k) for k in ("supervised", "kd"))
     assert go(grid.store.prepare(teacher)) == DONE
@@ -159,9 +174,11 @@ def test_an_interrupted_cell_keeps_what_it_had(grid: Grid, tmp_path: Path) -> No
 
 
 def question(*changes: str) -> dict[str, Any]:
+    """Of the same teacher for all, as an imported one is, and of the experiment's own."""
     plan = make_plan(parse(override(RAW, ["methods=[kd]", *changes])), load(DigitsOptions()))
     (cell,) = (c for c in plan.cells.values() if c.upstream)
-    return identity_of(cell.spec, {"sha256": cell.upstream["teacher"]}, {})
+    own = {"sha256": cell.upstream["teacher"]}
+    return {"any": identity_of(cell.spec, {}, {}), "own": identity_of(cell.spec, own, {})}
 
 
 @pytest.mark.parametrize(
@@ -178,7 +195,10 @@ def question(*changes: str) -> dict[str, Any]:
     ],
 )
 def test_another_question_has_another_key(change: str, is_other: bool) -> None:
-    assert (question(change) != question()) is is_other
+    before, after = question(), question(change)
+    assert (after["own"] != before["own"]) is is_other
+    if change != "training.epochs=1":
+        assert (after["any"] != before["any"]) is is_other
 
 
 @pytest.mark.parametrize("change", ["device", "processor", "threads", "torch"])
@@ -284,6 +304,22 @@ def test_cells_at_once_share_the_work(tmp_path: Path) -> None:
     assert len({pid for pid, _ in embed.noted()}) > 1
 
 
+def test_what_another_has_just_computed_is_not_computed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look at a batch and its lock."""
+    claim, other = PassFile.claim, whole()
+
+    def late(file: PassFile, start: int) -> Any:
+        if not file.has(start):
+            file.write(start, other[start : start + 4])
+        return claim(file, start)
+
+    monkeypatch.setattr(PassFile, "claim", late)
+    asked = Asked()
+    assert answers_of(kept(tmp_path, asked)).equal(other) and not asked.sizes
+
+
 def test_a_killed_cells_batch_is_computed_by_another(tmp_path: Path) -> None:
     hangs = fork.Process(target=cell, args=(tmp_path, Slow(tmp_path / "first", 60), 10))
     hangs.start()
@@ -311,7 +347,7 @@ def test_the_teacher_asked_least_recently_makes_room(tmp_path: Path) -> None:
         keeper = kept(tmp_path, Asked(), seed=seed)
         answers_of(keeper)
         os.utime(keeper.folder, (seed, seed))
-    os.utime(kept(tmp_path, Asked(), seed=1).folder, (9, 9))  # asked again
+    answers_of(kept(tmp_path, Asked(), seed=1))  # asked again
     last = kept(tmp_path, Asked(), 3 * size, seed=4)
     answers_of(last)
     left = {

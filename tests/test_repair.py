@@ -19,6 +19,7 @@ from harness.plan import Plan
 from harness.run.repair import Events, reachable, with_gaps
 from harness.store import CellDir, Store
 from harness.stored import Damaged
+from harness.train import loop
 
 Damage = Callable[[CellDir], None]
 
@@ -244,6 +245,24 @@ def test_another_cells_description_is_refused(
         Store(tmp_path).prepare(cell)
     assert main(["repair", directory.path.name, "--store", str(tmp_path), "--yes"]) == 0
     assert Store(tmp_path).prepare(cell).description["spec"]["seed"] == 0
+
+
+def test_a_checkpoint_that_holds_the_missing_lines_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Killed between the checkpoint and its epochs' lines, and then damaged elsewhere."""
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 3600.0)
+    monkeypatch.setattr(loop, "CHECKPOINT_SHARE", 10**9)
+    directory = tiny(tmp_path, "training.epochs=5", "methods=[plain]").directory("supervised")
+    directory.pause_after = 4
+    assert go(directory) == STOPPED
+    directory.pause_after = None
+    journal(lambda lines: lines.__setitem__(slice(2, None), []))(directory)  # epochs 2 to 4
+    (directory / "checkpoint.sha256").unlink()
+    assert main(["repair", directory.path.name, "--store", str(tmp_path), "--yes"]) == 0
+    assert "the checkpoint after epoch 4" in capsys.readouterr().out
+    assert go(directory) == DONE
+    assert [line["epoch"] for line in directory.epochs()] == [1, 2, 3, 4, 5]
 
 
 def test_a_cell_that_is_being_trained_is_left_alone(
