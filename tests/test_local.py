@@ -102,7 +102,9 @@ def test_closed_none_is_left(executor: LocalExecutor, grid: Grid) -> None:
         n_ended += len(executor.poll(1.0))
     executor.cancel()
     assert all(Path(f"/proc/{pid}").exists() for pid in pids), "they wait for other cells"
+    started = time.monotonic()
     executor.close()
+    assert time.monotonic() - started < 10, "they end by themselves, before they are killed"
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
