@@ -117,6 +117,21 @@ def test_maps_are_the_outputs_of_the_groups(name: str, size: int) -> None:
 
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("training", [False, True])
+@torch.no_grad()  # where autograd would refuse nothing
+def test_neither_images_nor_maps_are_overwritten(name: str, training: bool) -> None:
+    """A body works in place, but only on what it has made and not given away."""
+    model, x = build(name, 7, **SMALL[name]).train(training), torch.randn(3, 3, 64, 64)
+    before, given, copies = x.clone(), list[Tensor](), list[Tensor]()
+    for each in model.feature_maps(x):
+        given.append(each)
+        copies.append(each.clone())
+    model.pool(given[-1])
+    assert torch.equal(x, before)
+    assert all(torch.equal(m, c) for m, c in zip(given, copies, strict=True))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("training", [False, True])
 def test_asking_for_the_maps_changes_nothing(name: str, training: bool) -> None:
     """Neither the embedding, with dropout at work or not, nor what a forward pass leaves behind."""
     dropout = {} if name == "resnet" else {"dropout": 0.5}

@@ -31,7 +31,8 @@ class SeparableBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x))))))
+        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        return F.relu(self.bn2(self.conv2(out)), inplace=True)
 
 
 class MobileNet(Network):
@@ -67,7 +68,7 @@ class MobileNet(Network):
 
         (B, 64ca, H/2, W/2), (B, 128ca, H/4, W/4), .., (B, 1024ca, H/32, W/32), sizes rounded up.
         """
-        out = F.relu(self.bn1(self.conv1(x)))
+        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
         for block, (_, stride) in zip(self.layers, BLOCKS, strict=True):
             if stride != 1:
                 yield out

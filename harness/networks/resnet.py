@@ -25,10 +25,10 @@ class BasicBlock(nn.Module):
         self.pad = (out_channels - in_channels) // 2
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)), inplace=True)))
         if self.pad or self.stride != 1:
             x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.pad, self.pad))
-        return F.relu(out + x)
+        return F.relu(out.add_(x), inplace=True)
 
 
 class ResNet(Network):
@@ -57,7 +57,7 @@ class ResNet(Network):
 
     def feature_maps(self, x: Tensor) -> Iterator[Tensor]:
         """(B, 16, H, W), (B, 32, H/2, W/2), (B, 64, H/4, W/4), all after a ReLU."""
-        out = F.relu(self.bn1(self.conv1(x)))
+        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
         for group in (1, 2, 3):
             out = self.get_submodule(f"layer{group}")(out)
             yield out

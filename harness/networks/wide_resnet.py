@@ -27,9 +27,9 @@ class PreActivationBlock(nn.Module):
             self.shortcut.append(nn.Conv2d(in_channels, out_channels, 1, stride=stride))
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.conv1(F.relu(self.bn1(x)))
-        out = self.conv2(self.dropout(F.relu(self.bn2(out))))
-        return out + self.shortcut(x)
+        out = self.conv1(F.relu(self.bn1(x), inplace=True))
+        out = self.conv2(self.dropout(F.relu(self.bn2(out), inplace=True)))
+        return out.add_(self.shortcut(x))
 
 
 class WideResNet(Network):
@@ -84,4 +84,5 @@ class WideResNet(Network):
             yield out
 
     def pool(self, deepest: Tensor) -> Tensor:
-        return torch.flatten(F.adaptive_avg_pool2d(F.relu(self.bn(deepest)), 1), 1)
+        out = F.relu(self.bn(deepest), inplace=True)
+        return torch.flatten(F.adaptive_avg_pool2d(out, 1), 1)
