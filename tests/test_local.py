@@ -2,7 +2,10 @@
 
 import json
 import os
+import platform
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +16,7 @@ from training import VERSION, Grid, assert_same_result, metrics, tiny
 
 from harness.data import Dataset, DigitsOptions
 from harness.execute import DONE, STOPPED, WRONG_INPUT
-from harness.execute.local import LocalExecutor
+from harness.execute.local import ENVIRONMENT, LocalExecutor
 from harness.store import CellDir
 from harness.train import cell
 from harness.train.cell import Loaded
@@ -136,3 +139,38 @@ def test_a_data_set_is_loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     other = loaded.dataset(DigitsOptions(split_seed=1), False, None)
     assert other.digest != first.digest and len(calls) == 3
     assert loaded.dataset(options, True, "/elsewhere").digest == first.digest and len(calls) == 4
+
+
+@pytest.mark.parametrize("name", ENVIRONMENT)
+@pytest.mark.parametrize("set_by_user", [None, "7"])
+def test_what_workers_are_told_unless_the_user_has_said_otherwise(
+    name: str, set_by_user: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, set_by_user or "")
+    if set_by_user is None:
+        monkeypatch.delenv(name)
+    LocalExecutor(1, "cpu", {})
+    assert os.environ[name] == (set_by_user or ENVIRONMENT[name])
+
+
+FAULTS = """
+import resource
+def use():
+    blocks = [bytearray(2**19) for _ in range(40)]
+use()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10): use()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc's allocator")
+def test_a_worker_does_not_ask_the_system_for_the_same_memory_again() -> None:
+    """As a training step does that needs 20 MB in blocks of half a megabyte."""
+
+    def faults(environment: dict[str, str]) -> int:
+        kept = {k: v for k, v in os.environ.items() if k not in ENVIRONMENT}
+        command, env = [sys.executable, "-c", FAULTS], kept | environment
+        return int(subprocess.run(command, env=env, capture_output=True, check=True).stdout)
+
+    assert faults(ENVIRONMENT) < faults({}) / 20

@@ -1,7 +1,6 @@
 """The scheduler on an executor in memory: order, capacity, failures, other processes, time."""
 
 import hashlib
-import os
 import sys
 import tempfile
 from collections.abc import Callable
@@ -423,19 +422,6 @@ def test_begin_refuses_a_changed_upstream_model(tmp_path: Path, damage: str) -> 
         (directory / "model.pt").unlink()
     with pytest.raises(UserError, match=r"model\.pt is missing or does not match.*`harness repair"):
         begin(plan, case.store)
-
-
-@pytest.mark.parametrize("set_by_user", [None, "7"])
-def test_threads_do_not_spin_for_a_core_that_another_command_has(
-    set_by_user: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from harness.execute.local import LocalExecutor
-
-    monkeypatch.setenv("GOMP_SPINCOUNT", set_by_user or "")
-    if set_by_user is None:
-        monkeypatch.delenv("GOMP_SPINCOUNT")
-    LocalExecutor(1, "cpu", {})
-    assert os.environ["GOMP_SPINCOUNT"] == (set_by_user or "3000")
 
 
 def test_what_a_training_needs_is_in_its_directory(tmp_path: Path) -> None:

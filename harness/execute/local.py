@@ -62,10 +62,18 @@ def threads_for(jobs: int) -> int:
     return max(1, len(os.sched_getaffinity(0)) // jobs)
 
 
-# How long OpenMP's threads spin at a barrier before they sleep. With its default of 300,000 they
-# spin even for threads whose core another process has got: two commands of one job each on two
-# cores took almost three times as long (docs/design.md).
-SPIN = ("GOMP_SPINCOUNT", "3000")
+# What a worker's libraries read when they start, unless the user has set it (docs/design.md).
+ENVIRONMENT = {
+    # How long OpenMP's threads spin at a barrier before they sleep. With its default of 300,000
+    # they spin even for threads whose core another process has got: two commands of one job each
+    # on two cores took almost three times as long.
+    "GOMP_SPINCOUNT": "3000",
+    # glibc gives freed memory back to the system, so each training step, or each batch of an
+    # evaluation, may ask for it anew, page by page. So: keep up to 1 GB, and take from it what is
+    # smaller than 32 MB, glibc's limit. The second alone would fix the first at 128 kB.
+    "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
+    "MALLOC_TRIM_THRESHOLD_": str(2**30),
+}
 
 
 # harness.cli is what a child would import again as the main script; the others are what a cell
@@ -146,7 +154,8 @@ class LocalExecutor:
     def __init__(self, jobs: int, device: str, version: dict[str, Any]) -> None:
         self.capacity = jobs
         self._arguments = (device, threads_for(jobs), version)
-        os.environ.setdefault(*SPIN)
+        for name, value in ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
         self._context = multiprocessing.get_context("forkserver")
         forkserver.set_forkserver_preload(PRELOADED)
         self._busy: list[Worker] = []

@@ -157,7 +157,8 @@ def train_all(trials: list[TrialCells], store: Store, train: Train) -> None:
     trials = [t for t in trials if not diverged(t, store)]
     if not trials:
         return
-    progress = train(together(trials))
+    # The longest first: what all wait for at the end is then a short training.
+    progress = train(together(sorted(trials, key=lambda t: -t.n_epochs_alone)))
     broken = [t for t in trials if not diverged(t, store) and _failed(t, progress)]
     if broken:
         names = ", ".join(f"{t.method} #{t.number}" for t in broken)

@@ -101,10 +101,11 @@ def tune(
     check_rungs(tuning)
     store = Store(root)
     store.create()
+    runner = make_executor(executor, jobs or default_jobs(device), device, announced_version())
+    runner.warm_up()
     dataset = load(tuning.base.dataset, with_test=False)
     task_views(tuning.base, dataset)  # of all tasks, before one is trained
     options = cell_options(tuning.base.dataset, n_workers, teacher_cache)
-    runner = make_executor(executor, jobs or default_jobs(device), device, announced_version())
     deadline = None if max_seconds is None else time.monotonic() + max_seconds
     found, bundles = [], []
     with contextlib.closing(runner):
@@ -115,8 +116,6 @@ def tune(
                 opened = open_storage(place, tracking_uri())
                 identity = {m: identity_of(part, dataset, m) for m in part.spaces}
                 studies = [Study(opened, part, m, identity[m], owner) for m in part.spaces]
-                if not all(s.is_finished for s in studies):
-                    runner.warm_up()
                 search = Search(part, store, dataset, studies, runner, options, left, no_bar)
                 status, candidates = _search(search, stops)
                 if status != OK:
