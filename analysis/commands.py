@@ -10,8 +10,10 @@ from pathlib import Path
 from analysis import methods_page
 from analysis.bundle import RESULTS, bundle_path, export, read_bundle
 from analysis.readme import has_markers, replace_between_markers
-from analysis.tables.markdown import for_terminal, markdown
+from analysis.tables import compact
+from analysis.tables.markdown import markdown
 from analysis.tables.runs import runs_markdown
+from analysis.tables.text import for_terminal
 from harness.errors import UserError
 from harness.plan import Plan
 
@@ -68,6 +70,11 @@ def make_tables(
         link = Path(os.path.relpath(page, home.parent)).as_posix()
         table = markdown(bundle, link, allow_mixed)
         pages[home] = replace_between_markers(pages[home], bundle.name, table, str(home))
+        if has_markers(pages[README], bundle.name, compact.KIND):
+            summary = compact.summary_markdown(bundle, home.as_posix(), page.as_posix())
+            pages[README] = replace_between_markers(
+                pages[README], bundle.name, summary, str(README), compact.KIND
+            )
         outputs[page] = runs_markdown(bundle)
         if path in fresh:
             outputs[path] = fresh[path]

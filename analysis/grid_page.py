@@ -11,8 +11,11 @@ from analysis.tables.caption import caption
 from analysis.tables.markdown import table_markdown
 from analysis.tables.rows import Column, Row
 from analysis.tables.runs import runs_markdown
+from analysis.tables.verdicts import counted, verdicts_markdown
+from analysis.verdicts import Verdict, verdicts_of
 from harness.methods import SUPERVISED, find
 from harness.plan import TEACHER, Plan, role
+from harness.track.grid_run import Result
 from harness.track.saved_views import runs_page
 
 MAX_CHARACTERS = 8000  # of a tag's value in MLflow
@@ -43,8 +46,9 @@ def grid_page(
     assignments: list[str],
     experiment_id: str,
     folder: Path,
-) -> tuple[str, list[Path]]:
-    """(Markdown, files written to `folder`: the bundle, the page of runs, the figures).
+) -> Result:
+    """The table with its caption and verdicts; files in `folder`: the bundle, the page of runs, the
+    figures; a tag that counts the verdicts, and one for each.
 
     Args:
         root: the store. file, assignments: the experiment's, for the command under the table.
@@ -60,8 +64,22 @@ def grid_page(
         return runs_page(experiment_id, conditions(row, column))
 
     # The table first: MLflow folds a long description.
-    tail = "\n\n".join(["", *caption(bundle), plan.experiment.description])
+    said = [*caption(bundle), verdicts_markdown(bundle), plan.experiment.description]
+    tail = "\n\n".join(["", *filter(None, said)])
     text = unbroken(table_markdown(bundle, link)) + tail
     if len(text) > MAX_CHARACTERS:
         text = unbroken(table_markdown(bundle, lambda row, column: "")) + tail
-    return text[:MAX_CHARACTERS], [path, runs, *draw_all(bundle, folder)]
+    files = [path, runs, *draw_all(bundle, folder)]
+    return Result(text[:MAX_CHARACTERS], files, tags_of(verdicts_of(bundle)))
+
+
+def tags_of(verdicts: list[Verdict]) -> dict[str, str]:
+    """`verdicts`: how many of each outcome; `verdict kd > plain`: its outcome by column."""
+    tags: dict[str, list[str]] = {}
+    for verdict in verdicts:
+        where = f"{verdict.column}: " if verdict.column else ""
+        # MLflow allows few characters in a name.
+        name = re.sub(r"[^\w .:/-]", "_", f"verdict {verdict.claim.replace('>', 'above')}")
+        tags.setdefault(name, []).append(f"{where}{verdict.outcome}")
+    counts = {"verdicts": counted(verdicts)} if verdicts else {}
+    return counts | {name: "; ".join(found)[:MAX_CHARACTERS] for name, found in tags.items()}

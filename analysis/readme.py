@@ -14,9 +14,9 @@ import re
 from harness.errors import UserError
 
 
-def has_markers(text: str, name: str) -> bool:
+def has_markers(text: str, name: str, kind: str = "table") -> bool:
     """Whether a line of the text opens the place of `name`'s table."""
-    return f"<!-- table:{name} -->" in text.splitlines()
+    return f"<!-- {kind}:{name} -->" in text.splitlines()
 
 
 def replace_between_markers(

@@ -1,12 +1,13 @@
-"""Mean and spread over seeds."""
+"""Mean and spread over seeds; tests of differences between them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from scipy.special import stdtrit  # scipy.stats would take half a second to import
+# scipy.stats would take half a second to import.
+from scipy.special import nctdtr, stdtr, stdtrit
 
 
 @dataclass(frozen=True)
@@ -19,8 +20,15 @@ class Estimate:
 
     def percent(self) -> str:
         """'98.43 ± 0.31 (3)'; without a spread for one seed."""
-        spread = "" if self.half_width is None else f" ± {100 * self.half_width:.2f}"
-        return f"{100 * self.mean:.2f}{spread} ({self.n})"
+        return f"{100 * self.mean:.2f}{self._spread} ({self.n})"
+
+    def points(self) -> str:
+        """Of a difference: '+1.20 ± 0.31'."""
+        return f"{100 * self.mean:+.2f}{self._spread}"
+
+    @property
+    def _spread(self) -> str:
+        return "" if self.half_width is None else f" ± {100 * self.half_width:.2f}"
 
 
 def estimate(values: Sequence[float], confidence: float = 0.95) -> Estimate | None:
@@ -31,6 +39,87 @@ def estimate(values: Sequence[float], confidence: float = 0.95) -> Estimate | No
     mean = math.fsum(values) / n
     if n == 1:
         return Estimate(mean, None, 1)
-    deviation = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1))
-    quantile = float(stdtrit(n - 1, 0.5 + confidence / 2))
-    return Estimate(mean, quantile * deviation / math.sqrt(n), n)
+    half_width = t_quantile(n - 1, confidence) * deviation(values) / math.sqrt(n)
+    return Estimate(mean, half_width, n)
+
+
+ROUNDING = 1e-9  # far below one image of any test set
+
+
+def deviation(values: Sequence[float]) -> float:
+    """Standard deviation of n >= 2 values, with n - 1; 0 for values that only rounding tells apart,
+    as differences of fractions of one test set."""
+    if max(values) - min(values) < ROUNDING:
+        return 0.0
+    mean = math.fsum(values) / len(values)
+    return math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1))
+
+
+def t_quantile(df: int, confidence: float) -> float:
+    """Half the width of a `confidence` interval, in standard errors."""
+    return float(stdtrit(df, 0.5 + confidence / 2))
+
+
+def p_above(values: Sequence[float], bound: float) -> float:
+    """p of the one-sided t-test that the mean of n >= 2 values is above `bound`: small if it is.
+    Values without spread say nothing about it (0.5)."""
+    s = deviation(values)
+    if s == 0:
+        return 0.5
+    t = (math.fsum(values) / len(values) - bound) / (s / math.sqrt(len(values)))
+    return float(stdtr(len(values) - 1, -t))
+
+
+def p_within(values: Sequence[float], margin: float) -> float:
+    """p of the test that the mean is within (-margin, margin), by two one-sided t-tests
+    (Schuirmann, J. Pharmacokinet. Biopharm. 15, 1987)."""
+    return max(p_above(values, -margin), p_above([-v for v in values], -margin))
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """Adjusted p, in the same order: with those below a level taken for decided, the chance of any
+    wrong one among all is at most that level (Holm, Scand. J. Stat. 6, 1979)."""
+    adjusted, largest = [1.0] * len(ps), 0.0
+    for rank, i in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):
+        largest = max(largest, min(1.0, (len(ps) - rank) * ps[i]))
+        adjusted[i] = largest
+    return adjusted
+
+
+MOST_SEEDS = 1000
+
+
+def seeds_above(distance: float, s: float, level: float, power: float = 0.8) -> int | None:
+    """How many seeds a one-sided t-test at `level` needs to find a mean `distance` above its bound
+    in `power` of all repetitions, if the values' standard deviation is s (Cohen, Statistical Power
+    Analysis, 1988, chapter 2). None for more than MOST_SEEDS."""
+
+    def found(n: int) -> bool:
+        noncentrality = distance / s * math.sqrt(n)
+        return 1 - float(nctdtr(n - 1, noncentrality, stdtrit(n - 1, 1 - level))) >= power
+
+    return _fewest(found) if distance > 0 and s > 0 else None
+
+
+def seeds_within(distance: float, s: float, level: float, power: float = 0.8) -> int | None:
+    """The same of `p_within`: `distance` is from the mean to the nearer end of the margins. At most
+    so many: each of the two tests may miss half of what both may, as with both ends equally near.
+    """
+    return seeds_above(distance, s, level, (1 + power) / 2)
+
+
+def _fewest(is_enough: Callable[[int], bool]) -> int | None:
+    """The smallest n from 2 to MOST_SEEDS of a condition that stays true once it is."""
+    low, high = 2, MOST_SEEDS
+    if not is_enough(high):
+        return None
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if is_enough(middle) else (middle + 1, high)
+    return low
+
+
+def sampling_error(accuracy: float, n_images: int) -> float:
+    """Half-width of the 95 % interval that n test images alone leave to an accuracy: normal
+    approximation of the binomial, 1.96 sqrt(p (1 - p) / n)."""
+    return 1.96 * math.sqrt(accuracy * (1 - accuracy) / n_images)

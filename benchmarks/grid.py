@@ -3,11 +3,10 @@
     python benchmarks/grid.py [--set seeds=[0]] [--jobs N] [--asking] [--against COMMIT] [--save]
 
 With --asking, this code trains the grid without the teachers' kept answers, too. With --against,
-another commit's checkout trains it (a git worktree in a temporary folder, with its own
-experiments/digits.yaml). All take turns. The ratios of their wall times are kept, and whether cells
-of one fingerprint have the same numbers to the last digit in both commits. Each run has a store and
-a folder of its own, with an MLflow database that is made before, which takes seconds once in the
-life of a project.
+another commit's checkout trains it (a git worktree in a temporary folder). All take turns. Kept are
+the ratios of their wall times, and whether cells of one fingerprint have the same numbers to the
+last digit in both commits. Each run has a store and a folder of its own, with an MLflow database
+that is made before, which takes seconds once in the life of a project.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from harness.run.session import default_jobs
 from harness.store import CellDir, Store
 
 ROOT = Path(__file__).resolve().parent.parent
-EXPERIMENT = Path("experiments/digits.yaml")
+EXPERIMENT = Path("experiments/digits_all_images.yaml")
 TIMES = {"event", "time", "seconds", "images_per_second", EVALUATION_SECONDS}  # of an epoch's line
 HERE, ASKING, THERE = "this code", "this code, --teacher-cache 0", "the other commit"
 QUICK = ["seeds=[0]", "methods=[plain]", "students=[{depth: 10, width: 1}]",
@@ -58,7 +57,7 @@ class Runner:
         folder = self.place / str(len(self.stores))
         folder.mkdir(parents=True)
         shutil.copy(self.database, folder)
-        command = ["run", str(self.code / EXPERIMENT), "--no-bar", *self.options]
+        command = ["run", str(ROOT / EXPERIMENT), "--no-bar", *self.options]
         done = harness(command, self.code, folder)
         if done.returncode:
             raise RuntimeError(f"{self.code}: harness {' '.join(command)}: {done.stderr.strip()}")

@@ -36,7 +36,7 @@ from harness.store import CellDir, Store
 sys.path.append(str(ROOT / "tests"))  # where finished cells are made up
 from bundles import mark_as_sent, without_training
 
-EXPERIMENT = ROOT / "experiments" / "digits.yaml"
+EXPERIMENT = ROOT / "experiments" / "digits_all_images.yaml"
 BUNDLE = ROOT / "experiments" / "results" / "digits.jsonl"
 CELLS, RUNS, DECISIONS = 10_000, 2_000, 200
 

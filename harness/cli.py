@@ -226,6 +226,14 @@ def tables(
     raise typer.Exit(changed)
 
 
+@app.command()
+def verdicts(file: File, set_: Set = None, store: StoreOption = RUNS) -> None:
+    """Say whether the numbers agree with the committed ones, and what they show."""
+    from analysis.verdict_command import print_verdicts
+
+    raise typer.Exit(print_verdicts(_plan(file, set_), file, store, set_ or []))
+
+
 @app.command("import-checkpoint")
 def import_checkpoint(
     checkpoint: Annotated[Path, typer.Argument(help="published file (.pth, .pt)", metavar="FILE")],

@@ -1,6 +1,7 @@
 """Bundles made up from a real one."""
 
 import hashlib
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from analysis.bundle import Bundle, export, read_bundle
+from harness import methods
 from harness.data import load
 from harness.data.views import View, apply
 from harness.methods import n_epochs
@@ -151,3 +153,39 @@ def mark_as_sent(plan: Plan, root: Path) -> None:
 def task_bundle(root: Path, **changes: Any) -> Bundle:
     """The bundle of `planned(**changes)`."""
     return read_bundle(Path("cross.jsonl"), without_training(planned(**changes), root))
+
+
+def made_up(numbers: dict[tuple[str, str, str], list[float]], **changes: Any) -> Bundle:
+    """A bundle of two students without tasks, of these accuracies.
+
+    Args:
+        numbers: (method, stage, student) -> accuracy of each seed from 0, as a fraction; of an NCM
+            stage, of both forms. The teacher's: ("teacher", "teacher", "").
+        changes: of the experiment.
+    """
+    students = [{"depth": 10, "width": 1}, {"depth": 10, "width": 2}]
+    raw = {k: v for k, v in TASKS.items() if k != "tasks"} | {"students": students} | changes
+    experiment = parse(raw)
+    rows = []
+    for (method, stage, student), values in numbers.items():
+        result = methods.STAGES[stage].result if stage in methods.STAGES else ACCURACY
+        for (seed, value), name in itertools.product(enumerate(values), names_of(result)):
+            rows.append(
+                {
+                    "method": method,
+                    "stage": stage,
+                    "seed": seed,
+                    "result": name,
+                    "student": student or experiment.teacher.label,
+                    **dict.fromkeys(("overlap", "shots", "task", "mlflow_run_id")),
+                    **dict.fromkeys(FORMS, value),
+                    "fingerprint": hashlib.sha256(
+                        f"{method, stage, student, seed}".encode()
+                    ).hexdigest(),
+                    "data": '{"digest": "0", "name": "digits", "test": 1000, "train": 500}',
+                    "epochs": 10,
+                }
+            )
+    reported, label = experiment.protocol.reported, experiment.protocol.label
+    header = experiment.model_dump(mode="json")
+    return Bundle(Path("made-up.jsonl"), header, "", reported, label, [], rows, {}, {}, None)

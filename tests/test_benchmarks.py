@@ -390,8 +390,8 @@ def test_two_commits_take_turns(
     codes = [code for _, code in calls]
     assert codes[0] == codes[1] == codes[4] == codes[5] == ROOT and codes[2] == codes[3] != ROOT
     assert [a[-2:] == ["--teacher-cache", "0"] for a, _ in calls] == [0, 1, 0, 0, 1, 0]
-    arguments, code = calls[2]
-    assert arguments[1] == str(code / "experiments/digits.yaml"), "each commit's own file"
+    arguments, _ = calls[2]
+    assert arguments[1] == str(ROOT / grid.EXPERIMENT), "the same file for all"
     assert arguments[arguments.index("--set") + 1] == "seeds=[7]"
     (found,) = record["comparisons"]
     n = len(list((finished / "runs").glob("*/cell.json")))

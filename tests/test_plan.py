@@ -83,7 +83,7 @@ ALL = {"teacher", "student", "kd", "stage1", "stage2"}
 
 
 def test_cells_of_the_digits_grid() -> None:
-    plan = make_plan(read(ROOT / "experiments" / "digits.yaml"), DATA)
+    plan = make_plan(read(ROOT / "experiments" / "digits_all_images.yaml"), DATA)
     assert len(plan.cells) == 72
     assert Counter(c.kind for c in plan.cells.values()) == {
         "supervised": 12,

@@ -100,7 +100,16 @@ def four_writers(tmp_path_factory: pytest.TempPathFactory, server: Postgres) -> 
     env = server.env | {"MLFLOW_TRACKING_URI": server.url("mlflow")}
     some = ("--set", "methods=[plain,kd]")
     writers = [
-        start(folder, "run", "experiments/digits.yaml", "--store", store, *options, *more, **env)
+        start(
+            folder,
+            "run",
+            "experiments/digits_all_images.yaml",
+            "--store",
+            store,
+            *options,
+            *more,
+            **env,
+        )
         for store, more in (("runs", ()), ("runs", ()), ("runs2", some), ("runs2", some))
     ]
     # The first line says that the command has found its server and trains. On a loaded machine one

@@ -18,8 +18,9 @@ from hypothesis.strategies import DrawFn, SearchStrategy
 from optuna.distributions import FloatDistribution, distribution_to_json
 
 from analysis.bundle import confusion_of, curves_of, read_bundle
-from analysis.tables.markdown import for_terminal, markdown
+from analysis.tables.markdown import markdown
 from analysis.tables.runs import runs_markdown
+from analysis.tables.text import for_terminal
 from analysis.tuning import read_tuning_bundle
 from harness.canonical import canonical
 from harness.errors import UserError

@@ -97,9 +97,9 @@ def test_the_grids_description_is_its_table(finished: Path) -> None:
     for row in rows_of(bundle):
         estimate = cell_estimate(bundle, row, column)
         assert estimate is not None
-        (line,) = [x for x in lines if x.startswith(f"| {row.markdown} | ")]
-        start = f"| {row.markdown} | {epochs_of(bundle, row)} | [{estimate.percent()}]("
-        assert f"{start}#/experiments/{run.info.experiment_id}/runs?" in line
+        (line,) = [x for x in lines if x.startswith(f"| {row.label} | ")]
+        start = f"| {row.label} | {epochs_of(bundle, row)} | [{estimate.percent()}]("
+        assert f"{start}#/experiments/{run.info.experiment_id}/runs?" in line.replace("**", "")
     assert any(line.startswith("Data: digits (1400 test") for line in lines)
     assert lines[0].startswith("| |"), "MLflow folds long texts: the table comes first"
     assert "Command: `harness run experiments/tiny.yaml`" in lines

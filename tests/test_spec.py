@@ -17,7 +17,7 @@ from harness.methods.refilled import Stage2Settings
 from harness.spec.file import override, parse, read
 
 ROOT = Path(__file__).resolve().parent.parent
-DIGITS = ROOT / "experiments" / "digits.yaml"
+DIGITS = ROOT / "experiments" / "digits_all_images.yaml"
 TEXT = """
 name: example
 dataset: {name: digits, validation: 297}
@@ -49,7 +49,7 @@ def refusal(raw: Any, *assignments: str) -> str:
 
 def test_digits_file() -> None:
     experiment = read(DIGITS)
-    assert experiment.name == experiment.dataset.name == "digits"
+    assert experiment.name == experiment.dataset.name == "digits-all-images"
     assert experiment.teacher.label == "wrn-16-2"
     assert [s.label for s in experiment.students] == [
         "wrn-16-2",

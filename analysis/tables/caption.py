@@ -7,7 +7,8 @@ import math
 from typing import Any
 
 from analysis.bundle import Bundle, Number
-from analysis.tables.rows import columns_of, part_sizes, rows_of
+from analysis.statistics import sampling_error
+from analysis.tables.rows import cell_estimate, columns_of, part_sizes, rows_of, select
 from harness.plan import TEACHER
 from harness.provenance import UNKNOWN
 from harness.results import EVALUATION_SECONDS, SAID
@@ -28,6 +29,7 @@ def caption(bundle: Bundle) -> list[str]:
         "Test accuracy in %, mean ± half-width of the 95 % t-interval over seeds "
         "(number of seeds); each number links to its runs. "
         f"Epochs: of all stages that lead to a row{at_once}.",
+        *filter(None, [sampling_said(bundle)]),
         *([f"{tasks_said(bundle.tasks)} {networks_said(bundle)}"] if bundle.tasks else []),
         f"Data: {data_said(bundle)}. "
         f"Protocol: {bundle.protocol}, {SAID[bundle.reported]}. "
@@ -39,6 +41,28 @@ def caption(bundle: Bundle) -> list[str]:
         *tuning_budget(experiment),
         f"Command: `{bundle.command}`",
     ]
+
+
+def sampling_said(bundle: Bundle) -> str:
+    """What the intervals over seeds leave out: the choice of test images, at the number where it
+    matters most, and the processor."""
+    found = []
+    for row in rows_of(bundle):
+        for column in columns_of(bundle):
+            mean, numbers = cell_estimate(bundle, row, column), select(bundle, row, column)
+            if row.is_final and mean:
+                n_images = json.loads(numbers[0]["data"])["test"]
+                found.append((sampling_error(mean.mean, n_images), mean.mean, n_images))
+    if not found:
+        return ""
+    error, accuracy, n_images = max(found)
+    return (
+        "The best of a column is bold, whether or not the difference is decided. An interval says "
+        "how seeds vary on one processor and these test images: the choice of "
+        f"{n_images:,} test images leaves ± {100 * error:.2f} points to {100 * accuracy:.1f} %, "
+        "the same for all methods, and another processor or version of torch is a new draw of "
+        "each seed."
+    )
 
 
 def tasks_said(tasks: Tasks) -> str:

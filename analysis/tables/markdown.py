@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import re
 from collections import Counter
 from collections.abc import Callable
 
@@ -23,12 +21,17 @@ from analysis.tables.rows import (
     tables_of,
 )
 from analysis.tables.runs import anchors, heading, sections
+from analysis.tables.text import escaped
+from analysis.tables.verdicts import (
+    differences_markdown,
+    published_markdown,
+    verdicts_markdown,
+)
 from harness.errors import UserError
 from harness.provenance import UNKNOWN
 from harness.results import FORMS, honest, leak
 
 SHOWN = ("row", "source", "protocol")  # of a published row
-PRIVATE = 0xE000
 
 
 # What makes other numbers of the same cell: the last digits of sums, and with them whole images.
@@ -76,9 +79,13 @@ def markdown(bundle: Bundle, runs_page: str, allow_mixed: bool = False) -> str:
     details = [
         line
         for summary, make in DETAILS.items()
-        for line in ("", f"<details><summary>{summary}</summary>", "", make(bundle), "</details>")
+        if (text := make(bundle))
+        for line in ("", f"<details><summary>{summary}</summary>", "", text, "</details>")
     ]
-    return "\n".join([table, *caption(bundle), *details]) + "\n"
+    verdicts = verdicts_markdown(bundle)
+    return (
+        "\n".join([table, *caption(bundle), *(["", verdicts] if verdicts else []), *details]) + "\n"
+    )
 
 
 def table_markdown(bundle: Bundle, link: Callable[[Row, Column], str]) -> str:
@@ -101,14 +108,17 @@ def _lines(bundle: Bundle, table: Table, link: Callable[[Row, Column], str]) -> 
         "| | epochs | " + " | ".join(table.heads) + " |",
         "|---|---:|" + "---:|" * len(columns),
     ]
+    best = {column: best_of(bundle, column) for column in columns}
     for row in rows_of(bundle):
         cells = [epochs_of(bundle, row)]
         for column in columns:
             found = cell_estimate(bundle, row, column)
             target = link(row, column) if found else ""
             text = found.percent() if found else DASH
+            if found and row.is_final and found.mean == best[column]:
+                text = f"**{text}**"
             cells.append(f"[{text}]({target})" if target else text)
-        lines.append(f"| {row.markdown} | " + " | ".join(cells) + " |")
+        lines.append(f"| {row.label} | " + " | ".join(cells) + " |")
     for published in bundle.published:
         values = [published.get(c.student, "") or DASH for c in columns]
         if any(v != DASH for v in values):
@@ -118,9 +128,12 @@ def _lines(bundle: Bundle, table: Table, link: Callable[[Row, Column], str]) -> 
     return lines
 
 
-def escaped(text: str) -> str:
-    """Somebody's words for a cell of a Markdown table: shown as they are, on one line."""
-    return re.sub(r"([\\`*_\[\]<>|~&$#])", r"\\\1", " ".join(text.split()))
+def best_of(bundle: Bundle, column: Column) -> float | None:
+    """The highest mean of a column's final accuracies, None where it is the only one: what stands
+    out. The verdicts say whether it is higher than another."""
+    finals = [cell_estimate(bundle, row, column) for row in rows_of(bundle) if row.is_final]
+    means = [found.mean for found in finals if found]
+    return max(means) if len(means) > 1 else None
 
 
 def leak_markdown(bundle: Bundle) -> str:
@@ -142,29 +155,9 @@ def leak_markdown(bundle: Bundle) -> str:
     return "\n".join(lines) + "\n"
 
 
-def for_terminal(table: str) -> str:
-    """`markdown`'s tables with aligned columns, without links, emphasis and details."""
-    # What is escaped waits in a private area of Unicode while the rest is taken apart.
-    text = re.sub(r"\\([!-/:-@\[-`{-~])", lambda m: chr(PRIVATE + ord(m[1])), table)
-    text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text.partition("<details>")[0])
-    text = text.replace("*", "")
-    shown = []
-    for is_table, group in itertools.groupby(text.splitlines(), lambda t: t.startswith("|")):
-        lines = list(group)
-        shown += _aligned(lines) if is_table else lines
-    return re.sub("[\ue000-\ue07f]", lambda m: chr(ord(m[0]) - PRIVATE), "\n".join(shown))
-
-
-def _aligned(table: list[str]) -> list[str]:
-    rows = [line.strip("|").split("|") for line in table]
-    cells = [[c.strip() for c in row] for row in rows if not row[0].startswith("---")]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return [
-        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in cells
-    ]
-
-
-# Folded under the table: summary -> what makes it.
+# Folded under the table: summary -> what makes it; nothing for a bundle that has nothing of it.
 DETAILS: dict[str, Callable[[Bundle], str]] = {
+    "Differences from the plain student, paired by seed": differences_markdown,
+    "Beside the published numbers": published_markdown,
     "All three accuracies, and the leak of choosing the epoch on the test set": leak_markdown,
 }

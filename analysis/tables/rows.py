@@ -43,11 +43,6 @@ class Row:
     on_teachers: bool = False
     takes_steps: bool = True
 
-    @property
-    def markdown(self) -> str:
-        """The result of several stages stands out among theirs."""
-        return f"**{self.label}**" if self.is_final and self.number > 1 else self.label
-
 
 @dataclass(frozen=True)
 class Column:
@@ -184,16 +179,20 @@ def main_metric(bundle: Bundle, result: str) -> str:
 
 
 def select(bundle: Bundle, row: Row, column: Column) -> list[Number]:
-    """The numbers of one table cell, a row a seed."""
+    """The numbers of one table cell, a row a seed. An imported teacher is one run, not one a seed;
+    what the teacher's own network gives is one run of all students."""
+    return first_of_each(of_every_seed(bundle, row, column))
+
+
+def of_every_seed(bundle: Bundle, row: Row, column: Column) -> list[Number]:
+    """The same, where one run of several seeds stands once for each."""
     wanted: Number = {"stage": row.stage, "method": row.method, "result": row.result}
     if row.by_student:
         wanted["student"] = column.student
     if row.by_task and column.task is not None:
         wanted["task"] = column.task
     chosen = bundle.by(*wanted).get(tuple(wanted.values()), [])
-    # An imported teacher is one run, not one a seed; what the teacher's own network gives is one
-    # run of all students.
-    return first_of_each(sorted(chosen, key=lambda number: number["seed"]))
+    return sorted(chosen, key=lambda number: number["seed"])
 
 
 def cell_estimate(bundle: Bundle, row: Row, column: Column) -> Estimate | None:

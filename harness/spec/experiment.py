@@ -29,6 +29,7 @@ from harness.errors import first_error
 from harness.methods import Method
 from harness.methods.base import AT, BOTH, Epochs, Frozen, NotNegative, Section, StepSchedule
 from harness.networks import Options
+from harness.spec.claims import Claim, read_claim
 from harness.spec.tasks import Task, Tasks
 from harness.spec.tuned import Tuned
 
@@ -142,6 +143,8 @@ class ExperimentFields(Frozen):
     protocol: Protocol
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], Field(min_length=1)] = (0,)
     published: str | None = None
+    # What it is meant to show (harness.spec.claims).
+    claims: tuple[str, ...] = ()
     # method -> its own settings (docs/tuning.md). The teacher keeps the experiment's.
     tuned: dict[str, Tuned] | None = None
 
@@ -174,8 +177,8 @@ class ExperimentFields(Frozen):
         dumped: dict[str, Any] = handler(self)
         for field in methods.unused_sections(self.used):
             dumped.pop(field, None)
-        for field in ("tasks", "tuned", "teacher_source"):
-            if dumped.get(field, 0) is None:
+        for field in ("tasks", "tuned", "teacher_source", "claims"):
+            if not dumped.get(field, True):
                 del dumped[field]
         return dumped
 
@@ -253,6 +256,30 @@ class ExperimentFields(Frozen):
                         "drop it here"
                     )
         return self
+
+    @field_validator("claims", mode="before")
+    @classmethod
+    def _one_claim(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _claims_can_be_read(self) -> Self:
+        _without_doubles([claim.text for claim in self.claimed])
+        return self
+
+    @property
+    def claimed(self) -> list[Claim]:
+        """
+        Raises:
+            ValueError: one that cannot be read.
+        """
+        found = []
+        for i, text in enumerate(self.claims):
+            try:
+                found.append(read_claim(text))
+            except ValueError as error:
+                raise ValueError(f"claims.{i}: {error}") from None
+        return found
 
     @model_validator(mode="after")
     def _classes_are_shared_somewhere(self) -> Self:

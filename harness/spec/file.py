@@ -22,6 +22,7 @@ from harness.errors import UserError, first_error, nearest
 from harness.methods import SECTIONS
 from harness.methods.base import Method, Schedule
 from harness.networks import NETWORKS
+from harness.spec.claims import published_of
 from harness.spec.experiment import PRESETS, Experiment, method_name
 from harness.spec.plain_yaml import NotYaml, from_yaml
 from harness.spec.published import read_published
@@ -261,6 +262,10 @@ def read(
     changed = with_class_order(override(raw, assignments or []), path.parent)
     experiment = parse(resolve(changed), str(path))
     _check_sections(raw, assignments or [], [*experiment.used, *map(methods.find, also)])
+    published = []
     if experiment.published:  # what the tables will need of it
-        read_published(path.parent / experiment.published, networks_of(experiment))
+        published = read_published(path.parent / experiment.published, networks_of(experiment))
+    for claim in experiment.claimed:
+        if claim.source:
+            published_of(claim, published)
     return experiment

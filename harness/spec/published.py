@@ -1,4 +1,5 @@
-"""Published numbers in a CSV file: source, row, metric, protocol, then one column a network.
+"""Published numbers in a CSV file: source, row, metric, protocol, then one column a network;
+and, if there is one, `of`: which of our numbers a row is compared with (harness.spec.claims).
 
 The one reader, for the experiment file that names it and for the tables made from it: all that a
 table will need is checked before anything trains.
@@ -14,8 +15,10 @@ from pathlib import Path
 
 from harness.errors import UserError
 from harness.names import as_read, shown
+from harness.spec.claims import read_quantity
 
 REQUIRED = ("source", "row", "metric", "protocol")
+OF = "of"
 SHOWN = ("source", "row", "protocol")  # in the table, so they must say something
 DELIMITERS = ",;\t|"  # the usual one, and those that spreadsheets write
 NOTHING = {"", "-", "–", "—", "n/a", "na", "nan"}
@@ -93,7 +96,7 @@ def _plain(name: str) -> str:
 
 def _columns(fields: list[str], networks: set[str], where: str) -> list[str]:
     """The header with the names that the table looks for."""
-    usual = {_plain(n): n for n in (*REQUIRED, *networks)}
+    usual = {_plain(n): n for n in (*REQUIRED, OF, *networks)}
     columns = [usual.get(_plain(f), f) for f in fields]
     missing = [r for r in REQUIRED if r not in columns]
     if missing:
@@ -110,7 +113,7 @@ def _columns(fields: list[str], networks: set[str], where: str) -> list[str]:
         if near and near not in columns:
             raise UserError(f"{where}: column {column!r}: did you mean {near!r}? rename it")
     if not networks & {*columns}:
-        given = [c for c in columns if c not in REQUIRED]
+        given = [c for c in columns if c not in (*REQUIRED, OF)]
         raise UserError(
             f"{where}: no column of this experiment's networks ({', '.join(sorted(networks))}) "
             f"among {', '.join(given) or 'none'}; name the columns so"
@@ -135,6 +138,11 @@ def _row(
         if column:
             known = column in networks
             row[column] = _number(field, f"{where}, column {column}") if known else field
+    if row.get(OF):
+        try:
+            read_quantity(row[OF])
+        except ValueError as error:
+            raise UserError(f"{where}, column {OF}: {error}") from None
     return row
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,8 +19,19 @@ if TYPE_CHECKING:
 NOTE = "mlflow.note.content"  # a run's description, shown as Markdown
 RESULT = "result"  # the folder of its artifacts
 SETTLE_SECONDS = 1.0
-# A finished plan and an empty folder -> Markdown with the result, and files written there.
-Page = Callable[[Plan, str, Path], tuple[str, list[Path]]]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a finished grid's run shows: Markdown, its artifacts, and tags to filter by."""
+
+    text: str
+    files: list[Path]
+    tags: Mapping[str, str]
+
+
+# A finished plan, MLflow's experiment id and an empty folder for files -> what is shown.
+Page = Callable[[Plan, str, Path], Result]
 
 
 def find_grid_run(
@@ -67,8 +79,9 @@ def _grid_runs(client: MlflowClient, experiment_id: str, plan: Plan) -> list[Run
     return sorted(found, key=lambda run: (run.info.start_time, run.info.run_id))
 
 
-def present(client: MlflowClient, run_id: str, text: str, files: list[Path]) -> None:
-    """Make the result the run's description, and the files its artifacts."""
-    client.set_tag(run_id, NOTE, text)
-    for file in files:
+def present(client: MlflowClient, run_id: str, result: Result) -> None:
+    """Make the result the run's description, its files the artifacts, and set its tags."""
+    for name, value in {**result.tags, NOTE: result.text}.items():
+        client.set_tag(run_id, name, value)
+    for file in result.files:
         client.log_artifact(run_id, str(file), RESULT)

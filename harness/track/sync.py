@@ -129,8 +129,8 @@ class Tracker:
         shown = client.get_run(self._parent_id).data.tags.get(N_CELLS, "0")
         if int(shown) <= len(self.plan.cells):
             with tempfile.TemporaryDirectory() as folder:
-                text, files = page(self.plan, self.server.experiment_id, Path(folder))
-                present(client, self._parent_id, text, files)
+                result = page(self.plan, self.server.experiment_id, Path(folder))
+                present(client, self._parent_id, result)
             client.set_tag(self._parent_id, N_CELLS, str(len(self.plan.cells)))
         sent.mark(self.store.root / sent.FILE, self.key, parent=self._parent_id, cells=self._cells)
 

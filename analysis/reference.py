@@ -1,0 +1,164 @@
+"""Does it reproduce? A bundle beside the committed one of the same experiment.
+
+Each number of the table is compared with the reference's: equal to the last digit, or inside or
+outside of an interval of the difference. The same seed on another processor is another draw, so the
+difference of a seed's two values has a spread, which is taken over the columns of a row: with three
+seeds, one column alone says little about it. The intervals hold together (Bonferroni).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from analysis.bundle import Bundle
+from analysis.statistics import Estimate, estimate, t_quantile
+from analysis.tables.rows import Column, Row, columns_of, rows_of
+from analysis.verdicts import LEVEL, by_seed
+
+Agreement = Literal["equal", "agrees", "differs", "one run"]
+# Of an experiment: lists that may be shorter here, and what changes no number.
+FREE = {"seeds", "students", "methods", "claims", "description", "published"}
+
+BySeed = dict[int, float]
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A number of the table here and in the reference. difference: yours - theirs, a fraction, with
+    its simultaneous interval; agreement: "one run" where nothing tells the spread."""
+
+    row: str
+    column: str
+    yours: Estimate
+    theirs: Estimate
+    difference: Estimate
+    agreement: Agreement
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """reference: its path. other_settings: fields in which the experiments differ; then nothing is
+    compared."""
+
+    reference: str
+    checked: list[Checked]
+    other_settings: list[str]
+
+    def count(self, *agreements: Agreement) -> int:
+        return sum(c.agreement in agreements for c in self.checked)
+
+    @property
+    def reproduces(self) -> bool:
+        return not self.count("differs")
+
+    @property
+    def said(self) -> str:
+        """The first line of the answer."""
+        if self.other_settings:
+            fields = ", ".join(self.other_settings)
+            return f"not compared with {self.reference}: made with other settings ({fields})"
+        n, agree = len(self.checked), self.count("equal", "agrees")
+        text = f"{agree} of {n} numbers agree with {self.reference}"
+        parts = [f"{self.count('equal')} equal to the last digit"]
+        if unknown := self.count("one run"):
+            parts.append(f"{unknown} of one run, which has no spread")
+        return f"{text} ({'; '.join(parts)})"
+
+
+def compare(yours: Bundle, reference: Bundle) -> Comparison:
+    """All numbers that both have, in the order of the table."""
+    path = reference.path.as_posix()
+    if other := different(yours.experiment, reference.experiment):
+        return Comparison(path, [], other)
+    pairs: dict[tuple[str, str, str, str], tuple[Row, Column, BySeed, BySeed]] = {}
+    for row in rows_of(yours):
+        for column in columns_of(yours):
+            part = column.part(row)
+            ours, theirs = (by_seed(b, row, column) for b in (yours, reference))
+            if ours and theirs:
+                key = (row.stage, row.method, row.result, part)
+                pairs.setdefault(key, (row, column, ours, theirs))
+    n = len(pairs)
+    spreads = {key[:3]: _spread([p for k, p in pairs.items() if k[:3] == key[:3]]) for key in pairs}
+    checked = [
+        _checked(row, key[3], ours, theirs, spreads[key[:3]], n)
+        for key, (row, _, ours, theirs) in pairs.items()
+    ]
+    return Comparison(path, checked, [])
+
+
+def different(yours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
+    """The settings in which two experiments differ, as "training.epochs: 20 there, 5 here". What
+    only one of them has is of a method that the other lacks, or a field that came later."""
+    ours, others = (_flat({k: v for k, v in e.items() if k not in FREE}) for e in (yours, theirs))
+    return [
+        f"{field}: {others[field]} there, {ours[field]} here"
+        for field in sorted(ours.keys() & others.keys())
+        if ours[field] != others[field]
+    ]
+
+
+def _flat(value: Any, field: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {field: value}
+    prefix = f"{field}." if field else ""
+    return {k: v for name, part in value.items() for k, v in _flat(part, prefix + name).items()}
+
+
+@dataclass(frozen=True)
+class _Spread:
+    """Variances pooled over the columns of a row, and their degrees of freedom (0: unknown).
+    paired: of a seed's value here minus there; single: of the values over seeds."""
+
+    paired: float
+    paired_df: int
+    single: float
+    single_df: int
+
+
+def _spread(pairs: Sequence[tuple[Row, Column, BySeed, BySeed]]) -> _Spread:
+    differences = [_differences(ours, theirs) for _, _, ours, theirs in pairs]
+    values = [[*v.values()] for _, _, ours, theirs in pairs for v in (ours, theirs)]
+    # A column that is equal throughout comes from the same processor: it says nothing of others.
+    return _Spread(*_pooled([d for d in differences if any(d)]), *_pooled(values))
+
+
+def _pooled(groups: Sequence[Sequence[float]]) -> tuple[float, int]:
+    """Variance within the groups, and its degrees of freedom."""
+    df = sum(len(group) - 1 for group in groups if group)
+    means = [math.fsum(group) / len(group) if group else 0.0 for group in groups]
+    squares = ((v - m) ** 2 for group, m in zip(groups, means, strict=True) for v in group)
+    return (math.fsum(squares) / df if df else 0.0), df
+
+
+def _differences(ours: BySeed, theirs: BySeed) -> list[float]:
+    return [ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())]
+
+
+def _checked(
+    row: Row, column: str, ours: BySeed, theirs: BySeed, spread: _Spread, n_numbers: int
+) -> Checked:
+    yours, reference = estimate([*ours.values()]), estimate([*theirs.values()])
+    assert yours is not None and reference is not None
+    differences = _differences(ours, theirs)
+    is_paired = len(differences) == len(ours) and spread.paired_df > 0
+    if is_paired:
+        mean = math.fsum(differences) / len(differences)
+        error, df = math.sqrt(spread.paired / len(differences)), spread.paired_df
+    else:  # other seeds, or one seed of one column: two independent means
+        mean = yours.mean - reference.mean
+        error = math.sqrt(spread.single * (1 / yours.n + 1 / reference.n))
+        df = spread.single_df
+    agreement: Agreement
+    if differences and len(differences) == len(ours) and not any(differences):
+        return Checked(row.label, column, yours, reference, Estimate(0.0, None, yours.n), "equal")
+    if df == 0:
+        difference, agreement = Estimate(mean, None, yours.n), "one run"
+    else:
+        half_width = t_quantile(df, 1 - LEVEL / n_numbers) * error
+        difference = Estimate(mean, half_width, yours.n)
+        agreement = "agrees" if abs(mean) <= half_width else "differs"
+    return Checked(row.label, column, yours, reference, difference, agreement)

@@ -1,0 +1,80 @@
+"""The README's summary of a bundle: final accuracies alone, and its verdicts in a line each.
+
+It stands between `<!-- summary:NAME -->` and `<!-- /summary:NAME -->`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from analysis.bundle import Bundle
+from analysis.statistics import Estimate
+from analysis.tables.markdown import best_of
+from analysis.tables.rows import DASH, Column, Row, cell_estimate, columns_of, rows_of, tables_of
+from analysis.tables.text import escaped, table
+from analysis.verdicts import LEVEL, OUTCOMES, Verdict, verdicts_of
+from harness.plan import TEACHER
+from harness.results import SAID
+
+KIND = "summary"  # of marker
+
+
+def summary_markdown(bundle: Bundle, whole: str, runs: str) -> str:
+    """
+    Args:
+        whole, runs: links to the page with the whole table and to the page of runs.
+    """
+    rows = [row for row in rows_of(bundle) if row.is_final or row.stage == TEACHER]
+    parts = []
+    for one in tables_of(columns_of(bundle)):
+        best = {column: best_of(bundle, column) for column in one.columns}
+        lines = [
+            [escaped(row.label), *(_cell(bundle, row, c, best[c]) for c in one.columns)]
+            for row in rows
+        ]
+        shared = ", ".join(one.shared.values())
+        parts.append(table([shared, *one.heads], lines))
+    seeds = len(bundle.experiment["seeds"])
+    caption = (
+        f"Test accuracy in %, mean ± half-width of the 95 % t-interval over {seeds} seeds; the "
+        f"best of a column is bold. Protocol: {bundle.protocol}, {SAID[bundle.reported]}. "
+        f"[Everything measured]({whole}), [every run]({runs})."
+    )
+    return "\n".join([*parts, caption, *_claims(verdicts_of(bundle))]) + "\n"
+
+
+def _cell(bundle: Bundle, row: Row, column: Column, best: float | None) -> str:
+    found = cell_estimate(bundle, row, column)
+    if found is None:
+        return DASH
+    return f"**{short(found)}**" if row.is_final and found.mean == best else short(found)
+
+
+def short(found: Estimate) -> str:
+    """'98.4 ± 0.3'."""
+    spread = "" if found.half_width is None else f" ± {100 * found.half_width:.1f}"
+    return f"{100 * found.mean:.1f}{spread}"
+
+
+def _claims(verdicts: Sequence[Verdict]) -> list[str]:
+    """A line a claim: how often it came out how, among the columns of the table."""
+    if not verdicts:
+        return []
+    claims: dict[str, list[Verdict]] = {}
+    for verdict in verdicts:
+        claims.setdefault(verdict.claim, []).append(verdict)
+    lines = [[f"`{claim}`", *_counts(found), _range(found)] for claim, found in claims.items()]
+    said = (
+        "Claims of this experiment, tested on each column: paired t-tests at "
+        f"{100 * LEVEL:.0f} % for all {len(verdicts)} comparisons together (Holm)."
+    )
+    return ["", said, "", table(["claim", *OUTCOMES, "difference in points"], lines).rstrip()]
+
+
+def _counts(verdicts: Sequence[Verdict]) -> list[str]:
+    return [str(sum(v.outcome == outcome for v in verdicts) or DASH) for outcome in OUTCOMES]
+
+
+def _range(verdicts: Sequence[Verdict]) -> str:
+    means = sorted(100 * v.difference.mean for v in verdicts)
+    return f"{means[0]:+.1f}" + (f" to {means[-1]:+.1f}" if len(means) > 1 else "")

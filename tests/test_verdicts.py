@@ -1,0 +1,262 @@
+"""Verdicts on claims: the statistics beside scipy.stats, and what is made of them."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.stats
+from bundles import made_up
+
+from analysis.statistics import (
+    deviation,
+    holm,
+    p_above,
+    p_within,
+    sampling_error,
+    seeds_above,
+    seeds_within,
+)
+from analysis.tables.verdicts import (
+    counted,
+    differences_markdown,
+    published_markdown,
+    verdicts_markdown,
+)
+from analysis.verdicts import Verdict, beside_published, differences_of, verdicts_of
+
+VALUES = [0.012, 0.031, -0.004, 0.022, 0.017]
+BASE = [0.90, 0.91, 0.92, 0.93, 0.94]
+SMALL, LARGE = "wrn-10-1", "wrn-10-2"
+
+
+def plus(values: list[float], base: list[float] = BASE) -> list[float]:
+    return [a + b for a, b in zip(base, values, strict=True)]
+
+
+# -- statistics ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bound", [-0.01, 0.0, 0.015, 0.05])
+def test_one_sided_p(bound: float) -> None:
+    expected = scipy.stats.ttest_1samp(VALUES, bound, alternative="greater").pvalue
+    assert p_above(VALUES, bound) == pytest.approx(expected, rel=1e-9)
+
+
+def test_equivalence_takes_the_worse_of_two_one_sided_tests() -> None:
+    low = scipy.stats.ttest_1samp(VALUES, -0.03, alternative="greater").pvalue
+    high = scipy.stats.ttest_1samp(VALUES, 0.03, alternative="less").pvalue
+    assert p_within(VALUES, 0.03) == pytest.approx(max(low, high), rel=1e-9)
+    assert p_within([-v for v in VALUES], 0.03) == pytest.approx(max(low, high), rel=1e-9)
+
+
+def test_values_without_spread_decide_nothing() -> None:
+    assert p_above([0.1, 0.1, 0.1], 0.0) == 0.5
+
+
+def test_holm() -> None:
+    """The worked steps: 4 x 0.01, 3 x 0.02, then never less than the one before, at most 1."""
+    assert holm([0.04, 0.01, 0.02, 0.9]) == pytest.approx([0.08, 0.04, 0.06, 0.9])
+    assert holm([0.6, 0.7]) == [1.0, 1.0] and holm([]) == []
+
+
+def test_seeds_needed_have_the_power() -> None:
+    """By scipy's noncentral t; a seed less has less."""
+    distance, s, level = 0.01, 0.015, 0.025
+    n = seeds_above(distance, s, level)
+    assert n is not None
+
+    def power(n: int) -> float:
+        bound = scipy.stats.t.ppf(1 - level, n - 1)
+        return float(scipy.stats.nct.sf(bound, n - 1, distance / s * math.sqrt(n)))
+
+    assert power(n) >= 0.8 > power(n - 1)
+    assert seeds_above(0.0, s, level) is None and seeds_above(1e-6, s, level) is None
+    assert seeds_above(1.0, s, level) in (2, 3, 4)
+
+
+def test_seeds_needed_for_equivalence() -> None:
+    """In 4,000 drawn repetitions with the mean in the middle, about 80 % are found."""
+    n = seeds_within(0.02, 0.02, 0.05)
+    assert n is not None
+    values = np.random.default_rng(0).normal(0, 0.02, (4000, n))
+    found = np.mean([p_within(v.tolist(), 0.02) < 0.05 for v in values])
+    assert 0.77 < found < 0.9
+
+
+def test_sampling_error() -> None:
+    assert sampling_error(0.985, 1000) == pytest.approx(0.0075, abs=5e-5)
+
+
+# -- verdicts --------------------------------------------------------------------------------------
+
+
+def verdicts(claims: list[str], kd: dict[str, list[float]], **more: Any) -> list[Verdict]:
+    numbers = {("plain", "student", student): BASE for student in kd}
+    numbers |= {("kd", "kd", student): values for student, values in kd.items()}
+    return verdicts_of(made_up(numbers | more, methods=["plain", "kd"], claims=claims))
+
+
+NOISE = [0.001, -0.002, 0.003, 0.0, -0.001]
+
+
+def test_three_outcomes() -> None:
+    """Paired: the seeds' own spread of 1.6 points would hide a difference of one."""
+    for shift, outcome in ((0.01, "supported"), (-0.01, "contradicted"), (0.0005, "undecided")):
+        (found,) = verdicts(["kd > plain"], {SMALL: plus([shift + n for n in NOISE])})
+        assert found.outcome == outcome and found.claim == "kd > plain" and found.column == SMALL
+        assert found.difference.mean == pytest.approx(shift + 0.0002) and found.difference.n == 5
+        expected = scipy.stats.ttest_1samp([shift + n for n in NOISE], 0).pvalue
+        assert found.p == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_margin_must_be_exceeded() -> None:
+    kd = {SMALL: plus([0.01 + n for n in NOISE])}
+    outcomes = {m: verdicts([f"kd > plain by {m}"], kd)[0].outcome for m in ("0.5", "1", "2")}
+    assert outcomes == {"0.5": "supported", "1": "undecided", "2": "contradicted"}
+
+
+def test_within() -> None:
+    kd = {SMALL: plus([0.01 + n for n in NOISE])}
+    outcomes = {m: verdicts([f"kd within {m} of plain"], kd)[0].outcome for m in ("0.5", "1", "2")}
+    assert outcomes == {"0.5": "contradicted", "1": "undecided", "2": "supported"}
+    below = {SMALL: plus([-0.01 + n for n in NOISE])}
+    assert verdicts(["kd within 0.5 of plain"], below)[0].outcome == "contradicted"
+
+
+def test_many_comparisons_are_corrected() -> None:
+    """What one column alone decides, it does not beside another that says nothing."""
+    shifts = [0.0025 + n for n in NOISE]
+    alone = scipy.stats.ttest_1samp(shifts, 0).pvalue
+    assert 0.025 < alone < 0.05
+    (found,) = verdicts(["kd > plain"], {SMALL: plus(shifts)})
+    assert found.outcome == "supported"
+    first, second = verdicts(["kd > plain"], {SMALL: plus(shifts), LARGE: plus(NOISE)})
+    assert (first.column, second.column) == (SMALL, LARGE)
+    assert first.outcome == "undecided" and first.p == pytest.approx(2 * alone)
+
+
+def test_an_undecided_claim_says_how_many_seeds() -> None:
+    shifts = [0.002 + n for n in NOISE]
+    (found,) = verdicts(["kd > plain"], {SMALL: plus(shifts)})
+    expected = seeds_above(0.0022, deviation(shifts), 0.025)
+    assert found.seeds_needed == expected and expected is not None and expected > 5
+    assert found.said.endswith(f"p {found.p:.3f}; about {expected} seeds would decide it)")
+    (never,) = verdicts(["kd > plain"], {SMALL: plus([1e-6 + n - 0.0002 for n in NOISE])})
+    assert never.seeds_needed is None and "more than 1,000 seeds" in never.said
+
+
+@pytest.mark.parametrize(("kd", "why"), [(BASE[:1], "one seed"), (plus([0.01] * 5), "no spread")])
+def test_without_a_spread_nothing_is_decided(kd: list[float], why: str) -> None:
+    (found,) = verdicts(["kd > plain"], {SMALL: kd})
+    assert found.outcome == "undecided" and found.p is None and why in found.why
+
+
+def test_only_seeds_that_both_have_are_paired() -> None:
+    (found,) = verdicts(["kd > plain"], {SMALL: plus([0.01 + n for n in NOISE])[:3]})
+    assert found.difference.n == 3
+
+
+def test_a_cell_is_not_compared_with_itself() -> None:
+    """The teacher and the plain student of its network are one cell."""
+    bundle = made_up(
+        {("plain", "student", SMALL): BASE, ("teacher", "teacher", ""): plus(NOISE)},
+        methods=["plain", "kd"],
+        claims=["teacher > plain"],
+    )
+    assert len(verdicts_of(bundle)) == 1
+    for row in bundle.rows:
+        row["fingerprint"] = "the same"
+    assert verdicts_of(bundle) == []
+
+
+def test_claims_of_what_is_left_out_have_no_verdict() -> None:
+    bundle = made_up({("plain", "student", SMALL): BASE}, methods=["plain"], claims="kd > plain")
+    assert verdicts_of(bundle) == [] and verdicts_markdown(bundle) == ""
+
+
+def test_after_stage_1_the_metric_of_the_protocol_counts() -> None:
+    numbers = {
+        ("refilled", "stage1", SMALL): plus([0.01 + n for n in NOISE]),
+        ("refilled-triplet", "stage1", SMALL): BASE,
+    }
+    claims = ["refilled > refilled-triplet after stage 1"]
+    bundle = made_up(numbers, methods=["refilled", "refilled-triplet"], claims=claims)
+    for row in bundle.rows:
+        if row["result"] == "ncm_eval_centers":
+            row["selected"] = 0.5
+    (found,) = verdicts_of(bundle)
+    assert found.outcome == "supported" and found.difference.mean == pytest.approx(0.0102)
+
+
+PUBLISHED = [
+    {"source": "a", "row": "KD", "protocol": "p | q", "of": "kd", SMALL: "91.00 ± 0.3", LARGE: ""},
+    {"source": "a", "row": "?", "protocol": "p", SMALL: "1"},
+    {"source": "a", "row": "T", "protocol": "p", "of": "teacher", "wrn-16-2": "95"},
+]
+
+
+def with_published() -> Any:
+    numbers = {("kd", "kd", s): plus(NOISE) for s in (SMALL, LARGE)}
+    numbers[("teacher", "teacher", "")] = BASE
+    bundle = made_up(numbers, methods=["kd"], claims=["kd within 2 of a", "kd within 5 of a"])
+    bundle.published.extend(PUBLISHED)
+    return bundle
+
+
+def test_claims_about_published_numbers() -> None:
+    """Only where there is one; their spread is that of our seeds."""
+    loose, strict = reversed(verdicts_of(with_published()))
+    assert (loose.column, strict.column) == (SMALL, SMALL)
+    assert (loose.outcome, strict.outcome) == ("supported", "undecided")
+    assert strict.difference.mean == pytest.approx(0.9202 - 0.91)
+
+
+def test_ours_beside_the_published_numbers() -> None:
+    kd, teacher = beside_published(with_published())
+    assert (kd.row, kd.network, kd.published) == ("KD", SMALL, 0.91)
+    assert kd.difference.mean == pytest.approx(0.0102)
+    assert kd.difference.half_width == kd.ours.half_width
+    assert (teacher.row, teacher.network, teacher.published) == ("Teacher", "wrn-16-2", 0.95)
+    text = published_markdown(with_published())
+    assert "| KD | wrn-10-1 | a, p \\| q | 91.00 | 92.02 ± " in text and "| +1.02 ± " in text
+
+
+def test_an_imported_teacher_is_one_run() -> None:
+    """Its number stands for each seed in differences, and has no spread of its own."""
+    bundle = with_published()
+    for row in bundle.rows:
+        if row["method"] == "teacher":
+            row["fingerprint"] = "imported"
+    assert beside_published(bundle)[1].ours.n == 1
+
+
+def test_differences_from_the_plain_student() -> None:
+    numbers = {("plain", "student", s): BASE for s in (SMALL, LARGE)}
+    numbers |= {("kd", "kd", s): plus([0.01 + n for n in NOISE]) for s in (SMALL, LARGE)}
+    bundle = made_up(numbers, methods=["plain", "kd"])
+    found = differences_of(bundle)
+    assert [(d.row, d.baseline, d.column) for d in found] == [
+        ("KD", "Student", SMALL),
+        ("KD", "Student", LARGE),
+    ]
+    assert found[0].difference.mean == pytest.approx(0.0102)
+    expected = scipy.stats.t.ppf(0.975, 4) * deviation(NOISE) / math.sqrt(5)
+    assert found[0].difference.half_width == pytest.approx(expected)
+    line = f"| KD | +1.02 ± {100 * expected:.2f} (5) | +1.02 ± {100 * expected:.2f} (5) |"
+    assert line in differences_markdown(bundle)
+    alone = made_up({("plain", "student", SMALL): BASE}, methods=["plain"])
+    assert differences_markdown(alone) == ""
+
+
+def test_the_table_of_verdicts() -> None:
+    numbers = {
+        ("plain", "student", SMALL): BASE,
+        ("kd", "kd", SMALL): plus([0.02 + n for n in NOISE]),
+    }
+    claims = ["kd > plain", "kd within 0.5 of plain", "kd > plain by 1.9"]
+    bundle = made_up(numbers, methods=["plain", "kd"], claims=claims)
+    text = verdicts_markdown(bundle)
+    assert counted(verdicts_of(bundle)) == "1 supported, 1 contradicted, 1 undecided"
+    assert "for all 3 comparisons together (Holm)" in text
+    assert "| kd \\> plain | wrn-10-1 | +2.02 ± 0.24 (5) | \\< 0.001 | supported |" in text
