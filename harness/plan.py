@@ -139,7 +139,7 @@ def viewed(view: View) -> dict[str, Any]:
 
 
 # Switches of the protocol that came later: written where they differ from what was always done.
-LATER = ("ties", "last_look", "initial_weights", "evaluate_every")
+LATER = ("ties", "last_look", "initial_weights", "evaluate_every", "select_by")
 
 
 def stage_spec(
@@ -158,7 +158,7 @@ def stage_spec(
     protocol = experiment.protocol.model_dump(mode="json")
     switches = ["train_on", "selection", *(["initial_weights"] if starts_anew else [])]
     if stage.schedule and stage.result == ACCURACY:
-        switches.append("evaluate_every")
+        switches += ["evaluate_every", "select_by"]
     if protocol["selection"] != "last":
         switches.append("ties")
 

@@ -13,6 +13,8 @@ class Readout(Classifier):
     """The network stays as it is; its last layer is fitted to one pass over the un-augmented
     training images."""
 
+    is_probabilistic = False
+
     def head(self, embedding: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Weight (C, D) and bias (C,) of the last layer.
 
