@@ -10,13 +10,17 @@ So for tables; other texts have another kind of marker in place of `table`.
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from harness.errors import UserError
 
+README = Path("README.md")
+DOCS = Path("docs")  # a table stands in README.md or on a page here, where its markers are
 
-def has_markers(text: str, name: str) -> bool:
+
+def has_markers(text: str, name: str, kind: str = "table") -> bool:
     """Whether a line of the text opens the place of `name`'s table."""
-    return f"<!-- table:{name} -->" in text.splitlines()
+    return f"<!-- {kind}:{name} -->" in text.splitlines()
 
 
 def replace_between_markers(
