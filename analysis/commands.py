@@ -7,9 +7,9 @@ import os
 import shlex
 from pathlib import Path
 
-from analysis import methods_page
+from analysis import methods_page, quirks
 from analysis.bundle import RESULTS, bundle_path, export, read_bundle
-from analysis.readme import has_markers, replace_between_markers
+from analysis.readme import DOCS, README, has_markers, replace_between_markers
 from analysis.tables import compact
 from analysis.tables.markdown import markdown
 from analysis.tables.runs import runs_markdown
@@ -17,8 +17,6 @@ from analysis.tables.text import for_terminal
 from harness.errors import UserError
 from harness.plan import Plan
 
-README = Path("README.md")
-DOCS = Path("docs")  # a table stands in README.md or on a page here, where its markers are
 FIGURES = DOCS / "figures"
 
 
@@ -79,6 +77,7 @@ def make_tables(
         if path in fresh:
             outputs[path] = fresh[path]
             print(for_terminal(table))
+    outputs |= quirks.refreshed(pages)
     outputs |= pages
     if methods_page.PATH.exists():
         outputs[methods_page.PATH] = methods_page.methods_page()

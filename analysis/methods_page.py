@@ -87,7 +87,12 @@ def _steps(kept: dict[str, Any]) -> dict[str, Any]:
 def _references() -> list[str]:
     """What the others are compared with, and with how much computation."""
     readouts = [m for m in REGISTRY.values() if m.final.network == TEACHER]
-    from_scratch = [m for m in REGISTRY.values() if not m.needs and len(m.stages) == 1]
+    untrained = [m for m in REGISTRY.values() if not m.final.schedule and m not in readouts]
+    from_scratch = [
+        m
+        for m in REGISTRY.values()
+        if not m.needs and len(m.stages) == 1 and m.final.schedule is not None
+    ]
     before = [m for m in REGISTRY.values() if any(stage.on == TEACHER for stage in m.stages)]
     longest = next(m for m in REGISTRY.values() if m.stages == MOST_STAGES)
     plain = DEFAULT[0]
@@ -98,6 +103,9 @@ def _references() -> list[str]:
         f"- {_names(readouts)}: floors that train no student. The teacher stays as it is and gets "
         "another last layer, fitted at once (0 epochs): a student below them is worse than its "
         "teacher's embedding.",
+        f"- {_names(untrained)}: floors of an NCM accuracy after stage 1. What nearest class means "
+        "make of the images before anybody has learnt anything: without a network, and with the "
+        "student's before its first step (its batch norms with statistics of the training images).",
         f"- {_names(before)}: a ceiling, for who has the teacher's images. The student's network "
         "learns the teacher's task itself, then its own; no distillation has more to start from.",
         "",

@@ -10,8 +10,12 @@ So for tables; other texts have another kind of marker in place of `table`.
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from harness.errors import UserError
+
+README = Path("README.md")
+DOCS = Path("docs")  # a table stands in README.md or on a page here, where its markers are
 
 
 def has_markers(text: str, name: str, kind: str = "table") -> bool:

@@ -6,7 +6,6 @@ view of the results, and training must not need them. Heavy imports stay inside 
 
 from __future__ import annotations
 
-import re
 import signal
 import sys
 import traceback
@@ -24,6 +23,7 @@ from harness.cli_options import (
     Files,
     Jobs,
     MaxTime,
+    Mixed,
     NoBar,
     Set,
     StoreOption,
@@ -32,6 +32,7 @@ from harness.cli_options import (
     n_bytes,
     seconds,
 )
+from harness.command_line import published_spelling, take_data_root
 from harness.data import using_data_root
 from harness.errors import UserError
 from harness.output import keep_output_open
@@ -94,6 +95,47 @@ def run(
         budget=seconds(budget, "--budget"),
         page=_page(file, set_, store),
     )
+    raise typer.Exit(status)
+
+
+@app.command()
+def ablate(
+    file: File,
+    set_: Set = None,
+    store: StoreOption = RUNS,
+    jobs: Jobs = None,
+    device: Device = "auto",
+    max_time: MaxTime = None,
+    n_workers: Workers = 0,
+    teacher_cache: TeacherCache = KEPT,
+    no_bar: NoBar = False,
+    print_only: Annotated[
+        bool, typer.Option("--print", help="print the tables, write neither results nor pages")
+    ] = False,
+    mixed: Mixed = False,
+) -> None:
+    """Go from protocol legacy to strict, one switch at a time, and say what each is worth."""
+    from analysis.quirks import report
+    from harness.run.ablate import run_steps
+    from harness.spec.ablation import steps
+
+    own = _read(file, set_)
+    way = steps(own, set_ or [])
+    experiments = [_read(file, step.assignments) for step in way]
+    status = run_steps(
+        own,
+        way,
+        experiments,
+        store,
+        jobs=jobs,
+        device=device,
+        max_seconds=seconds(max_time),
+        n_workers=n_workers,
+        teacher_cache=n_bytes(teacher_cache),
+        no_bar=no_bar,
+    )
+    if status == 0:
+        report(own.name, way, experiments, store, file, print_only, mixed)
     raise typer.Exit(status)
 
 
@@ -207,9 +249,7 @@ def tables(
     print_only: Annotated[
         bool, typer.Option("--print", help="print the tables, leave README and bundles alone")
     ] = False,
-    mixed: Annotated[
-        bool, typer.Option("--mixed", help="allow cells of several devices or commits")
-    ] = False,
+    mixed: Mixed = False,
 ) -> None:
     """Rewrite the README's tables from the finished cells of FILES, or from the stored bundles."""
     from analysis.commands import make_tables
@@ -294,35 +334,6 @@ def _plan(file: Path, assignments: list[str] | None):  # type: ignore[no-untyped
     from harness.run.grid import plan_of
 
     return plan_of(_read(file, assignments))
-
-
-def take_data_root(arguments: list[str]) -> tuple[list[str], str | None]:
-    """The other arguments, and the folder of `--data-root DIR`, which every command takes."""
-    for i, argument in enumerate(arguments):
-        name, equals, value = argument.partition("=")
-        if name in ("--data-root", "--data_root"):
-            rest = arguments[i + 1 :]
-            if not equals:
-                value, *rest = rest or [""]
-            if not Path(value).is_dir() or not value:
-                raise UserError(f"--data-root: no folder {value!r}; make it or correct the path")
-            return [*arguments[:i], *rest], value
-    return arguments, None
-
-
-def published_spelling(arguments: list[str]) -> list[str]:
-    """The releases' spelling in ours: --batch_size 64 -> --batch-size 64, and
-    --point 100 140 180 -> --point 100,140,180."""
-    result: list[str] = []
-    for argument in arguments:
-        if argument.startswith("--"):
-            name, equals, value = argument.partition("=")
-            result.append(name.replace("_", "-") + equals + value)
-        elif len(result) > 1 and result[-2] == "--point" and re.fullmatch(r"\d+", argument):
-            result[-1] += f",{argument}"
-        else:
-            result.append(argument)
-    return result
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -20,6 +20,7 @@ Jobs = Annotated[Optional[int], typer.Option("--jobs", min=1, help="cells at onc
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps")]
 MaxTime = Annotated[Optional[str], typer.Option("--max-time", help="stop cleanly after: 90s 9m 2h")]
 NoBar = Annotated[bool, typer.Option("--no-bar", help="plain lines instead of the live table")]
+Mixed = Annotated[bool, typer.Option("--mixed", help="allow cells of several devices or commits")]
 Budget = Annotated[
     Optional[str], typer.Option("--budget", help="drop whole seeds until it fits: 6h")
 ]

@@ -13,7 +13,7 @@ from harness.data import Dataset, DatasetOptions
 from harness.data.views import View
 from harness.methods import IMPORTED, SUPERVISED, find, stage_of
 from harness.methods.base import Method, Stage
-from harness.networks import Options
+from harness.networks import PIXELS, Options, PixelsOptions
 from harness.results import ACCURACY
 from harness.spec.experiment import PRESETS, Experiment
 from harness.spec.tasks import Task, TaskViews
@@ -85,7 +85,7 @@ class Entry:
             words = [self.method, self.student, self.stage]
         else:
             words = [role(self.stage, self.method), self.student]
-        if stages and stages[-1].network == TEACHER:
+        if stages and not stages[-1].by_student:
             words.remove(self.student)  # it is the same of every student
         return " ".join((*words, *(self.task.words if self.task else ()), f"s{self.seed}"))
 
@@ -139,7 +139,7 @@ def viewed(view: View) -> dict[str, Any]:
 
 
 # Switches of the protocol that came later: written where they differ from what was always done.
-LATER = ("ties", "last_look", "initial_weights", "evaluate_every")
+LATER = ("ties", "last_look", "initial_weights", "evaluate_every", "select_by")
 
 
 def stage_spec(
@@ -158,7 +158,7 @@ def stage_spec(
     protocol = experiment.protocol.model_dump(mode="json")
     switches = ["train_on", "selection", *(["initial_weights"] if starts_anew else [])]
     if stage.schedule and stage.result == ACCURACY:
-        switches.append("evaluate_every")
+        switches += ["evaluate_every", "select_by"]
     if protocol["selection"] != "last":
         switches.append("ties")
 
@@ -242,11 +242,14 @@ def make_plan(experiment: Experiment, dataset: Dataset) -> Plan:
         for stage in method.stages:
             on_teachers = stage.on == TEACHER
             data = teacher_data if on_teachers else students_data
+            network = student
             if stage.network == TEACHER:
                 network, upstream = experiment.teacher, {"initial": teacher[TEACHER]}
-            else:
-                network = student
-            spec = stage_spec(settings, stage, network, data, seed, "initial" not in upstream)
+            elif stage.network == PIXELS:
+                height, width = dataset.image_size
+                network = PixelsOptions(height=height, width=width)
+            starts_anew = stage.by_student and "initial" not in upstream
+            spec = stage_spec(settings, stage, network, data, seed, starts_anew)
             fingerprint = add(Cell(stage.kind, spec, upstream))
             of = None if on_teachers and not settings_differ(experiment, method.name) else task
             yield Entry(fingerprint, stage.name, method.name, student.label, seed, of)

@@ -20,6 +20,8 @@ SAID: dict[str, str] = {
     "best_on_test": "the best epoch on the test set (a leak, kept for comparison)",
 }
 
+VALIDATION_LOSS = "validation/loss"  # mean cross-entropy of a classifier, in nats
+LOWEST_LOSS = "the epoch with the lowest validation loss"  # selected, where the protocol says so
 EVALUATION_SECONDS = "evaluation_seconds"  # of an epoch's line: what measuring took after it
 ACCURACY = "accuracy"  # of the classifier
 NCM = "ncm"  # of the nearest class mean, in the two forms below: with centres from ..
@@ -31,6 +33,11 @@ NCM_TRAIN, NCM_EVAL = NCM_FORMS
 
 # As it stands in a cell's results -> in MLflow and on the terminal.
 TEST_ACCURACY = "test_accuracy"
+
+
+def said(reported: str, select_by: str = "accuracy") -> str:
+    """What a table goes by. select_by: the protocol's."""
+    return LOWEST_LOSS if (reported, select_by) == ("selected", "loss") else SAID[reported]
 
 
 def ncm_of(centers: str) -> str:

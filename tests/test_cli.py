@@ -14,7 +14,8 @@ import yaml
 from helpers import ROOT, TINY, cells, environment, one_error_line, snapshot, write_experiment
 
 import harness.run.grid
-from harness.cli import main, n_bytes, published_spelling, seconds
+from harness.cli import main, n_bytes, seconds
+from harness.command_line import published_spelling
 from harness.errors import UserError
 from harness.spec.experiment import Experiment
 

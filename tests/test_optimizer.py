@@ -124,14 +124,13 @@ def test_the_precision_reaches_every_evaluation(monkeypatch: pytest.MonkeyPatch)
     from harness.train.methods import base, stage1, stage2
 
     seen: list[str] = []
-    real = evaluate.embed_and_classify
+    real = evaluate.autocast
 
-    def watched(model: Any, images: Any, precision: str = "none") -> tuple[Tensor, Tensor]:
+    def watched(device: torch.device, precision: str) -> Any:
         seen.append(precision)
-        return real(model, images, precision)
+        return real(device, precision)
 
-    monkeypatch.setattr(evaluate, "embed_and_classify", watched)
-    monkeypatch.setattr(base, "embed_and_classify", watched)
+    monkeypatch.setattr(evaluate, "autocast", watched)
     model = build("wide_resnet", 10, depth=10, width=1)
     images: Any = {k: SomeImages(torch.randn(8, 3, 8, 8)) for k in ("train", "validation")}
     spec = {"optimizer": {"precision": "bfloat16"}, "ncm_centers": "train", "seed": 0}

@@ -43,6 +43,9 @@ def test_one_metric_stands_for_a_stage() -> None:
     assert logged_name("stage2", "accuracy") == "stage2/test_accuracy"
     assert logged_name("stage1", "ncm_eval_centers") == "stage1/ncm_eval_centers"
     assert set(results.SAID) == set(results.FORMS)
+    assert results.said("selected") == results.said("selected", "accuracy")
+    assert results.said("selected", "loss") == "the epoch with the lowest validation loss"
+    assert results.said("last", "loss") == "the last epoch"
 
 
 def test_newest_value_of_the_first_name_that_is_there() -> None:

@@ -134,6 +134,7 @@ def test_presets(raw: dict[str, Any]) -> None:
         "last_look": "always",
         "initial_weights": "shared",
         "evaluate_every": 1,
+        "select_by": "accuracy",
     }
     assert legacy.model_dump() == {
         "preset": "legacy",
@@ -145,6 +146,7 @@ def test_presets(raw: dict[str, Any]) -> None:
         "last_look": "rhythm",
         "initial_weights": "own",
         "evaluate_every": 1,
+        "select_by": "accuracy",
     }
     assert (strict.reported, legacy.reported) == ("selected", "best_on_test")
     assert (strict.label, legacy.label) == ("strict", "legacy")
@@ -197,7 +199,7 @@ REFUSED_ASSIGNMENTS = [
     ("students.1.widht=2", "students.1.widht", "did you mean 'width'?"),
     ("teacher.ca=0.5", "teacher.ca", "allowed: depth, dropout, final_bn_momentum, network, width"),
     ("dataset.validations=9", "dataset.validations", "did you mean 'validation'?"),
-    ("protocol.select=last", "protocol.select", "did you mean 'selection'?"),
+    ("protocol.selecton=last", "protocol.selecton", "did you mean 'selection'?"),
     ("optimizer.lr=0.1", "optimizer.lr", "allowed: batch_size, momentum, nesterov"),
     # unknown names, with the nearest
     ("dataset.name=digit", "dataset.name", "did you mean 'digits'?"),
@@ -256,6 +258,11 @@ REFUSED_ASSIGNMENTS = [
     ("stage2.milestones=[5, 20]", "stage2.milestones", "never reached in 20 epochs; lower it"),
     ("training.milestones=[9, 5]", "training.milestones", "sort them"),
     ("protocol.train_on=train+validation", "protocol", "use selection 'last'"),
+    (
+        "protocol={preset: legacy, select_by: loss}",
+        "protocol",
+        "selection is 'test'; use selection 'validation', or select_by 'accuracy'",
+    ),
     ("stage2={centers: local, weighted: true}", "stage2", "use 'global'"),
     # assignments themselves
     ("stage2.lambd", "--set stage2.lambd", "FIELD=VALUE, as in stage2.lambd=50"),

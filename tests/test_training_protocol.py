@@ -1,5 +1,6 @@
 """Which epoch is selected, and the variants of a protocol."""
 
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from harness.data.small import DeviceImages
 from harness.execute import DONE, STOPPED, WRONG_INPUT
 from harness.plan import make_plan
 from harness.train.checkpoint import copy_state, load_model
-from harness.train.loop import Best
+from harness.train.loop import Best, scoring
 from harness.train.methods.base import Classifier, Context, training_of
 from harness.train.methods.stage1 import RelationMatching
 
@@ -81,6 +82,7 @@ def test_legacy_students_start_from_weights_of_their_own(tmp_path: Path) -> None
 
 VALIDATION = (0.1, 0.9, 0.9, 0.2)
 TEST = (0.8, 0.8, 0.4, 0.2)
+LOSS = (0.1, 0.3, 0.2, 0.1)  # of validation images
 
 
 @pytest.mark.parametrize(
@@ -91,6 +93,8 @@ TEST = (0.8, 0.8, 0.4, 0.2)
         ("protocol=legacy", 1, 0.8),
         ("protocol={preset: legacy, ties: later}", 2, 0.8),
         ("protocol.selection=last", 4, 0.2),
+        ("protocol.select_by=loss", 4, 0.2),
+        ("protocol={preset: strict, select_by: loss, ties: first}", 1, 0.8),
     ],
 )
 @pytest.mark.parametrize("stopped", [False, True])
@@ -109,6 +113,7 @@ def test_selection(
     def evaluate(self: Classifier, model: Any, epoch: int) -> dict[str, float]:
         states[epoch + 1] = copy_state(model)
         given = {"validation/accuracy": VALIDATION[epoch], "test/accuracy": TEST[epoch]}
+        given["validation/loss"] = LOSS[epoch]
         return {k: v for k, v in given.items() if k.split("/")[0] in self.context.evaluated}
 
     monkeypatch.setattr(Classifier, "evaluate", evaluate)
@@ -136,6 +141,41 @@ def test_stage1_selects_among_the_epochs_it_evaluates(trained: Grid, tmp_path: P
     assert list(values) == [2, 4, 5]
     best = max(values.values())
     assert directory.manifest["selected_epoch"] == max(e for e, v in values.items() if v == best)
+
+
+@pytest.mark.parametrize("kind", ["supervised", "stage2"])
+def test_the_loss_of_validation_images_is_noted(trained: Grid, kind: str) -> None:
+    directory, spec = trained.directory(kind), trained.cell(kind).spec
+    dataset = load(trained.plan.experiment.dataset)
+    assert dataset.validation is not None
+    model = load_model(directory / "model.pt", spec["network"]).eval()
+    images = DeviceImages(dataset, dataset.validation, CPU)
+    with torch.no_grad():
+        losses = [-model(b.x).log_softmax(1)[range(len(b.y)), b.y] for b in images.plain()]
+    noted = directory.epochs()[directory.manifest["selected_epoch"] - 1]["validation/loss"]
+    assert noted == pytest.approx(torch.cat(losses).mean().item(), rel=1e-5)
+    assert not any("test/loss" in line for line in directory.epochs())
+
+
+def test_an_epoch_without_a_finite_loss_is_the_worst() -> None:
+    """Its line says nothing of it: there is no infinity in JSON."""
+    score = scoring({"selection": "validation", "select_by": "loss"}, "accuracy")
+    assert score is not None
+    assert score({"validation/loss": 2.0}) == -2.0 and score({}) == -math.inf
+    best = Best()
+    assert [best.update(score(line), e) for e, line in enumerate([{}, {"validation/loss": 9}])]
+    assert best.epoch == 1 and not best.update(score({}), 2)
+
+
+def test_stage1_goes_by_ncm_accuracy_whatever_classifiers_go_by(tmp_path: Path) -> None:
+    key = "validation/ncm_train_centers"
+    score = scoring({"selection": "validation", "select_by": "loss"}, "ncm_train_centers")
+    assert score is not None and score({key: 0.5, "validation/loss": 1.0}) == 0.5
+    plain, by_loss = tiny(tmp_path), tiny(tmp_path, "protocol.select_by=loss")
+    for kind in KINDS:
+        found = by_loss.cell(kind).spec["protocol"].get("select_by")
+        assert found == (None if kind == "stage1" else "loss")
+        assert "select_by" not in plain.cell(kind).spec["protocol"]
 
 
 # Protocols and variants

@@ -11,13 +11,14 @@ from analysis.statistics import sampling_error
 from analysis.tables.rows import cell_estimate, columns_of, part_sizes, rows_of, select
 from harness.plan import TEACHER
 from harness.provenance import UNKNOWN
-from harness.results import EVALUATION_SECONDS, SAID
+from harness.results import EVALUATION_SECONDS, said
 from harness.spec.tasks import ALL, Tasks
 
 
 def caption(bundle: Bundle) -> list[str]:
     """Lines of Markdown."""
     cells, experiment = bundle.cells, bundle.experiment
+    select_by = experiment["protocol"].get("select_by", "accuracy")
     commits = sorted({UNKNOWN if c == "None" else c for cell in cells for c in cell["commits"]})
     dirty = " with uncommitted changes" if any(cell["dirty"] for cell in cells) else ""
     trained = [cell for cell in cells if cell["epochs"] > 0]
@@ -32,7 +33,7 @@ def caption(bundle: Bundle) -> list[str]:
         *filter(None, [sampling_said(bundle)]),
         *([f"{tasks_said(bundle.tasks)} {networks_said(bundle)}"] if bundle.tasks else []),
         f"Data: {data_said(bundle)}. "
-        f"Protocol: {bundle.protocol}, {SAID[bundle.reported]}. "
+        f"Protocol: {bundle.protocol}, {said(bundle.reported, select_by)}. "
         f"{evaluation_said(bundle)}"
         f"Seeds: {', '.join(map(str, experiment['seeds']))}. Device: {devices}"
         f"{f', {processors}' if processors else ''}. "

@@ -130,7 +130,7 @@ def rows_of(bundle: Bundle) -> list[Row]:
                     result,
                     number,
                     is_final=is_final and text == label,
-                    by_student=stage.network != TEACHER,
+                    by_student=stage.by_student,
                     by_task=stage.on != TEACHER or (method.name, stage.name) in of_tasks,
                     on_teachers=stage.on == TEACHER,
                     takes_steps=stage.schedule is not None,

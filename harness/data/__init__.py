@@ -143,6 +143,15 @@ class Dataset:
     augmentation: Augmentation | ResizedCrop
     left_out: tuple[LeftOut, ...] = ()
 
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) of the images that a network gets."""
+        if isinstance(self.augmentation, ResizedCrop):
+            return self.augmentation.size, self.augmentation.size
+        images = self.train.images
+        shape = images.shapes[0] if isinstance(images, PackedImages) else images.shape[1:3]
+        return int(shape[0]), int(shape[1])
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 of every pixel, label and split boundary: the same digest, the same data.

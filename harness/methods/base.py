@@ -132,8 +132,9 @@ class Stage:
     trainer: "module:class" of the harness.train.methods.base.Training that trains it.
     terms: of DISTILLATION: method -> "module:class" of its harness.train.methods.distillation.Term.
     on: whose task it is trained and measured on.
-    network: whose network it trains. "teacher": the teacher itself with another last layer, so
-        that its number is the same for every student.
+    network: whose network it trains. "teacher": the teacher itself with another last layer, and
+        "pixels": none at all (harness.networks.pixels), so that its number is the same for every
+        student.
     new_head: whether the last layer of what it starts from is drawn anew.
     """
 
@@ -146,12 +147,17 @@ class Stage:
     result: str = ACCURACY
     terms: Mapping[str, str] = field(default_factory=dict)
     on: Literal["student", "teacher"] = "student"
-    network: Literal["student", "teacher"] = "student"
+    network: Literal["student", "teacher", "pixels"] = "student"
     new_head: bool = False
 
     @property
     def all_sections(self) -> tuple[str, ...]:
         return (self.schedule, *self.sections) if self.schedule else self.sections
+
+    @property
+    def by_student(self) -> bool:
+        """Whether its number depends on the student's network."""
+        return self.network == "student"
 
 
 TRAINING = "training"  # the section that says how teachers and most students train

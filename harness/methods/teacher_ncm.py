@@ -18,7 +18,7 @@ METHODS = (
                 schedule=None,
                 network="teacher",
                 new_head=True,
-                trainer="harness.train.methods.teacher_ncm:TeacherNcm",
+                trainer="harness.train.methods.readout:NearestMeans",
             ),
         ),
         needs=frozenset({"embedding"}),

@@ -79,11 +79,34 @@ class MobileNetOptions(Options):
         return f"mobilenet-{self.ca:.2f}"
 
 
+class PixelsOptions(Options):
+    """height, width: of the images that it gets."""
+
+    network: Literal["pixels"] = "pixels"
+    n_maps: ClassVar[int] = 1
+    height: Annotated[int, Field(ge=1)]
+    width: Annotated[int, Field(ge=1)]
+
+    @property
+    def label(self) -> str:
+        return self.network
+
+    @property
+    def features(self) -> int:
+        """Of an image: three channels of each pixel."""
+        return 3 * self.height * self.width
+
+
 # name -> (options, "module:class"); the class is imported when it is built.
 NETWORKS: dict[str, tuple[type[Options], str]] = {
     "wide_resnet": (WideResNetOptions, "harness.networks.wide_resnet:WideResNet"),
     "resnet": (ResNetOptions, "harness.networks.resnet:ResNet"),
     "mobile_net": (MobileNetOptions, "harness.networks.mobile_net:MobileNet"),
+}
+# What cells have where a method looks at the images alone; no experiment names it.
+PIXELS = "pixels"
+UNNAMED: dict[str, tuple[type[Options], str]] = {
+    PIXELS: (PixelsOptions, "harness.networks.pixels:Pixels"),
 }
 
 
@@ -91,7 +114,7 @@ def build(name: str, n_classes: int, **options: Any) -> Network:
     """A freshly initialised network.
 
     Args:
-        name: a key of NETWORKS.
+        name: a key of NETWORKS or UNNAMED.
         n_classes: outputs of the last linear layer.
         options: the fields of that network's options model; its defaults apply.
 
@@ -99,6 +122,6 @@ def build(name: str, n_classes: int, **options: Any) -> Network:
         pydantic.ValidationError: an unknown, missing or impossible option.
         KeyError: an unknown network.
     """
-    model, target = NETWORKS[name]
+    model, target = (NETWORKS | UNNAMED)[name]
     checked = model(network=name, **options).model_dump(exclude={"network"})
     return pkgutil.resolve_name(target)(n_classes, **checked)

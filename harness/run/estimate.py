@@ -17,6 +17,7 @@ from harness.data.placement import on_device
 from harness.data.views import View, apply, join_validation, without_pixels
 from harness.errors import UserError
 from harness.methods import IMPORTED, n_epochs, stage_of, wants_maps
+from harness.networks import PixelsOptions
 from harness.plan import TEACHER, Cell, Plan, make_plan
 from harness.results import NCM
 from harness.spec.experiment import Experiment
@@ -133,7 +134,7 @@ def estimate(
     for fingerprint, cell in plan.cells.items():
         if cell.kind == IMPORTED:
             continue
-        speed = speeds[canonical(cell.spec["network"])]
+        speed = speeds.get(canonical(cell.spec["network"])) or _of_pixels(cell, dataset)
         disk += speed.parameters * FLOAT
         peak = max(peak, 3 * speed.parameters * FLOAT)
         directory = store.directory(fingerprint)
@@ -159,6 +160,12 @@ def estimate(
             fits = min(new, room // an_epoch) if is_kept else 0
             kept[asked], room = max(kept.get(asked, 0), known + fits), room - fits * an_epoch
     return Cost(seconds, disk, peak, teacher_cache - room)
+
+
+def _of_pixels(cell: Cell, dataset: Dataset) -> Speed:
+    """Nothing is computed where the pixels are the embedding: one look at the images."""
+    features = PixelsOptions.model_validate(cell.spec["network"]).features
+    return Speed(0.0, 0.0, (features + 1) * len(dataset.class_names), features)
 
 
 def sizes_of(plan: Plan, dataset: Dataset) -> dict[str, tuple[int, int]]:

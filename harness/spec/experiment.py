@@ -57,7 +57,8 @@ class Protocol(Frozen):
     its last epoch where its rhythm does not fall on it. initial_weights: whether a student of the
     teacher's network starts from the weights that the teacher started from. evaluate_every: after
     how many epochs a classifier is measured; after its last one always. Stage 1 has a rhythm of its
-    own, stage1.select_every.
+    own, stage1.select_every. select_by: what the selected epoch of a classifier is best in; of
+    stage 1 it is always NCM accuracy.
     """
 
     preset: Literal["strict", "legacy"]
@@ -69,6 +70,7 @@ class Protocol(Frozen):
     last_look: Literal["always", "rhythm"]
     initial_weights: Literal["shared", "own"]
     evaluate_every: Epochs
+    select_by: Literal["accuracy", "loss"]
 
     @model_validator(mode="after")
     def _validation_is_held_out(self) -> Protocol:
@@ -76,6 +78,15 @@ class Protocol(Frozen):
             raise ValueError(
                 "selection 'validation' needs held-out images, but train_on is "
                 "'train+validation'; use selection 'last'"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _loss_is_of_validation(self) -> Protocol:
+        if self.select_by == "loss" and self.selection != "validation":
+            raise ValueError(
+                f"select_by 'loss' is measured on the validation split, but selection is "
+                f"{self.selection!r}; use selection 'validation', or select_by 'accuracy'"
             )
         return self
 
@@ -110,6 +121,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "last_look": "always",
         "initial_weights": "shared",
         "evaluate_every": 1,
+        "select_by": "accuracy",
     },
     "legacy": {
         "train_on": "train+validation",
@@ -120,6 +132,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "last_look": "rhythm",
         "initial_weights": "own",
         "evaluate_every": 1,
+        "select_by": "accuracy",
     },
 }
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.canonical import canonical, flatten
 from harness.methods import IMPORTED, stage_of
+from harness.networks import PIXELS
 from harness.plan import TEACHER, Entry, Plan, role
 from harness.results import TEST_ACCURACY, logged_name
 from harness.store import CellDir, Store
@@ -291,8 +292,9 @@ class Tracker:
     def _tags(self, entry: Entry) -> dict[str, str]:
         entries = self.plan.entries_of(entry.fingerprint)
         kind, student = self.plan.cells[entry.fingerprint].kind, entry.student
-        if kind != IMPORTED and stage_of(kind).network == TEACHER:
-            student = self.plan.experiment.teacher.label
+        if kind != IMPORTED and not stage_of(kind).by_student:
+            on_teacher = stage_of(kind).network == TEACHER
+            student = self.plan.experiment.teacher.label if on_teacher else PIXELS
         # A cell may be the teacher, or trained on its task, and a student of all its classes, too.
         dimensions: dict[str, int | str] = next((e.dimensions for e in entries if e.task), {})
         return {

@@ -41,8 +41,19 @@ def accuracy(model: Network, images: Images, precision: str = "float32") -> floa
 
 
 def classify(model: Network, images: Images, precision: str = "float32") -> Tensor:
-    """(N,) the class with the largest logit of each un-augmented image."""
-    return embed_and_classify(model, images, precision)[1].argmax(1)
+    """(N,) the class with the largest logit of each un-augmented image; model in eval mode."""
+    return logits_of(model, images, precision).argmax(1)
+
+
+@torch.no_grad()
+def logits_of(model: Network, images: Images, precision: str = "float32") -> Tensor:
+    """The logits alone of `embed_and_classify`: the embeddings of all images may be large."""
+    was_training = model.training
+    model.eval()
+    with autocast(images.device, precision):
+        parts = [at_least_float32(model(batch.x)) for batch in images.plain()]
+    model.train(was_training)
+    return torch.cat(parts)
 
 
 def accuracies(

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from harness.data.batches import Batch, Images, epoch_generator
 from harness.networks.base import Network
-from harness.results import EVALUATION_SECONDS, on
+from harness.results import ACCURACY, EVALUATION_SECONDS, VALIDATION_LOSS, on
 from harness.store import CellDir
 from harness.stored import Damaged
 from harness.train.checkpoint import State, copy_state, from_bytes, to_bytes
@@ -39,9 +39,9 @@ class Diverged(Exception):
 
 
 class Best:
-    """The best value of one accuracy so far; of equal ones the later epoch, or the first."""
+    """The best value so far; of equal ones the later epoch, or the first."""
 
-    def __init__(self, value: float = -1.0, epoch: int = 0, ties: str = "later") -> None:
+    def __init__(self, value: float = -math.inf, epoch: int = 0, ties: str = "later") -> None:
         self.value, self.epoch, self.ties = value, epoch, ties
 
     def update(self, value: float | None, epoch: int) -> bool:
@@ -83,7 +83,7 @@ def train(
         weight_decay=settings["weight_decay"],
         nesterov=settings["nesterov"],
     )
-    selector = selection_key(spec["protocol"]["selection"], training.metric)
+    score = scoring(spec["protocol"], training.metric)
     ties = spec["protocol"].get("ties", "later")
     best, selected, done = Best(ties=ties), copy_state(model), 0
 
@@ -118,8 +118,7 @@ def train(
         measured = training.evaluate(model, epoch)
         if measured is not None:
             line |= measured | {EVALUATION_SECONDS: round(time.perf_counter() - started, 4)}
-        value = line.get(selector) if selector else None
-        if selector is None or best.update(value, epoch + 1):
+        if score is None or best.update(score(line) if measured else None, epoch + 1):
             best.epoch = epoch + 1
             selected = copy_state(model)
             training.selected = training.predicted
@@ -147,9 +146,20 @@ def train(
     return selected, best.epoch, directory.epochs()
 
 
-def selection_key(selection: str, metric: str) -> str | None:
-    """The journal field whose best epoch is kept; None for the last epoch."""
-    return None if selection == "last" else on(selection, metric)
+def scoring(
+    protocol: dict[str, Any], metric: str
+) -> Callable[[dict[str, Any]], float | None] | None:
+    """What the kept epoch is best in, from the journal's line of an epoch that was measured; None
+    for the last epoch.
+
+    Args:
+        metric: the training's. Of NCM accuracies the protocol's select_by says nothing.
+    """
+    if protocol["selection"] == "last":
+        return None
+    if protocol.get("select_by") == "loss" and metric == ACCURACY:
+        return lambda line: -line.get(VALIDATION_LOSS, math.inf)  # it is left out if not finite
+    return lambda line: line.get(on(protocol["selection"], metric))
 
 
 def train_epoch(

@@ -6,6 +6,7 @@ To add one: a subclass of `Training` in a module of its own, named by a stage of
 
 from __future__ import annotations
 
+import math
 import pkgutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -22,9 +23,9 @@ from harness.distill.relations import at_least_float32
 from harness.errors import UserError, first_error
 from harness.methods import SECTIONS, stage_of
 from harness.networks.base import Network
-from harness.results import ACCURACY, on
+from harness.results import ACCURACY, VALIDATION_LOSS, on
 from harness.train.answers import KeptAnswers
-from harness.train.evaluate import accuracies, classify, embed_and_classify
+from harness.train.evaluate import accuracies, embed_and_classify, logits_of
 from harness.train.schedule import multistep_lr
 
 Losses = dict[str, Tensor]
@@ -115,7 +116,8 @@ class Context:
 class Training:
     """What one stage minimises and measures.
 
-    metric: the accuracy that selects the epoch, as "{part}/{metric}".
+    metric: the accuracy that selects the epoch, as "{part}/{metric}", unless the protocol selects
+        by loss.
     predicted: part -> (N,) the classes that the model of the last evaluation has predicted.
     selected: the same of the selected epoch, if that was in this process.
     module: what the training owns beside the student. Its parameters (regressors, projections) are
@@ -159,7 +161,13 @@ class Training:
 
 class Classifier(Training):
     """A training whose student classifies: milestones, and its accuracy in the protocol's rhythm
-    and after the last epoch; of an incremental task, of its old and its new classes, too."""
+    and after the last epoch; of an incremental task, of its old and its new classes, too. And its
+    loss on the validation images.
+
+    is_probabilistic: whether the softmax of its logits means something.
+    """
+
+    is_probabilistic = True
 
     def lr(self, epoch: int) -> float:
         s = self.settings
@@ -170,14 +178,18 @@ class Classifier(Training):
         every, last = c.spec["protocol"].get("evaluate_every", 1), self.settings.get("epochs", 1)
         if (epoch + 1) % every and epoch + 1 != last:
             return None
-        self.predicted = {
-            part: classify(model, images, c.precision) for part, images in c.evaluated.items()
-        }
-        return {
+        logits = {p: logits_of(model, images, c.precision) for p, images in c.evaluated.items()}
+        self.predicted = {part: of_part.argmax(1) for part, of_part in logits.items()}
+        measured = {
             on(part, name): value
             for part, images in c.evaluated.items()
             for name, value in accuracies(self.predicted[part], images.labels, c.groups).items()
         }
+        if self.is_probabilistic and "validation" in logits:
+            loss = cross_entropy(logits["validation"], c.evaluated["validation"].labels).item()
+            if math.isfinite(loss):
+                measured[VALIDATION_LOSS] = loss
+        return measured
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

@@ -1,0 +1,47 @@
+"""`harness ablate`: the grids of all steps from legacy to strict, trained one after the other."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.run.grid import run_experiment
+from harness.run.session import OK
+from harness.spec.ablation import FIRST, LAST, Step, left_out
+from harness.spec.experiment import Experiment
+
+
+def run_steps(
+    own: Experiment,
+    steps: Sequence[Step],
+    experiments: Sequence[Experiment],
+    root: Path,
+    *,
+    max_seconds: float | None = None,
+    **options: Any,
+) -> int:
+    """Train what is missing of every step; the exit status. A cell that a switch does not touch is
+    one cell of both steps, trained once. What fails or stops ends the ablation: the same command
+    goes on there.
+
+    Args:
+        own: the file's. experiments: of the steps.
+        max_seconds: for all steps together.
+        options: of `run_experiment`.
+
+    Raises:
+        UserError: wrong input.
+    """
+    for switch in left_out(own.protocol):
+        print(f"note: protocol.{switch} is left out: the steps go from {FIRST} to {LAST}")
+    started = time.monotonic()
+    for number, (step, experiment) in enumerate(zip(steps, experiments, strict=True), 1):
+        print(f"step {number} of {len(steps)}: {step.label}", flush=True)
+        passed = time.monotonic() - started
+        limit = None if max_seconds is None else max(0.0, max_seconds - passed)
+        status = run_experiment(experiment, root, max_seconds=limit, **options)
+        if status != OK:
+            return status
+    return OK

@@ -1,0 +1,372 @@
+"""`harness ablate`: the way from legacy to strict, and what each switch on it is worth."""
+
+import itertools
+import json
+import math
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from bundles import as_text, without_training
+from helpers import TINY, changed, end_processes_in, write_experiment
+from scipy import stats
+
+import harness.run.ablate
+from analysis.commands import make_tables
+from analysis.quirks import (
+    FOLDER,
+    Measured,
+    points,
+    read_ablation,
+    refreshed,
+    report,
+    tables,
+    text_of,
+    together,
+    worth,
+)
+from harness.cli import main
+from harness.errors import UserError
+from harness.run.ablate import run_steps
+from harness.run.grid import plan_of
+from harness.spec.ablation import SWITCHES, Step, left_out, steps
+from harness.spec.experiment import PRESETS, Experiment
+from harness.spec.file import override, parse
+
+SMALL: dict[str, Any] = TINY | {
+    "students": [{"depth": 10, "width": 1}, {"depth": 10, "width": 2}],
+    "seeds": [0, 1, 2],
+}
+FILE = Path("experiments/tiny.yaml")
+N = len(SWITCHES) + 1
+Line = dict[str, Any]
+
+
+def way(raw: dict[str, Any] = SMALL) -> tuple[list[Step], list[Experiment]]:
+    found = steps(parse(raw), [])
+    return found, [parse(override(raw, step.assignments)) for step in found]
+
+
+# The steps
+
+
+def test_each_step_turns_one_switch() -> None:
+    found, experiments = way()
+    protocols = [e.protocol for e in experiments]
+    assert (protocols[0].label, protocols[-1].label) == ("legacy", "strict")
+    assert len(found) == N and [s.switch for s in found] == ["", *SWITCHES]
+    for step, before, after in zip(found[1:], protocols[:-1], protocols[1:], strict=True):
+        one, two = (p.model_dump(exclude={"preset"}) for p in (before, after))
+        assert {k for k in one if one[k] != two[k]} == {step.switch}
+        assert (str(one[step.switch]), str(two[step.switch])) == (step.before, step.after)
+    assert {e.name for e in experiments} == {"tiny-ablation"}
+
+
+def test_the_documented_order_is_the_one_of_the_presets() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "protocol.md").read_text()
+    rows = [line.split("`")[1] for line in page.splitlines() if line.startswith("| `")]
+    order = [switch for switch in rows if switch in PRESETS["strict"]]
+    assert order == list(PRESETS["strict"])
+    assert [switch for switch in order if switch in SWITCHES] == list(SWITCHES)
+
+
+def test_of_another_protocol_only_the_rhythm_is_kept() -> None:
+    protocol = {"preset": "strict", "selection": "last", "evaluate_every": 2}
+    own = parse(SMALL | {"protocol": protocol})
+    assert left_out(own.protocol) == ["selection: last"]
+    experiments = [parse(override(SMALL, step.assignments)) for step in steps(own, [])]
+    assert {e.protocol.evaluate_every for e in experiments} == {2}
+    assert experiments[-1].protocol.label == "strict(evaluate_every=2)"
+    assert not left_out(parse(SMALL | {"protocol": "legacy"}).protocol)
+
+
+def test_steps_keep_what_was_given_before_their_own() -> None:
+    found = steps(parse(SMALL), ["seeds=[7]", "protocol.selection=last"])
+    raw = override(SMALL, found[0].assignments)
+    assert parse(raw).seeds == (7,) and parse(raw).protocol.label == "legacy"
+
+
+def test_cells_that_a_switch_does_not_touch_are_shared() -> None:
+    found, experiments = way()
+    cells = [set(plan_of(e).cells) for e in experiments]
+    after = {step.switch: own for step, own in zip(found, cells, strict=True)}
+    before = dict(zip(after, [set(), *cells[:-1]], strict=True))
+    assert not after["selection"] & before["selection"]
+    kept = after["center_images"] & before["center_images"]
+    assert len(kept) == len(after["center_images"]) - 6, "stage 2 of two students, three seeds"
+
+
+# Training them
+
+
+@pytest.mark.parametrize(
+    ("statuses", "n_run", "status"), [([0] * N, N, 0), ([0, 3], 2, 3), ([1], 1, 1)]
+)
+def test_steps_run_in_order_until_one_does_not_finish(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    statuses: list[int],
+    n_run: int,
+    status: int,
+) -> None:
+    ran: list[str] = []
+    limits: list[float] = []
+
+    def run_experiment(experiment: Experiment, root: Path, **options: Any) -> int:
+        assert options["jobs"] == 2 and root == Path("store")
+        limits.append(options["max_seconds"])
+        ran.append(experiment.protocol.label)
+        return statuses[len(ran) - 1]
+
+    monkeypatch.setattr(harness.run.ablate, "run_experiment", run_experiment)
+    clock = iter([0.0, 0.0, *(10.0 * n for n in range(1, N))])
+    monkeypatch.setattr(harness.run.ablate.time, "monotonic", lambda: next(clock))
+    found, experiments = way()
+    own = parse(SMALL | {"protocol": {"preset": "strict", "selection": "last"}})
+    ended = run_steps(own, found, experiments, Path("store"), max_seconds=25.0, jobs=2)
+    assert ended == status
+    assert ran == [e.protocol.label for e in experiments[:n_run]]
+    assert limits == [max(0.0, 25.0 - 10.0 * n) for n in range(n_run)]
+    said = capsys.readouterr().out
+    assert "note: protocol.selection: last is left out" in said
+    assert f"step 1 of {N}: legacy" in said
+    assert (f"step 2 of {N}: train_on: train+validation -> train" in said) == (n_run > 1)
+
+
+# Numbers, of cells that were never trained
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of all steps; a cell's accuracy follows from its fingerprint."""
+    root = tmp_path_factory.mktemp("ablation")
+    for experiment in way()[1]:
+        without_training(plan_of(experiment), root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def text(store: Path) -> str:
+    return text_of(*way(), store, FILE)
+
+
+Value = Callable[[int, int, str, str], float]  # (step, seed, student, method) -> accuracy
+
+
+def with_values(text: str, value: Value) -> list[Measured]:
+    """The ablation with these reported accuracies; in the other two forms nothing."""
+    lines, n = [json.loads(line) for line in text.splitlines()], -1
+    for line in lines:
+        if "bundle" in line:
+            n, reported = n + 1, line["reported"]
+            continue
+        for entry in line["entries"]:
+            number = value(n, entry["seed"], entry["student"], entry["method"])
+            for forms in line["manifest"]["results"].values():
+                forms |= dict.fromkeys(forms, 0.0) | {reported: number}
+    return read_ablation(Path("x.jsonl"), as_text(lines))
+
+
+KD = ("kd", "kd")
+
+
+def test_worth_by_hand(text: str) -> None:
+    """Two students of three seeds; step 1 takes 0.01, 0.02 and 0.06 from them on the average."""
+    taken = {0: 0.01, 1: 0.02, 2: 0.06}
+
+    def value(step: int, seed: int, student: str, method: str) -> float:
+        luck = {"wrn-10-1": 0.5, "wrn-10-2": 0.7}[student] + 0.01 * seed
+        own = {"wrn-10-1": 0.005, "wrn-10-2": -0.005}[student]
+        return luck - (taken[seed] + own if step > 0 else 0)
+
+    found = with_values(text, value)
+    of_seeds = found[0].by_seed(KD)
+    assert of_seeds == pytest.approx({0: 0.60, 1: 0.61, 2: 0.62})
+    switch = worth(found[0], found[1], KD)
+    assert switch is not None and switch.n == 3
+    assert switch.mean == pytest.approx(0.03)
+    half = stats.t.ppf(0.975, 2) * math.sqrt((0.02**2 + 0.01**2 + 0.03**2) / 2) / math.sqrt(3)
+    assert switch.half_width == pytest.approx(half)
+    assert points(switch) == f"+3.00 ± {100 * half:.2f} (3)"
+    assert worth(found[1], found[2], KD).mean == pytest.approx(0)  # type: ignore[union-attr]
+
+
+def test_the_switches_add_up_to_the_whole_way(text: str) -> None:
+    found = read_ablation(Path("x.jsonl"), text)
+    for key in found[0].rows:
+        parts = [worth(a, b, key) for a, b in itertools.pairwise(found)]
+        whole = worth(found[0], found[-1], key)
+        assert whole is not None
+        assert sum(p.mean for p in parts if p) == pytest.approx(whole.mean)
+
+
+def test_untouched_methods_have_a_dash(text: str) -> None:
+    found = read_ablation(Path("x.jsonl"), text)
+    steps_of = {m.step.switch: n for n, m in enumerate(found)}
+    touched = {
+        "center_images": {("refilled", "stage2")},
+        "ncm_centers": {("refilled", "stage1"), ("refilled", "stage2")},
+        "initial_weights": {*found[0].rows} - {("teacher", "teacher")},
+        "ties": {*found[0].rows},
+    }
+    for switch, expected in touched.items():
+        n = steps_of[switch]
+        assert {k for k in found[n].rows if worth(found[n - 1], found[n], k)} == expected
+        (row,) = [
+            line
+            for line in tables(found).splitlines()
+            if line.startswith(f"| `{switch}`") and "–" in line.rpartition("→")[2]
+        ] or [""]
+        assert row.count("–") == len(found[n].rows) - len(expected)
+    assert points(None) == "–"
+
+
+def test_ncm_is_the_one_that_the_step_goes_by(text: str) -> None:
+    found = read_ablation(Path("x.jsonl"), text)
+    of_stage1 = [m.rows["refilled", "stage1"].result for m in found]
+    turned = 1 + SWITCHES.index("ncm_centers")
+    assert of_stage1 == ["ncm_eval_centers"] * turned + ["ncm_train_centers"] * (N - turned)
+
+
+def test_the_tables(text: str) -> None:
+    found = with_values(text, lambda step, seed, *_: 0.9 - 0.01 * step + 0.001 * seed)
+    shown = tables(found).splitlines()
+    names = "Teacher | Student | KD | ReFilled (tuple) after stage 1 | ReFilled (tuple)"
+    assert shown[0] == f"| reported, in %, after | {names} |"
+    assert shown[2].startswith("| `legacy` | 90.10 ± 0.25 (3) | 90.10 ± 0.25 (3) |")
+    assert shown[3].startswith("| `train_on`: train+validation → train | 89.10 ± 0.25 (3)")
+    total = 100 * 0.01 * (N - 1)
+    (whole,) = [line for line in shown if line.startswith("| **legacy - strict**")]
+    assert whole.count(f"+{total:.2f} ± 0.00 (3)") == 5
+    assert shown[-1] == (
+        "What the leak is worth, legacy minus strict, in points: "
+        f"Student +{total:.2f} ± 0.00 (3); KD +{total:.2f} ± 0.00 (3); "
+        f"ReFilled (tuple) +{total:.2f} ± 0.00 (3)."
+    )
+    assert "Command: `harness ablate experiments/tiny.yaml`" in shown
+    assert any("wrn-10-1, wrn-10-2" in line for line in shown)
+
+
+def test_many_methods_stand_in_several_tables(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import analysis.quirks
+
+    found = read_ablation(Path("x.jsonl"), text)
+    monkeypatch.setattr(analysis.quirks, "MOST_METHODS", 3)
+    heads = [line for line in tables(found).splitlines() if line.startswith("| reported")]
+    assert [line.count("|") for line in heads] == [5, 4]
+
+
+def test_a_bundle_holds_no_curves(text: str) -> None:
+    assert len(text) < 2_000_000 and '"curves"' not in text and '"confusion"' not in text
+    assert len({c["fingerprint"] for c in together(read_ablation(Path("x"), text)).cells}) > 20
+
+
+def drop_step(lines: list[Line]) -> None:
+    del lines[0]["step"]
+
+
+def drop_header(lines: list[Line]) -> None:
+    del lines[0]
+
+
+def only_one(lines: list[Line]) -> None:
+    second = [n for n, line in enumerate(lines) if "bundle" in line][1]
+    del lines[second:]
+
+
+def break_cell(lines: list[Line]) -> None:
+    del lines[1]["manifest"]
+
+
+@pytest.mark.parametrize("change", [drop_step, drop_header, only_one, break_cell])
+def test_a_damaged_file_is_one_line(text: str, change: Callable[[list[Line]], None]) -> None:
+    lines = [json.loads(line) for line in text.splitlines()]
+    change(lines)
+    with pytest.raises(UserError, match=r"^x\.jsonl: not a") as caught:
+        read_ablation(Path("x.jsonl"), as_text(lines))
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="harness ablate FILE"):
+        read_ablation(Path("x.jsonl"), "no JSON\n")
+
+
+# Pages
+
+
+def test_the_page_follows_the_results(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "README.md").write_text("nothing\n")
+    home = tmp_path / "docs" / "protocol.md"
+    home.write_text("before\n<!-- ablation:tiny -->\n<!-- /ablation:tiny -->\nafter\n")
+    before = sorted(tmp_path.rglob("*"))
+    report("tiny", *way(), store, FILE, print_only=True, allow_mixed=False)
+    printed = capsys.readouterr().out
+    assert "What the leak is worth" in printed and "**" not in printed
+    assert sorted(tmp_path.rglob("*")) == before
+
+    report("tiny", *way(), store, FILE, print_only=False, allow_mixed=False)
+    assert (FOLDER / "tiny.jsonl").exists()
+    own, page = home.read_text(), (FOLDER / "tiny.md").read_text()
+    assert own.startswith("before\n<!-- ablation:tiny -->\n| reported") and own.endswith("after\n")
+    assert "[tiny.jsonl](tiny.jsonl)" in page and "What the leak is worth" in page
+
+    results = FOLDER.parent / "x.jsonl"
+    results.write_text(without_training(plan_of(parse(SMALL | {"name": "x"})), tmp_path / "runs"))
+    (tmp_path / "README.md").write_text("<!-- table:x -->\n<!-- /table:x -->\n")
+    monkeypatch.setattr("analysis.commands.make_figures", lambda paths: None)
+    assert make_tables([], store) == 0 and make_tables([], store, check=True) == 0
+    for path in (home, FOLDER / "tiny.md"):
+        good = path.read_text()
+        path.write_text(good.replace("± 0", "± 1", 1))
+        assert make_tables([], store, check=True) == 1
+        path.write_text(good)
+    assert make_tables([], store, check=True) == 0
+    pages = {home: own}
+    assert refreshed(pages)[FOLDER / "tiny.md"] == page and pages == {home: own}
+
+
+def test_cells_of_two_commits_are_refused(
+    text: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import analysis.quirks
+
+    monkeypatch.chdir(tmp_path)
+    lines = [json.loads(line) for line in text.splitlines()]
+    lines[-1]["manifest"]["commits"] = ["1" * 40]
+    monkeypatch.setattr(analysis.quirks, "text_of", lambda *_: as_text(lines))
+    with pytest.raises(UserError, match="cells of different commits"):
+        report("tiny", *way(), tmp_path, FILE, print_only=True, allow_mixed=False)
+    report("tiny", *way(), tmp_path, FILE, print_only=True, allow_mixed=True)
+
+
+# A real one
+
+
+@pytest.fixture
+def folder(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    shutil.copy(empty_database, tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    end_processes_in(tmp_path)
+
+
+def test_a_real_ablation(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    raw = changed(methods=["plain"], training={"epochs": 1})
+    file = write_experiment(folder / "tiny.yaml", yaml.safe_load(yaml.safe_dump(raw)))
+    options = ["--store", str(folder / "runs"), "--no-bar", "--device", "cpu", "--jobs", "1"]
+    assert main(["ablate", str(file), *options]) == 0
+    said = capsys.readouterr().out
+    assert f"step {N} of {N}: initial_weights: own -> shared" in said
+    assert "What the leak is worth, legacy minus strict, in points: Student" in said
+    # A plain student without a teacher: four of the switches touch it.
+    assert len([*(folder / "runs").glob("*/manifest.json")]) == 5
+    assert main(["ablate", str(file), *options, "--print"]) == 0
+    again = capsys.readouterr().out
+    assert again.count("nothing to do") == N
+    assert again.splitlines()[-1] == said.partition("written")[0].strip().splitlines()[-1]
