@@ -49,7 +49,7 @@ def refusal(raw: Any, *assignments: str) -> str:
 
 def test_digits_file() -> None:
     experiment = read(DIGITS)
-    assert experiment.name == experiment.dataset.name == "digits-all-images"
+    assert (experiment.name, experiment.dataset.name) == ("digits-all-images", "digits")
     assert experiment.teacher.label == "wrn-16-2"
     assert [s.label for s in experiment.students] == [
         "wrn-16-2",
