@@ -1,0 +1,122 @@
+"""What every Markdown file promises: its links lead somewhere, its commands exist; README is short."""
+
+import functools
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import typer.main
+import yaml
+from helpers import ROOT
+
+from harness.cli import app
+
+README_LINES, README_BYTES, CODE_COLUMNS = 200, 15 * 1024, 95
+FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(([^()\s]+)\)|\b(?:src|href)=\"([^\"]+)\"")
+ELSEWHERE = re.compile(r"[a-z]+:")
+# A word after `make` or `harness` is a target or a command only in code.
+CODE = re.compile(r"^```.*?^```$|`[^`\n]+`", re.MULTILINE | re.DOTALL)
+MAKE = re.compile(r"(?:^|[`(;&]|\n) *make ([a-z][a-z-]*)")
+HARNESS = re.compile(r"(?:^|[`(;&/$]|\n) *harness ([a-z][a-z-]*)")
+
+
+def markdown_files() -> list[str]:
+    """Tracked ones and those that will be, from the project's root."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    found = listed.stdout.split() or [str(p.relative_to(ROOT)) for p in ROOT.glob("docs/*.md")]
+    return sorted({*found, "README.md"})
+
+
+def anchors(text: str) -> set[str]:
+    """Of its headings, as GitHub makes them; and those that are written out."""
+    found: set[str] = set()
+    counts: dict[str, int] = {}
+    for heading in re.findall(r"^#+ +(.+?) *#*$", FENCE.sub("", text), re.MULTILINE):
+        plain = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading)
+        slug = re.sub(r"[^\w\- ]", "", plain.lower()).replace(" ", "-")
+        n = counts[slug] = counts.get(slug, -1) + 1
+        found.add(f"{slug}-{n}" if n else slug)
+    return found | set(re.findall(r"<a (?:id|name)=\"([^\"]+)\"", text))
+
+
+@functools.cache
+def anchors_of(path: Path) -> set[str]:
+    return anchors(path.read_text())
+
+
+def broken_links(path: Path) -> list[str]:
+    """Relative links and images of a file that lead nowhere."""
+    text = re.sub(r"`[^`\n]*`", "", FENCE.sub("", path.read_text()))
+    broken = []
+    for pair in LINK.findall(text):
+        link = pair[0] or pair[1]
+        if ELSEWHERE.match(link):
+            continue
+        name, _, anchor = link.partition("#")
+        target = path.parent / name if name else path
+        if not target.exists() or (anchor and anchor not in anchors_of(target)):
+            broken.append(link)
+    return broken
+
+
+def commands_of(text: str, pattern: re.Pattern[str]) -> set[str]:
+    return {name for code in CODE.findall(text) for name in pattern.findall(code)}
+
+
+@pytest.mark.parametrize("name", markdown_files())
+def test_links_lead_somewhere(name: str) -> None:
+    assert broken_links(ROOT / name) == []
+
+
+def test_a_broken_link_is_found(tmp_path: Path) -> None:
+    page, other = tmp_path / "page.md", tmp_path / "other.md"
+    other.write_text("# One: `two`, three\n# One: two, three\n```\n# no heading\n```\n")
+    page.write_text(
+        "# Here\n[a](other.md#one-two-three) [b](other.md#one-two-three-1) [c](#here) [d](https://x)\n"
+        "[e](other.md#no-heading) ![f](gone.png) [![g](gone-too.png)](other.md) [h](#there)\n"
+        '<img src="gone-also.png">\n`[i](no-link)`\n'
+    )
+    broken = ["other.md#no-heading", "gone.png", "gone-too.png", "#there", "gone-also.png"]
+    assert broken_links(page) == broken
+
+
+def test_commands_exist() -> None:
+    """Make targets and subcommands of `harness`, wherever code names them."""
+    makefile = (ROOT / "Makefile").read_text()
+    known = {
+        MAKE: set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE)),
+        HARNESS: set(typer.main.get_command(app).commands),  # type: ignore[attr-defined]
+    }
+    for name in markdown_files():
+        text = (ROOT / name).read_text()
+        for pattern, names in known.items():
+            assert commands_of(text, pattern) <= names, name
+
+
+def test_commands_are_found() -> None:
+    text = "run make soon; `make a-b X=1`, `harness c`\n```\nmake d\n$ .venv/bin/harness e  # make f\n```\n"
+    assert commands_of(text, MAKE) == {"a-b", "d"}
+    assert commands_of(text, HARNESS) == {"c", "e"}
+
+
+def test_readme_is_short() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= README_LINES
+    assert len(text.encode()) <= README_BYTES
+    lines = [line for block in FENCE.findall(text) for line in block.splitlines()]
+    assert lines and max(map(len, lines)) <= CODE_COLUMNS
+
+
+def test_the_index_names_every_page() -> None:
+    index = (ROOT / "docs" / "README.md").read_text()
+    pages = {Path(name).name for name in markdown_files() if re.fullmatch(r"docs/[^/]+\.md", name)}
+    assert {page for page in pages - {"README.md"} if f"]({page})" not in index} == set()
+
+
+def test_the_citation_is_of_this_version() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert f'version = "{citation["version"]}"' in (ROOT / "pyproject.toml").read_text()
+    assert citation["references"][0]["title"] in " ".join((ROOT / "README.md").read_text().split())
