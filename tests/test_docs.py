@@ -1,4 +1,4 @@
-"""What every Markdown file promises: its links lead somewhere, its commands exist; README is short."""
+"""What Markdown files promise: links lead somewhere, commands exist, README.md is short."""
 
 import functools
 import re
@@ -97,7 +97,8 @@ def test_commands_exist() -> None:
 
 
 def test_commands_are_found() -> None:
-    text = "run make soon; `make a-b X=1`, `harness c`\n```\nmake d\n$ .venv/bin/harness e  # make f\n```\n"
+    block = "```\nmake d\n$ .venv/bin/harness e  # make f\n```\n"
+    text = f"run make soon; `make a-b X=1`, `harness c`\n{block}"
     assert commands_of(text, MAKE) == {"a-b", "d"}
     assert commands_of(text, HARNESS) == {"c", "e"}
 
