@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import scipy.stats
 from bundles import made_up
+from mlflow.utils.validation import _validate_tag_name
 
+from analysis.grid_page import tags_of
 from analysis.statistics import (
     deviation,
     holm,
@@ -260,3 +262,20 @@ def test_the_table_of_verdicts() -> None:
     assert counted(verdicts_of(bundle)) == "1 supported, 1 contradicted, 1 undecided"
     assert "for all 3 comparisons together (Holm)" in text
     assert "| kd \\> plain | wrn-10-1 | +2.02 ± 0.24 (5) | \\< 0.001 | supported |" in text
+
+
+def test_the_tags_of_the_grids_run() -> None:
+    """Counts, and a claim's outcome by column, under names that MLflow takes."""
+    numbers = {("plain", "student", s): BASE for s in (SMALL, LARGE)}
+    numbers |= {("kd", "kd", SMALL): plus([0.02 + n for n in NOISE])}
+    numbers |= {("kd", "kd", LARGE): plus(NOISE)}
+    bundle = made_up(numbers, methods=["plain", "kd"], claims=["kd > plain", "kd > plain by 1"])
+    tags = tags_of(verdicts_of(bundle))
+    assert tags == {
+        "verdicts": "2 supported, 1 contradicted, 1 undecided",
+        "verdict kd above plain": "wrn-10-1: supported; wrn-10-2: undecided",
+        "verdict kd above plain by 1": "wrn-10-1: supported; wrn-10-2: contradicted",
+    }
+    for name in tags:
+        _validate_tag_name(name)
+    assert tags_of([]) == {}
