@@ -15,7 +15,8 @@ from harness.methods import IMPORTED, SUPERVISED, find, stage_of
 from harness.methods.base import Method, Stage
 from harness.networks import PIXELS, Options, PixelsOptions
 from harness.results import ACCURACY
-from harness.spec.experiment import PRESETS, Experiment
+from harness.spec.experiment import Experiment
+from harness.spec.protocol import PRESETS
 from harness.spec.tasks import Task, TaskViews
 
 # Raise it when the same cell would train to different numbers: every older cell becomes stale.

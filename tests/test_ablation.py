@@ -33,8 +33,9 @@ from harness.errors import UserError
 from harness.run.ablate import run_steps
 from harness.run.grid import plan_of
 from harness.spec.ablation import SWITCHES, Step, left_out, steps
-from harness.spec.experiment import PRESETS, Experiment
+from harness.spec.experiment import Experiment
 from harness.spec.file import override, parse
+from harness.spec.protocol import PRESETS
 
 SMALL: dict[str, Any] = TINY | {
     "students": [{"depth": 10, "width": 1}, {"depth": 10, "width": 2}],

@@ -19,6 +19,7 @@ from harness.execute import DONE
 from harness.networks import build
 from harness.run.estimate import Speed, estimate
 from harness.store import Store
+from harness.track.sync import Tracker
 from harness.train.checkpoint import load_model
 
 BASELINES = "methods=[pixels_ncm, untrained_ncm]"
@@ -118,6 +119,16 @@ def test_what_makes_their_cells_other_ones(tmp_path: Path) -> None:
     }
     resized = replace(load(strict.plan.experiment.dataset), augmentation=ResizedCrop(24, False))
     assert resized.image_size == (24, 24)
+
+
+def test_whose_network_mlflow_shows(tmp_path: Path) -> None:
+    grid = tiny(tmp_path, BASELINES.replace("]", ", teacher_ncm]"), TWO)
+    tracker = Tracker(grid.plan, grid.store)
+    shown = {(e.stage, e.student): tracker._tags(e)["student"] for e in grid.plan.entries}
+    for student in ("wrn-10-1", "wrn-10-2"):
+        assert shown["pixels_ncm", student] == "pixels"
+        assert shown["untrained_ncm", student] == student
+        assert shown["teacher_ncm", student] == "wrn-10-1"
 
 
 def test_no_experiment_names_pixels_as_a_network(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import math
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -165,6 +166,21 @@ def test_an_epoch_without_a_finite_loss_is_the_worst() -> None:
     best = Best()
     assert [best.update(score(line), e) for e, line in enumerate([{}, {"validation/loss": 9}])]
     assert best.epoch == 1 and not best.update(score({}), 2)
+
+
+@pytest.mark.parametrize("value", [math.inf, math.nan, 0.0])
+def test_a_loss_that_is_not_finite_is_not_noted(
+    monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    logits = torch.zeros(4, 3)
+    logits[1, 2] = value
+    monkeypatch.setattr("harness.train.methods.base.logits_of", lambda *_: logits)
+    images: Any = {"validation": SimpleNamespace(labels=torch.tensor([0, 1, 2, 0]))}
+    spec = {"optimizer": {"precision": "float32"}, "protocol": {}}
+    context = Context(spec, {"train": None, **images}, 3, None, None)  # type: ignore[arg-type,dict-item]
+    measured = Classifier(context, {}).evaluate(None, 0)  # type: ignore[arg-type]
+    assert measured is not None and "validation/accuracy" in measured
+    assert ("validation/loss" in measured) == math.isfinite(value)
 
 
 def test_stage1_goes_by_ncm_accuracy_whatever_classifiers_go_by(tmp_path: Path) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from harness.spec.experiment import PRESETS, Experiment, Protocol
+from harness.spec.experiment import Experiment
+from harness.spec.protocol import PRESETS, Protocol
 
 FIRST, LAST = "legacy", "strict"
 # In the order of the presets: the images that train come before the choice of the epoch, as nothing

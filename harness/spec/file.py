@@ -23,8 +23,9 @@ from harness.methods import SECTIONS
 from harness.methods.base import Method, Schedule
 from harness.networks import NETWORKS
 from harness.spec.claims import published_of
-from harness.spec.experiment import PRESETS, Experiment, method_name
+from harness.spec.experiment import Experiment, method_name
 from harness.spec.plain_yaml import NotYaml, from_yaml
+from harness.spec.protocol import PRESETS
 from harness.spec.published import read_published
 
 REGISTERED = "models:"  # begins the name of a teacher in MLflow's model registry

@@ -15,8 +15,9 @@ from harness.canonical import flatten
 from harness.errors import UserError, first_error, nearest
 from harness.methods.base import Frozen
 from harness.results import ACCURACY, on
-from harness.spec.experiment import PRESETS, Experiment, Protocol
+from harness.spec.experiment import Experiment
 from harness.spec.file import override, read, read_yaml
+from harness.spec.protocol import PRESETS, Protocol
 from harness.spec.tasks import Task
 from harness.spec.tuned import Tuned
 from harness.track.registry import resolve
