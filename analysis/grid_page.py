@@ -8,10 +8,10 @@ from pathlib import Path
 from analysis.bundle import export, read_bundle
 from analysis.figures import draw_all
 from analysis.tables.caption import caption
+from analysis.tables.comparisons import counted, verdicts_markdown
 from analysis.tables.markdown import table_markdown
 from analysis.tables.rows import Column, Row
 from analysis.tables.runs import runs_markdown
-from analysis.tables.verdicts import counted, verdicts_markdown
 from analysis.verdicts import Verdict, verdicts_of
 from harness.methods import SUPERVISED, find
 from harness.plan import TEACHER, Plan, role

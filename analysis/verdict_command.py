@@ -6,8 +6,8 @@ from pathlib import Path
 
 from analysis.bundle import Bundle, bundle_path, export, read_bundle
 from analysis.reference import compare
+from analysis.tables.comparisons import comparison_markdown, counted, verdicts_markdown
 from analysis.tables.text import for_terminal
-from analysis.tables.verdicts import comparison_markdown, counted, verdicts_markdown
 from analysis.verdicts import verdicts_of
 from harness.errors import UserError
 from harness.plan import Plan

@@ -31,6 +31,7 @@ from analysis.tables.rows import (
     rows_of,
     select,
 )
+from harness.methods import DEFAULT, find
 from harness.plan import TEACHER
 from harness.spec.claims import Claim, Quantity, published_of, read_claim, read_quantity
 
@@ -204,11 +205,16 @@ def _same_cells(bundle: Bundle, left: Row, right: Row, column: Column) -> bool:
     return next(cells) == next(cells)
 
 
+def _is_baseline(row: Row) -> bool:
+    """What every method is compared with: of those trained by default the one without a teacher."""
+    return row.method in DEFAULT and not find(row.method).needs
+
+
 def differences_of(bundle: Bundle) -> list[Difference]:
     """Every method's final accuracy minus the plain student's, or the first method's where there
     is none."""
     finals = [row for row in rows_of(bundle) if row.is_final]
-    plain = next((row for row in finals if row.method == "plain"), finals[0])
+    plain = next((row for row in finals if _is_baseline(row)), finals[0])
     found = []
     for row in finals:
         for column in columns_of(bundle):

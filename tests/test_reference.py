@@ -13,7 +13,7 @@ from helpers import one_error_line, snapshot
 from analysis.bundle import Bundle
 from analysis.reference import Comparison, compare, different
 from analysis.statistics import t_quantile
-from analysis.tables.verdicts import comparison_markdown
+from analysis.tables.comparisons import comparison_markdown
 from harness.cli import main
 
 SMALL, LARGE = "wrn-10-1", "wrn-10-2"

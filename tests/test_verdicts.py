@@ -19,7 +19,7 @@ from analysis.statistics import (
     seeds_above,
     seeds_within,
 )
-from analysis.tables.verdicts import (
+from analysis.tables.comparisons import (
     counted,
     differences_markdown,
     published_markdown,

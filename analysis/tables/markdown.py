@@ -8,6 +8,11 @@ from collections.abc import Callable
 from analysis.bundle import Bundle
 from analysis.statistics import estimate
 from analysis.tables.caption import caption
+from analysis.tables.comparisons import (
+    differences_markdown,
+    published_markdown,
+    verdicts_markdown,
+)
 from analysis.tables.rows import (
     DASH,
     Column,
@@ -22,11 +27,6 @@ from analysis.tables.rows import (
 )
 from analysis.tables.runs import anchors, heading, sections
 from analysis.tables.text import escaped
-from analysis.tables.verdicts import (
-    differences_markdown,
-    published_markdown,
-    verdicts_markdown,
-)
 from harness.errors import UserError
 from harness.provenance import UNKNOWN
 from harness.results import FORMS, honest, leak
