@@ -45,8 +45,8 @@ $(STAMP): $(if $(ALIVE),,dead-venv)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-reproduce: $(STAMP)  ## train the digits grid, compare with the committed numbers (minutes)
-	@$(call reproduction,digits)
+reproduce: $(STAMP)  ## train the two digits grids, compare with the committed numbers (minutes)
+	@$(call reproduction,digits digits_cross)
 
 reproduce-methods: $(STAMP)  ## all methods on the digits (see docs/comparison.md)
 	@$(call reproduction,digits_methods)

@@ -96,7 +96,8 @@ def seeds_above(distance: float, s: float, level: float, power: float = 0.8) -> 
 
     def found(n: int) -> bool:
         noncentrality = distance / s * math.sqrt(n)
-        return 1 - float(nctdtr(n - 1, noncentrality, stdtrit(n - 1, 1 - level))) >= power
+        missed = float(nctdtr(n - 1, noncentrality, stdtrit(n - 1, 1 - level)))
+        return not missed > 1 - power  # not a number where it is too small for one
 
     return _fewest(found) if distance > 0 and s > 0 else None
 

@@ -75,6 +75,8 @@ def test_seeds_needed_have_the_power() -> None:
     assert power(n) >= 0.8 > power(n - 1)
     assert seeds_above(0.0, s, level) is None and seeds_above(1e-6, s, level) is None
     assert seeds_above(1.0, s, level) in (2, 3, 4)
+    # Of very many seeds the chance to miss it is too small for a number, and none is no answer.
+    assert seeds_above(1.24, 1.0, 0.025) == 8
 
 
 def test_seeds_needed_for_equivalence() -> None:

@@ -50,7 +50,7 @@ def verdicts_markdown(bundle: Bundle) -> str:
         f"t-interval (number of seeds); a claim is decided at {100 * LEVEL:.0f} % for all "
         f"{len(verdicts)} comparisons together (Holm)."
     )
-    return f"{said}\n\n{table(['claim', '', 'difference', 'p', 'verdict'], lines, texts=2)}"
+    return f"{said}\n\n{table(['claim', '', 'difference', 'p', 'verdict'], lines, 'llrrl')}"
 
 
 def differences_markdown(bundle: Bundle) -> str:
@@ -90,7 +90,7 @@ def published_markdown(bundle: Bundle) -> str:
         "published number's spread is not known."
     )
     head = ["", "network", "published by", "published", "ours", "difference"]
-    return f"{said}\n\n{table(head, lines, texts=3)}"
+    return f"{said}\n\n{table(head, lines, 'lllrrr')}"
 
 
 def comparison_markdown(comparison: Comparison) -> str:
@@ -101,7 +101,7 @@ def comparison_markdown(comparison: Comparison) -> str:
         f"Difference: yours - reference, in points, ± an interval that holds for all "
         f"{len(lines)} numbers together (95 %, Bonferroni)."
     )
-    return f"{table(head, lines, texts=2)}\n{said}\n"
+    return f"{table(head, lines, 'llrrrl')}\n{said}\n"
 
 
 def _checked(c: Checked) -> list[str]:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 
 PRIVATE = 0xE000
+RULES = {"l": "---", "r": "---:"}
 
 
 def escaped(text: str) -> str:
@@ -14,11 +15,11 @@ def escaped(text: str) -> str:
     return re.sub(r"([\\`*_\[\]<>|~&$#])", r"\\\1", " ".join(text.split()))
 
 
-def table(head: Sequence[str], lines: Sequence[Sequence[str]], texts: int = 1) -> str:
-    """A Markdown table whose first `texts` columns are words, the others numbers."""
-    aligned = ["---" if i < texts else "---:" for i in range(len(head))]
-    rows = [head, aligned, *lines]
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+def table(head: Sequence[str], lines: Sequence[Sequence[str]], align: str = "") -> str:
+    """A Markdown table. align: a letter a column, "l" or "r"; by default only the first is left."""
+    rules = (RULES[a] for a in align.ljust(1, "l").ljust(len(head), "r"))
+    rows = [f"| {' | '.join(row)} |" for row in (head, *lines)]
+    return "\n".join([rows[0], f"|{'|'.join(rules)}|", *rows[1:]]) + "\n"
 
 
 def for_terminal(table: str) -> str:
@@ -36,8 +37,11 @@ def for_terminal(table: str) -> str:
 
 def _aligned(table: list[str]) -> list[str]:
     rows = [line.strip("|").split("|") for line in table]
-    cells = [[c.strip() for c in row] for row in rows if not row[0].startswith("---")]
+    rules = next(row for row in rows if row[0].startswith("---"))
+    cells = [[c.strip() for c in row] for row in rows if row is not rules]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    pads = [str.rjust if rule.endswith(":") else str.ljust for rule in rules]
     return [
-        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in cells
+        "  ".join(pad(c, w) for pad, c, w in zip(pads, row, widths, strict=True)).rstrip()
+        for row in cells
     ]
