@@ -50,7 +50,8 @@ def grid_page(
     folder: Path,
 ) -> Result:
     """The table with its caption and verdicts; files in `folder`: the bundle, the page of runs, the
-    report, the numbers as CSV and LaTeX, the figures; a tag that counts the verdicts, and one for each.
+    report, the numbers as CSV and LaTeX, the figures; a tag that counts the verdicts, and one for
+    each.
 
     Args:
         root: the store. file, assignments: the experiment's, for the command under the table.
