@@ -11,6 +11,7 @@ from analysis import methods_page, quirks
 from analysis.bundle import RESULTS, bundle_path, export, read_bundle
 from analysis.readme import DOCS, README, has_markers, replace_between_markers
 from analysis.tables import compact
+from analysis.tables.export import csv_text, tex_text
 from analysis.tables.markdown import markdown
 from analysis.tables.runs import runs_markdown
 from analysis.tables.text import for_terminal
@@ -74,6 +75,8 @@ def make_tables(
                 pages[README], bundle.name, summary, str(README), compact.KIND
             )
         outputs[page] = runs_markdown(bundle)
+        outputs[path.with_suffix(".csv")] = csv_text(bundle)
+        outputs[path.with_suffix(".tex")] = tex_text(bundle)
         if path in fresh:
             outputs[path] = fresh[path]
             print(for_terminal(table))

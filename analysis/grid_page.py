@@ -7,8 +7,10 @@ from pathlib import Path
 
 from analysis.bundle import export, read_bundle
 from analysis.figures import draw_all
+from analysis.report.page import html
 from analysis.tables.caption import caption
 from analysis.tables.comparisons import counted, verdicts_markdown
+from analysis.tables.export import csv_text, tex_text
 from analysis.tables.markdown import table_markdown
 from analysis.tables.rows import Column, Row
 from analysis.tables.runs import runs_markdown
@@ -48,7 +50,8 @@ def grid_page(
     folder: Path,
 ) -> Result:
     """The table with its caption and verdicts; files in `folder`: the bundle, the page of runs, the
-    figures; a tag that counts the verdicts, and one for each.
+    report, the numbers as CSV and LaTeX, the figures; a tag that counts the verdicts, and one for
+    each.
 
     Args:
         root: the store. file, assignments: the experiment's, for the command under the table.
@@ -59,6 +62,10 @@ def grid_page(
     bundle = read_bundle(path)
     runs = path.with_suffix(".md")
     runs.write_text(runs_markdown(bundle), encoding="utf-8")
+    figures = draw_all(bundle, folder)
+    texts = {".html": html(bundle, figures), ".csv": csv_text(bundle), ".tex": tex_text(bundle)}
+    for suffix, text in texts.items():
+        path.with_suffix(suffix).write_text(text, encoding="utf-8")
 
     def link(row: Row, column: Column) -> str:
         return runs_page(experiment_id, conditions(row, column))
@@ -69,7 +76,7 @@ def grid_page(
     text = unbroken(table_markdown(bundle, link)) + tail
     if len(text) > MAX_CHARACTERS:
         text = unbroken(table_markdown(bundle, lambda row, column: "")) + tail
-    files = [path, runs, *draw_all(bundle, folder)]
+    files = [path, runs, *map(path.with_suffix, texts), *figures]
     return Result(text[:MAX_CHARACTERS], files, tags_of(verdicts_of(bundle)))
 
 

@@ -274,6 +274,22 @@ def verdicts(file: File, set_: Set = None, store: StoreOption = RUNS) -> None:
     raise typer.Exit(print_verdicts(_plan(file, set_), file, store, set_ or []))
 
 
+@app.command()
+def report(
+    file: File,
+    set_: Set = None,
+    store: StoreOption = RUNS,
+    out: Annotated[
+        Optional[Path], typer.Option("--out", help="default: reports/NAME.html", metavar="PATH")
+    ] = None,
+    open_: Annotated[bool, typer.Option("--open", help="open the page in a browser")] = False,
+) -> None:
+    """Write the results as one HTML page: verdicts, tables, figures, and every number's runs."""
+    from analysis.report.command import make_report
+
+    make_report(_plan(file, set_), file, store, set_ or [], out, open_)
+
+
 @app.command("import-checkpoint")
 def import_checkpoint(
     checkpoint: Annotated[Path, typer.Argument(help="published file (.pth, .pt)", metavar="FILE")],
