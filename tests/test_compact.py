@@ -22,26 +22,28 @@ def test_finals_and_claims_alone() -> None:
     bundle = made_up(
         {
             ("teacher", "teacher", ""): shifted(0.04, 0.05, 0.04),
+            ("teacher_ncm", "teacher_ncm", SMALL): shifted(0.04, 0.04, 0.04),
             ("plain", "student", SMALL): BASE,
             ("plain", "student", LARGE): BASE,
             ("refilled", "stage1", SMALL): BASE,
             ("refilled", "stage2", SMALL): shifted(0.02, 0.021, 0.019),
             ("refilled", "stage2", LARGE): shifted(-0.02, -0.021, -0.019),
         },
-        methods=["plain", "refilled"],
+        methods=["plain", "teacher_ncm", "refilled"],
         claims=["refilled > plain", "refilled within 9 of plain"],
         seeds=[0, 1, 2],
     )
     lines = summary_markdown(bundle, "docs/x.md", "runs.md").splitlines()
     assert lines[0] == "|  | wrn-10-1 | wrn-10-2 |"
-    assert lines[2:5] == [
+    assert lines[2:6] == [
         "| Teacher | 96.3 ± 5.2 | 96.3 ± 5.2 |",
         "| Student | 92.0 ± 5.0 | **92.0 ± 5.0** |",
+        "| Teacher NCM | 96.0 ± 5.0 | 96.0 ± 5.0 |",
         "| ReFilled (tuple) | **94.0 ± 4.8** | 90.0 ± 5.1 |",
     ]
-    assert "over 3 seeds; the best of a column is bold. Protocol: strict" in lines[6]
-    assert lines[6].endswith("[Everything measured](docs/x.md), [every run](runs.md).")
-    assert "for all 4 comparisons together (Holm)" in lines[8]
+    assert "over 3 seeds; the best student of a column is bold. Protocol: strict" in lines[7]
+    assert lines[7].endswith("[Everything measured](docs/x.md), [every run](runs.md).")
+    assert "for all 4 comparisons together (Holm)" in lines[9]
     assert lines[-2:] == [
         "| `refilled > plain` | 1 | 1 | – | -2.0 to +2.0 |",
         "| `refilled within 9 of plain` | 2 | – | – | -2.0 to +2.0 |",

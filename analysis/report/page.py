@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 from analysis.bundle import Bundle
 from analysis.statistics import Estimate, estimate
 from analysis.tables.caption import caption, tuning_budget
-from analysis.tables.markdown import SHOWN, best_of
+from analysis.tables.markdown import SHOWN, best_of, is_trained_student
 from analysis.tables.rows import (
     DASH,
     Column,
@@ -88,7 +88,7 @@ def _table(bundle: Bundle, table: Table) -> Json:
         numbers = select(bundle, row, column)
         return {
             "text": found.percent(),
-            "best": row.is_final and found.mean == best[column],
+            "best": is_trained_student(row) and found.mean == best[column],
             "target": targets[heading(row, column)],
             "seeds": ", ".join(str(number["seed"]) for number in numbers),
         }

@@ -58,8 +58,8 @@ def sampling_said(bundle: Bundle) -> str:
         return ""
     error, accuracy, n_images = max(found)
     return (
-        "The best of a column is bold, whether or not the difference is decided. An interval says "
-        "how seeds vary on one processor and these test images: the choice of "
+        "The best student of a column is bold, whether or not the difference is decided. An "
+        "interval says how seeds vary on one processor and these test images: the choice of "
         f"{n_images:,} test images leaves ± {100 * error:.2f} points to {100 * accuracy:.1f} %, "
         "the same for all methods, and another processor or version of torch is a new draw of "
         "each seed."

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from analysis.bundle import Bundle
 from analysis.statistics import Estimate
-from analysis.tables.markdown import best_of
+from analysis.tables.markdown import best_of, is_trained_student
 from analysis.tables.rows import DASH, Column, Row, cell_estimate, columns_of, rows_of, tables_of
 from analysis.tables.text import escaped, table
 from analysis.verdicts import LEVEL, OUTCOMES, Verdict, verdicts_of
@@ -37,7 +37,7 @@ def summary_markdown(bundle: Bundle, whole: str, runs: str) -> str:
     seeds = len(bundle.experiment["seeds"])
     caption = (
         f"Test accuracy in %, mean ± half-width of the 95 % t-interval over {seeds} seeds; the "
-        f"best of a column is bold. Protocol: {bundle.protocol}, {SAID[bundle.reported]}. "
+        f"best student of a column is bold. Protocol: {bundle.protocol}, {SAID[bundle.reported]}. "
         f"[Everything measured]({whole}), [every run]({runs})."
     )
     return "\n".join([*parts, caption, *_claims(verdicts_of(bundle))]) + "\n"
@@ -47,7 +47,7 @@ def _cell(bundle: Bundle, row: Row, column: Column, best: float | None) -> str:
     found = cell_estimate(bundle, row, column)
     if found is None:
         return DASH
-    return f"**{short(found)}**" if row.is_final and found.mean == best else short(found)
+    return f"**{short(found)}**" if is_trained_student(row) and found.mean == best else short(found)
 
 
 def short(found: Estimate) -> str:

@@ -8,7 +8,7 @@ import re
 
 from analysis.bundle import Bundle
 from analysis.statistics import Estimate, estimate
-from analysis.tables.markdown import best_of
+from analysis.tables.markdown import best_of, is_trained_student
 from analysis.tables.rows import (
     Column,
     cell_estimate,
@@ -85,7 +85,7 @@ def _tabular(bundle: Bundle, title: str, heads: list[str], columns: list[Column]
         cells = [latex_escaped(row.label), latex_escaped(epochs_of(bundle, row))]
         for column in columns:
             found = cell_estimate(bundle, row, column)
-            is_best = found is not None and row.is_final and found.mean == best[column]
+            is_best = found is not None and is_trained_student(row) and found.mean == best[column]
             cells.append(_number(found, is_best))
         lines.append(" & ".join(cells) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])

@@ -115,7 +115,7 @@ def _lines(bundle: Bundle, table: Table, link: Callable[[Row, Column], str]) -> 
             found = cell_estimate(bundle, row, column)
             target = link(row, column) if found else ""
             text = found.percent() if found else DASH
-            if found and row.is_final and found.mean == best[column]:
+            if found and is_trained_student(row) and found.mean == best[column]:
                 text = f"**{text}**"
             cells.append(f"[{text}]({target})" if target else text)
         lines.append(f"| {row.label} | " + " | ".join(cells) + " |")
@@ -128,11 +128,16 @@ def _lines(bundle: Bundle, table: Table, link: Callable[[Row, Column], str]) -> 
     return lines
 
 
+def is_trained_student(row: Row) -> bool:
+    """Not what the teacher's own network gives, nor what is found in one look at the images."""
+    return row.is_final and row.by_student and row.takes_steps
+
+
 def best_of(bundle: Bundle, column: Column) -> float | None:
-    """The highest mean of a column's final accuracies, None where it is the only one: what stands
+    """The highest mean of a column's trained students, None where it is the only one: what stands
     out. The verdicts say whether it is higher than another."""
-    finals = [cell_estimate(bundle, row, column) for row in rows_of(bundle) if row.is_final]
-    means = [found.mean for found in finals if found]
+    rows = [row for row in rows_of(bundle) if is_trained_student(row)]
+    means = [found.mean for row in rows if (found := cell_estimate(bundle, row, column))]
     return max(means) if len(means) > 1 else None
 
 
