@@ -215,7 +215,4 @@ def test_debians_package(monkeypatch: pytest.MonkeyPatch) -> None:
     for part, files in REAL.items():
         monkeypatch.setitem(FILES, part, files)
     dataset = fashion(path=PACKAGE, image_size=14, validation=5000)
-    assert dataset.test is not None
-    assert [len(dataset.train), len(dataset.test)] == [55_000, 10_000]
-    assert np.bincount(dataset.test.labels).tolist() == [1000] * 10
-    assert part_digests(replace(dataset, train=dataset.test)).split()[2] == "000000000000"
+    assert part_digests(dataset) == "45acd089130c bd88fe3fe216 3fdea3438595"
