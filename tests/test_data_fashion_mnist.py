@@ -3,8 +3,10 @@
 The files are of the real format, small, and made here; their checksums replace the real ones.
 """
 
+import contextlib
 import gzip
 import hashlib
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import pytest
 import torchvision.datasets
 from data_files import experiment, part_digests, wrong
 
-from harness.data import Augmentation, Dataset, fashion_mnist, load
+from harness.data import Augmentation, Dataset, fashion_mnist, fetch, load
 from harness.data.fashion_mnist import CLASSES, FILES, RAW, Part, resized
 from harness.data.options import FashionMnistOptions
 from harness.data.split import limited
@@ -156,6 +158,21 @@ def test_some_of_the_training_images(served: Path) -> None:
     wrong(lambda: experiment(name="fashion_mnist", train=0), "dataset.train: ")
 
 
+def test_the_limited_part_has_a_seed_of_its_own(
+    served: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds = []
+
+    def first(index: np.ndarray, labels: np.ndarray, n: int, seed: int, names: object) -> object:
+        seeds.append(seed)
+        return index[:n]
+
+    monkeypatch.setattr("harness.data.assemble.limited", first)
+    fashion(path=served, train=70)
+    fashion(path=served, train=70, split_seed=4)
+    assert seeds == [2, 6]
+
+
 def test_fewer_images_are_among_more() -> None:
     labels = np.arange(100) % 4
     index = np.arange(20, 100)
@@ -202,6 +219,18 @@ def test_what_cannot_be_fetched(served: Path, data_root: Path) -> None:
     (served / download.filename).write_bytes(b"other")
     wrong(fashion, "came with a wrong checksum (5 bytes", "put file:", "Debian's package")
     assert not list((data_root / RAW).glob(f"*{download.filename}*.part"))
+
+
+def test_another_process_was_faster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    download = replace(FILES["train"][1].download, url="file:///nowhere")
+
+    @contextlib.contextmanager
+    def waiting(*_: object) -> Iterator[None]:
+        (tmp_path / download.filename).touch()
+        yield
+
+    monkeypatch.setattr(fetch, "_writing", waiting)
+    assert fetch.fetch_file(download, tmp_path) == tmp_path / download.filename
 
 
 def test_a_data_root_that_cannot_be_written(data_root: Path) -> None:
