@@ -29,6 +29,9 @@ reproduction = set -e; for file in $(1); do \
   $(BIN)/harness tables experiments/$$file.yaml --print --mixed $(2); echo; \
   $(BIN)/harness verdicts experiments/$$file.yaml $(2); done
 
+# The tuned files of these experiments; without them, the files that they are made from.
+tuned = $(foreach name,$(1),$(if $(wildcard experiments/$(name).tuned.yaml),$(name).tuned,$(subst -,_,$(name))))
+
 .PHONY: dead-venv setup reproduce reproduce-methods reproduce-tasks reproduce-fashion reproduce-cifar reproduce-cifar-methods reproduce-cub reproduce-cross-cifar reproduce-cross-cub reproduce-middle-cifar tune-digits tune-tasks tune-fashion tune-cifar optuna-ui tables tables-check figures ui docker-up docker-reproduce docker-down test lint format bench lock clean help
 
 help:  ## this list
@@ -55,7 +58,7 @@ reproduce-tasks: $(STAMP)  ## class overlap and few images on the digits, with t
 	@$(call reproduction,digits-overlap.tuned digits-shots.tuned)
 
 reproduce-fashion: $(STAMP)  ## few images and class overlap on Fashion-MNIST (no GPU; needs the data set)
-	@$(call reproduction,$(if $(wildcard experiments/fashion-shots.tuned.yaml),fashion-shots.tuned,fashion_shots) fashion_overlap,$(GRID_OPTIONS))
+	@$(call reproduction,$(call tuned,fashion-shots fashion-overlap),$(GRID_OPTIONS))
 
 reproduce-cifar: $(STAMP)  ## the published CIFAR-100 grid (wants a GPU; needs the data set)
 	@$(call reproduction,cifar100_wide_resnet,$(GRID_OPTIONS))
@@ -86,9 +89,10 @@ tune-tasks: $(STAMP)  ## tune each method for each overlap and number of shots o
 	@$(BIN)/harness tune experiments/tuning/digits-shots.yaml $(RUN_OPTIONS)
 	@$(MAKE) --no-print-directory reproduce-tasks
 
-tune-fashion: $(STAMP)  ## tune each method for each number of shots on Fashion-MNIST, then train
-	@$(BIN)/harness tune experiments/tuning/fashion_shots.yaml $(RUN_OPTIONS) \
-	  $(if $(DATA_ROOT),--data-root '$(DATA_ROOT)')
+tune-fashion: $(STAMP)  ## tune each method for each overlap and number of shots on Fashion-MNIST, then train (hours)
+	@set -e; for file in fashion_shots fashion_overlap; do \
+	  $(BIN)/harness tune experiments/tuning/$$file.yaml $(RUN_OPTIONS) \
+	  $(if $(DATA_ROOT),--data-root '$(DATA_ROOT)'); done
 	@$(MAKE) --no-print-directory reproduce-fashion
 
 tune-cifar: $(STAMP)  ## tune on CIFAR-100's validation split (wants a GPU; needs the data set)
