@@ -7,7 +7,7 @@ ALIVE := $(shell head -n 3 $(BIN)/harness 2>/dev/null | grep -qF '$(CURDIR)/.ven
   && $(BIN)/python -c '' 2>/dev/null && echo yes)
 JOBS ?=
 DEVICE ?= auto
-# Of the reproduce-cifar and reproduce-cub targets: SEEDS=0,1  EPOCHS_SCALE=0.1  DATA_ROOT=/data
+# Of the reproduce-fashion, reproduce-cifar and reproduce-cub targets: SEEDS=0,1  EPOCHS_SCALE=0.1  DATA_ROOT=/data
 SEEDS ?=
 EPOCHS_SCALE ?=
 DATA_ROOT ?=
@@ -29,7 +29,10 @@ reproduction = set -e; for file in $(1); do \
   $(BIN)/harness tables experiments/$$file.yaml --print --mixed $(2); echo; \
   $(BIN)/harness verdicts experiments/$$file.yaml $(2); done
 
-.PHONY: dead-venv setup reproduce reproduce-methods reproduce-tasks reproduce-cifar reproduce-cifar-methods reproduce-cub reproduce-cross-cifar reproduce-cross-cub reproduce-middle-cifar tune-digits tune-tasks tune-cifar optuna-ui tables tables-check figures ui docker-up docker-reproduce docker-down test lint format bench lock clean help
+# The tuned files of these experiments; without them, the files that they are made from.
+tuned = $(foreach name,$(1),$(if $(wildcard experiments/$(name).tuned.yaml),$(name).tuned,$(subst -,_,$(name))))
+
+.PHONY: dead-venv setup reproduce reproduce-methods reproduce-tasks reproduce-fashion reproduce-cifar reproduce-cifar-methods reproduce-cub reproduce-cross-cifar reproduce-cross-cub reproduce-middle-cifar tune-digits tune-tasks tune-fashion tune-cifar optuna-ui tables tables-check figures ui docker-up docker-reproduce docker-down test lint format bench lock clean help
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-24s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +56,9 @@ reproduce-methods: $(STAMP)  ## all methods on the digits (see docs/comparison.m
 
 reproduce-tasks: $(STAMP)  ## class overlap and few images on the digits, with tuned settings (see docs/tasks.md)
 	@$(call reproduction,digits-overlap.tuned digits-shots.tuned)
+
+reproduce-fashion: $(STAMP)  ## few images and class overlap on Fashion-MNIST (no GPU; needs the data set)
+	@$(call reproduction,$(call tuned,fashion-shots fashion-overlap),$(GRID_OPTIONS))
 
 reproduce-cifar: $(STAMP)  ## the published CIFAR-100 grid (wants a GPU; needs the data set)
 	@$(call reproduction,cifar100_wide_resnet,$(GRID_OPTIONS))
@@ -82,6 +88,12 @@ tune-tasks: $(STAMP)  ## tune each method for each overlap and number of shots o
 	@$(BIN)/harness tune experiments/tuning/digits-overlap.yaml $(RUN_OPTIONS)
 	@$(BIN)/harness tune experiments/tuning/digits-shots.yaml $(RUN_OPTIONS)
 	@$(MAKE) --no-print-directory reproduce-tasks
+
+tune-fashion: $(STAMP)  ## tune each method for each overlap and number of shots on Fashion-MNIST, then train (hours)
+	@set -e; for file in fashion_shots fashion_overlap; do \
+	  $(BIN)/harness tune experiments/tuning/$$file.yaml $(RUN_OPTIONS) \
+	  $(if $(DATA_ROOT),--data-root '$(DATA_ROOT)'); done
+	@$(MAKE) --no-print-directory reproduce-fashion
 
 tune-cifar: $(STAMP)  ## tune on CIFAR-100's validation split (wants a GPU; needs the data set)
 	@$(BIN)/harness tune experiments/tuning/cifar100_wide_resnet.yaml $(RUN_OPTIONS) \

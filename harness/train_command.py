@@ -24,7 +24,7 @@ TEACHERS: dict[str, dict[str, Any]] = {
     "resnet": {"depth": 110},
 }
 
-IN_MEMORY = ("digits", "cifar10", "cifar100")
+IN_MEMORY = ("digits", "cifar10", "cifar100", "fashion_mnist")
 
 # Field of an experiment -> the argument that sets it, for error messages.
 ARGUMENT_OF = {

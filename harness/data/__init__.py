@@ -28,6 +28,7 @@ from harness.data.options import (
     CubOptions,
     DatasetOptions,
     DigitsOptions,
+    FashionMnistOptions,
     FolderOptions,
     ParquetOptions,
 )
@@ -54,6 +55,7 @@ DATASETS: dict[str, tuple[type[DatasetOptions], str]] = {
     "digits": (DigitsOptions, "harness.data.digits:load"),
     "cifar10": (Cifar10Options, "harness.data.cifar:load"),
     "cifar100": (Cifar100Options, "harness.data.cifar:load"),
+    "fashion_mnist": (FashionMnistOptions, "harness.data.fashion_mnist:load"),
     "cub200": (CubOptions, "harness.data.cub:load"),
     "folder": (FolderOptions, "harness.data.folder:load"),
     "parquet": (ParquetOptions, "harness.data.parquet:load"),

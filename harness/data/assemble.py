@@ -9,7 +9,7 @@ import numpy as np
 from harness.data import Augmentation, Dataset, ImageSet, ResizedCrop, normalisation
 from harness.data.options import ImageOptions, OwnOptions
 from harness.data.packed import ImageStore
-from harness.data.split import called, split
+from harness.data.split import called, limited, split
 from harness.errors import UserError
 
 
@@ -19,6 +19,7 @@ def assemble(
     train: ImageStore,
     test: ImageStore | None,
     draw_test: bool = False,
+    n_train: int | None = None,
 ) -> Dataset:
     """A data set with its validation images held out of train: stratified, and seeded.
 
@@ -27,6 +28,7 @@ def assemble(
         augmentation: of its training images.
         train, test: its images; test is None for a data set without test images.
         draw_test: the data come without a test split: draw one from train first, in the same way.
+        n_train: how many of the images that are left for training to keep, drawn in the same way.
 
     Raises:
         UserError: the split sizes leave a class empty, or the classes of train and test differ.
@@ -43,6 +45,9 @@ def assemble(
     )
     if draw_test:
         test_set = ImageSet(train.images(drawn), labels[drawn])
+
+    if n_train is not None:
+        rest = limited(rest, labels, n_train, options.split_seed + 2, train.class_names)
 
     mean, std = options.mean, options.std
     if mean is None or std is None:

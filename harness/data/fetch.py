@@ -1,4 +1,4 @@
-"""Fetching a published archive: one process at a time, checked, and never half there."""
+"""Fetching published files: one process at a time, checked, and never half there."""
 
 from __future__ import annotations
 
@@ -26,19 +26,25 @@ TIMEOUT = 10.0  # seconds without an answer: without a network the error comes s
 
 
 @dataclass(frozen=True)
-class Archive:
-    """A .tgz of one `folder`. size: as told to the user; md5: as its publisher gives it."""
+class Download:
+    """A published file. size: as told to the user; md5: as its publisher gives it."""
 
     title: str
     url: str
     filename: str
     md5: str
     size: str
-    folder: str
 
     @property
     def by_hand(self) -> str:
         return f"{self.url} ({self.size}, md5 {self.md5})"
+
+
+@dataclass(frozen=True)
+class Archive(Download):
+    """A .tgz of one `folder`."""
+
+    folder: str
 
 
 def fetch(archive: Archive, root: Path) -> Path:
@@ -52,22 +58,47 @@ def fetch(archive: Archive, root: Path) -> Path:
     folder = root / archive.folder
     if folder.is_dir():
         return folder
+    with _writing(archive, root):
+        if not folder.is_dir():  # nobody else was faster
+            path = root / archive.filename
+            if path.exists():
+                _check(path, archive)
+            else:
+                _download(path, archive)
+            _extract(path, archive, root)
+    return folder
+
+
+def fetch_file(file: Download, folder: Path) -> Path:
+    """folder/filename, downloaded if it is not there. A file that is there is taken as it is.
+
+    Raises:
+        UserError: as `fetch`.
+    """
+    path = folder / file.filename
+    if not path.is_file():
+        with _writing(file, folder):
+            if not path.is_file():  # nobody else was faster
+                _download(path, file)
+    return path
+
+
+@contextlib.contextmanager
+def _writing(file: Download, root: Path) -> Iterator[None]:
+    """root is made, and this file of it belongs to this process alone, until the block ends.
+
+    Raises:
+        UserError: `root` cannot be written.
+    """
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with locked(root / f".{archive.filename}.lock", f"it fetches {archive.title}"):
-            if not folder.is_dir():  # nobody else was faster
-                path = root / archive.filename
-                if path.exists():
-                    _check(path, archive)
-                else:
-                    _download(path, archive)
-                _extract(path, archive, root)
+        with locked(root / f".{file.filename}.lock", f"it fetches {file.title}"):
+            yield
     except OSError as error:
         raise UserError(
-            f"dataset: cannot put {archive.title} into {root} ({error.strerror}); choose "
+            f"dataset: cannot put {file.title} into {root} ({error.strerror}); choose "
             "a folder with --data-root that you may write to and that has room for it"
         ) from None
-    return folder
 
 
 def _check(path: Path, archive: Archive) -> None:
@@ -79,37 +110,37 @@ def _check(path: Path, archive: Archive) -> None:
         )
 
 
-def _download(path: Path, archive: Archive) -> None:
+def _download(path: Path, download: Download) -> None:
     """Into a temporary file, renamed once its checksum is right."""
-    request = urllib.request.Request(archive.url, headers={"User-Agent": "refilled-harness"})
+    request = urllib.request.Request(download.url, headers={"User-Agent": "refilled-harness"})
     part = path.with_name(f".{path.name}.part")
     try:
         try:
             with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
-                n, md5 = _receive(response, part, archive)
+                n, md5 = _receive(response, part, download)
         except (urllib.error.URLError, http.client.HTTPException, TimeoutError, OSError) as error:
             if getattr(error, "errno", None) in DISK_ERRORS:
                 raise
             cause = getattr(error, "reason", error)
             reason = (getattr(cause, "strerror", None) or str(cause) or "no answer").splitlines()[0]
             raise UserError(
-                f"dataset: {archive.title} is not in {path.parent} and cannot be fetched "
-                f"({reason}); put {archive.by_hand} there"
+                f"dataset: {download.title} is not in {path.parent} and cannot be fetched "
+                f"({reason}); put {download.by_hand} there"
             ) from None
-        if md5 != archive.md5:
+        if md5 != download.md5:
             raise UserError(
-                f"dataset: {archive.title} came with a wrong checksum ({n} bytes, md5 {md5}); try "
-                f"again, or put {archive.by_hand} into {path.parent}"
+                f"dataset: {download.title} came with a wrong checksum ({n} bytes, md5 {md5}); try "
+                f"again, or put {download.by_hand} into {path.parent}"
             )
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
 
 
-def _receive(response: http.client.HTTPResponse, part: Path, archive: Archive) -> tuple[int, str]:
+def _receive(response: http.client.HTTPResponse, part: Path, download: Download) -> tuple[int, str]:
     """The number of bytes written to `part`, and their md5."""
     print(
-        f"fetching {archive.title} ({archive.size}) from {archive.url} into {part.parent}",
+        f"fetching {download.title} ({download.size}) from {download.url} into {part.parent}",
         file=sys.stderr,
         flush=True,
     )

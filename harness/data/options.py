@@ -143,6 +143,24 @@ class Cifar100Options(CifarOptions):
     std: tuple[Spread, Spread, Spread] | None = CIFAR100_STD
 
 
+class FashionMnistOptions(ImageOptions):
+    """60,000 training and 10,000 test images of 10 classes of clothes.
+
+    path: a folder that holds the four files, or torchvision's FashionMNIST/raw with them; left
+    out, they are looked for in the data root, then where Debian's package puts them, and else
+    fetched. image_size: 28 as published; 14, means of 2 x 2 pixels; 16, the same with two black
+    pixels on each side. train: so many of the training images alone; left out, all.
+    """
+
+    location: ClassVar[frozenset[str]] = frozenset({"path"})
+    name: Literal["fashion_mnist"] = "fashion_mnist"
+    label: Label = "fashion-mnist"
+    validation: Size = 5000
+    train: Count | None = None
+    image_size: Literal[28, 14, 16] = 28
+    path: Location | None = None
+
+
 class CubOptions(ImageOptions):
     """CUB-200-2011 in its original layout and split. path: the folder that holds images.txt; left
     out, CUB_200_2011 in the data root, fetched if it is not there."""

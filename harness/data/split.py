@@ -44,6 +44,27 @@ def split(
     return np.delete(rest, inner), rest[inner], drawn
 
 
+def limited(
+    index: np.ndarray, labels: np.ndarray, n: int, seed: int, names: Sequence[str] | None = None
+) -> np.ndarray:
+    """`n` of the training images, with each class's share kept; sorted.
+
+    Args:
+        index: positions of the training images.
+        labels: (N,) class of each image of the part that they are positions of.
+        n, seed, names: as of `stratified`. Fewer images are among more ones.
+
+    Raises:
+        UserError: there are fewer, or `n` takes no image of some class.
+    """
+    if n > len(index):
+        raise UserError(
+            f"dataset.train: {n} of {len(index)} training images; use at most {len(index)}, or "
+            "leave it out for all of them"
+        )
+    return index[stratified(labels[index], n, seed, "dataset.train", names, stay=0)]
+
+
 def _check_sizes(labels: np.ndarray, parts: int, names: Sequence[str] | None) -> None:
     """
     Raises:
