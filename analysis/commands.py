@@ -11,7 +11,7 @@ from analysis import methods_page, quirks
 from analysis.bundle import RESULTS, bundle_path, export, read_bundle
 from analysis.readme import DOCS, README, has_markers, replace_between_markers
 from analysis.tables import compact
-from analysis.tables.export import csv_text, tex_text
+from analysis.tables.csv_and_latex import csv_text, tex_text
 from analysis.tables.markdown import markdown
 from analysis.tables.runs import runs_markdown
 from analysis.tables.text import for_terminal

@@ -10,7 +10,7 @@ from analysis.figures import draw_all
 from analysis.report.page import html
 from analysis.tables.caption import caption
 from analysis.tables.comparisons import counted, verdicts_markdown
-from analysis.tables.export import csv_text, tex_text
+from analysis.tables.csv_and_latex import csv_text, tex_text
 from analysis.tables.markdown import table_markdown
 from analysis.tables.rows import Column, Row
 from analysis.tables.runs import runs_markdown
@@ -60,12 +60,15 @@ def grid_page(
     path = folder / f"{plan.experiment.name}.jsonl"
     path.write_text(export(plan, root, file, assignments), encoding="utf-8")
     bundle = read_bundle(path)
-    runs = path.with_suffix(".md")
-    runs.write_text(runs_markdown(bundle), encoding="utf-8")
     figures = draw_all(bundle, folder)
-    texts = {".html": html(bundle, figures), ".csv": csv_text(bundle), ".tex": tex_text(bundle)}
-    for suffix, text in texts.items():
-        path.with_suffix(suffix).write_text(text, encoding="utf-8")
+    texts = {
+        ".md": runs_markdown(bundle),
+        ".html": html(bundle, figures),
+        ".csv": csv_text(bundle),
+        ".tex": tex_text(bundle),
+    }
+    for suffix, content in texts.items():
+        path.with_suffix(suffix).write_text(content, encoding="utf-8")
 
     def link(row: Row, column: Column) -> str:
         return runs_page(experiment_id, conditions(row, column))
@@ -76,7 +79,7 @@ def grid_page(
     text = unbroken(table_markdown(bundle, link)) + tail
     if len(text) > MAX_CHARACTERS:
         text = unbroken(table_markdown(bundle, lambda row, column: "")) + tail
-    files = [path, runs, *map(path.with_suffix, texts), *figures]
+    files = [path, *map(path.with_suffix, texts), *figures]
     return Result(text[:MAX_CHARACTERS], files, tags_of(verdicts_of(bundle)))
 
 

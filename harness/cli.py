@@ -21,11 +21,15 @@ from harness.cli_options import (
     Device,
     File,
     Files,
+    Host,
     Jobs,
     MaxTime,
     Mixed,
     NoBar,
+    Open,
+    Out,
     Set,
+    Storage,
     StoreOption,
     TeacherCache,
     Workers,
@@ -144,13 +148,7 @@ def tune(
     file: Annotated[Path, typer.Argument(help="tuning file, as experiments/tuning/digits.yaml")],
     set_: Set = None,
     store: StoreOption = RUNS,
-    storage: Annotated[
-        Optional[str],
-        typer.Option(
-            "--storage",
-            help="a journal's path or a database URL; default: OPTUNA_STORAGE, or in the store",
-        ),
-    ] = None,
+    storage: Storage = None,
     jobs: Jobs = None,
     device: Device = "auto",
     max_time: MaxTime = None,
@@ -279,15 +277,13 @@ def report(
     file: File,
     set_: Set = None,
     store: StoreOption = RUNS,
-    out: Annotated[
-        Optional[Path], typer.Option("--out", help="default: reports/NAME.html", metavar="PATH")
-    ] = None,
-    open_: Annotated[bool, typer.Option("--open", help="open the page in a browser")] = False,
+    out: Out = None,
+    open_: Open = False,
 ) -> None:
     """Write the results as one HTML page: verdicts, tables, figures, and every number's runs."""
     from analysis.report.command import make_report
 
-    make_report(_plan(file, set_), file, store, set_ or [], out, open_)
+    make_report(_read(file, set_), file, store, set_ or [], out, open_)
 
 
 @app.command("import-checkpoint")
@@ -317,9 +313,7 @@ def figures() -> None:
 @app.command()
 def ui(
     port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 5000,
-    host: Annotated[str, typer.Option("--host", help="loopback unless you say otherwise")] = (
-        "127.0.0.1"
-    ),
+    host: Host = "127.0.0.1",
 ) -> None:
     """Open MLflow's UI on this machine."""
     from harness.track.ui import serve

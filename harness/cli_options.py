@@ -1,4 +1,4 @@
-"""Options that several commands of `harness` take."""
+"""Options of the commands: what several take, and what takes several lines."""
 
 from __future__ import annotations
 
@@ -34,6 +34,18 @@ TeacherCache = Annotated[
         help="disk for teachers' answers, computed once: 20GB, 500MB; 0 keeps none",
     ),
 ]
+Storage = Annotated[
+    Optional[str],
+    typer.Option(
+        "--storage",
+        help="a journal's path or a database URL; default: OPTUNA_STORAGE, or in the store",
+    ),
+]
+Out = Annotated[
+    Optional[Path], typer.Option("--out", help="default: reports/NAME.html", metavar="PATH")
+]
+Open = Annotated[bool, typer.Option("--open", help="show the page in a browser")]
+Host = Annotated[str, typer.Option("--host", help="loopback unless you say otherwise")]
 RUNS = Path("runs")
 KEPT = "20GB"  # of --teacher-cache
 

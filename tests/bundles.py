@@ -15,7 +15,7 @@ from harness.data import load
 from harness.data.views import View, apply
 from harness.methods import n_epochs
 from harness.plan import Plan
-from harness.results import ACCURACY, FORMS, names_of, of_group
+from harness.results import ACCURACY, EVALUATION_SECONDS, FORMS, names_of, of_group
 from harness.run.grid import plan_of
 from harness.spec.file import parse, read
 from harness.store import Store
@@ -183,9 +183,20 @@ def made_up(numbers: dict[tuple[str, str, str], list[float]], **changes: Any) ->
                         f"{method, stage, student, seed}".encode()
                     ).hexdigest(),
                     "data": '{"digest": "0", "name": "digits", "test": 1000, "train": 500}',
+                    "selected_epoch": 9,
                     "epochs": 10,
+                    "seconds": 8.0,
+                    "device": "cpu",
+                    "processor": ("P",),
+                    "threads": ("1",),
+                    "torch": "2",
+                    "commits": ("0" * 40,),
+                    "dirty": False,
+                    EVALUATION_SECONDS: None,
+                    "whole_digest": None,
                 }
             )
     reported, label = experiment.protocol.reported, experiment.protocol.label
     header = experiment.model_dump(mode="json")
-    return Bundle(Path("made-up.jsonl"), header, "", reported, label, [], rows, {}, {}, None)
+    command = "harness run experiments/cross.yaml"
+    return Bundle(Path("made-up.jsonl"), header, command, reported, label, [], rows, {}, {}, None)

@@ -14,7 +14,7 @@ from helpers import one_error_line
 
 from analysis.bundle import Bundle, read_bundle
 from analysis.report.page import html, inline
-from analysis.tables.export import HEAD, csv_text, latex_escaped, tex_text
+from analysis.tables.csv_and_latex import HEAD, csv_text, latex_escaped, tex_text
 from analysis.tables.runs import sections
 from harness.cli import main
 
@@ -52,7 +52,7 @@ def test_the_page_needs_nothing_else_and_escapes(page: str) -> None:
 
 def test_verdicts_come_first_and_sections_in_order(page: str) -> None:
     ids = re.findall(r'<h2 id="(\w+)"', page)
-    order = "verdicts results differences figures curves leak tuning environment again provenance"
+    order = "verdicts results differences published figures curves leak tuning environment again provenance"
     assert ids == order.split()
 
 
@@ -119,6 +119,6 @@ def test_a_report_of_the_committed_numbers(
     BUNDLE.parent.mkdir(exist_ok=True)
     BUNDLE.write_text(text)
     assert main(["report", FILE]) == 0
-    assert f"of {BUNDLE} alone" in capsys.readouterr().out
+    assert f"from {BUNDLE}: " in capsys.readouterr().out
     assert main(["report", FILE, "--set", "training.epochs=7"]) == 2
     assert "of these settings" in one_error_line(capsys.readouterr().err)

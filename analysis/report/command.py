@@ -6,32 +6,39 @@ import webbrowser
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from analysis.bundle import Bundle, bundle_path, export, read_bundle
+from analysis.bundle import RESULTS, Bundle, export, read_bundle
 from analysis.figures import draw_all
+from analysis.reference import different
 from analysis.report.page import html
-from harness.errors import UserError
-from harness.plan import Plan
+from harness.errors import UserError, one_line
+from harness.run.grid import plan_of
+from harness.spec.experiment import Experiment
 from harness.store import Store
 
 REPORTS = Path("reports")
 
 
 def make_report(
-    plan: Plan, file: Path, root: Path, assignments: list[str], out: Path | None, show: bool
+    experiment: Experiment,
+    file: Path,
+    root: Path,
+    assignments: list[str],
+    out: Path | None,
+    show: bool,
 ) -> None:
     """Write the page to `out`, reports/NAME.html by default; `show` opens it in a browser.
 
     Raises:
-        UserError: neither is the grid finished in the store, nor is there a committed bundle; or
-            `out` cannot be written.
+        UserError: neither is the grid finished in the store, nor is there a committed bundle made
+            with these settings; or `out` cannot be written.
     """
-    bundle = _bundle(plan, file, root, assignments)
+    bundle = _bundle(experiment, file, root, assignments)
     path = out or REPORTS / f"{bundle.name}.html"
+    with TemporaryDirectory() as folder:
+        text = html(bundle, draw_all(bundle, Path(folder)))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory() as folder:
-            page = html(bundle, draw_all(bundle, Path(folder)))
-        path.write_text(page, encoding="utf-8")
+        path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(
             f"--out: {path}: {error.strerror}; name a file that can be written"
@@ -41,16 +48,33 @@ def make_report(
         print(f"--open: there is no browser here; open {path} in one")
 
 
-def _bundle(plan: Plan, file: Path, root: Path, assignments: list[str]) -> Bundle:
-    path, store = bundle_path(plan), Store(root)
-    n_missing = sum(not store.directory(f).is_done for f in plan.cells)
-    if n_missing == 0:
-        return read_bundle(path, export(plan, root, file, assignments))
-    missing = f"{n_missing} of {len(plan.cells)} cells are not finished in {root}"
-    if assignments or not path.exists():
+def _bundle(experiment: Experiment, file: Path, root: Path, assignments: list[str]) -> Bundle:
+    path, store = RESULTS / f"{experiment.name}.jsonl", Store(root)
+    try:
+        plan = plan_of(experiment)
+    except UserError as error:  # without the data nobody can tell which cells there are
+        if not path.exists():
+            raise
+        why = one_line(error)
+    else:
+        n_missing = sum(not store.directory(f).is_done for f in plan.cells)
+        if n_missing == 0:
+            return read_bundle(path, export(plan, root, file, assignments))
+        why = f"{n_missing} of {len(plan.cells)} cells are not finished in {root}"
+    first = f"`harness run {file}` with them first"
+    bundle = read_bundle(path) if path.exists() else None
+    if bundle is None or (assignments and _others(experiment, bundle)):
         raise UserError(
-            f"{plan.experiment.name}: {missing}, and there is no {path} of these settings; "
-            f"`harness run {file}` with them first"
+            f"{experiment.name}: {why}, and there is no {path} of these settings; {first}"
         )
-    print(f"{missing}: of {path} alone")
-    return read_bundle(path)
+    print(f"from {path}: {why}")
+    if other := _others(experiment, bundle):
+        print(f"made with other settings than {file}: {', '.join(other)}")
+    return bundle
+
+
+def _others(experiment: Experiment, bundle: Bundle) -> list[str]:
+    """The settings in which a bundle is of another experiment, or of other seeds or methods."""
+    wanted = experiment.model_dump(mode="json")
+    lists = [name for name in ("seeds", "methods") if wanted[name] != bundle.experiment[name]]
+    return [*different(wanted, bundle.experiment), *lists]

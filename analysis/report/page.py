@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,17 @@ import jinja2
 from markupsafe import Markup, escape
 
 from analysis.bundle import Bundle
+from analysis.figures import drawable
 from analysis.statistics import Estimate, estimate
-from analysis.tables.caption import caption, tuning_budget
+from analysis.tables.caption import (
+    commits_said,
+    data_said,
+    how_to_read,
+    made_with,
+    protocol_said,
+    tuning_budget,
+)
+from analysis.tables.comparisons import counted
 from analysis.tables.markdown import SHOWN, best_of, is_trained_student
 from analysis.tables.rows import (
     DASH,
@@ -28,47 +39,60 @@ from analysis.tables.rows import (
     tables_of,
 )
 from analysis.tables.runs import anchors, heading, sections
-from analysis.verdicts import differences_of, verdicts_of
+from analysis.verdicts import LEVEL, beside_published, differences_of, p_said, verdicts_of
+from harness.provenance import UNKNOWN
 from harness.results import FORMS, honest, leak
 
-Json = dict[str, Any]
+TEMPLATE = "report.html"
+CURVES = "curves"  # how the names of their figures begin
+
+Values = dict[str, Any]
 
 
 def html(bundle: Bundle, figures: Sequence[Path]) -> str:
     """The page; the same bundle and figures give the same text.
 
-    figures: PNG files, as `draw_all` makes them.
+    Args:
+        figures: PNG files, as `analysis.figures.draw_all` returns them.
     """
-    loader = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(
-        loader=loader,
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["inline"] = inline
-    shown = [
-        {"name": p.stem, "data": base64.b64encode(p.read_bytes()).decode("ascii")} for p in figures
-    ]
-    tuning = tuning_budget(bundle.experiment)
-    # Tuning has a section of its own, and so has the command.
-    notes = [line for line in caption(bundle) if line not in tuning][:-1]
-    return environment.get_template("report.html").render(
-        name=bundle.name,
-        description=bundle.experiment.get("description", ""),
-        verdicts=verdicts_of(bundle),
-        tables=[_table(bundle, table) for table in tables_of(columns_of(bundle))],
-        differences=differences_of(bundle),
-        figures=[f for f in shown if not f["name"].startswith("curves")],
-        curves=[f for f in shown if f["name"].startswith("curves")],
-        honest=honest(bundle.reported),
-        leaks=_leaks(bundle),
-        tuning=tuning or ["No settings of this experiment were tuned."],
-        notes=notes,
-        command=bundle.command,
-        runs=_runs(bundle),
-    )
+    environment.filters |= {"inline": inline, "percent": percent, "points": points, "p": p_said}
+    return environment.get_template(TEMPLATE).render(contents(bundle), figures=_inside(figures))
+
+
+def contents(bundle: Bundle) -> Values:
+    """What the template shows, but for the figures."""
+    verdicts, differences = verdicts_of(bundle), differences_of(bundle)
+    _, left_out = drawable(bundle)
+    reasons = dict.fromkeys(left_out.values())
+    return {
+        "name": bundle.name,
+        "description": bundle.experiment.get("description") or "",
+        "verdicts": verdicts,
+        "counts": counted(verdicts),
+        "level": f"{100 * LEVEL:.0f} %",
+        "tables": [_table(bundle, table) for table in tables_of(columns_of(bundle))],
+        "how_to_read": how_to_read(bundle),
+        "baseline": differences[0].baseline if differences else "",
+        "difference_columns": list(dict.fromkeys(d.column for d in differences)),
+        "difference_rows": list(dict.fromkeys(d.row for d in differences)),
+        "differences": {(d.row, d.column): d.difference for d in differences},
+        "beside": beside_published(bundle),
+        "left_out": {why: [n for n, w in left_out.items() if w == why] for why in reasons},
+        "honest": honest(bundle.reported),
+        "leaks": _leaks(bundle),
+        "tuning": tuning_budget(bundle.experiment),
+        "environment": environment_of(bundle),
+        "commands": commands_of(bundle),
+        "forms": FORMS,
+        "runs": _runs(bundle),
+    }
 
 
 def inline(text: str) -> Markup:
@@ -77,20 +101,53 @@ def inline(text: str) -> Markup:
     return Markup(re.sub(r"\*([^*]+)\*", r"<em>\1</em>", safe))
 
 
-def _table(bundle: Bundle, table: Table) -> Json:
+def percent(found: Estimate | None) -> str:
+    return DASH if found is None else found.percent()
+
+
+def points(found: Estimate | None) -> str:
+    """'+1.20 ± 0.31 (3)'."""
+    return DASH if found is None else f"{found.points()} ({found.n})"
+
+
+def environment_of(bundle: Bundle) -> dict[str, str]:
+    """What the numbers were made from and with; every value that occurs among the cells."""
+    made = {name: ", ".join(values) or UNKNOWN for name, values in made_with(bundle).items()}
+    seen = {json.loads(cell["data"])["digest"] for cell in bundle.cells}
+    # Each task has other images: the digest of what they are taken from says more.
+    digests = {cell["whole_digest"] for cell in bundle.cells} - {None} if bundle.tasks else seen
+    return {
+        "Data": data_said(bundle),
+        "Digest of the data": ", ".join(f"`{digest}`" for digest in sorted(digests)) or UNKNOWN,
+        "Protocol": protocol_said(bundle).strip(),
+        "Seeds": ", ".join(map(str, bundle.experiment["seeds"])),
+        "Device": made["device"],
+        "Processor": made["processor"],
+        "Threads of a cell": made["threads"],
+        "torch": made["torch"],
+        "Commits": commits_said(bundle),
+        "Cells": str(len(bundle.cells)),
+    }
+
+
+def commands_of(bundle: Bundle) -> list[str]:
+    """To train the cells, to compare them with the committed numbers, and to make this page."""
+    words = shlex.split(bundle.command)  # harness run FILE [--set ..]
+    return [shlex.join(["harness", what, *words[2:]]) for what in ("run", "verdicts", "report")]
+
+
+def _table(bundle: Bundle, table: Table) -> Values:
     targets = anchors(bundle)
     best = {column: best_of(bundle, column) for column in table.columns}
 
-    def cell(row: Row, column: Column) -> Json | None:
+    def cell(row: Row, column: Column) -> Values | None:
         found = cell_estimate(bundle, row, column)
         if found is None:
             return None
-        numbers = select(bundle, row, column)
         return {
             "text": found.percent(),
             "best": is_trained_student(row) and found.mean == best[column],
             "target": targets[heading(row, column)],
-            "seeds": ", ".join(str(number["seed"]) for number in numbers),
         }
 
     rows = [
@@ -110,23 +167,28 @@ def _table(bundle: Bundle, table: Table) -> Json:
     return {"title": table.title, "heads": table.heads, "rows": rows, "published": published}
 
 
-def _leaks(bundle: Bundle) -> list[Json]:
+def _leaks(bundle: Bundle) -> list[Values]:
     found = []
     for title, (row, column) in sections(bundle).items():
         numbers = select(bundle, row, column)
         columns = [[number[form] for number in numbers] for form in FORMS]
         columns.append([leak(number, bundle.reported) for number in numbers])
-        found.append({"label": title, "cells": [_percent(estimate(values)) for values in columns]})
+        found.append({"label": title, "cells": [percent(estimate(values)) for values in columns]})
     return found
 
 
-def _percent(found: Estimate | None) -> str:
-    return DASH if found is None else found.percent()
-
-
-def _runs(bundle: Bundle) -> list[Json]:
+def _runs(bundle: Bundle) -> list[Values]:
     targets = anchors(bundle)
     return [
         {"title": title, "target": targets[title], "numbers": select(bundle, row, column)}
         for title, (row, column) in sections(bundle).items()
     ]
+
+
+def _inside(figures: Sequence[Path]) -> dict[bool, list[dict[str, str]]]:
+    """Is it one of curves? -> the figures."""
+    found: dict[bool, list[dict[str, str]]] = {False: [], True: []}
+    for path in figures:
+        data = base64.b64encode(path.read_bytes()).decode("ascii")
+        found[path.stem.startswith(CURVES)].append({"name": path.stem, "data": data})
+    return found

@@ -17,14 +17,23 @@ from harness.spec.tasks import ALL, Tasks
 
 def caption(bundle: Bundle) -> list[str]:
     """Lines of Markdown."""
-    cells, experiment = bundle.cells, bundle.experiment
-    select_by = experiment["protocol"].get("select_by", "accuracy")
-    commits = sorted({UNKNOWN if c == "None" else c for cell in cells for c in cell["commits"]})
-    dirty = " with uncommitted changes" if any(cell["dirty"] for cell in cells) else ""
-    trained = [cell for cell in cells if cell["epochs"] > 0]
-    devices = ", ".join(sorted({cell["device"] for cell in cells}))
-    processors = ", ".join(sorted({name for cell in trained for name in cell["processor"]}))
-    versions = ", ".join(sorted({cell["torch"] for cell in cells}))
+    experiment, made = bundle.experiment, made_with(bundle)
+    processors = f", {', '.join(made['processor'])}" if made["processor"] else ""
+    return [
+        *how_to_read(bundle),
+        f"Data: {data_said(bundle)}. "
+        f"Protocol: {protocol_said(bundle)}"
+        f"Seeds: {', '.join(map(str, experiment['seeds']))}. "
+        f"Device: {', '.join(made['device'])}{processors}. "
+        f"torch {', '.join(made['torch'])}. "
+        f"Commit: {commits_said(bundle)}.",
+        *tuning_budget(experiment),
+        f"Command: `{bundle.command}`",
+    ]
+
+
+def how_to_read(bundle: Bundle) -> list[str]:
+    """What a number of the table is, and what its interval says."""
     at_once = "" if all(row.takes_steps for row in rows_of(bundle)) else ", 0: fitted at once"
     return [
         "Test accuracy in %, mean ± half-width of the 95 % t-interval over seeds "
@@ -32,16 +41,32 @@ def caption(bundle: Bundle) -> list[str]:
         f"Epochs: of all stages that lead to a row{at_once}.",
         *filter(None, [sampling_said(bundle)]),
         *([f"{tasks_said(bundle.tasks)} {networks_said(bundle)}"] if bundle.tasks else []),
-        f"Data: {data_said(bundle)}. "
-        f"Protocol: {bundle.protocol}, {said(bundle.reported, select_by)}. "
-        f"{evaluation_said(bundle)}"
-        f"Seeds: {', '.join(map(str, experiment['seeds']))}. Device: {devices}"
-        f"{f', {processors}' if processors else ''}. "
-        f"torch {versions}. "
-        f"Commit: {', '.join(f'`{c[:12]}`' for c in commits)}{dirty}.",
-        *tuning_budget(experiment),
-        f"Command: `{bundle.command}`",
     ]
+
+
+def protocol_said(bundle: Bundle) -> str:
+    select_by = bundle.experiment["protocol"].get("select_by", "accuracy")
+    return f"{bundle.protocol}, {said(bundle.reported, select_by)}. {evaluation_said(bundle)}"
+
+
+def made_with(bundle: Bundle) -> dict[str, list[str]]:
+    """device, processor, threads, torch: each value that occurs; processors and threads of what
+    was trained here, none in bundles that were written before they held them."""
+    cells = bundle.cells
+    trained = [cell for cell in cells if cell["epochs"] > 0]
+    return {
+        "device": sorted({cell["device"] for cell in cells}),
+        "processor": sorted({name for cell in trained for name in cell["processor"]}),
+        "threads": sorted({n for cell in trained for n in cell["threads"]}),
+        "torch": sorted({cell["torch"] for cell in cells}),
+    }
+
+
+def commits_said(bundle: Bundle) -> str:
+    cells = bundle.cells
+    commits = sorted({UNKNOWN if c == "None" else c for cell in cells for c in cell["commits"]})
+    dirty = " with uncommitted changes" if any(cell["dirty"] for cell in cells) else ""
+    return f"{', '.join(f'`{c[:12]}`' for c in commits)}{dirty}"
 
 
 def sampling_said(bundle: Bundle) -> str:
