@@ -2,20 +2,26 @@
 
 import base64
 import csv
+import dataclasses
+import html as html_module
 import io
 import json
 import re
 import shutil
 from pathlib import Path
 
+import browser as look
 import pytest
-from bundles import BUNDLE, FILE, as_text, exported
+from bundles import BUNDLE, FILE, as_text, exported, made_up
 from helpers import one_error_line
 
 from analysis.bundle import Bundle, read_bundle
-from analysis.report.page import html, inline
+from analysis.figures import draw_all
+from analysis.report.page import commands_of, environment_of, html, inline
+from analysis.tables.comparisons import counted
 from analysis.tables.csv_and_latex import HEAD, csv_text, latex_escaped, tex_text
 from analysis.tables.runs import sections
+from analysis.verdicts import verdicts_of
 from harness.cli import main
 
 PATH = Path(__file__).parent.parent / "experiments/results/digits-tuned.jsonl"
@@ -52,14 +58,136 @@ def test_the_page_needs_nothing_else_and_escapes(page: str) -> None:
 
 def test_verdicts_come_first_and_sections_in_order(page: str) -> None:
     ids = re.findall(r'<h2 id="(\w+)"', page)
-    order = "verdicts results differences published figures curves leak tuning environment again provenance"
-    assert ids == order.split()
+    order = "verdicts results differences published figures curves leak tuning environment again"
+    assert ids == [*order.split(), "provenance"]
 
 
 def test_every_link_of_a_number_has_its_target(page: str) -> None:
     links, targets = (re.findall(p, page) for p in (r'href="#([^"]+)"', r'id="([^"]+)"'))
     assert links and set(links) <= set(targets)
     assert len(targets) == len(set(targets))
+
+
+# -- numbers made up -------------------------------------------------------------------------------
+
+SMALL, LARGE = "wrn-10-1", "wrn-10-2"
+PLAIN = [0.90, 0.91, 0.92]
+PUBLISHED = {"source": "<a>", "row": "KD", "protocol": "p", "of": "kd", SMALL: "91.50", LARGE: ""}
+
+
+@pytest.fixture(scope="module")
+def claiming() -> Bundle:
+    numbers = {
+        ("plain", "student", SMALL): PLAIN,
+        ("kd", "kd", SMALL): [0.950, 0.961, 0.969],
+        ("plain", "student", LARGE): PLAIN,
+        ("kd", "kd", LARGE): [0.90, 0.91, 0.93],
+        ("teacher", "teacher", ""): [0.97, 0.97, 0.98],
+    }
+    claims = ["kd > plain", "plain > kd"]
+    found = made_up(numbers, methods=["plain", "kd"], claims=claims, seeds=[0, 1, 2])
+    return dataclasses.replace(found, published=[PUBLISHED])
+
+
+def section(page: str, name: str) -> list[str]:
+    """The texts of its cells."""
+    part = page.split(f'<h2 id="{name}">')[1].split("<h2")[0]
+    return [
+        html_module.unescape(re.sub(r"<[^>]*>", "", cell)).strip()
+        for cell in re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", part, re.DOTALL)
+    ]
+
+
+def test_every_verdict_is_a_line(claiming: Bundle) -> None:
+    page = html(claiming, [])
+    cells = section(page, "verdicts")
+    lines = [cells[i : i + 6] for i in range(6, len(cells), 6)]
+    verdicts = verdicts_of(claiming)
+    assert {v.outcome for v in verdicts} == {"supported", "contradicted", "undecided"}
+    assert [line[:3] for line in lines] == [[v.claim, v.column, v.outcome] for v in verdicts]
+    for line, verdict in zip(lines, verdicts, strict=True):
+        assert line[3] == f"{verdict.difference.points()} ({verdict.difference.n})"
+        assert line[5] == (verdict.why or "–")
+    assert f"<p>{counted(verdicts)}. " in page
+
+
+def test_the_best_of_a_column_is_bold_and_leads_to_its_runs(claiming: Bundle) -> None:
+    page = html(claiming, [])
+    bold = re.findall(r'<a href="#(\S+)"><b>(.*?)</b></a>', page)
+    best = [f"{100 * sum(v) / 3:.2f}" for v in ([0.950, 0.961, 0.969], [0.90, 0.91, 0.93])]
+    assert [text.partition(" ")[0] for _, text in bold] == best
+    runs = page.split(f'<h3 id="{bold[0][0]}">')[1].split("<h3")[0]
+    assert "KD, wrn-10-1" in runs and "96.10" in runs and "9 of 10" in runs
+    kd = [n for n in claiming.rows if (n["method"], n["student"]) == ("kd", SMALL)]
+    assert all(n["fingerprint"][:16] in runs for n in kd)
+
+
+def test_differences_and_published_numbers(claiming: Bundle) -> None:
+    page = html(claiming, [])
+    differences = section(page, "differences")
+    assert differences[:4] == ["", SMALL, LARGE, "KD"]
+    assert differences[4].startswith("+5.00 ± ") and differences[5].startswith("+0.33 ± ")
+    published = section(page, "published")
+    assert published[6:10] == ["KD", SMALL, "<a>, p", "91.50"]
+    assert published[11].startswith("+4.50 ± ")
+
+
+def test_the_environment_names_every_value_that_occurs(claiming: Bundle) -> None:
+    rows = [dict(row) for row in claiming.rows]
+    rows[0] |= {"device": "cuda:0", "torch": "2.1", "dirty": True, "threads": ("4",)}
+    found = environment_of(dataclasses.replace(claiming, rows=rows))
+    assert (found["Device"], found["torch"]) == ("cpu, cuda:0", "2, 2.1")
+    assert found["Threads of a cell"] == "1, 4" and found["Digest of the data"] == "`0`"
+    assert found["Commits"] == "`000000000000` with uncommitted changes"
+
+
+def test_commands_keep_the_overrides(claiming: Bundle) -> None:
+    changed = dataclasses.replace(claiming, command="harness run 'a b.yaml' --set seeds=[1]")
+    rest = "'a b.yaml' --set 'seeds=[1]'"
+    assert commands_of(changed) == [f"harness {w} {rest}" for w in ("run", "verdicts", "report")]
+
+
+def test_what_is_missing_is_said(claiming: Bundle) -> None:
+    nothing = dataclasses.replace(claiming, published=[])
+    nothing.experiment["claims"], kept = [], nothing.experiment["claims"]
+    page = html(nothing, [])
+    nothing.experiment["claims"] = kept
+    assert "claims nothing" in page and "No published number" in page
+    assert "No settings of this experiment were tuned" in page
+    assert "Left out: curves-stage2, confusion: the bundle was written before it held" in page
+
+
+# -- in a browser ----------------------------------------------------------------------------------
+
+
+def test_on_a_phone_and_in_the_dark(claiming: Bundle, tmp_path: Path) -> None:
+    look.require()
+    file = tmp_path / "report.html"
+    file.write_text(html(claiming, draw_all(claiming, tmp_path)))
+    said: list[str] = []
+    with look.Browser(tmp_path.as_uri()) as browser:
+        page = browser.open(file.as_uri())
+        for event in ("console", "pageerror", "requestfailed"):
+            page.on(event, lambda what: said.append(str(what)))
+        page.set_viewport_size({"width": 390, "height": 844})
+        page.reload()
+        assert page.get_by_role("region", name="Verdicts").locator("strong").count() == 4
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        assert page.evaluate("[...document.images].every(i => i.naturalWidth > 0)")
+        background = "getComputedStyle(document.body).backgroundColor"
+        light = page.evaluate(background)
+        page.emulate_media(color_scheme="dark")
+        assert page.evaluate(background) != light
+        # A number leads to its runs, folded or not.
+        page.locator("summary").last.click()
+        runs = page.get_by_role("heading", name="KD, wrn-10-1")
+        assert not runs.is_visible()
+        page.locator("#results ~ .wide a").filter(has_text="96.00").click()
+        runs.wait_for()
+        assert said == [] and browser.foreign == []
+
+
+# -- for other programs ----------------------------------------------------------------------------
 
 
 def test_inline_shows_code_and_escapes_the_rest() -> None:
