@@ -104,7 +104,7 @@ def test_every_verdict_is_a_line(claiming: Bundle) -> None:
     lines = [cells[i : i + 6] for i in range(6, len(cells), 6)]
     verdicts = verdicts_of(claiming)
     assert {v.outcome for v in verdicts} == {"supported", "contradicted", "undecided"}
-    assert [line[:3] for line in lines] == [[v.claim, v.column, v.outcome] for v in verdicts]
+    assert [line[:3] for line in lines] == [[v.claim, v.outcome, v.column] for v in verdicts]
     for line, verdict in zip(lines, verdicts, strict=True):
         assert line[3] == f"{verdict.difference.points()} ({verdict.difference.n})"
         assert line[5] == (verdict.why or "–")
