@@ -18,6 +18,7 @@ from helpers import one_error_line
 from analysis.bundle import Bundle, read_bundle
 from analysis.figures import draw_all
 from analysis.report.page import commands_of, environment_of, html, inline
+from analysis.statistics import estimate
 from analysis.tables.comparisons import counted
 from analysis.tables.csv_and_latex import HEAD, csv_text, latex_escaped, tex_text
 from analysis.tables.runs import sections
@@ -201,6 +202,33 @@ def test_csv_has_a_line_a_number_in_per_cent(bundle: Bundle) -> None:
     teacher = next(line for line in lines if line["row"] == "Teacher")
     rows = [r for r in bundle.rows if r["stage"] == "teacher"]
     assert float(teacher["last"]) == pytest.approx(100 * sum(r["last"] for r in rows) / len(rows))
+
+
+def test_a_line_of_the_csv(claiming: Bundle) -> None:
+    lines = list(csv.DictReader(io.StringIO(csv_text(claiming))))
+    found = {(line["method"], line["student"]): line for line in lines}
+    assert ("teacher", claiming.teacher) in found and len(found) == len(lines) == 5
+    kd, expected = found["kd", SMALL], estimate([0.950, 0.961, 0.969])
+    assert expected is not None and expected.half_width is not None
+    assert (kd["row"], kd["stage"], kd["result"], kd["n"]) == ("KD", "kd", "accuracy", "3")
+    assert (kd["overlap"], kd["shots"]) == ("", "")
+    assert kd["mean"] == kd["last"] == "96.0000"
+    assert kd["half_width"] == f"{100 * expected.half_width:.4f}"
+
+
+def test_the_csv_of_tasks() -> None:
+    """What the teacher's own task gives has none."""
+    path = PATH.with_name("digits-overlap-tuned.jsonl")
+    lines = list(csv.DictReader(io.StringIO(csv_text(read_bundle(path)))))
+    plain = [(n["overlap"], n["shots"]) for n in lines if n["method"] == "plain"]
+    assert len(plain) == len(set(plain)) > 1 and all(all(task) for task in plain)
+    assert [(n["overlap"], n["shots"]) for n in lines if n["method"] == "teacher"] == [("", "")]
+
+
+def test_the_best_of_a_column_is_bold_in_latex(claiming: Bundle) -> None:
+    lines = tex_text(claiming).splitlines()
+    bold = {line.partition(" &")[0]: line.count("mathbf") for line in lines if "&" in line}
+    assert bold == {"": 0, "Teacher": 0, "Student": 0, "KD": 2}
 
 
 def test_latex_is_escaped(bundle: Bundle) -> None:
