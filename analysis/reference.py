@@ -22,6 +22,8 @@ Agreement = Literal["equal", "agrees", "differs", "one run"]
 # Of an experiment: lists that may be shorter here, and what changes no number.
 FREE = {"seeds", "students", "methods", "claims", "description", "published"}
 
+LONGEST = 40  # characters of a setting in a message
+
 BySeed = dict[int, float]
 
 
@@ -95,10 +97,16 @@ def different(yours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
     only one of them has is of a method that the other lacks, or a field that came later."""
     ours, others = (_flat({k: v for k, v in e.items() if k not in FREE}) for e in (yours, theirs))
     return [
-        f"{field}: {others[field]} there, {ours[field]} here"
+        f"{field}: {_short(others[field])} there, {_short(ours[field])} here"
         for field in sorted(ours.keys() & others.keys())
         if ours[field] != others[field]
     ]
+
+
+def _short(value: Any) -> str:
+    """On a line with others, as tuned settings may be long."""
+    text = str(value)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
 
 
 def _flat(value: Any, field: str = "") -> dict[str, Any]:

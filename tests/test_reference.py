@@ -107,6 +107,8 @@ def test_other_settings_are_not_compared() -> None:
     assert found.checked == [] and found.reproduces
     assert "training.epochs: 10 there, 4 here" in found.said
     assert different({"kd": {"alpha": 1}, "seeds": [0]}, {"seeds": [1]}) == []
+    (said,) = different({"a": {"b": "x" * 99}}, {"a": {"b": [1]}})
+    assert said == f"a.b: [1] there, {'x' * 37}... here"
 
 
 def test_the_table() -> None:
