@@ -68,6 +68,7 @@ def test_each_step_turns_one_switch() -> None:
 
 def test_the_documented_order_is_the_one_of_the_presets() -> None:
     page = (Path(__file__).parent.parent / "docs" / "protocol.md").read_text()
+    page = page.split("<!-- ablation:")[0]  # whose tables begin with switches, too
     rows = [line.split("`")[1] for line in page.splitlines() if line.startswith("| `")]
     order = [switch for switch in rows if switch in PRESETS["strict"]]
     assert order == list(PRESETS["strict"])
