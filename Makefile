@@ -90,7 +90,7 @@ tune-tasks: $(STAMP)  ## tune each method for each overlap and number of shots o
 	@$(MAKE) --no-print-directory reproduce-tasks
 
 tune-fashion: $(STAMP)  ## tune each method for each overlap and number of shots on Fashion-MNIST, then train (hours)
-	@set -e; for file in fashion_shots fashion_overlap; do \
+	@set -e; for file in fashion-shots fashion-overlap; do \
 	  $(BIN)/harness tune experiments/tuning/$$file.yaml $(RUN_OPTIONS) \
 	  $(if $(DATA_ROOT),--data-root '$(DATA_ROOT)'); done
 	@$(MAKE) --no-print-directory reproduce-fashion

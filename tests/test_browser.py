@@ -57,7 +57,7 @@ def shown(grid: Grid) -> Iterator[Dashboard]:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # other tests open one of their own, and there can be but one
 def session(shown: Dashboard) -> Iterator[Browser]:
     with Browser(shown.address) as running:
         yield running

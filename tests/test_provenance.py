@@ -120,7 +120,7 @@ def test_the_processor_has_a_name() -> None:
 
 # Cells that cannot stand in one table, and bundles of one name
 
-DIGITS = ROOT / "experiments" / "results" / "digits.jsonl"
+DIGITS = ROOT / "experiments" / "results" / "digits-all-images.jsonl"
 
 
 @pytest.mark.parametrize("column", ["device", "processor", "threads", "torch", "commits"])
@@ -160,10 +160,14 @@ def test_another_experiment_of_that_name_replaces_no_bundle(tmp_path: Path) -> N
     stored.write_text(text[:5000])
     check_owner(stored, text, None)  # a broken one is written again, as its message says
     stored.write_text(text)
-    check_owner(stored, renamed(text, "experiments/digits.yaml", optimizer={}), None)
-    check_owner(stored, renamed(text, "moved/digits.yaml", seeds=[0, 1], description="x"), None)
+    check_owner(stored, renamed(text, "experiments/digits_all_images.yaml", optimizer={}), None)
+    check_owner(
+        stored, renamed(text, "moved/digits_all_images.yaml", seeds=[0, 1], description="x"), None
+    )
     other = renamed(text, "experiments/two.yaml", optimizer={})
-    message = r"name: experiments/two.yaml and experiments/digits.yaml are both called 'digits'"
+    message = (
+        r"experiments/two.yaml and experiments/digits_all_images.yaml are both called 'digits-"
+    )
     with pytest.raises(UserError, match=message):
         check_owner(stored, other, None)
     with pytest.raises(UserError, match=message):  # both in one call

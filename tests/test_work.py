@@ -4,12 +4,12 @@ opened, waits for the disk. What is paid twice shows here on any machine."""
 import os
 import sys
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
-from torch import Tensor
 from training import KINDS, go, tiny
 
 from harness.data.batches import Images
@@ -51,11 +51,14 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Work]:
     grid = tiny(tmp_path_factory.mktemp("work"), f"training.epochs={EPOCHS}")
     options = cell_options(grid.plan.experiment.dataset, teacher_cache=10**9)
     works: dict[str, Work] = {}
-    real, sync = evaluate.embed_and_classify, os.fsync
+    sync = os.fsync
 
-    def look(model: Network, images: Images, precision: str = "float32") -> tuple[Tensor, Tensor]:
-        watching[-1][1].passes.append(len(images))
-        return real(model, images, precision)
+    def looked_at(real: Callable[..., Any]) -> Callable[..., Any]:
+        def look(model: Network, images: Images, precision: str = "float32") -> Any:
+            watching[-1][1].passes.append(len(images))
+            return real(model, images, precision)
+
+        return look
 
     def wait(file: int) -> None:
         if watching:
@@ -65,8 +68,10 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Work]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "CHECKPOINT_SECONDS", 3600.0)
         patch.setattr(loop, "CHECKPOINT_SHARE", 10**9)
-        for module in ("harness.train.evaluate", "harness.train.methods.base"):
-            patch.setattr(f"{module}.embed_and_classify", look)
+        for name in ("embed_and_classify", "logits_of"):
+            look = looked_at(getattr(evaluate, name))
+            for module in ("harness.train.evaluate", "harness.train.methods.base"):
+                patch.setattr(f"{module}.{name}", look)
         patch.setattr(os, "fsync", wait)
         for kind in KINDS:
             directory = grid.store.prepare(grid.cell(kind), options)

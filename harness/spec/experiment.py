@@ -105,7 +105,7 @@ class ExperimentFields(Frozen):
         for field in methods.unused_sections(self.used):
             dumped.pop(field, None)
         for field in ("tasks", "tuned", "teacher_source", "claims"):
-            if not dumped.get(field, True):
+            if dumped.get(field, 0) in (None, (), []):
                 del dumped[field]
         return dumped
 
