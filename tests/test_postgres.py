@@ -179,7 +179,7 @@ def test_the_page_and_the_teacher_are_there_once(four_writers: Path, server: Pos
     notes = server.sql("select value from tags where key = 'mlflow.note.content'", "mlflow")
     assert len(notes) == 1 and "| ReFilled (tuple) |" in str(notes[0][0])
     versions = server.sql("select name, count(*) from model_versions group by name", "mlflow")
-    assert versions == [("digits-wrn-10-2", 2)], "one a training"
+    assert versions == [("digits-all-images-wrn-10-2", 2)], "one a training"
     aliases = server.sql("select alias from registered_model_aliases order by 1", "mlflow")
     assert aliases == [("seed-0",), ("teacher",)]
 

@@ -31,6 +31,7 @@ GOES_ON = {
     CTRL_C: "interrupted; the same command goes on from the last epochs.",
 }
 SYNC_SECONDS, RETRY_SECONDS, SILENCE_SECONDS = 2.0, 20.0, 120.0
+LAST_TRIES = 6  # with 1, 2, .. 5 seconds between them
 START_SECONDS = 30.0  # training waits so long for MLflow's first answer, yes or no
 
 
@@ -229,8 +230,9 @@ class BackgroundSync(threading.Thread):
 def finish_tracking(
     sync: BackgroundSync, all_done: bool, present: Callable[[], None] = lambda: None
 ) -> None:
-    """The last lines and states, with a few tries. present: shows a finished grid's result."""
-    tracker, attempts = sync.tracker, 1 if sync.has_said_all else 3
+    """The last lines and states, tried again for as long as a database may take to restart.
+    present: shows a finished grid's result."""
+    tracker, attempts = sync.tracker, 1 if sync.has_said_all else LAST_TRIES
     for attempt in range(attempts):
         try:
             tracker.sync()
