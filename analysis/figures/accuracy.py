@@ -20,6 +20,7 @@ from analysis.figures.base import (
     styles_of,
     title,
 )
+from analysis.figures.look import write_legend
 from analysis.tables.rows import Row, Table, cell_estimate, columns_of, tables_of
 
 
@@ -49,7 +50,7 @@ def accuracy(bundle: Bundle) -> Figure:
         protocol(bundle),
     )
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    write_legend(figure, handles, labels, most=3)
     return figure
 
 
@@ -70,9 +71,8 @@ def _draw(bundle: Bundle, axes: Axes, table: Table, rows: list[Row]) -> set[int]
             [100 * e.mean for _, e in shown],
             # No interval of one seed: not one of width 0.
             [np.nan if e.half_width is None else 100 * e.half_width for _, e in shown],
-            fmt=style.marker,
-            color=style.grey,
-            markerfacecolor=style.face,
+            **style.point,
+            linestyle="",
             capsize=3,
             label=labels[row.method],
         )

@@ -1,0 +1,264 @@
+"""Figures of a tuning study: its history, its parameters one by one and in pairs, their importance.
+
+The metric is an accuracy, shown in per cent. A parameter's axis is the range that was searched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import optuna
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+from matplotlib.tri import Triangulation
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.trial import FrozenTrial, TrialState
+
+from analysis.figures.base import write_title
+from analysis.figures.look import COLORS, ROUND_STEPS, WHITE, log_ticks, tick_text, write_legend
+
+COLOR_MAP = "cividis"  # its lightness grows evenly: the same order in grey
+MOST_TICKS = 6  # of a parameter's axis
+LEVELS = 8
+BLACK, BLUE, VERMILION = COLORS[:3]
+
+
+@dataclass(frozen=True)
+class Range:
+    """The search range of a parameter as an axis from 0 to 1, with ticks (place, text)."""
+
+    name: str
+    distribution: BaseDistribution
+
+    @property
+    def label(self) -> str:
+        return f"{self.name}{' (log scale)' if self._is_log else ''}"
+
+    @property
+    def _is_log(self) -> bool:
+        return bool(getattr(self.distribution, "log", False))
+
+    def place(self, value: Any) -> float:
+        """0 at the range's lower end, 1 at its upper end; choices at equal distances."""
+        d: Any = self.distribution
+        if isinstance(d, CategoricalDistribution):
+            return d.to_internal_repr(value) / max(1, len(d.choices) - 1)
+        low, high, x = np.log([d.low, d.high, value]) if d.log else (d.low, d.high, value)
+        return float((x - low) / (high - low)) if high > low else 0.5
+
+    @property
+    def ticks(self) -> list[tuple[float, str]]:
+        d: Any = self.distribution
+        if isinstance(d, CategoricalDistribution):
+            return [(self.place(choice), str(choice)) for choice in d.choices]
+        if d.log:
+            values = log_ticks(d.low, d.high, MOST_TICKS)
+        else:
+            found = MaxNLocator(MOST_TICKS - 1, steps=ROUND_STEPS).tick_values(d.low, d.high)
+            values = [v for v in found.tolist() if d.low <= v <= d.high]
+        return [(self.place(value), tick_text(value)) for value in values]
+
+
+@dataclass(frozen=True)
+class Study:
+    """One method's trials. metric: in words. value: of a finished trial, in per cent."""
+
+    study: optuna.Study
+    metric: str
+
+    @property
+    def finished(self) -> list[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+
+    @property
+    def pruned(self) -> list[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False, states=(TrialState.PRUNED,))
+
+    @property
+    def values(self) -> list[float]:
+        return [100 * t.value for t in self.finished if t.value is not None]
+
+    @property
+    def ranges(self) -> list[Range]:
+        return [Range(n, d) for n, d in self.study.trials[0].distributions.items()]
+
+    def places(self, trials: list[FrozenTrial], of: Range) -> list[float]:
+        return [of.place(t.params[of.name]) for t in trials]
+
+    @property
+    def axis(self) -> str:
+        return f"{self.metric} (%)"
+
+
+def title_of(study: Study, what: str) -> tuple[str, str]:
+    counts = f"{len(study.finished)} finished and {len(study.pruned)} pruned trials"
+    return f"{study.study.study_name}: {what}", f"{study.metric}, {counts}"
+
+
+def history(study: Study) -> Figure:
+    """Each finished trial's value and the best so far; pruned trials as marks at the bottom."""
+    figure = Figure(figsize=(7.2, 4.2), layout="constrained")
+    axes = figure.subplots()
+    numbers = [t.number for t in study.finished]
+    larger = study.study.direction == optuna.study.StudyDirection.MAXIMIZE
+    best = (np.maximum if larger else np.minimum).accumulate(study.values)
+    ends = [*numbers, len(study.study.trials) - 1]
+    axes.step(ends, [*best, *best[-1:]], where="post", color=VERMILION, label="best so far")
+    axes.plot(numbers, study.values, "o", color=BLUE, label="finished trial")
+    axes.plot(
+        [t.number for t in study.pruned],
+        [0.02] * len(study.pruned),
+        "|",
+        color="0.4",
+        transform=axes.get_xaxis_transform(),
+        label="pruned trial (no value)",
+    )
+    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=ROUND_STEPS))
+    axes.margins(y=0.12)
+    axes.set_xlabel("trial")
+    axes.set_ylabel(study.axis)
+    axes.grid(color="0.92")
+    write_title(figure, *title_of(study, "trials in their order"))
+    write_legend(figure, *axes.get_legend_handles_labels(), most=3)
+    return figure
+
+
+def slices(study: Study) -> Figure:
+    """Value against each parameter alone, a panel each; a later trial is darker."""
+    ranges = study.ranges
+    beside = min(len(ranges), 3)
+    n_rows = -(-len(ranges) // beside)
+    figure = Figure(
+        figsize=(max(5.4, 1.4 + 3.0 * beside), 1.2 + 2.9 * n_rows), layout="constrained"
+    )
+    panels = figure.subplots(n_rows, beside, squeeze=False, sharey=True)
+    numbers = [t.number for t in study.finished]
+    image = None
+    for i, axes in enumerate(panels.flat):
+        if i >= len(ranges):
+            axes.axis("off")
+            continue
+        image = axes.scatter(
+            study.places(study.finished, ranges[i]),
+            study.values,
+            c=numbers,
+            cmap=f"{COLOR_MAP}_r",
+            norm=Normalize(0, max(1, len(study.study.trials) - 1)),
+            edgecolors=BLACK,
+            linewidths=0.8,
+            s=36,
+        )
+        _range_on(axes, "x", ranges[i])
+        axes.grid(color="0.92")
+        if i % beside == 0:
+            axes.set_ylabel(study.axis)
+    figure.colorbar(image, ax=panels, label="trial", shrink=0.8)
+    write_title(figure, *title_of(study, "finished trials by each parameter"))
+    return figure
+
+
+def importance(study: Study) -> Figure:
+    """Optuna's fANOVA importance of each parameter, the largest on top."""
+    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+    found = optuna.importance.get_param_importances(study.study, evaluator=evaluator)
+    names, shares = list(found)[::-1], [100 * v for v in found.values()][::-1]
+    figure = Figure(figsize=(7.2, 1.6 + 0.4 * len(names)), layout="constrained")
+    axes = figure.subplots()
+    bars = axes.barh(names, shares, color=BLUE, height=0.6)
+    axes.bar_label(bars, [f"{share:.0f}" for share in shares], padding=3)
+    axes.set_xlim(0, 100)
+    axes.set_xlabel("importance by fANOVA (% of what all parameters explain)")
+    axes.grid(axis="x", color="0.92")
+    write_title(figure, *title_of(study, "importance of each parameter"))
+    return figure
+
+
+def contours(study: Study) -> Figure:
+    """Value over each pair of parameters, linear between finished trials and left out beyond them;
+    pruned trials as crosses."""
+    ranges = study.ranges
+    size = len(ranges) - 1
+    figure = Figure(figsize=(max(5.4, 1.8 + 2.5 * size), 1.6 + 2.3 * size), layout="constrained")
+    panels = figure.subplots(size, size, squeeze=False)
+    low, high = min(study.values), max(study.values)
+    norm = Normalize(low, high if high > low else low + 1)
+    image = None
+    for i, j, axes in _cells(panels):
+        if j > i:
+            axes.axis("off")
+            continue
+        across, up = ranges[j], ranges[i + 1]
+        xs, ys = study.places(study.finished, across), study.places(study.finished, up)
+        _fill(axes, xs, ys, study.values, norm)
+        axes.plot(
+            study.places(study.pruned, across),
+            study.places(study.pruned, up),
+            "x",
+            color="0.4",
+            markersize=4,
+        )
+        image = axes.scatter(
+            xs, ys, c=study.values, cmap=COLOR_MAP, norm=norm, edgecolors=WHITE, s=40, zorder=3
+        )
+        _range_on(axes, "x", across, named=i == size - 1)
+        _range_on(axes, "y", up, named=j == 0)
+    figure.colorbar(image, ax=panels, label=study.axis, shrink=0.8)
+    write_title(figure, *title_of(study, "pairs of parameters"), "linear between finished trials")
+    samples = [_sample("o", BLUE), _sample("x", "0.4")]
+    write_legend(figure, samples, ["finished trial", "pruned trial (no value)"], most=2)
+    return figure
+
+
+# What a file is called -> its figure.
+KINDS: dict[str, Callable[[Study], Figure]] = {
+    "history": history,
+    "slice": slices,
+    "importance": importance,
+    "contour": contours,
+}
+
+
+def drawable(study: Study) -> list[str]:
+    """KINDS that there are enough trials and parameters for."""
+    enough = {
+        "history": len(study.finished) > 0,
+        "slice": len(study.finished) > 0,
+        "importance": len(set(study.values)) > 1,
+        "contour": len(study.finished) > 0 and len(study.ranges) > 1,
+    }
+    return [kind for kind in KINDS if enough[kind]]
+
+
+def _cells(panels: np.ndarray) -> Iterator[tuple[int, int, Axes]]:
+    for (i, j), axes in np.ndenumerate(panels):
+        yield i, j, axes
+
+
+def _fill(
+    axes: Axes, xs: list[float], ys: list[float], values: list[float], norm: Normalize
+) -> None:
+    """Nothing where the points span no area, or have one value."""
+    points = np.unique(np.array([xs, ys]).T, axis=0)
+    if len(set(values)) < 2 or np.linalg.matrix_rank(points - points[0], tol=1e-6) < 2:
+        return
+    levels = np.linspace(float(norm.vmin or 0), float(norm.vmax or 0), LEVELS + 1)
+    axes.tricontourf(Triangulation(xs, ys), values, levels=levels, cmap=COLOR_MAP, norm=norm)
+
+
+def _range_on(axes: Axes, which: str, of: Range, named: bool = True) -> None:
+    """The parameter's axis; without ticks' texts and a name where its neighbour shows them."""
+    places, texts = zip(*of.ticks, strict=True)
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_ticks(places, texts if named else [""] * len(places))
+    axis.set_view_interval(-0.06, 1.06, ignore=True)
+    axis.set_label_text(of.label if named else "")
+
+
+def _sample(marker: str, color: str) -> Line2D:
+    return Line2D([], [], linestyle="", marker=marker, color=color)
