@@ -130,8 +130,10 @@ def centers(bundle: Bundle) -> str:
 
 
 def styles_of(bundle: Bundle) -> dict[str, Style]:
-    """Method, as the table calls it -> its style."""
-    labels = labels_of(bundle).values()
+    """Method, as the table calls it -> its style. What is trained comes first: it shares no colour
+    where there are enough."""
+    final = sorted((r for r in rows_of(bundle) if r.is_final), key=lambda r: not r.takes_steps)
+    labels = dict.fromkeys(r.label for r in final)
     return {label: STYLES[i % len(STYLES)] for i, label in enumerate(labels)}
 
 

@@ -79,7 +79,7 @@ def log_ticks(low: float, high: float, most: int = MOST_TICKS) -> list[float]:
 
     ticks = inside([float(f"{f}e{p}") for p in powers for f in (1, 2, 5)])
     if len(ticks) < 3:
-        return inside(MaxNLocator(4, steps=ROUND_STEPS).tick_values(low, high).tolist())
+        return inside([float(t) for t in MaxNLocator(4, steps=ROUND_STEPS).tick_values(low, high)])
     step = 1
     while len(ticks) > most:
         ticks = inside([float(f"1e{p}") for p in powers if p % step == 0])

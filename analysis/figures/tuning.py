@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import optuna
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -21,12 +22,14 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from analysis.figures.base import write_title
-from analysis.figures.look import COLORS, ROUND_STEPS, WHITE, log_ticks, tick_text, write_legend
+from analysis.figures.look import COLORS, ROUND_STEPS, log_ticks, stagger, tick_text, write_legend
 
 COLOR_MAP = "cividis"  # its lightness grows evenly: the same order in grey
-MOST_TICKS = 6  # of a parameter's axis
+MOST_TICKS = 7  # of a parameter's axis
+WIDTH = 2.0  # inches of a panel, at least
 LEVELS = 8
 BLACK, BLUE, VERMILION = COLORS[:3]
+PRUNED = "pruned trial (no value)"
 
 
 @dataclass(frozen=True)
@@ -38,30 +41,34 @@ class Range:
 
     @property
     def label(self) -> str:
-        return f"{self.name}{' (log scale)' if self._is_log else ''}"
+        return f"{self.name}{chr(10) + '(log scale)' if self._is_log else ''}"
 
     @property
     def _is_log(self) -> bool:
         return bool(getattr(self.distribution, "log", False))
 
+    @property
+    def is_choice(self) -> bool:
+        return isinstance(self.distribution, CategoricalDistribution)
+
     def place(self, value: Any) -> float:
         """0 at the range's lower end, 1 at its upper end; choices at equal distances."""
         d: Any = self.distribution
-        if isinstance(d, CategoricalDistribution):
-            return d.to_internal_repr(value) / max(1, len(d.choices) - 1)
+        if self.is_choice:
+            return float(d.to_internal_repr(value) / max(1, len(d.choices) - 1))
         low, high, x = np.log([d.low, d.high, value]) if d.log else (d.low, d.high, value)
         return float((x - low) / (high - low)) if high > low else 0.5
 
     @property
     def ticks(self) -> list[tuple[float, str]]:
         d: Any = self.distribution
-        if isinstance(d, CategoricalDistribution):
+        if self.is_choice:
             return [(self.place(choice), str(choice)) for choice in d.choices]
         if d.log:
             values = log_ticks(d.low, d.high, MOST_TICKS)
         else:
             found = MaxNLocator(MOST_TICKS - 1, steps=ROUND_STEPS).tick_values(d.low, d.high)
-            values = [v for v in found.tolist() if d.low <= v <= d.high]
+            values = [float(v) for v in found if d.low <= v <= d.high]
         return [(self.place(value), tick_text(value)) for value in values]
 
 
@@ -117,7 +124,7 @@ def history(study: Study) -> Figure:
         "|",
         color="0.4",
         transform=axes.get_xaxis_transform(),
-        label="pruned trial (no value)",
+        label=PRUNED,
     )
     axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=ROUND_STEPS))
     axes.margins(y=0.12)
@@ -139,17 +146,17 @@ def slices(study: Study) -> Figure:
     )
     panels = figure.subplots(n_rows, beside, squeeze=False, sharey=True)
     numbers = [t.number for t in study.finished]
-    image = None
+    norm, later_is_darker = Normalize(0, max(1, len(study.study.trials) - 1)), f"{COLOR_MAP}_r"
     for i, axes in enumerate(panels.flat):
         if i >= len(ranges):
             axes.axis("off")
             continue
-        image = axes.scatter(
+        axes.scatter(
             study.places(study.finished, ranges[i]),
             study.values,
             c=numbers,
-            cmap=f"{COLOR_MAP}_r",
-            norm=Normalize(0, max(1, len(study.study.trials) - 1)),
+            cmap=later_is_darker,
+            norm=norm,
             edgecolors=BLACK,
             linewidths=0.8,
             s=36,
@@ -158,7 +165,8 @@ def slices(study: Study) -> Figure:
         axes.grid(color="0.92")
         if i % beside == 0:
             axes.set_ylabel(study.axis)
-    figure.colorbar(image, ax=panels, label="trial", shrink=0.8)
+    bar = ScalarMappable(norm, later_is_darker)
+    figure.colorbar(bar, ax=panels, label="trial", shrink=0.8)
     write_title(figure, *title_of(study, "finished trials by each parameter"))
     return figure
 
@@ -172,7 +180,7 @@ def importance(study: Study) -> Figure:
     axes = figure.subplots()
     bars = axes.barh(names, shares, color=BLUE, height=0.6)
     axes.bar_label(bars, [f"{share:.0f}" for share in shares], padding=3)
-    axes.set_xlim(0, 100)
+    axes.set_xlim(0, 108)  # room for the largest one's number
     axes.set_xlabel("importance by fANOVA (% of what all parameters explain)")
     axes.grid(axis="x", color="0.92")
     write_title(figure, *title_of(study, "importance of each parameter"))
@@ -180,22 +188,22 @@ def importance(study: Study) -> Figure:
 
 
 def contours(study: Study) -> Figure:
-    """Value over each pair of parameters, linear between finished trials and left out beyond them;
-    pruned trials as crosses."""
+    """Value over each pair of parameters, linear between finished trials and left out beyond them
+    and between choices; pruned trials as crosses."""
     ranges = study.ranges
     size = len(ranges) - 1
     figure = Figure(figsize=(max(5.4, 1.8 + 2.5 * size), 1.6 + 2.3 * size), layout="constrained")
     panels = figure.subplots(size, size, squeeze=False)
     low, high = min(study.values), max(study.values)
     norm = Normalize(low, high if high > low else low + 1)
-    image = None
     for i, j, axes in _cells(panels):
         if j > i:
             axes.axis("off")
             continue
         across, up = ranges[j], ranges[i + 1]
         xs, ys = study.places(study.finished, across), study.places(study.finished, up)
-        _fill(axes, xs, ys, study.values, norm)
+        if not (across.is_choice or up.is_choice):  # between two choices there is nothing
+            _fill(axes, xs, ys, study.values, norm)
         axes.plot(
             study.places(study.pruned, across),
             study.places(study.pruned, up),
@@ -203,15 +211,21 @@ def contours(study: Study) -> Figure:
             color="0.4",
             markersize=4,
         )
-        image = axes.scatter(
-            xs, ys, c=study.values, cmap=COLOR_MAP, norm=norm, edgecolors=WHITE, s=40, zorder=3
+        axes.scatter(
+            xs, ys, c=study.values, cmap=COLOR_MAP, norm=norm, edgecolors=BLACK, s=40, zorder=3
         )
         _range_on(axes, "x", across, named=i == size - 1)
         _range_on(axes, "y", up, named=j == 0)
-    figure.colorbar(image, ax=panels, label=study.axis, shrink=0.8)
-    write_title(figure, *title_of(study, "pairs of parameters"), "linear between finished trials")
-    samples = [_sample("o", BLUE), _sample("x", "0.4")]
-    write_legend(figure, samples, ["finished trial", "pruned trial (no value)"], most=2)
+    bar = ScalarMappable(norm, COLOR_MAP)
+    figure.colorbar(bar, ax=panels, label=study.axis, shrink=0.8)
+    write_title(
+        figure, *title_of(study, "pairs of parameters"), "surface: linear between finished trials"
+    )
+    samples = [
+        Line2D([], [], linestyle="", marker="o", color=BLACK, markerfacecolor="0.6"),
+        Line2D([], [], linestyle="", marker="x", color="0.4"),
+    ]
+    write_legend(figure, samples, ["finished trial", PRUNED], most=2)
     return figure
 
 
@@ -248,17 +262,19 @@ def _fill(
     if len(set(values)) < 2 or np.linalg.matrix_rank(points - points[0], tol=1e-6) < 2:
         return
     levels = np.linspace(float(norm.vmin or 0), float(norm.vmax or 0), LEVELS + 1)
-    axes.tricontourf(Triangulation(xs, ys), values, levels=levels, cmap=COLOR_MAP, norm=norm)
+    axes.tricontourf(
+        Triangulation(xs, ys), values, levels=levels, cmap=COLOR_MAP, norm=norm, extend="both"
+    )
 
 
 def _range_on(axes: Axes, which: str, of: Range, named: bool = True) -> None:
     """The parameter's axis; without ticks' texts and a name where its neighbour shows them."""
-    places, texts = zip(*of.ticks, strict=True)
+    places = [place for place, _ in of.ticks]
+    texts = [text if named else "" for _, text in of.ticks]
     axis = axes.xaxis if which == "x" else axes.yaxis
-    axis.set_ticks(places, texts if named else [""] * len(places))
     axis.set_view_interval(-0.06, 1.06, ignore=True)
+    if which == "x":
+        stagger(axes, places, texts, WIDTH)
+    else:
+        axes.set_yticks(places, texts)
     axis.set_label_text(of.label if named else "")
-
-
-def _sample(marker: str, color: str) -> Line2D:
-    return Line2D([], [], linestyle="", marker=marker, color=color)
