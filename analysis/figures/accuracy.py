@@ -20,8 +20,10 @@ from analysis.figures.base import (
     styles_of,
     title,
 )
-from analysis.figures.look import write_legend
+from analysis.figures.look import stagger, write_legend
 from analysis.tables.rows import Row, Table, cell_estimate, columns_of, tables_of
+
+AROUND = 0.8  # inches beside the axes
 
 
 def accuracy(bundle: Bundle) -> Figure:
@@ -77,8 +79,9 @@ def _draw(bundle: Bundle, axes: Axes, table: Table, rows: list[Row]) -> set[int]
             label=labels[row.method],
         )
     draw_teacher(bundle, axes)
-    axes.set_xticks(range(len(table.columns)), table.heads)
     axes.set_xlim(-0.5, len(table.columns) - 0.5)
+    inches = axes.get_figure(root=True).get_figwidth() - AROUND
+    stagger(axes, range(len(table.columns)), table.heads, inches)
     axes.set_ylabel("test accuracy (%)")
     axes.grid(axis="y", color="0.9")
     return counts

@@ -25,8 +25,9 @@ from analysis.figures.base import write_title
 from analysis.figures.look import COLORS, ROUND_STEPS, log_ticks, stagger, tick_text, write_legend
 
 COLOR_MAP = "cividis"  # its lightness grows evenly: the same order in grey
-MOST_TICKS = 7  # of a parameter's axis
-WIDTH = 2.0  # inches of a panel, at least
+MOST_TICKS = 6  # of a parameter's axis
+SLICE, CONTOUR = 2.6, 2.0  # inches, about: a panel's width
+ROOM = (-0.06, 1.06)  # around a range from 0 to 1
 LEVELS = 8
 BLACK, BLUE, VERMILION = COLORS[:3]
 PRUNED = "pruned trial (no value)"
@@ -161,7 +162,7 @@ def slices(study: Study) -> Figure:
             linewidths=0.8,
             s=36,
         )
-        _range_on(axes, "x", ranges[i])
+        _range_across(axes, ranges[i], SLICE)
         axes.grid(color="0.92")
         if i % beside == 0:
             axes.set_ylabel(study.axis)
@@ -214,8 +215,8 @@ def contours(study: Study) -> Figure:
         axes.scatter(
             xs, ys, c=study.values, cmap=COLOR_MAP, norm=norm, edgecolors=BLACK, s=40, zorder=3
         )
-        _range_on(axes, "x", across, named=i == size - 1)
-        _range_on(axes, "y", up, named=j == 0)
+        _range_across(axes, across, CONTOUR, named=i == size - 1)
+        _range_up(axes, up, named=j == 0)
     bar = ScalarMappable(norm, COLOR_MAP)
     figure.colorbar(bar, ax=panels, label=study.axis, shrink=0.8)
     write_title(
@@ -267,14 +268,18 @@ def _fill(
     )
 
 
-def _range_on(axes: Axes, which: str, of: Range, named: bool = True) -> None:
-    """The parameter's axis; without ticks' texts and a name where its neighbour shows them."""
-    places = [place for place, _ in of.ticks]
-    texts = [text if named else "" for _, text in of.ticks]
-    axis = axes.xaxis if which == "x" else axes.yaxis
-    axis.set_view_interval(-0.06, 1.06, ignore=True)
-    if which == "x":
-        stagger(axes, places, texts, WIDTH)
-    else:
-        axes.set_yticks(places, texts)
-    axis.set_label_text(of.label if named else "")
+def _range_across(axes: Axes, of: Range, inches: float, named: bool = True) -> None:
+    """The parameter on x. named: else its ticks alone; their texts stand at another panel."""
+    axes.set_xlim(*ROOM)
+    stagger(axes, *_ticks(of, named), inches)
+    axes.set_xlabel(of.label if named else "")
+
+
+def _range_up(axes: Axes, of: Range, named: bool) -> None:
+    axes.set_ylim(*ROOM)
+    axes.set_yticks(*_ticks(of, named))
+    axes.set_ylabel(of.label if named else "")
+
+
+def _ticks(of: Range, named: bool) -> tuple[list[float], list[str]]:
+    return [place for place, _ in of.ticks], [text if named else "" for _, text in of.ticks]
