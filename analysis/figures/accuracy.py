@@ -38,7 +38,7 @@ def accuracy(bundle: Bundle) -> Figure:
     panels = figure.subplots(len(tables), squeeze=False, sharey=True)[:, 0]
     counts = set()
     for axes, table in zip(panels, tables, strict=True):
-        counts |= _draw(bundle, axes, table, rows)
+        counts |= _draw(bundle, axes, table, rows, width - AROUND)
         if len(tables) > 1:
             axes.set_title(table.title)
     panels[-1].set_xlabel(column_axis([c for table in tables for c in table.columns]))
@@ -56,8 +56,8 @@ def accuracy(bundle: Bundle) -> Figure:
     return figure
 
 
-def _draw(bundle: Bundle, axes: Axes, table: Table, rows: list[Row]) -> set[int]:
-    """One table's numbers; how many seeds they are of."""
+def _draw(bundle: Bundle, axes: Axes, table: Table, rows: list[Row], inches: float) -> set[int]:
+    """One table's numbers; how many seeds they are of. inches: the width of the axes."""
     styles, labels = styles_of(bundle), labels_of(bundle)
     # Methods of one student stand beside each other, those of the next one apart from them.
     step = min(0.14, 0.8 / len(rows))
@@ -80,7 +80,6 @@ def _draw(bundle: Bundle, axes: Axes, table: Table, rows: list[Row]) -> set[int]
         )
     draw_teacher(bundle, axes)
     axes.set_xlim(-0.5, len(table.columns) - 0.5)
-    inches = axes.get_figure(root=True).get_figwidth() - AROUND
     stagger(axes, range(len(table.columns)), table.heads, inches)
     axes.set_ylabel("test accuracy (%)")
     axes.grid(axis="y", color="0.9")
