@@ -11,7 +11,7 @@ from pydantic import Field
 
 from analysis.bundle_fields import Part, checked_lines
 from analysis.figures.base import default_settings, pixels
-from analysis.figures.tuning import KINDS, Study, drawable
+from analysis.figures.studies import KINDS, StudyTrials, drawable
 from harness.errors import UserError
 from harness.tune.export import FORMAT, RESULTS
 
@@ -126,7 +126,7 @@ def make_tuning_figures() -> None:
 
 
 def _draw_method(bundle: TuningBundle, path: Path, method: str) -> list[Path]:
-    study = Study(bundle.studies[method], bundle.metric.replace("/", " "))
+    study = StudyTrials(bundle.studies[method], bundle.metric.replace("/", " "))
     drawn = drawable(study)
     files = []
     for kind, figure_of in KINDS.items():

@@ -30,7 +30,7 @@ from analysis.figures.look import (
     tick_text,
     write_legend,
 )
-from analysis.figures.tuning import COLOR_MAP, KINDS, Range, Study, drawable
+from analysis.figures.studies import COLOR_MAP, KINDS, SearchAxis, StudyTrials, drawable
 
 # -- colours ---------------------------------------------------------------------------------------
 
@@ -137,17 +137,16 @@ def test_words_over_each_other_stand_in_rows() -> None:
     figure = Figure()
     axes = figure.subplots()
     axes.set_xlim(0, 10)
-    words = ("abc", "defghi", "j", "k")
-    stagger(axes, [4, 0, 4, 10], words, inches=100 * LETTER)
+    stagger(axes, [4, 0, 4, 10], ["abc", "defghi", "j", "k"], inches=100 * LETTER)
     shown = [(t.get_position()[0], t.get_text()) for t in axes.get_xticklabels()]
-    assert shown == [(0, "defghi"), (4, "abc"), (4, "\nj"), (10, "k")]
+    assert shown == [(0, "defghi"), (4, "abc, j"), (10, "k")], "one text a place"
     stagger(axes, [0, 4], ["a" * 41, "b" * 39], inches=100 * LETTER)
     assert [t.get_text()[0] for t in axes.get_xticklabels()] == ["a", "\n"]
-    stagger(axes, [0, 4], ["a" * 39, "b" * 39], inches=100 * LETTER)
+    stagger(axes, [0, 4], ["a" * 38, "b" * 39], inches=100 * LETTER)
     assert [t.get_text()[0] for t in axes.get_xticklabels()] == ["a", "b"]
 
 
-@pytest.mark.parametrize(("letters", "columns"), [(3, 4), (20, 3), (40, 1), (200, 1)])
+@pytest.mark.parametrize(("letters", "columns"), [(3, 4), (13, 3), (20, 2), (40, 1), (200, 1)])
 def test_a_legend_has_the_columns_that_fit(letters: int, columns: int) -> None:
     figure = Figure(figsize=(7, 4), layout="constrained")
     handles = [Line2D([], []) for _ in range(4)]
@@ -156,7 +155,7 @@ def test_a_legend_has_the_columns_that_fit(letters: int, columns: int) -> None:
 
 
 def test_the_checks_of_looks_find_what_is_wrong() -> None:
-    figure = Figure(figsize=(3, 2))
+    figure = Figure(figsize=(6, 4))
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], "o-", color="red")
     axes.plot([0, 1], [1, 0], "o-", color="blue")
@@ -184,7 +183,7 @@ VALUES = (0.5, None, 0.75, 0.25, None, 0.875, 0.75, 0.5)  # None: pruned
 
 def made_up(
     values: tuple[float | None, ...] = VALUES, names: tuple[str, ...] = (*SPACE,), up: bool = True
-) -> Study:
+) -> StudyTrials:
     rng = np.random.default_rng(0)
     study = optuna.create_study(study_name="tiny/kd", direction="maximize" if up else "minimize")
     for value in values:
@@ -202,10 +201,10 @@ def made_up(
                 distributions={n: SPACE[n] for n in names},
             )
         )
-    return Study(study, "validation accuracy")
+    return StudyTrials(study, "validation accuracy")
 
 
-def drawn(study: Study, kind: str) -> Figure:
+def drawn(study: StudyTrials, kind: str) -> Figure:
     with default_settings():
         return KINDS[kind](study)
 
@@ -220,7 +219,7 @@ def test_tuning_figures_are_readable(kind: str) -> None:
 
 
 def test_a_range_is_an_axis_from_0_to_1() -> None:
-    decay, alpha, relation, epochs = (Range(n, d) for n, d in SPACE.items())
+    decay, alpha, relation, epochs = (SearchAxis(n, d) for n, d in SPACE.items())
     assert [decay.place(v) for v in (5e-5, 5e-4, 5e-3)] == pytest.approx([0, 0.5, 1])
     assert decay.ticks == [
         (pytest.approx(np.log10(2) / 2), "0.0001"),
@@ -231,8 +230,8 @@ def test_a_range_is_an_axis_from_0_to_1() -> None:
     assert [text for _, text in alpha.ticks] == ["0.2", "0.4", "0.6", "0.8", "1"]
     assert relation.ticks == [(0, "tuple"), (1, "triplet")]
     assert [text for _, text in epochs.ticks] == ["10", "15", "20", "25", "30"]
-    assert Range("x", FloatDistribution(2.0, 2.0)).place(2.0) == 0.5
-    assert Range("x", CategoricalDistribution([3])).ticks == [(0, "3")]
+    assert SearchAxis("x", FloatDistribution(2.0, 2.0)).place(2.0) == 0.5
+    assert SearchAxis("x", CategoricalDistribution([3])).ticks == [(0, "3")]
 
 
 @pytest.mark.parametrize("up", [True, False])
@@ -287,9 +286,11 @@ def test_what_a_study_has_the_trials_for() -> None:
     assert drawable(made_up(names=("kd.alpha",))) == ["history", "slice", "importance"]
     assert drawable(made_up((0.5, 0.5, 0.5))) == ["history", "slice", "contour"]
     assert drawable(made_up((None, None))) == []
-    for study in (made_up((0.5,)), made_up((0.5, 0.5, 0.5)), made_up((0.5, 0.25))):
-        for kind in drawable(study):
-            FigureCanvasAgg(drawn(study, kind)).draw()
+    two = ("optimizer.weight_decay", "kd.alpha")
+    for values in ((0.5,), (0.5, 0.5, 0.5), (0.5, 0.25)):
+        few = made_up(values, two)
+        for kind in drawable(few):
+            FigureCanvasAgg(drawn(few, kind)).draw()
 
 
 def test_files_of_a_tuning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -301,7 +302,7 @@ def test_files_of_a_tuning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(tuning, "read_tuning_bundle", read)
     before = dict(matplotlib.rcParams)
-    shown["study"] = made_up()
+    shown["study"] = made_up(names=("optimizer.weight_decay", "kd.alpha"))
     files = [path for _, path in tuning.draw(Path("tiny.jsonl"))]
     assert [p.name for p in files] == [f"tiny-kd-{kind}.png" for kind in KINDS]
     first = [p.read_bytes() for p in files]

@@ -103,17 +103,20 @@ def stagger(axes: Axes, xs: Sequence[float], words: Sequence[str], inches: float
 
     inches: about the width of the axes, whose limits are set already.
     """
+    at: dict[float, str] = {}  # a place has one text
+    for x, word in sorted(zip(map(float, xs), words, strict=True), key=lambda pair: pair[0]):
+        at[x] = f"{at[x]}, {word}" if x in at else word
     transform = axes.xaxis.get_transform()
     left, right = transform.transform(np.array(axes.get_xlim()))
-    places = inches * (transform.transform(np.array(xs)) - left) / (right - left)
+    places = inches * (transform.transform(np.array(list(at))) - left) / (right - left)
     ends: list[float] = []  # of each row
     shown = []
-    for place, x, word in sorted(zip(places.tolist(), xs, words, strict=True)):
+    for place, word in zip(places.tolist(), at.values(), strict=True):
         half = LETTER * (len(word) + 1) / 2
         row = next((i for i, end in enumerate(ends) if end <= place - half), len(ends))
         ends[row : row + 1] = [place + half]
-        shown.append((x, "\n" * row + word))
-    axes.set_xticks([x for x, _ in shown], [text for _, text in shown])
+        shown.append("\n" * row + word)
+    axes.set_xticks(list(at), shown)
     axes.set_xticks([], minor=True)
 
 

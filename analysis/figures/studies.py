@@ -34,7 +34,7 @@ PRUNED = "pruned trial (no value)"
 
 
 @dataclass(frozen=True)
-class Range:
+class SearchAxis:
     """The search range of a parameter as an axis from 0 to 1, with ticks (place, text)."""
 
     name: str
@@ -74,7 +74,7 @@ class Range:
 
 
 @dataclass(frozen=True)
-class Study:
+class StudyTrials:
     """One method's trials. metric: in words. value: of a finished trial, in per cent."""
 
     study: optuna.Study
@@ -93,10 +93,10 @@ class Study:
         return [100 * t.value for t in self.finished if t.value is not None]
 
     @property
-    def ranges(self) -> list[Range]:
-        return [Range(n, d) for n, d in self.study.trials[0].distributions.items()]
+    def ranges(self) -> list[SearchAxis]:
+        return [SearchAxis(n, d) for n, d in self.study.trials[0].distributions.items()]
 
-    def places(self, trials: list[FrozenTrial], of: Range) -> list[float]:
+    def places(self, trials: list[FrozenTrial], of: SearchAxis) -> list[float]:
         return [of.place(t.params[of.name]) for t in trials]
 
     @property
@@ -104,12 +104,12 @@ class Study:
         return f"{self.metric} (%)"
 
 
-def title_of(study: Study, what: str) -> tuple[str, str]:
+def title_of(study: StudyTrials, what: str) -> tuple[str, str]:
     counts = f"{len(study.finished)} finished and {len(study.pruned)} pruned trials"
     return f"{study.study.study_name}: {what}", f"{study.metric}, {counts}"
 
 
-def history(study: Study) -> Figure:
+def history(study: StudyTrials) -> Figure:
     """Each finished trial's value and the best so far; pruned trials as marks at the bottom."""
     figure = Figure(figsize=(7.2, 4.2), layout="constrained")
     axes = figure.subplots()
@@ -137,7 +137,7 @@ def history(study: Study) -> Figure:
     return figure
 
 
-def slices(study: Study) -> Figure:
+def slices(study: StudyTrials) -> Figure:
     """Value against each parameter alone, a panel each; a later trial is darker."""
     ranges = study.ranges
     beside = min(len(ranges), 3)
@@ -172,7 +172,7 @@ def slices(study: Study) -> Figure:
     return figure
 
 
-def importance(study: Study) -> Figure:
+def importance(study: StudyTrials) -> Figure:
     """Optuna's fANOVA importance of each parameter, the largest on top."""
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
     found = optuna.importance.get_param_importances(study.study, evaluator=evaluator)
@@ -188,7 +188,7 @@ def importance(study: Study) -> Figure:
     return figure
 
 
-def contours(study: Study) -> Figure:
+def contours(study: StudyTrials) -> Figure:
     """Value over each pair of parameters, linear between finished trials and left out beyond them
     and between choices; pruned trials as crosses."""
     ranges = study.ranges
@@ -231,7 +231,7 @@ def contours(study: Study) -> Figure:
 
 
 # What a file is called -> its figure.
-KINDS: dict[str, Callable[[Study], Figure]] = {
+KINDS: dict[str, Callable[[StudyTrials], Figure]] = {
     "history": history,
     "slice": slices,
     "importance": importance,
@@ -239,7 +239,7 @@ KINDS: dict[str, Callable[[Study], Figure]] = {
 }
 
 
-def drawable(study: Study) -> list[str]:
+def drawable(study: StudyTrials) -> list[str]:
     """KINDS that there are enough trials and parameters for."""
     enough = {
         "history": len(study.finished) > 0,
@@ -268,18 +268,18 @@ def _fill(
     )
 
 
-def _range_across(axes: Axes, of: Range, inches: float, named: bool = True) -> None:
+def _range_across(axes: Axes, of: SearchAxis, inches: float, named: bool = True) -> None:
     """The parameter on x. named: else its ticks alone; their texts stand at another panel."""
     axes.set_xlim(*ROOM)
     stagger(axes, *_ticks(of, named), inches)
     axes.set_xlabel(of.label if named else "")
 
 
-def _range_up(axes: Axes, of: Range, named: bool) -> None:
+def _range_up(axes: Axes, of: SearchAxis, named: bool) -> None:
     axes.set_ylim(*ROOM)
     axes.set_yticks(*_ticks(of, named))
     axes.set_ylabel(of.label if named else "")
 
 
-def _ticks(of: Range, named: bool) -> tuple[list[float], list[str]]:
+def _ticks(of: SearchAxis, named: bool) -> tuple[list[float], list[str]]:
     return [place for place, _ in of.ticks], [text if named else "" for _, text in of.ticks]
