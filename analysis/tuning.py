@@ -1,23 +1,17 @@
-"""Figures of a tuning, from its bundle alone: history, importance, slices and contours."""
+"""Figures of a tuning, from its bundle alone."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-import numpy as np
 import optuna
-from optuna.visualization import matplotlib as draw_optuna
 from pydantic import Field
 
 from analysis.bundle_fields import Part, checked_lines
+from analysis.figures.base import default_settings, pixels
+from analysis.figures.studies import KINDS, StudyTrials, drawable
 from harness.errors import UserError
 from harness.tune.export import FORMAT, RESULTS
 
@@ -117,7 +111,7 @@ def _study(header: dict[str, Any], trials: list[dict[str, Any]], method: str) ->
 
 def draw(path: Path) -> list[tuple[str, Path]]:
     """Draw the figures of a bundle; (method, file) of each. A figure that needs more trials or
-    more parameters than there are is left out."""
+    more parameters than there are is left out, and its file removed."""
     bundle = read_tuning_bundle(path)
     return [
         (method, file) for method in bundle.studies for file in _draw_method(bundle, path, method)
@@ -132,41 +126,16 @@ def make_tuning_figures() -> None:
 
 
 def _draw_method(bundle: TuningBundle, path: Path, method: str) -> list[Path]:
-    study = bundle.studies[method]
-    complete = [t.value for t in study.trials if t.state == optuna.trial.TrialState.COMPLETE]
-    n_parameters = len(study.trials[0].params)
-    kinds: dict[str, Callable[[optuna.Study], Any]] = {
-        "history": draw_optuna.plot_optimization_history,
-        "slice": draw_optuna.plot_slice,
-    }
-    if len(set(complete)) > 1:
-        kinds["importance"] = _importance
-    if n_parameters > 1:
-        kinds["contour"] = draw_optuna.plot_contour
+    study = StudyTrials(bundle.studies[method], bundle.metric.replace("/", " "))
+    drawn = drawable(study)
     files = []
-    for kind, plot in kinds.items():
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # experimental; empty corners of a contour
-            axes = plot(study)
-        figure = np.ravel(np.asarray(axes, dtype=object))[0].figure
-        n_pruned = len(study.trials) - len(complete)
-        figure.suptitle(
-            f"{study.study_name}: {len(complete)} finished and {n_pruned} pruned trials, "
-            f"{bundle.metric}",
-            fontsize=9,
-        )
-        if kind in ("slice", "contour"):
-            figure.set_size_inches(
-                4 * max(2, n_parameters), 3.2 * (n_parameters if kind == "contour" else 1.4)
-            )
+    for kind, figure_of in KINDS.items():
         file = FIGURES / f"{path.stem}-{method}-{kind}.png"
+        if kind not in drawn:
+            file.unlink(missing_ok=True)
+            continue
         file.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(file, dpi=100, bbox_inches="tight", metadata={"Software": None})
-        plt.close(figure)
+        with default_settings():
+            pixels(figure_of(study)).save(file, optimize=True)
         files.append(file)
     return files
-
-
-def _importance(study: optuna.Study) -> Any:
-    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
-    return draw_optuna.plot_param_importances(study, evaluator=evaluator)

@@ -136,7 +136,8 @@ def draw(kept: list[Record], path: Path) -> None:
     """Seconds by size, a panel an axis; a line for what is done on each kind of device."""
     from matplotlib.figure import Figure
 
-    from analysis.figures.base import STYLES, default_settings, pixels
+    from analysis.figures.base import default_settings, pixels
+    from analysis.figures.look import STYLES
 
     names = (LOSS, STEP, EVALUATION, PLAN)
     kinds = [r["machine"]["kind"] for r in kept]
@@ -152,8 +153,7 @@ def draw(kept: list[Record], path: Path) -> None:
                     s = style[name, kind]
                     label = f"{name}, {kind}"
                     axes.fill_between(sizes, low, high, color="0.85", linewidth=0)
-                    axes.plot(sizes, median, label=label, color=s.grey, linestyle=s.line,
-                              marker=s.marker, markersize=5, markerfacecolor=s.face)  # fmt: skip
+                    axes.plot(sizes, median, label=label, linestyle=s.line, markersize=5, **s.point)
             axes.set(xscale="log", yscale="log", xlabel=axis.words, ylabel="seconds")
             points = points_of(kept, axis.name)
             ticks = sorted({size for size, *_ in points})

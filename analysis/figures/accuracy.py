@@ -20,7 +20,10 @@ from analysis.figures.base import (
     styles_of,
     title,
 )
+from analysis.figures.look import stagger, write_legend
 from analysis.tables.rows import Row, Table, cell_estimate, columns_of, tables_of
+
+AROUND = 0.8  # inches beside the axes
 
 
 def accuracy(bundle: Bundle) -> Figure:
@@ -35,7 +38,7 @@ def accuracy(bundle: Bundle) -> Figure:
     panels = figure.subplots(len(tables), squeeze=False, sharey=True)[:, 0]
     counts = set()
     for axes, table in zip(panels, tables, strict=True):
-        counts |= _draw(bundle, axes, table, rows)
+        counts |= _draw(bundle, axes, table, rows, width - AROUND)
         if len(tables) > 1:
             axes.set_title(table.title)
     panels[-1].set_xlabel(column_axis([c for table in tables for c in table.columns]))
@@ -49,12 +52,12 @@ def accuracy(bundle: Bundle) -> Figure:
         protocol(bundle),
     )
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    write_legend(figure, handles, labels, most=3)
     return figure
 
 
-def _draw(bundle: Bundle, axes: Axes, table: Table, rows: list[Row]) -> set[int]:
-    """One table's numbers; how many seeds they are of."""
+def _draw(bundle: Bundle, axes: Axes, table: Table, rows: list[Row], inches: float) -> set[int]:
+    """One table's numbers; how many seeds they are of. inches: the width of the axes."""
     styles, labels = styles_of(bundle), labels_of(bundle)
     # Methods of one student stand beside each other, those of the next one apart from them.
     step = min(0.14, 0.8 / len(rows))
@@ -70,15 +73,14 @@ def _draw(bundle: Bundle, axes: Axes, table: Table, rows: list[Row]) -> set[int]
             [100 * e.mean for _, e in shown],
             # No interval of one seed: not one of width 0.
             [np.nan if e.half_width is None else 100 * e.half_width for _, e in shown],
-            fmt=style.marker,
-            color=style.grey,
-            markerfacecolor=style.face,
+            **style.point,
+            linestyle="",
             capsize=3,
             label=labels[row.method],
         )
     draw_teacher(bundle, axes)
-    axes.set_xticks(range(len(table.columns)), table.heads)
     axes.set_xlim(-0.5, len(table.columns) - 0.5)
+    stagger(axes, range(len(table.columns)), table.heads, inches)
     axes.set_ylabel("test accuracy (%)")
     axes.grid(axis="y", color="0.9")
     return counts

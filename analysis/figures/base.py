@@ -1,7 +1,7 @@
-"""What all figures share: their frame, and a look that is readable in black and white.
+"""What all figures share: what they say of their bundle, and how they become pictures.
 
-Methods differ by marker and line style. Drawn without pyplot, so nothing is left behind in this
-process, and with matplotlib's defaults whatever else it has set.
+Drawn without pyplot, so nothing is left behind in this process, and with matplotlib's defaults
+whatever else it has set. `look.py` has their colours, markers and ticks.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -25,6 +25,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 from analysis.bundle import Bundle
+from analysis.figures.look import STYLES, Style
 from analysis.tables.rows import (
     Column,
     Row,
@@ -68,40 +69,6 @@ class Kind:
     name: str
     draw: Callable[[Bundle], Figure]
     missing: Callable[[Bundle], str | None] = lambda bundle: None
-
-
-@dataclass(frozen=True)
-class Style:
-    """How one method looks in every figure."""
-
-    marker: str
-    line: Literal["-", "--", "-.", ":"]
-    grey: str
-    face: str
-
-
-STYLES = (
-    Style("o", "-", "0.0", "0.0"),
-    Style("s", "--", "0.4", "1.0"),
-    Style("D", "-.", "0.5", "0.5"),
-    Style("^", ":", "0.0", "1.0"),
-    Style("v", "-", "0.6", "0.6"),
-    Style("P", "--", "0.0", "0.0"),
-    Style("X", "-.", "0.4", "0.4"),
-    Style("<", ":", "0.0", "0.7"),
-    Style(">", "-", "0.3", "1.0"),
-    Style("h", "--", "0.6", "0.3"),
-    Style("p", "-.", "0.0", "1.0"),
-    Style("*", ":", "0.3", "0.3"),
-    Style("8", "-", "0.0", "0.6"),
-    Style("d", "--", "0.5", "1.0"),
-    Style("H", "-.", "0.2", "0.8"),
-    Style("o", ":", "0.5", "1.0"),
-    Style("s", "-", "0.0", "0.0"),
-    Style("^", "--", "0.6", "0.6"),
-    Style("D", ":", "0.3", "1.0"),
-    Style("v", "-.", "0.0", "1.0"),
-)
 
 
 def data_of(bundle: Bundle) -> dict[str, str]:
@@ -163,8 +130,10 @@ def centers(bundle: Bundle) -> str:
 
 
 def styles_of(bundle: Bundle) -> dict[str, Style]:
-    """Method, as the table calls it -> its style."""
-    labels = labels_of(bundle).values()
+    """Method, as the table calls it -> its style. What is trained comes first: it shares no colour
+    where there are enough."""
+    final = sorted((r for r in rows_of(bundle) if r.is_final), key=lambda r: not r.takes_steps)
+    labels = dict.fromkeys(r.label for r in final)
     return {label: STYLES[i % len(STYLES)] for i, label in enumerate(labels)}
 
 
@@ -184,8 +153,13 @@ def protocol(bundle: Bundle) -> str:
 
 
 def title(figure: Figure, bundle: Bundle, what: str, data: str, *details: str) -> None:
-    """What is shown, of which data, then details; a long line is wrapped to the figure's width."""
-    lines = [f"{bundle.name}: {what}", f"data set {data_of(bundle)['name']}, {data}", *details]
+    """What is shown, of which data, then details."""
+    data_set = f"data set {data_of(bundle)['name']}, {data}"
+    write_title(figure, f"{bundle.name}: {what}", data_set, *details)
+
+
+def write_title(figure: Figure, *lines: str) -> None:
+    """A long line is wrapped to the figure's width."""
     width = int(LETTERS_PER_INCH * figure.get_figwidth())
     wrapped = [part for line in lines for part in textwrap.wrap(line, width)]
     figure.suptitle("\n".join(wrapped), fontsize=10)
@@ -227,11 +201,12 @@ def default_settings() -> Iterator[None]:
 
 
 def pixels(figure: Figure) -> Image.Image:
-    """One byte a pixel: there is no colour to keep."""
+    """One byte a pixel: with a palette of their colours, pictures stay small."""
     for text in figure.findobj(Text):
         assert isinstance(text, Text)
         if (shown := writable(text.get_text())) != text.get_text():
             text.set_text(shown)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("L")
+    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    return picture.quantize(256, dither=Image.Dither.NONE)

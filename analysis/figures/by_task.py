@@ -14,7 +14,6 @@ from analysis.bundle import Bundle
 from analysis.figures.base import (
     LAST,
     Kind,
-    Style,
     draw_teacher,
     images,
     labels_of,
@@ -24,6 +23,7 @@ from analysis.figures.base import (
     styles_of,
     title,
 )
+from analysis.figures.look import Style, stagger, write_legend
 from analysis.tables.rows import Column, columns_of, part_sizes, select
 from harness.spec.tasks import ALL
 
@@ -33,6 +33,7 @@ AXIS = {
     "shots": "shots (training images {an_old} class, log scale)",
 }
 MOST_BESIDE = 4  # panels in a row
+WIDTH = 3.0  # inches of a panel, at least
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def against(bundle: Bundle, dimension: Dimension) -> Figure:
         for axes in grid.flat
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
-    figure.legend(handles.values(), handles, loc="outside lower center", ncols=2, handlelength=4)
+    write_legend(figure, list(handles.values()), list(handles), most=3, handlelength=4)
     return figure
 
 
@@ -141,8 +142,7 @@ def _draw(bundle: Bundle, axes: Axes, panel: Panel, dimension: Dimension) -> set
         _draw_line(axes, line, styles[method], method)
     draw_teacher(bundle, axes)
     words = [str(c.task.dimensions[dimension]) for c in panel.columns if c.task]
-    axes.set_xticks(xs, words)
-    axes.set_xticks([], minor=True)
+    stagger(axes, xs, words, WIDTH)
     axes.grid(color="0.92")
     return {len(point.values) for line in found.values() for point in line}
 
@@ -153,15 +153,13 @@ def _draw_line(axes: Axes, line: list[Point], style: Style, method: str) -> None
     if any(len(v) > 1 for v in values):
         low, high = [v.min() for v in values], [v.max() for v in values]
         if len(xs) == 1:  # a band without width
-            axes.vlines(xs, low, high, color=style.grey, alpha=0.5)
-        axes.fill_between(xs, low, high, color=style.grey, alpha=0.12, linewidth=0)
+            axes.vlines(xs, low, high, color=style.color, alpha=0.5)
+        axes.fill_between(xs, low, high, color=style.color, alpha=0.12, linewidth=0)
     axes.plot(
         xs,
         [v.mean() for v in values],
-        color=style.grey,
+        **style.point,
         linestyle=style.line,
-        marker=style.marker,
-        markerfacecolor=style.face,
         markersize=5,
         linewidth=1.2,
         label=method,

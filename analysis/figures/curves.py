@@ -9,14 +9,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 
 from analysis.bundle import Bundle
 from analysis.figures.base import (
     LAST,
     OLD_BUNDLE,
     Kind,
-    Style,
     centers,
     data_of,
     has_many_tasks,
@@ -27,6 +26,7 @@ from analysis.figures.base import (
     styles_of,
     title,
 )
+from analysis.figures.look import ROUND_STEPS, Style, scale_log, write_legend
 from analysis.tables.rows import MOST_COLUMNS, columns_of, select
 from harness.results import NCM_FORMS, on
 
@@ -121,16 +121,11 @@ def curves(bundle: Bundle, number: int) -> Figure:
                 counts.add(band.n)
                 _draw_band(axes, band, styles[method], scale)
             axes.grid(color="0.92")
-            axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+            axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=ROUND_STEPS))
     panels[1, 0].set_xlim(panels[0, 0].get_xlim())
     for axes, column in zip(panels[0], columns, strict=True):
         axes.set_title(column)
-        axes.set_yscale("log")
-        low, high = axes.get_ylim()
-        wide = high > 10 * low
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)) if wide else MaxNLocator(6))
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_locator(NullLocator())
+        scale_log(axes, axes.yaxis)
     for axes in panels[-1]:
         axes.set_xlabel("epoch")
     what = f"stage {number}{', and methods without stages' if number == LAST else ''}"
@@ -140,27 +135,22 @@ def curves(bundle: Bundle, number: int) -> Figure:
         details[1] += f", NCM centres from the {centers(bundle)} images"
     sizes = f"{images(bundle, 'train')}, {images(bundle, part)}"
     title(figure, bundle, f"training curves, {what}", sizes, *details)
-    handles = [
-        Line2D([], [], color=s.grey, linestyle=s.line, marker=s.marker, mfc=s.face, label=label)
-        for label, s in shown.items()
-    ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=4, handlelength=4)
+    handles = [Line2D([], [], linestyle=s.line, **s.point) for s in shown.values()]
+    write_legend(figure, handles, list(shown), most=4, handlelength=4)
     return figure
 
 
 def _draw_band(axes: Axes, band: Band, style: Style, scale: float) -> None:
     low, high, mean = (scale * np.array(v) for v in (band.low, band.high, band.mean))
     if band.n > 1:
-        axes.fill_between(band.epochs, low, high, color=style.grey, alpha=0.15, linewidth=0)
+        axes.fill_between(band.epochs, low, high, color=style.color, alpha=0.15, linewidth=0)
     axes.plot(
         band.epochs,
         mean,
-        color=style.grey,
+        **style.point,
         linestyle=style.line,
         linewidth=1.2,
-        marker=style.marker,
         markersize=4,
-        markerfacecolor=style.face,
         markevery=max(1, len(band.epochs) // 6),
     )
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.typing import FillStyleType
 from scipy import stats
 
 from analysis.bundle import Bundle
@@ -20,13 +22,15 @@ from analysis.figures.base import (
     protocol,
     rows_in_stage,
     seeds,
+    styles_of,
     title,
 )
+from analysis.figures.look import WHITE, write_legend
 from analysis.tables.rows import columns_of, select
 from harness.results import NCM_FORMS
 
 STUDENT_MARKERS = "osD^vP*X"
-METHOD_FACES = ("0.0", "1.0", "0.65", "0.85")
+METHOD_FILLS: tuple[FillStyleType, ...] = ("full", "none", "left", "bottom", "right", "top")
 # Fewer points than this say nothing about a rank correlation.
 FEWEST_FOR_CORRELATION = 10
 
@@ -76,14 +80,20 @@ def ncm(bundle: Bundle) -> Figure:
     methods = list(dict.fromkeys(p.method for p in points))
     students = list(dict.fromkeys(p.student for p in points))
     marker = {s: STUDENT_MARKERS[i % len(STUDENT_MARKERS)] for i, s in enumerate(students)}
-    face = {m: METHOD_FACES[i % len(METHOD_FACES)] for i, m in enumerate(methods)}
+    styles = styles_of(bundle)
+    looks: dict[str, Any] = {
+        m: {
+            "color": styles[m].color,
+            "fillstyle": METHOD_FILLS[i % len(METHOD_FILLS)],
+            "markerfacecoloralt": WHITE,
+        }
+        for i, m in enumerate(methods)
+    }
     figure = Figure(figsize=(6.4, 6.0), layout="constrained")
     axes = figure.subplots()
     for p in points:
         x, y = 100 * p.after_stage1, 100 * p.final
-        axes.plot(
-            x, y, marker[p.student], color="0.0", markerfacecolor=face[p.method], markersize=7
-        )
+        axes.plot(x, y, marker[p.student], **looks[p.method], markersize=7)
     axes.margins(0.08)
     axes.autoscale_view()
     axes.autoscale(False)
@@ -106,13 +116,13 @@ def ncm(bundle: Bundle) -> Figure:
     )
     line = Line2D([], [], color="0.6", linestyle="--", linewidth=1)
     line.set_label("equal accuracies" if in_view else "equal accuracies (out of view)")
-    left_column = [*(_sample("o", face[m], _with_correlation(m, points)) for m in methods), line]
-    right_column = [_sample(marker[s], "0.65", s) for s in students]
+    left_column = [*(_sample("o", _with_correlation(m, points), **looks[m]) for m in methods), line]
+    right_column = [_sample(marker[s], s, color="0.4") for s in students]
     for column in (left_column, right_column):  # of equal length, so that each stays a column
         missing = max(len(left_column), len(right_column)) - len(column)
-        column += [_sample("", "none", " ") for _ in range(missing)]
+        column += [_sample("", " ") for _ in range(missing)]
     handles = left_column + right_column
-    figure.legend(handles=handles, loc="outside lower center", ncols=2)
+    write_legend(figure, handles, [str(h.get_label()) for h in handles], most=2)
     return figure
 
 
@@ -123,8 +133,8 @@ def _with_correlation(method: str, points: list[NcmPoint]) -> str:
     return label if value is None else f"{label}, Spearman's rank correlation {value:.2f}"
 
 
-def _sample(marker: str, face: str, label: str) -> Line2D:
-    return Line2D([], [], color="0.0", linestyle="", marker=marker, mfc=face, label=label)
+def _sample(marker: str, label: str, **look: Any) -> Line2D:
+    return Line2D([], [], linestyle="", marker=marker, label=label, **look)
 
 
 def _missing(bundle: Bundle) -> str | None:
