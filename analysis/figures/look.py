@@ -95,7 +95,6 @@ def scale_log(axes: Axes, axis: Axis, most: int = MOST_TICKS) -> None:
     axis.set_ticks(ticks, [tick_text(tick) for tick in ticks])
     axis.set_minor_locator(NullLocator())
     axis.set_minor_formatter(NullFormatter())
-    axis.set_view_interval(low, high, ignore=True)
 
 
 def stagger(axes: Axes, xs: Sequence[float], words: Sequence[str], inches: float) -> None:
