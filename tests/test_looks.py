@@ -177,7 +177,7 @@ def test_the_checks_of_looks_find_what_is_wrong() -> None:
 # -- tuning ----------------------------------------------------------------------------------------
 
 SPACE: dict[str, Any] = {
-    "optimizer.weight_decay": FloatDistribution(5e-5, 5e-3, log=True),
+    "optimizer.weight_decay": FloatDistribution(1e-3, 0.05, log=True),
     "kd.alpha": FloatDistribution(0.1, 1.0),
     "stage1.relation": CategoricalDistribution(["tuple", "triplet"]),
     "training.epochs": IntDistribution(10, 30),
@@ -192,7 +192,7 @@ def made_up(
     study = optuna.create_study(study_name="tiny/kd", direction="maximize" if up else "minimize")
     for value in values:
         params: dict[str, Any] = {
-            "optimizer.weight_decay": float(np.exp(rng.uniform(np.log(5e-5), np.log(5e-3)))),
+            "optimizer.weight_decay": float(10 ** rng.uniform(-3, -1.5)),
             "kd.alpha": float(rng.uniform(0.1, 1)),
             "stage1.relation": ["tuple", "triplet"][rng.integers(2)],
             "training.epochs": int(rng.integers(10, 31)),
@@ -224,11 +224,12 @@ def test_tuning_figures_are_readable(kind: str) -> None:
 
 def test_a_range_is_an_axis_from_0_to_1() -> None:
     decay, alpha, relation, epochs = (SearchAxis(n, d) for n, d in SPACE.items())
-    assert [decay.place(v) for v in (5e-5, 5e-4, 5e-3)] == pytest.approx([0, 0.5, 1])
-    assert decay.ticks == [
-        (pytest.approx(np.log10(2) / 2), "0.0001"),
-        (pytest.approx(0.65, abs=0.01), "0.001"),
-    ]
+    middle = (1e-3 * 0.05) ** 0.5
+    assert [decay.place(v) for v in (1e-3, middle, 0.05)] == pytest.approx([0, 0.5, 1])
+    assert [text for _, text in decay.ticks] == ["0.001", "0.002", "0.005", "0.01", "0.02", "0.05"]
+    assert [place for place, _ in decay.ticks][::5] == pytest.approx([0, 1])
+    wide = SearchAxis("x", FloatDistribution(5e-5, 5e-3, log=True))
+    assert [text for _, text in wide.ticks] == ["0.0001", "0.001"]
     assert decay.label == "optimizer.weight_decay\n(log scale)" and alpha.label == "kd.alpha"
     assert alpha.place(0.55) == pytest.approx(0.5)
     assert [text for _, text in alpha.ticks] == ["0.2", "0.4", "0.6", "0.8", "1"]

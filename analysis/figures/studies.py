@@ -258,9 +258,9 @@ def _cells(panels: np.ndarray) -> Iterator[tuple[int, int, Axes]]:
 def _fill(
     axes: Axes, xs: list[float], ys: list[float], values: list[float], norm: Normalize
 ) -> None:
-    """Nothing where the points span no area, or have one value."""
+    """Nothing where the points span no area."""
     points = np.unique(np.array([xs, ys]).T, axis=0)
-    if len(set(values)) < 2 or np.linalg.matrix_rank(points - points[0], tol=1e-6) < 2:
+    if np.linalg.matrix_rank(points - points[0], tol=1e-6) < 2:
         return
     levels = np.linspace(float(norm.vmin or 0), float(norm.vmax or 0), LEVELS + 1)
     axes.tricontourf(
