@@ -21,9 +21,10 @@ from scipy import stats
 from analysis.bundle import RESULTS, Bundle, read_bundle
 from analysis.commands import figure_folder, make_figures
 from analysis.figures import FIGURES, default_settings, draw_all, drawable
-from analysis.figures.base import OLD_BUNDLE, styles_of
+from analysis.figures.base import OLD_BUNDLE, labels_of, styles_of
 from analysis.figures.confusion import confusion_matrix, most_confused, row_percent
 from analysis.figures.curves import Band, accuracy_metric, band, bands, second_half
+from analysis.figures.look import COLORS, STYLES, log_ticks, tick_text
 from analysis.figures.ncm_scatter import NcmPoint, ncm_points, rank_correlation
 from analysis.tables.markdown import markdown
 from harness.methods import REGISTRY, find
@@ -46,6 +47,7 @@ def made_up(
     methods: tuple[str, ...] = METHODS,
     seeds: tuple[int, ...] = (0, 1, 2),
     validation: bool = True,
+    students: tuple[str, ...] = STUDENTS,
 ) -> tuple[Bundle, list[Line]]:
     """A bundle of random numbers, and its lines. NCM accuracies after epochs 2 and 4 alone."""
     rng = np.random.default_rng(0)
@@ -86,7 +88,7 @@ def made_up(
         for seed in seeds:
             if methods != ("plain",):
                 add("teacher", "teacher", "big", seed, manifest)
-            for student in STUDENTS:
+            for student in students:
                 for method in methods:
                     for stage in find(method).stages:
                         add(stage.name, method, student, seed, manifest)
@@ -338,11 +340,37 @@ def test_many_classes_are_a_picture_with_the_most_confused(bundle_text: str) -> 
 
 @pytest.mark.parametrize("name", WITHOUT_TASKS)
 def test_figures_are_readable(bundle_text: str, name: str) -> None:
-    methods = (*(n for n, m in REGISTRY.items() if m.variant_of is None), "kd+vid")
-    for bundle in (made_up(bundle_text)[0], made_up(bundle_text, methods=methods)[0]):
+    long = tuple(f"{student}, a name as long as many a student's name is" for student in STUDENTS)
+    text = bundle_text
+    for short, name_ in zip(STUDENTS, long, strict=True):
+        text = text.replace(f'"{short}"', f'"{name_}"')
+    methods = ("plain", "plain@both", "kd", "kd@both", "kd+vid", "refilled", "refilled-triplet")
+    all_of_them = tuple(n for n, m in REGISTRY.items() if m.variant_of is None)
+    for bundle, _ in (
+        made_up(bundle_text, methods=all_of_them),
+        made_up(bundle_text, methods=methods),
+        made_up(text, students=long),
+    ):
         figure = drawn(bundle, name)
         assert not told_apart_by_colour_alone(figure), "readable in grey, too"
         assert not overprinted(figure) and not cut_off(figure)
+
+
+def test_ticks_of_losses_are_logarithmic(bundle_text: str) -> None:
+    loss = drawn(made_up(bundle_text)[0], "curves-stage2").axes[0]
+    shown = [t.get_text() for t in loss.get_yticklabels()]
+    assert shown == list(map(tick_text, log_ticks(*loss.get_ylim()))) and "0.5" in shown
+
+
+def test_what_is_trained_has_colours_of_its_own(bundle_text: str) -> None:
+    trained = ("plain", "plain@both", "kd", "kd@both", "refilled", "refilled-triplet")
+    floors = ("pixels_ncm", "untrained_ncm", "teacher_ncm")
+    bundle, _ = made_up(bundle_text, methods=(*trained[:4], *floors, *trained[4:]))
+    styles = list(styles_of(bundle).values())
+    assert styles == list(STYLES[:9])
+    labels = labels_of(bundle)
+    own = {styles_of(bundle)[labels[m]].color for m in trained}
+    assert own == set(COLORS[:6])
 
 
 def test_pictures_are_the_same_again(tmp_path: Path, bundle_text: str) -> None:

@@ -263,6 +263,8 @@ def test_slices_and_pairs_stand_at_their_parameters() -> None:
         np.testing.assert_allclose(points, np.array([places, study.values]).T)
     pairs = [a for a in drawn(study, "contour").axes if a.axison and a.get_label() != "<colorbar>"]
     assert len(pairs) == 6
+    ticks = [t.get_text().count("\n") for t in pairs[3].get_xticklabels()]
+    assert ticks == [0, 1, 0, 1, 0, 1], "too near for one row"
     decay, alpha, relation, _ = study.ranges
     for axes, across, up, n in ((pairs[0], decay, alpha, 2), (pairs[1], decay, relation, 1)):
         assert len(axes.collections) == n, "a surface between ranges, none between choices"

@@ -12,7 +12,7 @@ from looks import cut_off, overprinted, told_apart_by_colour_alone
 from matplotlib.collections import PolyCollection
 
 from analysis.bundle import Bundle, read_bundle
-from analysis.figures import FIGURES, default_settings, draw_all, drawable
+from analysis.figures import FIGURES, by_task, default_settings, draw_all, drawable
 from analysis.figures.base import MANY_TASKS
 from analysis.figures.by_task import against, panels_of, places, points
 from analysis.methods_page import methods_page
@@ -521,6 +521,15 @@ def test_figures_by_task(bundle: Bundle, name: str) -> None:
     assert not overprinted(figure) and not cut_off(figure)
 
 
+def test_tasks_that_lie_close_have_their_texts_in_rows(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(by_task, "WIDTH", 0.2)
+    with default_settings():
+        figure = FIGURES["shots"].draw(bundle)
+    assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["5", "\nall"]
+
+
 def test_no_shots_at_all_have_a_place_on_the_axis(incremental: Bundle) -> None:
     with default_settings():
         figure = FIGURES["shots"].draw(incremental)
@@ -550,7 +559,7 @@ def test_curves_leave_out_what_takes_no_steps_and_the_teachers_task(bundle: Bund
     legend = [t.get_text() for t in last.legends[0].get_texts()]
     assert "Fine-tuning" in legend and "Teacher NCM" not in legend
     assert [t.get_text() for t in first.legends[0].get_texts()] == ["ReFilled (tuple)"]
-    titles = [a.get_title() for a in last.axes[: len(columns_of(bundle))]]
+    titles = [a.get_title().replace("\n", " ") for a in last.axes[: len(columns_of(bundle))]]
     assert titles == [c.label for c in columns_of(bundle)]
     assert "25 to " in last.get_suptitle()
 

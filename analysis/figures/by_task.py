@@ -23,7 +23,7 @@ from analysis.figures.base import (
     styles_of,
     title,
 )
-from analysis.figures.look import Style, stagger, write_legend
+from analysis.figures.look import Style, stagger, title_panel, write_legend
 from analysis.tables.rows import Column, columns_of, part_sizes, select
 from harness.spec.tasks import ALL
 
@@ -107,7 +107,7 @@ def against(bundle: Bundle, dimension: Dimension) -> Figure:
             axes.axis("off")
             continue
         counts |= _draw(bundle, axes, panels[i], dimension)
-        axes.set_title(panels[i].title)
+        title_panel(axes, panels[i].title, WIDTH)
         axes.set_xlabel(AXIS[dimension].format(an_old=an_old))
         if i % beside == 0:
             axes.set_ylabel("test accuracy (%)")

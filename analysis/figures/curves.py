@@ -26,11 +26,12 @@ from analysis.figures.base import (
     styles_of,
     title,
 )
-from analysis.figures.look import ROUND_STEPS, Style, scale_log, write_legend
+from analysis.figures.look import ROUND_STEPS, Style, scale_log, title_panel, write_legend
 from analysis.tables.rows import MOST_COLUMNS, columns_of, select
 from harness.results import NCM_FORMS, on
 
 LOSS = on("loss", "total")
+WIDTH = 2.5  # inches of a panel, about
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def curves(bundle: Bundle, number: int) -> Figure:
         rows.append((late, 100, f"{part} {form} (%),\nsecond half of the epochs"))
     columns = [c.label for c in columns_of(bundle) if c.label in losses]
     figure = Figure(
-        figsize=(max(6.4, 1.0 + 2.5 * len(columns)), 1.6 + 2.4 * len(rows)), layout="constrained"
+        figsize=(max(6.4, 1.0 + WIDTH * len(columns)), 1.6 + 2.4 * len(rows)), layout="constrained"
     )
     panels = figure.subplots(len(rows), len(columns), squeeze=False, sharex="row", sharey="row")
     shown: dict[str, Style] = {}
@@ -124,7 +125,7 @@ def curves(bundle: Bundle, number: int) -> Figure:
             axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=ROUND_STEPS))
     panels[1, 0].set_xlim(panels[0, 0].get_xlim())
     for axes, column in zip(panels[0], columns, strict=True):
-        axes.set_title(column)
+        title_panel(axes, column, WIDTH)
         scale_log(axes, axes.yaxis)
     for axes in panels[-1]:
         axes.set_xlabel("epoch")

@@ -8,6 +8,7 @@ apart without them as well: by marker, face and line.
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -117,6 +118,11 @@ def stagger(axes: Axes, xs: Sequence[float], words: Sequence[str], inches: float
         shown.append("\n" * row + word)
     axes.set_xticks(list(at), shown)
     axes.set_xticks([], minor=True)
+
+
+def title_panel(axes: Axes, text: str, inches: float) -> None:
+    """Above the axes, in as many lines as it takes. inches: about their width."""
+    axes.set_title("\n".join(textwrap.wrap(text, max(1, int(inches / LETTER)))))
 
 
 def write_legend(
