@@ -122,6 +122,12 @@ def bundle_path(plan: Plan) -> Path:
     return RESULTS / f"{plan.experiment.name}.jsonl"
 
 
+def unfinished_said(plan: Plan, root: Path) -> str:
+    """ "3 of 12 cells are not finished in runs"; "" if all are."""
+    n_missing = sum(not Store(root).directory(f).is_done for f in plan.cells)
+    return f"{n_missing} of {len(plan.cells)} cells are not finished in {root}" if n_missing else ""
+
+
 def export(plan: Plan, root: Path, file: Path, assignments: list[str]) -> str:
     """The text of a plan's bundle.
 
@@ -129,12 +135,8 @@ def export(plan: Plan, root: Path, file: Path, assignments: list[str]) -> str:
         UserError: a cell of the plan is not finished, or its predictions cannot be read.
     """
     store = Store(root)
-    missing = [f for f in plan.cells if not store.directory(f).is_done]
-    if missing:
-        raise UserError(
-            f"{plan.experiment.name}: {len(missing)} of {len(plan.cells)} cells are not finished "
-            f"in {root}; `harness run {file}` first"
-        )
+    if unfinished := unfinished_said(plan, root):
+        raise UserError(f"{plan.experiment.name}: {unfinished}; `harness run {file}` first")
     place = without_password(tracking_uri())
     overrides = [word for a in assignments for word in ("--set", a)]
     experiment = plan.experiment

@@ -18,7 +18,16 @@ from analysis.readme import DOCS, README, has_markers, replace_between_markers
 from analysis.statistics import Estimate, estimate
 from analysis.tables.caption import data_said
 from analysis.tables.markdown import check_unmixed
-from analysis.tables.rows import DASH, Row, columns_of, main_metric, rows_of, select
+from analysis.tables.rows import (
+    DASH,
+    Row,
+    columns_of,
+    main_metric,
+    percent,
+    points,
+    rows_of,
+    select,
+)
 from analysis.tables.text import for_terminal
 from harness.canonical import canonical
 from harness.errors import UserError
@@ -142,11 +151,6 @@ def worth(before: Measured, after: Measured, key: Key) -> Estimate | None:
     return estimate([first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())])
 
 
-def points(found: Estimate | None) -> str:
-    """'+0.43 ± 0.31 (3)' percentage points; a dash for no estimate."""
-    return DASH if found is None else f"{found.points()} ({found.n})"
-
-
 def labels_of(measured: Measured) -> dict[Key, str]:
     """What each column is called; a method's result by its name alone."""
     finals = {row.method: row.label for row in measured.rows.values() if row.is_final}
@@ -172,7 +176,7 @@ def _means(found: Sequence[Measured], keys: list[Key], labels: dict[Key, str]) -
     lines = [_head("reported, in %, after", keys, labels)]
     for measured in found:
         means = [estimate([*measured.by_seed(key).values()]) for key in keys]
-        cells = [DASH if mean is None else mean.percent() for mean in means]
+        cells = map(percent, means)
         lines.append(f"| {measured.label} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

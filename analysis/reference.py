@@ -15,8 +15,9 @@ from typing import Any, Literal
 
 from analysis.bundle import Bundle
 from analysis.statistics import Estimate, estimate, t_quantile
-from analysis.tables.rows import Column, Row, columns_of, rows_of
-from analysis.verdicts import LEVEL, by_seed
+from analysis.tables.rows import Row, columns_of, rows_of
+from analysis.verdicts import LEVEL, by_seed, paired
+from harness.canonical import flatten
 
 Agreement = Literal["equal", "agrees", "differs", "one run"]
 # Of an experiment: lists that may be shorter here, and what changes no number.
@@ -75,19 +76,19 @@ def compare(yours: Bundle, reference: Bundle) -> Comparison:
     path = reference.path.as_posix()
     if other := different(yours.experiment, reference.experiment):
         return Comparison(path, [], other)
-    pairs: dict[tuple[str, str, str, str], tuple[Row, Column, BySeed, BySeed]] = {}
+    pairs: dict[tuple[str, str, str, str], tuple[Row, BySeed, BySeed]] = {}
     for row in rows_of(yours):
         for column in columns_of(yours):
             part = column.part(row)
             ours, theirs = (by_seed(b, row, column) for b in (yours, reference))
             if ours and theirs:
                 key = (row.stage, row.method, row.result, part)
-                pairs.setdefault(key, (row, column, ours, theirs))
+                pairs.setdefault(key, (row, ours, theirs))
     n = len(pairs)
     spreads = {key[:3]: _spread([p for k, p in pairs.items() if k[:3] == key[:3]]) for key in pairs}
     checked = [
         _checked(row, key[3], ours, theirs, spreads[key[:3]], n)
-        for key, (row, _, ours, theirs) in pairs.items()
+        for key, (row, ours, theirs) in pairs.items()
     ]
     return Comparison(path, checked, [])
 
@@ -95,7 +96,7 @@ def compare(yours: Bundle, reference: Bundle) -> Comparison:
 def different(yours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
     """The settings in which two experiments differ, as "training.epochs: 20 there, 5 here". What
     only one of them has is of a method that the other lacks, or a field that came later."""
-    ours, others = (_flat({k: v for k, v in e.items() if k not in FREE}) for e in (yours, theirs))
+    ours, others = (flatten({k: v for k, v in e.items() if k not in FREE}) for e in (yours, theirs))
     return [
         f"{field}: {_short(others[field])} there, {_short(ours[field])} here"
         for field in sorted(ours.keys() & others.keys())
@@ -109,13 +110,6 @@ def _short(value: Any) -> str:
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
 
 
-def _flat(value: Any, field: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict):
-        return {field: value}
-    prefix = f"{field}." if field else ""
-    return {k: v for name, part in value.items() for k, v in _flat(part, prefix + name).items()}
-
-
 @dataclass(frozen=True)
 class _Spread:
     """Variances pooled over the columns of a row, and their degrees of freedom (0: unknown).
@@ -127,9 +121,9 @@ class _Spread:
     single_df: int
 
 
-def _spread(pairs: Sequence[tuple[Row, Column, BySeed, BySeed]]) -> _Spread:
-    differences = [_differences(ours, theirs) for _, _, ours, theirs in pairs]
-    values = [[*v.values()] for _, _, ours, theirs in pairs for v in (ours, theirs)]
+def _spread(pairs: Sequence[tuple[Row, BySeed, BySeed]]) -> _Spread:
+    differences = [paired(ours, theirs) for _, ours, theirs in pairs]
+    values = [[*v.values()] for _, ours, theirs in pairs for v in (ours, theirs)]
     # A column that is equal throughout comes from the same processor: it says nothing of others.
     return _Spread(*_pooled([d for d in differences if any(d)]), *_pooled(values))
 
@@ -142,16 +136,12 @@ def _pooled(groups: Sequence[Sequence[float]]) -> tuple[float, int]:
     return (math.fsum(squares) / df if df else 0.0), df
 
 
-def _differences(ours: BySeed, theirs: BySeed) -> list[float]:
-    return [ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())]
-
-
 def _checked(
     row: Row, column: str, ours: BySeed, theirs: BySeed, spread: _Spread, n_numbers: int
 ) -> Checked:
     yours, reference = estimate([*ours.values()]), estimate([*theirs.values()])
     assert yours is not None and reference is not None
-    differences = _differences(ours, theirs)
+    differences = paired(ours, theirs)
     is_paired = len(differences) == len(ours) and spread.paired_df > 0
     if is_paired:
         mean = math.fsum(differences) / len(differences)

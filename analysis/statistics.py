@@ -20,15 +20,16 @@ class Estimate:
 
     def percent(self) -> str:
         """'98.43 ± 0.31 (3)'; without a spread for one seed."""
-        return f"{100 * self.mean:.2f}{self._spread} ({self.n})"
+        return f"{100 * self.mean:.2f}{self._spread}"
 
     def points(self) -> str:
-        """Of a difference: '+1.20 ± 0.31'."""
+        """Of a difference: '+1.20 ± 0.31 (3)'."""
         return f"{100 * self.mean:+.2f}{self._spread}"
 
     @property
     def _spread(self) -> str:
-        return "" if self.half_width is None else f" ± {100 * self.half_width:.2f}"
+        width = "" if self.half_width is None else f" ± {100 * self.half_width:.2f}"
+        return f"{width} ({self.n})"
 
 
 def estimate(values: Sequence[float], confidence: float = 0.95) -> Estimate | None:

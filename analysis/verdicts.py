@@ -63,8 +63,7 @@ class Verdict:
         where = f", {self.column}" if self.column else ""
         p = "" if self.p is None else f", p {p_said(self.p)}"
         why = f"; {self.why}" if self.why else ""
-        points = f"{self.difference.points()} points, n = {self.difference.n}"
-        return f"{self.claim}{where}: {self.outcome} ({points}{p}{why})"
+        return f"{self.claim}{where}: {self.outcome}; {self.difference.points()} points{p}{why}"
 
 
 def p_said(p: float) -> str:

@@ -12,6 +12,7 @@ from harness.canonical import canonical
 from harness.data import Dataset, DatasetOptions
 from harness.data.views import View
 from harness.methods import IMPORTED, SUPERVISED, find, stage_of
+from harness.methods.base import TEACHER as TEACHER
 from harness.methods.base import Method, Stage
 from harness.networks import PIXELS, Options, PixelsOptions
 from harness.results import ACCURACY
@@ -21,7 +22,6 @@ from harness.spec.tasks import Task, TaskViews
 
 # Raise it when the same cell would train to different numbers: every older cell becomes stale.
 SEMANTICS = 1
-TEACHER = "teacher"  # what a teacher's entry has as its stage and method
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,6 @@ from analysis.commands import make_tables
 from analysis.quirks import (
     FOLDER,
     Measured,
-    points,
     read_ablation,
     refreshed,
     report,
@@ -28,6 +27,7 @@ from analysis.quirks import (
     together,
     worth,
 )
+from analysis.tables.rows import points
 from harness.cli import main
 from harness.errors import UserError
 from harness.run.ablate import run_steps

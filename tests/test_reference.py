@@ -147,8 +147,8 @@ def test_a_finished_grid_beside_its_reference(
     before = snapshot(project)
     assert main(["verdicts", FILE, "--set", "claims=[kd > plain]"]) == 0
     out = capsys.readouterr().out
-    assert f"6 of 6 numbers agree with {BUNDLE} (6 equal to the last digit)" in out
-    assert "claims, by numbers yours: 0 supported, 0 contradicted, 1 undecided" in out
+    assert out.startswith(f"6 of 6 numbers agree with {BUNDLE} (6 equal to the last digit)\n")
+    assert "By your numbers. Claims: 0 supported, 0 contradicted, 1 undecided" in out
     assert snapshot(project) == before
 
 
@@ -178,4 +178,4 @@ def test_without_a_finished_grid_the_reference_speaks(
     assert main(["verdicts", FILE]) == 0
     out = capsys.readouterr().out
     assert "cells are not finished in runs: of experiments/results/tiny.jsonl alone" in out
-    assert "claims, by numbers of the reference: 0 supported" in out
+    assert "By the reference's numbers. Claims: 0 supported" in out

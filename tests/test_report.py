@@ -107,7 +107,7 @@ def test_every_verdict_is_a_line(claiming: Bundle) -> None:
     assert {v.outcome for v in verdicts} == {"supported", "contradicted", "undecided"}
     assert [line[:3] for line in lines] == [[v.claim, v.outcome, v.column] for v in verdicts]
     for line, verdict in zip(lines, verdicts, strict=True):
-        assert line[3] == f"{verdict.difference.points()} ({verdict.difference.n})"
+        assert line[3] == verdict.difference.points()
         assert line[5] == (verdict.why or "–")
     assert f"<p>{counted(verdicts)}. " in page
 
@@ -131,6 +131,9 @@ def test_differences_and_published_numbers(claiming: Bundle) -> None:
     published = section(page, "published")
     assert published[6:10] == ["KD", SMALL, "<a>, p", "91.50"]
     assert published[11].startswith("+4.50 ± ")
+    results = section(page, "results")
+    shown = results.index("KD (<a>, p)")
+    assert results[shown + 1 :][:3] == ["–", "91.50", "–"]
 
 
 def test_the_environment_names_every_value_that_occurs(claiming: Bundle) -> None:

@@ -145,7 +145,7 @@ def test_an_undecided_claim_says_how_many_seeds() -> None:
     (found,) = verdicts(["kd > plain"], {SMALL: plus(shifts)})
     expected = seeds_above(0.0022, deviation(shifts), 0.025)
     assert found.seeds_needed == expected and expected is not None and expected > 5
-    assert found.said.endswith(f"p {found.p:.3f}; about {expected} seeds would decide it)")
+    assert found.said.endswith(f"p {found.p:.3f}; about {expected} seeds would decide it")
     (never,) = verdicts(["kd > plain"], {SMALL: plus([1e-6 + n - 0.0002 for n in NOISE])})
     assert never.seeds_needed is None and "more than 1,000 seeds" in never.said
 

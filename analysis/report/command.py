@@ -6,14 +6,13 @@ import webbrowser
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from analysis.bundle import RESULTS, Bundle, export, read_bundle
+from analysis.bundle import RESULTS, Bundle, export, read_bundle, unfinished_said
 from analysis.figures import draw_all
 from analysis.reference import different
 from analysis.report.page import html
 from harness.errors import UserError, one_line
 from harness.run.grid import plan_of
 from harness.spec.experiment import Experiment
-from harness.store import Store
 
 REPORTS = Path("reports")
 
@@ -49,7 +48,7 @@ def make_report(
 
 
 def _bundle(experiment: Experiment, file: Path, root: Path, assignments: list[str]) -> Bundle:
-    path, store = RESULTS / f"{experiment.name}.jsonl", Store(root)
+    path = RESULTS / f"{experiment.name}.jsonl"
     try:
         plan = plan_of(experiment)
     except UserError as error:  # without the data nobody can tell which cells there are
@@ -57,10 +56,9 @@ def _bundle(experiment: Experiment, file: Path, root: Path, assignments: list[st
             raise
         why = one_line(error)
     else:
-        n_missing = sum(not store.directory(f).is_done for f in plan.cells)
-        if n_missing == 0:
+        why = unfinished_said(plan, root)
+        if not why:
             return read_bundle(path, export(plan, root, file, assignments))
-        why = f"{n_missing} of {len(plan.cells)} cells are not finished in {root}"
     first = f"`harness run {file}` with them first"
     bundle = read_bundle(path) if path.exists() else None
     if bundle is None or (assignments and _others(experiment, bundle)):

@@ -15,7 +15,6 @@ from markupsafe import Markup, escape
 
 from analysis.bundle import Bundle
 from analysis.figures import drawable
-from analysis.statistics import Estimate, estimate
 from analysis.tables.caption import (
     commits_said,
     data_said,
@@ -25,15 +24,18 @@ from analysis.tables.caption import (
     tuning_budget,
 )
 from analysis.tables.comparisons import counted
-from analysis.tables.markdown import SHOWN, best_of, is_trained_student
 from analysis.tables.rows import (
-    DASH,
     Column,
     Row,
     Table,
+    best_rows,
     cell_estimate,
     columns_of,
     epochs_of,
+    forms_and_leak,
+    percent,
+    points,
+    published_lines,
     rows_of,
     select,
     tables_of,
@@ -41,7 +43,7 @@ from analysis.tables.rows import (
 from analysis.tables.runs import anchors, heading, sections
 from analysis.verdicts import LEVEL, beside_published, differences_of, p_said, verdicts_of
 from harness.provenance import UNKNOWN
-from harness.results import FORMS, honest, leak
+from harness.results import FORMS, honest
 
 TEMPLATE = "report.html"
 CURVES = "curves"  # how the names of their figures begin
@@ -101,15 +103,6 @@ def inline(text: str) -> Markup:
     return Markup(re.sub(r"\*([^*]+)\*", r"<em>\1</em>", safe))
 
 
-def percent(found: Estimate | None) -> str:
-    return DASH if found is None else found.percent()
-
-
-def points(found: Estimate | None) -> str:
-    """'+1.20 ± 0.31 (3)'."""
-    return DASH if found is None else f"{found.points()} ({found.n})"
-
-
 def environment_of(bundle: Bundle) -> dict[str, str]:
     """What the numbers were made from and with; every value that occurs among the cells."""
     made = {name: ", ".join(values) or UNKNOWN for name, values in made_with(bundle).items()}
@@ -138,7 +131,7 @@ def commands_of(bundle: Bundle) -> list[str]:
 
 def _table(bundle: Bundle, table: Table) -> Values:
     targets = anchors(bundle)
-    best = {column: best_of(bundle, column) for column in table.columns}
+    best = {column: best_rows(bundle, column) for column in table.columns}
 
     def cell(row: Row, column: Column) -> Values | None:
         found = cell_estimate(bundle, row, column)
@@ -146,7 +139,7 @@ def _table(bundle: Bundle, table: Table) -> Values:
             return None
         return {
             "text": found.percent(),
-            "best": is_trained_student(row) and found.mean == best[column],
+            "best": row in best[column],
             "target": targets[heading(row, column)],
         }
 
@@ -158,23 +151,18 @@ def _table(bundle: Bundle, table: Table) -> Values:
         }
         for row in rows_of(bundle)
     ]
-    published = []
-    for line in bundle.published:
-        values = [line.get(column.student, "") or DASH for column in table.columns]
-        if any(value != DASH for value in values):
-            name, source, protocol = (line[key] for key in SHOWN)
-            published.append({"label": f"{name} ({source}, {protocol})", "cells": values})
+    published = [
+        {"label": f"{name} ({source}, {protocol})", "cells": values}
+        for (name, source, protocol), values in published_lines(bundle, table.columns)
+    ]
     return {"title": table.title, "heads": table.heads, "rows": rows, "published": published}
 
 
 def _leaks(bundle: Bundle) -> list[Values]:
-    found = []
-    for title, (row, column) in sections(bundle).items():
-        numbers = select(bundle, row, column)
-        columns = [[number[form] for number in numbers] for form in FORMS]
-        columns.append([leak(number, bundle.reported) for number in numbers])
-        found.append({"label": title, "cells": [percent(estimate(values)) for values in columns]})
-    return found
+    return [
+        {"label": title, "cells": map(percent, forms_and_leak(bundle, row, column))}
+        for title, (row, column) in sections(bundle).items()
+    ]
 
 
 def _runs(bundle: Bundle) -> list[Values]:

@@ -38,6 +38,7 @@ def how_to_read(bundle: Bundle) -> list[str]:
     return [
         "Test accuracy in %, mean ± half-width of the 95 % t-interval over seeds "
         "(number of seeds); each number links to its runs. "
+        "The best student of a column is bold, whether or not the difference is decided. "
         f"Epochs: of all stages that lead to a row{at_once}.",
         *filter(None, [sampling_said(bundle)]),
         *([f"{tasks_said(bundle.tasks)} {networks_said(bundle)}"] if bundle.tasks else []),
@@ -83,11 +84,10 @@ def sampling_said(bundle: Bundle) -> str:
         return ""
     error, accuracy, n_images = max(found)
     return (
-        "The best student of a column is bold, whether or not the difference is decided. An "
-        "interval says how seeds vary on one processor and these test images: the choice of "
-        f"{n_images:,} test images leaves ± {100 * error:.2f} points to {100 * accuracy:.1f} %, "
-        "the same for all methods, and another processor or version of torch is a new draw of "
-        "each seed."
+        "An interval says how seeds vary on one processor and these test images: the choice of "
+        f"{n_images:,} test images leaves ± {100 * error:.2f} points to {100 * accuracy:.1f} % "
+        "(the images are the same for all methods), and another processor or version of torch is "
+        "a new draw of each seed."
     )
 
 

@@ -9,8 +9,16 @@ from collections.abc import Sequence
 
 from analysis.bundle import Bundle
 from analysis.statistics import Estimate
-from analysis.tables.markdown import best_of, is_trained_student
-from analysis.tables.rows import DASH, Column, Row, cell_estimate, columns_of, rows_of, tables_of
+from analysis.tables.rows import (
+    DASH,
+    Column,
+    Row,
+    best_rows,
+    cell_estimate,
+    columns_of,
+    rows_of,
+    tables_of,
+)
 from analysis.tables.text import escaped, table
 from analysis.verdicts import LEVEL, OUTCOMES, Verdict, verdicts_of
 from harness.plan import TEACHER
@@ -27,9 +35,9 @@ def summary_markdown(bundle: Bundle, whole: str, runs: str) -> str:
     rows = [row for row in rows_of(bundle) if row.is_final or row.stage == TEACHER]
     parts = []
     for one in tables_of(columns_of(bundle)):
-        best = {column: best_of(bundle, column) for column in one.columns}
+        best = {column: best_rows(bundle, column) for column in one.columns}
         lines = [
-            [escaped(row.label), *(_cell(bundle, row, c, best[c]) for c in one.columns)]
+            [escaped(row.label), *(_cell(bundle, row, c, row in best[c]) for c in one.columns)]
             for row in rows
         ]
         shared = ", ".join(one.shared.values())
@@ -43,11 +51,10 @@ def summary_markdown(bundle: Bundle, whole: str, runs: str) -> str:
     return "\n".join([*parts, caption, *_claims(verdicts_of(bundle))]) + "\n"
 
 
-def _cell(bundle: Bundle, row: Row, column: Column, best: float | None) -> str:
+def _cell(bundle: Bundle, row: Row, column: Column, is_best: bool) -> str:
     found = cell_estimate(bundle, row, column)
-    if found is None:
-        return DASH
-    return f"**{short(found)}**" if is_trained_student(row) and found.mean == best else short(found)
+    text = short(found) if found else DASH
+    return f"**{text}**" if is_best else text
 
 
 def short(found: Estimate) -> str:

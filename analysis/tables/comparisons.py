@@ -39,7 +39,7 @@ def verdicts_markdown(bundle: Bundle) -> str:
         [
             escaped(v.claim),
             v.column,
-            f"{v.difference.points()} ({v.difference.n})",
+            v.difference.points(),
             "–" if v.p is None else escaped(p_said(v.p)),
             f"{v.outcome}{'; ' if v.why else ''}{v.why}",
         ]
@@ -59,7 +59,7 @@ def differences_markdown(bundle: Bundle) -> str:
     if not found:
         return ""
     columns = list(dict.fromkeys(d.column for d in found))
-    cells = {(d.row, d.column): f"{d.difference.points()} ({d.difference.n})" for d in found}
+    cells = {(d.row, d.column): d.difference.points() for d in found}
     rows = list(dict.fromkeys(d.row for d in found))
     lines = [[escaped(row), *(cells.get((row, c), "–") for c in columns)] for row in rows]
     said = (

@@ -7,13 +7,14 @@ import io
 import re
 
 from analysis.bundle import Bundle
-from analysis.statistics import Estimate, estimate
-from analysis.tables.markdown import best_of, is_trained_student
+from analysis.statistics import Estimate
 from analysis.tables.rows import (
     Column,
+    best_rows,
     cell_estimate,
     columns_of,
     epochs_of,
+    forms_and_leak,
     rows_of,
     select,
     tables_of,
@@ -45,11 +46,11 @@ def csv_text(bundle: Bundle) -> str:
         student = column.student if row.by_student else bundle.teacher
         of_task = row.by_task and column.task is not None
         task = [numbers[0][name] for name in ("overlap", "shots")] if of_task else ["", ""]
-        means = [estimate([number[form] for number in numbers]) for form in FORMS]
+        *forms, _ = forms_and_leak(bundle, row, column)
         lines.writerow(
             [row.label, row.method, row.stage, student, *task, row.result, found.n]
             + [_percent(found.mean), _percent(found.half_width)]
-            + [_percent(form.mean if form else None) for form in means]
+            + [_percent(form.mean if form else None) for form in forms]
         )
     return file.getvalue()
 
@@ -72,7 +73,7 @@ def tex_text(bundle: Bundle) -> str:
 
 
 def _tabular(bundle: Bundle, title: str, heads: list[str], columns: list[Column]) -> str:
-    best = {column: best_of(bundle, column) for column in columns}
+    best = {column: best_rows(bundle, column) for column in columns}
     lines = [
         f"% {latex_escaped(bundle.name)}: {latex_escaped(title)}; mean and 95 % t-interval "
         "over seeds (their number), in per cent",
@@ -85,8 +86,7 @@ def _tabular(bundle: Bundle, title: str, heads: list[str], columns: list[Column]
         cells = [latex_escaped(row.label), latex_escaped(epochs_of(bundle, row))]
         for column in columns:
             found = cell_estimate(bundle, row, column)
-            is_best = found is not None and is_trained_student(row) and found.mean == best[column]
-            cells.append(_number(found, is_best))
+            cells.append(_number(found, row in best[column]))
         lines.append(" & ".join(cells) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 

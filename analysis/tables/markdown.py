@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Callable
 
 from analysis.bundle import Bundle
-from analysis.statistics import estimate
 from analysis.tables.caption import caption
 from analysis.tables.comparisons import (
     differences_markdown,
@@ -18,21 +17,21 @@ from analysis.tables.rows import (
     Column,
     Row,
     Table,
+    best_rows,
     cell_estimate,
     columns_of,
     epochs_of,
+    forms_and_leak,
+    percent,
+    published_lines,
     rows_of,
-    select,
     tables_of,
 )
 from analysis.tables.runs import anchors, heading, sections
 from analysis.tables.text import escaped
 from harness.errors import UserError
 from harness.provenance import UNKNOWN
-from harness.results import FORMS, honest, leak
-
-SHOWN = ("row", "source", "protocol")  # of a published row
-
+from harness.results import honest
 
 # What makes other numbers of the same cell: the last digits of sums, and with them whole images.
 ONE_EACH = ("device", "processor", "threads", "torch", "commits")
@@ -108,37 +107,20 @@ def _lines(bundle: Bundle, table: Table, link: Callable[[Row, Column], str]) -> 
         "| | epochs | " + " | ".join(table.heads) + " |",
         "|---|---:|" + "---:|" * len(columns),
     ]
-    best = {column: best_of(bundle, column) for column in columns}
+    best = {column: best_rows(bundle, column) for column in columns}
     for row in rows_of(bundle):
         cells = [epochs_of(bundle, row)]
         for column in columns:
             found = cell_estimate(bundle, row, column)
             target = link(row, column) if found else ""
-            text = found.percent() if found else DASH
-            if found and is_trained_student(row) and found.mean == best[column]:
-                text = f"**{text}**"
+            text = f"**{percent(found)}**" if row in best[column] else percent(found)
             cells.append(f"[{text}]({target})" if target else text)
         lines.append(f"| {row.label} | " + " | ".join(cells) + " |")
-    for published in bundle.published:
-        values = [published.get(c.student, "") or DASH for c in columns]
-        if any(v != DASH for v in values):
-            name, source, protocol = (escaped(published[k]) for k in SHOWN)
-            values = [DASH, *map(escaped, values)]
-            lines.append(f"| *{name}* ({source}, {protocol}) | " + " | ".join(values) + " |")
+    for said, values in published_lines(bundle, columns):
+        name, source, protocol = map(escaped, said)
+        cells = [DASH, *map(escaped, values)]
+        lines.append(f"| *{name}* ({source}, {protocol}) | " + " | ".join(cells) + " |")
     return lines
-
-
-def is_trained_student(row: Row) -> bool:
-    """Not what the teacher's own network gives, nor what is found in one look at the images."""
-    return row.is_final and row.by_student and row.takes_steps
-
-
-def best_of(bundle: Bundle, column: Column) -> float | None:
-    """The highest mean of a column's trained students, None where it is the only one: what stands
-    out. The verdicts say whether it is higher than another."""
-    rows = [row for row in rows_of(bundle) if is_trained_student(row)]
-    means = [found.mean for row in rows if (found := cell_estimate(bundle, row, column))]
-    return max(means) if len(means) > 1 else None
 
 
 def leak_markdown(bundle: Bundle) -> str:
@@ -151,10 +133,7 @@ def leak_markdown(bundle: Bundle) -> str:
         "|---|---|---:|---:|---:|---:|",
     ]
     for row, column in sections(bundle).values():
-        chosen = select(bundle, row, column)
-        columns = [[number[form] for number in chosen] for form in FORMS]
-        columns.append([leak(number, bundle.reported) for number in chosen])
-        shown = [found.percent() for c in columns if (found := estimate(c))]
+        shown = map(percent, forms_and_leak(bundle, row, column))
         name = column.part(row) or (column.student if row.by_student else bundle.teacher)
         lines.append(f"| {row.label} | {name} | " + " | ".join(shown) + " |")
     return "\n".join(lines) + "\n"

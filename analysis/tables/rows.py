@@ -13,7 +13,8 @@ from analysis.statistics import Estimate, estimate
 from harness import methods
 from harness.methods import Method
 from harness.plan import TEACHER
-from harness.results import ACCURACY, NCM_FORMS, main_of, names_of, of_group
+from harness.results import ACCURACY, FORMS, NCM_FORMS, leak, main_of, names_of, of_group
+from harness.spec.published import SHOWN
 from harness.spec.tasks import Task
 
 DASH = "–"  # for what is not there
@@ -197,6 +198,44 @@ def of_every_seed(bundle: Bundle, row: Row, column: Column) -> list[Number]:
 
 def cell_estimate(bundle: Bundle, row: Row, column: Column) -> Estimate | None:
     return estimate([number[bundle.reported] for number in select(bundle, row, column)])
+
+
+def percent(found: Estimate | None) -> str:
+    """'98.43 ± 0.31 (3)'; a dash for what is not there."""
+    return DASH if found is None else found.percent()
+
+
+def points(found: Estimate | None) -> str:
+    """Of a difference: '+1.20 ± 0.31 (3)'; a dash for what is not there."""
+    return DASH if found is None else found.points()
+
+
+def best_rows(bundle: Bundle, column: Column) -> set[Row]:
+    """The trained students with the highest mean of a column: what stands out, where there are
+    others. The verdicts say whether it is higher than another. Not the teacher's own network, nor
+    what is found in one look at the images."""
+    rows = (r for r in rows_of(bundle) if r.is_final and r.by_student and r.takes_steps)
+    means = {row: found.mean for row in rows if (found := cell_estimate(bundle, row, column))}
+    return {row for row in means if len(means) > 1 and means[row] == max(means.values())}
+
+
+def forms_and_leak(bundle: Bundle, row: Row, column: Column) -> list[Estimate | None]:
+    """Of one number all three accuracies (harness.results.FORMS), and the leak: how much choosing
+    the epoch on the test set adds to the honest choice."""
+    chosen = select(bundle, row, column)
+    forms = [[number[form] for number in chosen] for form in FORMS]
+    return [*map(estimate, forms), estimate([leak(n, bundle.reported) for n in chosen])]
+
+
+def published_lines(bundle: Bundle, columns: list[Column]) -> list[tuple[list[str], list[str]]]:
+    """Of each published row with a number in one of these columns: its name, source and protocol,
+    and the numbers."""
+    found = []
+    for row in bundle.published:
+        values = [row.get(column.student, "") for column in columns]
+        if any(values):
+            found.append(([row[name] for name in SHOWN], [value or DASH for value in values]))
+    return found
 
 
 def epochs_of(bundle: Bundle, row: Row) -> str:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from harness.networks import Options
 from harness.results import ACCURACY
 
+TEACHER = "teacher"  # what stands for its stage and method, and for a network
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Epochs = Annotated[int, Field(ge=1, strict=True)]  # 20.0 would miss its default milestones

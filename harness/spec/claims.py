@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from harness.errors import UserError, nearest
 from harness.methods import named
+from harness.methods.base import TEACHER
 from harness.results import NCM_FORMS
 
 FORMS = (
@@ -28,7 +29,6 @@ AFTER = r"(?: after stage (?P<stage>[1-9]))?"
 GREATER = re.compile(rf"(?P<left>\S+) > (?P<right>\S+)(?: by {NUMBER})?{AFTER}")
 WITHIN = re.compile(rf"(?P<left>\S+) within {NUMBER} of (?P<right>\S+){AFTER}")
 QUANTITY = re.compile(rf"(?P<method>\S+?){AFTER}(?:: (?P<result>\w+))?")
-TEACHER = "teacher"
 
 
 @dataclass(frozen=True)
@@ -140,6 +140,6 @@ def published_of(claim: Claim, rows: list[dict[str, str]]) -> tuple[dict[str, st
             sources.append(row["source"])
     known = f"there is {', '.join(sources)}" if sources else "no row is, by their column `of`"
     raise UserError(
-        f"claims: {claim.text!r}: {claim.source!r} is neither a method of this experiment nor a "
+        f"claims: {claim.text!r}: {claim.source!r} is neither a method nor a "
         f"source of published numbers of {claim.left.method!r} ({known}); correct it"
     )

@@ -19,7 +19,7 @@ from harness.spec.claims import read_quantity
 
 REQUIRED = ("source", "row", "metric", "protocol")
 OF = "of"
-SHOWN = ("source", "row", "protocol")  # in the table, so they must say something
+SHOWN = ("row", "source", "protocol")  # in the table, so they must say something
 DELIMITERS = ",;\t|"  # the usual one, and those that spreadsheets write
 NOTHING = {"", "-", "–", "—", "n/a", "na", "nan"}
 NUMBER = re.compile(r"(\d{1,3}(?:[.,]\d+)?)\s*%?(?:\s*±\s*(\d{1,3}(?:[.,]\d+)?)\s*%?)?")

@@ -1,5 +1,6 @@
 """Accuracies: of the classifier, and of the nearest class mean (NCM) in both published forms."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 import torch
@@ -18,21 +19,29 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
 
 
 @torch.no_grad()
+def _of_all(
+    model: Network,
+    images: Images,
+    precision: str,
+    answer: Callable[[Tensor], tuple[Tensor, ...]],
+) -> tuple[Tensor, ...]:
+    """The answers (N, ..) to all un-augmented images, in float32 or, of a float64 model, in
+    float64; model in eval mode."""
+    was_training = model.training
+    model.eval()
+    with autocast(images.device, precision):
+        parts = [tuple(map(at_least_float32, answer(batch.x))) for batch in images.plain()]
+    model.train(was_training)
+    return tuple(torch.cat(part) for part in zip(*parts, strict=True))
+
+
 def embed_and_classify(
     model: Network, images: Images, precision: str = "float32"
 ) -> tuple[Tensor, Tensor]:
     """Embeddings (N, D) and logits (N, C) of un-augmented images, in float32 or, of a
     float64 model, in float64; model in eval mode."""
-    was_training = model.training
-    model.eval()
-    embeddings, logits = [], []
-    with autocast(images.device, precision):
-        for batch in images.plain():
-            embedding, logit = model.embed_and_classify(batch.x)
-            embeddings.append(at_least_float32(embedding))
-            logits.append(at_least_float32(logit))
-    model.train(was_training)
-    return torch.cat(embeddings), torch.cat(logits)
+    embeddings, logits = _of_all(model, images, precision, model.embed_and_classify)
+    return embeddings, logits
 
 
 def accuracy(model: Network, images: Images, precision: str = "float32") -> float:
@@ -45,15 +54,9 @@ def classify(model: Network, images: Images, precision: str = "float32") -> Tens
     return logits_of(model, images, precision).argmax(1)
 
 
-@torch.no_grad()
 def logits_of(model: Network, images: Images, precision: str = "float32") -> Tensor:
     """The logits alone of `embed_and_classify`: the embeddings of all images may be large."""
-    was_training = model.training
-    model.eval()
-    with autocast(images.device, precision):
-        parts = [at_least_float32(model(batch.x)) for batch in images.plain()]
-    model.train(was_training)
-    return torch.cat(parts)
+    return _of_all(model, images, precision, lambda x: (model(x),))[0]
 
 
 def accuracies(

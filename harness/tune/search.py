@@ -102,7 +102,6 @@ def tune(
     store = Store(root)
     store.create()
     runner = make_executor(executor, jobs or default_jobs(device), device, announced_version())
-    runner.warm_up()
     dataset = load(tuning.base.dataset, with_test=False)
     task_views(tuning.base, dataset)  # of all tasks, before one is trained
     options = cell_options(tuning.base.dataset, n_workers, teacher_cache)
