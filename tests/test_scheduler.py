@@ -119,6 +119,37 @@ def test_capacity_is_used_and_respected(tmp_path: Path, capacity: int) -> None:
     assert sorted(case.executor.submitted) == ["a", "b", "c", "d", "e"]
 
 
+def test_cells_may_come_later(tmp_path: Path) -> None:
+    """As `harness tune` has it: of a plan that grows some cells are new, some are here already,
+    and paused ones go on."""
+    whole = graph(a="", b="a", c="a", d="c")
+    parts = [
+        Plan(
+            whole.experiment, {f: c for f, c in whole.cells.items() if c.spec["name"] in names}, ()
+        )
+        for names in ("ab", "abc", "acd")
+    ]
+    case = Case(tmp_path, whole, c=[FAILED])
+    case.progress = begin(Plan(whole.experiment, {}, ()), case.store)
+    case.directory("b").path.mkdir()
+    case.directory("b").pause_after = 1
+    (case.directory("b") / "journal.jsonl").write_text(
+        '{"event": "epoch", "epoch": 1, "time": 0}\n'
+    )
+
+    def more() -> list[Progress]:
+        if not parts or case.progress is None or case.progress.count("waiting", "running"):
+            return []
+        if "b" in case.states and case.states["b"] == "paused":
+            case.directory("b").pause_after = None
+        return [begin(parts.pop(0), case.store)]
+
+    case.run(more=more)
+    assert case.executor.submitted == ["a", "b", "c"]
+    assert case.states == {"a": "done", "b": "done", "c": "failed", "d": "skipped"}
+    assert case.progress.place == {f: n for n, f in enumerate(case.progress.state)}
+
+
 def test_done_cells_are_not_trained_again(tmp_path: Path) -> None:
     plan = graph(a="", b="a")
     Case(tmp_path, plan).run()

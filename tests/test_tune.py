@@ -22,11 +22,11 @@ from harness.plan import make_plan
 from harness.spec.file import read
 from harness.store import CellDir, Store
 from harness.tune.export import epochs_trained, write_bundle
-from harness.tune.halving import TrialsFailed, rung_epochs, survivors
+from harness.tune.halving import rung_epochs, survivors
 from harness.tune.search import Search, identity_of
 from harness.tune.storage import only_orchestrator, open_storage
 from harness.tune.study import Study, sample
-from harness.tune.trials import cells_of
+from harness.tune.trials import TrialsFailed, cells_of
 from harness.tune.tuning_file import read_tuning
 from harness.tune.winner import tuned_path, write_winner
 
@@ -337,10 +337,40 @@ def test_a_failed_cell_keeps_its_trial_open(tmp_path: Path, small: dict[str, Any
     stopped = session(file, JournalWriter(broken="stage1"))
     with pytest.raises(TrialsFailed, match=r"refilled #0.*log\.txt"):
         stopped.run()
-    assert {t.state.name for s in stopped.studies for t in s.trials} == {"RUNNING"}
+    states = {s.method: {t.state.name for t in s.trials} for s in stopped.studies}
+    assert states.pop("refilled") == {"RUNNING"}
+    assert [*states.values()] == [{"COMPLETE", "PRUNED"}] * 2, "the others' trials are lost"
     again = session(file, JournalWriter())
     again.run()
     assert content(again) == small
+
+
+class OneIsSlow(JournalWriter):
+    """Cells of a kind end only when nothing else runs."""
+
+    capacity = 99
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def poll(self, timeout: float) -> list[tuple[Path, int]]:
+        slow = [e for e in self.ended if CellDir(e[0]).description["kind"] == self.kind]
+        now = [e for e in self.ended if e not in slow] or slow
+        self.ended = [e for e in self.ended if e not in now]
+        return now
+
+
+def test_no_method_waits_for_another(tmp_path: Path, small: dict[str, Any]) -> None:
+    """While KD's first batch is on its way to the first rung, plain's search comes to its end; with
+    the same trials."""
+    executor = OneIsSlow("kd")
+    done = session(write(tmp_path, SMALL), executor)
+    done.run()
+    kinds = [CellDir(p).description["kind"] for p in executor.seen]
+    plain = [n for n, kind in enumerate(kinds) if kind == "supervised"]
+    assert kinds[: max(plain)].count("kd") == SMALL["batch"]
+    assert content(done) == small
 
 
 def test_a_diverging_trial_is_pruned_and_not_tried_again(tmp_path: Path) -> None:

@@ -61,6 +61,18 @@ class Progress:
         found = [f for state in states for f in self._cells_in.get(state, ())]
         return sorted(found, key=self.place.__getitem__)
 
+    def add(self, other: Progress) -> list[str]:
+        """Take over another one's cells, behind those that are here; the ones that are new."""
+        new = [f for f in other.state if f not in self._state]
+        cells, entries = self.plan.cells | other.plan.cells, self.plan.entries + other.plan.entries
+        self.plan = Plan(self.plan.experiment, cells, tuple(dict.fromkeys(entries)))
+        for fingerprint in new:
+            self._state[fingerprint] = state = other.state[fingerprint]
+            self.place[fingerprint] = len(self.place)
+            self._cells_in.setdefault(state, set()).add(fingerprint)
+        self.cached_cells |= other.cached_cells.intersection(new)
+        return new
+
     def directory(self, fingerprint: str) -> CellDir:
         return self.store.directory(fingerprint)
 
@@ -100,32 +112,38 @@ def run(
     max_seconds: float | None = None,
     on_change: Callable[[str | None], None] = lambda _: None,
     interval: float = 0.5,
+    more: Callable[[], list[Progress]] = list,
 ) -> None:
-    """Run until every cell is done, failed or skipped. One failure stops its children only.
+    """Run until every cell is done, paused, failed or skipped. One failure stops its children only.
 
     Args:
         options: of every cell's training (`Store.prepare`).
         on_change: called with the fingerprint of each cell that ended, and with None between.
+        more: asked again and again for cells that come now, or that paused and go on now.
 
     Raises:
         OutOfTime: after `max_seconds`, with all cells stopped at their last checkpoint.
         KeyboardInterrupt: passed on, with all cells stopped likewise.
     """
-    plan, store = progress.plan, progress.store
-    queue = _Queue(progress)
-    by_path = {store.directory(f).path: f for f in plan.cells}
+    store, queue = progress.store, _Queue(progress)
     deadline = None if max_seconds is None else progress.started + max_seconds
     try:
-        while progress.count("waiting", "running", "elsewhere"):
+        while True:
+            if parts := more():
+                for part in parts:
+                    queue.add(part)
+                continue
+            if not progress.count("waiting", "running", "elsewhere"):
+                break
             if deadline is not None and time.monotonic() >= deadline:
                 raise OutOfTime
             _look_elsewhere(progress, queue)
             for fingerprint in queue.take(executor.capacity - progress.count("running")):
-                executor.submit(store.prepare(plan.cells[fingerprint], options).path)
+                executor.submit(store.prepare(progress.plan.cells[fingerprint], options).path)
                 queue.move(fingerprint, "running")
             wait = interval if deadline is None else min(interval, deadline - time.monotonic())
             for path, status in executor.poll(max(0.0, wait)):
-                fingerprint = by_path[path]
+                fingerprint = queue.fingerprints[path]
                 queue.move(fingerprint, _outcome(progress, path, fingerprint, status))
                 on_change(fingerprint)
             on_change(None)
@@ -143,17 +161,34 @@ class _Queue:
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
-        self._children: dict[str, list[str]] = {f: [] for f in progress.plan.cells}
+        self.fingerprints: dict[Path, str] = {}
+        self._children: dict[str, list[str]] = {}
         self._n_missing: dict[str, int] = {}  # upstream cells that are not done
-        for fingerprint, cell in progress.plan.cells.items():
-            for upstream in cell.upstream.values():
-                self._children[upstream].append(fingerprint)
-            states = [progress.state[f] for f in cell.upstream.values()]
-            self._n_missing[fingerprint] = sum(s != "done" for s in states)
         self._ready: list[tuple[int, str]] = []  # a heap of (place, fingerprint)
-        for fingerprint in progress.cells_in("waiting"):
-            self._add_if_ready(fingerprint)
-        self._moved = set(progress.cells_in("failed", "skipped"))
+        self._moved: set[str] = set()
+        for fingerprint in progress.plan.cells:  # upstream cells come first
+            self._enter(fingerprint)
+
+    def _enter(self, fingerprint: str) -> None:
+        self.fingerprints[self._progress.directory(fingerprint).path] = fingerprint
+        self._children[fingerprint] = []
+        upstream = self._progress.plan.cells[fingerprint].upstream.values()
+        for f in upstream:
+            self._children[f].append(fingerprint)
+        states = {f: self._progress.state[f] for f in upstream}
+        self._n_missing[fingerprint] = sum(s != "done" for s in states.values())
+        self._moved |= {f for f, state in states.items() if state in ("failed", "skipped")}
+        self._add_if_ready(fingerprint)
+
+    def add(self, part: Progress) -> None:
+        """Cells that come now; of those that are here, the paused ones that go on now."""
+        self._follow_moves()  # else a new cell would count what moved before it came
+        new = self._progress.add(part)
+        for fingerprint in new:
+            self._enter(fingerprint)
+        for fingerprint in part.cells_in("waiting"):
+            if self._progress.state[fingerprint] == "paused":
+                self.move(fingerprint, "waiting")
 
     def move(self, fingerprint: str, state: str) -> None:
         self._progress.move(fingerprint, state)
@@ -161,6 +196,11 @@ class _Queue:
 
     def take(self, n: int) -> list[str]:
         """The first `n` cells that may run, or as many as there are. Who takes one moves it."""
+        self._follow_moves()
+        n = min(n, len(self._ready))
+        return [heapq.heappop(self._ready)[1] for _ in range(n)]
+
+    def _follow_moves(self) -> None:
         while self._moved:
             fingerprint = self._moved.pop()
             state = self._progress.state[fingerprint]
@@ -172,8 +212,6 @@ class _Queue:
                     self._add_if_ready(child)
                 elif self._progress.state[child] == "waiting":
                     self.move(child, "skipped")
-        n = min(n, len(self._ready))
-        return [heapq.heappop(self._ready)[1] for _ in range(n)]
 
     def _add_if_ready(self, fingerprint: str) -> None:
         if self._progress.state[fingerprint] == "waiting" and not self._n_missing[fingerprint]:

@@ -7,25 +7,16 @@ takes part, so the decision is the same on every machine, with any number of job
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from harness.errors import UserError
 from harness.execute.scheduler import Progress
 from harness.methods import find, n_epochs
-from harness.plan import Plan
 from harness.store import Store
-from harness.tune.trials import Key, TrialCells, curve, diverged, drop_checkpoint, together
+from harness.tune.interleave import Steps
+from harness.tune.trials import TrialCells, TrialsFailed, curve, diverged, drop_checkpoint
 from harness.tune.tuning_file import Tuning, TuningFile
-
-# Trains a plan's cells, each to its pause or its end.
-Train = Callable[[Plan], Progress]
-
-
-class TrialsFailed(Exception):
-    """A cell failed for another reason than its settings. Its trial stays open: the next call
-    tries it again."""
 
 
 @dataclass(frozen=True)
@@ -75,67 +66,43 @@ def survivors(values: dict[int, float], keep: float, direction: str) -> list[int
 
 
 def run_batch(
-    trials: list[TrialCells],
-    settings: TuningFile,
-    store: Store,
-    options: dict[str, Any] | None,
-    train: Train,
-) -> list[Outcome]:
-    """Train the trials of a batch, those of several methods side by side; each method's are
-    compared among themselves. Safe to repeat: what the store has is read, not trained.
+    trials: list[TrialCells], settings: TuningFile, store: Store, options: dict[str, Any] | None
+) -> Steps[list[Outcome]]:
+    """Train the trials of one method's batch. Safe to repeat: what the store has is read, not
+    trained.
 
     Args:
         options: of `Store.prepare`.
 
     Raises:
         TrialsFailed: a cell failed, and it was not the fault of its settings.
-        OutOfTime, KeyboardInterrupt: from `train`.
     """
     alive, outcomes = list(trials), []
     for rung in [*range(len(settings.pruning.rungs) if settings.pruning else 0), None]:
-        goals = {t.key: _goal(t, settings, rung) for t in alive}
+        goal = _goal(trials[0], settings, rung)
         for trial in alive:
             cell = trial.plan.cells[trial.final]
-            store.prepare(cell, options).pause_after = goals[trial.key]
-        train_all(alive, store, train)
+            store.prepare(cell, options).pause_after = goal
+        yield from train_all(alive, store)
 
         lost = [t for t in alive if diverged(t, store)]
         outcomes += [Outcome(t, None, {}, diverged=True) for t in lost]
-        curves = {
-            t.key: curve(store.directory(t.final), settings.metric, goals[t.key])
-            for t in alive
-            if t not in lost
-        }
         alive = [t for t in alive if t not in lost]
+        curves = {t.number: curve(store.directory(t.final), settings.metric, goal) for t in alive}
+        values = {number: found[max(found)] for number, found in curves.items()}
         if rung is None:
-            outcomes += [Outcome(t, _last(curves[t.key]), curves[t.key]) for t in alive]
-            break
-        kept = _kept([t for t in alive if goals[t.key] is not None], curves, settings)
-        pruned = [t for t in alive if goals[t.key] is not None and t.key not in kept]
-        outcomes += [Outcome(t, None, curves[t.key]) for t in pruned]
-        alive = [t for t in alive if t not in pruned]
-        in_use = {t.final for t in alive}
-        for trial in pruned:
-            if trial.final not in in_use:  # another trial may have the same settings
-                drop_checkpoint(store.directory(trial.final))
-    return sorted(outcomes, key=lambda o: trials.index(o.trial))
-
-
-def _last(values: dict[int, float]) -> float:
-    return values[max(values)]
-
-
-def _kept(
-    trials: list[TrialCells], curves: dict[Key, dict[int, float]], settings: TuningFile
-) -> set[Key]:
-    """The trials that go on from a rung, of each method by itself."""
-    assert settings.pruning is not None
-    kept = set()
-    for method in {t.method for t in trials}:
-        values = {t.number: _last(curves[t.key]) for t in trials if t.method == method}
-        best = survivors(values, settings.pruning.keep, settings.direction)
-        kept |= {(method, number) for number in best}
-    return kept
+            outcomes += [Outcome(t, values[t.number], curves[t.number]) for t in alive]
+        elif goal is not None:
+            assert settings.pruning is not None
+            kept = survivors(values, settings.pruning.keep, settings.direction)
+            pruned = [t for t in alive if t.number not in kept]
+            outcomes += [Outcome(t, None, curves[t.number]) for t in pruned]
+            alive = [t for t in alive if t.number in kept]
+            in_use = {t.final for t in alive}
+            for trial in pruned:
+                if trial.final not in in_use:  # another trial may have the same settings
+                    drop_checkpoint(store.directory(trial.final))
+    return sorted(outcomes, key=lambda o: o.trial.number)
 
 
 def _goal(trial: TrialCells, settings: TuningFile, rung: int | None) -> int | None:
@@ -148,7 +115,7 @@ def _goal(trial: TrialCells, settings: TuningFile, rung: int | None) -> int | No
     return epochs[rung] if rung < len(epochs) else None
 
 
-def train_all(trials: list[TrialCells], store: Store, train: Train) -> None:
+def train_all(trials: list[TrialCells], store: Store) -> Steps[None]:
     """Train the cells of all trials, each to its pause or its end; those that diverge may.
 
     Raises:
@@ -157,8 +124,7 @@ def train_all(trials: list[TrialCells], store: Store, train: Train) -> None:
     trials = [t for t in trials if not diverged(t, store)]
     if not trials:
         return
-    # The longest first: what all wait for at the end is then a short training.
-    progress = train(together(sorted(trials, key=lambda t: -t.n_epochs_alone)))
+    progress = yield trials
     broken = [t for t in trials if not diverged(t, store) and _failed(t, progress)]
     if broken:
         names = ", ".join(f"{t.method} #{t.number}" for t in broken)

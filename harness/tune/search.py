@@ -40,11 +40,12 @@ from harness.run.session import (
 from harness.store import Store
 from harness.track.environment import tracking_uri
 from harness.tune.export import epochs_trained, write_bundle
-from harness.tune.halving import Outcome, TrialsFailed, check_rungs, run_batch
+from harness.tune.halving import Outcome, check_rungs, run_batch
+from harness.tune.interleave import Interleaved, Steps
 from harness.tune.storage import only_orchestrator, open_storage, place_of
 from harness.tune.study import Study
 from harness.tune.tracker import TrialView, TuneTracker
-from harness.tune.trials import TrialCells, cells_of
+from harness.tune.trials import TrialCells, TrialsFailed, cells_of
 from harness.tune.tuning_file import Tuning
 from harness.tune.winner import Candidate, Winners, check_final, confirm, write_winner
 
@@ -190,14 +191,14 @@ class Search:
     ) -> None:
         self.tuning, self.store, self.dataset = tuning, store, dataset
         self.studies, self.executor = studies, executor
-        self.deadline = None if max_seconds is None else time.monotonic() + max_seconds
+        self.max_seconds = max_seconds
         self.live = not no_bar and sys.stdout.isatty()
         self.tracker: TuneTracker | None = None
         self.options = options
         self.cells: dict[str, list[TrialCells]] = {s.method: [] for s in studies}
         self.started = time.monotonic()
 
-    def run(self) -> dict[str, list[Candidate]]:
+    def run(self) -> Winners:
         """
         Returns:
             method -> its best trials, the winner first.
@@ -205,34 +206,30 @@ class Search:
         Raises:
             OutOfTime, KeyboardInterrupt, TrialsFailed.
         """
+        progress = begin(Plan(self.tuning.base, {}, ()), self.store)
+        steps = {study.method: self._steps(study) for study in self.studies}
+        searches = Interleaved(steps, progress, self.store)
+        with LiveDisplay(progress) if self.live else contextlib.nullcontext() as display:
+            update = without_pauses(progress, display.update) if display else lambda _: None
+            run(progress, self.executor, self.options, self.max_seconds, update, more=searches.more)
+        if searches.failed:
+            raise TrialsFailed("; ".join(map(str, searches.failed.values())))
+        return {study.method: searches.found[study.method] for study in self.studies}
+
+    def _steps(self, study: Study) -> Steps[list[Candidate]]:
+        """One method's search."""
         settings = self.tuning.settings
         n_batches = settings.trials // settings.batch
         for number in range(n_batches):
-            open_trials: list[TrialCells] = []
-            for study in self.studies:
-                batch = study.batch(number)
-                cells = [self._cells(study, trial) for trial in batch]
-                if not all(trial.state.is_finished() for trial in batch):
-                    open_trials += cells
+            batch = study.batch(number)
+            cells = [self._cells(study, trial) for trial in batch]
             self.show()
-            if open_trials:
-                outcomes = run_batch(open_trials, settings, self.store, self.options, self.train)
-                self._tell(outcomes)
-                self._print_batch(number, n_batches, outcomes)
-        return confirm(self.studies, self.dataset, self.store, self.train)
-
-    def train(self, plan: Plan) -> Progress:
-        """Every cell of a plan, to its pause or its end."""
-        progress = begin(plan, self.store)
-        if any(s == "waiting" for s in progress.state.values()):
-            left = None if self.deadline is None else self.deadline - time.monotonic()
-            if not self.live:
-                run(progress, self.executor, self.options, left)
-            else:
-                with LiveDisplay(progress) as display:
-                    update = without_pauses(progress, display.update)
-                    run(progress, self.executor, self.options, left, update)
-        return progress
+            if not all(trial.state.is_finished() for trial in batch):
+                outcomes = yield from run_batch(cells, settings, self.store, self.options)
+                self._tell(study, outcomes)
+                self.show()
+                print(_batch_line(study, number, n_batches, outcomes), flush=True)
+        return (yield from confirm(study, self.dataset, self.store))
 
     def show(self, candidates: dict[str, list[Candidate]] | None = None) -> None:
         """Give the tracker the present state of every trial."""
@@ -265,27 +262,15 @@ class Search:
             )
         return known[trial.number]
 
-    def _tell(self, outcomes: list[Outcome]) -> None:
+    @staticmethod
+    def _tell(study: Study, outcomes: list[Outcome]) -> None:
         """In the order of the trials. A kill in between leaves some untold: the next call finds
         the same outcomes in the store and tells the rest."""
-        by_method = {study.method: study for study in self.studies}
         for outcome in outcomes:
-            study, number = by_method[outcome.trial.method], outcome.trial.number
+            number = outcome.trial.number
             study.note(number, cells=outcome.trial.cells, diverged=outcome.diverged)
             study.report(number, outcome.curve)
             study.tell(number, outcome.value)
-
-    def _print_batch(self, number: int, n_batches: int, outcomes: list[Outcome]) -> None:
-        parts = []
-        for o in outcomes:
-            if o.value is not None:
-                how = f"{100 * o.value:.2f} %"
-            elif o.diverged:
-                how = "diverged"
-            else:
-                how = f"pruned at {max(o.curve)} ({100 * o.curve[max(o.curve)]:.2f} %)"
-            parts.append(f"{o.trial.method} #{o.trial.number} {how}")
-        print(f"[batch {number + 1}/{n_batches}] {', '.join(parts)}", flush=True)
 
     def report(self, candidates: dict[str, list[Candidate]]) -> None:
         """What the user sees last."""
@@ -302,6 +287,19 @@ class Search:
                 print(f"  #{c.number}: {100 * c.value:.2f} %, seeds {seeds}: {mean} ({shown})")
         elapsed = duration(time.monotonic() - self.started)
         print(f"{self.tuning.name}: tuned in {elapsed}", flush=True)
+
+
+def _batch_line(study: Study, number: int, n_batches: int, outcomes: list[Outcome]) -> str:
+    parts = []
+    for o in outcomes:
+        if o.value is not None:
+            how = f"{100 * o.value:.2f} %"
+        elif o.diverged:
+            how = "diverged"
+        else:
+            how = f"pruned at {max(o.curve)} ({100 * o.curve[max(o.curve)]:.2f} %)"
+        parts.append(f"#{o.trial.number} {how}")
+    return f"[{study.method}, batch {number + 1}/{n_batches}] {', '.join(parts)}"
 
 
 def _short(value: Any) -> str:

@@ -16,6 +16,11 @@ from harness.tune.tuning_file import Params, Tuning
 Key = tuple[str, int]
 
 
+class TrialsFailed(Exception):
+    """A cell failed for another reason than its settings. Its trial stays open: the next call
+    tries it again."""
+
+
 @dataclass(frozen=True)
 class TrialCells:
     """One training of one trial.

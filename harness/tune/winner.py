@@ -14,9 +14,10 @@ from harness.errors import UserError
 from harness.spec.file import parse, with_class_order
 from harness.spec.tuned import Tuned
 from harness.store import Store, write_atomically
-from harness.tune.halving import Train, TrialsFailed, train_all
+from harness.tune.halving import train_all
+from harness.tune.interleave import Steps
 from harness.tune.study import Study
-from harness.tune.trials import TrialCells, cells_of, curve, diverged
+from harness.tune.trials import TrialCells, TrialsFailed, cells_of, curve, diverged
 from harness.tune.tuning_file import Params, Tuning, nested
 
 
@@ -52,46 +53,37 @@ class Candidate:
         return sum(values) / len(values) if len(values) == len(self.fresh) else None
 
 
-def confirm(
-    studies: list[Study], dataset: Dataset, store: Store, train: Train
-) -> dict[str, list[Candidate]]:
-    """Train the best trials of every study with the fresh seeds; method -> candidates, the winner
+def confirm(study: Study, dataset: Dataset, store: Store) -> Steps[list[Candidate]]:
+    """Train the best trials of a study with the fresh seeds; returns the candidates, the winner
     first.
 
     Raises:
-        TrialsFailed: a cell failed, or every candidate of a method diverged.
+        TrialsFailed: a cell failed, or every candidate diverged.
     """
-    settings = studies[0].tuning.settings
-    trainings: dict[tuple[str, int], dict[int, TrialCells]] = {}
-    for study in studies:
-        best = study.best(settings.top_k)
-        if not best:
-            raise TrialsFailed(f"{study.name}: every trial diverged; narrow its search space")
-        for t in best:
-            trainings[study.method, t.number] = {
-                seed: cells_of(study.tuning, dataset, study.method, t.number, t.params, seed)
-                for seed in settings.fresh_seeds
-            }
-    runs = [r for by_seed in trainings.values() for r in by_seed.values()]
-    train_all(runs, store, train)
+    settings = study.tuning.settings
+    best = study.best(settings.top_k)
+    if not best:
+        raise TrialsFailed(f"{study.name}: every trial diverged; narrow its search space")
+    trainings = {
+        t.number: {
+            seed: cells_of(study.tuning, dataset, study.method, t.number, t.params, seed)
+            for seed in settings.fresh_seeds
+        }
+        for t in best
+    }
+    yield from train_all([r for by_seed in trainings.values() for r in by_seed.values()], store)
 
+    candidates = [_candidate(study, t.number, t.value, trainings[t.number], store) for t in best]
+    stable = [c for c in candidates if c.mean is not None]
+    if not stable:
+        raise TrialsFailed(
+            f"{study.name}: each of the best trials diverges with some fresh seed; narrow its "
+            "search space"
+        )
+    # sorted() is stable: of equal means the trial that was better comes first.
     sign = -1 if settings.direction == "maximize" else 1
-    result = {}
-    for study in studies:
-        candidates = [
-            _candidate(study, t.number, t.value, trainings[study.method, t.number], store)
-            for t in study.best(settings.top_k)
-        ]
-        stable = [c for c in candidates if c.mean is not None]
-        if not stable:
-            raise TrialsFailed(
-                f"{study.name}: each of the best trials diverges with some fresh seed; narrow its "
-                "search space"
-            )
-        # sorted() is stable: of equal means the trial that was better comes first.
-        ranked = sorted(stable, key=lambda c: sign * (c.mean or 0.0))
-        result[study.method] = ranked + [c for c in candidates if c.mean is None]
-    return result
+    ranked = sorted(stable, key=lambda c: sign * (c.mean or 0.0))
+    return ranked + [c for c in candidates if c.mean is None]
 
 
 def _candidate(
