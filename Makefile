@@ -145,6 +145,7 @@ bench: $(STAMP)  ## timed comparisons, as ratios, kept and shown in docs/perform
 	@set -e; for name in bare_bound stage1_loss method_steps costs; do \
 	  $(BIN)/python benchmarks/$$name.py --device $(DEVICE) --save; done
 	@$(BIN)/python benchmarks/grid.py --device $(DEVICE) --asking --save $(if $(AGAINST),--against $(AGAINST))
+	@$(BIN)/python benchmarks/grid.py --tuning --device $(DEVICE) --save $(if $(AGAINST),--against $(AGAINST))
 	@$(BIN)/harness tables
 	@$(BIN)/python benchmarks/planning.py --save
 	@$(BIN)/python benchmarks/costs.py --draw

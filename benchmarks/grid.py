@@ -1,6 +1,7 @@
-"""A whole grid by `harness run`, from an empty store: how much of its time is training.
+"""A whole grid by `harness run`, from an empty store: how much of its time is training. Or, with
+--tuning, three studies of 30 trials by `harness tune`.
 
-    python benchmarks/grid.py [--set seeds=[0]] [--jobs N] [--asking] [--against COMMIT] [--save]
+    python benchmarks/grid.py [--tuning] [--set seeds=[0]] [--jobs N] [--asking] [--against COMMIT]
 
 With --asking, this code trains the grid without the teachers' kept answers, too. With --against,
 another commit's checkout trains it (a git worktree in a temporary folder). All take turns. Kept are
@@ -32,22 +33,25 @@ from harness.run.session import default_jobs
 from harness.store import CellDir, Store
 
 ROOT = Path(__file__).resolve().parent.parent
-EXPERIMENT = Path("experiments/digits_all_images.yaml")
+EXPERIMENT, TUNING = "experiments/digits_all_images.yaml", "experiments/tuning/digits.yaml"
 TIMES = {"event", "time", "seconds", "images_per_second", EVALUATION_SECONDS}  # of an epoch's line
 HERE, ASKING, THERE = "this code", "this code, --teacher-cache 0", "the other commit"
 QUICK = ["seeds=[0]", "methods=[plain]", "students=[{depth: 10, width: 1}]",
          "teacher={depth: 10, width: 1}", "training.epochs=1"]  # fmt: skip
+QUICK_TUNING = ["methods={plain: {training.lr: [0.1, 0.2]}}", "trials=1", "batch=1", "startup_trials=1",
+                "top_k=1", "fresh_seeds=[1]", "set.training.epochs=1", "pruning=null"]  # fmt: skip
 
 
 class Runner:
-    """Runs the grid with the code in a folder, each time in a new folder below `place`.
+    """Runs a command with the code in a folder, each time in a new folder below `place` that has
+    this project's experiment files.
 
     stores: of the runs so far.
     """
 
-    def __init__(self, code: Path, place: Path, database: Path, options: list[str]) -> None:
+    def __init__(self, code: Path, place: Path, database: Path, command: list[str]) -> None:
         self.code, self.place, self.database = code, place, database
-        self.options, self.stores = options, list[Store]()
+        self.command, self.stores = command, list[Store]()
 
     def __call__(self) -> None:
         """
@@ -57,10 +61,12 @@ class Runner:
         folder = self.place / str(len(self.stores))
         folder.mkdir(parents=True)
         shutil.copy(self.database, folder)
-        command = ["run", str(ROOT / EXPERIMENT), "--no-bar", *self.options]
-        done = harness(command, self.code, folder)
+        results = shutil.ignore_patterns("results")
+        shutil.copytree(ROOT / "experiments", folder / "experiments", ignore=results)
+        done = harness(self.command, self.code, folder)
         if done.returncode:
-            raise RuntimeError(f"{self.code}: harness {' '.join(command)}: {done.stderr.strip()}")
+            said = f"harness {' '.join(self.command)}: {done.stderr.strip()}"
+            raise RuntimeError(f"{self.code}: {said}")
         self.stores.append(Store(folder / "runs"))
 
 
@@ -99,8 +105,8 @@ def checkout(commit: str, folder: Path) -> Iterator[Path]:
 
 def shares(store: Store, wall: float, jobs: int) -> dict[str, float]:
     """What of a run's wall time (seconds, of `jobs` processes) was training, and what evaluation,
-    by the cells' manifests; without a part that a manifest of old code does not say."""
-    manifests = [directory.manifest for directory in store.all()]
+    by the manifests of finished cells; without a part that one of old code does not say."""
+    manifests = [directory.manifest for directory in store.all() if directory.is_done]
     fields = {"training": "seconds", "evaluation": EVALUATION_SECONDS}
     return {
         part: sum(m[name] for m in manifests) / (wall * jobs)
@@ -110,9 +116,9 @@ def shares(store: Store, wall: float, jobs: int) -> dict[str, float]:
 
 
 def same_numbers(ours: Store, theirs: Store) -> dict[str, int]:
-    """Of the cells of two stores: those in both whose numbers are `equal`, those whose are not
-    (`different`), and those in one store only (`alone`)."""
-    a, b = ({d.path.name: d for d in store.all()} for store in (ours, theirs))
+    """Of the finished cells of two stores: those in both whose numbers are `equal`, those whose
+    are not (`different`), and those in one store only (`alone`)."""
+    a, b = ({d.path.name: d for d in store.all() if d.is_done} for store in (ours, theirs))
     equal = sum(numbers(a[name]) == numbers(b[name]) for name in a.keys() & b.keys())
     shared = len(a.keys() & b.keys())
     return {"equal": equal, "different": shared - equal, "alone": len(a.keys() ^ b.keys())}
@@ -124,7 +130,7 @@ def numbers(directory: CellDir) -> dict[str, Any]:
     return {"results": directory.manifest["results"], "epochs": lines}
 
 
-def measure(runners: dict[str, Runner], rounds: int, jobs: int) -> dict[str, Any]:
+def measure(what: str, runners: dict[str, Runner], rounds: int, jobs: int) -> dict[str, Any]:
     """The comparison of their wall times with those of the last of them, and what their stores
     say."""
     steps: dict[str, Step] = dict(runners)
@@ -139,18 +145,20 @@ def measure(runners: dict[str, Runner], rounds: int, jobs: int) -> dict[str, Any
         }
         for name, each in found.items()
     }
-    return comparison("wall time of a grid", seconds, list(runners)[-1], shares=of)
+    return comparison(f"wall time of a {what}", seconds, list(runners)[-1], shares=of)
 
 
 def main(argv: list[str] | None = None) -> Record:
     parser = parser_of((__doc__ or "").splitlines()[0], rounds=2)
+    parser.add_argument("--tuning", action="store_true", help="a tuning in place of a grid")
     parser.add_argument("--set", dest="set_", action="append", metavar="FIELD=VALUE")
     parser.add_argument("--jobs", type=int, help="by default as `harness run`")
     parser.add_argument("--asking", action="store_true", help="also with --teacher-cache 0")
     parser.add_argument("--against", metavar="COMMIT", help="another commit of this repository")
     arguments = parser.parse_args(argv)
     device = chosen_device(arguments)
-    chosen = [*(arguments.set_ or ["seeds=[0]"]), *(QUICK if arguments.quick else ())]
+    usual, quick = ([], QUICK_TUNING) if arguments.tuning else (["seeds=[0]"], QUICK)
+    chosen = [*(arguments.set_ or usual), *(quick if arguments.quick else ())]
     jobs = arguments.jobs or default_jobs(device.type)
     options = ["--device", str(device), "--jobs", str(jobs)]
     options += [word for assignment in chosen for word in ("--set", assignment)]
@@ -165,18 +173,21 @@ def measured(
     with contextlib.ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         database = empty_database(place / "database")
-        runners = {HERE: Runner(ROOT, place / "here", database, options)}
+        file = TUNING if arguments.tuning else EXPERIMENT
+        command = ["tune" if arguments.tuning else "run", file, "--no-bar", *options]
+        runners = {HERE: Runner(ROOT, place / "here", database, command)}
         if arguments.asking:
-            asking = [*options, "--teacher-cache", "0"]
+            asking = [*command, "--teacher-cache", "0"]
             runners[ASKING] = Runner(ROOT, place / "asking", database, asking)
         if arguments.against:
             code = stack.enter_context(checkout(arguments.against, place / "code"))
-            runners[THERE] = Runner(code, place / "there", database, options)
-        found = measure(runners, arguments.rounds, jobs)
+            runners[THERE] = Runner(code, place / "there", database, command)
+        what = "tuning" if arguments.tuning else "grid"
+        found = measure(what, runners, arguments.rounds, jobs)
         first = runners[HERE].stores[0]
         cells = first.all()
         setting: dict[str, Any] = {
-            "experiment": EXPERIMENT.as_posix(),
+            "experiment": file,
             "set": chosen,
             "cells": len(cells),
             "jobs": jobs,
@@ -193,7 +204,7 @@ def measured(
         print(f"  cells: {json.dumps(found['numbers'])}")
     # Each cell has these threads, whatever this process has.
     on = machine(device) | {"threads": threads_for(jobs)}
-    return record("grid", on, setting, comparisons=[found])
+    return record(what, on, setting, comparisons=[found])
 
 
 if __name__ == "__main__":

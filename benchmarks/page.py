@@ -176,6 +176,7 @@ def of_each_device(name: str, write: Callable[[Record], list[str]], folder: Path
 
 
 BLOCKS: dict[str, Callable[[Path], str]] = {
+    "tuning": partial(of_each_device, "tuning", grid),
     **{
         write.__name__: partial(of_each_device, write.__name__, write)
         for write in (grid, bare_bound, stage1_loss, method_steps, costs, planning)

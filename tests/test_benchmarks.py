@@ -54,6 +54,7 @@ def kept(tmp_path: Path) -> Path:
     shares = {"training": [0.5, 0.6, 0.7], "evaluation": [0.1, 0.1, 0.1]}
     numbers = {"equal": 24, "different": 0, "alone": 0}
     both = {"this code": shares, "the other commit": shares}
+    tuning = {"this code": {"training": [0.3, 0.4, 0.5]}, "the other commit": shares}
     found = {
         "bare_bound": [compared("kd", "bare", "harness")],
         "stage1_loss": [compared("tuple, 10 classes", "dense", "index lists", mined=1234)],
@@ -61,6 +62,7 @@ def kept(tmp_path: Path) -> Path:
         "grid": [
             compared("wall", "the other commit", "this code", shares=both, numbers=numbers),
         ],
+        "tuning": [compared("wall", "the other commit", "this code", shares=tuning)],
     }
     setting = {"batch": 128, "steps": 2, "rounds": 3}
     for name, comparisons in found.items():
@@ -143,6 +145,7 @@ def test_the_page_follows_the_results(kept: Path, performance: Path) -> None:
     assert "| `kd` | 3.0 s | 1.50 (1.50 to 1.50) |" in text
     assert "| tuple, 10 classes | 1,234 | 4.0 s | 6.0 s | 1.50 (1.50 to 1.50) |" in text
     assert "| this code | 6.0 s | 60 % (50 to 70) | 10 % (10 to 10) |" in text
+    assert "| this code | 6.0 s | 40 % (30 to 50) | – |" in text, "a tuning"
     assert "All 24 cells that both have" in text
     assert "| planning 10,000 cells | 500 ms |" in text
     assert "| 32 at once | 6.0 s | 1.50 (1.50 to 1.50) |" in text
@@ -364,6 +367,8 @@ def test_numbers_of_two_stores_are_compared(finished: Path, finished_copy: Path)
     assert grid.same_numbers(ours, theirs) == {"equal": n - 1, "different": 1, "alone": 0}
     (theirs.all()[1] / "cell.json").unlink()
     assert grid.same_numbers(ours, theirs)["alone"] == 1
+    (theirs.all()[-1] / "manifest.json").unlink()  # as of a pruned trial
+    assert grid.same_numbers(ours, theirs)["alone"] == 2
 
 
 def test_two_commits_take_turns(
@@ -378,6 +383,9 @@ def test_two_commits_take_turns(
         arguments: list[str], code: Path, folder: Path
     ) -> "subprocess.CompletedProcess[str]":
         assert (folder / "mlflow.db").exists() and not (folder / "runs").exists()
+        assert not (folder / "experiments/results").exists(), "references of the project"
+        same = [(at / arguments[1]).read_bytes() for at in (folder, ROOT)]
+        assert same[0] == same[1], "the same file for all"
         shutil.copytree(finished / "runs", folder / "runs")
         calls.append((arguments, code))
         return subprocess.CompletedProcess(arguments, 0)
@@ -391,7 +399,7 @@ def test_two_commits_take_turns(
     assert codes[0] == codes[1] == codes[4] == codes[5] == ROOT and codes[2] == codes[3] != ROOT
     assert [a[-2:] == ["--teacher-cache", "0"] for a, _ in calls] == [0, 1, 0, 0, 1, 0]
     arguments, _ = calls[2]
-    assert arguments[1] == str(ROOT / grid.EXPERIMENT), "the same file for all"
+    assert arguments[:2] == ["run", grid.EXPERIMENT]
     assert arguments[arguments.index("--set") + 1] == "seeds=[7]"
     (found,) = record["comparisons"]
     n = len(list((finished / "runs").glob("*/cell.json")))
@@ -400,9 +408,24 @@ def test_two_commits_take_turns(
     assert found["rows"][grid.THERE]["ratio"] == [1, 1, 1] and page.grid(record)
 
 
+def test_a_tuning_is_timed_too(nothing_kept: Path, empty_database: Path) -> None:
+    """Of one trial; the tuned file does not replace the project's."""
+    import grid
+
+    tuned = ROOT / "experiments/digits.tuned.yaml"
+    before = tuned.stat().st_mtime_ns
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(grid, "empty_database", lambda folder: empty_database)
+        record = grid.main([*QUICK, "--tuning", "--rounds", "1", "--jobs", "1"])
+    assert record["benchmark"] == "tuning" and record["setting"]["experiment"] == grid.TUNING
+    assert record["setting"]["cells"] == 2 and page.grid(record)
+    assert tuned.stat().st_mtime_ns == before
+
+
 def test_a_grid_that_fails_says_why(empty_database: Path, tmp_path: Path) -> None:
     import grid
 
-    runner = grid.Runner(ROOT, tmp_path / "here", empty_database, ["--set", "stage2.lambda=50"])
+    command = ["run", grid.EXPERIMENT, "--set", "stage2.lambda=50"]
+    runner = grid.Runner(ROOT, tmp_path / "here", empty_database, command)
     with pytest.raises(RuntimeError, match="did you mean 'lambd'"):
         runner()
