@@ -25,7 +25,7 @@ from analysis.tables.comparisons import (
     published_markdown,
     verdicts_markdown,
 )
-from analysis.verdicts import Verdict, beside_published, differences_of, verdicts_of
+from analysis.verdicts import Verdict, beside_published, differences_of, p_said, verdicts_of
 
 VALUES = [0.012, 0.031, -0.004, 0.022, 0.017]
 BASE = [0.90, 0.91, 0.92, 0.93, 0.94]
@@ -150,6 +150,51 @@ def test_an_undecided_claim_says_how_many_seeds() -> None:
     assert never.seeds_needed is None and "more than 1,000 seeds" in never.said
 
 
+@pytest.mark.parametrize(
+    ("claim", "mean", "seeds", "distance"),
+    [
+        ("kd > plain by 0.5", 0.006, seeds_above, 0.001),
+        ("kd > plain by 0.5", 0.004, seeds_above, 0.001),
+        ("kd > plain by 0.5", -0.001, seeds_above, 0.006),
+        ("kd within 0.5 of plain", 0.004, seeds_within, 0.001),
+        ("kd within 0.5 of plain", -0.003, seeds_within, 0.002),
+        ("kd within 0.5 of plain", 0.006, seeds_above, 0.001),
+        ("kd within 0.5 of plain", -0.006, seeds_above, 0.001),
+    ],
+)
+def test_seeds_are_counted_from_the_nearest_margin(
+    claim: str, mean: float, seeds: Any, distance: float
+) -> None:
+    """Four times the noise: all are undecided."""
+    shifts = [mean - 0.0008 + 4 * n for n in NOISE]
+    (found,) = verdicts([claim], {SMALL: plus(shifts)})
+    assert found.outcome == "undecided" and found.difference.mean == pytest.approx(mean)
+    assert found.seeds_needed == seeds(distance, deviation(shifts), 0.025) and found.seeds_needed
+
+
+def test_a_verdict_in_words() -> None:
+    (found,) = verdicts(["kd > plain by 1.9"], {SMALL: plus([0.02 + n for n in NOISE])})
+    assert found.said == (
+        f"kd > plain by 1.9, wrn-10-1: undecided; +2.02 ± 0.24 (5) points, p {found.p:.3f}; "
+        f"about {found.seeds_needed} seeds would decide it"
+    )
+    assert [p_said(p) for p in (0.0009, 0.001, 0.04)] == ["< 0.001", "0.001", "0.040"]
+
+
+def test_two_seeds_have_a_spread() -> None:
+    (found,) = verdicts(["kd > plain"], {SMALL: plus([0.01, 0.0101], BASE[:2])})
+    assert found.outcome == "supported" and found.p is not None
+
+
+def test_the_teacher_stands_beside_each_student() -> None:
+    numbers = {("plain", "student", s): BASE for s in (SMALL, LARGE)}
+    numbers |= {("teacher", "teacher", ""): plus([0.01 + n for n in NOISE])}
+    claims = ["teacher > plain", "plain > teacher"]
+    bundle = made_up(numbers, methods=["plain", "kd"], claims=claims)
+    outcomes = [(v.column, v.outcome) for v in verdicts_of(bundle)]
+    assert outcomes == [(s, o) for o in ("supported", "contradicted") for s in (SMALL, LARGE)]
+
+
 @pytest.mark.parametrize(("kd", "why"), [(BASE[:1], "one seed"), (plus([0.01] * 5), "no spread")])
 def test_without_a_spread_nothing_is_decided(kd: list[float], why: str) -> None:
     (found,) = verdicts(["kd > plain"], {SMALL: kd})
@@ -175,7 +220,8 @@ def test_a_cell_is_not_compared_with_itself() -> None:
 
 
 def test_claims_of_what_is_left_out_have_no_verdict() -> None:
-    bundle = made_up({("plain", "student", SMALL): BASE}, methods=["plain"], claims="kd > plain")
+    claims = ["kd > plain", "plain > kd", "plain within 2 of kd"]
+    bundle = made_up({("plain", "student", SMALL): BASE}, methods=["plain"], claims=claims)
     assert verdicts_of(bundle) == [] and verdicts_markdown(bundle) == ""
 
 
@@ -249,6 +295,11 @@ def test_differences_from_the_plain_student() -> None:
     assert found[0].difference.half_width == pytest.approx(expected)
     line = f"| KD | +1.02 ± {100 * expected:.2f} (5) | +1.02 ± {100 * expected:.2f} (5) |"
     assert line in differences_markdown(bundle)
+    # Neither raw pixels, which need no teacher either, nor a method that other tables begin with.
+    numbers = {("pixels_ncm", "pixels_ncm", SMALL): BASE, **numbers}
+    bundle = made_up(numbers, methods=["pixels_ncm", "plain", "kd"])
+    assert {d.baseline for d in differences_of(bundle)} == {"Student"}
+    assert len(differences_of(bundle)) == 4
     alone = made_up({("plain", "student", SMALL): BASE}, methods=["plain"])
     assert differences_markdown(alone) == ""
 
