@@ -93,9 +93,9 @@ class Entry:
 
 def role(stage: str, method: str) -> str:
     """What a cell is in a grid: its stage or, of a method that trains another one's stage for
-    longer, the method."""
-    is_longer = method != TEACHER and find(method).longer != 1
-    return method if is_longer else stage
+    longer or with settings of its own, the method."""
+    found = None if method == TEACHER else find(method)
+    return method if found and (found.longer != 1 or found.own) else stage
 
 
 @dataclass(frozen=True)

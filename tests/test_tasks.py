@@ -541,7 +541,7 @@ REFUSED = [
     ("methods=[kd@x]", "methods", "'x' is neither a factor nor 'both'; write kd@both"),
     ("methods=[kdd@2]", "methods", "did you mean 'kd'?"),
     ("methods=[kd@2, kd@2.0]", "methods", "'kd@2' stands twice; drop one"),
-    ("methods=[{method: kd}]", "methods", "expected a name, or {method: NAME, epochs: both}"),
+    ("methods=[{epochs: both}]", "methods", "expected a name, or {method: NAME} with `epochs"),
     ("protocol.evaluate_every=0", "protocol.evaluate_every", "greater than or equal to 1"),
 ]  # fmt: skip
 

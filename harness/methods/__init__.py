@@ -12,6 +12,7 @@ import functools
 import importlib
 import pkgutil
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from harness.data.options import as_number
 from harness.errors import UserError, nearest
@@ -27,6 +28,7 @@ from harness.methods.base import (
     longer,
     plus,
 )
+from harness.methods.variants import split, variant
 
 IMPORTED = "imported"  # kind of a cell that is not trained: a teacher from a published file
 
@@ -62,18 +64,21 @@ DEFAULT = tuple(method.name for method in REGISTRY.values() if method.is_default
 
 @functools.cache
 def named(name: str) -> Method:
-    """A method of the registry; the sum that a name as "kd+vid" means, in the registry's order; or
-    one that trains for longer: "kd@2", and "kd@both" for as many epochs as both stages have.
+    """A method of the registry; the sum that a name as "kd+vid" means, in the registry's order; one
+    with settings of its own: "kd(kd.temperature=8)"; or one that trains for longer: "kd@2", and
+    "kd@both" for as many epochs as both stages have.
 
     Raises:
-        ValueError: there is no such method, or no such sum, or it cannot train for longer.
+        ValueError: there is no such method, or no such sum or setting, or it cannot train for
+            longer.
     """
+    name, settings = split(name)
     name, at, epochs = name.partition(AT)
+    if settings:
+        method = variant(named(name), settings)
+        return longer(method, _factor(name, epochs), MOST_STAGES) if at else method
     if at:
-        factor = BOTH if epochs == BOTH else as_number(epochs)
-        if isinstance(factor, str) and factor != BOTH:
-            raise ValueError(f"{epochs!r} is neither a factor nor {BOTH!r}; write {name}{AT}{BOTH}")
-        return longer(named(name), factor, MOST_STAGES)
+        return longer(named(name), _factor(name, epochs), MOST_STAGES)
     parts = name.split("+")
     for part in parts:
         if part not in REGISTRY:
@@ -84,6 +89,17 @@ def named(name: str) -> Method:
         return plus([REGISTRY[part] for part in sorted(parts, key=list(REGISTRY).index)])
     except ValueError as error:
         raise ValueError(f"{name!r}: {error}") from None
+
+
+def _factor(name: str, epochs: str) -> Any:
+    """
+    Raises:
+        ValueError: neither a number nor BOTH.
+    """
+    factor = BOTH if epochs == BOTH else as_number(epochs)
+    if isinstance(factor, str) and factor != BOTH:
+        raise ValueError(f"{epochs!r} is neither a factor nor {BOTH!r}; write {name}{AT}{BOTH}")
+    return factor
 
 
 def find(name: str, field: str = "methods") -> Method:

@@ -181,11 +181,13 @@ class Method:
     about: one line; formula: of what is minimised; paper: where it comes from.
     stages: trained one after the other; each but the first starts from the one before.
     settings: section -> model, of the sections that this method brings.
-    fixed: section -> field -> value of what the name stands for.
+    fixed: section -> field -> value of what the name stands for. own: settings that were given to
+        it, as in "kd(kd.temperature=8)" (harness.methods.variants).
     needs: what it asks of the teacher; nothing for a method without one.
     shared_classes: whether teacher and student must have the same classes.
     is_default: trained where an experiment names no methods.
-    variant_of: a method that is the same one where `fixed` equals the experiment's settings.
+    variant_of: a method that is the same one where `fixed` and `own` equal the experiment's
+        settings.
     longer: how much longer it trains than its sections say: a factor, or BOTH. reads: sections
         whose epochs that depends on.
     """
@@ -198,6 +200,7 @@ class Method:
     stages: tuple[Stage, ...]
     settings: Mapping[str, type[Section]] = field(default_factory=dict)
     fixed: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    own: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     needs: frozenset[Needs] = frozenset()
     shared_classes: bool = False
     is_default: bool = False
@@ -223,7 +226,9 @@ class Method:
         return len(self.stages) == 1 and bool(self.final.terms)
 
     def label_in(self, sections: Mapping[str, Any]) -> str:
-        """sections: the experiment's, as plain data."""
+        """What tables call it. sections: the experiment's, as plain data; `labels` go before."""
+        if own := sections.get("labels", {}).get(self.name):
+            return str(own)
         shown = {s: {**sections.get(s, {}), **self.fixed.get(s, {})} for s in self.sections}
         return self.label.format(**shown)
 

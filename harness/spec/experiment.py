@@ -27,12 +27,16 @@ from harness.canonical import canonical
 from harness.data import DatasetOptions
 from harness.errors import first_error
 from harness.methods import Method
-from harness.methods.base import AT, BOTH, Frozen, NotNegative, Section, StepSchedule
+from harness.methods.base import BOTH, Frozen, NotNegative, Section, StepSchedule
+from harness.methods.variants import expanded, split
 from harness.networks import Options
 from harness.spec.claims import Claim, read_claim
 from harness.spec.protocol import Protocol
 from harness.spec.tasks import Task, Tasks
 from harness.spec.tuned import Tuned
+
+# In tables of Markdown and LaTeX, in figures and in MLflow: without what one of them would read.
+Label = Annotated[str, Field(pattern=r"^[\w .,:;=+()/%'-]+$", max_length=60)]
 
 
 class Optimizer(Section):
@@ -65,6 +69,8 @@ class ExperimentFields(Frozen):
     teacher_source: str | None = None
     students: Annotated[tuple[SerializeAsAny[Options], ...], Field(min_length=1)]
     methods: Annotated[tuple[str, ...], Field(min_length=1)] = methods.DEFAULT
+    # method -> what it is called in tables, where that is not what it says itself.
+    labels: dict[str, Label] = Field(default_factory=dict)
     optimizer: Optimizer = Optimizer()
     training: StepSchedule = StepSchedule.model_validate({})
     protocol: Protocol
@@ -75,11 +81,20 @@ class ExperimentFields(Frozen):
     # method -> its own settings (docs/tuning.md). The teacher keeps the experiment's.
     tuned: dict[str, Tuned] | None = None
 
-    @field_validator("methods", mode="before")
+    @model_validator(mode="before")
     @classmethod
-    def _with_epochs(cls, value: Any) -> Any:
-        """`{method: kd, epochs: both}` is another way to write `kd@both`."""
-        return [method_name(item) for item in value] if isinstance(value, list) else value
+    def _methods_in_full(cls, raw: Any) -> Any:
+        """Names in place of mappings and sweeps (harness.methods.variants), and their labels."""
+        if not isinstance(raw, dict) or not isinstance(raw.get("methods"), list | tuple):
+            return raw
+        try:
+            found = [pair for item in raw["methods"] for pair in expanded(item)]
+            own = {methods.named(name).name: label for name, label in found if label is not None}
+        except ValueError as error:
+            raise ValueError(f"methods: {error}") from None
+        given = raw.get("labels") or {}
+        labels = {**given, **own} if isinstance(given, dict) else given
+        return {**raw, "methods": [name for name, _ in found], "labels": labels}
 
     @field_validator("methods")
     @classmethod
@@ -104,8 +119,8 @@ class ExperimentFields(Frozen):
         dumped: dict[str, Any] = handler(self)
         for field in methods.unused_sections(self.used):
             dumped.pop(field, None)
-        for field in ("tasks", "tuned", "teacher_source", "claims"):
-            if dumped.get(field, 0) in (None, (), []):
+        for field in ("tasks", "tuned", "teacher_source", "claims", "labels"):
+            if dumped.get(field, 0) in (None, (), [], {}):
                 del dumped[field]
         return dumped
 
@@ -137,27 +152,32 @@ class ExperimentFields(Frozen):
             ValueError: a setting that its section does not have or allow.
         """
         method = methods.named(name)
-        tuned = (self.tuned or {}).get(name)
-        own = tuned.of(task) if tuned else {}
+        tuned = (self.tuned or {}).get(name) or (self.tuned or {}).get(split(name)[0])
         update: dict[str, Any] = {}
-        for section in dict.fromkeys([*own, *method.fixed]):
-            if section not in method.sections:
-                raise ValueError(
-                    f"tuned.{name}.settings.{section}: has no effect on {name!r}; use "
-                    f"{', '.join(method.sections)}"
-                )
-            common, values = getattr(self, section), own.get(section, {})
-            if fixed := next((f for f in values if f in common.untunable), None):
-                raise ValueError(
-                    f"tuned.{name}.settings.{section}.{fixed}: the same for every method; set "
-                    f"{section}.{fixed} instead"
-                )
-            values = {**common.model_dump(), **values, **method.fixed.get(section, {})}
-            try:
-                update[section] = common.model_validate(values)
-            except ValidationError as error:
-                where = f"tuned.{name}.settings.{section}"
-                raise ValueError(first_error(error, type(common), where)) from None
+        for where, settings, is_free in (
+            (f"tuned.{name}.settings", tuned.of(task) if tuned else {}, True),
+            (f"methods: {name}", method.own, True),
+            (f"methods: {name}", method.fixed, False),
+        ):
+            for section, values in settings.items():
+                if section not in method.sections:
+                    raise ValueError(
+                        f"{where}.{section}: has no effect on {name!r}; use "
+                        f"{', '.join(method.sections)}"
+                    )
+                common = update.get(section, getattr(self, section))
+                fixed = next((f for f in values if f in common.untunable), None)
+                if fixed and is_free:
+                    raise ValueError(
+                        f"{where}.{section}.{fixed}: the same for every method; set "
+                        f"{section}.{fixed} instead"
+                    )
+                try:
+                    update[section] = common.model_validate({**common.model_dump(), **values})
+                except ValidationError as error:
+                    raise ValueError(
+                        first_error(error, type(common), f"{where}.{section}")
+                    ) from None
         changed = self.model_copy(update=update)
         schedule = method.final.schedule
         if method.longer == 1 or schedule is None:
@@ -231,14 +251,28 @@ class ExperimentFields(Frozen):
     @model_validator(mode="after")
     def _one_method_each(self) -> Self:
         for method in self.used:
-            same = method.fixed == {
-                section: {field: getattr(getattr(self, section), field) for field in fields}
-                for section, fields in method.fixed.items()
-            }
+            changed = [*method.fixed.items(), *method.own.items()]
+            own = self.for_method(method.name)
+            same = all(getattr(own, section) == getattr(self, section) for section, _ in changed)
             if same and method.variant_of in self.methods:
                 raise ValueError(
                     f"methods: {method.variant_of!r} and {method.name!r} are the same method; "
                     "drop one"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _labels_tell_apart(self) -> Self:
+        if unknown := next((name for name in self.labels if name not in self.methods), None):
+            raise ValueError(f"labels.{unknown}: not among methods; add it there or drop it here")
+        sections = {"labels": self.labels, **self.sections(["optimizer", *methods.SECTIONS])}
+        shown: dict[str, str] = {}
+        for method in self.used:
+            other = shown.setdefault(method.label_in(sections), method.name)
+            if other != method.name:
+                raise ValueError(
+                    f"labels: {other!r} and {method.name!r} are both called "
+                    f"{method.label_in(sections)!r}; give one another label"
                 )
         return self
 
@@ -301,19 +335,6 @@ else:
             if name not in ExperimentFields.model_fields
         },
     )
-
-
-def method_name(item: Any) -> Any:
-    """The name that an item of `methods` stands for.
-
-    Raises:
-        ValueError: a mapping that names no method and its epochs.
-    """
-    if not isinstance(item, dict):
-        return item
-    if item.keys() != {"method", "epochs"}:
-        raise ValueError(f"{item}: expected a name, or {{method: NAME, epochs: {BOTH}}}")
-    return f"{item['method']}{AT}{item['epochs']}"
 
 
 def _without_doubles(value: Any) -> Any:

@@ -21,9 +21,10 @@ from harness.data.options import as_number
 from harness.errors import UserError, first_error, nearest
 from harness.methods import SECTIONS
 from harness.methods.base import Method, Schedule
+from harness.methods.variants import expanded
 from harness.networks import NETWORKS
 from harness.spec.claims import published_of
-from harness.spec.experiment import Experiment, method_name
+from harness.spec.experiment import Experiment
 from harness.spec.plain_yaml import NotYaml, from_yaml
 from harness.spec.protocol import PRESETS
 from harness.spec.published import read_published
@@ -231,7 +232,7 @@ def _check_sections(raw: Raw, assignments: list[str], used: list[Method]) -> Non
     own = given if isinstance(given, list) else [] if given else methods.DEFAULT
     with contextlib.suppress(ValueError):  # a name that `--set` has replaced
         in_file = unused & methods.unused_sections(
-            methods.named(str(method_name(item))) for item in own
+            methods.named(str(name)) for item in own for name, _ in expanded(item)
         )
     assigned = [a.partition("=")[0].partition(".")[0] for a in assignments]
     for section in [*(s for s in raw if s in in_file), *(s for s in assigned if s in unused)]:

@@ -1,0 +1,160 @@
+"""Methods with settings of their own, and sweeps."""
+
+from typing import Any
+
+import pytest
+from bundles import made_up
+from helpers import TINY
+from hypothesis import given
+from hypothesis import strategies as st
+
+from analysis.tables.rows import cell_estimate, columns_of, rows_of
+from harness.data import load
+from harness.errors import UserError
+from harness.methods import named
+from harness.methods.variants import expanded, joined, split, text_of, value_of
+from harness.plan import TEACHER, Plan, make_plan
+from harness.spec.file import override, parse
+
+SCALARS = st.one_of(
+    st.booleans(),
+    st.none(),
+    st.integers(-(10**6), 10**6),
+    st.floats(-1e6, 1e6, allow_subnormal=False),
+    st.from_regex(r"[a-z_][a-z_-]{0,8}", fullmatch=True),
+)
+
+
+@given(SCALARS)
+def test_a_value_survives_its_name(value: Any) -> None:
+    text = text_of(value)
+    assert value_of(text) == value and not set(text) & set("();=@+ ") - {"+"}
+    assert text_of(value_of(text)) == text
+
+
+def test_equal_settings_have_one_name() -> None:
+    for name in ("kd(kd.temperature=8)", "kd(kd.temperature=8.0)", "kd( kd.temperature = 8e0 )"):
+        assert named(name).name == "kd(kd.temperature=8)"
+    both = {"kd.temperature": 2, "kd.alpha": 0.5}
+    assert joined("kd@2", both) == joined("kd@2", dict(reversed(both.items())))
+    assert split("kd(kd.alpha=0.5;kd.temperature=2)@2") == ("kd@2", both)
+
+
+def test_what_a_name_means() -> None:
+    method = named("kd(kd.alpha=0.5;kd.temperature=2)@both")
+    assert method.own == {"kd": {"alpha": 0.5, "temperature": 2}} and method.longer == "both"
+    assert method.label == "KD, alpha 0.5, temperature 2, epochs of both stages"
+    assert not method.is_default and method.shared_classes and method.final == named("kd").final
+    assert named("kd+vid(kd.alpha=1)").own == {"kd": {"alpha": 1}}
+    rates = named("refilled(stage1.lr=0.1;stage2.lr=0.2)")
+    assert rates.label.endswith(", stage1.lr 0.1, stage2.lr 0.2"), "two fields of one name"
+
+
+def test_a_list_is_a_sweep() -> None:
+    item = {"method": "refilled", "stage1": {"tau1": [1, 4]}, "stage2.lambd": [1, 10], "label": "R"}
+    names = [
+        f"refilled(stage1.tau1={tau};stage2.lambd={lambd})" for tau in (1, 4) for lambd in (1, 10)
+    ]
+    labels = [f"R, tau1 {tau}, lambd {lambd}" for tau in (1, 4) for lambd in (1, 10)]
+    assert expanded(item) == list(zip(names, labels, strict=True))
+    assert expanded({"method": "kd", "epochs": "both"}) == [("kd@both", None)]
+    assert expanded({"method": "kd", "epochs": 2, "kd.alpha": [1]}) == [("kd(kd.alpha=1)@2", None)]
+    assert expanded({"method": "kd", "label": "Hinton"}) == [("kd", "Hinton")]
+
+
+def swept(methods: list[Any], **changes: Any) -> Plan:
+    experiment = parse(TINY | {"methods": methods} | changes)
+    return make_plan(experiment, load(experiment.dataset))
+
+
+def cells_of(plan: Plan) -> dict[str, str]:
+    return {e.name: e.fingerprint for e in plan.entries}
+
+
+def test_a_variant_is_the_cell_of_that_setting() -> None:
+    """Nothing else of it changes, the teacher is there once, and a name tells the runs apart."""
+    plan = swept(["plain", "kd", {"method": "kd", "kd": {"temperature": [2, 8]}}])
+    cells = cells_of(plan)
+    hot = cells["kd(kd.temperature=8) wrn-10-1 s0"]
+    assert len(cells) == 5 and len(set(cells.values())) == 4, "teacher and student are one"
+    alone = cells_of(swept(["plain", "kd"], kd={"temperature": 8}))
+    assert hot == alone["kd wrn-10-1 s0"]
+    assert sum(e.stage == TEACHER for e in plan.entries) == 1
+    spec = plan.cells[hot].spec
+    assert spec["kd"] == {**plan.cells[cells["kd wrn-10-1 s0"]].spec["kd"], "temperature": 8.0}
+
+
+def test_stages_are_shared_as_far_as_settings_are() -> None:
+    plan = swept([{"method": "refilled", "stage2": {"lambd": [1, 10]}}])
+    stages = [e.stage for e in plan.entries]
+    assert stages.count("stage1") == 2
+    assert sum(cell.kind == "stage1" for cell in plan.cells.values()) == 1
+    assert sum(cell.kind == "stage2" for cell in plan.cells.values()) == 2
+
+
+def test_a_variant_of_a_tuned_method_keeps_what_was_tuned() -> None:
+    tuned = {"kd": {"settings": {"kd": {"alpha": 0.3, "temperature": 5}}}}
+    methods = ["kd", {"method": "kd", "kd": {"temperature": 8}}]
+    experiment = parse(TINY | {"methods": methods, "tuned": tuned})
+    kd = experiment.for_method("kd(kd.temperature=8)").sections(["kd"])["kd"]
+    assert kd == {"alpha": 0.3, "temperature": 8.0}
+
+
+def test_a_resolved_sweep_reads_as_itself() -> None:
+    methods = ["plain", {"method": "kd", "label": "KD T=8", "kd": {"temperature": 8}}]
+    experiment = parse(TINY | {"methods": methods})
+    assert experiment.labels == {"kd(kd.temperature=8)": "KD T=8"}
+    resolved = experiment.model_dump(mode="json")
+    assert parse(resolved).model_dump(mode="json") == resolved
+    assert "labels" not in parse(TINY).model_dump(mode="json"), "older bundles stay as they were"
+
+
+def test_tables_show_what_differs() -> None:
+    warm, hot = "kd(kd.temperature=2)", "kd(kd.temperature=8)"
+    numbers = {("kd", "kd", "wrn-10-1"): [0.8], (warm, "kd", "wrn-10-1"): [0.9]}
+    numbers |= {(hot, "kd", "wrn-10-1"): [0.7]}
+    methods = ["kd", warm, {"method": "kd", "label": "KD T=8", "kd": {"temperature": 8}}]
+    bundle = made_up(numbers, methods=methods)
+    (column,) = columns_of(bundle)
+    shown = {row.label: cell_estimate(bundle, row, column) for row in rows_of(bundle)}
+    shown.pop("Teacher")
+    assert {label: found.mean for label, found in shown.items() if found} == {
+        "KD": 0.8,
+        "KD, temperature 2": 0.9,
+        "KD T=8": 0.7,
+    }
+
+
+WRONG = {
+    "{method: kd, kd: {temperatur: 8}}": "kd(kd.temperatur=8).kd.temperatur: unknown key; did you",
+    "{method: kd, kd: {temperature: []}}": "kd.temperature: an empty list",
+    "{method: kd, dkd: {beta: 8}}": "dkd.beta: no setting of this method; use SECTION.FIELD",
+    "{method: kd, kd: {temperature: 4}}, kd": "are the same method; drop one",
+    "{method: kd, training: {epochs: 4}}": "training.epochs: the same for every method",
+    "{method: refilled-triplet, stage1: {relation: tuple}}": "stage1.relation: the same for every",
+    "{method: kd, kd: {temperature: [2, 2]}}": "stands twice; drop one",
+    "{method: kd, kd: {temperature: [[2]]}}": "is no number, word, true, false or null",
+    "{method: kd, kd: {temperature: 0}}": "kd(kd.temperature=0).kd.temperature: input should be",
+    "{method: kd, temperature: 8}": "settings as in `kd: {temperature: 8}`",
+    "{method: 'kd(kd.alpha=1)', kd: {temperature: 8}}": "settings in two places",
+    "{label: KD}": "expected a name, or {method: NAME}",
+    "{method: kd, label: a|b}": "labels.kd: string should match",
+    "kd, {method: kd, label: KD, kd: {temperature: 8}}": "are both called 'KD'; give one another",
+    "kd(kd.temperature)": "cannot read 'kd(kd.temperature)'; write it as kd(kd.temperature=8)",
+    "kd(kd.alpha=1)@x": "'x' is neither a factor nor 'both'",
+    "{method: kdd, kd: {temperature: 8}}": "unknown method 'kdd'; did you mean 'kd'",
+}
+
+
+@pytest.mark.parametrize("methods", WRONG)
+def test_a_wrong_item_gets_one_line(methods: str) -> None:
+    with pytest.raises(UserError) as caught:
+        parse(override(TINY, [f"methods=[{methods}]"]))
+    text = str(caught.value)
+    assert WRONG[methods] in text and "\n" not in text
+    assert text.partition(":")[0] in ("methods", "labels", "labels.kd")
+
+
+def test_a_label_needs_its_method() -> None:
+    with pytest.raises(UserError, match=r"labels\.at: not among methods; add it there or drop it"):
+        parse(TINY | {"labels": {"at": "AT"}})
