@@ -14,8 +14,9 @@ import yaml
 from helpers import ROOT, TINY, cells, environment, one_error_line, snapshot, write_experiment
 
 import harness.run.grid
-from harness.cli import main, n_bytes, seconds
-from harness.command_line import published_spelling
+from harness.cli import main
+from harness.cli.options import n_bytes, seconds
+from harness.cli.spelling import published_spelling
 from harness.errors import UserError
 from harness.spec.experiment import Experiment
 
@@ -106,7 +107,7 @@ def test_debug_shows_the_traceback(folder: Path, capsys: Output, line: str, firs
     words = line.split()
     assert main(["--debug", *words] if first else [*words, "--debug"]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("Traceback (most recent call last)") and "cli.py" in error
+    assert error.startswith("Traceback (most recent call last)") and "harness/cli/" in error
     assert error.splitlines()[-1].startswith("error: ")
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from harness.cli_options import KEPT, RUNS, Jobs, MaxTime, StoreOption, n_bytes, seconds
+from harness.cli.options import KEPT, RUNS, Jobs, MaxTime, StoreOption, n_bytes, seconds
 from harness.errors import UserError
 
 if TYPE_CHECKING:

@@ -1,0 +1,86 @@
+"""The `harness` command. Each command checks its input, then calls one function elsewhere.
+
+These are the only files of `harness` that may import `analysis` (inside commands): the tables are a
+view of the results, and training must not need them. Heavy imports stay inside the commands.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import traceback
+
+import typer
+
+from harness.cli import results, training
+from harness.cli.spelling import published_spelling, take_data_root
+from harness.data import using_data_root
+from harness.errors import UserError
+from harness.output import keep_output_open
+from harness.redact import redacted
+
+app = typer.Typer(
+    name="harness",
+    help="Reproduce the tables of a knowledge-distillation paper (ReFilled, CVPR 2020).",
+    epilog="Every command takes --data-root DIR (data sets; default ./data) and --debug.",
+    add_completion=False,
+    no_args_is_help=False,
+)
+
+
+app.add_typer(training.app)
+app.add_typer(results.app)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; its exit status. Errors are one line on stderr, status 2; `--debug`
+    anywhere shows the traceback instead."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    if arguments is None:
+        keep_output_open()
+    try:
+        return _main(given, debug)
+    finally:
+        if arguments is None:  # what follows is Python's own end: nothing to interrupt
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _main(given: list[str], debug: bool) -> int:
+    try:
+        given, data_root = take_data_root(given)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    given = published_spelling([a for a in given if a != "--debug"])
+    cause: Exception
+    try:
+        with using_data_root(data_root):
+            return app(given or ["--help"], prog_name="harness", standalone_mode=False) or 0
+    except UserError as error:
+        cause, message = error, str(error)
+    except typer.exceptions.TyperException as error:
+        cause, message = error, " ".join(error.format_message().split())
+        context = getattr(error, "ctx", None)
+        message += f" (see `{context.command_path} --help`)" if context else ""
+    except (typer.Abort, KeyboardInterrupt):
+        return 130
+    except BrokenPipeError:
+        return 0
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        cause, message = error, f"{where}{error.strerror or error}; check the path and its disk"
+    except Exception as error:
+        if not debug:
+            text = " ".join(redacted(str(error)).split())[:300]
+            print(
+                f"error: {type(error).__name__}: {text} (this is a bug; --debug shows where)",
+                file=sys.stderr,
+            )
+            return 1
+        print(redacted(traceback.format_exc()), file=sys.stderr)
+        return 1
+    if debug:
+        print(redacted("".join(traceback.format_exception(cause))), file=sys.stderr)
+    print(f"error: {redacted(message)}", file=sys.stderr)
+    return 2

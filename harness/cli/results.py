@@ -1,0 +1,131 @@
+"""Commands that show results: tables, verdicts, the report."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from harness.cli.options import (
+    KEPT,
+    RUNS,
+    Device,
+    File,
+    Files,
+    Jobs,
+    MaxTime,
+    Mixed,
+    NoBar,
+    Open,
+    Out,
+    Set,
+    StoreOption,
+    TeacherCache,
+    Workers,
+    n_bytes,
+    seconds,
+)
+from harness.cli.reading import plan_of_file, read_file
+
+app = typer.Typer()
+
+
+@app.command()
+def tables(
+    files: Files = None,
+    set_: Set = None,
+    store: StoreOption = RUNS,
+    check: Annotated[
+        bool, typer.Option("--check", help="change nothing; fail if the README differs")
+    ] = False,
+    print_only: Annotated[
+        bool, typer.Option("--print", help="print the tables, leave README and bundles alone")
+    ] = False,
+    mixed: Mixed = False,
+) -> None:
+    """Rewrite the README's tables from the finished cells of FILES, or from the stored bundles."""
+    from analysis.commands import make_tables
+
+    plans = [(plan_of_file(file, set_), file) for file in files or []]
+    changed = make_tables(
+        plans,
+        store,
+        assignments=set_,
+        check=check,
+        print_only=print_only,
+        allow_mixed=mixed,
+    )
+    raise typer.Exit(changed)
+
+
+@app.command()
+def verdicts(file: File, set_: Set = None, store: StoreOption = RUNS) -> None:
+    """Say whether the numbers agree with the committed ones, and what they show."""
+    from analysis.verdict_command import print_verdicts
+
+    raise typer.Exit(print_verdicts(plan_of_file(file, set_), file, store, set_ or []))
+
+
+@app.command()
+def report(
+    file: File,
+    set_: Set = None,
+    store: StoreOption = RUNS,
+    out: Out = None,
+    open_: Open = False,
+) -> None:
+    """Write the results as one HTML page: verdicts, tables, figures, and every number's runs."""
+    from analysis.report.command import make_report
+
+    make_report(read_file(file, set_), file, store, set_ or [], out, open_)
+
+
+@app.command()
+def ablate(
+    file: File,
+    set_: Set = None,
+    store: StoreOption = RUNS,
+    jobs: Jobs = None,
+    device: Device = "auto",
+    max_time: MaxTime = None,
+    n_workers: Workers = 0,
+    teacher_cache: TeacherCache = KEPT,
+    no_bar: NoBar = False,
+    print_only: Annotated[
+        bool, typer.Option("--print", help="print the tables, write neither results nor pages")
+    ] = False,
+    mixed: Mixed = False,
+) -> None:
+    """Go from protocol legacy to strict, one switch at a time, and say what each is worth."""
+    from analysis.quirks import report
+    from harness.run.ablate import run_steps
+    from harness.spec.ablation import steps
+
+    own = read_file(file, set_)
+    way = steps(own, set_ or [])
+    experiments = [read_file(file, step.assignments) for step in way]
+    status = run_steps(
+        own,
+        way,
+        experiments,
+        store,
+        jobs=jobs,
+        device=device,
+        max_seconds=seconds(max_time),
+        n_workers=n_workers,
+        teacher_cache=n_bytes(teacher_cache),
+        no_bar=no_bar,
+    )
+    if status == 0:
+        report(own.name, way, experiments, store, file, print_only, mixed)
+    raise typer.Exit(status)
+
+
+@app.command()
+def figures() -> None:
+    """Redraw docs/figures from the stored bundles."""
+    from analysis.commands import make_figures
+    from analysis.tuning import make_tuning_figures
+
+    make_figures()
+    make_tuning_figures()

@@ -1,0 +1,202 @@
+"""Commands that train, and that look at what is trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from harness.cli.options import (
+    KEPT,
+    RUNS,
+    Budget,
+    Device,
+    File,
+    Host,
+    Jobs,
+    MaxTime,
+    NoBar,
+    Set,
+    Storage,
+    StoreOption,
+    TeacherCache,
+    Workers,
+    n_bytes,
+    seconds,
+)
+from harness.cli.reading import page_of, plan_of_file, read_file
+from harness.cli.train import train
+
+app = typer.Typer()
+
+
+@app.command()
+def plan(
+    file: File,
+    set_: Set = None,
+    store: StoreOption = RUNS,
+    jobs: Jobs = None,
+    device: Device = "auto",
+    budget: Budget = None,
+    teacher_cache: TeacherCache = KEPT,
+    no_estimate: Annotated[bool, typer.Option("--no-estimate", help="measure nothing")] = False,
+) -> None:
+    """Show the cells, which are done already, and the time and disk the others need."""
+    from harness.run.inspect import print_plan
+
+    limit = seconds(budget, "--budget")
+    kept = n_bytes(teacher_cache)
+    print_plan(read_file(file, set_), store, jobs, device, limit, not no_estimate, kept)
+
+
+@app.command()
+def run(
+    file: File,
+    set_: Set = None,
+    store: StoreOption = RUNS,
+    jobs: Jobs = None,
+    device: Device = "auto",
+    max_time: MaxTime = None,
+    budget: Budget = None,
+    n_workers: Workers = 0,
+    teacher_cache: TeacherCache = KEPT,
+    no_bar: NoBar = False,
+) -> None:
+    """Train every cell that is not done, and log all of them to MLflow."""
+    from harness.run.grid import run_experiment
+
+    status = run_experiment(
+        read_file(file, set_),
+        store,
+        jobs=jobs,
+        device=device,
+        max_seconds=seconds(max_time),
+        n_workers=n_workers,
+        teacher_cache=n_bytes(teacher_cache),
+        no_bar=no_bar,
+        budget=seconds(budget, "--budget"),
+        page=page_of(file, set_, store),
+    )
+    raise typer.Exit(status)
+
+
+@app.command()
+def tune(
+    file: Annotated[Path, typer.Argument(help="tuning file, as experiments/tuning/digits.yaml")],
+    set_: Set = None,
+    store: StoreOption = RUNS,
+    storage: Storage = None,
+    jobs: Jobs = None,
+    device: Device = "auto",
+    max_time: MaxTime = None,
+    n_workers: Workers = 0,
+    teacher_cache: TeacherCache = KEPT,
+    no_bar: NoBar = False,
+) -> None:
+    """Tune each method on the validation split with Optuna, then write NAME.tuned.yaml."""
+    from analysis.tuning import draw
+    from harness.tune.search import tune as run_tuning
+    from harness.tune.tuning_file import read_tuning
+
+    status = run_tuning(
+        read_tuning(file, set_),
+        store,
+        storage=storage,
+        jobs=jobs,
+        device=device,
+        max_seconds=seconds(max_time),
+        n_workers=n_workers,
+        teacher_cache=n_bytes(teacher_cache),
+        no_bar=no_bar,
+        draw=draw,
+    )
+    raise typer.Exit(status)
+
+
+@app.command()
+def status(file: File, set_: Set = None, store: StoreOption = RUNS) -> None:
+    """Show the state of every cell."""
+    from harness.run.inspect import print_status
+
+    print_status(plan_of_file(file, set_), store)
+
+
+@app.command()
+def explain(
+    cell: Annotated[str, typer.Argument(help="first characters of a cell's fingerprint")],
+    file: Annotated[Optional[Path], typer.Argument(help="experiment file to compare with")] = None,
+    set_: Set = None,
+    store: StoreOption = RUNS,
+) -> None:
+    """Show what a cell is and, given an experiment, which field makes it stale there."""
+    from harness.run.inspect import print_explanation
+
+    print_explanation(cell, None if file is None else plan_of_file(file, set_), store)
+
+
+@app.command()
+def repair(
+    cell: Annotated[str, typer.Argument(help="first characters of a cell's fingerprint")],
+    store: StoreOption = RUNS,
+    yes: Annotated[bool, typer.Option("--yes", help="do it; otherwise only say it")] = False,
+) -> None:
+    """Say what a damaged cell can keep and what must be trained again; with --yes, mend it."""
+    from harness.run.repair import repair as mend
+
+    mend(cell, store, yes)
+
+
+@app.command()
+def gc(store: StoreOption = RUNS) -> None:
+    """Free the disk that the teachers' kept answers take; trainings compute them again."""
+    from harness.teacher_cache import clean
+
+    print(f"{clean(store) / 1e6:.1f} MB of teachers' answers removed from {store}")
+
+
+@app.command()
+def sync(file: File, set_: Set = None, store: StoreOption = RUNS) -> None:
+    """Send to MLflow what it does not have yet; rebuilds it from the journals."""
+    from harness.run.session import connect
+    from harness.store import Store
+    from harness.track.sync import Tracker
+
+    the_plan = plan_of_file(file, set_)
+    Store(store).create()
+    tracker = Tracker(the_plan, Store(store))
+    connect(tracker)
+    sent = tracker.sync()
+    done = all(Store(store).directory(f).is_done for f in the_plan.cells)
+    if done:
+        tracker.present(page_of(file, set_, store))
+    tracker.close(finished=done)
+    print(f"{sent} cells sent to {tracker.server.place}")
+
+
+@app.command("import-checkpoint")
+def import_checkpoint(
+    checkpoint: Annotated[Path, typer.Argument(help="published file (.pth, .pt)", metavar="FILE")],
+    file: Annotated[Path, typer.Argument(help="experiment on its data", metavar="EXPERIMENT")],
+    set_: Set = None,
+    store: StoreOption = RUNS,
+    device: Device = "auto",
+) -> None:
+    """Turn a published checkpoint into a finished cell, usable as a teacher."""
+    from harness.import_checkpoint import import_checkpoint as do_import
+
+    print(do_import(checkpoint, read_file(file, set_), store, device))
+
+
+@app.command()
+def ui(
+    port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 5000,
+    host: Host = "127.0.0.1",
+) -> None:
+    """Open MLflow's UI on this machine."""
+    from harness.track.ui import serve
+
+    raise typer.Exit(serve(host, port))
+
+
+app.command()(train)
