@@ -78,6 +78,14 @@ def announced_version() -> dict[str, Any]:
     return found
 
 
+def version_said() -> str:
+    """ "refilled-harness 0.1.0, commit 1a2b3c4d5e6f"."""
+    found = code_version()
+    changed = "-dirty" if found["dirty"] else ""
+    commit = f"{found['commit'][:12]}{changed}" if found["commit"] else f"unknown ({found['why']})"
+    return f"refilled-harness {version('refilled-harness')}, commit {commit}"
+
+
 def software() -> dict[str, str]:
     return {"python": platform.python_version(), "torch": version("torch")}
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import signal
 import sys
 import traceback
+from typing import Annotated
 
 import typer
 
-from harness.cli import results, training
+from harness.cli import project, results, training
 from harness.cli.spelling import published_spelling, take_data_root
 from harness.data import using_data_root
 from harness.errors import UserError
@@ -21,15 +22,33 @@ from harness.redact import redacted
 
 app = typer.Typer(
     name="harness",
-    help="Reproduce the tables of a knowledge-distillation paper (ReFilled, CVPR 2020).",
     epilog="Every command takes --data-root DIR (data sets; default ./data) and --debug.",
-    add_completion=False,
+    add_completion=True,
     no_args_is_help=False,
 )
 
 
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        from harness.provenance import version_said
+
+        print(version_said())
+        raise typer.Exit()
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="say it and end"),
+    ] = False,
+) -> None:
+    """Reproduce the tables of a knowledge-distillation paper (ReFilled, CVPR 2020)."""
+
+
 app.add_typer(training.app)
 app.add_typer(results.app)
+app.add_typer(project.app)
 
 
 def main(arguments: list[str] | None = None) -> int:

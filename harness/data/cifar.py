@@ -18,7 +18,7 @@ from harness.data.assemble import assemble
 from harness.data.cache import Contents, cached, file_times
 from harness.data.decode import Form
 from harness.data.fetch import Archive, fetch
-from harness.data.listing import parquet_files
+from harness.data.listing import all_parquet, parquet_files
 from harness.data.options import CifarOptions
 from harness.data.packed import ImageStore
 from harness.data.parquet import Columns, open_files
@@ -92,6 +92,16 @@ def load(options: CifarOptions, with_test: bool = True) -> Dataset:
     else:
         fetch(cifar.archive, root)
     return _assembled(options, with_test, lambda split: _from_torchvision(cifar, root, split))
+
+
+def place(name: str) -> Path | None:
+    """Where the files of one of the two lie, if they do; nothing is fetched."""
+    root, folder = data_root(), CIFAR[name].archive.folder
+    if root.name == folder and root.is_dir():
+        return root
+    if (root / folder).is_dir():
+        return root / folder
+    return root / name if all_parquet(root / name) else None
 
 
 def _assembled(

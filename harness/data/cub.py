@@ -87,6 +87,12 @@ def _folder(options: CubOptions) -> Path:
     )
 
 
+def place() -> Path | None:
+    """Where the files lie, if they do; nothing is fetched."""
+    folder = data_root() / ARCHIVE.folder
+    return folder if (folder / "images.txt").is_file() else None
+
+
 def read_tables(folder: Path) -> tuple[list[str], list[str], np.ndarray, np.ndarray]:
     """
     Returns:

@@ -138,6 +138,13 @@ def _folder(options: FashionMnistOptions, parts: tuple[Part, ...]) -> Path:
     )
 
 
+def place() -> Path | None:
+    """Where the files lie, if they do; nothing is fetched."""
+    names = [file.download.filename for files in FILES.values() for file in files]
+    places = (data_root() / RAW, DEBIAN)
+    return next((p for p in places if all((p / name).is_file() for name in names)), None)
+
+
 def _stored(folder: Path, part: Part, size: int) -> ImageStore:
     paths = [folder / file.download.filename for file in FILES[part]]
     source = {"path": str(folder), "split": part, "size": size, "files": file_times(paths)}

@@ -261,6 +261,8 @@ def read(
             that a table could not show.
     """
     raw = read_yaml(path, "experiment", "experiments/digits.yaml")
+    if "experiment" in raw and "dataset" not in raw:
+        raise UserError(f"{path}: a tuning file, no experiment; use `harness tune {path}`")
     changed = with_class_order(override(raw, assignments or []), path.parent)
     experiment = parse(resolve(changed), str(path))
     _check_sections(raw, assignments or [], [*experiment.used, *map(methods.find, also)])

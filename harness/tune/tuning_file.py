@@ -190,6 +190,8 @@ def read_tuning(path: Path, assignments: list[str] | None = None) -> Tuning:
         UserError: one line naming the field and the remedy.
     """
     raw = override(read_yaml(path, "tuning", EXAMPLE), assignments or [])
+    if "dataset" in raw and "experiment" not in raw:
+        raise UserError(f"{path}: an experiment, no tuning file; use `harness run {path}`")
     for key in raw:
         if key not in TuningFile.model_fields:
             raise UserError(f"{key}: unknown key{nearest(str(key), TuningFile.model_fields)}")

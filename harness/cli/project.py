@@ -1,0 +1,39 @@
+"""Commands about this machine and about files to begin with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness.cli.options import RUNS, StoreOption
+
+app = typer.Typer()
+
+
+@app.command()
+def doctor(store: StoreOption = RUNS) -> None:
+    """Say what this machine has, and what would stop a run here."""
+    from harness.run.doctor import print_findings
+
+    raise typer.Exit(print_findings(store))
+
+
+@app.command()
+def init(
+    name: Annotated[str, typer.Argument(help="of the experiment: experiments/NAME.yaml")],
+) -> None:
+    """Write a commented experiment file to begin with."""
+    from harness.spec.example import write_example
+
+    path = write_example(name, Path("experiments"))
+    print(f"written: {path}\nnext: harness plan {path}; harness run {path}")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of experiment files, for editors."""
+    from harness.spec.schema import schema_text
+
+    print(schema_text())

@@ -1,0 +1,156 @@
+"""`harness doctor`: what this machine has, and what would stop a run here."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from harness import database
+from harness.data import cifar, cub, data_root, fashion_mnist
+from harness.errors import UserError, one_line
+from harness.provenance import processor, version_said
+from harness.redact import without_password
+from harness.store import Store
+from harness.track.database_file import file_of
+from harness.track.environment import check_uri, tracking_uri, usable
+
+PACKAGES = ("torch", "torchvision", "mlflow", "optuna")
+SIDE = 1024  # of the square matrices of the timed product
+LEAST_FREE = 1e9  # bytes: a small grid and its MLflow database
+
+
+class Finding(NamedTuple):
+    """problem: what to do about it; "" where all is well."""
+
+    what: str
+    found: str
+    problem: str = ""
+
+
+def findings(root: Path) -> Iterator[Finding]:
+    """One after the other, the quick ones first."""
+    yield Finding("Python", f"{platform.python_version()} ({sys.executable})")
+    yield Finding("packages", ", ".join(f"{name} {version(name)}" for name in PACKAGES))
+    yield Finding("code", version_said())
+    yield _disk(root)
+    yield from _data()
+    yield _asked("MLflow", _mlflow)
+    if os.environ.get("OPTUNA_STORAGE"):
+        yield _asked("Optuna", _optuna)
+    yield from _devices()
+
+
+def _disk(root: Path) -> Finding:
+    place = next(p for p in (root.absolute(), *root.absolute().parents) if p.exists())
+    free = shutil.disk_usage(place).free
+    store = Store(root)
+    n = sum(d.is_done for d in store.all()) if root.exists() else 0
+    problem = "" if os.access(place, os.W_OK) else f"{place} cannot be written to; allow it"
+    if free < LEAST_FREE:
+        problem = "little free disk: make room, or choose another --store"
+    return Finding("store", f"{root}: {n} cells done, {free / 1e9:.1f} GB free", problem)
+
+
+def _data() -> Iterator[Finding]:
+    yield Finding("data root", str(data_root()))
+    places = {
+        **{name: cifar.place(name) for name in cifar.CIFAR},
+        "fashion_mnist": fashion_mnist.place(),
+        "cub200": cub.place(),
+    }
+    for name, place in places.items():
+        yield Finding(f"  {name}", str(place) if place else "not here; fetched when it is needed")
+
+
+def _asked(what: str, ask: Callable[[], str]) -> Finding:
+    try:
+        return Finding(what, ask())
+    except UserError as error:
+        return Finding(what, "cannot be used", one_line(error))
+
+
+def _mlflow() -> str:
+    uri = tracking_uri()
+    check_uri(uri)
+    file = file_of(uri)
+    if file is not None and not file.exists():
+        return f"{file}: made by the first run"
+    from harness.track.client import make_client
+
+    with usable(without_password(uri)):
+        started = time.perf_counter()
+        make_client(uri).search_experiments(max_results=1)
+        return f"{without_password(uri)} answers in {time.perf_counter() - started:.1f} s"
+
+
+def _optuna() -> str:
+    place = os.environ["OPTUNA_STORAGE"]
+    if database.is_postgres(place):
+        database.connect(place, "OPTUNA_STORAGE", pauses=()).close()
+        return f"{without_password(place)} answers"
+    return without_password(place)
+
+
+def _devices() -> Iterator[Finding]:
+    """With a timed product of two matrices: a device that is there may still not work."""
+    import torch
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    names = {"cpu": f"{processor()}, {cores} cores, {torch.get_num_threads()} threads"}
+    for i in range(torch.cuda.device_count()):
+        free, total = torch.cuda.mem_get_info(i)
+        memory = f"{free / 2**30:.0f} of {total / 2**30:.0f} GiB free"
+        names[f"cuda:{i}"] = f"{torch.cuda.get_device_name(i)}, {memory}"
+    if torch.backends.mps.is_available():
+        names["mps"] = "Apple GPU"
+    for name, about in names.items():
+        try:
+            speed = f"{_product(name) / 1e9:,.0f} GFLOP/s in float32"
+            yield Finding(f"device {name}", f"{about}: {speed}")
+        except RuntimeError as error:
+            yield Finding(f"device {name}", about, f"cannot compute ({one_line(error)})")
+    if len(names) == 1:
+        yield Finding("GPU", "none: the digits and Fashion-MNIST grids need none")
+
+
+def _product(device: str) -> float:
+    """Floating-point operations a second, the best of some products."""
+    import torch
+
+    a = torch.ones(SIDE, SIDE, device=device)
+    seconds = []
+    for _ in range(5):
+        started = time.perf_counter()
+        (a @ a).sum().item()  # `item` waits for the device
+        seconds.append(time.perf_counter() - started)
+    return 2 * SIDE**3 / min(seconds)
+
+
+def print_findings(root: Path) -> int:
+    """
+    Returns:
+        1 if something would stop a run here, else 0.
+    """
+    console, problems = Console(), []
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for found in findings(root):
+        table.add_row(found.what, escape(found.found))
+        if found.problem:
+            problems.append(f"{found.what.strip()}: {found.problem}")
+    console.print(table)
+    for problem in problems:
+        print(f"problem: {problem}")
+    if not problems:
+        print("ready: `make reproduce`, or `harness run FILE`")
+    return 1 if problems else 0

@@ -1,0 +1,231 @@
+"""Commands to begin with: doctor, init, schema, --version, completion."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from helpers import ROOT, TINY, environment, one_error_line, write_experiment
+
+from harness.cli import main
+from harness.run import doctor
+from harness.spec.file import parse, read
+from harness.spec.schema import schema, schema_text
+
+EXPERIMENTS = ROOT / "experiments"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for name in ("MLFLOW_TRACKING_URI", "OPTUNA_STORAGE", "HARNESS_DATA_ROOT"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+# -- doctor ----------------------------------------------------------------------------------------
+
+
+def found(root: Path = Path("runs")) -> dict[str, doctor.Finding]:
+    return {f.what.strip(): f for f in doctor.findings(root)}
+
+
+def test_a_healthy_machine(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1].startswith("ready: ") and not any("problem" in line for line in lines)
+    assert any(line.startswith("device cpu ") for line in lines)
+    assert not list(folder.iterdir()), "it only looks"
+
+
+def test_where_data_lie(folder: Path) -> None:
+    (folder / "data/CUB_200_2011").mkdir(parents=True)
+    (folder / "data/CUB_200_2011/images.txt").touch()
+    (folder / "data/cifar-100-python").mkdir()
+    (folder / "data/cifar10").mkdir()
+    (folder / "data/cifar10/train-0.parquet").touch()
+    seen = found()
+    assert seen["cub200"].found == str(folder / "data/CUB_200_2011")
+    assert seen["cifar100"].found == str(folder / "data/cifar-100-python")
+    assert seen["cifar10"].found == str(folder / "data/cifar10")
+    (folder / "data/cifar10/train-0.parquet").unlink()
+    assert found()["cifar10"].found.startswith("not here")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "what"),
+    [
+        ("MLFLOW_TRACKING_URI", "http://127.0.0.1:9", "MLflow"),
+        ("MLFLOW_TRACKING_URI", "no address", "MLflow"),
+        ("OPTUNA_STORAGE", "postgresql://harness:secret@127.0.0.1:9/x", "Optuna"),
+    ],
+)
+def test_what_does_not_answer_is_a_problem(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    variable: str,
+    value: str,
+    what: str,
+) -> None:
+    monkeypatch.setenv(variable, value)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setattr(doctor, "_devices", lambda: iter(()))
+    assert main(["doctor"]) == 1
+    out = capsys.readouterr().out
+    (problem,) = [line for line in out.splitlines() if line.startswith("problem: ")]
+    assert problem.startswith(f"problem: {what}: {variable}: ") and "secret" not in out
+    assert "ready" not in out
+
+
+def test_a_full_disk_is_a_problem(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = doctor.shutil.disk_usage(folder)
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: usage._replace(free=10**6))
+    assert "make room" in doctor._disk(Path("runs")).problem
+
+
+def test_a_device_that_cannot_compute_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(device: str) -> float:
+        raise RuntimeError("no kernel image")
+
+    monkeypatch.setattr(doctor, "_product", broken)
+    cpu = next(f for f in doctor._devices() if f.what == "device cpu")
+    assert "cannot compute (RuntimeError: no kernel image)" in cpu.problem
+
+
+# -- init ------------------------------------------------------------------------------------------
+
+
+def test_a_new_experiment_can_be_planned(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["init", "mine"]) == 0
+    assert capsys.readouterr().out.startswith("written: experiments/mine.yaml\n")
+    path = folder / "experiments/mine.yaml"
+    assert read(path).methods == ("plain", "kd", "refilled")
+    assert main(["plan", str(path), "--no-estimate"]) == 0
+    first = path.read_text().splitlines()[0]
+    named = path.parent / first.partition("$schema=")[2]
+    assert named.read_text() == schema_text() + "\n"
+    everything = path.read_text().replace("\n# tasks", "\ntasks").replace("\n  # -", "\n  -")
+    path.write_text(everything.replace("  - kd\n", ""))
+    assert len(read(path).methods) == 4 and read(path).tasks, "what is commented out is right too"
+
+
+def test_init_replaces_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["init", "mine"]) == 0
+    path = folder / "experiments/mine.yaml"
+    path.write_text("my work")
+    (folder / "experiments/schema.json").write_text("{}")
+    assert main(["init", "mine"]) == 2
+    assert "is there already" in one_error_line(capsys.readouterr().err)
+    assert main(["init", "other"]) == 0 and path.read_text() == "my work"
+    assert (folder / "experiments/schema.json").read_text() == "{}"
+    capsys.readouterr()
+    for name in ("../up", "A b", ""):
+        assert main(["init", name]) == 2
+        assert one_error_line(capsys.readouterr().err).startswith("error: name: ")
+
+
+# -- schema ----------------------------------------------------------------------------------------
+
+VALIDATOR = jsonschema.Draft202012Validator(schema())
+
+
+def test_the_schema_is_one() -> None:
+    jsonschema.Draft202012Validator.check_schema(schema())
+
+
+def test_the_committed_schema_is_that_of_the_code() -> None:
+    """Mended by `harness schema > experiments/schema.json`."""
+    assert (EXPERIMENTS / "schema.json").read_text() == schema_text() + "\n"
+
+
+@pytest.mark.parametrize("path", sorted(EXPERIMENTS.glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_experiment_fits(path: Path) -> None:
+    VALIDATOR.validate(yaml.safe_load(path.read_text()))
+    if ".tuned" not in path.suffixes and not path.stem.endswith((".tuned", ".untuned")):
+        assert path.read_text().startswith("# yaml-language-server: $schema=schema.json\n")
+
+
+RIGHT: list[dict[str, Any]] = [
+    {"methods": ["kd+vid", "kd@both", "kd(kd.temperature=8)@2"]},
+    {"methods": [{"method": "kd", "epochs": "both", "label": "x", "kd": {"temperature": [2, 8]}}]},
+    {"claims": "kd > plain"},
+    {"teacher": "models:/teacher/3"},
+    {"teacher": "resnet"},
+    {"protocol": {"preset": "legacy", "selection": "last"}},
+    {"tasks": None, "epochs_scale": 0.1},
+    {"tasks": {"shots": 5, "overlap": ["all", 2], "order": "orders/a.yaml"}},
+]
+
+
+@pytest.mark.parametrize("change", RIGHT, ids=str)
+def test_what_may_be_written(change: dict[str, Any]) -> None:
+    VALIDATOR.validate(TINY | change)
+
+
+WRONG: list[dict[str, Any]] = [
+    {"stage2": {"lambda": 3}},
+    {"kd": {"temperature": 0}},
+    {"teacher": {"depth": "deep"}},
+    {"students": [{"depth": 10, "widht": 1}]},
+    {"methods": ["kdd"]},
+    {"methods": [{"kd": {"temperature": 8}}]},
+    {"protocol": "stric"},
+    {"protocol": {"preset": "strict", "selection": "best"}},
+    {"dataset": "digit"},
+    {"dataset": {"name": "digits", "image_size": 14}},
+    {"tasks": {"overlap": [2.5]}},
+    {"colour": 1},
+    {"seeds": [-1]},
+]
+
+
+@pytest.mark.parametrize("change", WRONG, ids=str)
+def test_what_an_editor_marks(change: dict[str, Any]) -> None:
+    assert not VALIDATOR.is_valid(TINY | change)
+
+
+def test_what_is_missing_is_marked() -> None:
+    for field in ("name", "dataset", "teacher", "students"):
+        assert not VALIDATOR.is_valid({k: v for k, v in TINY.items() if k != field})
+    assert VALIDATOR.is_valid({k: v for k, v in TINY.items() if k in parse(TINY).model_fields_set
+                               or k == "network"})  # fmt: skip
+
+
+def test_the_command_prints_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["schema"]) == 0
+    assert json.loads(capsys.readouterr().out) == schema()
+
+
+# -- the rest --------------------------------------------------------------------------------------
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    name, version, commit, *_ = capsys.readouterr().out.replace(",", "").split()
+    assert (name, commit) == ("refilled-harness", "commit") and version[0].isdigit()
+
+
+def test_a_shell_completes_commands() -> None:
+    asked = environment(_HARNESS_COMPLETE="complete_bash", COMP_WORDS="harness ver", COMP_CWORD="1")
+    done = subprocess.run(
+        [sys.executable, "-m", "harness"], env=asked, capture_output=True, text=True
+    )
+    assert done.stdout.split() == ["verdicts"], done.stderr
+
+
+def test_the_wrong_kind_of_file_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_experiment(folder / "tiny.yaml")
+    (folder / "tuning.yaml").write_text(yaml.safe_dump({"name": "x", "experiment": "tiny.yaml"}))
+    assert main(["run", "tuning.yaml"]) == 2
+    assert "a tuning file, no experiment; use `harness tune" in one_error_line(
+        capsys.readouterr().err
+    )
+    assert main(["tune", "tiny.yaml"]) == 2
+    assert "an experiment, no tuning file; use `harness run" in one_error_line(
+        capsys.readouterr().err
+    )
