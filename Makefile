@@ -26,7 +26,6 @@ GRID_OPTIONS := $(if $(SEEDS),--set 'seeds=[$(subst $(space),$(comma),$(strip $(
 # it shows. No tracked file changes: `make tables FILE=..` is what writes.
 reproduction = set -e; for file in $(1); do \
   $(BIN)/harness run experiments/$$file.yaml $(RUN_OPTIONS) $(2); \
-  $(BIN)/harness tables experiments/$$file.yaml --print --mixed $(2); echo; \
   $(BIN)/harness verdicts experiments/$$file.yaml $(2); done
 
 # The tuned files of these experiments; without them, the files that they are made from.

@@ -14,11 +14,16 @@ from analysis.tables import compact
 from analysis.tables.csv_and_latex import csv_text, tex_text
 from analysis.tables.markdown import markdown
 from analysis.tables.runs import runs_markdown
-from analysis.tables.text import for_terminal
+from analysis.tables.text import for_terminal, terminal_width
 from harness.errors import UserError
 from harness.plan import Plan
 
 FIGURES = DOCS / "figures"
+NEXT = {
+    "verdicts": "what it shows, beside the committed numbers",
+    "tables --print": "all numbers",
+    "report": "all of it as a page",
+}
 
 
 def make_tables(
@@ -50,7 +55,8 @@ def make_tables(
     if print_only:
         for path, text in fresh.items():
             bundle = read_bundle(path, text)
-            print(for_terminal(markdown(bundle, path.with_suffix(".md").as_posix(), allow_mixed)))
+            table = markdown(bundle, path.with_suffix(".md").as_posix(), allow_mixed)
+            print(for_terminal(table, terminal_width()))
         return 0
     if not README.exists():
         raise UserError(
@@ -79,7 +85,7 @@ def make_tables(
         outputs[path.with_suffix(".tex")] = tex_text(bundle)
         if path in fresh:
             outputs[path] = fresh[path]
-            print(for_terminal(table))
+            print(for_terminal(table, terminal_width()))
     outputs |= quirks.refreshed(pages)
     outputs |= pages
     if methods_page.PATH.exists():
@@ -95,6 +101,17 @@ def make_tables(
         make_figures(redraw)
     print(f"changed: {', '.join(map(str, changed))}" if changed else "tables are up to date")
     return 0
+
+
+def print_result(plan: Plan, file: Path, store: Path, assignments: list[str]) -> None:
+    """What `harness run` ends with: the final accuracies, and what to call next."""
+    bundle = read_bundle(bundle_path(plan), export(plan, store, file, assignments))
+    print(f"\n{for_terminal(compact.result_markdown(bundle), terminal_width())}\n")
+    sets = "".join(f" --set {shlex.quote(a)}" for a in assignments)
+    more = "" if store == Path("runs") else f" --store {shlex.quote(str(store))}"
+    for command, what in NEXT.items():
+        print(f"  harness {command} {shlex.quote(str(file))}{sets}{more}  # {what}")
+    print("  harness ui  # every run in MLflow")
 
 
 def check_owner(path: Path, text: str, other: str | None) -> None:

@@ -28,7 +28,7 @@ from analysis.tables.rows import (
     rows_of,
     select,
 )
-from analysis.tables.text import for_terminal
+from analysis.tables.text import for_terminal, terminal_width
 from harness.canonical import canonical
 from harness.errors import UserError
 from harness.methods import STAGES
@@ -277,7 +277,7 @@ def report(
     text = text_of(steps, experiments, store, file)
     found = read_ablation(path, text)
     check_unmixed(together(found), allow_mixed)
-    print(for_terminal(tables(found)))
+    print(for_terminal(tables(found), terminal_width()))
     if print_only:
         return
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from analysis.bundle import Bundle, bundle_path, export, read_bundle, unfinished_said
 from analysis.reference import compare
 from analysis.tables.comparisons import comparison_markdown, verdicts_markdown
-from analysis.tables.text import for_terminal
+from analysis.tables.text import for_terminal, terminal_width
 from harness.errors import UserError
 from harness.plan import Plan
 
@@ -45,10 +45,11 @@ def _print_comparison(yours: Bundle, reference: Bundle) -> int:
     comparison = compare(yours, reference)
     print(comparison.said)
     if comparison.checked:
-        print(f"\n{for_terminal(comparison_markdown(comparison))}")
+        print(f"\n{for_terminal(comparison_markdown(comparison), terminal_width())}")
     return 0 if comparison.reproduces else 1
 
 
 def _print_claims(bundle: Bundle, whose: str) -> None:
     if text := verdicts_markdown(bundle):
-        print(f"\nBy {whose} numbers. {for_terminal(text)}")
+        print()
+        print(for_terminal(f"By {whose} numbers. {text}", terminal_width()))

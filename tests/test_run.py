@@ -110,7 +110,14 @@ def test_a_changed_setting_trains_only_what_depends_on_it(
     file = write_experiment(folder / "tiny.yaml")
     before = snapshot(folder / "runs")
     assert run_here(folder, file, "--set", "stage2.lambd=1") == 0
-    assert "4 cells, 3 done before, 1 to train" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "4 cells, 3 done before, 1 to train" in out
+    end = out[out.index("tiny: 4 done, in ") :].splitlines()
+    assert [line.split()[0] for line in end[3:7]] == ["Teacher", "Student", "KD", "ReFilled"]
+    sets = f"{file} --set stage2.lambd=1 "
+    assert [line.partition(sets)[0].strip() for line in end if sets in line] == [
+        f"harness {command}" for command in ("verdicts", "tables --print", "report")
+    ]
     after = snapshot(folder / "runs")
     assert not {p for p in before if before[p] != after[p] and "mlflow" not in p}
 
@@ -251,7 +258,7 @@ def test_a_diverging_cell_names_itself_and_its_log(
     line = one_error_line(output.err)
     assert "teacher wrn-10-1 s0" in line and "lower the learning rate" in line
     assert str(cells(folder)["supervised"] / "log.txt") in line
-    assert "1 failed, 3 skipped" in output.out
+    assert "1 failed, 3 skipped" in output.out and "harness verdicts" not in output.out
     assert set(cells(folder)) == {"supervised"}, "children of a failed cell were prepared"
 
 

@@ -32,6 +32,20 @@ def summary_markdown(bundle: Bundle, whole: str, runs: str) -> str:
     Args:
         whole, runs: links to the page with the whole table and to the page of runs.
     """
+    caption = (
+        f"{_said(bundle)}; the best student of a column is bold. {_protocol(bundle)} "
+        f"[Everything measured]({whole}), [every run]({runs})."
+    )
+    return "\n".join([*_finals(bundle), caption, *_claims(verdicts_of(bundle))]) + "\n"
+
+
+def result_markdown(bundle: Bundle) -> str:
+    """The same table for who has just trained it."""
+    return "\n".join([*_finals(bundle), f"{_said(bundle)}. {_protocol(bundle)}"])
+
+
+def _finals(bundle: Bundle) -> list[str]:
+    """Tables of the final accuracies."""
     rows = [row for row in rows_of(bundle) if row.is_final or row.stage == TEACHER]
     parts = []
     for one in tables_of(columns_of(bundle)):
@@ -41,14 +55,19 @@ def summary_markdown(bundle: Bundle, whole: str, runs: str) -> str:
             for row in rows
         ]
         shared = ", ".join(one.shared.values())
-        parts.append(table([shared, *one.heads], lines))
-    seeds = len(bundle.experiment["seeds"])
-    caption = (
-        f"Test accuracy in %, mean ± half-width of the 95 % t-interval over {seeds} seeds; the "
-        f"best student of a column is bold. Protocol: {bundle.protocol}, {SAID[bundle.reported]}. "
-        f"[Everything measured]({whole}), [every run]({runs})."
-    )
-    return "\n".join([*parts, caption, *_claims(verdicts_of(bundle))]) + "\n"
+        parts.append(table(["" if shared in one.heads else shared, *one.heads], lines))
+    return parts
+
+
+def _said(bundle: Bundle) -> str:
+    n = len(bundle.experiment["seeds"])
+    if n == 1:
+        return "Test accuracy in %, of one seed"
+    return f"Test accuracy in %, mean ± half-width of the 95 % t-interval over {n} seeds"
+
+
+def _protocol(bundle: Bundle) -> str:
+    return f"Protocol: {bundle.protocol}, {SAID[bundle.reported]}."
 
 
 def _cell(bundle: Bundle, row: Row, column: Column, is_best: bool) -> str:

@@ -18,6 +18,15 @@ def plan_of_file(file: Path, assignments: list[str] | None):  # type: ignore[no-
     return plan_of(read_file(file, assignments))
 
 
+def result_of(file: Path, assignments: list[str] | None, store: Path):  # type: ignore[no-untyped-def]
+    def show(plan):  # type: ignore[no-untyped-def]
+        from analysis.commands import print_result
+
+        print_result(plan, file, store, assignments or [])
+
+    return show
+
+
 def page_of(file: Path, assignments: list[str] | None, store: Path):  # type: ignore[no-untyped-def]
     def page(plan, experiment_id, folder):  # type: ignore[no-untyped-def]
         from analysis.grid_page import grid_page

@@ -25,7 +25,7 @@ from harness.cli.options import (
     n_bytes,
     seconds,
 )
-from harness.cli.reading import page_of, plan_of_file, read_file
+from harness.cli.reading import page_of, plan_of_file, read_file, result_of
 from harness.cli.train import train
 
 app = typer.Typer()
@@ -77,6 +77,7 @@ def run(
         no_bar=no_bar,
         budget=seconds(budget, "--budget"),
         page=page_of(file, set_, store),
+        show=result_of(file, set_, store),
     )
     raise typer.Exit(status)
 

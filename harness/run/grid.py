@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from harness.data import Dataset, load
@@ -53,6 +54,7 @@ def run_experiment(
     budget: float | None = None,
     executor: str = "local",
     page: Page | None = None,
+    show: Callable[[Plan], None] = lambda _: None,
 ) -> int:
     """Train what is missing, log it, say what happened; the exit status.
 
@@ -60,6 +62,7 @@ def run_experiment(
         n_workers, teacher_cache: of each cell (`cell_options`).
         executor: a name of harness.execute.
         page: what the finished grid's run in MLflow shows.
+        show: prints the result of a grid that is done now.
 
     Raises:
         UserError: wrong input; nothing was started.
@@ -110,6 +113,8 @@ def run_experiment(
 
             sync.finish(lambda: finish_tracking(sync, all_done, present), stops=stops)
     report(progress, status)
+    if status == OK:
+        show(plan)
     return status
 
 
