@@ -18,10 +18,10 @@ import numpy as np
 from analysis.bundle_fields import parse_lines, task_of
 from harness.canonical import canonical
 from harness.errors import UserError
+from harness.measures import EVALUATION_SECONDS
 from harness.plan import TEACHER, Plan
 from harness.predictions import read_predictions_file
 from harness.redact import without_password
-from harness.results import EVALUATION_SECONDS
 from harness.spec.file import networks_of
 from harness.spec.published import read_published
 from harness.spec.tasks import Tasks

@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness import methods
 from harness.errors import first_error
+from harness.measures import Form, ncm_of
 from harness.plan import TEACHER
-from harness.results import Form, ncm_of
 from harness.spec.tasks import ALL, Task, Tasks
 from harness.stored import parse_json
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from analysis.tables.rows import DASH
+from harness.measures import NCM_FORMS, names_of
 from harness.methods import DEFAULT, MOST_STAGES, REGISTRY, SECTIONS, STAGES
 from harness.methods.base import AT, BOTH, Method, Stage
 from harness.plan import TEACHER
-from harness.results import NCM_FORMS, names_of
 from harness.spec.experiment import Optimizer
 
 PATH = Path("docs/methods.md")

@@ -28,7 +28,7 @@ from arguments import chosen_device, keep, machine, parser_of
 from frame import Record, Spread, Step, alternate, comparison, record, rounded, spread, table
 
 from harness.execute.local import threads_for
-from harness.results import EVALUATION_SECONDS
+from harness.measures import EVALUATION_SECONDS
 from harness.run.session import default_jobs
 from harness.store import CellDir, Store
 

@@ -21,12 +21,12 @@ from harness.data import Dataset, load
 from harness.data.placement import on_device
 from harness.data.views import apply
 from harness.errors import UserError
+from harness.measures import ACCURACY, FORMS
 from harness.networks import NETWORKS
 from harness.networks.base import Network
 from harness.plan import data_spec, imported_cell, task_views, viewed
 from harness.provenance import UNKNOWN, code_version, software
 from harness.published_file import read_file
-from harness.results import ACCURACY, FORMS
 from harness.run.session import cell_options
 from harness.spec.experiment import Experiment
 from harness.store import Store, write_atomically

@@ -11,11 +11,11 @@ from typing import Any
 from harness.canonical import canonical
 from harness.data import Dataset, DatasetOptions
 from harness.data.views import View
+from harness.measures import ACCURACY
 from harness.methods import IMPORTED, SUPERVISED, find, stage_of
 from harness.methods.base import TEACHER as TEACHER
 from harness.methods.base import Method, Stage
 from harness.networks import PIXELS, Options, PixelsOptions
-from harness.results import ACCURACY
 from harness.spec.experiment import Experiment
 from harness.spec.protocol import PRESETS
 from harness.spec.tasks import Task, TaskViews
@@ -52,7 +52,7 @@ class Cell:
 
     @property
     def result(self) -> str:
-        """What it measures on the test set (harness.results)."""
+        """What it measures on the test set (harness.measures)."""
         return (SUPERVISED if self.kind == IMPORTED else stage_of(self.kind)).result
 
 

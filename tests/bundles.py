@@ -13,9 +13,9 @@ from analysis.bundle import Bundle, export, read_bundle
 from harness import methods
 from harness.data import load
 from harness.data.views import View, apply
+from harness.measures import ACCURACY, EVALUATION_SECONDS, FORMS, names_of, of_group
 from harness.methods import n_epochs
 from harness.plan import Plan
-from harness.results import ACCURACY, EVALUATION_SECONDS, FORMS, names_of, of_group
 from harness.run.grid import plan_of
 from harness.spec.file import parse, read
 from harness.store import Store

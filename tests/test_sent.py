@@ -9,8 +9,8 @@ from helpers import ROOT, environment
 
 from harness.errors import UserError
 from harness.execute.executors import make_executor
+from harness.measures import FORMS
 from harness.plan import Cell
-from harness.results import FORMS
 from harness.spec.file import parse
 from harness.store import CellDir, Store
 from harness.track import sent

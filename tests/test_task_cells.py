@@ -26,9 +26,9 @@ from harness.data.views import View, apply, join_validation
 from harness.distill.centers import class_centers
 from harness.distill.ncm import ncm_accuracy
 from harness.execute import DONE, STOPPED
+from harness.measures import EVALUATION_SECONDS
 from harness.networks.wide_resnet import WideResNet
 from harness.plan import Cell, Entry, Plan, make_plan
-from harness.results import EVALUATION_SECONDS
 from harness.spec.file import override, parse
 from harness.spec.tasks import Task
 from harness.store import CellDir, Store

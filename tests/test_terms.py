@@ -19,9 +19,9 @@ from harness.data import load
 from harness.data.batches import Batch, epoch_generator
 from harness.data.placement import on_device
 from harness.errors import UserError
+from harness.measures import logged_name
 from harness.methods import REGISTRY, SECTIONS, find
 from harness.networks import build
-from harness.results import logged_name
 from harness.run.session import print_remarks
 from harness.spec.file import override, parse, read
 from harness.spec.tuned import Tuned

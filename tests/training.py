@@ -14,8 +14,8 @@ from torch import Tensor
 
 from harness.data import load
 from harness.execute import DONE
+from harness.measures import EVALUATION_SECONDS
 from harness.plan import Cell, Plan, make_plan
-from harness.results import EVALUATION_SECONDS
 from harness.spec.file import override, parse
 from harness.store import CellDir, Store
 from harness.train import loop

@@ -28,7 +28,7 @@ from analysis.figures.base import (
 )
 from analysis.figures.look import ROUND_STEPS, Style, scale_log, title_panel, write_legend
 from analysis.tables.rows import MOST_COLUMNS, columns_of, select
-from harness.results import NCM_FORMS, on
+from harness.measures import NCM_FORMS, on
 
 LOSS = on("loss", "total")
 WIDTH = 2.5  # inches of a panel, about

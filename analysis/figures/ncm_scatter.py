@@ -27,7 +27,7 @@ from analysis.figures.base import (
 )
 from analysis.figures.look import WHITE, write_legend
 from analysis.tables.rows import columns_of, select
-from harness.results import NCM_FORMS
+from harness.measures import NCM_FORMS
 
 STUDENT_MARKERS = "osD^vP*X"
 METHOD_FILLS: tuple[FillStyleType, ...] = ("full", "none", "left", "bottom", "right", "top")

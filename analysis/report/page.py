@@ -42,8 +42,8 @@ from analysis.tables.rows import (
 )
 from analysis.tables.runs import anchors, heading, sections
 from analysis.verdicts import LEVEL, beside_published, differences_of, p_said, verdicts_of
+from harness.measures import FORMS, honest
 from harness.provenance import UNKNOWN
-from harness.results import FORMS, honest
 
 TEMPLATE = "report.html"
 CURVES = "curves"  # how the names of their figures begin

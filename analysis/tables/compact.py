@@ -21,8 +21,8 @@ from analysis.tables.rows import (
 )
 from analysis.tables.text import escaped, table
 from analysis.verdicts import LEVEL, OUTCOMES, Verdict, verdicts_of
+from harness.measures import SAID
 from harness.plan import TEACHER
-from harness.results import SAID
 
 KIND = "summary"  # of marker
 

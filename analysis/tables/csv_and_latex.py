@@ -20,7 +20,7 @@ from analysis.tables.rows import (
     tables_of,
 )
 from analysis.tables.runs import sections
-from harness.results import FORMS
+from harness.measures import FORMS
 
 HEAD = (
     *("row", "method", "stage", "student", "overlap", "shots", "result"),

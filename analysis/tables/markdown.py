@@ -30,8 +30,8 @@ from analysis.tables.rows import (
 from analysis.tables.runs import anchors, heading, sections
 from analysis.tables.text import escaped
 from harness.errors import UserError
+from harness.measures import honest
 from harness.provenance import UNKNOWN
-from harness.results import honest
 
 # What makes other numbers of the same cell: the last digits of sums, and with them whole images.
 ONE_EACH = ("device", "processor", "threads", "torch", "commits")

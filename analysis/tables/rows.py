@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from analysis.bundle import Bundle, Number, first_of_each
 from analysis.statistics import Estimate, estimate
 from harness import methods
+from harness.measures import ACCURACY, FORMS, NCM_FORMS, leak, main_of, names_of, of_group
 from harness.methods import Method
 from harness.plan import TEACHER
-from harness.results import ACCURACY, FORMS, NCM_FORMS, leak, main_of, names_of, of_group
 from harness.spec.published import SHOWN
 from harness.spec.tasks import Task
 
@@ -175,7 +175,7 @@ def tables_of(columns: list[Column]) -> list[Table]:
 
 
 def main_metric(bundle: Bundle, result: str) -> str:
-    """The metric that the protocol goes by for a stage with this result (harness.results)."""
+    """The metric that the protocol goes by for a stage with this result (harness.measures)."""
     return main_of(result, bundle.experiment["protocol"]["ncm_centers"])
 
 
@@ -220,7 +220,7 @@ def best_rows(bundle: Bundle, column: Column) -> set[Row]:
 
 
 def forms_and_leak(bundle: Bundle, row: Row, column: Column) -> list[Estimate | None]:
-    """Of one number all three accuracies (harness.results.FORMS), and the leak: how much choosing
+    """Of one number all three accuracies (harness.measures.FORMS), and the leak: how much choosing
     the epoch on the test set adds to the honest choice."""
     chosen = select(bundle, row, column)
     forms = [[number[form] for number in chosen] for form in FORMS]

@@ -7,7 +7,7 @@ import re
 
 from analysis.bundle import Bundle
 from analysis.tables.rows import DASH, Column, Row, columns_of, rows_of, select
-from harness.results import FORMS
+from harness.measures import FORMS
 
 
 def heading(row: Row, column: Column) -> str:

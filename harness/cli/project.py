@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.options import RUNS, StoreOption
+from harness.cli.flags import RUNS, StoreOption
 
 app = typer.Typer()
 

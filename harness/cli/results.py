@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.options import (
+from harness.cli.flags import (
     KEPT,
     RUNS,
     Device,

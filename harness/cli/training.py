@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from harness.cli.options import (
+from harness.cli.flags import (
     KEPT,
     RUNS,
     Budget,
@@ -26,7 +26,7 @@ from harness.cli.options import (
     seconds,
 )
 from harness.cli.reading import page_of, plan_of_file, read_file, result_of
-from harness.cli.train import train
+from harness.cli.train_command import train
 
 app = typer.Typer()
 

@@ -8,8 +8,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from harness.measures import ACCURACY
 from harness.networks import Options
-from harness.results import ACCURACY
 
 TEACHER = "teacher"  # what stands for its stage and method, and for a network
 Positive = Annotated[float, Field(gt=0)]

@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from harness.measures import NCM
 from harness.methods.base import (
     Epochs,
     Method,
@@ -14,7 +15,6 @@ from harness.methods.base import (
     Stage,
     StepSchedule,
 )
-from harness.results import NCM
 
 NAME = "refilled"
 Relation = Literal["tuple", "triplet", "one-negative"]

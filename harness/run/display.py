@@ -13,8 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.execute.scheduler import ENDED, Progress
+from harness.measures import logged_name, newest, on
 from harness.methods import n_epochs
-from harness.results import logged_name, newest, on
 
 
 def duration(seconds: float) -> str:

@@ -16,10 +16,10 @@ from harness.data.batches import epoch_generator
 from harness.data.placement import on_device
 from harness.data.views import View, apply, join_validation, without_pixels
 from harness.errors import UserError
+from harness.measures import NCM
 from harness.methods import IMPORTED, n_epochs, stage_of, wants_maps
 from harness.networks import PixelsOptions
 from harness.plan import TEACHER, Cell, Plan, make_plan
-from harness.results import NCM
 from harness.spec.experiment import Experiment
 from harness.store import Store
 from harness.train.answers import PassFile

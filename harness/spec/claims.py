@@ -16,9 +16,9 @@ import re
 from dataclasses import dataclass
 
 from harness.errors import UserError, nearest
+from harness.measures import NCM_FORMS
 from harness.methods import named
 from harness.methods.base import TEACHER
-from harness.results import NCM_FORMS
 
 FORMS = (
     "write `METHOD > METHOD [by POINTS]` or `METHOD within POINTS of METHOD-or-SOURCE`, "

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import model_validator
 
-from harness import results
+from harness import measures
 from harness.methods.base import Epochs, Frozen
 
 
@@ -52,12 +52,12 @@ class Protocol(Frozen):
 
     @property
     def reported(self) -> str:
-        """Which form of a cell's accuracies (harness.results) the tables show."""
+        """Which form of a cell's accuracies (harness.measures) the tables show."""
         return {"validation": "selected", "last": "last", "test": "best_on_test"}[self.selection]
 
     def main_result(self, result: str) -> str:
         """The metric that stands for a stage with this `result`: of NCM, the form it goes by."""
-        return results.main_of(result, self.ncm_centers)
+        return measures.main_of(result, self.ncm_centers)
 
     @property
     def changed(self) -> dict[str, Any]:

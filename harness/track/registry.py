@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 from harness.canonical import canonical
 from harness.data import Dataset
 from harness.errors import UserError, one_line
+from harness.measures import ACCURACY
 from harness.plan import TEACHER, Plan
 from harness.redact import without_password
-from harness.results import ACCURACY
 from harness.spec.file import is_registered
 from harness.store import CellDir, Store
 from harness.track.client import locked, make_client

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.canonical import canonical, flatten
+from harness.measures import TEST_ACCURACY, logged_name
 from harness.methods import IMPORTED, stage_of
 from harness.networks import PIXELS
 from harness.plan import TEACHER, Entry, Plan, role
-from harness.results import TEST_ACCURACY, logged_name
 from harness.store import CellDir, Store
 from harness.track import compare, sent
 from harness.track.client import PARENT, Connection, log_params, param_name

@@ -30,10 +30,10 @@ from harness.data.placement import on_device
 from harness.data.views import View, apply, join_validation
 from harness.errors import UserError, first_error
 from harness.execute import BUSY, DONE, FAILED, STOPPED, WRONG_INPUT
+from harness.measures import ACCURACY, EVALUATION_SECONDS, on, summary
 from harness.methods import n_epochs, stage_of
 from harness.networks.base import Network
 from harness.provenance import UNKNOWN, code_version, processor, software
-from harness.results import ACCURACY, EVALUATION_SECONDS, on, summary
 from harness.store import Busy, CellDir, sweep, write_atomically
 from harness.stored import Damaged
 from harness.train.answers import KeptAnswers, identity_of

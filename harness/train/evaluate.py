@@ -10,8 +10,8 @@ from harness.data.batches import Images
 from harness.distill.centers import class_centers
 from harness.distill.ncm import ncm_accuracy
 from harness.distill.relations import at_least_float32
+from harness.measures import ACCURACY, NCM_EVAL, NCM_TRAIN, of_group, on
 from harness.networks.base import Network
-from harness.results import ACCURACY, NCM_EVAL, NCM_TRAIN, of_group, on
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:

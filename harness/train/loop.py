@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from harness.data.batches import Batch, Images, epoch_generator
+from harness.measures import ACCURACY, EVALUATION_SECONDS, VALIDATION_LOSS, on
 from harness.networks.base import Network
-from harness.results import ACCURACY, EVALUATION_SECONDS, VALIDATION_LOSS, on
 from harness.store import CellDir
 from harness.stored import Damaged
 from harness.train.checkpoint import State, copy_state, from_bytes, to_bytes

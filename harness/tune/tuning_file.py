@@ -13,8 +13,8 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from harness import methods
 from harness.canonical import flatten
 from harness.errors import UserError, first_error, nearest
+from harness.measures import ACCURACY, on
 from harness.methods.base import Frozen
-from harness.results import ACCURACY, on
 from harness.spec.experiment import Experiment
 from harness.spec.file import override, read, read_yaml
 from harness.spec.protocol import PRESETS, Protocol

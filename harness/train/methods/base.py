@@ -21,9 +21,9 @@ from harness.data.batches import Batch, Images
 from harness.data.views import View
 from harness.distill.relations import at_least_float32
 from harness.errors import UserError, first_error
+from harness.measures import ACCURACY, VALIDATION_LOSS, on
 from harness.methods import SECTIONS, stage_of
 from harness.networks.base import Network
-from harness.results import ACCURACY, VALIDATION_LOSS, on
 from harness.train.answers import KeptAnswers
 from harness.train.evaluate import accuracies, embed_and_classify, logits_of
 from harness.train.schedule import multistep_lr

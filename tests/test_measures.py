@@ -3,8 +3,8 @@
 import pandas as pd
 import pytest
 
-from harness import results
-from harness.results import leak, logged_name, main_of, names_of, newest, summary
+from harness import measures
+from harness.measures import leak, logged_name, main_of, names_of, newest, summary
 
 
 def test_three_forms() -> None:
@@ -42,10 +42,10 @@ def test_one_metric_stands_for_a_stage() -> None:
         assert main_of("accuracy", centers) == "accuracy"
     assert logged_name("stage2", "accuracy") == "stage2/test_accuracy"
     assert logged_name("stage1", "ncm_eval_centers") == "stage1/ncm_eval_centers"
-    assert set(results.SAID) == set(results.FORMS)
-    assert results.said("selected") == results.said("selected", "accuracy")
-    assert results.said("selected", "loss") == "the epoch with the lowest validation loss"
-    assert results.said("last", "loss") == "the last epoch"
+    assert set(measures.SAID) == set(measures.FORMS)
+    assert measures.said("selected") == measures.said("selected", "accuracy")
+    assert measures.said("selected", "loss") == "the epoch with the lowest validation loss"
+    assert measures.said("last", "loss") == "the last epoch"
 
 
 def test_newest_value_of_the_first_name_that_is_there() -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from harness.cli.options import KEPT, RUNS, Jobs, MaxTime, StoreOption, n_bytes, seconds
+from harness.cli.flags import KEPT, RUNS, Jobs, MaxTime, StoreOption, n_bytes, seconds
 from harness.errors import UserError
 
 if TYPE_CHECKING:
@@ -213,7 +213,7 @@ def parse_arguments(raw: dict[str, Any]) -> Experiment:
 
 
 def print_results(experiment: Experiment, store: Path) -> None:
-    from harness.results import logged_name
+    from harness.measures import logged_name
     from harness.run.grid import plan_of
     from harness.store import Store
 

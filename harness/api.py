@@ -1,0 +1,143 @@
+"""For Python: `import harness`, then `harness.results(..)`, `harness.compare(..)`.
+
+frame = harness.results("experiments/digits.yaml")
+frame[frame.final].groupby(["label", "shots"]).accuracy.agg(["mean", "count"])
+    harness.compare(frame, METHOD, BASELINE)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.errors import UserError, nearest
+from harness.methods.base import TEACHER
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from analysis.bundle import Bundle
+
+TASK = ["student", "overlap", "shots"]  # columns of a table: what a student is, and what it learns
+
+
+def results(
+    file: str | PathLike[str],
+    *,
+    store: str | PathLike[str] = "runs",
+    changes: Sequence[str] = (),
+    committed: bool = False,
+) -> pd.DataFrame:
+    """The numbers of an experiment, one row each.
+
+    Args:
+        file: the experiment's.
+        store: where its trained cells are.
+        changes: as behind `--set`: "kd.temperature=2".
+        committed: the numbers of experiments/results/ rather than the store's.
+
+    Returns:
+        label, method, stage: as the tables and the experiment file say. student: label of the
+            network. overlap, shots: of the task, where there are tasks. seed.
+        result: which metric; final: whether it is the method's final accuracy.
+        accuracy: on the test set, as the protocol reports it; selected, last, best_on_test: in all
+            three ways. Fractions; NaN where there is none.
+        epochs; seconds of training; cell: its fingerprint; run: its MLflow run, if it has one.
+
+    Raises:
+        UserError: a wrong file, a grid that is not finished, or nothing committed.
+    """
+    import pandas as pd
+
+    from analysis.tables.rows import rows_of
+    from harness.measures import FORMS
+
+    bundle = _bundle(Path(file), Path(store), list(changes), committed)
+    rows = {(r.method, r.stage, r.result): r for r in rows_of(bundle)}
+    found = []
+    for number in bundle.rows:
+        row = rows.get((number["method"], number["stage"], number["result"]))
+        if row is None:  # of a stage whose number no table shows
+            continue
+        found.append(
+            {
+                "label": row.label,
+                **{name: number[name] for name in ("method", "stage", *TASK, "seed", "result")},
+                "final": row.is_final,
+                "accuracy": number[bundle.reported],
+                **{form: number[form] for form in FORMS},
+                "epochs": number["epochs"],
+                "seconds": number["seconds"],
+                "cell": number["fingerprint"],
+                "run": number["mlflow_run_id"],
+            }
+        )
+    frame = pd.DataFrame(found)
+    for name in ("overlap", "shots"):  # else 2 and "all", or None, would be 2.0 and NaN
+        frame[name] = pd.Series([row[name] for row in found], dtype=object)
+    return frame
+
+
+def compare(frame: pd.DataFrame, method: str, baseline: str) -> pd.DataFrame:
+    """A method's final accuracy minus another's, paired by seed; one row a student and task.
+
+    Args:
+        frame: of `results`.
+        method, baseline: names as in the experiment file, or "teacher".
+
+    Returns:
+        student, overlap, shots; n: seeds that both have; difference: its mean, a fraction; low,
+        high: the 95 % t-interval; p: two-sided, of the paired t-test, for this row alone. NaN
+        where one seed, or seeds that all differ alike, have no spread.
+
+    Raises:
+        UserError: the frame lacks one of the two.
+    """
+    import pandas as pd
+
+    from analysis.statistics import deviation, estimate, p_above
+
+    sides = []
+    for name in (method, baseline):
+        side = frame[(frame.method == name) & (frame.final | (frame.stage == TEACHER))]
+        if side.empty:
+            raise UserError(f"no final accuracy of {name!r}{nearest(name, set(frame.method))}")
+        keys = ["seed", *TASK]
+        if name == TEACHER:  # the same for all students; a published file's for all seeds, too
+            keys = ["seed"] if side.cell.nunique() > 1 else []
+        sides.append(side[[*keys, "accuracy"]])
+    left, right = sides
+    on = [key for key in left.columns if key in right.columns and key != "accuracy"]
+    how = {"on": on} if on else {"how": "cross"}
+    both = left.merge(right, suffixes=("", "_baseline"), **how)
+    both["difference"] = both.accuracy - both.accuracy_baseline
+    lines = []
+    for key, group in both.groupby([k for k in TASK if k in both], dropna=False, sort=False):
+        values = group.difference.tolist()
+        found = estimate(values)
+        assert found is not None
+        has_spread = len(values) > 1 and deviation(values) > 0
+        p = 2 * min(p_above(values, 0), p_above([-v for v in values], 0)) if has_spread else None
+        half = found.half_width if has_spread else None
+        lines.append(
+            dict(zip([k for k in TASK if k in both], key, strict=True))
+            | {"n": found.n, "difference": found.mean}
+            | {"low": None if half is None else found.mean - half}
+            | {"high": None if half is None else found.mean + half, "p": p}
+        )
+    return pd.DataFrame(lines).astype(dict.fromkeys(("low", "high", "p"), float))
+
+
+def _bundle(file: Path, store: Path, changes: list[str], committed: bool) -> Bundle:
+    from analysis.bundle import RESULTS, bundle_path, export, read_bundle
+    from harness.run.grid import plan_of
+    from harness.spec.file import read
+    from harness.track.registry import resolve
+
+    experiment = read(file, changes, resolve)
+    if committed:  # for which the data need not be here
+        return read_bundle(RESULTS / f"{experiment.name}.jsonl")
+    plan = plan_of(experiment)
+    return read_bundle(bundle_path(plan), export(plan, store, file, changes))
