@@ -98,11 +98,8 @@ tune-cifar: $(STAMP)  ## tune on CIFAR-100's validation split (wants a GPU; need
 	@$(BIN)/harness tune experiments/tuning/cifar100_wide_resnet.yaml $(RUN_OPTIONS) \
 	  $(if $(DATA_ROOT),--data-root '$(DATA_ROOT)')
 
-optuna-ui: $(STAMP)  ## optuna-dashboard on the digits study, http://127.0.0.1:8080
-	@study=$${OPTUNA_STORAGE:-runs/tuning/digits.journal}; file=$${study#sqlite:///}; \
-	  case "$$file" in *://*) ;; *) [ -s "$$file" ] || { \
-	  echo "error: $$file: no study yet; \`make tune-digits\` first" >&2; exit 2; };; esac
-	@$(BIN)/optuna-dashboard --host 127.0.0.1 $${OPTUNA_STORAGE:-runs/tuning/digits.journal}
+optuna-ui: $(STAMP)  ## optuna-dashboard on the newest study, http://127.0.0.1:8080
+	@$(BIN)/harness studies
 
 docker-up:  ## PostgreSQL, MLflow and optuna-dashboard in containers, on loopback
 	@docker/compose.sh up --build --detach --wait

@@ -2,7 +2,7 @@
 
 frame = harness.results("experiments/digits.yaml")
 frame[frame.final].groupby(["label", "shots"]).accuracy.agg(["mean", "count"])
-    harness.compare(frame, METHOD, BASELINE)
+harness.compare(frame, METHOD, BASELINE)
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -343,6 +344,18 @@ def test_a_failed_cell_keeps_its_trial_open(tmp_path: Path, small: dict[str, Any
     again = session(file, JournalWriter())
     again.run()
     assert content(again) == small
+
+
+def test_trials_name_their_mlflow_runs(tmp_path: Path) -> None:
+    """As far as they have been sent when the trial is over."""
+    done = session(write(tmp_path, SMALL), JournalWriter())
+    sent = {("kd", 0): "a run", ("plain", 3): "another"}
+    tracker: Any = SimpleNamespace(run_of=sent.get, view=())
+    done.tracker = tracker
+    done.run()
+    runs = {(s.method, t.number): t.user_attrs.get("run") for s in done.studies for t in s.trials}
+    assert {key: run for key, run in runs.items() if run} == sent
+    assert len(tracker.view) == 24
 
 
 class OneIsSlow(JournalWriter):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Optional
 
 import typer
 
-from harness.cli.flags import RUNS, StoreOption
+from harness.cli.flags import RUNS, Host, StoreOption
 
 app = typer.Typer()
 
@@ -18,6 +18,21 @@ def doctor(store: StoreOption = RUNS) -> None:
     from harness.run.doctor import print_findings
 
     raise typer.Exit(print_findings(store))
+
+
+@app.command()
+def studies(
+    name: Annotated[
+        Optional[str], typer.Argument(help="of the tuning; by default the newest")
+    ] = None,
+    store: StoreOption = RUNS,
+    port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 8080,
+    host: Host = "127.0.0.1",
+) -> None:
+    """Open a tuning's studies in Optuna's dashboard."""
+    from harness.tune.dashboard import serve
+
+    raise typer.Exit(serve(store, name, host, port))
 
 
 @app.command()

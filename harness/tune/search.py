@@ -262,13 +262,15 @@ class Search:
             )
         return known[trial.number]
 
-    @staticmethod
-    def _tell(study: Study, outcomes: list[Outcome]) -> None:
+    def _tell(self, study: Study, outcomes: list[Outcome]) -> None:
         """In the order of the trials. A kill in between leaves some untold: the next call finds
         the same outcomes in the store and tells the rest."""
         for outcome in outcomes:
             number = outcome.trial.number
             study.note(number, cells=outcome.trial.cells, diverged=outcome.diverged)
+            run = self.tracker and self.tracker.run_of(outcome.trial.key)
+            if run:  # MLflow may be behind, or away
+                study.note(number, run=run)
             study.report(number, outcome.curve)
             study.tell(number, outcome.value)
 

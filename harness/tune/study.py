@@ -24,6 +24,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from harness.canonical import canonical, differences
 from harness.errors import UserError, one_line
+from harness.tune.dashboard import describe
 from harness.tune.space import Choices, Range, is_whole
 from harness.tune.storage import Owner, retried
 from harness.tune.tuning_file import Direction, Params, Tuning
@@ -140,6 +141,7 @@ class Study:
                 f"{self.name}: the stored study has other settings ({shown}); undo the change, or "
                 "give the new study another name"
             )
+        describe(self.optuna, tuning, method)
         if n > settings.trials:
             raise UserError(f"trials: {self.name} has {n} already; use {n} or more")
 

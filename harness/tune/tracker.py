@@ -65,6 +65,10 @@ class TuneTracker:
         self._children: dict[tuple[str, int], str] = {}
         self._sent: dict[tuple[str, int], tuple[str, int]] = {}
 
+    def run_of(self, key: tuple[str, int]) -> str | None:
+        """The id of a trial's run, if it has been sent."""
+        return self._children.get(key)
+
     def connect(self) -> MlflowClient:
         """The client, with the run of every study found or made."""
         return self.server.open(self._find_studies)

@@ -1,0 +1,141 @@
+"""Optuna's dashboard: which studies there are, and what they say of themselves."""
+
+import os
+import socket
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import yaml
+from helpers import TINY, end_processes_in, one_error_line, start, wait_until
+from optuna_dashboard import get_note, save_note
+
+from harness.cli import main
+from harness.tune.dashboard import ABOUT, describe, place_to_open, show_notes, studies_in
+from harness.tune.storage import open_storage
+from harness.tune.tuning_file import Tuning, read_tuning
+
+TUNING: dict[str, Any] = {
+    "name": "tiny",
+    "description": "What it is for.",
+    "experiment": "tiny.yaml",
+    "methods": {"kd": {"kd.alpha": {"low": 0.1, "high": 1}, "training.lr": [0.1, 0.3]}},
+    "trials": 4,
+    "batch": 2,
+    "startup_trials": 2,
+    "top_k": 1,
+    "fresh_seeds": [7, 8],
+}
+
+
+@pytest.fixture
+def tuning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tuning:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("OPTUNA_STORAGE", raising=False)
+    for path, raw in (("tiny.yaml", TINY), ("tuning.yaml", TUNING)):
+        Path(path).write_text(yaml.safe_dump(raw))
+    return read_tuning(Path("tuning.yaml"))
+
+
+def study_in(path: Path, tuning: Tuning) -> optuna.Study:
+    study = optuna.create_study(
+        study_name="tiny/kd", storage=open_storage(str(path), ""), load_if_exists=True
+    )
+    describe(study, tuning, "kd")
+    return study
+
+
+def test_a_study_says_what_it_is_about(tuning: Tuning, tmp_path: Path) -> None:
+    path = tmp_path / "runs/tuning/tiny.journal"
+    study = study_in(path, tuning)
+    assert study.metric_names == ["validation/accuracy"]
+    about = study.user_attrs[ABOUT]
+    for words in (
+        "What it is for.",
+        "`kd.alpha`, `training.lr` of `kd` in `tiny.yaml`",
+        "4 trials in batches of 2; the 1 best are trained anew with the seeds 7, 8",
+        "`tiny.tuned.yaml`",
+        "the run `study tiny/kd` of the experiment `tiny-tuning`",
+    ):
+        assert words in about
+    size = path.stat().st_size
+    study_in(path, tuning)
+    assert path.stat().st_size - size < 400, "said once"  # what opening it writes
+
+
+def test_its_note_stays_if_somebody_wrote_it(tuning: Tuning, tmp_path: Path) -> None:
+    path = tmp_path / "x.journal"
+    study = study_in(path, tuning)
+    assert not get_note(study)
+    show_notes(str(path))
+    assert get_note(study) == study.user_attrs[ABOUT]
+    save_note(study, "mine")
+    show_notes(str(path))
+    assert get_note(study) == "mine"
+
+
+def test_opening_it_does_not_mend_a_journal_that_is_written(tuning: Tuning, tmp_path: Path) -> None:
+    path = tmp_path / "x.journal"
+    study_in(path, tuning)
+    show_notes(str(path))
+    with open(path, "a") as file:
+        file.write('{"op_code":')
+    before = path.read_bytes()
+    show_notes(str(path))
+    assert path.read_bytes() == before
+
+
+def test_the_newest_study_is_opened(
+    tuning: Tuning, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    root = tmp_path / "runs"
+    for n, name in enumerate(("old", "tasks/overlap-2", "empty")):
+        path = root / "tuning" / f"{name}.journal"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("" if name == "empty" else "{}\n")
+        os.utime(path, (n, n))
+    assert list(studies_in(root)) == ["tasks/overlap-2", "old"]
+    assert place_to_open(root, None) == str(root / "tuning/tasks/overlap-2.journal")
+    assert "there are also old" in capsys.readouterr().out
+    assert place_to_open(root, "old") == str(root / "tuning/old.journal")
+    monkeypatch.setenv("OPTUNA_STORAGE", "sqlite:///x.db")
+    assert place_to_open(root, None) == "sqlite:///x.db"
+    assert place_to_open(root, "old") == str(root / "tuning/old.journal")
+    assert main(["studies", "odl"]) == 2
+    assert "no study 'odl' in runs/tuning; there are tasks/overlap-2, old" in one_error_line(
+        capsys.readouterr().err
+    )
+
+
+def test_without_a_study_one_line_says_so(
+    tuning: Tuning, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["studies"]) == 2
+    assert "runs/tuning: no study yet; `harness tune FILE`" in one_error_line(
+        capsys.readouterr().err
+    )
+
+
+def test_the_dashboard_shows_it(tuning: Tuning, tmp_path: Path) -> None:
+    study_in(tmp_path / "runs/tuning/tiny.journal", tuning)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = start(tmp_path, "studies", "--port", str(port))
+    address = f"http://127.0.0.1:{port}/api/studies/0"
+
+    def answer() -> str:
+        try:
+            return str(urllib.request.urlopen(address, timeout=5).read().decode())
+        except OSError:
+            return ""
+
+    try:
+        assert wait_until(answer, 60), process.communicate()
+        assert "What it is for." in answer() and "validation/accuracy" in answer()
+    finally:
+        end_processes_in(tmp_path)
+        process.communicate()
