@@ -5,18 +5,19 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from analysis.bundle import export, read_bundle
+from analysis.bundle import Bundle, export, read_bundle
 from analysis.figures import draw_all
 from analysis.report.page import html
 from analysis.tables.caption import caption
 from analysis.tables.comparisons import counted, verdicts_markdown
 from analysis.tables.csv_and_latex import csv_text, tex_text
 from analysis.tables.markdown import table_markdown
-from analysis.tables.rows import Column, Row
+from analysis.tables.rows import Column, Row, cell_estimate, columns_of, rows_of
 from analysis.tables.runs import runs_markdown
 from analysis.verdicts import Verdict, verdicts_of
 from harness.methods import SUPERVISED, find
 from harness.plan import TEACHER, Plan, role
+from harness.track.client import mlflow_name
 from harness.track.grid_run import Result
 from harness.track.saved_views import runs_page
 
@@ -51,7 +52,7 @@ def grid_page(
 ) -> Result:
     """The table with its caption and verdicts; files in `folder`: the bundle, the page of runs, the
     report, the numbers as CSV and LaTeX, the figures; a tag that counts the verdicts, and one for
-    each.
+    each; the final numbers as metrics.
 
     Args:
         root: the store. file, assignments: the experiment's, for the command under the table.
@@ -80,7 +81,26 @@ def grid_page(
     if len(text) > MAX_CHARACTERS:
         text = unbroken(table_markdown(bundle, lambda row, column: "")) + tail
     files = [path, *map(path.with_suffix, texts), *figures]
-    return Result(text[:MAX_CHARACTERS], files, tags_of(verdicts_of(bundle)))
+    tags, metrics = tags_of(verdicts_of(bundle)), metrics_of(bundle)
+    return Result(text[:MAX_CHARACTERS], files, tags, metrics)
+
+
+def metrics_of(bundle: Bundle) -> dict[str, float]:
+    """ "mean/kd wrn-10-1" and "half_width/kd wrn-10-1": each final number of the table, a fraction,
+    with half its 95 % t-interval."""
+    found: dict[str, float] = {}
+    for row in rows_of(bundle):
+        if not (row.is_final or row.stage == TEACHER):
+            continue
+        for column in columns_of(bundle):
+            mean = cell_estimate(bundle, row, column)
+            if mean is None:
+                continue
+            name = mlflow_name(f"{row.method} {column.part(row)}".strip())
+            found[f"mean/{name}"] = mean.mean
+            if mean.half_width is not None:
+                found[f"half_width/{name}"] = mean.half_width
+    return found
 
 
 def tags_of(verdicts: list[Verdict]) -> dict[str, str]:
@@ -88,8 +108,7 @@ def tags_of(verdicts: list[Verdict]) -> dict[str, str]:
     tags: dict[str, list[str]] = {}
     for verdict in verdicts:
         where = f"{verdict.column}: " if verdict.column else ""
-        # MLflow allows few characters in a name.
-        name = re.sub(r"[^\w .:/-]", "_", f"verdict {verdict.claim.replace('>', 'above')}")
+        name = mlflow_name(f"verdict {verdict.claim.replace('>', 'above')}")
         tags.setdefault(name, []).append(f"{where}{verdict.outcome}")
     counts = {"verdicts": counted(verdicts)} if verdicts else {}
     return counts | {name: "; ".join(found)[:MAX_CHARACTERS] for name, found in tags.items()}

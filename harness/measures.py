@@ -33,6 +33,7 @@ NCM_TRAIN, NCM_EVAL = NCM_FORMS
 
 # As it stands in a cell's results -> in MLflow and on the terminal.
 TEST_ACCURACY = "test_accuracy"
+TEST_NCM = "test_ncm"  # of a stage that ends with embeddings, in the form that its protocol goes by
 
 
 def said(reported: str, select_by: str = "accuracy") -> str:

@@ -146,8 +146,10 @@ def mlflow_client(folder: Path, database: str = "mlflow.db"):  # type: ignore[no
 
 
 def role(run: Any) -> str:
-    """What a run of MLflow shows: the stage of a cell, else its kind ("grid")."""
-    return run.data.tags.get("stage", run.data.tags["kind"])
+    """What a run of MLflow shows: the teacher, the stage of a cell, or its kind ("grid")."""
+    tags = run.data.tags
+    roles = tags.get("roles", "").split(", ")
+    return "teacher" if "teacher" in roles else tags.get("stage", tags["kind"])
 
 
 def runs_in(client: Any, name: str) -> list[Any]:

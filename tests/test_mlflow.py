@@ -1,5 +1,6 @@
 """Journals -> MLflow: complete, repeatable, rebuilt after any loss; and `harness ui`."""
 
+import getpass
 import hashlib
 import json
 import os
@@ -10,6 +11,7 @@ import sqlite3
 import subprocess
 import sys
 import urllib.request
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -40,7 +42,7 @@ from analysis.tables.rows import columns_of, rows_of, select
 from harness.canonical import canonical
 from harness.cli import main
 from harness.store import Store
-from harness.track.client import param_name
+from harness.track.client import mlflow_name
 from harness.track.saved_views import TAG, runs_page
 from harness.track.sync import Tracker
 
@@ -111,20 +113,26 @@ def test_tags_say_what_a_run_is(finished: Path, logged: dict[str, Any], kind: st
     tags = logged[kind].data.tags
     expected = {
         "kind": "cell",
-        "stage": kind,
+        "stage": {"teacher": "student"}.get(kind, kind),  # its cell is the plain student's, too
+        "result": "ncm_train_centers" if kind == "stage1" else "accuracy",
         "teacher": "wrn-10-1",
         "student": "wrn-10-1",
-        "method": {"teacher": "teacher", "kd": "kd"}.get(kind, "refilled"),
+        "method": {"teacher": "plain", "kd": "kd"}.get(kind, "refilled"),
         "protocol": "strict",
         "seed": "0",
         "attempts": "1",
         "commit": cell.manifest["commits"][0],
         "dirty": str(cell.manifest["dirty"]),
         "selected_epoch": str(cell.manifest["selected_epoch"]),
+        "mlflow.source.name": "harness",
+        "mlflow.source.git.commit": cell.manifest["commits"][0],
+        "mlflow.user": getpass.getuser(),
     }
     assert {k: tags.get(k) for k in expected} == expected
     assert tags["fingerprint"].startswith(cell.path.name) and len(tags["fingerprint"]) == 64
     assert tags["roles"] == ("student, teacher" if kind == "teacher" else kind)
+    at = datetime.fromisoformat(tags["started_at"])
+    assert abs(at.timestamp() - float(tags["started"])) <= 1 and at.tzinfo is UTC
 
 
 def test_params_are_the_cells_settings(logged: dict[str, Any]) -> None:
@@ -212,8 +220,9 @@ def test_cells_have_their_task_as_tags(cross: tuple[Tracker, Bundle, dict[str, A
         several += bool(expected) and any(not e.dimensions for e in entries)
         found = {name: tags[name] for name in ("overlap", "shots") if name in tags}
         assert found == {name: str(value) for name, value in expected.items()}
-        of_teacher = entries[0].method in ("teacher", "teacher_ncm")
-        assert tags["student"] == ("wrn-16-2" if of_teacher else entries[0].student)
+        own = next((e for e in entries if e.method != "teacher"), entries[0])
+        of_teacher = own.method in ("teacher", "teacher_ncm")
+        assert tags["student"] == ("wrn-16-2" if of_teacher else own.student)
     assert several, "the teacher's cell is a student's, too"
     assert not {"overlap", "shots"} & runs["grid"].data.tags.keys()
 
@@ -229,7 +238,7 @@ def test_names_that_mlflow_refuses_are_written_otherwise(
     monkeypatch.setattr("mlflow.MlflowClient.log_dict", lambda *a: asked.append(a[-1]))
     tracker._find_parent(client)
     assert not asked, "it has all of them: nothing is sent again"
-    assert param_name("tuned.kd+vid.x") == "tuned.kd-vid.x"
+    assert mlflow_name("tuned.kd+vid.x") == "tuned.kd-vid.x"
 
 
 def test_views_of_one_data_set_differ(cross: tuple[Tracker, Bundle, dict[str, Any]]) -> None:
@@ -411,17 +420,17 @@ def test_an_interrupted_run_is_killed_then_finished(interrupted: Interrupted) ->
     before = {
         v["tags"].get("stage", v["tags"]["kind"]): v for v in interrupted.mlflow_before.values()
     }
-    assert before["teacher"]["status"] == "KILLED" and before["grid"]["status"] == "KILLED"
-    sent = before["teacher"]["metrics"]["loss/total"]
+    assert before["student"]["status"] == "KILLED" and before["grid"]["status"] == "KILLED"
+    sent = before["student"]["metrics"]["loss/total"]
     assert [step for step, _, _ in sent] == interrupted.before["supervised"]
 
     after = content_of(mlflow_client(interrupted.folder), "slow")
     kinds = {v["tags"].get("stage", v["tags"]["kind"]): v for v in after.values()}
     assert {v["status"] for v in after.values()} == {"FINISHED"} and len(after) == 5
-    history = kinds["teacher"]["metrics"]["loss/total"]
+    history = kinds["student"]["metrics"]["loss/total"]
     assert [step for step, _, _ in history] == list(range(1, 13))
     assert history[: len(sent)] == sent
-    assert kinds["teacher"]["tags"]["attempts"] == "2"
+    assert kinds["student"]["tags"]["attempts"] == "2"
 
 
 # -- a tracking server that is wrong, absent or failing --------------------------------------------

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from bundles import exported
 from helpers import (
     TINY,
     call,
@@ -156,11 +157,35 @@ def test_a_smaller_table_does_not_replace_a_larger_one(here: Path) -> None:
     assert "\u00a0(2)](#" in grid_of(here).data.tags["mlflow.note.content"]
 
 
-def test_one_metric_for_the_column_of_every_cell(finished: Path) -> None:
+def test_a_column_of_final_accuracies_alone(finished: Path) -> None:
+    """So that their mean by method and student is the table's number."""
     for run in runs_in(mlflow_client(finished), "tiny"):
         kind, metrics = role(run), run.data.metrics
-        name = {"stage1": "stage1/ncm_train_centers"}.get(kind, f"{kind}/test_accuracy")
-        assert kind == "grid" or metrics["test_accuracy"] == round(metrics[name], 4)
+        if kind == "stage1":
+            assert metrics["test_ncm"] == round(metrics["stage1/ncm_train_centers"], 4)
+        elif kind != "grid":
+            assert metrics["test_accuracy"] == round(metrics[f"{kind}/test_accuracy"], 4)
+        assert ("test_accuracy" in metrics) == (kind not in ("stage1", "grid"))
+        assert ("test_ncm" in metrics) == (kind == "stage1")
+
+
+def test_grouped_by_method_and_student_the_tables_numbers(finished: Path) -> None:
+    """The plain student, too, whose training is the teacher's; and they are metrics of the grid."""
+    client = mlflow_client(finished)
+    values: dict[str, list[float]] = {}
+    for run in runs_in(client, "tiny"):
+        if "test_accuracy" in run.data.metrics:
+            key = f"{run.data.tags['method']} {run.data.tags['student']}"
+            values.setdefault(key, []).append(run.data.metrics["test_accuracy"])
+    bundle = read_bundle(Path("x"), exported(finished))
+    (column,) = columns_of(bundle)
+    finals = {r.method: cell_estimate(bundle, r, column) for r in rows_of(bundle) if r.is_final}
+    means = {f"{method} wrn-10-1": found.mean for method, found in finals.items() if found}
+    assert {k: sum(v) / len(v) for k, v in values.items()} == pytest.approx(means, abs=5e-5)
+    grid = next(r for r in runs_in(client, "tiny") if role(r) == "grid").data.metrics
+    shown = {k.removeprefix("mean/"): v for k, v in grid.items() if k.startswith("mean/")}
+    assert shown == {**means, "teacher": means["plain wrn-10-1"]}
+    assert not any(k.startswith("half_width/") for k in grid), "of one seed"
 
 
 # -- registered ------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import getpass
 import re
 import sys
 import time
@@ -173,7 +174,20 @@ def _say_where_artifacts_go(location: str, name: str, uri: str) -> None:
         )
 
 
-def param_name(key: str) -> str:
+GIT_COMMIT = "mlflow.source.git.commit"
+
+
+def source_tags() -> dict[str, str]:
+    """Of a new run, in MLflow's own columns: who made it, and with what."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        user = ""
+    tags = {"mlflow.source.name": "harness", "mlflow.source.type": "LOCAL"}
+    return tags | ({"mlflow.user": user} if user else {})
+
+
+def mlflow_name(key: str) -> str:
     """As MLflow has it, whose names may have no plus and no @: `tuned.kd-both.study`."""
     return re.sub(r"[^\w ./:-]", "-", key)
 
@@ -188,7 +202,7 @@ def log_params(
     """
     from mlflow.entities import Param
 
-    named = {param_name(key): str(value)[:500] for key, value in values.items()}
+    named = {mlflow_name(key): str(value)[:500] for key, value in values.items()}
     params = [Param(key, value) for key, value in named.items() if key not in known]
     for start in range(0, len(params), 100):
         client.log_batch(run_id, params=params[start : start + 100])

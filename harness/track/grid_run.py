@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.plan import Plan
+from harness.track.client import source_tags
 from harness.track.environment import is_server
 from harness.track.saved_views import experiment_tags
 
@@ -23,11 +24,13 @@ SETTLE_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Result:
-    """What a finished grid's run shows: Markdown, its artifacts, and tags to filter by."""
+    """What a finished grid's run shows: Markdown, its artifacts, tags to filter by, and metrics to
+    compare grids with."""
 
     text: str
     files: list[Path]
     tags: Mapping[str, str]
+    metrics: Mapping[str, float]
 
 
 # A finished plan, MLflow's experiment id and an empty folder for files -> what is shown.
@@ -48,6 +51,7 @@ def find_grid_run(
         "kind": "grid",
         "grid": plan.experiment.grid,
         "protocol": experiment.protocol.label,
+        **source_tags(),
         NOTE: f"{experiment.description}\n\nThe result stands here when every cell is done.",
     }
     run = client.create_run(
@@ -79,9 +83,16 @@ def _grid_runs(client: MlflowClient, experiment_id: str, plan: Plan) -> list[Run
     return sorted(found, key=lambda run: (run.info.start_time, run.info.run_id))
 
 
-def present(client: MlflowClient, run_id: str, result: Result) -> None:
-    """Make the result the run's description, its files the artifacts, and set its tags."""
+def present(client: MlflowClient, run_id: str, result: Result, when: int) -> None:
+    """Make the result the run's description, its files the artifacts, and set its tags and
+    metrics.
+
+    Args:
+        when: milliseconds since 1970, the same whenever it is sent: MLflow then keeps one value.
+    """
     for name, value in {**result.tags, NOTE: result.text}.items():
         client.set_tag(run_id, name, value)
+    for name, number in result.metrics.items():
+        client.log_metric(run_id, name, number, timestamp=when, step=0)
     for file in result.files:
         client.log_artifact(run_id, str(file), RESULT)

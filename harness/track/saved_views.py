@@ -19,14 +19,15 @@ WORKFLOW = "workflowType=machine_learning"
 
 # Column of the table of cells -> width in pixels; together they fill a window of 1400 pixels.
 COLUMNS = {
-    "attributes.`Run Name`": 250,
-    "runDateAndNestInfo": 130,
-    "metrics.`test_accuracy`": 125,
-    "tags.`student`": 130,
-    "tags.`method`": 130,
-    "tags.`stage`": 110,
-    "tags.`seed`": 75,
-    "tags.`selected_epoch`": 120,
+    "attributes.`Run Name`": 225,
+    "runDateAndNestInfo": 120,
+    "metrics.`test_accuracy`": 120,
+    "metrics.`test_ncm`": 95,
+    "tags.`student`": 110,
+    "tags.`method`": 110,
+    "tags.`stage`": 95,
+    "tags.`seed`": 70,
+    "tags.`selected_epoch`": 115,
 }
 # Beside them where the experiment has tasks.
 TASK_COLUMNS = {"tags.`overlap`": 75, "tags.`shots`": 75}

@@ -10,17 +10,25 @@ from __future__ import annotations
 import hashlib
 import sys
 import tempfile
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.canonical import canonical, flatten
-from harness.measures import TEST_ACCURACY, logged_name
-from harness.methods import IMPORTED, stage_of
+from harness.measures import NCM, TEST_ACCURACY, TEST_NCM, logged_name
+from harness.methods import IMPORTED, find, stage_of
 from harness.networks import PIXELS
 from harness.plan import TEACHER, Entry, Plan, role
 from harness.store import CellDir, Store
 from harness.track import compare, sent
-from harness.track.client import PARENT, Connection, log_params, param_name
+from harness.track.client import (
+    GIT_COMMIT,
+    PARENT,
+    Connection,
+    log_params,
+    mlflow_name,
+    source_tags,
+)
 from harness.track.environment import DEFAULT_URI
 from harness.track.grid_run import Page, find_grid_run, present
 from harness.track.registry import WEIGHTS, register
@@ -131,9 +139,15 @@ class Tracker:
         if int(shown) <= len(self.plan.cells):
             with tempfile.TemporaryDirectory() as folder:
                 result = page(self.plan, self.server.experiment_id, Path(folder))
-                present(client, self._parent_id, result)
+                present(client, self._parent_id, result, self._ended)
             client.set_tag(self._parent_id, N_CELLS, str(len(self.plan.cells)))
         sent.mark(self.store.root / sent.FILE, self.key, parent=self._parent_id, cells=self._cells)
+
+    @property
+    def _ended(self) -> int:
+        """When the last cell did, in milliseconds since 1970."""
+        events = (self.store.directory(f).events() for f in self.plan.cells)
+        return max(int(found[-1]["time"] * 1000) for found in events if found)
 
     @property
     def is_presented(self) -> bool:
@@ -160,7 +174,7 @@ class Tracker:
             self._say_where_it_was(client)
         resolved = self.plan.experiment.model_dump(mode="json")
         # The params come last: without them it is new, or who made it was killed.
-        if {param_name(key) for key in flatten(resolved)} - run.data.params.keys():
+        if {mlflow_name(key) for key in flatten(resolved)} - run.data.params.keys():
             client.log_dict(run_id, resolved, "experiment.resolved.json")
             first = next(iter(self.plan.cells.values()))
             whole = {k: v for k, v in first.spec["data"].items() if k != "view"}
@@ -221,6 +235,8 @@ class Tracker:
         if starts:
             for key in ("commit", "dirty", "device"):
                 client.set_tag(run_id, key, str(starts[-1][key]))
+            if starts[-1]["commit"]:
+                client.set_tag(run_id, GIT_COMMIT, str(starts[-1]["commit"]))
             client.set_tag(run_id, "attempts", str(len(starts)))
         if status == "FAILED":
             client.set_tag(run_id, "error", events[-1]["error"][:5000])
@@ -256,6 +272,8 @@ class Tracker:
                 PARENT: self._parent_id,
                 "fingerprint": fingerprint,
                 "started": started,
+                "started_at": datetime.fromtimestamp(float(started), UTC).isoformat(" ", "seconds"),
+                **source_tags(),
             },
         )
         return run.info.run_id
@@ -272,7 +290,10 @@ class Tracker:
 
     def _describe(self, client: MlflowClient, run_id: str, fingerprint: str) -> None:
         """Tags, parameters, data set and resolved spec: what never changes for a cell."""
-        cell, entry = self.plan.cells[fingerprint], self.plan.entries_of(fingerprint)[0]
+        cell, entries = self.plan.cells[fingerprint], self.plan.entries_of(fingerprint)
+        # Where a plain student is the teacher's very training, its run is found as both: by its
+        # tags as the student, by `roles` as the teacher.
+        entry = next((e for e in entries if e.stage != TEACHER), entries[0])
         for key, value in self._tags(entry).items():
             client.set_tag(run_id, key, value)
         log_params(client, run_id, flatten(cell.spec))
@@ -306,6 +327,9 @@ class Tracker:
             "method": entry.method,
             "protocol": self.plan.experiment.protocol.label,
             "seed": str(entry.seed),
+            "result": self.plan.experiment.protocol.main_result(
+                self.plan.cells[entry.fingerprint].result
+            ),
             "best_on_test": BEST_ON_TEST_NOTE,
             **{name: str(value) for name, value in dimensions.items()},
         }
@@ -313,7 +337,9 @@ class Tracker:
     def _log_results(
         self, client: MlflowClient, run_id: str, fingerprint: str, events: list[dict[str, Any]]
     ) -> None:
-        """The three accuracies of the cell, and the one its protocol reports, without suffix."""
+        """The three accuracies of the cell, and the one its protocol reports, without suffix. The
+        final one of a method, or the teacher's, is `test_accuracy`: that of a number of the table,
+        whatever the method."""
         from mlflow.entities import Metric
 
         directory = self.store.directory(fingerprint)
@@ -322,7 +348,8 @@ class Tracker:
         protocol = self.plan.experiment.protocol
         reported, results = protocol.reported, manifest["results"]
         metrics = []
-        stages = {e.stage for e in self.plan.entries_of(fingerprint)}
+        entries = self.plan.entries_of(fingerprint)
+        stages = {e.stage for e in entries}
         for stage in sorted(stages):
             for result, values in results.items():
                 name = logged_name(stage, result)
@@ -331,10 +358,13 @@ class Tracker:
                     Metric(f"{name}_{form}", value, when, manifest["epochs"])
                     for form, value in values.items()
                 ]
-        shown = results.get(protocol.main_result(self.plan.cells[fingerprint].result))
-        if shown:
+        result = self.plan.cells[fingerprint].result
+        shown = results.get(protocol.main_result(result))
+        is_final = any(e.stage == TEACHER or e.stage == find(e.method).final.name for e in entries)
+        if shown and (is_final or result == NCM):
+            name = TEST_NCM if result == NCM else TEST_ACCURACY
             column = round(shown[reported], 4)  # as the tables show it
-            metrics.append(Metric(TEST_ACCURACY, column, when, manifest["epochs"]))
+            metrics.append(Metric(name, column, when, manifest["epochs"]))
         client.log_batch(run_id, metrics=metrics)
         client.set_tag(run_id, "selected_epoch", str(manifest["selected_epoch"]))
         client.log_artifact(run_id, str(directory / "model.pt"), WEIGHTS)

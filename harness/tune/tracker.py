@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.canonical import flatten
 from harness.store import Store
-from harness.track.client import PARENT, Connection, children, log_params
+from harness.track.client import PARENT, Connection, children, log_params, source_tags
 from harness.track.grid_run import NOTE
 from harness.tune.tuning_file import Params, Tuning
 
@@ -138,6 +138,7 @@ class TuneTracker:
             "started": started,
             **({} if task is None else {k: str(v) for k, v in task.dimensions.items()}),
             NOTE: self.tuning.settings.description,
+            **source_tags(),
         }
         return client.create_run(self.server.experiment_id, run_name=f"study {name}", tags=tags)
 
@@ -187,6 +188,7 @@ class TuneTracker:
                     PARENT: self._parents[trial.method],
                     "kind": "trial",
                     "trial": str(trial.number),
+                    **source_tags(),
                     "method": trial.method,
                 },
             )
