@@ -1,13 +1,19 @@
 """The lines of a terminal say what MLflow and the tables say."""
 
+import io
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from rich.console import Console
 from training import tiny
 
 from harness.execute.scheduler import begin
-from harness.run.display import ended_line, running_row
+from harness.run.display import LiveDisplay, Pace, ended_line, running_row
+from harness.run.session import BackgroundSync
+from harness.store import CellDir
 
 
 @pytest.mark.parametrize(
@@ -34,3 +40,67 @@ def test_the_form_is_the_one_that_the_protocol_goes_by(
     directory.finish({"results": {k: {reported: v} for k, v in values.items()}, "seconds": 1.0})
     progress.move(fingerprint, "done")
     assert shown in ended_line(progress, fingerprint)
+
+
+# -- the live table --------------------------------------------------------------------------------
+
+
+def epoch(directory: CellDir, n: int, seconds: float) -> None:
+    line: dict[str, Any] = {"loss/total": 1.0, "validation/accuracy": 0.5}
+    directory.append("epoch", epoch=n, seconds=seconds, images_per_second=1234.0, **line)
+
+
+def test_the_time_left_is_that_of_the_cells_that_are_left(tmp_path: Path) -> None:
+    """A slow teacher says nothing of what its students take; a running cell of their kind does."""
+    grid = tiny(tmp_path, "methods=[plain, kd]", "teacher={depth: 10, width: 2}")
+    progress = begin(grid.plan, grid.store)
+    pace = Pace(progress)
+    assert pace.seconds_left() is None
+    teacher, plain, kd = progress.plan.cells
+    progress.move(teacher, "running")
+    grid.store.prepare(progress.plan.cells[teacher])
+    epoch(progress.directory(teacher), 1, 30.0)
+    assert pace.seconds_left() == pytest.approx(2 * 30 + 3 * 30 + 3 * 30), "all that is known"
+    progress.directory(teacher).finish({"results": {}, "seconds": 90.0, "epochs": 3})
+    progress.move(teacher, "done")
+    for fingerprint, seconds in ((plain, 2.0), (kd, 4.0)):
+        grid.store.prepare(progress.plan.cells[fingerprint])
+        progress.move(fingerprint, "running")
+        epoch(progress.directory(fingerprint), 1, seconds)
+    assert pace.seconds_left() == pytest.approx((2 * 2.0 + 2 * 4.0) / 2), "two at once"
+    progress.move(kd, "failed")
+    assert pace.seconds_left() == pytest.approx(2 * 2.0)
+
+
+def test_the_live_table_fits_80_columns(tmp_path: Path) -> None:
+    grid = tiny(tmp_path, "methods=[{method: refilled, stage1: {tau1: 2}, stage2: {lambd: 7}}]")
+    progress = begin(grid.plan, grid.store)
+    for fingerprint, cell in progress.plan.cells.items():
+        grid.store.prepare(cell)
+        progress.move(fingerprint, "running")
+        epoch(progress.directory(fingerprint), 1, 1.0)
+    display, console = LiveDisplay(progress), Console(width=80, record=True, file=io.StringIO())
+    console.print(display.render())
+    lines = console.export_text().splitlines()
+    assert len(lines) == 2 + len(progress.plan.cells), "a line a cell"
+    assert max(map(len, lines)) <= 80 and "50.00 % validation" in lines[1] and "…" in lines[2]
+    assert "ETA" in lines[-1]
+
+
+def test_a_long_end_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    class Slow:
+        server = SimpleNamespace(place="http://x", heard=time.monotonic() + 99, is_open=True)
+        remedy = "it"
+
+        def connect(self) -> None: ...
+        def sync(self) -> int:
+            return 0
+
+        def close(self, finished: bool) -> None: ...
+
+    for seconds, said in ((1.5, "sending to MLflow at http://x ..\n"), (0.0, "")):
+        tracker: Any = Slow()
+        sync = BackgroundSync(tracker)
+        sync.start()
+        sync.finish(lambda seconds=seconds: time.sleep(seconds))  # type: ignore[misc]
+        assert capsys.readouterr().out == said

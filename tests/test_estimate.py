@@ -9,10 +9,12 @@ from harness.canonical import canonical
 from harness.data import load
 from harness.errors import UserError
 from harness.plan import make_plan
-from harness.run.estimate import Speed, estimate, fit_budget, measure_networks
+from harness.run.estimate import Speed, estimate, fit_budget, measure_networks, start_seconds
+from harness.run.inspect import print_plan
 from harness.spec.experiment import Experiment
 from harness.spec.file import parse
 from harness.store import Store
+from harness.train.device import describe, resolve_device
 
 
 def experiment(**fields: Any) -> Experiment:
@@ -37,6 +39,25 @@ def experiment(**fields: Any) -> Experiment:
 def speeds(e: Experiment) -> dict[str, Speed]:
     teacher, student = (canonical(n.model_dump(mode="json")) for n in (e.teacher, e.students[0]))
     return {teacher: Speed(2.0, 1.0, 1000, 10), student: Speed(0.5, 0.1, 100, 5)}
+
+
+def test_the_start_counts() -> None:
+    """Of a grid of short cells it is most of the time."""
+    assert start_seconds(0, 2, 1.5) == 3.0
+    assert start_seconds(20, 2, 0.0) == start_seconds(10, 1, 0.0) > 1
+
+
+def test_the_plan_names_the_device_and_counts_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import harness.run.estimate as measured
+
+    monkeypatch.setattr(measured, "measure_networks", lambda *_: speeds(experiment()))
+    monkeypatch.setattr(measured, "start_seconds", lambda n, jobs, imported: 7200.0 * n)
+    print_plan(experiment(seeds=[0]), tmp_path, 2, "auto", None, measure=True)
+    last = capsys.readouterr().out.splitlines()[-1]
+    expected = describe(resolve_device("auto"))
+    assert last.startswith("about 10 h 0") and f" with 2 jobs on {expected}, " in last
 
 
 def test_seconds_of_each_kind(tmp_path: Path) -> None:

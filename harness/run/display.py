@@ -9,9 +9,10 @@ from typing import Any, Protocol
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
+from harness.canonical import canonical
 from harness.execute.scheduler import ENDED, Progress
 from harness.measures import logged_name, newest, on
 from harness.methods import n_epochs
@@ -27,19 +28,45 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def epochs_left(progress: Progress) -> tuple[float, float]:
-    """(done in this run, to do) in epochs of all cells, running ones counted in part."""
-    done = total = 0.0
-    for fingerprint, cell in progress.plan.cells.items():
-        state, epochs = progress.state[fingerprint], n_epochs(cell.kind, cell.spec)
-        if state in ("failed", "skipped") or fingerprint in progress.cached_cells:
-            continue
-        total += epochs
-        if state == "done":
-            done += epochs
-        elif state == "running":
-            done += len(progress.directory(fingerprint).epochs())
-    return done, total - done
+class Pace:
+    """How long the cells that are left will take, by what an epoch of their kind and network took
+    so far, in this run: cells differ, and the first ones are teachers."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._seen: dict[str, tuple[float, int]] = {}  # of cells that ended: seconds, epochs
+
+    def seconds_left(self) -> float | None:
+        """Of wall time, if as many cells run as now; None before anything is known."""
+        progress = self._progress
+        left: dict[str, int] = {}
+        known: dict[str, tuple[float, int]] = {}
+        for fingerprint, cell in progress.plan.cells.items():
+            state = progress.state[fingerprint]
+            if state in ("failed", "skipped", "paused") or fingerprint in progress.cached_cells:
+                continue
+            group = f"{cell.kind} {canonical(cell.spec['network'])}"
+            if state == "done":
+                seconds, n = self._ended(fingerprint)
+            else:
+                lines = progress.directory(fingerprint).epochs() if state == "running" else []
+                seconds, n = sum(line["seconds"] for line in lines), len(lines)
+                left[group] = left.get(group, 0) + n_epochs(cell.kind, cell.spec) - n
+            before = known.get(group, (0.0, 0))
+            known[group] = before[0] + seconds, before[1] + n
+        total, epochs = (sum(column) for column in zip((0.0, 0), *known.values(), strict=True))
+        if not epochs:
+            return None
+        mean = total / epochs  # of what nothing is known of
+        rates = {group: s / n for group, (s, n) in known.items() if n}
+        jobs = max(1, progress.count("running"))
+        return sum(n * rates.get(group, mean) for group, n in left.items()) / jobs
+
+    def _ended(self, fingerprint: str) -> tuple[float, int]:
+        if fingerprint not in self._seen:
+            manifest = self._progress.directory(fingerprint).manifest
+            self._seen[fingerprint] = manifest["seconds"], manifest["epochs"]
+        return self._seen[fingerprint]
 
 
 def ended_line(progress: Progress, fingerprint: str) -> str:
@@ -88,7 +115,7 @@ class LiveDisplay:
     """Running cells with epoch, metric and time left; ended ones scroll away above."""
 
     def __init__(self, progress: Progress) -> None:
-        self.progress = progress
+        self.progress, self.pace = progress, Pace(progress)
         self.live = Live(self.render(), console=Console(), refresh_per_second=4, transient=True)
 
     def __enter__(self) -> LiveDisplay:
@@ -105,16 +132,19 @@ class LiveDisplay:
 
     def render(self) -> Group:
         progress = self.progress
-        table = Table("cell", "epoch", "accuracy", "loss", "images/s", "ETA", box=None)
+        name = Column("cell", no_wrap=True, overflow="ellipsis", ratio=1)
+        others = [
+            Column(head, no_wrap=True) for head in ("epoch", "accuracy", "loss", "img/s", "ETA")
+        ]
+        table = Table(name, *others, box=None, pad_edge=False, expand=True)
         for fingerprint in progress.cells_in("running"):
             table.add_row(*running_row(progress, fingerprint))
-        done, left = epochs_left(progress)
-        elapsed = time.monotonic() - progress.started
-        eta = f", ETA {duration(elapsed / done * left)}" if done else ""
+        elapsed, left = time.monotonic() - progress.started, self.pace.seconds_left()
+        eta = "" if left is None else f", ETA {duration(left)}"
         states = "done", "running", "waiting", "elsewhere", "failed", "skipped"
         counts = ", ".join(f"{n} {s}" for s in states if (n := progress.count(s)))
-        name = progress.plan.experiment.name
-        return Group(table, Text(f"{name}: {counts}; {duration(elapsed)}{eta}", style="bold"))
+        line = f"{progress.plan.experiment.name}: {counts}; {duration(elapsed)}{eta}"
+        return Group(table, Text(line, style="bold", no_wrap=True, overflow="ellipsis"))
 
 
 def running_row(progress: Progress, fingerprint: str) -> list[str]:

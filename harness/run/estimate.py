@@ -29,6 +29,7 @@ from harness.train.evaluate import autocast
 
 MEASURED_STEPS = 3
 FLOAT = 4  # bytes
+CELL_SECONDS = 0.3  # loading, checkpoints, manifest, MLflow; of the digits' cells
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,16 @@ class Cost:
 
     def wall_seconds(self, jobs: int) -> float:
         return sum(self.seconds.values()) / jobs
+
+
+def start_seconds(n_cells: int, jobs: int, imported: float) -> float:
+    """Of a run, what is neither training nor evaluation: the workers' start, which imports what
+    this process has just imported, twice over, and what stands around each cell.
+
+    Args:
+        imported: seconds that importing torch took here.
+    """
+    return 2 * imported + CELL_SECONDS * n_cells / jobs
 
 
 def measure_networks(

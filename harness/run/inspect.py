@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from pathlib import Path
 
 from rich.console import Console
@@ -78,12 +79,16 @@ def print_plan(
         f"{len(plan.cells) - n_done} to train ({epochs[False]} epochs)"
     )
     if measure and n_done < len(plan.cells):
-        from harness.run.estimate import estimate, measure_networks
+        started = time.perf_counter()
+        from harness.run.estimate import estimate, measure_networks, start_seconds
+        from harness.train.device import describe, resolve_device
 
+        imported = time.perf_counter() - started
         speeds = measure_networks(experiment, dataset, device, threads_for(jobs))
         needs = estimate(plan, Store(root), dataset, speeds, teacher_cache)
+        seconds = needs.wall_seconds(jobs) + start_seconds(len(needs.seconds), jobs, imported)
         print(
-            f"about {duration(needs.wall_seconds(jobs))} with {jobs} jobs on {device}, "
+            f"about {duration(seconds)} with {jobs} jobs on {describe(resolve_device(device))}, "
             f"{needs.finished_bytes / 1e6:.0f} MB of weights, "
             f"{needs.answer_bytes / 1e6:.0f} MB of teachers' answers, and up to "
             f"{jobs * needs.peak_bytes / 1e6:.0f} MB of checkpoints while it runs"

@@ -31,6 +31,7 @@ GOES_ON = {
     CTRL_C: "interrupted; the same command goes on from the last epochs.",
 }
 SYNC_SECONDS, RETRY_SECONDS, SILENCE_SECONDS = 2.0, 20.0, 120.0
+SAID_SECONDS = 1.0  # after which a user wonders what it waits for
 LAST_TRIES = 6  # with 1, 2, .. 5 seconds between them
 START_SECONDS = 30.0  # training waits so long for MLflow's first answer, yes or no
 
@@ -216,9 +217,12 @@ class BackgroundSync(threading.Thread):
         MLflow has not answered anything for `silence` seconds, or the user stops twice."""
         self._last = last
         self._stop_now.set()
-        started = time.monotonic()
+        started, is_said = time.monotonic(), False
         while self.is_alive():
             self.join(0.2)
+            if not is_said and time.monotonic() - started > SAID_SECONDS:
+                print(f"sending to MLflow at {self.tracker.server.place} ..", flush=True)
+                is_said = True
             if stops is not None and stops.n > 1:
                 print(behind(self.tracker, "stopped before the end"), file=sys.stderr)
                 return
