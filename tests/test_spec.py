@@ -61,6 +61,24 @@ def test_digits_file() -> None:
     assert experiment.protocol.label == "strict"
 
 
+TUNED = ROOT / "experiments/fashion-shots.tuned.yaml"
+
+
+def test_a_part_of_a_tuned_file_keeps_its_settings() -> None:
+    """What `--set` leaves out takes its tuned settings along; what it adds wrongly is an error."""
+    whole = read(TUNED)
+    part = read(TUNED, ["methods=[plain@both, refilled]", "tasks.shots=[5]"])
+    assert whole.tuned and part.tuned and list(part.tuned) == ["plain@both", "refilled"]
+    for method, tuned in part.tuned.items():
+        assert [own.shots for own in tuned.tasks] == [5]
+        assert tuned.tasks[0] == whole.tuned[method].tasks[0]
+    swept = read(TUNED, ["methods=[{method: kd, epochs: both, kd: {temperature: 2}}]"])
+    assert swept.tuned and list(swept.tuned) == ["kd@both"]
+    assert {*(read(TUNED, ["seeds=[7]"]).tuned or ())} == {*whole.tuned}
+    with pytest.raises(UserError, match=r"tuned\.kd: not among methods"):
+        read(TUNED, ["tuned.kd={settings: {}}"])
+
+
 def test_shared_network_reaches_teacher_and_students(raw: dict[str, Any]) -> None:
     experiment = parse(raw)
     networks = [experiment.teacher, *experiment.students]

@@ -190,7 +190,7 @@ class ExperimentFields(Frozen):
     @model_validator(mode="after")
     def _tuned_fits(self) -> Self:
         for method in self.tuned or {}:
-            if method not in self.methods:
+            if not {method} & {*self.methods, *(split(name)[0] for name in self.methods)}:
                 raise ValueError(f"tuned.{method}: not among methods; add it there or drop it here")
             found = [] if self.tuned is None else self.tuned[method].tasks
             for task in (None, *(own.task for own in found)):

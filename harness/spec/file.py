@@ -21,13 +21,15 @@ from harness.data.options import as_number
 from harness.errors import UserError, first_error, nearest
 from harness.methods import SECTIONS
 from harness.methods.base import Method, Schedule
-from harness.methods.variants import expanded
+from harness.methods.variants import expanded, split
 from harness.networks import NETWORKS
 from harness.spec.claims import published_of
 from harness.spec.experiment import Experiment
 from harness.spec.plain_yaml import NotYaml, from_yaml
 from harness.spec.protocol import PRESETS
 from harness.spec.published import read_published
+from harness.spec.tasks import Tasks
+from harness.spec.tuned import TaskTuned
 
 REGISTERED = "models:"  # begins the name of a teacher in MLflow's model registry
 Raw = dict[str, Any]
@@ -221,6 +223,24 @@ def with_class_order(raw: Raw, folder: Path) -> Raw:
     return {**raw, "tasks": {**tasks, "order": found["order"]}}
 
 
+def _without_left_out(raw: Raw, in_file: Raw) -> Raw:
+    """Without those of the file's tuned settings whose methods and tasks `--set` has left out."""
+    tuned, names = raw.get("tuned"), raw.get("methods", [*methods.DEFAULT])
+    if tuned != in_file.get("tuned") or not (isinstance(tuned, dict) and isinstance(names, list)):
+        return raw
+    with contextlib.suppress(ValueError):  # a wrong field is named when all are read
+        used = {methods.named(str(name)).name for item in names for name, _ in expanded(item)}
+        used |= {split(name)[0] for name in used}  # of which `kd(kd.temperature=8)` is one
+        tasks = Tasks.model_validate(raw["tasks"]).all if raw.get("tasks") else []
+        kept = {}
+        for name, own in tuned.items():
+            if name in used:
+                entries = [e for e in own.get("tasks", ()) if TaskTuned(**e).task in tasks]
+                kept[name] = {**own, "tasks": entries} if "tasks" in own else own
+        return {**raw, "tuned": kept}
+    return raw
+
+
 def _check_sections(raw: Raw, assignments: list[str], used: list[Method]) -> None:
     """
     Raises:
@@ -264,6 +284,8 @@ def read(
     if "experiment" in raw and "dataset" not in raw:
         raise UserError(f"{path}: a tuning file, no experiment; use `harness tune {path}`")
     changed = with_class_order(override(raw, assignments or []), path.parent)
+    if assignments:
+        changed = _without_left_out(changed, raw)
     experiment = parse(resolve(changed), str(path))
     _check_sections(raw, assignments or [], [*experiment.used, *map(methods.find, also)])
     published = []
