@@ -118,11 +118,21 @@ def shares(store: Store, wall: float, jobs: int) -> dict[str, float]:
 
 def same_numbers(ours: Store, theirs: Store) -> dict[str, int]:
     """Of the finished cells of two stores: those in both whose numbers are `equal`, those whose
-    are not (`different`), and those in one store only (`alone`)."""
+    are not (`different`), and those in one store only (`alone`). What only one of two commits
+    measures in an epoch is no difference."""
     a, b = ({d.path.name: d for d in store.all() if d.is_done} for store in (ours, theirs))
-    equal = sum(numbers(a[name]) == numbers(b[name]) for name in a.keys() & b.keys())
+    equal = sum(_agree(numbers(a[name]), numbers(b[name])) for name in a.keys() & b.keys())
     shared = len(a.keys() & b.keys())
     return {"equal": equal, "different": shared - equal, "alone": len(a.keys() ^ b.keys())}
+
+
+def _agree(ours: dict[str, Any], theirs: dict[str, Any]) -> bool:
+    pairs = list(zip(ours["epochs"], theirs["epochs"], strict=False))
+    return (
+        ours["results"] == theirs["results"]
+        and len(ours["epochs"]) == len(theirs["epochs"])
+        and all(x[key] == y[key] for x, y in pairs for key in x.keys() & y.keys())
+    )
 
 
 def numbers(directory: CellDir) -> dict[str, Any]:

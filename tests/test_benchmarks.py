@@ -362,6 +362,9 @@ def test_numbers_of_two_stores_are_compared(finished: Path, finished_copy: Path)
     first["seconds"] += 1
     write()
     assert grid.same_numbers(ours, theirs)["different"] == 0, "time is no number of a result"
+    first["validation/new"] = 1.0
+    write()
+    assert grid.same_numbers(ours, theirs)["different"] == 0, "one of them does not measure it"
     first["loss/total"] *= 1 + 1e-15
     write()
     assert grid.same_numbers(ours, theirs) == {"equal": n - 1, "different": 1, "alone": 0}
