@@ -54,7 +54,9 @@ def measured_on(kept: Record) -> str:
     commit = m["commit"][:7] if m["commit"] else "unknown"
     changed = " and changes that were not committed" if m["dirty"] else ""
     setting = ", ".join(
-        f"{k} {' '.join(v) if isinstance(v, list) else v}" for k, v in kept["setting"].items()
+        f"{k} {' '.join(v) if isinstance(v, list) else v}"
+        for k, v in kept["setting"].items()
+        if v != []
     )
     return (
         f"{kept['date']}, {m['device']}, {m['processor']}, {m['threads']} threads, "

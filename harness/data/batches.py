@@ -46,7 +46,7 @@ def chunk_size(device: torch.device, height: int, width: int) -> int:
     """How many images to look at in one go where nothing but time depends on it. On a CPU, as many
     as leave the activations in its caches: of 32 x 32 images 32 (docs/performance.md has what that
     saves); of fewer pixels more, as a call has its cost, too, but not so many that each call asks
-    the system for its memory anew (of 8 x 8 images, 512 at once take 1.15 times as long as 256)."""
+    the system for its memory anew."""
     if device.type != "cpu":
         return 512 if height * width <= 64 * 64 else 128
     return min(max(16, 2**15 // (height * width)), 256)

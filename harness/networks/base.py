@@ -14,8 +14,8 @@ class Network(nn.Module):
     its `feature_maps`.
 
     A subclass writes its body once, as `feature_maps` and `pool`; everything else follows. What a
-    body has made itself and needs no more it overwrites (an evaluation on a CPU takes 0.85 of the
-    time, with the same bits), but never its input nor a map that it has given away.
+    body has made itself and needs no more it overwrites (less memory to go through, the
+    same bits), but never its input nor a map that it has given away.
     """
 
     fc: nn.Linear

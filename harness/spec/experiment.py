@@ -119,9 +119,11 @@ class ExperimentFields(Frozen):
         dumped: dict[str, Any] = handler(self)
         for field in methods.unused_sections(self.used):
             dumped.pop(field, None)
-        for field in ("tasks", "tuned", "teacher_source", "claims", "labels"):
-            if dumped.get(field, 0) in (None, (), [], {}):
+        for field in ("tasks", "tuned", "teacher_source", "claims"):
+            if dumped.get(field, 0) in (None, (), []):
                 del dumped[field]
+        if not dumped.get("labels"):
+            dumped.pop("labels", None)
         return dumped
 
     @property
