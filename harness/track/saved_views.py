@@ -19,8 +19,8 @@ WORKFLOW = "workflowType=machine_learning"
 
 # Column of the table of cells -> width in pixels; together they fill a window of 1400 pixels.
 COLUMNS = {
-    "attributes.`Run Name`": 225,
-    "runDateAndNestInfo": 120,
+    "attributes.`Run Name`": 215,
+    "runDateAndNestInfo": 132,
     "metrics.`test_accuracy`": 120,
     "metrics.`test_ncm`": 95,
     "tags.`student`": 110,
