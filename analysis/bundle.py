@@ -107,6 +107,10 @@ class Bundle:
     def name(self) -> str:
         return str(self.experiment["name"])
 
+    def command_of(self, *words: str) -> list[str]:
+        """Another command of the same experiment and overrides: "harness WORDS FILE --set .."."""
+        return ["harness", *words, *shlex.split(self.command)[2:]]
+
     @property
     def tasks(self) -> Tasks | None:
         """What its students learn; None where they all learn everything."""
@@ -187,6 +191,15 @@ def export(plan: Plan, root: Path, file: Path, assignments: list[str]) -> str:
         "class_names": list(class_names) if 0 < len(class_names) <= MOST_NAMES else None,
     }
     return "\n".join([canonical(header), *lines]) + "\n"
+
+
+def trained(plan: Plan, root: Path, file: Path, assignments: list[str]) -> Bundle:
+    """The bundle of a plan's cells in a store; nothing is written.
+
+    Raises:
+        UserError: as `export`.
+    """
+    return read_bundle(bundle_path(plan), export(plan, root, file, assignments))
 
 
 def curves_of(directory: CellDir) -> Curves:

@@ -8,7 +8,7 @@ import shlex
 from pathlib import Path
 
 from analysis import methods_page, quirks
-from analysis.bundle import RESULTS, bundle_path, export, read_bundle
+from analysis.bundle import RESULTS, bundle_path, export, read_bundle, trained
 from analysis.readme import DOCS, README, has_markers, replace_between_markers
 from analysis.tables import compact
 from analysis.tables.csv_and_latex import csv_text, tex_text
@@ -16,6 +16,7 @@ from analysis.tables.markdown import markdown
 from analysis.tables.runs import runs_markdown
 from analysis.tables.text import for_terminal, terminal_width
 from harness.errors import UserError
+from harness.names import program
 from harness.plan import Plan
 
 FIGURES = DOCS / "figures"
@@ -103,15 +104,20 @@ def make_tables(
     return 0
 
 
-def print_result(plan: Plan, file: Path, store: Path, assignments: list[str]) -> None:
-    """What `harness run` ends with: the final accuracies, and what to call next."""
-    bundle = read_bundle(bundle_path(plan), export(plan, store, file, assignments))
+def print_result(
+    plan: Plan, file: Path, store: Path, assignments: list[str], options: list[str]
+) -> None:
+    """What `harness run` ends with: the final accuracies, and what to call next.
+
+    Args:
+        options: of the command, that the next ones need, too.
+    """
+    bundle = trained(plan, store, file, assignments)
     print(f"\n{for_terminal(compact.result_markdown(bundle), terminal_width())}\n")
-    sets = "".join(f" --set {shlex.quote(a)}" for a in assignments)
-    more = "" if store == Path("runs") else f" --store {shlex.quote(str(store))}"
     for command, what in NEXT.items():
-        print(f"  harness {command} {shlex.quote(str(file))}{sets}{more}  # {what}")
-    print("  harness ui  # every run in MLflow")
+        words = [program(), *bundle.command_of(*command.split())[1:], *options]
+        print(f"  {shlex.join(words)}  # {what}")
+    print(f"  {program()} ui  # every run in MLflow")
 
 
 def check_owner(path: Path, text: str, other: str | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from analysis.tables.caption import caption
 from analysis.tables.comparisons import counted, verdicts_markdown
 from analysis.tables.csv_and_latex import csv_text, tex_text
 from analysis.tables.markdown import table_markdown
-from analysis.tables.rows import Column, Row, cell_estimate, columns_of, rows_of
+from analysis.tables.rows import Column, Row, cell_estimate, columns_of, final_rows
 from analysis.tables.runs import runs_markdown
 from analysis.verdicts import Verdict, verdicts_of
 from harness.methods import SUPERVISED, find
@@ -89,14 +90,9 @@ def metrics_of(bundle: Bundle) -> dict[str, float]:
     """ "mean/kd wrn-10-1" and "half_width/kd wrn-10-1": each final number of the table, a fraction,
     with half its 95 % t-interval."""
     found: dict[str, float] = {}
-    for row in rows_of(bundle):
-        if not (row.is_final or row.stage == TEACHER):
-            continue
-        for column in columns_of(bundle):
-            mean = cell_estimate(bundle, row, column)
-            if mean is None:
-                continue
-            name = mlflow_name(f"{row.method} {column.part(row)}".strip())
+    for row, column in itertools.product(final_rows(bundle), columns_of(bundle)):
+        name = mlflow_name(f"{row.method} {column.part(row)}".strip())
+        if mean := cell_estimate(bundle, row, column):
             found[f"mean/{name}"] = mean.mean
             if mean.half_width is not None:
                 found[f"half_width/{name}"] = mean.half_width

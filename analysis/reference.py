@@ -21,7 +21,7 @@ from harness.canonical import flatten
 
 Agreement = Literal["equal", "agrees", "differs", "one run"]
 # Of an experiment: lists that may be shorter here, and what changes no number.
-FREE = {"seeds", "students", "methods", "claims", "description", "published"}
+FREE = {"seeds", "students", "methods", "claims", "description", "labels", "published"}
 
 LONGEST = 40  # characters of a setting in a message
 

@@ -71,6 +71,16 @@ def p_above(values: Sequence[float], bound: float) -> float:
     return float(stdtr(len(values) - 1, -t))
 
 
+def has_spread(values: Sequence[float]) -> bool:
+    """Whether a t-test of them says anything."""
+    return len(values) > 1 and deviation(values) > 0
+
+
+def p_differs(values: Sequence[float]) -> float:
+    """p of the two-sided t-test that the mean of n >= 2 values is not 0."""
+    return 2 * min(p_above(values, 0), p_above([-v for v in values], 0))
+
+
 def p_within(values: Sequence[float], margin: float) -> float:
     """p of the test that the mean is within (-margin, margin), by two one-sided t-tests
     (Schuirmann, J. Pharmacokinet. Biopharm. 15, 1987)."""

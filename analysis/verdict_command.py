@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from analysis.bundle import Bundle, bundle_path, export, read_bundle, unfinished_said
+from analysis.bundle import Bundle, bundle_path, read_bundle, trained, unfinished_said
 from analysis.reference import compare
 from analysis.tables.comparisons import comparison_markdown, verdicts_markdown
 from analysis.tables.text import for_terminal, terminal_width
@@ -25,7 +25,7 @@ def print_verdicts(plan: Plan, file: Path, root: Path, assignments: list[str]) -
     reference = read_bundle(path) if path.exists() else None
     unfinished = unfinished_said(plan, root)
     if not unfinished:
-        yours = read_bundle(path, export(plan, root, file, assignments))
+        yours = trained(plan, root, file, assignments)
         if reference is None:
             print(f"no reference {path} to compare with; `harness tables {file}` makes one")
         status = _print_comparison(yours, reference) if reference else 0

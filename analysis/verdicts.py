@@ -15,6 +15,7 @@ from analysis.statistics import (
     Estimate,
     deviation,
     estimate,
+    has_spread,
     holm,
     p_above,
     p_within,
@@ -110,7 +111,7 @@ class _Comparison:
 
     @property
     def has_spread(self) -> bool:
-        return len(self.values) > 1 and deviation(self.values) > 0
+        return has_spread(self.values)
 
     @property
     def p_for(self) -> float:

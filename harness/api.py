@@ -7,6 +7,7 @@ harness.compare(frame, METHOD, BASELINE)
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
@@ -97,7 +98,7 @@ def compare(frame: pd.DataFrame, method: str, baseline: str) -> pd.DataFrame:
     """
     import pandas as pd
 
-    from analysis.statistics import deviation, estimate, p_above
+    from analysis.statistics import estimate, has_spread, p_differs
 
     sides = []
     for name in (method, baseline):
@@ -113,25 +114,22 @@ def compare(frame: pd.DataFrame, method: str, baseline: str) -> pd.DataFrame:
     how = {"on": on} if on else {"how": "cross"}
     both = left.merge(right, suffixes=("", "_baseline"), **how)
     both["difference"] = both.accuracy - both.accuracy_baseline
-    lines = []
-    for key, group in both.groupby([k for k in TASK if k in both], dropna=False, sort=False):
+    lines, columns = [], [name for name in TASK if name in both]
+    for key, group in both.groupby(columns, dropna=False, sort=False):
         values = group.difference.tolist()
         found = estimate(values)
         assert found is not None
-        has_spread = len(values) > 1 and deviation(values) > 0
-        p = 2 * min(p_above(values, 0), p_above([-v for v in values], 0)) if has_spread else None
-        half = found.half_width if has_spread else None
-        lines.append(
-            dict(zip([k for k in TASK if k in both], key, strict=True))
-            | {"n": found.n, "difference": found.mean}
-            | {"low": None if half is None else found.mean - half}
-            | {"high": None if half is None else found.mean + half, "p": p}
-        )
-    return pd.DataFrame(lines).astype(dict.fromkeys(("low", "high", "p"), float))
+        line = {**dict(zip(columns, key, strict=True)), "n": found.n, "difference": found.mean}
+        low = high = p = math.nan
+        if found.half_width is not None and has_spread(values):
+            low, high = found.mean - found.half_width, found.mean + found.half_width
+            p = p_differs(values)
+        lines.append({**line, "low": low, "high": high, "p": p})
+    return pd.DataFrame(lines)
 
 
 def _bundle(file: Path, store: Path, changes: list[str], committed: bool) -> Bundle:
-    from analysis.bundle import RESULTS, bundle_path, export, read_bundle
+    from analysis.bundle import RESULTS, read_bundle, trained
     from harness.run.grid import plan_of
     from harness.spec.file import read
     from harness.track.registry import resolve
@@ -139,5 +137,4 @@ def _bundle(file: Path, store: Path, changes: list[str], committed: bool) -> Bun
     experiment = read(file, changes, resolve)
     if committed:  # for which the data need not be here
         return read_bundle(RESULTS / f"{experiment.name}.jsonl")
-    plan = plan_of(experiment)
-    return read_bundle(bundle_path(plan), export(plan, store, file, changes))
+    return trained(plan_of(experiment), store, file, changes)

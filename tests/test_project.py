@@ -12,6 +12,7 @@ import yaml
 from helpers import ROOT, TINY, environment, one_error_line, write_experiment
 
 from harness.cli import main
+from harness.names import program
 from harness.run import doctor
 from harness.spec.file import parse, read
 from harness.spec.schema import schema, schema_text
@@ -199,6 +200,21 @@ def test_what_is_missing_is_marked() -> None:
 def test_the_command_prints_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["schema"]) == 0
     assert json.loads(capsys.readouterr().out) == schema()
+
+
+def test_the_next_command_can_be_typed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a fresh clone `harness` is on no path."""
+    monkeypatch.setenv("PATH", str(folder))
+    for called, shown in ((".venv/bin/harness", ".venv/bin/harness"), ("x/__main__.py", "harness")):
+        monkeypatch.setattr(sys, "argv", [str(folder / called)])
+        assert program() == shown
+    monkeypatch.setattr(sys, "argv", [".venv/bin/harness"])
+    assert main(["init", "mine"]) == 0
+    assert "next: .venv/bin/harness plan experiments/mine.yaml; " in capsys.readouterr().out
+    (folder / "harness").touch(mode=0o755)
+    assert program() == "harness"
 
 
 # -- the rest --------------------------------------------------------------------------------------

@@ -100,6 +100,10 @@ def test_fewer_seeds() -> None:
 def test_only_what_both_have_is_compared() -> None:
     less = made_up({KEYS[0]: BASE}, methods=["plain"], claims=["kd > plain"], description="x")
     assert agreements(compare(less, bundle())) == ["equal"]
+    called = [
+        made_up({KEYS[0]: BASE}, methods=["plain"], labels={"plain": name}) for name in ("A", "B")
+    ]
+    assert agreements(compare(*called)) == ["equal"], "whatever a method is called"
 
 
 def test_other_settings_are_not_compared() -> None:

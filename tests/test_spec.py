@@ -77,6 +77,9 @@ def test_a_part_of_a_tuned_file_keeps_its_settings() -> None:
     assert {*(read(TUNED, ["seeds=[7]"]).tuned or ())} == {*whole.tuned}
     with pytest.raises(UserError, match=r"tuned\.kd: not among methods"):
         read(TUNED, ["tuned.kd={settings: {}}"])
+    for untuned in ("methods=[plain@both, vid]", "tasks.shots=[10]", "tasks=null"):
+        with pytest.raises(UserError, match=r"^tuned\."):
+            read(TUNED, [untuned])
 
 
 def test_shared_network_reaches_teacher_and_students(raw: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ import webbrowser
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from analysis.bundle import RESULTS, Bundle, export, read_bundle, unfinished_said
+from analysis.bundle import RESULTS, Bundle, read_bundle, trained, unfinished_said
 from analysis.figures import draw_all
 from analysis.reference import different
 from analysis.report.page import html
@@ -58,7 +58,7 @@ def _bundle(experiment: Experiment, file: Path, root: Path, assignments: list[st
     else:
         why = unfinished_said(plan, root)
         if not why:
-            return read_bundle(path, export(plan, root, file, assignments))
+            return trained(plan, root, file, assignments)
     first = f"`harness run {file}` with them first"
     bundle = read_bundle(path) if path.exists() else None
     if bundle is None or (assignments and _others(experiment, bundle)):

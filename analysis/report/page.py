@@ -125,8 +125,7 @@ def environment_of(bundle: Bundle) -> dict[str, str]:
 
 def commands_of(bundle: Bundle) -> list[str]:
     """To train the cells, to compare them with the committed numbers, and to make this page."""
-    words = shlex.split(bundle.command)  # harness run FILE [--set ..]
-    return [shlex.join(["harness", what, *words[2:]]) for what in ("run", "verdicts", "report")]
+    return [shlex.join(bundle.command_of(what)) for what in ("run", "verdicts", "report")]
 
 
 def _table(bundle: Bundle, table: Table) -> Values:

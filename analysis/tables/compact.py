@@ -16,13 +16,12 @@ from analysis.tables.rows import (
     best_rows,
     cell_estimate,
     columns_of,
-    rows_of,
+    final_rows,
     tables_of,
 )
 from analysis.tables.text import escaped, table
 from analysis.verdicts import LEVEL, OUTCOMES, Verdict, verdicts_of
 from harness.measures import SAID
-from harness.plan import TEACHER
 
 KIND = "summary"  # of marker
 
@@ -46,7 +45,7 @@ def result_markdown(bundle: Bundle) -> str:
 
 def _finals(bundle: Bundle) -> list[str]:
     """Tables of the final accuracies."""
-    rows = [row for row in rows_of(bundle) if row.is_final or row.stage == TEACHER]
+    rows = final_rows(bundle)
     parts = []
     for one in tables_of(columns_of(bundle)):
         best = {column: best_rows(bundle, column) for column in one.columns}

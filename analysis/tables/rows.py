@@ -200,6 +200,11 @@ def cell_estimate(bundle: Bundle, row: Row, column: Column) -> Estimate | None:
     return estimate([number[bundle.reported] for number in select(bundle, row, column)])
 
 
+def final_rows(bundle: Bundle) -> list[Row]:
+    """The teacher, and each method's final accuracy."""
+    return [row for row in rows_of(bundle) if row.is_final or row.stage == TEACHER]
+
+
 def percent(found: Estimate | None) -> str:
     """'98.43 ± 0.31 (3)'; a dash for what is not there."""
     return DASH if found is None else found.percent()

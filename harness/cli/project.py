@@ -40,10 +40,11 @@ def init(
     name: Annotated[str, typer.Argument(help="of the experiment: experiments/NAME.yaml")],
 ) -> None:
     """Write a commented experiment file to begin with."""
+    from harness.names import program
     from harness.spec.example import write_example
 
     path = write_example(name, Path("experiments"))
-    print(f"written: {path}\nnext: harness plan {path}; harness run {path}")
+    print(f"written: {path}\nnext: {program()} plan {path}; {program()} run {path}")
 
 
 @app.command()

@@ -2,33 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.cli.flags import RUNS
+
+if TYPE_CHECKING:
+    from harness.plan import Plan
+    from harness.spec.experiment import Experiment
+    from harness.track.grid_run import Page, Result
 
 
-def read_file(file: Path, assignments: list[str] | None):  # type: ignore[no-untyped-def]
+def read_file(file: Path, assignments: list[str] | None) -> Experiment:
     from harness.spec.file import read
     from harness.track.registry import resolve
 
     return read(file, assignments, resolve)
 
 
-def plan_of_file(file: Path, assignments: list[str] | None):  # type: ignore[no-untyped-def]
+def plan_of_file(file: Path, assignments: list[str] | None) -> Plan:
     from harness.run.grid import plan_of
 
     return plan_of(read_file(file, assignments))
 
 
-def result_of(file: Path, assignments: list[str] | None, store: Path):  # type: ignore[no-untyped-def]
-    def show(plan):  # type: ignore[no-untyped-def]
+def result_of(file: Path, assignments: list[str] | None, store: Path) -> Callable[[Plan], None]:
+    """What prints the result of a plan that has been trained."""
+
+    def show(plan: Plan) -> None:
         from analysis.commands import print_result
 
-        print_result(plan, file, store, assignments or [])
+        options = [] if store == RUNS else ["--store", str(store)]
+        print_result(plan, file, store, assignments or [], options)
 
     return show
 
 
-def page_of(file: Path, assignments: list[str] | None, store: Path):  # type: ignore[no-untyped-def]
-    def page(plan, experiment_id, folder):  # type: ignore[no-untyped-def]
+def page_of(file: Path, assignments: list[str] | None, store: Path) -> Page:
+    """What a finished grid's run in MLflow shows."""
+
+    def page(plan: Plan, experiment_id: str, folder: Path) -> Result:
         from analysis.grid_page import grid_page
 
         return grid_page(plan, store, file, assignments or [], experiment_id, folder)

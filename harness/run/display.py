@@ -35,6 +35,7 @@ class Pace:
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._seen: dict[str, tuple[float, int]] = {}  # of cells that ended: seconds, epochs
+        self._kinds: dict[str, tuple[str, int]] = {}  # of cells: kind with network, epochs
 
     def seconds_left(self) -> float | None:
         """Of wall time, if as many cells run as now; None before anything is known."""
@@ -45,19 +46,22 @@ class Pace:
             state = progress.state[fingerprint]
             if state in ("failed", "skipped", "paused") or fingerprint in progress.cached_cells:
                 continue
-            group = f"{cell.kind} {canonical(cell.spec['network'])}"
+            if fingerprint not in self._kinds:
+                kind = f"{cell.kind} {canonical(cell.spec['network'])}"
+                self._kinds[fingerprint] = kind, n_epochs(cell.kind, cell.spec)
+            group, epochs = self._kinds[fingerprint]
             if state == "done":
                 seconds, n = self._ended(fingerprint)
             else:
                 lines = progress.directory(fingerprint).epochs() if state == "running" else []
                 seconds, n = sum(line["seconds"] for line in lines), len(lines)
-                left[group] = left.get(group, 0) + n_epochs(cell.kind, cell.spec) - n
+                left[group] = left.get(group, 0) + epochs - n
             before = known.get(group, (0.0, 0))
             known[group] = before[0] + seconds, before[1] + n
-        total, epochs = (sum(column) for column in zip((0.0, 0), *known.values(), strict=True))
-        if not epochs:
+        total, n_known = (sum(column) for column in zip((0.0, 0), *known.values(), strict=True))
+        if not n_known:
             return None
-        mean = total / epochs  # of what nothing is known of
+        mean = total / n_known  # of what nothing is known of
         rates = {group: s / n for group, (s, n) in known.items() if n}
         jobs = max(1, progress.count("running"))
         return sum(n * rates.get(group, mean) for group, n in left.items()) / jobs

@@ -28,7 +28,7 @@ from harness.spec.experiment import Experiment
 from harness.spec.plain_yaml import NotYaml, from_yaml
 from harness.spec.protocol import PRESETS
 from harness.spec.published import read_published
-from harness.spec.tasks import Tasks
+from harness.spec.tasks import Task, Tasks
 from harness.spec.tuned import TaskTuned
 
 REGISTERED = "models:"  # begins the name of a teacher in MLflow's model registry
@@ -224,21 +224,35 @@ def with_class_order(raw: Raw, folder: Path) -> Raw:
 
 
 def _without_left_out(raw: Raw, in_file: Raw) -> Raw:
-    """Without those of the file's tuned settings whose methods and tasks `--set` has left out."""
-    tuned, names = raw.get("tuned"), raw.get("methods", [*methods.DEFAULT])
-    if tuned != in_file.get("tuned") or not (isinstance(tuned, dict) and isinstance(names, list)):
+    """Without those of the file's tuned settings whose methods and tasks `--set` has left out. Only
+    of a part: what was not tuned there does not come in unnoticed."""
+    tuned = raw.get("tuned")
+    if not isinstance(tuned, dict) or tuned != in_file.get("tuned"):
         return raw
-    with contextlib.suppress(ValueError):  # a wrong field is named when all are read
-        used = {methods.named(str(name)).name for item in names for name, _ in expanded(item)}
-        used |= {split(name)[0] for name in used}  # of which `kd(kd.temperature=8)` is one
-        tasks = Tasks.model_validate(raw["tasks"]).all if raw.get("tasks") else []
-        kept = {}
-        for name, own in tuned.items():
-            if name in used:
-                entries = [e for e in own.get("tasks", ()) if TaskTuned(**e).task in tasks]
-                kept[name] = {**own, "tasks": entries} if "tasks" in own else own
-        return {**raw, "tuned": kept}
-    return raw
+    try:
+        (used, tasks), (all_used, all_tasks) = _trained(raw), _trained(in_file)
+    except ValueError:  # a wrong field is named when all are read
+        return raw
+    if not (used <= all_used and tasks <= all_tasks and bool(tasks) == bool(all_tasks)):
+        return raw
+    kept = {name: own for name, own in tuned.items() if name in used}
+    for name, own in kept.items():
+        if "tasks" in own:
+            entries = [entry for entry in own["tasks"] if TaskTuned(**entry).task in tasks]
+            kept[name] = {**own, "tasks": entries}
+    return {**raw, "tuned": kept}
+
+
+def _trained(raw: Raw) -> tuple[set[str], set[Task]]:
+    """The methods, without settings of their own, and the tasks of an experiment.
+
+    Raises:
+        ValueError: some of them are wrong.
+    """
+    items = raw.get("methods") or methods.DEFAULT
+    names = [str(name) for item in items for name, _ in expanded(item)]
+    tasks = Tasks.model_validate(raw["tasks"]).all if raw.get("tasks") else []
+    return {methods.named(split(name)[0]).name for name in names}, set(tasks)
 
 
 def _check_sections(raw: Raw, assignments: list[str], used: list[Method]) -> None:

@@ -20,7 +20,7 @@ from harness.track.environment import check_uri, is_server, prepare_environment,
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import Metric, Run
 
 
 PARENT = "mlflow.parentRunId"  # the tag of a run below another
@@ -174,6 +174,7 @@ def _say_where_artifacts_go(location: str, name: str, uri: str) -> None:
         )
 
 
+MAX_METRICS = 1000  # MLflow's limit for one log_batch
 GIT_COMMIT = "mlflow.source.git.commit"
 
 
@@ -190,6 +191,12 @@ def source_tags() -> dict[str, str]:
 def mlflow_name(key: str) -> str:
     """As MLflow has it, whose names may have no plus and no @: `tuned.kd-both.study`."""
     return re.sub(r"[^\w ./:-]", "-", key)
+
+
+def log_metrics(client: MlflowClient, run_id: str, metrics: list[Metric]) -> None:
+    """In as many calls as MLflow's limit asks for."""
+    for start in range(0, len(metrics), MAX_METRICS):
+        client.log_batch(run_id, metrics=metrics[start : start + MAX_METRICS])
 
 
 def log_params(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.plan import Plan
-from harness.track.client import source_tags
+from harness.track.client import log_metrics, source_tags
 from harness.track.environment import is_server
 from harness.track.saved_views import experiment_tags
 
@@ -92,7 +92,9 @@ def present(client: MlflowClient, run_id: str, result: Result, when: int) -> Non
     """
     for name, value in {**result.tags, NOTE: result.text}.items():
         client.set_tag(run_id, name, value)
-    for name, number in result.metrics.items():
-        client.log_metric(run_id, name, number, timestamp=when, step=0)
+    from mlflow.entities import Metric
+
+    metrics = [Metric(name, number, when, 0) for name, number in result.metrics.items()]
+    log_metrics(client, run_id, metrics)
     for file in result.files:
         client.log_artifact(run_id, str(file), RESULT)

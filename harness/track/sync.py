@@ -25,6 +25,7 @@ from harness.track.client import (
     GIT_COMMIT,
     PARENT,
     Connection,
+    log_metrics,
     log_params,
     mlflow_name,
     source_tags,
@@ -36,7 +37,6 @@ from harness.track.registry import WEIGHTS, register
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-MAX_METRICS = 1000  # MLflow's limit for one log_batch
 N_CELLS = "result.cells"  # tag of a grid's run
 BEST_ON_TEST_NOTE = "chosen by looking at the test set: it measures the leak and is no result"
 
@@ -229,8 +229,7 @@ class Tracker:
             for name, value in event.items()
             if name not in compare.NO_METRICS
         ]
-        for start in range(0, len(metrics), MAX_METRICS):
-            client.log_batch(run_id, metrics=metrics[start : start + MAX_METRICS])
+        log_metrics(client, run_id, metrics)
         starts = [e for e in events if e["event"] == "start"]
         if starts:
             for key in ("commit", "dirty", "device"):
@@ -365,7 +364,7 @@ class Tracker:
             name = TEST_NCM if result == NCM else TEST_ACCURACY
             column = round(shown[reported], 4)  # as the tables show it
             metrics.append(Metric(name, column, when, manifest["epochs"]))
-        client.log_batch(run_id, metrics=metrics)
+        log_metrics(client, run_id, metrics)
         client.set_tag(run_id, "selected_epoch", str(manifest["selected_epoch"]))
         client.log_artifact(run_id, str(directory / "model.pt"), WEIGHTS)
         if (directory / "predictions.npz").exists():
