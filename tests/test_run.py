@@ -8,8 +8,9 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -125,7 +126,29 @@ def test_a_changed_setting_trains_only_what_depends_on_it(
 # -- stopping and going on -------------------------------------------------------------------------
 
 
-def test_max_time_stops_and_the_next_call_ends_with_the_same_bits(folder: Path) -> None:
+def clock_of_epochs(
+    store: Path, limit: float, epochs: int, stopped: set[Path]
+) -> Callable[[], float]:
+    """A scheduler's clock: 0 at its start, then just before `limit`, and at `limit` once each cell
+    is in its middle. So cells are stopped there, on a fast machine as on a slow one."""
+    started = False
+
+    def now() -> float:
+        nonlocal started
+        if not started:
+            started = True
+            return 0.0
+        n_epochs = {cell.path: len(cell.epochs()) for cell in Store(store).all()}
+        middle = {path for path, n in n_epochs.items() if 0 < n < epochs} - stopped
+        stopped.update(middle)
+        return limit if middle else limit - 0.05
+
+    return now
+
+
+def test_max_time_stops_and_the_next_call_ends_with_the_same_bits(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = write_experiment(
         folder / "slow.yaml",
         SLOW,
@@ -135,15 +158,14 @@ def test_max_time_stops_and_the_next_call_ends_with_the_same_bits(folder: Path) 
         stage2={"epochs": 8},
     )
     assert run_here(folder, file, store="whole") == 0
-    # Of the training alone: a machine may take its time to start, and then no cell would be stopped
-    # in its middle.
-    longest = max(cell.manifest["seconds"] for cell in Store(folder / "whole").all())
-    limit = max(1.5, 0.7 * longest)
 
+    stopped: set[Path] = set()
     statuses = []
     while not statuses or statuses[-1] == 3:
         assert len(statuses) < 20, statuses
-        statuses.append(run_here(folder, file, "--max-time", f"{limit:.1f}s"))
+        clock = clock_of_epochs(folder / "runs", 3600, 8, stopped)
+        monkeypatch.setattr("harness.execute.scheduler.time", SimpleNamespace(monotonic=clock))
+        statuses.append(run_here(folder, file, "--max-time", "1h"))
     assert statuses[0] == 3 and statuses[-1] == 0, statuses
 
     attempts = 0
