@@ -1,14 +1,15 @@
 """ReFilled harness: what trains. `analysis` turns what it leaves behind into tables.
 
-For Python: `results`, `compare` (harness.api). Nothing is imported before it is used.
+For Python: `results`, `compare`, `load_student` (harness.api). Nothing is imported before it is
+used.
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from harness.api import compare, results
+    from harness.api import compare, load_student, results
 
-__all__ = ["compare", "results"]
+__all__ = ["compare", "load_student", "results"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""For Python: `import harness`, then `harness.results(..)`, `harness.compare(..)`.
+"""For Python: `import harness`, then `harness.results(..)`, `harness.load_student(..)`, ..
 
 frame = harness.results("experiments/digits.yaml")
 frame[frame.final].groupby(["label", "shots"]).accuracy.agg(["mean", "count"])
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from analysis.bundle import Bundle
+    from harness.trained.model import TrainedModel
 
 TASK = ["student", "overlap", "shots"]  # columns of a table: what a student is, and what it learns
 
@@ -126,6 +127,42 @@ def compare(frame: pd.DataFrame, method: str, baseline: str) -> pd.DataFrame:
             p = p_differs(values)
         lines.append({**line, "low": low, "high": high, "p": p})
     return pd.DataFrame(lines)
+
+
+def load_student(
+    source: str | PathLike[str],
+    *,
+    student: str | None = None,
+    method: str | None = None,
+    seed: int | None = None,
+    overlap: int | str | None = None,
+    shots: int | str | None = None,
+    store: str | PathLike[str] = "runs",
+    changes: Sequence[str] = (),
+) -> TrainedModel:
+    """A trained network with its classes and its preprocessing, in eval mode.
+
+    model = harness.load_student("digits", student="wrn-10-1", method=METHOD)
+    model(model.preprocess("seven.png")[None]).softmax(1)
+
+    Args:
+        source: an experiment's name in experiments/ or its file; a cell's fingerprint, or its first
+            digits; the path of a model.pt or of a cell's folder; or models:/NAME@ALIAS of MLflow.
+        student, method, seed, overlap, shots: which of an experiment's trainings: what there is
+            several of must be said, but the first seed is taken. method may be "teacher".
+        store: where its trained cells are.
+        changes: to the experiment, as behind `--set`.
+
+    Raises:
+        UserError: nothing like it, more than one, not yet trained, or a file that does not say
+            what it is of.
+    """
+    from harness.run.find_model import Choice, load
+
+    choice = Choice(student, method, seed, overlap, shots)
+    return load(
+        Path(source) if isinstance(source, PathLike) else source, choice, Path(store), changes
+    )
 
 
 def _bundle(file: Path, store: Path, changes: list[str], committed: bool) -> Bundle:

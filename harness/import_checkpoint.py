@@ -31,7 +31,7 @@ from harness.run.session import cell_options
 from harness.spec.experiment import Experiment
 from harness.store import Store, write_atomically
 from harness.train.cell import data_summary
-from harness.train.checkpoint import build_network, to_bytes
+from harness.train.checkpoint import about, build_network, to_bytes
 from harness.train.device import describe, resolve_device
 from harness.train.evaluate import accuracy
 
@@ -157,7 +157,8 @@ def add_teacher(
     version = code_version()
     with directory.lease():
         if not directory.is_done:
-            data = to_bytes({"state_dict": file.state, **file.claims})
+            content = {"state_dict": file.state, **file.claims, "about": about(network, seen)}
+            data = to_bytes(content)
             directory.append("start", device=describe(device), **version, **software())
             write_atomically(directory / "model.pt", data)
             directory.append("end", selected_epoch=0)

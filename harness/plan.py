@@ -52,8 +52,12 @@ class Cell:
 
     @property
     def result(self) -> str:
-        """What it measures on the test set (harness.measures)."""
-        return (SUPERVISED if self.kind == IMPORTED else stage_of(self.kind)).result
+        return result_of(self.kind)
+
+
+def result_of(kind: str) -> str:
+    """What a cell of this kind measures on the test set (harness.measures)."""
+    return (SUPERVISED if kind == IMPORTED else stage_of(kind)).result
 
 
 @dataclass(frozen=True)

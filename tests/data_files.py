@@ -39,11 +39,11 @@ def write_class(folder: Path, seeds: range, **size: int) -> None:
         (folder / f"{seed:03}.png").write_bytes(encoded(picture(seed, **size)))
 
 
-def write_birds(path: Path) -> Path:
+def write_birds(path: Path, **size: int) -> Path:
     """train/{crow,gull,wren}: 20 images each; test: 5 each."""
     for k, name in enumerate(("wren", "gull", "crow")):
-        write_class(path / "train" / name, range(100 * k, 100 * k + 20))
-        write_class(path / "test" / name, range(100 * k + 20, 100 * k + 25))
+        write_class(path / "train" / name, range(100 * k, 100 * k + 20), **size)
+        write_class(path / "test" / name, range(100 * k + 20, 100 * k + 25), **size)
     return path
 
 

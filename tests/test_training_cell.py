@@ -42,7 +42,8 @@ def test_model_file_has_the_published_format(trained: Grid) -> None:
     for kind in KINDS:
         directory = trained.directory(kind)
         content = torch.load(directory / "model.pt", weights_only=True)
-        assert content.keys() == {"state_dict", "validating_accuracy", "epoch"}
+        published = {"state_dict", "validating_accuracy", "epoch"}
+        assert content.keys() == published | {"about"}  # test_trained has the rest
         assert content["epoch"] == directory.manifest["selected_epoch"]
         line = directory.epochs()[content["epoch"] - 1]
         name = "ncm_train_centers" if kind == "stage1" else "accuracy"

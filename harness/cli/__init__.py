@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from harness.cli import project, results, training
+from harness.cli import models, project, results, training
 from harness.cli.spelling import published_spelling, take_data_root
 from harness.data import using_data_root
 from harness.errors import UserError
@@ -48,6 +48,7 @@ def options(
 
 app.add_typer(training.app)
 app.add_typer(results.app)
+app.add_typer(models.app)
 app.add_typer(project.app)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
@@ -42,8 +41,9 @@ def init(
     """Write a commented experiment file to begin with."""
     from harness.names import program
     from harness.spec.example import write_example
+    from harness.spec.file import EXPERIMENTS
 
-    path = write_example(name, Path("experiments"))
+    path = write_example(name, EXPERIMENTS)
     print(f"written: {path}\nnext: {program()} plan {path}; {program()} run {path}")
 
 

@@ -128,6 +128,11 @@ class ResizedCrop:
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
 
+    @property
+    def shorter_side(self) -> int:
+        """Of the images it is given: 256 for crops of 224, as in torchvision's recipes."""
+        return self.size * 8 // 7
+
 
 @dataclass(frozen=True)
 class Dataset:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from harness.data import Augmentation, Dataset, ImageSet, ResizedCrop, normalisation
+from harness.data.decode import Form
 from harness.data.options import ImageOptions, OwnOptions
 from harness.data.packed import ImageStore
 from harness.data.split import called, limited, split
@@ -73,6 +74,14 @@ def augmentation_of(options: OwnOptions) -> Augmentation | ResizedCrop:
     if options.augmentation == "resized-crop":
         return ResizedCrop(options.image_size, options.flip)
     return Augmentation(options.padding, options.flip)
+
+
+def form_of(options: OwnOptions) -> Form:
+    """How its images are kept: crops are cut of somewhat larger ones, each time anew."""
+    augmentation = augmentation_of(options)
+    if isinstance(augmentation, ResizedCrop):
+        return Form(augmentation.shorter_side, square=False)
+    return Form(options.image_size, square=True)
 
 
 def check_range(

@@ -56,7 +56,8 @@ def load(options: CubOptions, with_test: bool = True) -> Dataset:
         check_range(labels[part], names, str(folder))
     check_training_classes(labels[in_train], names, str(folder))
     check_test_classes(labels[~in_train], names, str(folder))
-    form = Form(options.image_size * 8 // 7, square=False)
+    augmentation = ResizedCrop(options.image_size, flip=True)
+    form = Form(augmentation.shorter_side, square=False)
     tables = file_times(folder / table for table in TABLES)
 
     def stored(chosen: np.ndarray) -> ImageStore:
@@ -70,7 +71,6 @@ def load(options: CubOptions, with_test: bool = True) -> Dataset:
         images = decode_all((Encoded(Path(f), f) for f in part), form)
         return cached(source, lambda: Contents(images, labels[chosen], names))
 
-    augmentation = ResizedCrop(options.image_size, flip=True)
     test = stored(~in_train) if with_test else None
     return assemble(options, augmentation, stored(in_train), test)
 

@@ -14,9 +14,10 @@ from harness.data.assemble import (
     check_range,
     check_test_classes,
     check_training_classes,
+    form_of,
 )
 from harness.data.cache import Contents, cached, file_times
-from harness.data.decode import Encoded, Form, decode_all
+from harness.data.decode import Encoded, decode_all
 from harness.data.listing import Reader, Tally, find_parts
 from harness.data.options import FolderOptions
 from harness.data.packed import ImageStore
@@ -50,8 +51,7 @@ def load(options: FolderOptions, with_test: bool = True) -> Dataset:
         check_range(test_labels, names, str(test_folder))
         check_test_classes(test_labels, names, str(path))
 
-    resized = options.augmentation == "resized-crop"
-    form = Form(options.image_size * 8 // 7 if resized else options.image_size, not resized)
+    form = form_of(options)
 
     def stored(files: list[str], labels: np.ndarray, place: Path) -> ImageStore:
         source = {

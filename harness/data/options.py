@@ -61,9 +61,28 @@ def _files(value: Any) -> Any:
     return [value] if isinstance(value, str | Path) else value
 
 
+PATHS = ("path", "train", "test")  # fields that hold a place, where they hold text
+
+
+def placed(dataset: Any, folder: Path) -> Any:
+    """What an experiment file says of its data, with its paths relative to the file's folder."""
+    if not isinstance(dataset, dict):
+        return dataset
+
+    def of(value: Any) -> Any:
+        if isinstance(value, list):
+            return [of(item) for item in value]
+        if isinstance(value, str) and not value.startswith("~"):
+            return str(folder / value)
+        return value
+
+    return {key: of(value) if key in PATHS else value for key, value in dataset.items()}
+
+
 # Images, or a share of them: `validation: 5000` and `validation: 0.1` are both clear.
 Size = Annotated[int | float, BeforeValidator(_size)]
-# Relative to where the command is called, absolute from here on: a cell may run elsewhere.
+# Relative to where the command is called (in a file: `placed`), absolute from here on: a cell may
+# run elsewhere.
 Location = Annotated[Path, AfterValidator(_place)]
 Files = Annotated[tuple[Location, ...], BeforeValidator(_files), Field(min_length=1)]
 Label = Annotated[str, Field(pattern=r"^\w[\w .,()+-]*$", max_length=60)]

@@ -17,6 +17,7 @@ from harness.data.assemble import (
     augmentation_of,
     check_range,
     check_training_classes,
+    form_of,
 )
 from harness.data.cache import Contents, cached, file_times
 from harness.data.classes import in_order_of
@@ -56,8 +57,7 @@ def load(options: ParquetOptions, with_test: bool = True) -> Dataset:
     left = Tally()
     train, test = find_files(options, left)
     columns = Columns(options.image_column, options.label_column)
-    resized = options.augmentation == "resized-crop"
-    form = Form(options.image_size * 8 // 7 if resized else options.image_size, not resized)
+    form = form_of(options)
     dataset = assemble(
         options,
         augmentation_of(options),

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from harness import methods
 from harness.data import DATASETS
-from harness.data.options import as_number
+from harness.data.options import as_number, placed
 from harness.errors import UserError, first_error, nearest
 from harness.methods import SECTIONS
 from harness.methods.base import Method, Schedule
@@ -32,7 +32,14 @@ from harness.spec.tasks import Task, Tasks
 from harness.spec.tuned import TaskTuned
 
 REGISTERED = "models:"  # begins the name of a teacher in MLflow's model registry
+EXPERIMENTS = Path("experiments")  # where experiments are found by their names
 Raw = dict[str, Any]
+
+
+def experiment_file(text: str) -> Path | None:
+    """The file of an experiment that is given by its path or by its name."""
+    candidates = (Path(text), EXPERIMENTS / f"{text}.yaml", EXPERIMENTS / f"{text}.yml")
+    return next((p for p in candidates if p.suffix in (".yaml", ".yml") and p.is_file()), None)
 
 
 def parse(raw: Any, where: str = "the experiment") -> Experiment:
@@ -295,6 +302,8 @@ def read(
             that a table could not show.
     """
     raw = read_yaml(path, "experiment", "experiments/digits.yaml")
+    if "dataset" in raw:
+        raw["dataset"] = placed(raw["dataset"], path.parent)
     if "experiment" in raw and "dataset" not in raw:
         raise UserError(f"{path}: a tuning file, no experiment; use `harness tune {path}`")
     changed = with_class_order(override(raw, assignments or []), path.parent)

@@ -6,6 +6,7 @@ tags say which network it is and the SHA-256 of its file; a file with another di
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import sys
@@ -51,6 +52,9 @@ def register(
     """
     from mlflow.exceptions import MlflowException
 
+    from harness.track.mlflow_model import save
+    from harness.trained.model import WEIGHTS_FILE, read_model
+
     experiment, manifest = plan.experiment, directory.manifest
     spec = plan.cells[fingerprint].spec
     seed = next(e.seed for e in plan.entries_of(fingerprint) if e.stage == TEACHER)
@@ -59,7 +63,9 @@ def register(
         client.create_registered_model(
             name,
             description=f"Teachers of the experiment {experiment.name}, one version a seed. "
-            f"In an experiment: `teacher: models:/{name}@{ALIAS}`",
+            f"In an experiment: `teacher: models:/{name}@{ALIAS}`. In Python: "
+            f"`mlflow.pytorch.load_model('models:/{name}@{ALIAS}')`, which takes images (B, 3, "
+            "height, width) of [0, 1] and gives logits.",
         )
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
@@ -68,6 +74,10 @@ def register(
     if known:
         version = known[0]
     else:
+        # An older file does not say what it is of: it is registered as it is.
+        with tempfile.TemporaryDirectory() as folder, contextlib.suppress(UserError):
+            place = save(read_model(directory / WEIGHTS_FILE), Path(folder, WEIGHTS))
+            client.log_artifacts(run.info.run_id, str(place), WEIGHTS)
         accuracy = manifest["results"].get(ACCURACY, {}).get(experiment.protocol.reported)
         shown = "" if accuracy is None else f", test accuracy {100 * accuracy:.2f} %"
         version = client.create_model_version(
@@ -149,6 +159,31 @@ def _version(name: str, alias: str | None, number: str | None, uri: str) -> Mode
         ) from None
 
 
+def download(uri: str, folder: Path, field: str) -> Path:
+    """The files of a registered model, in `folder`; where they lie there.
+
+    Args:
+        uri: models:/NAME@ALIAS or models:/NAME/VERSION, at the present tracking server.
+        field: what a message begins with.
+
+    Raises:
+        UserError: they cannot be fetched.
+    """
+    server = tracking_uri()
+    check_uri(server)
+    from mlflow.artifacts import download_artifacts
+
+    try:
+        return Path(
+            download_artifacts(uri, dst_path=str(folder), tracking_uri=server, registry_uri=server)
+        )
+    except Exception as error:
+        raise UserError(
+            f"{field}: cannot fetch {uri} ({one_line(error)}); check the name and "
+            "MLFLOW_TRACKING_URI, or try again"
+        ) from None
+
+
 def resolve(raw: dict[str, Any]) -> dict[str, Any]:
     """An experiment's fields with a registered teacher, if it names one, looked up: a step of its
     own between reading a file and checking it, as it asks the tracking server.
@@ -193,18 +228,9 @@ def fetch(plan: Plan, store: Store, device: str, dataset: Dataset) -> None:
             "seen images that this experiment tests on",
             file=sys.stderr,
         )
-    from mlflow.artifacts import download_artifacts
-
     with tempfile.TemporaryDirectory() as folder:
-        try:
-            path = download_artifacts(
-                source, dst_path=folder, tracking_uri=tracking_uri(), registry_uri=tracking_uri()
-            )
-        except Exception as error:
-            raise UserError(
-                f"teacher: cannot fetch {source} ({one_line(error)}); the same command tries again"
-            ) from None
-        files = [p for p in Path(path).rglob("*") if p.suffix in (".pt", ".pth")]
+        path = download(source, Path(folder), "teacher")
+        files = [p for p in path.rglob("*") if p.suffix in (".pt", ".pth")]
         if len(files) != 1:
             raise UserError(
                 f"teacher: {source} holds {len(files)} files of weights (.pt, .pth), not one; "

@@ -37,7 +37,7 @@ from harness.provenance import UNKNOWN, code_version, processor, software
 from harness.store import Busy, CellDir, sweep, write_atomically
 from harness.stored import Damaged
 from harness.train.answers import KeptAnswers, identity_of
-from harness.train.checkpoint import build_network, load_model, to_bytes
+from harness.train.checkpoint import about, build_network, load_model, to_bytes
 from harness.train.device import be_deterministic, describe, resolve_device
 from harness.train.evaluate import autocast, classify
 from harness.train.loop import Diverged, Interrupted, train
@@ -126,7 +126,7 @@ def _train(
 ) -> None:
     cell = directory.description
     spec, upstream = cell["spec"], cell["upstream"]
-    dataset = _dataset(directory, spec, loaded)
+    dataset = dataset_of(directory, spec, loaded)
     n_classes = len(dataset.class_names)
     models = {role: _upstream(directory, fingerprint) for role, fingerprint in upstream.items()}
 
@@ -174,7 +174,12 @@ def _train(
 
     results = summary(lines, epoch)
     accuracy = lines[epoch - 1].get(on("validation", training.metric))
-    content = {"state_dict": state, "validating_accuracy": accuracy, "epoch": epoch}
+    content = {
+        "state_dict": state,
+        "validating_accuracy": accuracy,
+        "epoch": epoch,
+        "about": about(spec["network"], dataset, training.metric == ACCURACY),
+    }
     data = to_bytes(content)
     write_atomically(directory / "model.pt", data)
     if "test" in images and training.metric == ACCURACY:  # else there is no classifier
@@ -272,7 +277,7 @@ def predict_again(directory: CellDir) -> None:
         UserError: the cell's data are not on this machine.
     """
     spec = directory.description["spec"]
-    dataset = _dataset(directory, spec, Loaded())
+    dataset = dataset_of(directory, spec)
     if dataset.test is None:
         return
     device = resolve_device("cpu")
@@ -301,7 +306,7 @@ class Loaded:
         return self._dataset
 
 
-def _dataset(directory: CellDir, spec: dict[str, Any], loaded: Loaded) -> Dataset:
+def dataset_of(directory: CellDir, spec: dict[str, Any], loaded: Loaded | None = None) -> Dataset:
     """The cell's data: the part of the data set that it has the view of."""
     with_test = not spec["data"].get("without_test", False)
     options = directory.options.get("dataset") or {
@@ -312,6 +317,7 @@ def _dataset(directory: CellDir, spec: dict[str, Any], loaded: Loaded) -> Datase
         chosen = model.model_validate(options)
     except ValidationError as error:
         raise UserError(first_error(error, model, "dataset")) from None
+    loaded = loaded or Loaded()
     dataset = loaded.dataset(chosen, with_test, directory.options.get("data_root"))
     if dataset.digest != spec["data"]["digest"]:
         raise UserError(

@@ -1,4 +1,8 @@
-"""Writing and reading weights. Files are read with weights_only: a pickle cannot run code."""
+"""Writing and reading weights. Files are read with weights_only: a pickle cannot run code.
+
+model.pt has the keys of the published checkpoints, `state_dict`, `validating_accuracy` and `epoch`,
+and beside them `about`: what one needs to use the network (`about`, harness.trained).
+"""
 
 import io
 from pathlib import Path
@@ -7,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from harness.data import Dataset, ResizedCrop
 from harness.errors import UserError
 from harness.networks import build
 from harness.networks.base import Network
@@ -30,6 +35,36 @@ def from_bytes(data: bytes, where: Path) -> dict[str, Any]:
     except Exception as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"checkpoint: {where} cannot be read ({first[:120]})") from None
+
+
+def about(network: dict[str, Any], dataset: Dataset, classifies: bool = True) -> dict[str, Any]:
+    """What a file of weights says of its network, as plain data.
+
+    Args:
+        network: a cell's `network` entry.
+        dataset: what the network has learned, after its view.
+        classifies: whether its last layer is trained, or only its embedding.
+
+    Returns:
+        network; classifies; data: the data set's label; class_names: in the order of the logits;
+        mean, std: of pixels scaled to [0, 1], subtracted and divided by; image_size: [height,
+        width] of what it sees; resize: to how many pixels the shorter side of a picture is scaled
+        before that is cut from its centre.
+    """
+    augmentation, (height, width) = dataset.augmentation, dataset.image_size
+    resize = min(height, width)
+    if isinstance(augmentation, ResizedCrop):
+        resize = augmentation.shorter_side
+    return {
+        "network": dict(network),
+        "classifies": classifies,
+        "data": dataset.name,
+        "class_names": list(dataset.class_names),
+        "mean": list(dataset.mean),
+        "std": list(dataset.std),
+        "image_size": [height, width],
+        "resize": resize,
+    }
 
 
 def copy_state(model: nn.Module) -> State:

@@ -1,0 +1,128 @@
+"""Commands that use trained networks."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from harness.cli.flags import RUNS, Set, StoreOption
+from harness.errors import UserError
+
+if TYPE_CHECKING:
+    from harness.trained.model import TrainedModel
+
+app = typer.Typer()
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="an experiment (see --method, --student), a cell, a model.pt, or models:/NAME@ALIAS",
+    ),
+]
+Method = Annotated[Optional[str], typer.Option("--method", help="of an experiment's, or teacher")]
+Student = Annotated[Optional[str], typer.Option("--student", help="network, as wrn-10-1")]
+Seed = Annotated[Optional[int], typer.Option("--seed", min=0, help="default: the first")]
+Overlap = Annotated[Optional[str], typer.Option("--overlap", help="of its tasks: a number, or all")]
+Shots = Annotated[Optional[str], typer.Option("--shots", help="of its tasks: a number, or all")]
+
+
+class PartName(StrEnum):
+    test = "test"
+    validation = "validation"
+    train = "train"
+
+
+def _load(
+    model: str,
+    method: str | None,
+    student: str | None,
+    seed: int | None,
+    overlap: str | None,
+    shots: str | None,
+    set_: list[str] | None,
+    store: Path,
+) -> TrainedModel:
+    from harness.run.find_model import Choice, load
+
+    return load(model, Choice(student, method, seed, overlap, shots), store, set_ or [])
+
+
+@app.command()
+def predict(
+    model: Model,
+    images: Annotated[list[Path], typer.Argument(help="image files, or folders of them")],
+    method: Method = None,
+    student: Student = None,
+    seed: Seed = None,
+    overlap: Overlap = None,
+    shots: Shots = None,
+    set_: Set = None,
+    store: StoreOption = RUNS,
+    out: Annotated[
+        Optional[Path], typer.Option("--out", metavar="PATH", help="default: the terminal")
+    ] = None,
+) -> None:
+    """Say what a trained network sees in IMAGES, as CSV: file, class, probability."""
+    from harness.store import write_atomically
+    from harness.trained.predict import as_csv, picture_files, predictions
+
+    files = picture_files(images)
+    found = _load(model, method, student, seed, overlap, shots, set_, store)
+    text = as_csv(predictions(found, files))
+    if out is None:
+        print(text, end="")
+    else:
+        write_atomically(out, text.encode())
+        print(f"{len(files)} predictions in {out}")
+
+
+@app.command()
+def evaluate(
+    model: Model,
+    dataset: Annotated[
+        str,
+        typer.Option("--dataset", help="name of a data set, an experiment file, or CLASS folders"),
+    ],
+    method: Method = None,
+    student: Student = None,
+    seed: Seed = None,
+    overlap: Overlap = None,
+    shots: Shots = None,
+    set_: Set = None,
+    store: StoreOption = RUNS,
+    part: Annotated[PartName, typer.Option("--part", help="of the data set")] = PartName.test,
+) -> None:
+    """Measure a trained network's accuracy on a data set."""
+    from harness.trained.measure import evaluate as measure
+
+    found = _load(model, method, student, seed, overlap, shots, set_, store)
+    print(measure(found, dataset, part.value))
+
+
+@app.command()
+def export(
+    model: Model,
+    method: Method = None,
+    student: Student = None,
+    seed: Seed = None,
+    overlap: Overlap = None,
+    shots: Shots = None,
+    set_: Set = None,
+    store: StoreOption = RUNS,
+    onnx: Annotated[
+        Optional[Path], typer.Option("--onnx", metavar="PATH", help="write an ONNX file")
+    ] = None,
+) -> None:
+    """Write a trained network for other runtimes, with its normalisation inside."""
+    from harness.trained.graph import to_onnx
+
+    if onnx is None:
+        raise UserError("--onnx: missing; write where to, as --onnx student.onnx")
+    found = _load(model, method, student, seed, overlap, shots, set_, store)
+    to_onnx(found, onnx)
+    height, width = found.image_size
+    print(f"written: {onnx}, images (B, 3, {height}, {width}) of [0, 1] -> logits")

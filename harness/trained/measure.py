@@ -1,0 +1,124 @@
+"""`harness evaluate`: a network's accuracy on a data set, whichever it has learned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from harness.data import DATASETS, Dataset, DatasetOptions
+from harness.data import load as load_data
+from harness.data.listing import Reader, Tally, find_parts
+from harness.data.placement import on_device
+from harness.errors import UserError, first_error, nearest
+from harness.spec.file import experiment_file, read
+from harness.train.evaluate import logits_of
+from harness.trained.model import TrainedModel
+
+Part = Literal["test", "validation", "train"]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """correct of n images were classified as what they are. unknown: images of classes that the
+    network does not have, left out. where: what it was measured on."""
+
+    correct: int
+    n: int
+    unknown: int
+    where: str
+
+    @property
+    def accuracy(self) -> float:
+        return self.correct / self.n
+
+    def __str__(self) -> str:
+        text = f"accuracy {100 * self.accuracy:.2f} %: {self.correct} of {self.n} images right"
+        left = f"; {self.unknown} of classes it has not learned are left out"
+        return f"{text} ({self.where})" + (left if self.unknown else "")
+
+
+def evaluate(model: TrainedModel, dataset: str, part: Part = "test") -> Evaluation:
+    """
+    Args:
+        dataset: a name of the registry, an experiment's file (whose data set it is), or a folder
+            with a folder of images for each class.
+        part: which images of it; a folder has one part, or those called test.
+
+    Raises:
+        UserError: no such data, or none of the network's classes among them.
+    """
+    model.check_classifies()
+    if dataset not in DATASETS and Path(dataset).is_dir():
+        return _on_folder(model, Path(dataset))
+    options = _options(dataset, model)
+    data = load_data(options)
+    images = getattr(data, part)
+    if images is None:
+        raise UserError(f"--part: {data.name} has no {part} images; choose another part")
+    _check_size(model, data)
+    # The network's own normalisation: that of its training images.
+    mean, std = (tuple(value.flatten().tolist()) for value in (model.mean, model.std))
+    placed = on_device(replace(data, mean=mean, std=std), images, model.mean.device, n_workers=0)
+    names = [data.class_names[label] for label in images.labels.tolist()]
+    where = f"{part} of {data.name}"
+    return _measured(model, names, where, lambda: logits_of(model.network, placed))
+
+
+def _options(dataset: str, model: TrainedModel) -> DatasetOptions:
+    if dataset not in DATASETS and (file := experiment_file(dataset)) is not None:
+        return read(file).dataset
+    if dataset not in DATASETS:
+        raise UserError(
+            f"--dataset: {dataset!r} is no folder, no experiment file and no data set"
+            f"{nearest(dataset, DATASETS)}"
+        )
+    options, fields = DATASETS[dataset][0], {"name": dataset}
+    size: dict[str, Any] = {}
+    if "image_size" in options.model_fields:  # of several sizes, that which the network has seen
+        size = {"image_size": model.image_size[0]}
+    try:
+        return options.model_validate({**fields, **size})
+    except ValidationError as error:
+        raise UserError(first_error(error, options, f"--dataset {dataset}")) from None
+
+
+def _check_size(model: TrainedModel, data: Dataset) -> None:
+    if data.image_size != model.image_size:
+        theirs, ours = ("x".join(map(str, size)) for size in (data.image_size, model.image_size))
+        raise UserError(
+            f"--dataset: {data.name} has images of {theirs} pixels, the network has learned from "
+            f"{ours}; name a folder, whose images are scaled"
+        )
+
+
+def _on_folder(model: TrainedModel, path: Path) -> Evaluation:
+    train, test = find_parts(path, Tally())
+    files = Reader(Tally()).class_files(test or train)
+    pictures = [Path(file) for name in files for file in files[name]]
+    names = [name for name in files for _ in files[name]]
+    return _measured(model, names, str(path), lambda: model.probabilities(pictures))
+
+
+def _measured(
+    model: TrainedModel, names: list[str], where: str, answers: Callable[[], Tensor]
+) -> Evaluation:
+    """
+    Args:
+        names: of each image's class. answers: (N, classes), the largest is what it says.
+    """
+    known = {name: i for i, name in enumerate(model.class_names)}
+    labels = torch.tensor([known.get(name, -1) for name in names])
+    n = int((labels >= 0).sum())
+    if n == 0:
+        raise UserError(
+            f"--dataset: none of its classes is one of the network's; these are "
+            f"{', '.join(model.class_names[:5])}{', ..' if len(known) > 5 else ''}"
+        )
+    correct = int((answers().cpu().argmax(1) == labels).sum())
+    return Evaluation(correct, n, len(names) - n, where)
