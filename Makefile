@@ -47,25 +47,25 @@ $(STAMP): $(if $(ALIVE),,dead-venv)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-reproduce: $(STAMP)  ## train the two digits grids, compare with the committed numbers (minutes)
+reproduce: $(STAMP)  ## the two digits grids, beside the committed numbers
 	@$(call reproduction,digits digits_cross)
 
 reproduce-methods: $(STAMP)  ## all methods on the digits (see docs/comparison.md)
 	@$(call reproduction,digits_methods)
 
-reproduce-tasks: $(STAMP)  ## class overlap and few images on the digits, with tuned settings (see docs/tasks.md)
+reproduce-tasks: $(STAMP)  ## class overlap and few images, digits (docs/tasks.md)
 	@$(call reproduction,digits-overlap.tuned digits-shots.tuned)
 
-reproduce-fashion: $(STAMP)  ## few images and class overlap on Fashion-MNIST (no GPU; needs the data set)
+reproduce-fashion: $(STAMP)  ## few images, class overlap: Fashion-MNIST, no GPU
 	@$(call reproduction,$(call tuned,fashion-shots fashion-overlap),$(GRID_OPTIONS))
 
-reproduce-cifar: $(STAMP)  ## the published CIFAR-100 grid (wants a GPU; needs the data set)
+reproduce-cifar: $(STAMP)  ## the published CIFAR-100 grid (wants a GPU)
 	@$(call reproduction,cifar100_wide_resnet,$(GRID_OPTIONS))
 
-reproduce-cifar-methods: $(STAMP)  ## the methods of the 2020 table on CIFAR-100 (as reproduce-cifar)
+reproduce-cifar-methods: $(STAMP)  ## the methods of the 2020 table on CIFAR-100 (GPU)
 	@$(call reproduction,cifar100_methods,$(GRID_OPTIONS))
 
-reproduce-cross-cifar: $(STAMP)  ## class overlap on CIFAR-100, in two class orders (as reproduce-cifar)
+reproduce-cross-cifar: $(STAMP)  ## class overlap on CIFAR-100, two class orders (GPU)
 	@$(call reproduction,cifar100_cross cifar100_cross_labels,$(GRID_OPTIONS))
 
 reproduce-middle-cifar: $(STAMP)  ## few images a class on CIFAR-100 (as reproduce-cifar)
@@ -74,44 +74,44 @@ reproduce-middle-cifar: $(STAMP)  ## few images a class on CIFAR-100 (as reprodu
 reproduce-cross-cub: $(STAMP)  ## class overlap on CUB-200 (as reproduce-cub)
 	@$(call reproduction,cub200_cross,$(GRID_OPTIONS))
 
-reproduce-cub: $(STAMP)  ## the published CUB-200 grid (wants a GPU; needs the data set)
+reproduce-cub: $(STAMP)  ## the published CUB-200 grid (wants a GPU)
 	@$(call reproduction,cub200_mobile_net,$(GRID_OPTIONS))
 
-tune-digits: $(STAMP)  ## tune plain, KD and ReFilled on digits, then train winners and control (minutes)
+tune-digits: $(STAMP)  ## tune plain, KD and ReFilled on digits, train (minutes)
 	@$(BIN)/harness tune experiments/tuning/digits.yaml $(RUN_OPTIONS)
 	@$(BIN)/harness run experiments/digits.tuned.yaml $(RUN_OPTIONS)
 	@$(BIN)/harness run experiments/digits.untuned.yaml $(RUN_OPTIONS)
 	@$(BIN)/harness tables experiments/digits.tuned.yaml experiments/digits.untuned.yaml
 
-tune-tasks: $(STAMP)  ## tune each method for each overlap and number of shots on the digits, then train (more than an hour)
+tune-tasks: $(STAMP)  ## tune each method for each task, digits (over an hour)
 	@$(BIN)/harness tune experiments/tuning/digits-overlap.yaml $(RUN_OPTIONS)
 	@$(BIN)/harness tune experiments/tuning/digits-shots.yaml $(RUN_OPTIONS)
 	@$(MAKE) --no-print-directory reproduce-tasks
 
-tune-fashion: $(STAMP)  ## tune each method for each overlap and number of shots on Fashion-MNIST, then train (hours)
+tune-fashion: $(STAMP)  ## tune each method for each task, Fashion-MNIST (hours)
 	@set -e; for file in fashion-shots fashion-overlap; do \
 	  $(BIN)/harness tune experiments/tuning/$$file.yaml $(RUN_OPTIONS) \
 	  $(if $(DATA_ROOT),--data-root '$(DATA_ROOT)'); done
 	@$(MAKE) --no-print-directory reproduce-fashion
 
-tune-cifar: $(STAMP)  ## tune on CIFAR-100's validation split (wants a GPU; needs the data set)
+tune-cifar: $(STAMP)  ## tune on CIFAR-100's validation split (wants a GPU)
 	@$(BIN)/harness tune experiments/tuning/cifar100_wide_resnet.yaml $(RUN_OPTIONS) \
 	  $(if $(DATA_ROOT),--data-root '$(DATA_ROOT)')
 
-optuna-ui: $(STAMP)  ## optuna-dashboard on the newest study, http://127.0.0.1:8080
+optuna-ui: $(STAMP)  ## the newest study, on http://127.0.0.1:8080
 	@$(BIN)/harness studies
 
-docker-up:  ## PostgreSQL, MLflow and optuna-dashboard in containers, on loopback
+docker-up:  ## PostgreSQL, MLflow, optuna-dashboard in containers
 	@docker/compose.sh up --build --detach --wait
 
-docker-reproduce: docker-up  ## train the digits grid in a container (GPU=1: on NVIDIA GPUs), compare it
+docker-reproduce: docker-up  ## the digits grid in a container (GPU=1: on GPUs)
 	@docker/compose.sh run --rm --build trainer harness run experiments/digits.yaml $(RUN_OPTIONS)
 	@docker/compose.sh run --rm trainer harness verdicts experiments/digits.yaml
 
 docker-down:  ## stop the containers; data stay on volumes
 	@docker/compose.sh --profile '*' down
 
-tables: $(STAMP)  ## rewrite the tables of README.md and docs/; FILE=EXPERIMENT: from its trained cells
+tables: $(STAMP)  ## rewrite README, docs; FILE=EXPERIMENT: its numbers too
 	@$(BIN)/harness tables $(FILE)
 
 tables-check: $(STAMP)  ## fail if a table differs from experiments/results
@@ -126,7 +126,7 @@ ui: $(STAMP)  ## MLflow on http://127.0.0.1:5000
 test: $(STAMP)  ## run the tests
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-lint: $(STAMP)  ## ruff, mypy, and the tables and docs/performance.md against the results
+lint: $(STAMP)  ## ruff, mypy; tables and docs/performance.md fit results
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
@@ -137,7 +137,7 @@ format: $(STAMP)  ## let ruff format and fix
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-bench: $(STAMP)  ## timed comparisons, as ratios, kept and shown in docs/performance.md (about ten minutes)
+bench: $(STAMP)  ## timed comparisons, kept (docs/performance.md; 25 min)
 	@set -e; for name in bare_bound stage1_loss method_steps costs; do \
 	  $(BIN)/python benchmarks/$$name.py --device $(DEVICE) --save; done
 	@$(BIN)/python benchmarks/grid.py --device $(DEVICE) --asking --save $(if $(AGAINST),--against $(AGAINST))
@@ -147,7 +147,7 @@ bench: $(STAMP)  ## timed comparisons, as ratios, kept and shown in docs/perform
 	@$(BIN)/python benchmarks/costs.py --draw
 	@$(BIN)/python benchmarks/page.py
 
-lock:  ## resolve requirements.lock anew (in a throw-away environment)
+lock:  ## resolve requirements.lock anew
 	@rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
 	@.venv-lock/bin/python -m pip install --quiet setuptools '.[dev]'
 	@.venv-lock/bin/python -m pip freeze --all --exclude refilled-harness --exclude pip \

@@ -103,14 +103,25 @@ def role(stage: str, method: str) -> str:
 
 
 @dataclass(frozen=True)
+class Counts:
+    """Of the whole data set, whatever of it a cell sees. image_size: (height, width); classes: how
+    many; parts: train, validation, test -> number of images."""
+
+    image_size: tuple[int, int]
+    classes: int
+    parts: dict[str, int]
+
+
+@dataclass(frozen=True)
 class Plan:
     """cells: fingerprint -> cell, in an order in which each comes after its upstream cells.
     entries: the numbers of the table; two entries may share a cell (the teacher and the plain
-    student of the same network are one training run)."""
+    student of the same network are one training run). images: None where none were planned with."""
 
     experiment: Experiment
     cells: dict[str, Cell]
     entries: tuple[Entry, ...]
+    images: Counts | None = None
 
     def entries_of(self, fingerprint: str) -> list[Entry]:
         return self._by_cell.get(fingerprint, [])
@@ -277,4 +288,7 @@ def make_plan(experiment: Experiment, dataset: Dataset) -> Plan:
 
     # What is trained on the teacher's task is an entry of every task, once.
     found = tuple(dict.fromkeys(entries()))
-    return Plan(experiment, cells, found)
+    parts = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
+    sizes = {name: len(part) for name, part in parts.items() if part is not None}
+    counts = Counts(dataset.image_size, len(dataset.class_names), sizes)
+    return Plan(experiment, cells, found, counts)

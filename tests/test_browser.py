@@ -142,17 +142,31 @@ def test_the_curves_of_many_cells(browser: Browser, shown: Dashboard, grid: Grid
     look.curves(page)
     chart = page.locator(look.CARD).first
     expect(chart.get_by_role("heading", name="validation/accuracy")).to_be_in_viewport(ratio=1)
-    with_curve = [name for name in grid.printed if "stage1" not in name]
-    expect(chart.locator(".trace .point")).to_have_count(2 * len(with_curve))  # an epoch each
-    expect(chart.get_by_text("kd wrn-10-1 s0 (validation/accuracy)")).to_be_in_viewport(ratio=1)
-    for name in with_curve:
-        expect(chart.get_by_text(f"{name} (validation/accuracy)")).to_be_attached()
+    by_group: dict[tuple[str, str], list[list[float]]] = {}
+    for cell in Store(grid.folder / "runs").all():
+        if "train/accuracy" in cell.epochs()[0]:
+            what = cell.description["kind"], str(cell.description["spec"]["network"])
+            values = [epoch["validation/accuracy"] for epoch in cell.epochs()]
+            by_group.setdefault(what, []).append(values)
+    recorded = [[sum(e) / len(e) for e in zip(*seeds, strict=True)] for seeds in by_group.values()]
+    group = "method: kd, student: wrn-10-1, stage: kd (validation/accuracy)"
+    expect(chart.get_by_text(group)).to_be_in_viewport(ratio=1)
     plot = chart.locator(".js-plotly-plot")
-    drawn = dict(plot.evaluate("plot => plot.data.map(t => [t.name, Array.from(t.y)])"))
-    assert drawn.keys() == set(with_curve)
-    journals = [d.epochs() for d in Store(grid.folder / "runs").all()]
-    recorded = [[e["validation/accuracy"] for e in j] for j in journals if "train/accuracy" in j[0]]
-    assert sorted(drawn.values()) == sorted(recorded)
+    drawn = plot.evaluate("plot => plot.data.map(t => [t.mode, Array.from(t.y)])")
+    lines = [y for mode, y in drawn if mode == "lines+markers" and y != [None]]
+    assert sorted(lines) == [pytest.approx(values) for values in sorted(recorded)]
+    for name in ("Classifiers: students, and last stages", "First stages: embeddings"):
+        expect(page.get_by_text(name)).to_be_attached()
+
+
+def test_the_bare_address_of_the_experiment_leads_there(browser: Browser, shown: Dashboard) -> None:
+    url = shown.views["cells and accuracies"]
+    page = browser.open(url.partition("/runs?")[0])
+    page.get_by_role("button", name="Got it").click()  # what it says of language models
+    page.locator('[data-component-id="mlflow.experiment.metadata_editor.expand_button"]').click()
+    link = page.get_by_role("link", name="cells and accuracies")
+    link.wait_for()
+    assert link.get_attribute("href").endswith(url.partition("#")[2])
 
 
 def test_the_result_table_of_the_grid(browser: Browser, shown: Dashboard, grid: Grid) -> None:

@@ -18,6 +18,7 @@ def test_help_has_one_whole_line_a_target() -> None:
     lines = make(ROOT, "--no-print-directory", "help").splitlines()
     assert any(line.startswith("optuna-ui ") and "http://127.0.0.1:8080" in line for line in lines)
     assert all(line.split()[0].replace("-", "").isalpha() for line in lines) and len(lines) > 15
+    assert max(map(len, lines)) <= 80, "a terminal would wrap it"
 
 
 @pytest.mark.parametrize("interpreter", ["/was/here/.venv/bin/python", "/gone/bin/python3"])

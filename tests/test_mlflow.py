@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import numpy as np
 import pytest
 from bundles import TASKS, planned, without_training
 from helpers import (
@@ -183,6 +184,14 @@ def test_artifacts_and_data_set(finished: Path, logged: dict[str, Any]) -> None:
     digest = cell.description["spec"]["data"]["digest"]
     assert digest.startswith(given.dataset.digest) and len(given.dataset.digest) >= 32
     assert run.data.params["data.digest"] == digest
+    from mlflow.data.schema import TensorDatasetSchema
+
+    schema = TensorDatasetSchema.from_dict(json.loads(given.dataset.schema))
+    ((images,), (labels,)) = schema.features.inputs, schema.targets.inputs
+    assert (images.name, images.shape, images.type) == ("images", (-1, 8, 8, 3), np.dtype("uint8"))
+    assert (labels.name, labels.shape, labels.type) == ("labels", (-1,), np.dtype("int64"))
+    sizes = {"train": 297, "validation": 100, "test": 1400, "classes": 10}
+    assert json.loads(given.dataset.profile) == sizes
     (of_grid,) = logged["grid"].inputs.dataset_inputs
     assert of_grid.dataset.digest == given.dataset.digest
     assert "experiment.resolved.json" in {

@@ -10,7 +10,15 @@ from helpers import mlflow_client, one_error_line
 
 from harness.cli import main
 from harness.plan import role
-from harness.track.saved_views import KIND, TAG, experiment_tags, first_views, runs_page
+from harness.track.saved_views import (
+    KIND,
+    SECTIONS,
+    TAG,
+    experiment_note,
+    experiment_tags,
+    first_views,
+    runs_page,
+)
 from harness.track.ui import MAX_OTHERS, what_to_open
 
 RUN = "0123456789abcdef0123456789abcdef"
@@ -36,8 +44,11 @@ def test_a_view_says_the_same_to_old_and_new_versions(view: str) -> None:
     value = json.loads(experiment_tags(RUN, "grid Digits", 5)[f"{TAG}{view}-{RUN[:8]}"])
     assert value["name"] == f"{view.capitalize()} of grid Digits" and value["createdAt"] == 5
     state = json.loads(value["state"])
-    assert state.items() <= value.items()
-    assert RUN in state["searchFilter"]
+    of_cells = {k: v for k, v in state.items() if "compareRun" not in k}
+    for key in ("groupBy", "isAccordionReordered"):
+        of_cells.pop(key, None)
+    assert of_cells.items() <= value.items()
+    assert RUN in value["searchFilter"]
     assert ("compareRunCharts" in state) == (view == "curves")
 
 
@@ -50,6 +61,29 @@ def test_tasks_have_columns_where_there_are_any() -> None:
 
     assert columns(True) == [*columns(False), "tags.`overlap`", "tags.`shots`"]
     assert "tags.`student`" in columns(False)
+
+
+@pytest.mark.parametrize("with_tasks", [False, True])
+def test_curves_are_means_over_seeds_in_a_section_a_stage(with_tasks: bool) -> None:
+    tags = experiment_tags(RUN, "grid Digits", 5, with_tasks)
+    state = json.loads(json.loads(tags[f"{TAG}curves-{RUN[:8]}"])["state"])
+    keys = state["groupBy"]["groupByKeys"]
+    tasks = ["overlap", "shots"] if with_tasks else []
+    assert [k["groupByData"] for k in keys] == ["method", "student", "stage", *tasks]
+    assert {k["mode"] for k in keys} == {"tag"}
+    names = {s["uuid"]: s["name"] for s in state["compareRunSections"]}
+    placed = {c["metricKey"]: names[c["metricSectionId"]] for c in state["compareRunCharts"]}
+    assert placed == {metric: name for name, metrics in SECTIONS.items() for metric in metrics}
+    assert list(names.values()) == list(SECTIONS)
+
+
+def test_an_experiments_description_leads_to_its_views() -> None:
+    text = experiment_note("Few images.", "7", RUN, "grid Digits 01fc95")
+    first, _, rest = text.partition("\n")
+    for what, url in first_views("http://here", "7", RUN):
+        assert f"[{what}]({url.removeprefix('http://here/')})" in first
+    assert "*Model training* (top left), of grid Digits 01fc95" in first
+    assert rest.strip() == "Few images."
 
 
 def test_a_role_is_a_stage_or_a_longer_method() -> None:

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 from harness.plan import Plan
 from harness.track.client import log_metrics, source_tags
 from harness.track.environment import is_server
-from harness.track.saved_views import experiment_tags
+from harness.track.saved_views import experiment_note, experiment_tags
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-NOTE = "mlflow.note.content"  # a run's description, shown as Markdown
+NOTE = "mlflow.note.content"  # of a run or an experiment: its description, as Markdown
 RESULT = "result"  # the folder of its artifacts
 SETTLE_SECONDS = 1.0
 
@@ -72,6 +72,9 @@ def find_grid_run(
 def _save_views(client: MlflowClient, run: Run, plan: Plan) -> None:
     info, with_tasks = run.info, plan.experiment.tasks is not None
     tags = experiment_tags(info.run_id, info.run_name, info.start_time, with_tasks)
+    tags[NOTE] = experiment_note(
+        plan.experiment.description, info.experiment_id, info.run_id, info.run_name
+    )
     for key, value in tags.items():
         client.set_experiment_tag(info.experiment_id, key, value)
 

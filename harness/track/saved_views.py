@@ -2,8 +2,8 @@
 
 MLflow keeps a view of an experiment's runs as one experiment tag, and an address names the tag.
 MLflow 3.17 reads JSON with `name`, `createdAt` and `state`, which is again JSON; earlier versions
-read the fields of `state` from the top level, so a tag says them twice. A version that finds no
-view opens the experiment's page.
+read the fields of `state` from the top level, where they find the cells, and choose the charts
+themselves. A version that finds no view opens the experiment's page.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 from typing import Any
 from urllib.parse import quote, quote_plus
 
+SHORT = (",", ":")  # a tag of the oldest MLflow that is allowed holds 5,000 characters
 TAG = "mlflow.sharedViewState."
 # Runs first, not traces. Newer versions read the kind from the address instead.
 KIND = {"mlflow.experimentKind": "custom_model_development"}
@@ -31,15 +32,22 @@ COLUMNS = {
 }
 # Beside them where the experiment has tasks.
 TASK_COLUMNS = {"tags.`overlap`": 75, "tags.`shots`": 75}
-# Metric -> chart; MLflow adds the other metrics' charts below these.
-CHARTS = {
-    "validation/accuracy": "LINE",
-    "loss/total": "LINE",
-    "train/accuracy": "LINE",
-    "loss/relation": "LINE",
-    "test_accuracy": "BAR",
+# Section -> metric -> chart; MLflow leaves out those that no run has, and adds the other metrics'
+# charts below these.
+SECTIONS = {
+    "Classifiers: students, and last stages": {
+        "validation/accuracy": "LINE",
+        "loss/ce": "LINE",
+        "train/accuracy": "LINE",
+    },
+    "First stages: embeddings": {
+        "validation/ncm_train_centers": "LINE",
+        "loss/relation": "LINE",
+    },
+    "Final numbers": {"test_accuracy": "BAR", "test_ncm": "BAR"},
 }
-SECTION = "curves"
+# A curve is the mean of the runs that are alike in these tags: the seeds.
+GROUPS, TASK_GROUPS = ["method", "student", "stage"], ["overlap", "shots"]
 
 
 def experiment_tags(
@@ -54,15 +62,17 @@ def experiment_tags(
         with_tasks: whether its cells have overlap and shots.
     """
     cells = cells_state(parent_run_id, COLUMNS | (TASK_COLUMNS if with_tasks else {}))
-    views = {"cells": cells, "curves": curves_state(cells)}
+    groups = GROUPS + (TASK_GROUPS if with_tasks else [])
+    views = {"cells": cells, "curves": curves_state(cells, groups)}
     return KIND | {
         f"{TAG}{_key(view, parent_run_id)}": json.dumps(
             {
                 "name": f"{view.capitalize()} of {grid}",
                 "createdAt": created,
-                "state": json.dumps(state),
-                **state,
-            }
+                "state": json.dumps(state, separators=SHORT),
+                **cells,
+            },
+            separators=SHORT,
         )
         for view, state in views.items()
     }
@@ -77,6 +87,17 @@ def first_views(base_url: str, experiment_id: str, parent_run_id: str) -> list[t
         ("curves by epoch", f"{runs}?{WORKFLOW}&{curves}&compareRunsMode=CHART"),
         ("result of the grid", f"{runs}/{parent_run_id}?{WORKFLOW}"),
     ]
+
+
+def experiment_note(description: str, experiment_id: str, parent_run_id: str, grid: str) -> str:
+    """An experiment's description: whoever opens its bare address finds the way. MLflow 3.17 opens
+    what it has for language models there, above it the first line of this, folded."""
+    links = ", ".join(
+        f"[{what}]({url.removeprefix('/')})"
+        for what, url in first_views("", experiment_id, parent_run_id)
+    )
+    way = f"The runs are under *Model training* (top left), of {grid}: {links}"
+    return f"{way}\n\n{description}".strip()
 
 
 def runs_page(experiment_id: str, conditions: dict[str, str]) -> str:
@@ -103,18 +124,25 @@ def cells_state(parent_run_id: str, columns: dict[str, int]) -> dict[str, Any]:
     }
 
 
-def curves_state(cells: dict[str, Any]) -> dict[str, Any]:
-    """`CHARTS`, each with all cells that have its metric."""
+def curves_state(cells: dict[str, Any], groups: list[str]) -> dict[str, Any]:
+    """The charts of `SECTIONS`, each with all groups of cells that have its metric."""
+    keys = [{"mode": "tag", "groupByData": tag} for tag in groups]
     return cells | {
-        "compareRunCharts": [_chart(metric, kind) for metric, kind in CHARTS.items()],
+        "groupBy": {"aggregateFunction": "average", "groupByKeys": keys},
+        "compareRunCharts": [
+            _chart(metric, kind, str(i))
+            for i, charts in enumerate(SECTIONS.values())
+            for metric, kind in charts.items()
+        ],
         "compareRunSections": [
-            {"uuid": SECTION, "name": "Curves", "display": True, "isReordered": True, "columns": 2}
+            {"uuid": str(i), "name": name, "display": True, "isReordered": True, "columns": 2}
+            for i, name in enumerate(SECTIONS)
         ],
         "isAccordionReordered": True,  # else MLflow sorts further sections into ours
     }
 
 
-def _chart(metric: str, kind: str) -> dict[str, Any]:
+def _chart(metric: str, kind: str, section: str) -> dict[str, Any]:
     line = {
         "xAxisKey": "step",
         "xAxisScaleType": "linear",
@@ -123,7 +151,7 @@ def _chart(metric: str, kind: str) -> dict[str, Any]:
     }
     return {
         "uuid": metric,
-        "metricSectionId": SECTION,
+        "metricSectionId": section,
         "type": kind,
         "metricKey": metric,
         "deleted": False,

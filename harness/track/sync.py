@@ -8,6 +8,7 @@ step, value) once, so sending a line twice leaves one row.
 from __future__ import annotations
 
 import hashlib
+import json
 import sys
 import tempfile
 from datetime import UTC, datetime
@@ -18,7 +19,7 @@ from harness.canonical import canonical, flatten
 from harness.measures import NCM, TEST_ACCURACY, TEST_NCM, logged_name
 from harness.methods import IMPORTED, find, stage_of
 from harness.networks import PIXELS
-from harness.plan import TEACHER, Entry, Plan, role
+from harness.plan import TEACHER, Counts, Entry, Plan, role
 from harness.store import CellDir, Store
 from harness.track import compare, sent
 from harness.track.client import (
@@ -306,7 +307,10 @@ class Tracker:
         is_view = "view" in data  # of one data set, whose digest they share
         digest = hashlib.sha256(text.encode()).hexdigest() if is_view else data["digest"]
         # MLflow allows 36 characters for a digest; the whole one is among the parameters.
-        dataset = Dataset(label, digest[:32], "harness", text)
+        counts = self.plan.images
+        schema = None if counts is None else schema_of(counts)
+        profile = None if counts is None else canonical({**counts.parts, "classes": counts.classes})
+        dataset = Dataset(label, digest[:32], "harness", text, schema, profile)
         client.log_inputs(run_id, [DatasetInput(dataset, [])])
 
     def _tags(self, entry: Entry) -> dict[str, str]:
@@ -371,3 +375,15 @@ class Tracker:
             client.log_artifact(run_id, str(directory / "predictions.npz"))
         if TEACHER in stages and self.plan.cells[fingerprint].kind != IMPORTED:
             register(client, self.plan, fingerprint, client.get_run(run_id), directory)
+
+
+def schema_of(counts: Counts) -> str:
+    """Of images and labels, as MLflow writes that of arrays."""
+    height, width = counts.image_size
+
+    def tensor(name: str, dtype: str, *shape: int) -> str:
+        spec = {"dtype": dtype, "shape": [-1, *shape]}
+        return json.dumps([{"name": name, "type": "tensor", "tensor-spec": spec}])
+
+    features, targets = tensor("images", "uint8", height, width, 3), tensor("labels", "int64")
+    return json.dumps({"mlflow_tensorspec": {"features": features, "targets": targets}})
