@@ -1,13 +1,16 @@
 """What an experiment file may say about its data, and what of it is the data's identity."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from data_files import experiment, wrong
+from helpers import write_experiment
 
 from harness.data import DATASETS, DigitsOptions
 from harness.data.options import CubOptions, FolderOptions, ParquetOptions
+from harness.spec.file import read
 
 
 @pytest.mark.parametrize(
@@ -74,3 +77,26 @@ def test_identity_of_digits_is_all_of_its_options() -> None:
         "split_seed": 0,
         "test": 500,
     }
+
+
+def test_a_files_paths_are_relative_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also outside the checkout: whoever has the file's folder has its data."""
+    (tmp_path / "mine" / "elsewhere").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "mine" / "elsewhere")
+    changes: dict[str, Any] = {
+        "../data": tmp_path / "mine" / "data",
+        "/data/birds": Path("/data/birds"),
+        "~/birds": Path("~/birds").expanduser(),
+    }
+    for path, expected in changes.items():
+        fields = {"name": "folder", "path": path, "validation": 10}
+        file = write_experiment(tmp_path / "mine" / "files" / "own.yaml", dataset=fields)
+        assert read(file).dataset.model_dump()["path"] == expected
+    assigned = read(file, ["dataset.path=here"]).dataset.model_dump()["path"]
+    assert assigned == tmp_path / "mine" / "elsewhere" / "here"
+    files = {"name": "parquet", "train": ["a.parquet", "b.parquet"], "test": "t.parquet"}
+    found = read(write_experiment(file, dataset=files)).dataset.model_dump()
+    assert found["train"] == tuple(file.parent / name for name in files["train"])
+    assert found["test"] == (file.parent / "t.parquet",) and found["label"] == "files"
+    few = {"name": "fashion_mnist", "train": 50}
+    assert read(write_experiment(file, dataset=few)).dataset.model_dump()["train"] == 50
