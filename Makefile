@@ -15,6 +15,10 @@ DATA_ROOT ?=
 FILE ?=
 # Of the bench target: AGAINST=COMMIT times that commit's grid, too
 AGAINST ?=
+# Of the docs target: what a Python user may import, and where the pages go
+API := harness.api harness.trained harness.distill harness.methods harness.networks harness.data \
+  harness.spec harness.plan harness.run.grid harness.measures harness.errors
+SITE ?= site
 comma := ,
 space := $(subst ,, )
 RUN_OPTIONS := --device $(DEVICE) $(if $(JOBS),--jobs $(JOBS))
@@ -31,7 +35,7 @@ reproduction = set -e; for file in $(1); do \
 # The tuned files of these experiments; without them, the files that they are made from.
 tuned = $(foreach name,$(1),$(if $(wildcard experiments/$(name).tuned.yaml),$(name).tuned,$(subst -,_,$(name))))
 
-.PHONY: dead-venv setup reproduce reproduce-methods reproduce-tasks reproduce-fashion reproduce-cifar reproduce-cifar-methods reproduce-cub reproduce-cross-cifar reproduce-cross-cub reproduce-middle-cifar tune-digits tune-tasks tune-fashion tune-cifar optuna-ui tables tables-check figures ui docker-up docker-reproduce docker-down test lint format bench lock clean help
+.PHONY: dead-venv setup reproduce reproduce-methods reproduce-tasks reproduce-fashion reproduce-cifar reproduce-cifar-methods reproduce-cub reproduce-cross-cifar reproduce-cross-cub reproduce-middle-cifar tune-digits tune-tasks tune-fashion tune-cifar optuna-ui tables tables-check figures ui docker-up docker-reproduce docker-down test lint docs format bench lock clean help
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-24s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -132,6 +136,9 @@ lint: $(STAMP)  ## ruff, mypy; tables and docs/performance.md fit results
 	@$(BIN)/mypy
 	@$(BIN)/harness tables --check
 	@$(BIN)/python benchmarks/page.py --check
+
+docs: $(STAMP)  ## pages of the Python interface, in site/
+	@$(BIN)/python -W ignore -m pdoc --docformat google --no-show-source --output-directory '$(SITE)' $(API)
 
 format: $(STAMP)  ## let ruff format and fix
 	@$(BIN)/ruff format .

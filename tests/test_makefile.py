@@ -1,5 +1,6 @@
 """The Makefile, without running what its targets run."""
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -19,6 +20,18 @@ def test_help_has_one_whole_line_a_target() -> None:
     assert any(line.startswith("optuna-ui ") and "http://127.0.0.1:8080" in line for line in lines)
     assert all(line.split()[0].replace("-", "").isalpha() for line in lines) and len(lines) > 15
     assert max(map(len, lines)) <= 80, "a terminal would wrap it"
+
+
+def test_docs_are_pages_of_what_may_be_imported(tmp_path: Path) -> None:
+    make(ROOT, "docs", f"SITE={tmp_path}")
+    pages = {str(p.relative_to(tmp_path)): p.read_text() for p in tmp_path.rglob("*.html")}
+    assert {"index.html", "harness/api.html", "harness/trained/model.html"} <= pages.keys()
+    assert 'id="stage1_loss"' in pages["harness/distill.html"]
+    for name in ("results", "compare", "load_student"):
+        assert f'id="{name}"' in pages["harness/api.html"]
+    for name, page in pages.items():
+        loaded = re.findall(r"<(?:script|link|img)[^>]+(?:src|href)=\"(https?:)?//", page)
+        assert not loaded, f"{name} needs a network"
 
 
 @pytest.mark.parametrize("interpreter", ["/was/here/.venv/bin/python", "/gone/bin/python3"])

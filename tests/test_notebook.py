@@ -1,0 +1,48 @@
+"""docs/notebook.ipynb: every code cell runs, after a grid that was trained."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import matplotlib.pyplot as plt
+import pytest
+from helpers import ROOT
+
+NOTEBOOK = json.loads((ROOT / "docs/notebook.ipynb").read_text())
+CODE = [cell for cell in NOTEBOOK["cells"] if cell["cell_type"] == "code"]
+
+
+@pytest.fixture(scope="module")
+def names(finished: Path) -> dict[str, Any]:
+    """What stands in the notebook's names at its end, on the tiny grid."""
+    found: dict[str, Any] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(finished)
+        matplotlib.use("agg")
+        for cell in CODE:
+            exec("".join(cell["source"]), found)
+            if "parameters" in cell["metadata"].get("tags", []):
+                found |= {"EXPERIMENT": "experiments/tiny.yaml", "BASELINE": "plain", "WHERE": {}}
+    return found
+
+
+def test_every_cell_runs(names: dict[str, Any]) -> None:
+    assert set(names["finals"].method) == {"plain", "kd", "refilled"}
+    (axis,) = names["figure"].axes
+    drawn = {text.get_text() for text in axis.get_yticklabels()}
+    assert drawn == set(names["finals"].label)
+    for line in axis.lines:
+        assert len(line.get_xdata()) == 1
+    assert names["model"].class_names == tuple("0123456789")
+    assert float(names["probabilities"].sum()) == pytest.approx(1)
+    plt.close("all")
+
+
+def test_its_outputs_are_those_of_one_run_without_an_error() -> None:
+    """GitHub shows them: of all cells, in their order."""
+    assert [cell["execution_count"] for cell in CODE] == list(range(1, len(CODE) + 1))
+    outputs = [output for cell in CODE for output in cell["outputs"]]
+    assert {o["output_type"] for o in outputs} <= {"execute_result", "display_data"}
+    assert sum("image/png" in o["data"] for o in outputs) == 2
+    assert str(ROOT) not in json.dumps(NOTEBOOK)
