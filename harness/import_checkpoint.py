@@ -157,7 +157,11 @@ def add_teacher(
     version = code_version()
     with directory.lease():
         if not directory.is_done:
-            content = {"state_dict": file.state, **file.claims, "about": about(network, seen)}
+            content = {
+                "state_dict": file.state,
+                **file.claims,
+                "about": about(network, seen, dataset.digest),
+            }
             data = to_bytes(content)
             directory.append("start", device=describe(device), **version, **software())
             write_atomically(directory / "model.pt", data)

@@ -24,7 +24,7 @@ ARGUMENTS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update"),
 ]
-SIZE = {"width": 1400, "height": 960}
+SIZE = {"width": 1400, "height": 900}
 PATIENCE = 120_000  # milliseconds, for a machine that is busy with other things
 # MLflow opens its assistant over the page on a browser's first visit: this is a later one.
 LATER_VISIT = 'localStorage.setItem("mlflow.assistant.fab.autoOpenedOnFirstLoad_v1", "true")'

@@ -106,6 +106,7 @@ def test_the_table_of_cells(browser: Browser, shown: Dashboard, grid: Grid) -> N
     from playwright.sync_api import expect
 
     page = browser.open(shown.views["cells and accuracies"])
+    page.set_viewport_size({"width": 1400, "height": 960})  # 16 rows
     look.cells(page)
     expect(page.get_by_text("16 matching runs")).to_be_visible()
     expected = ["Run Name", "Created", "test_accuracy", "test_ncm", "student", "method", "stage"]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from helpers import content_of, mlflow_client, runs_in
 
 import harness.track.client
@@ -98,6 +99,7 @@ def sync_until(step: int, make_tracker: Callable[[], Any]) -> None:
         def __getattr__(self, name: str) -> Any:
             return counted(getattr(self._client, name))
 
+    torch.set_num_threads(1)  # a fork has none of the threads that this process may have started
     make = harness.track.client.make_client
     harness.track.client.make_client = lambda uri: Client(make(uri))  # type: ignore[assignment]
     sent.mark = counted(sent.mark)

@@ -155,7 +155,12 @@ def of_cell(directory: CellDir) -> TrainedModel:
     cell, known = directory.description, None
     if "about" not in from_bytes(path.read_bytes(), path):
         spec, kind = cell["spec"], cell["kind"]
-        known = about(spec["network"], dataset_of(directory, spec), result_of(kind) == ACCURACY)
+        known = about(
+            spec["network"],
+            dataset_of(directory, spec),
+            spec["data"]["digest"],
+            result_of(kind) == ACCURACY,
+        )
     return read_model(path, known)
 
 
@@ -163,4 +168,10 @@ def _of_registry(uri: str) -> TrainedModel:
     from harness.track.registry import download
 
     with tempfile.TemporaryDirectory() as folder:
-        return read_model(download(uri, Path(folder), "MODEL") / WEIGHTS_FILE)
+        path = download(uri, Path(folder), "MODEL") / WEIGHTS_FILE
+        if not path.is_file():
+            raise UserError(
+                f"MODEL: {uri} holds no {WEIGHTS_FILE}, as the harness registers its teachers; "
+                "`mlflow.pytorch.load_model` may read it"
+            )
+        return read_model(path)

@@ -178,7 +178,9 @@ def _train(
         "state_dict": state,
         "validating_accuracy": accuracy,
         "epoch": epoch,
-        "about": about(spec["network"], dataset, training.metric == ACCURACY),
+        "about": about(
+            spec["network"], dataset, spec["data"]["digest"], training.metric == ACCURACY
+        ),
     }
     data = to_bytes(content)
     write_atomically(directory / "model.pt", data)

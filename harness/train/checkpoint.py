@@ -37,19 +37,22 @@ def from_bytes(data: bytes, where: Path) -> dict[str, Any]:
         raise UserError(f"checkpoint: {where} cannot be read ({first[:120]})") from None
 
 
-def about(network: dict[str, Any], dataset: Dataset, classifies: bool = True) -> dict[str, Any]:
+def about(
+    network: dict[str, Any], dataset: Dataset, digest: str, classifies: bool = True
+) -> dict[str, Any]:
     """What a file of weights says of its network, as plain data.
 
     Args:
         network: a cell's `network` entry.
         dataset: what the network has learned, after its view.
+        digest: of the whole data set with its split, before the view.
         classifies: whether its last layer is trained, or only its embedding.
 
     Returns:
-        network; classifies; data: the data set's label; class_names: in the order of the logits;
-        mean, std: of pixels scaled to [0, 1], subtracted and divided by; image_size: [height,
-        width] of what it sees; resize: to how many pixels the shorter side of a picture is scaled
-        before that is cut from its centre.
+        network; classifies; data: the data set's label; data_digest; class_names: in the order of
+        the logits; mean, std: of pixels scaled to [0, 1], subtracted and divided by; image_size:
+        [height, width] of what it sees; resize: to how many pixels the shorter side of a picture
+        is scaled before that is cut from its centre.
     """
     augmentation, (height, width) = dataset.augmentation, dataset.image_size
     resize = min(height, width)
@@ -59,6 +62,7 @@ def about(network: dict[str, Any], dataset: Dataset, classifies: bool = True) ->
         "network": dict(network),
         "classifies": classifies,
         "data": dataset.name,
+        "data_digest": digest,
         "class_names": list(dataset.class_names),
         "mean": list(dataset.mean),
         "std": list(dataset.std),

@@ -11,9 +11,10 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from harness.data import DATASETS, Dataset, DatasetOptions
+from harness.data import DATASETS, Dataset, DatasetOptions, DigitsOptions
 from harness.data import load as load_data
 from harness.data.listing import Reader, Tally, find_parts
+from harness.data.options import OwnOptions
 from harness.data.placement import on_device
 from harness.errors import UserError, first_error, nearest
 from harness.spec.file import experiment_file, read
@@ -26,12 +27,14 @@ Part = Literal["test", "validation", "train"]
 @dataclass(frozen=True)
 class Evaluation:
     """correct of n images were classified as what they are. unknown: images of classes that the
-    network does not have, left out. where: what it was measured on."""
+    network does not have, left out. where: what it was measured on. may_have_trained: it has
+    learned from another split of these data, which may have had some of these images."""
 
     correct: int
     n: int
     unknown: int
     where: str
+    may_have_trained: bool = False
 
     @property
     def accuracy(self) -> float:
@@ -39,8 +42,15 @@ class Evaluation:
 
     def __str__(self) -> str:
         text = f"accuracy {100 * self.accuracy:.2f} %: {self.correct} of {self.n} images right"
-        left = f"; {self.unknown} of classes it has not learned are left out"
-        return f"{text} ({self.where})" + (left if self.unknown else "")
+        if self.unknown:
+            text += f"; {self.unknown} of classes it has not learned left out"
+        text += f" ({self.where})"
+        if self.may_have_trained:
+            text += (
+                "\nwarning: it was trained with another split of these data, perhaps on some of "
+                "these images; name the experiment's file as --dataset"
+            )
+        return text
 
 
 def evaluate(model: TrainedModel, dataset: str, part: Part = "test") -> Evaluation:
@@ -66,8 +76,13 @@ def evaluate(model: TrainedModel, dataset: str, part: Part = "test") -> Evaluati
     mean, std = (tuple(value.flatten().tolist()) for value in (model.mean, model.std))
     placed = on_device(replace(data, mean=mean, std=std), images, model.mean.device, n_workers=0)
     names = [data.class_names[label] for label in images.labels.tolist()]
-    where = f"{part} of {data.name}"
-    return _measured(model, names, where, lambda: logits_of(model.network, placed))
+    found = _measured(
+        model, names, f"{part} of {data.name}", lambda: logits_of(model.network, placed)
+    )
+    # An official test split is the same, whatever else is split.
+    is_drawn = part != "test" or isinstance(options, DigitsOptions | OwnOptions)
+    other = model.data == data.name and model.data_digest != data.digest
+    return replace(found, may_have_trained=is_drawn and other)
 
 
 def _options(dataset: str, model: TrainedModel) -> DatasetOptions:

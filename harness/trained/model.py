@@ -27,7 +27,8 @@ class TrainedModel(nn.Module):
 
     classifies: whether its last layer is trained; after a first stage, and of methods that measure
     nearest class means, the embedding alone is. network: the harness.networks.base.Network itself.
-    network_options: its entry in an experiment file. data: label of what it has learned.
+    network_options: its entry in an experiment file. data, data_digest: label of what it
+    has learned, and the digest of the whole data set with its split.
     class_names: in the order of the logits. mean, std: (3, 1, 1), of pixels scaled to [0, 1].
     image_size: (height, width) of its input. resize: to how many pixels the shorter side of a
     picture is scaled before that is cut from its centre.
@@ -47,7 +48,8 @@ class TrainedModel(nn.Module):
         super().__init__()
         self.network = network
         self.network_options = dict(about["network"])
-        self.data, self.classifies = str(about["data"]), bool(about["classifies"])
+        self.data, self.data_digest = str(about["data"]), str(about["data_digest"])
+        self.classifies = bool(about["classifies"])
         self.class_names = tuple(map(str, about["class_names"]))
         height, width = about["image_size"]
         self.image_size, self.resize = (int(height), int(width)), int(about["resize"])
