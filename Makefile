@@ -127,8 +127,9 @@ figures: $(STAMP)  ## redraw docs/figures
 ui: $(STAMP)  ## MLflow on http://127.0.0.1:5000
 	@$(BIN)/harness ui
 
+# Three on two cores: half of the time they wait for servers and processes.
 test: $(STAMP)  ## run the tests
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP)  ## ruff, mypy; tables and docs/performance.md fit results
 	@$(BIN)/ruff check .
