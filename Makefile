@@ -145,7 +145,7 @@ format: $(STAMP)  ## let ruff format and fix
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-bench: $(STAMP)  ## timed comparisons, kept (docs/performance.md; 25 min)
+bench: $(STAMP)  ## timed comparisons, kept in docs/performance.md
 	@set -e; for name in bare_bound stage1_loss method_steps costs; do \
 	  $(BIN)/python benchmarks/$$name.py --device $(DEVICE) --save; done
 	@$(BIN)/python benchmarks/grid.py --device $(DEVICE) --asking --save $(if $(AGAINST),--against $(AGAINST))

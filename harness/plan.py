@@ -288,7 +288,6 @@ def make_plan(experiment: Experiment, dataset: Dataset) -> Plan:
 
     # What is trained on the teacher's task is an entry of every task, once.
     found = tuple(dict.fromkeys(entries()))
-    parts = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
-    sizes = {name: len(part) for name, part in parts.items() if part is not None}
+    sizes = {name: len(part) for name, part in dataset.parts.items()}
     counts = Counts(dataset.image_size, len(dataset.class_names), sizes)
     return Plan(experiment, cells, found, counts)

@@ -351,7 +351,7 @@ def test_committed_cells_keep_their_fingerprints(bundle: Path) -> None:
     experiment = read(ROOT / file, [word for word in sets if word != "--set"])
     (digest,) = {cell["spec"]["data"]["digest"] for cell in cells}
     dataset: Any = SimpleNamespace(
-        name="", digest=digest, class_names=(), test=(), train=(), validation=(), image_size=(8, 8)
+        name="", digest=digest, class_names=(), test=(), parts={}, image_size=(8, 8)
     )
     if experiment.tasks is not None:  # its plan depends on the classes
         dataset = load(experiment.dataset)

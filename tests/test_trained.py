@@ -218,19 +218,37 @@ def test_of_tasks_and_seeds_one_is_meant(project: Path) -> None:
         choose(several, Choice(method="kd"))
 
 
+NAMED = {"network": {"network": "wide_resnet", "depth": 10, "width": 1}, "class_names": ["a", "b"]}
+
+
 @pytest.mark.parametrize(
-    "content",
+    ("content", "message"),
     [
-        {"state_dict": {}, "about": {"network": {"network": "wide_resnet"}, "class_names": []}},
-        {"about": {}},
-        {"state_dict": {}, "about": None},
-        [1],
+        ({"state_dict": {}, "about": NAMED}, "checkpoint: {} does not fit the network"),
+        ({"state_dict": {}, "about": NAMED | {"class_names": []}}, "checkpoint: {} does not fit"),
+        ({"state_dict": {}, "about": {}}, "MODEL: {} does not say all of its network and classes"),
+        ({"about": NAMED | {"class_names": 2}}, "MODEL: {} does not say all of its network and"),
+        ({"state_dict": {}, "about": None}, "MODEL: {} does not say which network and classes"),
+        ([1], "MODEL: {} does not say which network and classes"),
     ],
 )
-def test_a_file_that_does_not_fit_itself_is_refused(tmp_path: Path, content: Any) -> None:
-    (tmp_path / "model.pt").write_bytes(to_bytes(content))
-    with pytest.raises(UserError, match=r"^MODEL: .*model\.pt does not"):
-        read_model(tmp_path / "model.pt")
+def test_a_file_that_does_not_fit_itself_is_refused(
+    tmp_path: Path, content: Any, message: str
+) -> None:
+    path = tmp_path / "model.pt"
+    path.write_bytes(to_bytes(content))
+    with pytest.raises(UserError) as raised:
+        read_model(path)
+    assert str(raised.value).startswith(message.format(path))
+
+
+def test_a_file_that_lacks_a_field_is_refused(project: Path, tmp_path: Path) -> None:
+    content = torch.load(cells(project)["kd"] / "model.pt", weights_only=True)
+    for field in content["about"]:
+        rest = {k: v for k, v in content["about"].items() if k != field}
+        (tmp_path / "model.pt").write_bytes(to_bytes({**content, "about": rest}))
+        with pytest.raises(UserError, match="does not say all of its network and classes"):
+            read_model(tmp_path / "model.pt")
 
 
 # -- predict and evaluate --------------------------------------------------------------------------
@@ -362,7 +380,7 @@ def test_an_onnx_file_says_the_same(project: Path, digits: Dataset, tmp_path: Pa
     np.testing.assert_allclose(ours, logits(model, digits).numpy(), rtol=0, atol=1e-4)
     said_in = session.get_modelmeta().custom_metadata_map
     assert json.loads(said_in["class_names"]) == list(model.class_names)
-    assert (said_in["image_size"], said_in["resize"]) == ("8x8", "8")
+    assert (said_in["image_size"], said_in["resize"]) == ("[8, 8]", "8")
 
 
 def test_export_says_what_it_needs(

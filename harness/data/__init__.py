@@ -151,6 +151,12 @@ class Dataset:
     left_out: tuple[LeftOut, ...] = ()
 
     @property
+    def parts(self) -> dict[str, ImageSet]:
+        """Those of train, validation and test that are there."""
+        parts = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: part for name, part in parts.items() if part is not None}
+
+    @property
     def image_size(self) -> tuple[int, int]:
         """(height, width) of the images that a network gets."""
         if isinstance(self.augmentation, ResizedCrop):

@@ -91,10 +91,13 @@ def fitted(image: Image.Image, form: Form, name: str) -> np.ndarray:
         new = (size, long) if width <= height else (long, size)
         image = image.resize(new, Image.Resampling.BILINEAR)
     pixels = np.asarray(image)
-    if form.square:
-        top, left = (round((side - size) / 2.0) for side in pixels.shape[:2])
-        pixels = pixels[top : top + size, left : left + size]
-    return pixels
+    return central(pixels, size, size) if form.square else pixels
+
+
+def central(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The centre of an image (H, W, 3), as torchvision's CenterCrop cuts it out; a view."""
+    top, left = round((pixels.shape[0] - height) / 2.0), round((pixels.shape[1] - width) / 2.0)
+    return pixels[top : top + height, left : left + width]
 
 
 def decode(encoded: Encoded, form: Form) -> np.ndarray:

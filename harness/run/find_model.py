@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from harness.plan import Entry, Plan, result_of
 from harness.spec.file import EXPERIMENTS, experiment_file
 from harness.spec.tasks import ALL
 from harness.store import CellDir, Store
-from harness.trained.model import WEIGHTS_FILE, TrainedModel, read_model
+from harness.trained.model import WEIGHTS_FILE, TrainedModel, model_of, read_model
 
 REGISTERED = "models:/"
 
@@ -55,29 +56,27 @@ def load(
         UserError: there is nothing like it, or not yet, or more than one.
     """
     text, path = str(source), Path(source)
-    if text.startswith(REGISTERED):
-        return _alone(choice, changes, lambda: _of_registry(text))
-    if (path / "cell.json").is_file():
-        return _alone(choice, changes, lambda: of_cell(CellDir(path)))
-    if path.suffix in (".pt", ".pth"):
-        return _alone(choice, changes, lambda: read_model(path))
     if (file := experiment_file(text)) is not None:
         return of_cell(_chosen(file, choice, store, list(changes)))
-    if re.fullmatch(r"[0-9a-f]{6,64}", text):
-        return _alone(choice, changes, lambda: of_cell(_by_digits(text, store)))
-    names = {p.stem for p in EXPERIMENTS.glob("*.yaml")}
-    raise UserError(
-        f"MODEL: {text!r} is no experiment{nearest(text, names) if names else ''}, nor a cell's "
-        "fingerprint, a model.pt or models:/NAME@ALIAS"
-    )
-
-
-def _alone(choice: Choice, changes: Sequence[str], found: Any) -> TrainedModel:
+    opened: Callable[[], TrainedModel]
+    if text.startswith(REGISTERED):
+        opened = partial(_of_registry, text)
+    elif (path / "cell.json").is_file():
+        opened = partial(of_cell, CellDir(path))
+    elif path.suffix in (".pt", ".pth"):
+        opened = partial(read_model, path)
+    elif re.fullmatch(r"[0-9a-f]{6,64}", text):
+        opened = partial(_by_digits, text, store)
+    else:
+        names = {p.stem for p in EXPERIMENTS.glob("*.yaml")}
+        raise UserError(
+            f"MODEL: {text!r} is no experiment{nearest(text, names) if names else ''}, nor a "
+            "cell's fingerprint, a model.pt or models:/NAME@ALIAS"
+        )
     if choice.given or changes:
         field = next(iter(choice.given), "changes")
         raise UserError(f"{field}: chooses among an experiment's trainings; name an experiment")
-    model: TrainedModel = found()
-    return model
+    return opened()
 
 
 def _chosen(file: Path, choice: Choice, store: Path, changes: list[str]) -> CellDir:
@@ -128,7 +127,7 @@ def _values(entry: Entry) -> dict[str, Any]:
     return {"method": entry.method, "student": entry.student, "seed": entry.seed, **of_task}
 
 
-def _by_digits(text: str, store: Path) -> CellDir:
+def _by_digits(text: str, store: Path) -> TrainedModel:
     found = [cell for cell in Store(store).all() if cell.path.name.startswith(text)]
     if len(found) != 1:
         raise UserError(
@@ -137,14 +136,14 @@ def _by_digits(text: str, store: Path) -> CellDir:
         )
     if not found[0].is_done:
         raise UserError(f"MODEL: the cell {text} is not trained yet; run its experiment first")
-    return found[0]
+    return of_cell(found[0])
 
 
 def of_cell(directory: CellDir) -> TrainedModel:
     """
     Raises:
-        UserError: it is not trained, has no classifier, or is older than files that say what they
-            are of, and its data are not here.
+        UserError: it is not trained; or it is older than files that say what they are of, and its
+            data are not here.
     """
     from harness.train.cell import dataset_of
     from harness.train.checkpoint import about, from_bytes
@@ -152,16 +151,12 @@ def of_cell(directory: CellDir) -> TrainedModel:
     path = directory / WEIGHTS_FILE
     if not path.is_file():
         raise UserError(f"MODEL: the cell {directory.path} has no model.pt; it is not trained yet")
-    cell, known = directory.description, None
-    if "about" not in from_bytes(path.read_bytes(), path):
-        spec, kind = cell["spec"], cell["kind"]
-        known = about(
-            spec["network"],
-            dataset_of(directory, spec),
-            spec["data"]["digest"],
-            result_of(kind) == ACCURACY,
-        )
-    return read_model(path, known)
+    content = from_bytes(path.read_bytes(), path)
+    if "about" not in content:
+        spec, kind = directory.description["spec"], directory.description["kind"]
+        data, classifies = dataset_of(directory, spec), result_of(kind) == ACCURACY
+        content["about"] = about(spec["network"], data, spec["data"]["digest"], classifies)
+    return model_of(content, path)
 
 
 def _of_registry(uri: str) -> TrainedModel:

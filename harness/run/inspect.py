@@ -97,8 +97,7 @@ def print_plan(
 
 def print_data(dataset: Dataset) -> None:
     """How many classes and images there are, and what was left out and why."""
-    parts = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
-    sizes = ", ".join(f"{len(p):,} {name}" for name, p in parts.items() if p is not None)
+    sizes = ", ".join(f"{len(part):,} {name}" for name, part in dataset.parts.items())
     print(f"{dataset.name}: {len(dataset.class_names)} classes; {sizes} images")
     for left in dataset.left_out:
         print(f"left out: {left}")

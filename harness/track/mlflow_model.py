@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
 from pathlib import Path
 
 import torch
 
-from harness.trained.graph import example, of_pixels
+from harness.trained.graph import described, example, of_pixels
 from harness.trained.model import TrainedModel
 
 
@@ -29,22 +27,13 @@ def save(model: TrainedModel, folder: Path) -> Path:
     module, images = of_pixels(model), example(model)
     with torch.no_grad():
         signature = infer_signature(images.numpy(), module(images).numpy())
-    logging.getLogger("mlflow").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        mlflow.pytorch.save_model(
-            module,
-            str(folder),
-            serialization_format="pt2",
-            signature=signature,
-            input_example=images.numpy(),
-            pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}", "mlflow"],
-            metadata={
-                "network": model.network_options,
-                "class_names": list(model.class_names),
-                "image_size": list(model.image_size),
-                "resize": model.resize,
-                "input": "RGB, pixels scaled to [0, 1]; the normalisation is in the graph",
-            },
-        )
+    mlflow.pytorch.save_model(
+        module,
+        str(folder),
+        serialization_format="pt2",
+        signature=signature,
+        input_example=images.numpy(),
+        pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}", "mlflow"],
+        metadata=described(model),
+    )
     return folder

@@ -74,10 +74,13 @@ def register(
     if known:
         version = known[0]
     else:
-        # An older file does not say what it is of: it is registered as it is.
-        with tempfile.TemporaryDirectory() as folder, contextlib.suppress(UserError):
-            place = save(read_model(directory / WEIGHTS_FILE), Path(folder, WEIGHTS))
-            client.log_artifacts(run.info.run_id, str(place), WEIGHTS)
+        model = None
+        with contextlib.suppress(UserError):  # older files, which do not say what they are of
+            model = read_model(directory / WEIGHTS_FILE)
+        if model is not None:
+            with tempfile.TemporaryDirectory() as folder:
+                place = save(model, Path(folder, WEIGHTS))
+                client.log_artifacts(run.info.run_id, str(place), WEIGHTS)
         accuracy = manifest["results"].get(ACCURACY, {}).get(experiment.protocol.reported)
         shown = "" if accuracy is None else f", test accuracy {100 * accuracy:.2f} %"
         version = client.create_model_version(

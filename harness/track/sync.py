@@ -379,11 +379,10 @@ class Tracker:
 
 def schema_of(counts: Counts) -> str:
     """Of images and labels, as MLflow writes that of arrays."""
-    height, width = counts.image_size
+    import numpy as np
+    from mlflow.data.schema import TensorDatasetSchema
+    from mlflow.types import Schema, TensorSpec
 
-    def tensor(name: str, dtype: str, *shape: int) -> str:
-        spec = {"dtype": dtype, "shape": [-1, *shape]}
-        return json.dumps([{"name": name, "type": "tensor", "tensor-spec": spec}])
-
-    features, targets = tensor("images", "uint8", height, width, 3), tensor("labels", "int64")
-    return json.dumps({"mlflow_tensorspec": {"features": features, "targets": targets}})
+    images = TensorSpec(np.dtype(np.uint8), (-1, *counts.image_size, 3), "images")
+    labels = TensorSpec(np.dtype(np.int64), (-1,), "labels")
+    return json.dumps(TensorDatasetSchema(Schema([images]), Schema([labels])).to_dict())

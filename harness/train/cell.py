@@ -149,9 +149,8 @@ def _train(
     model = model.to(device).to(memory_format=torch.channels_last)
 
     n_workers = directory.options.get("n_workers", 0)
-    parts = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
     images: dict[str, Images] = {
-        k: on_device(dataset, v, device, n_workers) for k, v in parts.items() if v is not None
+        name: on_device(dataset, part, device, n_workers) for name, part in dataset.parts.items()
     }
     if spec["protocol"]["selection"] not in ("last", *images):
         raise UserError(
@@ -334,11 +333,7 @@ def dataset_of(directory: CellDir, spec: dict[str, Any], loaded: Loaded | None =
 def data_summary(dataset: Dataset, spec: dict[str, Any]) -> dict[str, Any]:
     """Of what a cell has seen: name, number of images of each part, and the digest, of a view its
     own."""
-    sizes = {
-        part: len(images)
-        for part in ("train", "validation", "test")
-        if (images := getattr(dataset, part)) is not None
-    }
+    sizes = {name: len(part) for name, part in dataset.parts.items()}
     digest = dataset.digest if "view" in spec["data"] else spec["data"]["digest"]
     return {"name": dataset.name, "digest": digest, **sizes}
 

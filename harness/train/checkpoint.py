@@ -95,10 +95,17 @@ def load_model(path: Path, options: dict[str, Any], n_classes: int | None = None
     Raises:
         UserError: the file is unreadable or its keys or shapes are another network's.
     """
-    content = from_bytes(path.read_bytes(), path)
+    return network_of(from_bytes(path.read_bytes(), path), path, options, n_classes)
+
+
+def network_of(
+    content: dict[str, Any], path: Path, options: dict[str, Any], n_classes: int | None = None
+) -> Network:
+    """The same, of what `path` holds."""
     try:
         state = content["state_dict"]
-        model = build_network(options, n_classes or len(state["fc.weight"]))
+        n_outputs = len(state["fc.weight"]) if n_classes is None else n_classes
+        model = build_network(options, n_outputs)
         model.load_state_dict(state)
     except (RuntimeError, KeyError, TypeError, AttributeError) as error:
         first = (str(error).strip().splitlines() or [""])[-1].strip()

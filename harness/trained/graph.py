@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import logging
-import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,9 +37,20 @@ def example(model: TrainedModel) -> Tensor:
     return torch.zeros(2, 3, *model.image_size)
 
 
+def described(model: TrainedModel) -> dict[str, Any]:
+    """What goes with `of_pixels`, as plain data."""
+    return {
+        "network": model.network_options,
+        "class_names": list(model.class_names),
+        "image_size": list(model.image_size),
+        "resize": model.resize,
+        "input": "RGB, pixels scaled to [0, 1]; the normalisation is in the graph",
+    }
+
+
 def to_onnx(model: TrainedModel, path: Path) -> None:
     """Write an ONNX file: input `images`, (B, 3, height, width) float32 of [0, 1]; output `logits`,
-    (B, classes). Its metadata has `class_names` (JSON), `image_size` and `resize`.
+    (B, classes). Its metadata has the fields of `described`, all but `input` as JSON.
 
     Raises:
         UserError: the packages for it are not installed.
@@ -52,28 +62,19 @@ def to_onnx(model: TrainedModel, path: Path) -> None:
         )
     import onnx
 
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of PyTorch's own deprecations inside
-        program = torch.onnx.export(
-            of_pixels(model),
-            (example(model),),
-            dynamo=True,
-            input_names=["images"],
-            output_names=["logits"],
-            dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
-            verbose=False,
-        )
+    program = torch.onnx.export(
+        of_pixels(model),
+        (example(model),),
+        dynamo=True,
+        input_names=["images"],
+        output_names=["logits"],
+        dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
+        verbose=False,
+    )
     assert program is not None
     proto = program.model_proto
-    height, width = model.image_size
-    for key, value in {
-        "class_names": json.dumps(model.class_names),
-        "image_size": f"{height}x{width}",
-        "resize": str(model.resize),
-        "input": "RGB, pixels scaled to [0, 1]; the normalisation is in the graph",
-    }.items():
-        proto.metadata_props.add(key=key, value=value)
+    for key, value in described(model).items():
+        proto.metadata_props.add(key=key, value=value if key == "input" else json.dumps(value))
     onnx.checker.check_model(proto)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, proto.SerializeToString())

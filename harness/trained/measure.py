@@ -93,12 +93,11 @@ def _options(dataset: str, model: TrainedModel) -> DatasetOptions:
             f"--dataset: {dataset!r} is no folder, no experiment file and no data set"
             f"{nearest(dataset, DATASETS)}"
         )
-    options, fields = DATASETS[dataset][0], {"name": dataset}
-    size: dict[str, Any] = {}
+    options, fields = DATASETS[dataset][0], dict[str, Any](name=dataset)
     if "image_size" in options.model_fields:  # of several sizes, that which the network has seen
-        size = {"image_size": model.image_size[0]}
+        fields["image_size"] = model.image_size[0]
     try:
-        return options.model_validate({**fields, **size})
+        return options.model_validate(fields)
     except ValidationError as error:
         raise UserError(first_error(error, options, f"--dataset {dataset}")) from None
 

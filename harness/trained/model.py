@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from harness.data.batches import chunk_size
-from harness.data.decode import Encoded, Form, fitted, rgb
-from harness.errors import UserError
+from harness.data.decode import Encoded, Form, central, fitted, rgb
+from harness.errors import UserError, one_line
 from harness.networks.base import Network
-from harness.train.checkpoint import build_network, from_bytes
+from harness.train.checkpoint import from_bytes, network_of
 
 WEIGHTS_FILE = "model.pt"
 Picture = str | Path | bytes | Image.Image | np.ndarray
@@ -92,13 +92,9 @@ class TrainedModel(nn.Module):
             image, name = rgb(Encoded(picture, "picture")), "picture"
         else:
             image, name = rgb(Encoded(Path(picture), str(picture))), str(picture)
-        pixels = fitted(image, Form(self.resize, square=False), name)
-        top, left = (
-            round((side - size) / 2)
-            for side, size in zip(pixels.shape[:2], self.image_size, strict=True)
+        return np.array(
+            central(fitted(image, Form(self.resize, square=False), name), *self.image_size)
         )
-        height, width = self.image_size
-        return np.array(pixels[top : top + height, left : left + width])
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, classes) of preprocessed pictures (B, 3, height, width)."""
@@ -117,10 +113,10 @@ class TrainedModel(nn.Module):
             UserError: one cannot be read as an image, or the network does not classify.
         """
         self.check_classifies()
-        parts = [torch.empty(0, len(self.class_names))]
+        parts, rest = [torch.empty(0, len(self.class_names))], iter(pictures)
         chunk = chunk_size(self.mean.device, *self.image_size)
         with torch.no_grad():
-            for some in _chunks(pictures, chunk):
+            while some := list(islice(rest, chunk)):
                 x = torch.stack([self.preprocess(picture) for picture in some])
                 parts.append(self(x).float().softmax(1).cpu())
         return torch.cat(parts)
@@ -137,37 +133,38 @@ class TrainedModel(nn.Module):
             )
 
 
-def _chunks(items: Iterable[Picture], size: int) -> Iterator[Sequence[Picture]]:
-    iterator = iter(items)
-    while chunk := list(islice(iterator, size)):
-        yield chunk
-
-
-def read_model(path: Path, about: dict[str, Any] | None = None) -> TrainedModel:
+def read_model(path: Path) -> TrainedModel:
     """
     Args:
         path: a model.pt, as cells and MLflow's runs have it.
-        about: what an older file does not say itself.
 
     Raises:
         UserError: no such file, a broken one, or one that does not say what it is of.
     """
     if not path.is_file():
         raise UserError(f"MODEL: no file {path}; check the path")
-    content = from_bytes(path.read_bytes(), path)
-    known = content.get("about", about) if isinstance(content, dict) else about
-    if known is None:
+    return model_of(from_bytes(path.read_bytes(), path), path)
+
+
+def model_of(content: dict[str, Any], path: Path) -> TrainedModel:
+    """
+    Args:
+        content: of the file `path`.
+
+    Raises:
+        UserError: it does not say what it is of, or does not fit that.
+    """
+    about = content.get("about") if isinstance(content, dict) else None
+    if about is None:
         raise UserError(
             f"MODEL: {path} does not say which network and classes it has, as published files and "
             "older ones do not; `harness import-checkpoint FILE EXPERIMENT` makes a cell of it"
         )
     try:
-        state = content["state_dict"]
-        network = build_network(known["network"], len(known["class_names"]))
-        network.load_state_dict(state)
-        return TrainedModel(network, known)
-    except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
-        first = (str(error).strip().splitlines() or [""])[-1].strip()
+        network = network_of(content, path, about["network"], len(about["class_names"]))
+        return TrainedModel(network, about)
+    except (KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"MODEL: {path} does not fit what it says of itself ({first[:160]}); train it again"
+            f"MODEL: {path} does not say all of its network and classes ({one_line(error)}); "
+            "train it again"
         ) from None
