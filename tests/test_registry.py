@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,13 @@ from test_tune_resume import TUNING
 
 from analysis.bundle import read_bundle
 from analysis.tables.rows import cell_estimate, columns_of, epochs_of, rows_of
+from harness.plan import Plan
 from harness.run.grid import plan_of
 from harness.spec.file import parse, read
 from harness.store import Store
 from harness.track import grid_run
 from harness.track.registry import look_up, resolve
-from harness.track.sync import Tracker
+from harness.track.sync import N_CELLS, Tracker
 
 FILE = "experiments/tiny.yaml"
 NAME = "tiny-wrn-10-1"
@@ -155,6 +157,35 @@ def test_a_smaller_table_does_not_replace_a_larger_one(here: Path) -> None:
     assert grid_of(here).data.tags["mlflow.note.content"] == before
     harness(here, "run", FILE, "--set", "seeds=[0,1]")
     assert "\u00a0(2)](#" in grid_of(here).data.tags["mlflow.note.content"]
+
+
+def test_nor_where_both_come_at_once(here: Path) -> None:
+    """The smaller one has looked, and begins to write, when the larger one comes."""
+    uri, store = f"sqlite:///{here / 'mlflow.db'}", Store(here / "runs")
+    writers = {
+        name: Tracker(plan_of(read(here / FILE, sets)), store, uri)
+        for name, sets in (("larger", []), ("smaller", ["methods=[plain]"]))
+    }
+    client, run_id = mlflow_client(here), grid_of(here).info.run_id
+    client.set_tag(run_id, N_CELLS, "0")
+    has_looked, larger_is_there = threading.Event(), threading.Event()
+
+    def page_of(name: str) -> grid_run.Page:
+        def page(plan: Plan, experiment_id: str, folder: Path) -> grid_run.Result:
+            if name == "smaller":
+                has_looked.set()
+                larger_is_there.wait(1)
+            return grid_run.Result(name, [], {}, {})
+
+        return page
+
+    smaller = threading.Thread(target=writers["smaller"].present, args=[page_of("smaller")])
+    smaller.start()
+    assert has_looked.wait(60)
+    writers["larger"].present(page_of("larger"))
+    larger_is_there.set()
+    smaller.join()
+    assert grid_of(here).data.tags["mlflow.note.content"] == "larger"
 
 
 def test_a_column_of_final_accuracies_alone(finished: Path) -> None:

@@ -65,16 +65,27 @@ class Connection:
             Exception: whatever MLflow raises of a server that cannot be used.
         """
         if self._client is None:
-            with locked(self.uri, self.lock_folder), contextlib.ExitStack() as stack:
-                if database.is_postgres(self.uri):  # other hosts may be about to create the same
-                    lock = database.Lock(self.uri, "harness mlflow", "MLFLOW_TRACKING_URI")
-                    stack.callback(lock.release)
-                    lock.acquire(wait=True)
+            with self.alone():
                 client = cast("MlflowClient", _Heard(self, make_client(self.uri)))
                 self.experiment_id = find_experiment(client, self.experiment, self.uri)
                 prepare(client)
             self._client = client
         return self._client
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """For what is looked at and then changed, once: nobody else on this machine does, nor on
+        another host that uses the same database.
+
+        Raises:
+            UserError: the database does not answer.
+        """
+        with self.locked(), contextlib.ExitStack() as stack:
+            if database.is_postgres(self.uri):
+                lock = database.Lock(self.uri, "harness mlflow", "MLFLOW_TRACKING_URI")
+                stack.callback(lock.release)
+                lock.acquire(wait=True)
+            yield
 
     def locked(self) -> contextlib.AbstractContextManager[None]:
         return locked(self.uri, self.lock_folder)

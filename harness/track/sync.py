@@ -136,12 +136,13 @@ class Tracker:
         """Show the result of the finished grid on its run, unless one of more cells stands there:
         a later run of fewer seeds or methods, or somebody else's, takes nothing away."""
         client = self.connect()
-        shown = client.get_run(self._parent_id).data.tags.get(N_CELLS, "0")
-        if int(shown) <= len(self.plan.cells):
-            with tempfile.TemporaryDirectory() as folder:
-                result = page(self.plan, self.server.experiment_id, Path(folder))
-                present(client, self._parent_id, result, self._ended)
-            client.set_tag(self._parent_id, N_CELLS, str(len(self.plan.cells)))
+        with self.server.alone():  # a smaller and a larger one may come at once
+            shown = client.get_run(self._parent_id).data.tags.get(N_CELLS, "0")
+            if int(shown) <= len(self.plan.cells):
+                with tempfile.TemporaryDirectory() as folder:
+                    result = page(self.plan, self.server.experiment_id, Path(folder))
+                    present(client, self._parent_id, result, self._ended)
+                client.set_tag(self._parent_id, N_CELLS, str(len(self.plan.cells)))
         sent.mark(self.store.root / sent.FILE, self.key, parent=self._parent_id, cells=self._cells)
 
     @property
