@@ -127,7 +127,7 @@ figures: $(STAMP)  ## redraw docs/figures
 ui: $(STAMP)  ## MLflow on http://127.0.0.1:5000
 	@$(BIN)/harness ui
 
-# Three on two cores: half of the time they wait for servers and processes.
+# Three keep two cores busy while some of them wait for servers and time limits.
 test: $(STAMP)  ## run the tests
 	@$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 

@@ -14,9 +14,15 @@ from pathlib import Path
 
 # Reads a job a line; says the process id of its child, then the status that it ended with.
 FORKING = """
-import json, os, sys
-import mlflow, optuna, sklearn.datasets, torch
-import harness.cli, harness.run.grid, harness.track.sync, harness.tune.search
+import atexit, gc, json, os, sys, threading
+import mlflow.pytorch, optuna, sklearn.datasets, torch._dynamo
+import mlflow.store.db.utils, mlflow.store.model_registry.sqlalchemy_store
+import mlflow.store.tracking.sqlalchemy_store, sqlalchemy.orm
+import analysis.commands, analysis.grid_page
+import harness.cli, harness.run.grid, harness.track.mlflow_model, harness.track.sync
+import harness.tune.search
+sqlalchemy.orm.configure_mappers()
+gc.freeze()  # a collection in a child would copy all memory
 print("ready", flush=True)
 for line in sys.stdin:
     job = json.loads(line)
@@ -30,7 +36,13 @@ for line in sys.stdin:
             os.dup2(os.open(path, os.O_RDWR), number)
         sys.argv = ["harness", *job["arguments"]]
         from harness.__main__ import command
-        sys.exit(command())
+        status = command()
+        # What Python does at its end, but for taking all modules apart, which takes two seconds.
+        threading._shutdown()
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
     print(child, flush=True)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
