@@ -4,12 +4,13 @@ import json
 import shutil
 import struct
 import subprocess
+import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import call, cells, one_error_line, snapshot, wait_until, write_experiment
+from helpers import ROOT, call, cells, one_error_line, snapshot, wait_until, write_experiment
 
 import harness.track.mirrors as mirrors
 from harness.cli import main
@@ -173,9 +174,8 @@ def test_one_that_is_not_installed(
 
 
 def test_every_tracker_has_an_extra() -> None:
-    from importlib.metadata import metadata
-
-    assert set(mirrors.MIRRORS) <= set(metadata("refilled-harness").get_all("Provides-Extra") or [])
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert mirrors.MIRRORS.keys() <= project["optional-dependencies"].keys()
 
 
 # -- TensorBoard -----------------------------------------------------------------------------------

@@ -85,8 +85,9 @@ def run_experiment(
     progress = begin(plan, store)
     tracker, mirrors = Tracker(plan, store), make_mirrors(trackers, plan, store)
     n_cells, n_cached = len(plan.cells), len(progress.cached_cells)
-    is_shown = page is None or tracker.is_presented
-    if n_cached == n_cells and is_shown and not any(t.behind() for t in (tracker, *mirrors)):
+    is_behind = bool(tracker.behind()) or any(mirror.behind() for mirror in mirrors)
+    is_shown = not is_behind and (page is None or tracker.is_presented)
+    if n_cached == n_cells and is_shown:
         print(f"{experiment.name}: nothing to do, all {n_cells} cells are done (in {root}).")
         return OK
     runner = make_executor(executor, jobs, device, announced_version())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.track.mirrors.mirror import Line, Run
 
@@ -42,8 +42,9 @@ class TensorBoard:
             write(writer, results)
             columns: dict[str, str] = {n: run.tags[n] for n in TAGS if n in run.tags}
             # `SummaryWriter.add_hparams` would write the results once more, without their epoch.
+            file: Any = writer.file_writer
             for summary in hparams(columns, dict(results.metrics)):
-                writer.file_writer.add_summary(summary, walltime=results.time)
+                file.add_summary(summary, walltime=results.time)
         writer.close()
         del self._writers[run.key]
 
