@@ -13,7 +13,8 @@ manifest.json     written last: the cell is done, with its results and provenanc
 mlflow.json       which MLflow runs already hold it (derived; may be deleted)
 log.txt           what the training process printed
 
-Beside the cells: mlflow.json, the grids whose run in MLflow shows their result (derived too).
+Beside the cells: mlflow.json, the grids whose run in MLflow shows their result (derived too);
+teacher-cache, tensorboard, wandb: folders of what their names say (derived, too).
 """
 
 from __future__ import annotations

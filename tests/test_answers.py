@@ -401,3 +401,16 @@ def test_gc(tmp_path: Path) -> None:
     assert clean(tmp_path) == PassFile.size(10, 3)
     assert not (tmp_path / FOLDER).exists()
     assert clean(tmp_path) == 0
+
+
+def test_its_place_on_the_disk_is_there_beforehand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the system has no call for it."""
+    for name in ("linux", "macos"):
+        if name == "macos":
+            monkeypatch.delattr(os, "posix_fallocate")
+        with PassFile(tmp_path / name, 1000, 700) as file:
+            found = os.fstat(file.fd)
+            assert found.st_size == PassFile.size(1000, 700) <= 512 * found.st_blocks
+            assert file.read(0, 10) is None

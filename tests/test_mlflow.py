@@ -37,6 +37,7 @@ from helpers import (
 )
 
 import harness.run.session
+import harness.track.system_metrics as system_metrics_module
 from analysis.bundle import Bundle, read_bundle
 from analysis.grid_page import conditions
 from analysis.tables.rows import columns_of, rows_of, select
@@ -624,3 +625,55 @@ def test_ui_without_a_database(
     assert main(["ui"]) == 2
     assert "nothing logged" in one_error_line(capsys.readouterr().err)
     assert list(tmp_path.iterdir()) == []
+
+
+# -- system metrics --------------------------------------------------------------------------------
+
+
+def system_metrics(folder: Path) -> dict[str, dict[str, float]]:
+    """Kind of run (cell, grid, ..) -> what it has under *System metrics*."""
+    found = runs_in(mlflow_client(folder), "tiny")
+    return {
+        run.data.tags["kind"]: {
+            k: v for k, v in run.data.metrics.items() if k.startswith("system/")
+        }
+        for run in found
+    }
+
+
+def test_system_metrics_on_request(finished: Path, tmp_path: Path, empty_database: Path) -> None:
+    assert not any(system_metrics(finished).values()), "nobody asked for them"
+    shutil.copy(empty_database, tmp_path)
+    file = write_experiment(tmp_path / "tiny.yaml", methods=["plain"], training={"epochs": 6})
+    wanted = {
+        "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING": "true",
+        "MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL": "0.5",
+    }
+    done = call(tmp_path, "run", str(file), "--no-bar", "--device", "cpu", **wanted)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    found = system_metrics(tmp_path)
+    assert not found["cell"]
+    assert 0 < found["grid"]["system/cpu_utilization_percentage"] <= 100
+    assert found["grid"]["system/system_memory_usage_megabytes"] > 100
+
+
+@pytest.mark.parametrize(
+    ("value", "installed", "message"),
+    [
+        ("perhaps", True, "'perhaps' is neither true nor false; correct it"),
+        ("true", False, "psutil is not installed; `pip install 'refilled-harness[system]'`"),
+    ],
+)
+def test_system_metrics_that_cannot_be_had(
+    value: str,
+    installed: bool,
+    message: str,
+    elsewhere: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv(system_metrics_module.WANTED, value)
+    if not installed:
+        monkeypatch.setattr(system_metrics_module, "find_spec", lambda _: None)
+    assert main(["sync", FILE]) == 2
+    assert f"{system_metrics_module.WANTED}: {message}" in one_error_line(capsys.readouterr().err)

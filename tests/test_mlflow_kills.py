@@ -19,7 +19,7 @@ from harness.plan import make_plan
 from harness.spec.file import read
 from harness.store import CellDir, Store
 from harness.track import sent
-from harness.track.compare import NO_METRICS
+from harness.track.shown import NO_METRICS
 from harness.track.sync import Tracker
 from harness.tune.tracker import TrialView, TuneTracker
 from harness.tune.tuning_file import read_tuning

@@ -19,7 +19,7 @@ from harness.execute import DONE
 from harness.networks import build
 from harness.run.estimate import Speed, estimate
 from harness.store import Store
-from harness.track.sync import Tracker
+from harness.track.shown import tags_of
 from harness.train.checkpoint import load_model
 
 BASELINES = "methods=[pixels_ncm, untrained_ncm]"
@@ -123,8 +123,7 @@ def test_what_makes_their_cells_other_ones(tmp_path: Path) -> None:
 
 def test_whose_network_mlflow_shows(tmp_path: Path) -> None:
     grid = tiny(tmp_path, BASELINES.replace("]", ", teacher_ncm]"), TWO)
-    tracker = Tracker(grid.plan, grid.store)
-    shown = {(e.stage, e.student): tracker._tags(e)["student"] for e in grid.plan.entries}
+    shown = {(e.stage, e.student): tags_of(grid.plan, e)["student"] for e in grid.plan.entries}
     for student in ("wrn-10-1", "wrn-10-2"):
         assert shown["pixels_ncm", student] == "pixels"
         assert shown["untrained_ncm", student] == student

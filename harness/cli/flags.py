@@ -34,6 +34,10 @@ TeacherCache = Annotated[
         help="disk for teachers' answers, computed once: 20GB, 500MB; 0 keeps none",
     ),
 ]
+Trackers = Annotated[
+    Optional[list[str]],
+    typer.Option("--tracker", help="also send to: tensorboard, wandb", metavar="NAME"),
+]
 Storage = Annotated[
     Optional[str],
     typer.Option(

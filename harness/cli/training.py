@@ -21,6 +21,7 @@ from harness.cli.flags import (
     Storage,
     StoreOption,
     TeacherCache,
+    Trackers,
     Workers,
     n_bytes,
     seconds,
@@ -62,6 +63,7 @@ def run(
     n_workers: Workers = 0,
     teacher_cache: TeacherCache = KEPT,
     no_bar: NoBar = False,
+    tracker: Trackers = None,
 ) -> None:
     """Train every cell that is not done, and log all of them to MLflow."""
     from harness.run.grid import run_experiment
@@ -76,6 +78,7 @@ def run(
         teacher_cache=n_bytes(teacher_cache),
         no_bar=no_bar,
         budget=seconds(budget, "--budget"),
+        trackers=tracker or (),
         page=page_of(file, set_, store),
         show=result_of(file, set_, store),
     )
@@ -157,22 +160,26 @@ def gc(store: StoreOption = RUNS) -> None:
 
 
 @app.command()
-def sync(file: File, set_: Set = None, store: StoreOption = RUNS) -> None:
+def sync(file: File, set_: Set = None, store: StoreOption = RUNS, tracker: Trackers = None) -> None:
     """Send to MLflow what it does not have yet; rebuilds it from the journals."""
     from harness.run.session import connect
     from harness.store import Store
+    from harness.track.mirrors import make_mirrors, send
     from harness.track.sync import Tracker
 
     the_plan = plan_of_file(file, set_)
     Store(store).create()
-    tracker = Tracker(the_plan, Store(store))
-    connect(tracker)
-    sent = tracker.sync()
+    mirrors = make_mirrors(tracker or (), the_plan, Store(store))
+    mlflow = Tracker(the_plan, Store(store))
+    connect(mlflow)
+    sent = mlflow.sync()
     done = all(Store(store).directory(f).is_done for f in the_plan.cells)
     if done:
-        tracker.present(page_of(file, set_, store))
-    tracker.close(finished=done)
-    print(f"{sent} cells sent to {tracker.server.place}")
+        mlflow.present(page_of(file, set_, store))
+    mlflow.close(finished=done)
+    print(f"{sent} cells sent to {mlflow.server.place}")
+    for line in send(mirrors):
+        print(line)
 
 
 @app.command("import-checkpoint")

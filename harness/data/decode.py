@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -16,6 +15,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from harness.errors import UserError
+from harness.provenance import n_cores
 
 CHUNK = 256  # images decoded ahead of the writer
 LONGEST = 20  # times the shorter side: beyond, it is hardly a picture, and could fill the memory
@@ -112,7 +112,7 @@ def decode_all(encoded: Iterable[Encoded], form: Form) -> Iterator[np.ndarray]:
         UserError: of the first image, in order, that cannot be read.
     """
     items = iter(encoded)
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(n_cores()) as pool:
         while chunk := list(islice(items, CHUNK)):
             images = list(pool.map(partial(decode, form=form), chunk))
             if form.square:

@@ -21,6 +21,7 @@ from typing import Any
 
 from harness.errors import UserError
 from harness.execute import FAILED, STOPPED
+from harness.provenance import n_cores
 
 
 def work(orders: Connection, device: str, threads: int | None, version: dict[str, Any]) -> None:
@@ -59,7 +60,7 @@ def _die_with_parent() -> None:
 
 def threads_for(jobs: int) -> int:
     """CPU threads of each of `jobs` cells, so that together they do not exceed the cores."""
-    return max(1, len(os.sched_getaffinity(0)) // jobs)
+    return max(1, n_cores() // jobs)
 
 
 # What a worker's libraries read when they start, unless the user has set it (docs/design.md).

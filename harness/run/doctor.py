@@ -19,7 +19,7 @@ from rich.table import Table
 from harness import database
 from harness.data import cifar, cub, data_root, fashion_mnist
 from harness.errors import UserError, one_line
-from harness.provenance import processor, version_said
+from harness.provenance import n_cores, processor, version_said
 from harness.redact import without_password
 from harness.store import Store
 from harness.track.database_file import file_of
@@ -106,8 +106,7 @@ def _devices() -> Iterator[Finding]:
     """With a timed product of two matrices: a device that is there may still not work."""
     import torch
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    names = {"cpu": f"{processor()}, {cores} cores, {torch.get_num_threads()} threads"}
+    names = {"cpu": f"{processor()}, {n_cores()} cores, {torch.get_num_threads()} threads"}
     for i in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(i)
         memory = f"{free / 2**30:.0f} of {total / 2**30:.0f} GiB free"

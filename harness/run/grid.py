@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 from harness.data import Dataset, load
@@ -32,6 +33,7 @@ from harness.run.session import (
 from harness.spec.experiment import Experiment
 from harness.store import Store
 from harness.track.grid_run import Page
+from harness.track.mirrors import make_mirrors
 from harness.track.registry import fetch
 from harness.track.sync import Tracker
 
@@ -53,6 +55,7 @@ def run_experiment(
     no_bar: bool = False,
     budget: float | None = None,
     executor: str = "local",
+    trackers: Iterable[str] = (),
     page: Page | None = None,
     show: Callable[[Plan], None] = lambda _: None,
 ) -> int:
@@ -61,6 +64,7 @@ def run_experiment(
     Args:
         n_workers, teacher_cache: of each cell (`cell_options`).
         executor: a name of harness.execute.
+        trackers: names of harness.track.mirrors, besides MLflow.
         page: what the finished grid's run in MLflow shows.
         show: prints the result of a grid that is done now.
 
@@ -79,16 +83,18 @@ def run_experiment(
     plan = make_plan(experiment, dataset)
     fetch(plan, store, device, dataset)
     progress = begin(plan, store)
-    tracker = Tracker(plan, store)
+    tracker, mirrors = Tracker(plan, store), make_mirrors(trackers, plan, store)
     n_cells, n_cached = len(plan.cells), len(progress.cached_cells)
-    if n_cached == n_cells and not tracker.behind() and (page is None or tracker.is_presented):
+    is_behind = bool(tracker.behind()) or any(mirror.behind() for mirror in mirrors)
+    is_shown = not is_behind and (page is None or tracker.is_presented)
+    if n_cached == n_cells and is_shown:
         print(f"{experiment.name}: nothing to do, all {n_cells} cells are done (in {root}).")
         return OK
     runner = make_executor(executor, jobs, device, announced_version())
     runner.warm_up()
     with stoppable() as stops, contextlib.closing(runner):
         status = OK
-        sync = start_tracking(tracker)
+        syncs = start_tracking(tracker, *mirrors)
         try:
             print(
                 f"{experiment.name}: {n_cells} cells, {n_cached} done before, "
@@ -111,7 +117,9 @@ def run_experiment(
                 if page is not None and all_done:
                     tracker.present(page)
 
-            sync.finish(lambda: finish_tracking(sync, all_done, present), stops=stops)
+            for sync in syncs:
+                result = (present,) if sync.tracker is tracker else ()
+                sync.finish(partial(finish_tracking, sync, all_done, *result), stops=stops)
     report(progress, status)
     if status == OK:
         show(plan)

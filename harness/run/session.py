@@ -4,7 +4,6 @@ MLflow kept up to date beside the training."""
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import sys
 import threading
@@ -18,11 +17,11 @@ import numpy as np
 from harness.data import Dataset, DatasetOptions, data_root
 from harness.database import Refused
 from harness.errors import one_line
+from harness.provenance import n_cores
 from harness.track.environment import usable
 
 if TYPE_CHECKING:
     from harness.spec.experiment import Experiment
-    from harness.track.client import Connection
 
 # Exit statuses of the command. UNFINISHED: --max-time came first; call again to go on.
 OK, CELL_FAILED, WRONG_USE, UNFINISHED, CTRL_C = 0, 1, 2, 3, 130
@@ -36,13 +35,34 @@ LAST_TRIES = 6  # with 1, 2, .. 5 seconds between them
 START_SECONDS = 30.0  # training waits so long for MLflow's first answer, yes or no
 
 
+class Server(Protocol):
+    """Where a tracker sends to. name: as its users know it. place: without a password. heard: when
+    it last answered, as time.monotonic(). is_open: whether it ever did."""
+
+    name: str
+    place: str
+    heard: float
+
+    @property
+    def is_open(self) -> bool: ...
+
+    def check(self) -> None:
+        """Before anybody is asked.
+
+        Raises:
+            UserError: it cannot be used as it is set up.
+        """
+        ...
+
+
 class Tracking(Protocol):
-    """Sends what a command trains to MLflow. remedy: the command that sends what is missing."""
+    """Sends what a command trains to MLflow, or to another tracker. remedy: the command that sends
+    what is missing."""
 
     remedy: str
 
     @property
-    def server(self) -> Connection: ...
+    def server(self) -> Server: ...
 
     def connect(self) -> Any:
         """Find the server, and what is there already."""
@@ -107,7 +127,7 @@ def check_device(name: str) -> None:
 def default_jobs(device: str) -> int:
     """One cell a core; on a GPU one cell, which has the device to itself."""
     on_gpu = device.startswith("cuda") or (device == "auto" and Path("/dev/nvidia0").exists())
-    return 1 if on_gpu or device == "mps" else len(os.sched_getaffinity(0))
+    return 1 if on_gpu or device == "mps" else n_cores()
 
 
 def cell_options(
@@ -138,31 +158,34 @@ def connect(tracker: Tracking) -> None:
         tracker.connect()
 
 
-def start_tracking(tracker: Tracking) -> BackgroundSync:
-    """Keep MLflow up to date from now on. Training does not need it: whatever is wrong with it, but
-    its address, is one warning.
+def start_tracking(*trackers: Tracking) -> list[BackgroundSync]:
+    """Keep them up to date from now on. Training does not need them: whatever is wrong with one,
+    but its address, is one warning.
 
     Raises:
         UserError: the address is wrong, or the server there refuses it.
     """
-    tracker.server.check()
-    sync = BackgroundSync(tracker)
-    sync.start()
-    sync.answered.wait(START_SECONDS)
-    if sync.refused is not None:
-        raise sync.refused
-    return sync
+    for tracker in trackers:
+        tracker.server.check()
+    syncs = [BackgroundSync(tracker) for tracker in trackers]
+    for sync in syncs:
+        sync.start()
+    for sync in syncs:
+        sync.answered.wait(START_SECONDS)
+        if sync.refused is not None:
+            raise sync.refused
+    return syncs
 
 
 class BackgroundSync(threading.Thread):
-    """Keeps MLflow up to date while cells train. A server that fails delays the picture of the
+    """Keeps one tracker up to date while cells train. A server that fails delays the picture of the
     training, never the training.
 
     answered: the first connection has succeeded or failed. refused: it failed for good.
     """
 
     def __init__(self, tracker: Tracking) -> None:
-        super().__init__(daemon=True, name="mlflow-sync")
+        super().__init__(daemon=True, name="tracker-sync")
         self.tracker = tracker
         self.answered = threading.Event()
         self.refused: Refused | None = None
@@ -172,7 +195,7 @@ class BackgroundSync(threading.Thread):
 
     @property
     def has_said_all(self) -> bool:
-        """MLflow was away from the start, and the warning said what to do."""
+        """The server was away from the start, and the warning said what to do."""
         return self._failing and not self.tracker.server.is_open
 
     def run(self) -> None:
@@ -199,12 +222,12 @@ class BackgroundSync(threading.Thread):
         return True
 
     def _warning(self, error: Exception) -> str:
-        tracker = self.tracker
-        if tracker.server.is_open:
-            return f"warning: MLflow: {one_line(error)}; trying again"
+        server = self.tracker.server
+        if server.is_open:
+            return f"warning: {server.name}: {one_line(error)}; trying again"
         return (
-            f"warning: MLflow at {tracker.server.place} cannot be used ({one_line(error)}); "
-            f"training goes on without it, {tracker.remedy} sends the rest"
+            f"warning: {server.name} at {server.place} cannot be used ({one_line(error)}); "
+            f"training goes on without it, {self.tracker.remedy} sends the rest"
         )
 
     def finish(
@@ -214,14 +237,15 @@ class BackgroundSync(threading.Thread):
         stops: Stops | None = None,
     ) -> None:
         """End the thread after one call of `last` in it, the last sync. Returns without it when
-        MLflow has not answered anything for `silence` seconds, or the user stops twice."""
+        the server has not answered anything for `silence` seconds, or the user stops twice."""
         self._last = last
         self._stop_now.set()
         started, is_said = time.monotonic(), False
         while self.is_alive():
             self.join(0.2)
             if not is_said and time.monotonic() - started > SAID_SECONDS:
-                print(f"sending to MLflow at {self.tracker.server.place} ..", flush=True)
+                server = self.tracker.server
+                print(f"sending to {server.name} at {server.place} ..", flush=True)
                 is_said = True
             if stops is not None and stops.n > 1:
                 print(behind(self.tracker, "stopped before the end"), file=sys.stderr)
@@ -253,7 +277,8 @@ def finish_tracking(
 
 
 def behind(tracker: Tracking, why: str) -> str:
+    server = tracker.server
     return (
-        f"warning: MLflow at {tracker.server.place} is behind ({why}); nothing is lost: "
+        f"warning: {server.name} at {server.place} is behind ({why}); nothing is lost: "
         f"{tracker.remedy} sends the rest"
     )

@@ -17,6 +17,7 @@ from harness.errors import UserError
 from harness.redact import without_password
 from harness.track import database_file
 from harness.track.environment import check_uri, is_server, prepare_environment, tracking_uri
+from harness.track.system_metrics import SystemMetrics, check_wanted
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -29,9 +30,11 @@ PARENT = "mlflow.parentRunId"  # the tag of a run below another
 class Connection:
     """One experiment at one tracking server.
 
-    place: the server, without a password. heard: when it last answered, as time.monotonic().
-    experiment_id: MLflow's, once it is open.
+    name: what users call it. place: the server, without a password. heard: when it last answered,
+    as time.monotonic(). experiment_id: MLflow's, once it is open.
     """
+
+    name = "MLflow"
 
     def __init__(self, experiment: str, lock_folder: Path, uri: str | None = None) -> None:
         """lock_folder: where commands keep out of each other's way; a database file has its own."""
@@ -41,14 +44,21 @@ class Connection:
         self.heard = 0.0
         self.experiment_id = ""
         self._client: MlflowClient | None = None
+        self._system: SystemMetrics | None = None
 
     def check(self) -> None:
         """Before anybody is asked.
 
         Raises:
-            UserError: the address itself is wrong.
+            UserError: the address itself is wrong, or system metrics are wanted and cannot be had.
         """
         check_uri(self.uri)
+        self._system = SystemMetrics(self.uri) if check_wanted() else None
+
+    def log_system_metrics(self, run_ids: Iterable[str]) -> None:
+        """On the runs that stand for the command, if the user asked for them."""
+        if self._system is not None and self._client is not None:
+            self._system.log(self._client, run_ids)
 
     @property
     def is_open(self) -> bool:

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 from harness.store import CellDir
 from harness.track.client import children
 from harness.track.sent import current_training
+from harness.track.shown import NO_METRICS
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
-
-NO_METRICS = ("event", "time", "epoch")  # of a journal's line
 
 
 def differing(

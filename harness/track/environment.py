@@ -106,7 +106,8 @@ def prepare_environment(uri: str = DEFAULT_URI) -> None:
     os.environ["MLFLOW_ENABLE_ASYNC_LOGGING"] = "false"
     host = urlsplit(uri).hostname if is_server(uri) else None
     no_proxy((*LOOPBACK, host) if host and host.startswith("127.") else LOOPBACK)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    for name in ("alembic", "mlflow.system_metrics"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     # They print a traceback, or the address with its password, for what is raised anyway.
     for name in ("mlflow.store.db.utils", "urllib3.connectionpool"):
         logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -12,6 +12,7 @@ from typing import Any
 from harness.canonical import canonical
 from harness.store import CellDir, write_atomically
 from harness.stored import SENT, parse_json, problem
+from harness.track.shown import status_of
 
 FILE = "mlflow.json"
 
@@ -35,6 +36,15 @@ def read(path: Path) -> dict[str, Any]:
 def mark(path: Path, key: str, **fields: Any) -> None:
     """Replace one entry of a file."""
     write_atomically(path, canonical(read(path) | {key: fields}).encode())
+
+
+def is_behind(directory: CellDir, known: dict[str, Any]) -> bool:
+    """Whether the cell's journal, or its state, says more than what was sent."""
+    if known.get("status") == "FINISHED":
+        return False
+    n_lines = len(current_training(directory))
+    now = {"lines": n_lines, "status": status_of(directory)}
+    return n_lines > 0 and now != {key: known.get(key) for key in now}
 
 
 def run_id(directory: CellDir, experiment: str, grid: str, place: str) -> str | None:

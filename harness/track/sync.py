@@ -16,10 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.canonical import canonical, flatten
-from harness.measures import NCM, TEST_ACCURACY, TEST_NCM, logged_name
-from harness.methods import IMPORTED, find, stage_of
-from harness.networks import PIXELS
-from harness.plan import TEACHER, Counts, Entry, Plan, role
+from harness.methods import IMPORTED
+from harness.plan import TEACHER, Counts, Plan
 from harness.store import CellDir, Store
 from harness.track import compare, sent
 from harness.track.client import (
@@ -34,12 +32,12 @@ from harness.track.client import (
 from harness.track.environment import DEFAULT_URI
 from harness.track.grid_run import Page, find_grid_run, present
 from harness.track.registry import WEIGHTS, register
+from harness.track.shown import epoch_metrics, final_metrics, main_entry, status_of, tags_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 N_CELLS = "result.cells"  # tag of a grid's run
-BEST_ON_TEST_NOTE = "chosen by looking at the test set: it measures the leak and is no result"
 
 
 class Tracker:
@@ -70,15 +68,6 @@ class Tracker:
         sent.mark(directory / sent.FILE, self.key, **fields, parent=self._parent_id)
         self._differing.discard(directory.path.name)
 
-    def status_of(self, directory: CellDir) -> str:
-        """The MLflow status a cell should have."""
-        if directory.is_done:
-            return "FINISHED"
-        if directory.is_leased:
-            return "RUNNING"
-        events = directory.events()
-        return "FAILED" if events and events[-1]["event"] == "failed" else "KILLED"
-
     def behind(self) -> list[str]:
         """Fingerprints of the cells whose journal holds more than MLflow does."""
         lost = (
@@ -86,17 +75,10 @@ class Tracker:
             and self.server.uri == DEFAULT_URI
             and not Path("mlflow.db").exists()
         )
-        result = []
-        for fingerprint in self.plan.cells:
-            directory = self.store.directory(fingerprint)
-            known = {} if lost else self.marker(directory)
-            if known.get("status") == "FINISHED":
-                continue
-            n_lines = len(sent.current_training(directory))
-            now = {"lines": n_lines, "status": self.status_of(directory)}
-            if n_lines and now != {key: known.get(key) for key in now}:
-                result.append(fingerprint)
-        return result
+        return [f for f in self.plan.cells if self._is_behind(self.store.directory(f), lost)]
+
+    def _is_behind(self, directory: CellDir, lost: bool) -> bool:
+        return sent.is_behind(directory, {} if lost else self.marker(directory))
 
     # -- MLflow -----------------------------------------------------------------------------------
 
@@ -108,6 +90,7 @@ class Tracker:
             Exception: whatever the server's client raises; nothing is lost, sync again later.
         """
         client = self.connect()
+        self.server.log_system_metrics([self._parent_id])
         self._compare(client)
         if not self.behind():
             return 0
@@ -210,7 +193,7 @@ class Tracker:
         from mlflow.entities import Metric
 
         directory = self.store.directory(fingerprint)
-        status = self.status_of(directory)  # before the events: it may end meanwhile
+        status = status_of(directory)  # before the events: it may end meanwhile
         events = sent.current_training(directory)
         started = str(events[0]["time"])
         known = self.marker(directory)
@@ -225,11 +208,10 @@ class Tracker:
             client.update_run(run_id, status="RUNNING")
 
         metrics = [
-            Metric(name, float(value), int(event["time"] * 1000), event["epoch"])
+            Metric(name, value, int(event["time"] * 1000), event["epoch"])
             for event in events[known.get("lines", 0) :]
             if event["event"] == "epoch"
-            for name, value in event.items()
-            if name not in compare.NO_METRICS
+            for name, value in epoch_metrics(event).items()
         ]
         log_metrics(client, run_id, metrics)
         starts = [e for e in events if e["event"] == "start"]
@@ -291,11 +273,8 @@ class Tracker:
 
     def _describe(self, client: MlflowClient, run_id: str, fingerprint: str) -> None:
         """Tags, parameters, data set and resolved spec: what never changes for a cell."""
-        cell, entries = self.plan.cells[fingerprint], self.plan.entries_of(fingerprint)
-        # Where a plain student is the teacher's very training, its run is found as both: by its
-        # tags as the student, by `roles` as the teacher.
-        entry = next((e for e in entries if e.stage != TEACHER), entries[0])
-        for key, value in self._tags(entry).items():
+        cell, entry = self.plan.cells[fingerprint], main_entry(self.plan, fingerprint)
+        for key, value in tags_of(self.plan, entry).items():
             client.set_tag(run_id, key, value)
         log_params(client, run_id, flatten(cell.spec))
         self._log_data_set(client, run_id, cell.spec["data"])
@@ -314,66 +293,22 @@ class Tracker:
         dataset = Dataset(label, digest[:32], "harness", text, schema, profile)
         client.log_inputs(run_id, [DatasetInput(dataset, [])])
 
-    def _tags(self, entry: Entry) -> dict[str, str]:
-        entries = self.plan.entries_of(entry.fingerprint)
-        kind, student = self.plan.cells[entry.fingerprint].kind, entry.student
-        if kind != IMPORTED and not stage_of(kind).by_student:
-            on_teacher = stage_of(kind).network == TEACHER
-            student = self.plan.experiment.teacher.label if on_teacher else PIXELS
-        # A cell may be the teacher, or trained on its task, and a student of all its classes, too.
-        dimensions: dict[str, int | str] = next((e.dimensions for e in entries if e.task), {})
-        return {
-            "kind": "cell",
-            "stage": entry.stage,
-            "roles": ", ".join(sorted({role(e.stage, e.method) for e in entries})),
-            "teacher": self.plan.experiment.teacher.label,
-            "student": student,
-            "method": entry.method,
-            "protocol": self.plan.experiment.protocol.label,
-            "seed": str(entry.seed),
-            "result": self.plan.experiment.protocol.main_result(
-                self.plan.cells[entry.fingerprint].result
-            ),
-            "best_on_test": BEST_ON_TEST_NOTE,
-            **{name: str(value) for name, value in dimensions.items()},
-        }
-
     def _log_results(
         self, client: MlflowClient, run_id: str, fingerprint: str, events: list[dict[str, Any]]
     ) -> None:
-        """The three accuracies of the cell, and the one its protocol reports, without suffix. The
-        final one of a method, or the teacher's, is `test_accuracy`: that of a number of the table,
-        whatever the method."""
         from mlflow.entities import Metric
 
         directory = self.store.directory(fingerprint)
         manifest = directory.manifest
         when = int(events[-1]["time"] * 1000)
-        protocol = self.plan.experiment.protocol
-        reported, results = protocol.reported, manifest["results"]
-        metrics = []
-        entries = self.plan.entries_of(fingerprint)
-        stages = {e.stage for e in entries}
-        for stage in sorted(stages):
-            for result, values in results.items():
-                name = logged_name(stage, result)
-                metrics.append(Metric(name, values[reported], when, manifest["epochs"]))
-                metrics += [
-                    Metric(f"{name}_{form}", value, when, manifest["epochs"])
-                    for form, value in values.items()
-                ]
-        result = self.plan.cells[fingerprint].result
-        shown = results.get(protocol.main_result(result))
-        is_final = any(e.stage == TEACHER or e.stage == find(e.method).final.name for e in entries)
-        if shown and (is_final or result == NCM):
-            name = TEST_NCM if result == NCM else TEST_ACCURACY
-            column = round(shown[reported], 4)  # as the tables show it
-            metrics.append(Metric(name, column, when, manifest["epochs"]))
+        numbers = final_metrics(self.plan, fingerprint, manifest)
+        metrics = [Metric(name, value, when, manifest["epochs"]) for name, value in numbers.items()]
         log_metrics(client, run_id, metrics)
         client.set_tag(run_id, "selected_epoch", str(manifest["selected_epoch"]))
         client.log_artifact(run_id, str(directory / "model.pt"), WEIGHTS)
         if (directory / "predictions.npz").exists():
             client.log_artifact(run_id, str(directory / "predictions.npz"))
+        stages = {e.stage for e in self.plan.entries_of(fingerprint)}
         if TEACHER in stages and self.plan.cells[fingerprint].kind != IMPORTED:
             register(client, self.plan, fingerprint, client.get_run(run_id), directory)
 

@@ -162,6 +162,21 @@ class KeptAnswers:
             return None
 
 
+def reserve(fd: int, size: int) -> None:
+    """Give a file its size and its place on the disk, which cannot run full later.
+
+    Raises:
+        OSError: it is full.
+    """
+    os.ftruncate(fd, size)
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(fd, 0, size)
+        return
+    zeros = bytes(2**20)
+    for start in range(0, size, len(zeros)):  # macOS
+        os.pwrite(fd, zeros[: size - start], start)
+
+
 class PassFile:
     """The answers to one pass over n images: (n, width) float32, and n digests, of which each
     batch has the one at its first image's place."""
@@ -176,8 +191,7 @@ class PassFile:
         self.fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             if os.fstat(self.fd).st_size != self.size(n, width):
-                os.ftruncate(self.fd, self.size(n, width))
-                os.posix_fallocate(self.fd, 0, self.size(n, width))  # no half-full disk later
+                reserve(self.fd, self.size(n, width))
         except OSError:
             os.close(self.fd)
             path.unlink(missing_ok=True)

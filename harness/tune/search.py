@@ -136,7 +136,7 @@ def _search(search: Search, stops: Stops) -> tuple[int, Winners]:
         search.tuning, search.store, {s.method: s.started for s in search.studies}
     )
     search.tracker = tracker
-    sync = start_tracking(tracker)
+    (sync,) = start_tracking(tracker)
     status, candidates = CELL_FAILED, {}
     try:
         candidates = search.run()

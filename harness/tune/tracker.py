@@ -80,6 +80,7 @@ class TuneTracker:
             Exception: whatever the server's client raises; nothing is lost, sync again later.
         """
         client, n_sent = self.connect(), 0
+        self.server.log_system_metrics(self._parents.values())
         for trial in self.view:
             stamp, n_lines = self._sent.get(trial.key, ("", 0))
             if stamp == trial.stamp and trial.state != "RUNNING":

@@ -1,0 +1,68 @@
+"""CPU, memory, disk, network and GPUs beside the training, where MLflow's users look for them.
+
+Measured by MLflow's own monitors, sent by this project's client as all else: a server that is away
+for a while ends nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from harness.errors import UserError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+WANTED = "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING"  # MLflow's own switch
+
+
+def check_wanted() -> bool:
+    """Whether the user asked for them.
+
+    Raises:
+        UserError: the switch has another value, or psutil is missing.
+    """
+    value = os.environ.get(WANTED, "false").lower()
+    if value not in ("true", "false", "1", "0"):
+        raise UserError(f"{WANTED}: {value!r} is neither true nor false; correct it")
+    if value in ("false", "0"):
+        return False
+    if find_spec("psutil") is None:
+        remedy = "`pip install 'refilled-harness[system]'`, or unset it"
+        raise UserError(f"{WANTED}: psutil is not installed; {remedy}")
+    return True
+
+
+class SystemMetrics:
+    """Samples this machine whenever it is asked, but not more often than MLflow would."""
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+        self._monitor: SystemMetricsMonitor | None = None
+        self._next = 0.0
+
+    def log(self, client: MlflowClient, run_ids: Iterable[str]) -> None:
+        """A value each of what MLflow's page *System metrics* shows, if it is time for one. The
+        first call is the beginning, and logs nothing: a load is that between two calls."""
+        from mlflow.entities import Metric
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        now, is_first = time.time(), self._monitor is None
+        if now < self._next:
+            return
+        monitor = self._monitor = self._monitor or SystemMetricsMonitor("", tracking_uri=self._uri)
+        self._next = now + monitor.sampling_interval
+        monitor.collect_metrics()
+        node = f"{monitor.node_id}/" if monitor.node_id else ""
+        values = {f"system/{node}{k}": v for k, v in monitor.aggregate_metrics().items()}
+        for each in monitor.monitors:
+            each.clear_metrics()
+        # The step is the time, too: a later command of the same run goes on after this one.
+        metrics = [Metric(name, value, int(1000 * now), int(now)) for name, value in values.items()]
+        for run_id in () if is_first else run_ids:
+            client.log_batch(run_id, metrics)
