@@ -19,8 +19,8 @@ ENDED = ("done", "failed", "skipped")
 
 # Cells run in the plan's order, seed after seed: whole seeds are done early, and the cells of one
 # teacher ask for its kept answers at about the same time. That would leave the last seeds' chains
-# (teacher, stage 1, stage 2) to the end, where most places wait for them. So the last cells, as many
-# a place as this many of the longest chains have, begin with those that have most behind them.
+# (teacher, stage 1, stage 2) to the end, where most places wait for them. So of the last cells, as
+# many a place as this many of the longest chains have, those with most behind them go first.
 LAST_CHAINS = 3
 
 
