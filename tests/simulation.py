@@ -10,7 +10,9 @@ import contextlib
 import hashlib
 import heapq
 import itertools
+import os
 import random
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,6 +41,15 @@ def plan_of_seeds(n: int) -> Plan:
     return make_plan(read(EXPERIMENT).model_copy(update={"seeds": tuple(range(n))}), DATA)
 
 
+@contextlib.contextmanager
+def memory_folder() -> Iterator[Path]:
+    """A temporary folder, in memory where that can be."""
+    shared = "/dev/shm"
+    there = shared if os.access(shared, os.W_OK) else None
+    with tempfile.TemporaryDirectory(dir=there) as folder:
+        yield Path(folder)
+
+
 @dataclass(frozen=True)
 class Odds:
     """Of a cell, to fail for good and to be killed; of a start, to be lost with its worker, or to
@@ -49,7 +60,7 @@ class Odds:
     lost: float = 0.0
     elsewhere: float = 0.0
     straggler: float = 0.0
-    spread: float = 0.2  # standard deviation of the logarithm of its seconds
+    spread: float = 0.1  # standard deviation of the logarithm of its seconds
 
 
 @dataclass(frozen=True)
@@ -87,8 +98,12 @@ def draw(plan: Plan, fingerprint: str, seed: int, odds: Odds) -> list[Attempt]:
 
 
 class LightStore(Store):
-    """Makes directories and no files in them: what a cell is nobody reads here. As the real one it
-    is asked which cells are done, which are leased, and what their journals say."""
+    """Writes no descriptions, which nobody reads here, and one manifest for all. Which cells are
+    done, which are leased, and what their journals say is asked as ever."""
+
+    def create(self) -> None:
+        super().create()
+        (self.root / "manifest.json").write_bytes(b'{"results": {}}')
 
     def prepare(self, cell: Any, options: dict[str, Any] | None = None) -> CellDir:
         directory = self.directory(cell.fingerprint)
@@ -96,10 +111,10 @@ class LightStore(Store):
         return directory
 
 
-def finish(directory: CellDir, light: bool) -> None:
+def finish(store: Store, directory: CellDir) -> None:
     """As a training leaves a cell that is done."""
-    if light:
-        (directory / "manifest.json").write_bytes(b'{"results": {}}')
+    if isinstance(store, LightStore):
+        os.link(store.root / "manifest.json", directory / "manifest.json")
         return
     (directory / "model.pt").write_bytes(b"weights")
     digest = hashlib.sha256(b"weights").hexdigest()
@@ -244,7 +259,7 @@ class Cluster:
             self._ready[event.fingerprint] = seen
 
     def _finish(self, fingerprint: str, seen: float) -> None:
-        finish(self.store.directory(fingerprint), isinstance(self.store, LightStore))
+        finish(self.store, self.store.directory(fingerprint))
         self.ended[fingerprint] = "done"
         for child in self._children[fingerprint]:
             self._missing[child] -= 1

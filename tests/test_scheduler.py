@@ -4,6 +4,7 @@ import hashlib
 import sys
 import tempfile
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from types import FrameType, SimpleNamespace
 from typing import Any
@@ -126,7 +127,7 @@ def test_the_last_cells_go_by_the_chains_behind_them(tmp_path: Path) -> None:
     case = Case(tmp_path / "two", plan, capacity=2).run()
     before = [*leaves][: 33 - 18]
     assert case.executor.submitted[:18] == [*before, "a", "x15", "b"]
-    assert case.executor.submitted.index("c") == 19
+    assert case.executor.submitted[18:] == [*[*leaves][16:], "c"], "as long as they are, and later"
     case = Case(tmp_path / "one", plan, capacity=1).run()
     assert case.executor.submitted == [*leaves, "a", "b", "c"], "one place gains nothing by it"
 
@@ -333,7 +334,7 @@ def test_other_commands_cells_are_looked_at_now_and_then(
     with case.directory("a").lease():
         case.run(on_change=end_it)
     assert case.states["a"] == "done"
-    assert looks == pytest.approx([0.001 + 0.01 * i for i in range(6)], abs=0.0011 * 6)
+    assert min(b - a for a, b in pairwise(looks)) >= 0.01 and len(looks) >= 5
 
 
 def test_another_process_finishes_the_cell_at_once(tmp_path: Path) -> None:
