@@ -143,7 +143,7 @@ class Cluster:
     def __init__(self, plan: Plan, store: Store, capacity: int, seed: int, odds: Odds) -> None:
         self.plan, self.store, self.capacity = plan, store, capacity
         self.seed, self.odds = seed, odds
-        self.now = 0.0
+        self.now = self._last = 0.0  # the last time at which something ended
         self.busy = 0.0
         self.seconds: dict[str, float] = dict.fromkeys(plan.cells, 0.0)
         self.starts: dict[str, int] = dict.fromkeys(plan.cells, 0)
@@ -194,10 +194,12 @@ class Cluster:
         if len(self.running) < self.capacity:
             idle = [f for f, time in self._ready.items() if time <= self.now]
             assert not idle, f"places are free at {self.now}, and {len(idle)} cells may start"
+        forgotten = not self._events and self.now > self._last + 2 * INTERVAL
+        assert not forgotten, "the scheduler waits, and there is nothing that it could wait for"
         until, found = self.now + timeout, []
         while self._events and self._events[0].time <= until:
             event = heapq.heappop(self._events)
-            self.now = event.time
+            self.now = self._last = event.time
             if event.elsewhere:
                 self._end_elsewhere(event)
             else:
