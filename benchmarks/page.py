@@ -161,7 +161,9 @@ def chunks(compared: dict[str, Any]) -> list[str]:
 
 
 def planning(kept: Record) -> list[str]:
-    return table(["what", "takes"], [[name, duration(v)] for name, v in kept["seconds"].items()])
+    rows = [[name, duration(v)] for name, v in kept["seconds"].items()]
+    rows += [[name, f"{v / 1e6:.0f} MB"] for name, v in kept.get("bytes", {}).items()]
+    return table(["what", "takes"], rows)
 
 
 def gpu(folder: Path) -> str:

@@ -1,4 +1,4 @@
-"""Seconds of what a user waits for when there is nothing to train.
+"""Seconds of what a user waits for when there is nothing to train, and the memory of a large plan.
 
     python benchmarks/planning.py [--rounds N] [--save]
 
@@ -12,6 +12,7 @@ import json
 import sys
 import tempfile
 import time
+import tracemalloc
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -106,6 +107,17 @@ def decision_seconds(plan: Plan, n_decisions: int = DECISIONS) -> float:
     return (executor.times[-1] - executor.times[0]) / n_decisions
 
 
+def memory_bytes(n_cells: int = CELLS) -> int:
+    """What Python allocates at most, of a plan and of the scheduler that decides what runs next."""
+    wanted = many(n_cells)
+    tracemalloc.start()
+    try:
+        decision_seconds(make_plan(*wanted), 1)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
 def bundle_text(n_runs: int = RUNS) -> str:
     """The digits' bundle with more seeds: `n_runs` cells or more."""
     header, *lines = (json.loads(line) for line in BUNDLE.read_text().splitlines())
@@ -179,9 +191,12 @@ def main(argv: list[str] | None = None) -> Record:
     seconds = measured(arguments.rounds)
     for name, value in seconds.items():
         print(f"{name:<40}{1000 * value:>10.2f} ms")
+    memory = {f"memory of about {CELLS:,} cells, planned and scheduled": memory_bytes()}
+    for name, n_bytes in memory.items():
+        print(f"{name:<40}{n_bytes / 1e6:>10.1f} MB")
     shown = {name: rounded(value) for name, value in seconds.items()}
     setting = {"rounds": arguments.rounds, "shown": "the fastest"}
-    kept = record("planning", machine(device), setting, seconds=shown)
+    kept = record("planning", machine(device), setting, seconds=shown, bytes=memory)
     keep(kept, arguments)
     return kept
 

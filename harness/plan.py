@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -139,6 +139,23 @@ class Plan:
         for entry in self.entries:
             result.setdefault(entry.fingerprint, []).append(entry)
         return result
+
+
+def longest_chains(cells: dict[str, Cell], lengths: Mapping[str, float]) -> dict[str, float]:
+    """Of the chains of cells that wait for one another and begin with a cell, the longest one's
+    length, by the first cell's fingerprint.
+
+    Args:
+        cells: each after its upstream cells.
+        lengths: of single cells; one that is left out has none.
+    """
+    behind = dict.fromkeys(cells, 0.0)
+    found = {}
+    for fingerprint in reversed(cells):
+        found[fingerprint] = lengths.get(fingerprint, 0) + behind[fingerprint]
+        for upstream in cells[fingerprint].upstream.values():
+            behind[upstream] = max(behind[upstream], found[fingerprint])
+    return found
 
 
 def data_spec(options: DatasetOptions, dataset: Dataset) -> dict[str, Any]:

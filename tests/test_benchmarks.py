@@ -68,8 +68,9 @@ def kept(tmp_path: Path) -> Path:
     for name, comparisons in found.items():
         frame.save(frame.record(name, MACHINE, setting, comparisons=comparisons), tmp_path)
     frame.save(costs_record(), tmp_path)
-    planned = {"planning 10,000 cells": 0.5}
-    frame.save(frame.record("planning", MACHINE, setting, seconds=planned), tmp_path)
+    planned, memory = {"planning 10,000 cells": 0.5}, {"memory of 10,000 cells": 21_400_000}
+    kept_plan = frame.record("planning", MACHINE, setting, seconds=planned, bytes=memory)
+    frame.save(kept_plan, tmp_path)
     return tmp_path
 
 
@@ -148,6 +149,7 @@ def test_the_page_follows_the_results(kept: Path, performance: Path) -> None:
     assert "| this code | 6.0 s | 40 % (30 to 50) | – |" in text, "a tuning"
     assert "All 24 cells that both have" in text
     assert "| planning 10,000 cells | 500 ms |" in text
+    assert "| memory of 10,000 cells | 21 MB |" in text
     assert "| 32 at once | 6.0 s | 1.50 (1.50 to 1.50) |" in text
     assert "Some CPU, 2 threads, torch 2.11, commit 0123456; batch 128" in text
     assert page.main(["--check"], performance, kept) == 0

@@ -75,7 +75,9 @@ def test_seconds_of_each_kind(tmp_path: Path) -> None:
         10 * (3 * (0.5 + 1.0) + evaluated * 0.1 / 100),  # stage 2
     ]
     assert list(by_kind.values()) == pytest.approx(expected)
-    assert found.wall_seconds(2) == pytest.approx(sum(expected) / 2)
+    assert found.wall_seconds(1) == pytest.approx(sum(expected))
+    # The teacher, stage 1 and stage 2 wait for one another: further jobs do not help them.
+    assert found.wall_seconds(2) == found.wall_seconds(500) == pytest.approx(210 + 93.594 + 60)
     assert found.finished_bytes == 4 * (1000 + 4 * 100)
 
 

@@ -4,8 +4,9 @@ import hashlib
 import sys
 import tempfile
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
-from types import FrameType
+from types import FrameType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -119,7 +120,30 @@ def test_capacity_is_used_and_respected(tmp_path: Path, capacity: int) -> None:
     assert sorted(case.executor.submitted) == ["a", "b", "c", "d", "e"]
 
 
-def test_cells_may_come_later(tmp_path: Path) -> None:
+def test_the_last_cells_go_by_the_chains_behind_them(tmp_path: Path) -> None:
+    """Three of the longest chains a place: 3 x 3 x 2. What comes before keeps the plan's order."""
+    leaves = {f"x{i}": "" for i in range(30)}
+    plan = graph(**leaves, a="", b="a", c="b")
+    case = Case(tmp_path / "two", plan, capacity=2).run()
+    before = [*leaves][: 33 - 18]
+    assert case.executor.submitted[:18] == [*before, "a", "x15", "b"]
+    assert case.executor.submitted[18:] == [*[*leaves][16:], "c"], "as long as they are, and later"
+    case = Case(tmp_path / "one", plan, capacity=1).run()
+    assert case.executor.submitted == [*leaves, "a", "b", "c"], "one place gains nothing by it"
+
+
+def test_chains_of_cells_that_come_later(tmp_path: Path) -> None:
+    whole = graph(z="", a="", b="", c="b")
+    case = Case(tmp_path, whole, capacity=2)
+    first = {f: cell for f, cell in whole.cells.items() if cell.spec["name"] in "z"}
+    case.progress = begin(Plan(whole.experiment, first, ()), case.store)
+    parts = [whole]
+    case.run(more=lambda: [begin(parts.pop(), case.store)] if parts else [])
+    assert case.executor.submitted == ["b", "z", "a", "c"]
+
+
+@pytest.mark.parametrize("capacity", [1, 2])
+def test_cells_may_come_later(tmp_path: Path, capacity: int) -> None:
     """As `harness tune` has it: of a plan that grows some cells are new, some are here already,
     and paused ones go on."""
     whole = graph(a="", b="a", c="a", d="c")
@@ -129,7 +153,7 @@ def test_cells_may_come_later(tmp_path: Path) -> None:
         )
         for names in ("ab", "abc", "acd")
     ]
-    case = Case(tmp_path, whole, c=[FAILED])
+    case = Case(tmp_path, whole, capacity, c=[FAILED])
     case.progress = begin(Plan(whole.experiment, {}, ()), case.store)
     case.directory("b").path.mkdir()
     case.directory("b").pause_after = 1
@@ -284,6 +308,35 @@ def test_a_place_is_free_while_a_cell_is_elsewhere(tmp_path: Path) -> None:
     other.__exit__(None, None, None)
 
 
+def test_other_commands_cells_are_looked_at_now_and_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look reads files of each: not whenever a cell ends here."""
+    leaves = {f"x{i}": "" for i in range(40)}
+    case = Case(tmp_path, graph(a="", **leaves), capacity=1, a=[BUSY])
+    now, looks, look = [0.0], list[float](), scheduler._look_elsewhere
+
+    def pass_time() -> None:
+        now[0] += 0.001
+
+    def looked(progress: Progress, queue: Any) -> None:
+        looks.append(now[0])
+        look(progress, queue)
+
+    def end_it(_: str | None) -> None:
+        if case.states["x39"] == "done":
+            mark_done(case.directory("a"))
+
+    case.executor.idle = pass_time
+    monkeypatch.setattr(scheduler, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(scheduler, "_look_elsewhere", looked)
+    case.store.prepare(next(iter(case.plan.cells.values())))
+    with case.directory("a").lease():
+        case.run(on_change=end_it)
+    assert case.states["a"] == "done"
+    assert min(b - a for a, b in pairwise(looks)) >= 0.01 and len(looks) >= 5
+
+
 def test_another_process_finishes_the_cell_at_once(tmp_path: Path) -> None:
     """The cell moves twice before the next decision, and counts once: c needs b, too."""
     case = Case(tmp_path, graph(a="", b="", c="ab"), capacity=2, a=[BUSY])
@@ -323,8 +376,18 @@ class Checked(Case):
             if state[f] == "waiting" and all(state[u] == "done" for u in cell.upstream.values())
         ]
 
+    def chain(self, name: str) -> int:
+        """Cells of the longest one that begins here."""
+        its = self.fingerprint(name)
+        children = [c.spec["name"] for c in self.plan.cells.values() if its in c.upstream.values()]
+        return 1 + max(map(self.chain, children), default=0)
+
     def check_first(self, directory: Path) -> None:
-        assert self.executor.names[directory.name] == self.ready()[0]
+        """With two places or more, so few cells are the last ones from the start."""
+        ready = self.ready()
+        if self.executor.capacity > 1:
+            ready.sort(key=self.chain, reverse=True)
+        assert self.executor.names[directory.name] == ready[0]
         self.submit(directory)
 
     def check_all(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,10 +12,16 @@ from typing import Any
 
 from harness.errors import UserError
 from harness.execute import BUSY, DONE, STOPPED, Executor
-from harness.plan import Plan
+from harness.plan import Plan, longest_chains
 from harness.store import CellDir, Store
 
 ENDED = ("done", "failed", "skipped")
+
+# Cells run in the plan's order, seed after seed: whole seeds are done early, and the cells of one
+# teacher ask for its kept answers at about the same time. That would leave the last seeds' chains
+# (teacher, stage 1, stage 2) to the end, where most places wait for them. So of the last cells, as
+# many a place as this many of the longest chains have, those with most behind them go first.
+LAST_CHAINS = 3
 
 
 class Progress:
@@ -127,6 +134,7 @@ def run(
     """
     store, queue = progress.store, _Queue(progress)
     deadline = None if max_seconds is None else progress.started + max_seconds
+    looked = -math.inf
     try:
         while True:
             if parts := more():
@@ -137,8 +145,11 @@ def run(
                 break
             if deadline is not None and time.monotonic() >= deadline:
                 raise OutOfTime
-            _look_elsewhere(progress, queue)
-            for fingerprint in queue.take(executor.capacity - progress.count("running")):
+            # A look reads files of each such cell, of which another command may have hundreds.
+            if progress.count("elsewhere") and time.monotonic() >= looked + interval:
+                _look_elsewhere(progress, queue)
+                looked = time.monotonic()
+            for fingerprint in queue.take(executor.capacity):
                 executor.submit(store.prepare(progress.plan.cells[fingerprint], options).path)
                 queue.move(fingerprint, "running")
             wait = interval if deadline is None else min(interval, deadline - time.monotonic())
@@ -155,19 +166,28 @@ def run(
 
 
 class _Queue:
-    """The waiting cells whose upstream cells are done, in the plan's order; children of failed ones
-    become skipped. A step looks at the cells that have moved and at their children, however many
-    there are: every move is told to it."""
+    """The waiting cells whose upstream cells are done, in the plan's order, the last ones by the
+    chains that wait for them (`LAST_CHAINS`); children of failed ones become skipped. A step looks
+    at the cells that have moved and at their children, however many there are: every move is told
+    to it."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self.fingerprints: dict[Path, str] = {}
         self._children: dict[str, list[str]] = {}
         self._n_missing: dict[str, int] = {}  # upstream cells that are not done
-        self._ready: list[tuple[int, str]] = []  # a heap of (place, fingerprint)
+        self._ready: list[tuple[float, int, str]] = []  # a heap of `_rank`
         self._moved: set[str] = set()
+        self._by_chain = False
+        self._measure()
         for fingerprint in progress.plan.cells:  # upstream cells come first
             self._enter(fingerprint)
+
+    def _measure(self) -> None:
+        """How many cells the longest chain has that begins with each, and that of all."""
+        cells = self._progress.plan.cells
+        self._chain = longest_chains(cells, dict.fromkeys(cells, 1))
+        self._longest = max(self._chain.values(), default=0)
 
     def _enter(self, fingerprint: str) -> None:
         self.fingerprints[self._progress.directory(fingerprint).path] = fingerprint
@@ -184,6 +204,8 @@ class _Queue:
         """Cells that come now; of those that are here, the paused ones that go on now."""
         self._follow_moves()  # else a new cell would count what moved before it came
         new = self._progress.add(part)
+        if new:
+            self._measure()
         for fingerprint in new:
             self._enter(fingerprint)
         for fingerprint in part.cells_in("waiting"):
@@ -194,11 +216,21 @@ class _Queue:
         self._progress.move(fingerprint, state)
         self._moved.add(fingerprint)
 
-    def take(self, n: int) -> list[str]:
-        """The first `n` cells that may run, or as many as there are. Who takes one moves it."""
+    def take(self, capacity: int) -> list[str]:
+        """The first cells that may run, for as many of the places as are free. Who takes one moves
+        it."""
         self._follow_moves()
-        n = min(n, len(self._ready))
-        return [heapq.heappop(self._ready)[1] for _ in range(n)]
+        last = LAST_CHAINS * self._longest * capacity
+        if capacity > 1 and not self._by_chain and self._progress.count("waiting") <= last:
+            self._by_chain = True
+            self._ready = sorted(self._rank(fingerprint) for *_, fingerprint in self._ready)
+        n = min(capacity - self._progress.count("running"), len(self._ready))
+        return [heapq.heappop(self._ready)[-1] for _ in range(n)]
+
+    def _rank(self, fingerprint: str) -> tuple[float, int, str]:
+        """What comes first has the smallest."""
+        behind = self._chain[fingerprint] if self._by_chain else 0
+        return -behind, self._progress.place[fingerprint], fingerprint
 
     def _follow_moves(self) -> None:
         while self._moved:
@@ -215,7 +247,7 @@ class _Queue:
 
     def _add_if_ready(self, fingerprint: str) -> None:
         if self._progress.state[fingerprint] == "waiting" and not self._n_missing[fingerprint]:
-            heapq.heappush(self._ready, (self._progress.place[fingerprint], fingerprint))
+            heapq.heappush(self._ready, self._rank(fingerprint))
 
 
 def _look_elsewhere(progress: Progress, queue: _Queue) -> None:

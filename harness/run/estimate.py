@@ -19,7 +19,7 @@ from harness.errors import UserError
 from harness.measures import NCM
 from harness.methods import IMPORTED, n_epochs, stage_of, wants_maps
 from harness.networks import PixelsOptions
-from harness.plan import TEACHER, Cell, Plan, make_plan
+from harness.plan import TEACHER, Cell, Plan, longest_chains, make_plan
 from harness.spec.experiment import Experiment
 from harness.store import Store
 from harness.train.answers import PassFile
@@ -46,16 +46,19 @@ class Speed:
 @dataclass(frozen=True)
 class Cost:
     """seconds: of training, one job at a time, by fingerprint (cells still to train only).
+    longest_chain: seconds of those cells, each waiting for the one before, that take longest.
     finished_bytes: what all cells leave; peak_bytes: the checkpoint of one training cell on top;
     answer_bytes: the kept answers of the teachers."""
 
     seconds: dict[str, float]
+    longest_chain: float
     finished_bytes: int
     peak_bytes: int
     answer_bytes: int
 
     def wall_seconds(self, jobs: int) -> float:
-        return sum(self.seconds.values()) / jobs
+        """However many jobs there are, it takes as long as the longest chain."""
+        return max(sum(self.seconds.values()) / jobs, self.longest_chain)
 
 
 def start_seconds(n_cells: int, jobs: int, imported: float) -> float:
@@ -170,7 +173,8 @@ def estimate(
             an_epoch = PassFile.size(train, teacher.width)
             fits = min(new, room // an_epoch) if is_kept else 0
             kept[asked], room = max(kept.get(asked, 0), known + fits), room - fits * an_epoch
-    return Cost(seconds, disk, peak, teacher_cache - room)
+    longest = max(longest_chains(plan.cells, seconds).values(), default=0.0)
+    return Cost(seconds, longest, disk, peak, teacher_cache - room)
 
 
 def _of_pixels(cell: Cell, dataset: Dataset) -> Speed:

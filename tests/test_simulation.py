@@ -1,0 +1,162 @@
+"""10,000 cells on 500 workers, on a simulated clock (simulation.py): every cell once, none
+forgotten, no place idle, and the whole in about the shortest possible time. `-s` prints numbers."""
+
+import resource
+import tracemalloc
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from simulation import SECONDS, Odds, Simulation, memory_folder, plan_of_seeds
+
+from harness.execute import scheduler
+from harness.plan import Plan, longest_chains
+from harness.run.estimate import Cost
+
+SEEDS, WORKERS = 417, 500
+ROUGH = Odds(0.01, crashed=0.01, lost=0.05, elsewhere=0.01, straggler=0.03, spread=0.2)
+
+
+def resident() -> int:
+    """Bytes of this process at their most."""
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+BEFORE = resident()
+
+
+@pytest.fixture(scope="module")
+def large() -> Plan:
+    """10,008 cells."""
+    return plan_of_seeds(SEEDS)
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with memory_folder() as found:
+        yield found
+
+
+def check(simulation: Simulation) -> None:
+    """What holds of every run to the end. That no cell starts twice or too early, and that no place
+    stays free, the cluster has looked at meanwhile."""
+    cluster, states = simulation.cluster, simulation.progress.state
+    expected = simulation.expected_states()
+    assert states == expected
+    assert cluster.ended == {f: s for f, s in expected.items() if s != "skipped"}
+    assert not cluster.running
+    for fingerprint, state in expected.items():
+        assert bool(cluster.starts[fingerprint]) == (state != "skipped")
+        assert not cluster.starts[fingerprint] or not cluster.attempts(fingerprint)
+        assert (fingerprint in simulation.progress.errors) == (state == "failed")
+    assert simulation.makespan <= simulation.list_bound * (1 + 1e-9)
+
+
+def report(what: str, simulation: Simulation) -> None:
+    found = Counter(simulation.progress.state.values())
+    print(
+        f"\n{what}: {len(simulation.plan.cells):,} cells, {simulation.capacity} workers: "
+        f"{dict(found)} in {len(simulation.cluster.order):,} starts; "
+        f"{simulation.makespan:,.0f} simulated s, "
+        f"{simulation.makespan / simulation.lower_bound:.3f} of the lower bound, "
+        f"{simulation.makespan / simulation.list_bound:.3f} of the list-scheduling bound; "
+        f"workers {simulation.cluster.busy / simulation.makespan / simulation.capacity:.1%} busy",
+        end="",
+    )
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_every_cell_ends_once_whatever_happens(large: Plan, folder: Path, seed: int) -> None:
+    simulation = Simulation(large, folder, WORKERS, seed, ROUGH).run()
+    report(f"failures and stragglers, seed {seed}", simulation)
+    check(simulation)
+    assert simulation.cluster.most_at_once == WORKERS
+    # It was as rough as it was meant to be.
+    assert simulation.progress.count("failed") > 50 and simulation.progress.count("skipped") > 50
+    assert len(simulation.cluster.order) > 10_200
+
+
+@given(
+    seed=st.integers(0, 10**6),
+    n_seeds=st.integers(1, 3),
+    workers=st.integers(1, 40),
+    roughness=st.sampled_from([0.0, 0.05, 0.3]),
+)
+@settings(max_examples=15, deadline=None)
+def test_small_grids_too(seed: int, n_seeds: int, workers: int, roughness: float) -> None:
+    """With the files as a training leaves them, and odds at which little is left."""
+    odds = Odds(roughness, roughness, roughness, roughness, roughness)
+    with memory_folder() as folder:
+        check(Simulation(plan_of_seeds(n_seeds), folder, workers, seed, odds, light=False).run())
+
+
+def test_the_makespan_is_near_the_lower_bound(
+    large: Plan, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No order takes less than the lower bound, and the plan's order alone stays farther away. How
+    long a cell takes the scheduler does not know: the more they differ, the more is left."""
+    near = Simulation(large, folder / "near", WORKERS).run()
+    report("the last cells by their chains", near)
+    check(near)
+    assert near.makespan <= 1.05 * near.lower_bound
+    spread = Simulation(large, folder / "spread", WORKERS, odds=Odds(spread=0.2)).run()
+    report("the same, more different cells", spread)
+    assert spread.makespan - spread.lower_bound < max(spread.cluster.seconds.values())
+    monkeypatch.setattr(scheduler, "LAST_CHAINS", 0)
+    before = Simulation(large, folder / "before", WORKERS).run()
+    report("the plan's order throughout", before)
+    check(before)
+    assert before.makespan > 1.05 * before.lower_bound
+
+
+def test_whole_seeds_are_done_early(folder: Path) -> None:
+    """A run that ends in its middle has seeds to show; only the last cells go by their chains."""
+    plan = plan_of_seeds(40)
+    simulation = Simulation(plan, folder, capacity=4, light=False)
+    simulation.run(max_seconds=sum(SECONDS[c.kind] for c in plan.cells.values()) / 4 / 2)
+    state = simulation.progress.state
+    seeds = Counter(c.spec["seed"] for f, c in plan.cells.items() if state[f] == "done")
+    assert len(seeds) < 23 and list(seeds.values()).count(24) > 15
+    # It goes on where it was, and nothing that is done runs again.
+    check(simulation.run())
+    assert max(simulation.cluster.starts.values()) == 2
+    assert "stage1" not in [plan.cells[f].kind for f in simulation.cluster.order[-16:]]
+
+
+@pytest.mark.parametrize("n_seeds", [1, 3, 20])
+def test_the_planners_estimate(folder: Path, n_seeds: int) -> None:
+    """Of as many workers as there may be, beside what the scheduler makes of the same seconds."""
+    plan = plan_of_seeds(n_seeds)
+    seconds = {f: SECONDS[cell.kind] for f, cell in plan.cells.items()}
+    longest = max(longest_chains(plan.cells, seconds).values())
+    assert longest == SECONDS["supervised"] + SECONDS["stage1"] + SECONDS["stage2"]
+    cost = Cost(seconds, longest, 0, 0, 0)
+    for workers in (1, 2, 8, 24, 100, 500):
+        simulation = Simulation(plan, folder / str(workers), workers, odds=Odds(spread=0.0)).run()
+        ratio = simulation.makespan / cost.wall_seconds(workers)
+        print(f"\n{len(plan.cells)} cells, {workers} workers: {ratio:.3f} of the estimate", end="")
+        assert 1 - 1e-9 <= ratio <= 1.3
+
+
+def test_the_orchestrators_memory(folder: Path) -> None:
+    """Of the plan and the scheduler, when all places are taken. The simulation's own lists count,
+    too, which are as long. As a whole the process has been through the runs above."""
+    tracemalloc.start()
+    try:
+        plan = plan_of_seeds(100)
+        planned, _ = tracemalloc.get_traced_memory()
+        simulation = Simulation(plan, folder, 200).run(max_seconds=1)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    n, grown = len(plan.cells), resident() - BEFORE
+    print(
+        f"\nmemory: the plan {planned / n / 1e3:.1f} kB a cell, with the scheduler "
+        f"{most / n / 1e3:.1f} kB; in the tests of this file the process grew by "
+        f"{grown / 1e6:.0f} MB"
+    )
+    assert len(simulation.cluster.order) == 200
+    assert most / n < 6e3 and grown < 300e6
