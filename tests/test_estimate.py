@@ -60,6 +60,31 @@ def test_the_plan_names_the_device_and_counts_the_start(
     assert last.startswith("about 10 h 0") and f" with 2 jobs on {expected}, " in last
 
 
+def test_the_plan_counts_and_names_several_devices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import harness.run.estimate as measured
+
+    asked: list[tuple[Any, ...]] = []
+
+    def measure(_: Experiment, __: Any, *on: Any) -> dict[str, Speed]:
+        asked.append(on)
+        return speeds(experiment())
+
+    monkeypatch.setattr(measured, "measure_networks", measure)
+    monkeypatch.setattr(measured, "start_seconds", lambda n, jobs, imported: 0.0)
+    monkeypatch.setattr("harness.execute.local.os.sched_getaffinity", lambda _: set(range(12)))
+    e, lines = experiment(seeds=[0]), []
+    for device, jobs, per_device in (("cpu", 6, None), ("cpu:0,cpu:1", None, 3)):
+        print_plan(e, tmp_path, jobs, device, None, True, jobs_per_device=per_device)
+        lines.append(capsys.readouterr().out.splitlines()[-1])
+    one, two = lines
+    cpu = describe(resolve_device("cpu"))
+    assert f" with 6 jobs on {cpu}, " in one
+    assert two == one.replace(f"on {cpu},", f"on {cpu} (cpu:0, cpu:1),")
+    assert asked == [("cpu", 2), ("cpu:0", 2)], "the first, with a cell's threads"
+
+
 def test_seconds_of_each_kind(tmp_path: Path) -> None:
     e = experiment(seeds=[0])
     dataset = load(e.dataset)

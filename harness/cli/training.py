@@ -12,9 +12,11 @@ from harness.cli.flags import (
     RUNS,
     Budget,
     Device,
+    Devices,
     File,
     Host,
     Jobs,
+    JobsPerDevice,
     MaxTime,
     NoBar,
     Set,
@@ -37,7 +39,8 @@ def plan(
     set_: Set = None,
     store: StoreOption = RUNS,
     jobs: Jobs = None,
-    device: Device = "auto",
+    device: Devices = "auto",
+    jobs_per_device: JobsPerDevice = None,
     budget: Budget = None,
     teacher_cache: TeacherCache = KEPT,
     no_estimate: Annotated[bool, typer.Option("--no-estimate", help="measure nothing")] = False,
@@ -47,7 +50,9 @@ def plan(
 
     limit = seconds(budget, "--budget")
     kept = n_bytes(teacher_cache)
-    print_plan(read_file(file, set_), store, jobs, device, limit, not no_estimate, kept)
+    print_plan(
+        read_file(file, set_), store, jobs, device, limit, not no_estimate, kept, jobs_per_device
+    )
 
 
 @app.command()
@@ -56,7 +61,8 @@ def run(
     set_: Set = None,
     store: StoreOption = RUNS,
     jobs: Jobs = None,
-    device: Device = "auto",
+    device: Devices = "auto",
+    jobs_per_device: JobsPerDevice = None,
     max_time: MaxTime = None,
     budget: Budget = None,
     n_workers: Workers = 0,
@@ -71,6 +77,7 @@ def run(
         store,
         jobs=jobs,
         device=device,
+        jobs_per_device=jobs_per_device,
         max_seconds=seconds(max_time),
         n_workers=n_workers,
         teacher_cache=n_bytes(teacher_cache),
@@ -89,7 +96,8 @@ def tune(
     store: StoreOption = RUNS,
     storage: Storage = None,
     jobs: Jobs = None,
-    device: Device = "auto",
+    device: Devices = "auto",
+    jobs_per_device: JobsPerDevice = None,
     max_time: MaxTime = None,
     n_workers: Workers = 0,
     teacher_cache: TeacherCache = KEPT,
@@ -106,6 +114,7 @@ def tune(
         storage=storage,
         jobs=jobs,
         device=device,
+        jobs_per_device=jobs_per_device,
         max_seconds=seconds(max_time),
         n_workers=n_workers,
         teacher_cache=n_bytes(teacher_cache),
