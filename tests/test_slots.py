@@ -1,21 +1,14 @@
-"""How cells are spread over several devices. CPU devices stand in for GPUs."""
+"""How cells are spread over several devices. CPU devices stand in for GPUs; test_local and test_run
+train on them."""
 
 import importlib
-import shutil
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from helpers import (
-    ROOT,
-    call,
-    cells,
-    end_processes_in,
-    write_experiment,
-)
+from helpers import ROOT, write_experiment
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -176,27 +169,3 @@ def test_tuning_trains_in_these_slots(tmp_path: Path, monkeypatch: pytest.Monkey
     file = f"{ROOT}/experiments/tuning/digits.yaml"
     assert main(["tune", file, "--device", "cpu:0,cpu:1", "--jobs-per-device", "2"]) == 2
     assert seen[1] == ("cpu:0", "cpu:1") * 2
-
-
-@pytest.fixture
-def folder(tmp_path: Path, empty_database: Path) -> Iterator[Path]:
-    shutil.copy(empty_database, tmp_path)
-    write_experiment(tmp_path / "experiments" / "tiny.yaml")
-    yield tmp_path
-    end_processes_in(tmp_path)
-
-
-def test_a_run_on_two_devices(folder: Path, finished: Path) -> None:
-    line = ("run", "experiments/tiny.yaml", "--no-bar", "--device")
-    done = call(folder, *line, "cpu:0,cpu:1")
-    assert done.returncode == 0, done.stderr
-    assert "4 to train with 2 jobs on cpu:0, cpu:1" in done.stdout
-    slots = {}
-    for kind, cell in cells(folder).items():
-        slots[kind] = {e["slot"] for e in cell.events() if e["event"] == "start"}
-        alone = cells(finished)[kind]
-        assert cell.path.name == alone.path.name and len(slots[kind]) == 1
-        assert cell.manifest["device"] == alone.manifest["device"]
-    assert slots["kd"] | slots["stage1"] == {"cpu:0", "cpu:1"}, "they train at the same time"
-    assert slots["supervised"] | slots["stage2"] <= {"cpu:0", "cpu:1"}
-    assert "nothing to do" in call(folder, *line, "cpu").stdout

@@ -115,8 +115,7 @@ def slots_of(
         raise UserError("--jobs: means the same as --jobs-per-device; give one of them")
     if jobs is not None and len(devices) > 1:
         raise UserError(
-            "--jobs: is of a single device; with several use --jobs-per-device N, cells at once on "
-            "each"
+            "--jobs: is for one device; with several use --jobs-per-device N, cells at once on each"
         )
     usual = default_jobs(device) if len(devices) == 1 else 1
     return slots_on(devices, jobs or jobs_per_device or usual)
