@@ -84,14 +84,17 @@ def test_a_worker_takes_the_next_cell(executor: LocalExecutor, grid: Grid, train
 
 
 def test_a_killed_one_takes_no_other_cell_with_it(executor: LocalExecutor, grid: Grid) -> None:
-    first, second, third, _ = directories(grid)
+    first, second, third, fourth = directories(grid)
     for directory in (first, second):
         executor.submit(directory.path)
     wait_until(lambda: has_started(first) and has_started(second), 60)
     os.kill(pid_of(first), signal.SIGKILL)
     assert ended(executor) == (first.path, -signal.SIGKILL)
     assert ended(executor) == (second.path, DONE)
+    executor.submit(fourth.path)
+    assert ended(executor) == (fourth.path, DONE)
     idle = pid_of(second)
+    assert pid_of(fourth) == idle, "no other one had to be started"
     os.kill(idle, signal.SIGKILL)
     wait_until(lambda: not Path(f"/proc/{idle}").exists(), 60)
     for directory in (third, first):

@@ -157,6 +157,22 @@ def test_every_command_hands_the_options_on(
     assert device in seen and 7 in seen
 
 
+def test_a_registered_teacher_is_measured_on_the_first_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+
+    def stop(_: Any, __: Any, device: str, ___: Any) -> None:
+        seen.append(device)
+        raise UserError("stop")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("harness.run.grid.fetch", stop)
+    file = write_experiment(tmp_path / "tiny.yaml")
+    assert main(["run", str(file), "--device", "cpu:1,cpu:0"]) == 2
+    assert seen == ["cpu:1"]
+
+
 def test_tuning_trains_in_these_slots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
 
