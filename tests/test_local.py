@@ -62,9 +62,13 @@ def pid_of(directory: CellDir) -> int:
     return int(json.loads((directory / "lease").read_text())["pid"])
 
 
+def begun(directory: CellDir) -> dict[str, Any]:
+    """What its last attempt began with."""
+    return [e for e in directory.events() if e["event"] == "start"][-1]
+
+
 def slot_of(directory: CellDir) -> str:
-    """Where its last attempt began."""
-    return [e["slot"] for e in directory.events() if e["event"] == "start"][-1]
+    return begun(directory)["slot"]
 
 
 def has_started(directory: CellDir) -> bool:
@@ -122,6 +126,7 @@ def test_a_slot_has_one_cell_and_passes_from_a_killed_worker_to_the_next(
         two_devices.submit(directory.path)
     wait_until(lambda: has_started(first) and has_started(second), 60)
     assert (slot_of(first), slot_of(second)) == ("cpu:0", "cpu:1")
+    assert begun(second)["threads"] == max(1, len(os.sched_getaffinity(0)) // 2)
     stays, killed = pid_of(first), pid_of(second)
     os.kill(stays, signal.SIGSTOP)  # its slot is taken as long as this test wants
     os.kill(killed, signal.SIGKILL)
