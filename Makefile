@@ -6,6 +6,7 @@ STAMP := .venv/.lock-$(shell cat requirements.lock 2>/dev/null | cksum | cut -d'
 ALIVE := $(shell head -n 3 $(BIN)/harness 2>/dev/null | grep -qF '$(CURDIR)/.venv/' \
   && $(BIN)/python -c '' 2>/dev/null && echo yes)
 JOBS ?=
+JOBS_PER_DEVICE ?=
 DEVICE ?= auto
 # Of the reproduce-fashion, reproduce-cifar and reproduce-cub targets: SEEDS=0,1  EPOCHS_SCALE=0.1  DATA_ROOT=/data
 SEEDS ?=
@@ -21,7 +22,8 @@ API := harness.api harness.trained harness.distill harness.methods harness.netwo
 SITE ?= site
 comma := ,
 space := $(subst ,, )
-RUN_OPTIONS := --device $(DEVICE) $(if $(JOBS),--jobs $(JOBS))
+RUN_OPTIONS := --device $(DEVICE) $(if $(JOBS),--jobs $(JOBS)) \
+  $(if $(JOBS_PER_DEVICE),--jobs-per-device $(JOBS_PER_DEVICE))
 GRID_OPTIONS := $(if $(SEEDS),--set 'seeds=[$(subst $(space),$(comma),$(strip $(SEEDS)))]') \
   $(if $(EPOCHS_SCALE),--set epochs_scale=$(EPOCHS_SCALE)) \
   $(if $(DATA_ROOT),--data-root '$(DATA_ROOT)')

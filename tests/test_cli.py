@@ -73,6 +73,15 @@ WRONG: dict[str, list[str]] = {
     "run tiny.yaml --jobs many": ["--jobs", "integer"],
     "run tiny.yaml --device cuda:9": ["--device", "cuda:9", "cpu or auto"],
     "run tiny.yaml --device banana": ["--device", "'banana'", "auto, cpu, cuda"],
+    "run tiny.yaml --device cpu:0,banana": ["--device", "'banana'", "auto, cpu, cuda"],
+    "run tiny.yaml --device cpu:0,cuda:9": ["--device", "cuda:9", "cpu or auto"],
+    "run tiny.yaml --device cpu:0,": ["--device", "unknown ''"],
+    "run tiny.yaml --device cpu:1,cpu:0,cpu:1": ["--device", "cpu:1", "twice", "--jobs-per-device"],
+    "plan tiny.yaml --device cpu,cpu:1": ["--device", "'cpu,cpu:1'", "cuda:0,cuda:1"],
+    "plan tiny.yaml --device auto,cpu:1": ["--device", "one kind", "cuda:0,cuda:1"],
+    "run tiny.yaml --device cpu:0,cpu:1 --jobs 2": ["--jobs", "--jobs-per-device N"],
+    "run tiny.yaml --jobs 2 --jobs-per-device 2": ["--jobs", "give one of them"],
+    "plan tiny.yaml --jobs-per-device 0": ["--jobs-per-device", "1"],
     "run tiny.yaml --store file/below --device cpu": ["--store", "file/below", "choose a folder"],
     "plan tiny.yaml --store file/below --no-estimate": ["file/below", "check the path"],
     "status tiny.yaml --store file/below": ["file/below", "check the path"],
@@ -408,11 +417,15 @@ def test_depth_and_width_are_not_mobile_nets(trained: Trained, capsys: Output, n
         ([], "cpu"),
         (["--flag-gpu"], "cuda"),
         (["--flag_gpu", "--devices", "1"], "cuda:1"),
+        (["--devices", "0", "1", "--flag_gpu"], "cuda:0,cuda:1"),
+        (["--flag-gpu", "--devices", "2,0"], "cuda:2,cuda:0"),
+        (["--flag-gpu", "--devices=0 1"], "cuda:0,cuda:1"),
     ],
 )
-def test_devices(trained: Trained, given: list[str], device: str) -> None:
+def test_devices(trained: Trained, capsys: Output, given: list[str], device: str) -> None:
     assert main([*arguments(**BASE), *given]) == 3
     assert trained.options["device"] == device
+    assert ("one GPU works at a time" in capsys.readouterr().out) == ("," in device)
 
 
 def test_no_bar_jobs_and_time_reach_the_run(trained: Trained) -> None:
@@ -453,7 +466,8 @@ def test_flag_tuning_holds_out_validation_images(
 # Arguments after `train --depth 10 --width 1` -> what the one line must contain.
 WRONG_TRAINING: dict[str, list[str]] = {
     "--devices 0": ["--devices", "--flag-gpu"],
-    "--flag-gpu --devices 0,1": ["--devices", "one GPU"],
+    "--flag-gpu --devices 0,x": ["--devices", "'0,x'", "0 1"],
+    "--flag-gpu --devices=": ["--devices", "0 1"],
     "--data-name cub2000": ["--data-name", "cub2000"],
     "--teacher-network-name vgg": ["--teacher-network-name", "'vgg'"],
     "--student-network-name wideresnet": ["--student-network-name", "wide_resnet"],

@@ -15,8 +15,10 @@ from harness.data.small import DeviceImages
 from harness.errors import UserError
 from harness.execute import DONE
 from harness.networks import build
+from harness.train import cell
+from harness.train import device as device_module
 from harness.train.cell import run_cell
-from harness.train.device import be_deterministic, describe, resolve_device
+from harness.train.device import be_deterministic, describe, describe_all, resolve_device
 from harness.train.evaluate import autocast
 from harness.train.methods.base import Context, training_of
 
@@ -44,6 +46,8 @@ def gpus(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Non
         (2, "cpu", "cpu"),
         (2, "cuda", "cuda"),
         (2, "cuda:1", "cuda:1"),
+        (0, "cpu:0", "cpu"),
+        (0, "cpu:13", "cpu"),
     ],
     indirect=["gpus"],
 )
@@ -58,6 +62,9 @@ def test_resolve_device(gpus: None, name: str, device: str) -> None:
         (0, "", "unknown ''; allowed"),
         (2, "cuda:x", "unknown 'cuda:x'; allowed"),
         (2, "cuda:-1", "unknown 'cuda:-1'; allowed"),
+        (2, "cuda:01", "unknown 'cuda:01'; allowed"),
+        (2, "cpu:", "unknown 'cpu:'; allowed"),
+        (2, "cuda:0,cuda:1", "unknown 'cuda:0,cuda:1'; allowed"),
         (2, "cpu\n", "unknown 'cpu\\n'; allowed"),
         (0, "cuda", "cuda is not here (0 CUDA devices); use cpu or auto"),
         (0, "cuda:0", "cuda:0 is not here (0 CUDA devices); use cpu or auto"),
@@ -77,6 +84,45 @@ def test_describe_cpu() -> None:
     assert describe(torch.device("cpu")).startswith("cpu (")
 
 
+def test_describe_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert describe_all(("cpu", "cpu")) == describe(torch.device("cpu"))
+    assert describe_all(("cpu:0", "cpu:1") * 2) == f"{describe(torch.device('cpu'))} (cpu:0, cpu:1)"
+    models = {"cuda:0": "A100", "cuda:1": "H100", "cuda:2": "A100"}
+    monkeypatch.setattr(device_module, "resolve_device", torch.device)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: models[str(device)])
+    assert describe_all(("cuda:1",)) == "H100"
+    assert describe_all(tuple(models)) == "A100 (cuda:0, cuda:2) and H100 (cuda:1)"
+
+
+@pytest.mark.parametrize(
+    ("name", "used"), [("cpu", []), ("cuda", []), ("cuda:1", [torch.device("cuda:1")])]
+)
+def test_a_cell_takes_memory_of_no_other_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, used: list[torch.device]
+) -> None:
+    """What names no device, as pinned memory, must not go to the first one."""
+
+    class Begins(Exception):
+        pass
+
+    def training(*_: object) -> None:
+        raise Begins
+
+    asked: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "set_device", asked.append)
+    monkeypatch.setattr(cell, "resolve_device", torch.device)
+    monkeypatch.setattr(cell, "describe", str)
+    monkeypatch.setattr(cell, "_train", training)
+    directory = tiny(tmp_path).directory("supervised")
+    try:
+        run_cell(directory, name, 1, VERSION, lambda: False)  # type: ignore[arg-type]
+    finally:
+        torch.use_deterministic_algorithms(False)
+    begun, failed = directory.events()
+    assert failed["error"] == "Begins: " and (begun["device"], begun["slot"]) == (name, name)
+    assert asked == used
+
+
 def test_be_deterministic(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
@@ -93,8 +139,8 @@ def test_be_deterministic(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def train_on_device(grid: Grid) -> Grid:
-    for cell in grid.plan.cells.values():
-        directory = grid.store.prepare(cell)
+    for planned in grid.plan.cells.values():
+        directory = grid.store.prepare(planned)
         status = run_cell(directory, DEVICE, 1, VERSION, lambda: False)  # type: ignore[arg-type]
         assert status == DONE, directory.events()[-1]
     return grid

@@ -10,6 +10,7 @@ from harness.data import load
 from harness.errors import UserError
 from harness.plan import make_plan
 from harness.run.estimate import Speed, estimate, fit_budget, measure_networks, start_seconds
+from harness.run.grid import within_budget
 from harness.run.inspect import print_plan
 from harness.spec.experiment import Experiment
 from harness.spec.file import parse
@@ -58,6 +59,52 @@ def test_the_plan_names_the_device_and_counts_the_start(
     last = capsys.readouterr().out.splitlines()[-1]
     expected = describe(resolve_device("auto"))
     assert last.startswith("about 10 h 0") and f" with 2 jobs on {expected}, " in last
+
+
+def test_the_plan_counts_and_names_several_devices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import harness.run.estimate as measured
+
+    asked: list[tuple[Any, ...]] = []
+
+    def measure(_: Experiment, __: Any, *on: Any) -> dict[str, Speed]:
+        asked.append(on)
+        return speeds(experiment())
+
+    monkeypatch.setattr(measured, "measure_networks", measure)
+    monkeypatch.setattr(measured, "start_seconds", lambda n, jobs, imported: 0.0)
+    monkeypatch.setattr("harness.execute.local.os.sched_getaffinity", lambda _: set(range(12)))
+    e, lines = experiment(seeds=[0]), []
+    for device, jobs, per_device in (("cpu", 6, None), ("cpu:0,cpu:1", None, 3)):
+        print_plan(e, tmp_path, jobs, device, None, True, jobs_per_device=per_device)
+        lines.append(capsys.readouterr().out.splitlines()[-1])
+    one, two = lines
+    cpu = describe(resolve_device("cpu"))
+    assert f" with 6 jobs on {cpu}, " in one
+    assert two == one.replace(f"on {cpu},", f"on {cpu} (cpu:0, cpu:1),")
+    assert asked == [("cpu", 2), ("cpu:0", 2)], "the first, with a cell's threads"
+
+
+def test_a_budget_counts_several_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twice as many slots do twice as much in the same time."""
+    import harness.run.estimate as measured
+
+    e, asked = experiment(), []
+    dataset, store = load(e.dataset), Store(tmp_path)
+
+    def measure(_: Experiment, __: Any, device: str, threads: int, n_workers: int) -> Any:
+        asked.append((device, threads, n_workers))
+        return speeds(e)
+
+    monkeypatch.setattr(measured, "measure_networks", measure)
+    monkeypatch.setattr("harness.execute.local.os.sched_getaffinity", lambda _: set(range(12)))
+    one_seed = experiment(seeds=[0])
+    cost = estimate(make_plan(one_seed, dataset), store, dataset, speeds(e)).wall_seconds(1)
+    for slots, n_seeds in ((("cpu:0",), 1), (("cpu:0", "cpu:1"), 2)):
+        kept = within_budget(e, dataset, store, slots, 1.01 * cost, n_workers=4)
+        assert len(kept.seeds) == n_seeds
+    assert asked == [("cpu:0", 12, 4), ("cpu:0", 6, 4)]
 
 
 def test_seconds_of_each_kind(tmp_path: Path) -> None:

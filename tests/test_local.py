@@ -1,5 +1,6 @@
 """Worker processes: one cell after the other, each alone in success and failure."""
 
+import contextlib
 import json
 import os
 import platform
@@ -9,14 +10,16 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers import wait_until
-from training import VERSION, Grid, assert_same_result, metrics, tiny
+from training import KINDS, VERSION, Grid, assert_same_result, metrics, tiny
 
 from harness.data import Dataset, DigitsOptions
-from harness.execute import DONE, STOPPED, WRONG_INPUT
+from harness.execute import DONE, STOPPED, WRONG_INPUT, local
 from harness.execute.local import ENVIRONMENT, LocalExecutor
+from harness.execute.scheduler import begin, run
 from harness.store import CellDir
 from harness.train import cell
 from harness.train.cell import Loaded
@@ -24,7 +27,15 @@ from harness.train.cell import Loaded
 
 @pytest.fixture
 def executor() -> Iterator[LocalExecutor]:
-    made = LocalExecutor(2, "cpu", VERSION)
+    made = LocalExecutor(("cpu", "cpu"), VERSION)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def two_devices() -> Iterator[LocalExecutor]:
+    """Names of the CPU, which stand for two GPUs."""
+    made = LocalExecutor(("cpu:0", "cpu:1"), VERSION)
     yield made
     made.close()
 
@@ -51,6 +62,15 @@ def pid_of(directory: CellDir) -> int:
     return int(json.loads((directory / "lease").read_text())["pid"])
 
 
+def begun(directory: CellDir) -> dict[str, Any]:
+    """What its last attempt began with."""
+    return [e for e in directory.events() if e["event"] == "start"][-1]
+
+
+def slot_of(directory: CellDir) -> str:
+    return begun(directory)["slot"]
+
+
 def has_started(directory: CellDir) -> bool:
     return any(e["event"] == "start" for e in directory.events())
 
@@ -68,14 +88,17 @@ def test_a_worker_takes_the_next_cell(executor: LocalExecutor, grid: Grid, train
 
 
 def test_a_killed_one_takes_no_other_cell_with_it(executor: LocalExecutor, grid: Grid) -> None:
-    first, second, third, _ = directories(grid)
+    first, second, third, fourth = directories(grid)
     for directory in (first, second):
         executor.submit(directory.path)
     wait_until(lambda: has_started(first) and has_started(second), 60)
     os.kill(pid_of(first), signal.SIGKILL)
     assert ended(executor) == (first.path, -signal.SIGKILL)
     assert ended(executor) == (second.path, DONE)
+    executor.submit(fourth.path)
+    assert ended(executor) == (fourth.path, DONE)
     idle = pid_of(second)
+    assert pid_of(fourth) == idle, "no other one had to be started"
     os.kill(idle, signal.SIGKILL)
     wait_until(lambda: not Path(f"/proc/{idle}").exists(), 60)
     for directory in (third, first):
@@ -93,6 +116,49 @@ def test_one_that_is_asked_to_stop_takes_no_other(executor: LocalExecutor, grid:
     executor.submit(second.path)
     assert ended(executor) == (second.path, DONE)
     assert pid_of(second) != pid_of(first)
+
+
+def test_a_slot_has_one_cell_and_passes_from_a_killed_worker_to_the_next(
+    two_devices: LocalExecutor, grid: Grid
+) -> None:
+    first, second, third, fourth = directories(grid)
+    for directory in (first, second):
+        two_devices.submit(directory.path)
+    wait_until(lambda: has_started(first) and has_started(second), 60)
+    assert (slot_of(first), slot_of(second)) == ("cpu:0", "cpu:1")
+    assert begun(second)["threads"] == max(1, len(os.sched_getaffinity(0)) // 2)
+    stays, killed = pid_of(first), pid_of(second)
+    os.kill(stays, signal.SIGSTOP)  # its slot is taken as long as this test wants
+    os.kill(killed, signal.SIGKILL)
+    assert ended(two_devices) == (second.path, -signal.SIGKILL)
+    for directory in (third, second):
+        two_devices.submit(directory.path)
+        assert ended(two_devices) == (directory.path, DONE)
+        assert slot_of(directory) == "cpu:1"
+    assert pid_of(third) == pid_of(second) not in (stays, killed)
+    os.kill(stays, signal.SIGCONT)
+    assert ended(two_devices) == (first.path, DONE)
+    two_devices.submit(fourth.path)
+    assert ended(two_devices) == (fourth.path, DONE)
+    assert slot_of(fourth) == slot_of(first) == "cpu:0"
+    assert pid_of(fourth) == pid_of(first) == stays
+
+
+def test_the_slot_changes_no_bit(tmp_path: Path, trained: Grid, monkeypatch: Any) -> None:
+    """Of the tiny grid on two devices, and of one that trained it alone, on as many threads."""
+    monkeypatch.setattr(local, "threads_for", lambda _: 1)
+    grid = tiny(tmp_path)
+    executor = LocalExecutor(("cpu:0", "cpu:1"), VERSION)
+    with contextlib.closing(executor):
+        run(begin(grid.plan, grid.store), executor)
+    slots = {kind: slot_of(grid.directory(kind)) for kind in KINDS}
+    assert {slots["kd"], slots["stage1"]} == {"cpu:0", "cpu:1"}, "they wait for the teacher alone"
+    for kind in KINDS:
+        mine, other = grid.directory(kind), trained.directory(kind)
+        assert_same_result(mine, other)
+        assert mine.path.name == other.path.name
+        for field in ("device", "threads"):
+            assert mine.manifest[field] == other.manifest[field]
 
 
 def test_closed_none_is_left(executor: LocalExecutor, grid: Grid) -> None:
@@ -149,7 +215,7 @@ def test_what_workers_are_told_unless_the_user_has_said_otherwise(
     monkeypatch.setenv(name, set_by_user or "")
     if set_by_user is None:
         monkeypatch.delenv(name)
-    LocalExecutor(1, "cpu", {})
+    LocalExecutor(("cpu",), {})
     assert os.environ[name] == (set_by_user or ENVIRONMENT[name])
 
 

@@ -41,6 +41,14 @@ def test_docs_are_pages_of_what_may_be_imported(tmp_path: Path) -> None:
         assert not loaded, f"{name} needs a network"
 
 
+def test_options_of_a_run_reach_every_command() -> None:
+    given = ("DEVICE=cuda:0,cuda:1", "JOBS_PER_DEVICE=2")
+    for target, n in (("reproduce", 1), ("tune-digits", 3)):
+        said = " ".join(make(ROOT, "--dry-run", target, *given).split())
+        assert said.count("--device cuda:0,cuda:1 --jobs-per-device 2") == n, said
+    assert "--jobs" not in make(ROOT, "--dry-run", "reproduce")
+
+
 @pytest.mark.parametrize("interpreter", ["/was/here/.venv/bin/python", "/gone/bin/python3"])
 def test_a_dead_environment_is_made_anew(tmp_path: Path, interpreter: str) -> None:
     """Of a project that has moved, or of a Python that is gone: the lock alone says nothing."""

@@ -75,7 +75,7 @@ def test_tables_need_no_mlflow() -> None:
 
 def test_an_unknown_executor_is_one_line() -> None:
     with pytest.raises(UserError, match=r"executor: unknown 'lokal'; did you mean 'local'\?"):
-        make_executor("lokal", 1, "cpu", {})
+        make_executor("lokal", ("cpu",), {})
 
 
 def test_forms_are_the_three() -> None:

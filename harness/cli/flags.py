@@ -17,6 +17,13 @@ Set = Annotated[
 ]
 StoreOption = Annotated[Path, typer.Option("--store", help="folder of the trained cells")]
 Jobs = Annotated[Optional[int], typer.Option("--jobs", min=1, help="cells at once; default: cores")]
+JobsPerDevice = Annotated[
+    Optional[int],
+    typer.Option("--jobs-per-device", min=1, help="cells at once on each of several devices [1]"),
+]
+Devices = Annotated[
+    str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps; several: cuda:0,cuda:1")
+]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps")]
 MaxTime = Annotated[Optional[str], typer.Option("--max-time", help="stop cleanly after: 90s 9m 2h")]
 NoBar = Annotated[bool, typer.Option("--no-bar", help="plain lines instead of the live table")]

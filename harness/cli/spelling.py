@@ -7,6 +7,8 @@ from pathlib import Path
 
 from harness.errors import UserError
 
+LISTS = ("--point", "--devices")  # of numbers, which the releases write with spaces
+
 
 def take_data_root(arguments: list[str]) -> tuple[list[str], str | None]:
     """The other arguments, and the folder of `--data-root DIR`, which every command takes."""
@@ -24,13 +26,13 @@ def take_data_root(arguments: list[str]) -> tuple[list[str], str | None]:
 
 def published_spelling(arguments: list[str]) -> list[str]:
     """The releases' spelling in ours: --batch_size 64 -> --batch-size 64, and
-    --point 100 140 180 -> --point 100,140,180."""
+    --point 100 140 180 -> --point 100,140,180, and so for --devices."""
     result: list[str] = []
     for argument in arguments:
         if argument.startswith("--"):
             name, equals, value = argument.partition("=")
             result.append(name.replace("_", "-") + equals + value)
-        elif len(result) > 1 and result[-2] == "--point" and re.fullmatch(r"\d+", argument):
+        elif len(result) > 1 and result[-2] in LISTS and re.fullmatch(r"\d+", argument):
             result[-1] += f",{argument}"
         else:
             result.append(argument)

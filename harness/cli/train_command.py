@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from harness.cli.flags import KEPT, RUNS, Jobs, MaxTime, StoreOption, n_bytes, seconds
+from harness.cli.flags import (
+    KEPT,
+    RUNS,
+    Jobs,
+    JobsPerDevice,
+    MaxTime,
+    StoreOption,
+    n_bytes,
+    seconds,
+)
 from harness.errors import UserError
 
 if TYPE_CHECKING:
@@ -75,9 +84,10 @@ def points(text: str | None) -> list[int] | None:
 
 
 def device_of(flag_gpu: bool, devices: str | None) -> str:
-    """
+    """As `--device` has it: '0 1' -> 'cuda:0,cuda:1'.
+
     Raises:
-        UserError: devices without a GPU, or more than one device.
+        UserError: devices without --flag-gpu, or no numbers.
     """
     if not flag_gpu:
         if devices is not None:
@@ -85,18 +95,17 @@ def device_of(flag_gpu: bool, devices: str | None) -> str:
         return "cpu"
     if devices is None:
         return "cuda"
-    if not devices.isdigit():
-        raise UserError(
-            f"--devices: {devices!r}; a student trains on one GPU, give its number, as in 0"
-        )
-    return f"cuda:{devices}"
+    numbers = devices.replace(",", " ").split()
+    if not numbers or not all(number.isdecimal() for number in numbers):
+        raise UserError(f"--devices: {devices!r}; give the GPUs' numbers, as in 0 or 0 1")
+    return ",".join(f"cuda:{int(number)}" for number in numbers)
 
 
 def train(
     data_name: Annotated[str, typer.Option(help="data set")] = "digits",
     teacher_network_name: Annotated[str, typer.Option(help="teacher's network")] = "wide_resnet",
     student_network_name: Annotated[str, typer.Option(help="student's network")] = "wide_resnet",
-    devices: Annotated[Optional[str], typer.Option(help="number of the GPU")] = None,
+    devices: Annotated[Optional[str], typer.Option(help="numbers of the GPUs")] = None,
     flag_gpu: Annotated[bool, typer.Option("--flag-gpu", help="train on a GPU")] = False,
     flag_no_bar: Annotated[bool, typer.Option("--flag-no-bar", help="plain lines")] = False,
     n_workers: Annotated[int, typer.Option(help="loader workers", min=0)] = 0,
@@ -136,6 +145,7 @@ def train(
     seed: Annotated[int, typer.Option(help="the release's seed by default")] = 960402,
     store: StoreOption = RUNS,
     jobs: Jobs = None,
+    jobs_per_device: JobsPerDevice = None,
     max_time: MaxTime = None,
 ) -> None:
     """Train one student in two stages, and its teacher first if need be."""
@@ -172,11 +182,14 @@ def train(
     label = experiment.students[0].label
     experiment = experiment.model_copy(update={"name": f"train-{data_name}-{label}"})
     device = device_of(flag_gpu, devices)
+    if "," in device:
+        print("note: --devices: each training starts from the one before; one GPU works at a time")
     status = run_experiment(
         experiment,
         store,
         jobs=jobs,
         device=device,
+        jobs_per_device=jobs_per_device,
         max_seconds=seconds(max_time),
         n_workers=n_workers,
         teacher_cache=n_bytes(KEPT),

@@ -12,9 +12,11 @@ from harness.cli.flags import (
     RUNS,
     Budget,
     Device,
+    Devices,
     File,
     Host,
     Jobs,
+    JobsPerDevice,
     MaxTime,
     NoBar,
     Set,
@@ -38,7 +40,8 @@ def plan(
     set_: Set = None,
     store: StoreOption = RUNS,
     jobs: Jobs = None,
-    device: Device = "auto",
+    device: Devices = "auto",
+    jobs_per_device: JobsPerDevice = None,
     budget: Budget = None,
     teacher_cache: TeacherCache = KEPT,
     no_estimate: Annotated[bool, typer.Option("--no-estimate", help="measure nothing")] = False,
@@ -48,7 +51,9 @@ def plan(
 
     limit = seconds(budget, "--budget")
     kept = n_bytes(teacher_cache)
-    print_plan(read_file(file, set_), store, jobs, device, limit, not no_estimate, kept)
+    print_plan(
+        read_file(file, set_), store, jobs, device, limit, not no_estimate, kept, jobs_per_device
+    )
 
 
 @app.command()
@@ -57,7 +62,8 @@ def run(
     set_: Set = None,
     store: StoreOption = RUNS,
     jobs: Jobs = None,
-    device: Device = "auto",
+    device: Devices = "auto",
+    jobs_per_device: JobsPerDevice = None,
     max_time: MaxTime = None,
     budget: Budget = None,
     n_workers: Workers = 0,
@@ -73,6 +79,7 @@ def run(
         store,
         jobs=jobs,
         device=device,
+        jobs_per_device=jobs_per_device,
         max_seconds=seconds(max_time),
         n_workers=n_workers,
         teacher_cache=n_bytes(teacher_cache),
@@ -92,7 +99,8 @@ def tune(
     store: StoreOption = RUNS,
     storage: Storage = None,
     jobs: Jobs = None,
-    device: Device = "auto",
+    device: Devices = "auto",
+    jobs_per_device: JobsPerDevice = None,
     max_time: MaxTime = None,
     n_workers: Workers = 0,
     teacher_cache: TeacherCache = KEPT,
@@ -109,6 +117,7 @@ def tune(
         storage=storage,
         jobs=jobs,
         device=device,
+        jobs_per_device=jobs_per_device,
         max_seconds=seconds(max_time),
         n_workers=n_workers,
         teacher_cache=n_bytes(teacher_cache),

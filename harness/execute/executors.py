@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from harness.errors import UserError, nearest
@@ -10,11 +11,11 @@ from harness.execute import Executor
 NAMES = ("local",)
 
 
-def make_executor(name: str, jobs: int, device: str, version: dict[str, Any]) -> Executor:
+def make_executor(name: str, slots: Sequence[str], version: dict[str, Any]) -> Executor:
     """
     Args:
         name: one of NAMES.
-        jobs: cells at once, on `device`.
+        slots: a device for each cell that trains at once (harness.execute.slots).
         version: of the code, for the cells' manifests (harness.provenance).
 
     Raises:
@@ -23,5 +24,5 @@ def make_executor(name: str, jobs: int, device: str, version: dict[str, Any]) ->
     if name == "local":
         from harness.execute.local import LocalExecutor
 
-        return LocalExecutor(jobs, device, version)
+        return LocalExecutor(slots, version)
     raise UserError(f"executor: unknown {name!r}{nearest(name, NAMES)}")

@@ -1,7 +1,8 @@
 """Worker processes on this machine, forked from a warm server.
 
-Importing torch costs seconds: a fork server imports it once. A worker trains one cell at a time,
-and then the next; if one crashes or is killed, its cell fails alone, and another takes its place.
+Importing torch costs seconds: a fork server imports it once. A worker has a slot, a place on one of
+the devices: it trains one cell there, and then the next; if it crashes or is killed, its cell fails
+alone, and another worker takes its slot.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import tempfile
 import threading
 import time
+from collections.abc import Collection, Sequence
 from multiprocessing import connection, forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
@@ -21,6 +23,7 @@ from typing import Any
 
 from harness.errors import UserError
 from harness.execute import FAILED, STOPPED
+from harness.execute.slots import next_slot
 from harness.provenance import n_cores
 
 
@@ -150,17 +153,25 @@ class Worker:
 
 
 class LocalExecutor:
-    """Up to `capacity` cells at once."""
+    """One cell at a time in each slot.
 
-    def __init__(self, jobs: int, device: str, version: dict[str, Any]) -> None:
-        self.capacity = jobs
-        self._arguments = (device, threads_for(jobs), version)
+    Args:
+        slots: the device of each (harness.execute.slots).
+        version: of the code, for the cells' manifests.
+    """
+
+    def __init__(self, slots: Sequence[str], version: dict[str, Any]) -> None:
+        self.capacity = len(slots)
+        self._slots = slots
+        self._arguments = (threads_for(len(slots)), version)
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         self._context = multiprocessing.get_context("forkserver")
         forkserver.set_forkserver_preload(PRELOADED)
-        self._busy: list[Worker] = []
-        self._idle: list[Worker] = []
+        self._workers: dict[int, Worker] = {}  # by place in slots
+
+    def _busy(self) -> dict[int, Worker]:
+        return {p: worker for p, worker in self._workers.items() if worker.directory is not None}
 
     def warm_up(self) -> None:
         """Start importing torch in the server, while the caller does something else.
@@ -172,45 +183,48 @@ class LocalExecutor:
         forkserver.ensure_running()
 
     def submit(self, directory: Path) -> None:
-        while self._idle:
-            worker = self._idle.pop()
+        place = next_slot(self._slots, self._busy(), self._workers)
+        if place in self._workers:
             with contextlib.suppress(OSError):  # killed while it had nothing to do
-                worker.begin(directory)
-                break
-        else:
-            shorten_socket_paths()
-            worker = Worker(self._context, self._arguments)
-            worker.begin(directory)
-        self._busy.append(worker)
+                self._workers[place].begin(directory)
+                return
+        shorten_socket_paths()
+        worker = Worker(self._context, (self._slots[place], *self._arguments))
+        self._workers[place] = worker
+        worker.begin(directory)
 
     def poll(self, timeout: float) -> list[tuple[Path, int]]:
-        if not self._busy:
+        busy = self._busy()
+        if not busy:
             time.sleep(timeout)
             return []
-        connection.wait([sign for worker in self._busy for sign in worker.signs], timeout)
+        connection.wait([sign for worker in busy.values() for sign in worker.signs], timeout)
         ended = []
-        for worker in list(self._busy):
+        for place, worker in busy.items():
             status = worker.ended()
             if status is not None:
                 assert worker.directory is not None
                 ended.append((worker.directory, status))
-                self._busy.remove(worker)
                 worker.directory = None
                 # Who was asked to stop takes no other.
-                if status != STOPPED and worker.process.is_alive():
-                    self._idle.append(worker)
+                if status == STOPPED or not worker.process.is_alive():
+                    del self._workers[place]
         return ended
 
     def cancel(self, grace: float = 15.0) -> None:
-        end(self._busy, grace)
+        self._end(self._busy(), grace)
 
     def close(self) -> None:
-        for workers in (self._busy, self._idle):
-            end(workers, grace=15.0)
+        self._end(dict(self._workers), grace=15.0)
+
+    def _end(self, workers: dict[int, Worker], grace: float) -> None:
+        end(workers.values(), grace)
+        for place in workers:
+            del self._workers[place]
 
 
-def end(workers: list[Worker], grace: float) -> None:
-    """Ask these to stop, kill those that are left after `grace` seconds, and empty the list."""
+def end(workers: Collection[Worker], grace: float) -> None:
+    """Ask these to stop, and kill those that are left after `grace` seconds."""
     for worker in workers:
         worker.process.terminate()
         worker.orders.close()  # who has nothing to do waits for this
@@ -220,4 +234,3 @@ def end(workers: list[Worker], grace: float) -> None:
         if worker.process.exitcode is None:
             worker.process.kill()
             worker.process.join()
-    workers.clear()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -23,10 +23,9 @@ from harness.run.session import (
     OK,
     UNFINISHED,
     cell_options,
-    check_device,
-    default_jobs,
     finish_tracking,
     print_remarks,
+    slots_of,
     start_tracking,
     stoppable,
 )
@@ -49,6 +48,7 @@ def run_experiment(
     *,
     jobs: int | None = None,
     device: str = "auto",
+    jobs_per_device: int | None = None,
     max_seconds: float | None = None,
     n_workers: int = 0,
     teacher_cache: int = 0,
@@ -62,6 +62,7 @@ def run_experiment(
     """Train what is missing, log it, say what happened; the exit status.
 
     Args:
+        jobs, device, jobs_per_device: which cells train at once, and where (`slots_of`).
         n_workers, teacher_cache: of each cell (`cell_options`).
         executor: a name of harness.execute.
         trackers: names of harness.track.mirrors, besides MLflow.
@@ -71,26 +72,27 @@ def run_experiment(
     Raises:
         UserError: wrong input; nothing was started.
     """
-    check_device(device)
-    jobs = jobs or default_jobs(device)
+    slots = slots_of(device, jobs, jobs_per_device)
     store = Store(root)
     store.create()
     dataset = load(experiment.dataset)
     if budget is not None:
         experiment = within_budget(
-            experiment, dataset, store, jobs, device, budget, n_workers, teacher_cache
+            experiment, dataset, store, slots, budget, n_workers, teacher_cache
         )
     plan = make_plan(experiment, dataset)
-    fetch(plan, store, device, dataset)
+    fetch(plan, store, slots[0], dataset)
     progress = begin(plan, store)
     tracker, mirrors = Tracker(plan, store), make_mirrors(trackers, plan, store)
+    devices = tuple(dict.fromkeys(slots))
+    where = f" on {', '.join(devices)}" if len(devices) > 1 else ""
     n_cells, n_cached = len(plan.cells), len(progress.cached_cells)
     is_behind = bool(tracker.behind()) or any(mirror.behind() for mirror in mirrors)
     is_shown = not is_behind and (page is None or tracker.is_presented)
     if n_cached == n_cells and is_shown:
         print(f"{experiment.name}: nothing to do, all {n_cells} cells are done (in {root}).")
         return OK
-    runner = make_executor(executor, jobs, device, announced_version())
+    runner = make_executor(executor, slots, announced_version())
     runner.warm_up()
     with stoppable() as stops, contextlib.closing(runner):
         status = OK
@@ -98,7 +100,7 @@ def run_experiment(
         try:
             print(
                 f"{experiment.name}: {n_cells} cells, {n_cached} done before, "
-                f"{n_cells - n_cached} to train with {jobs} jobs",
+                f"{n_cells - n_cached} to train with {len(slots)} jobs{where}",
                 flush=True,
             )
             print_remarks(experiment, dataset)
@@ -130,8 +132,7 @@ def within_budget(
     experiment: Experiment,
     dataset: Dataset,
     store: Store,
-    jobs: int,
-    device: str,
+    slots: Sequence[str],
     budget: float,
     n_workers: int = 0,
     teacher_cache: int = 0,
@@ -143,8 +144,8 @@ def within_budget(
     """
     from harness.run.estimate import fit_budget, measure_networks
 
-    speeds = measure_networks(experiment, dataset, device, threads_for(jobs), n_workers)
-    smaller = fit_budget(experiment, dataset, store, speeds, jobs, budget, teacher_cache)
+    speeds = measure_networks(experiment, dataset, slots[0], threads_for(len(slots)), n_workers)
+    smaller = fit_budget(experiment, dataset, store, speeds, len(slots), budget, teacher_cache)
     n, kept = len(experiment.seeds), list(smaller.seeds)
     if len(kept) < n:
         print(

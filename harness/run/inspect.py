@@ -42,6 +42,7 @@ def print_plan(
     budget: float | None,
     measure: bool,
     teacher_cache: int = 0,
+    jobs_per_device: int | None = None,
 ) -> None:
     """Every cell with its epochs; cells in the store are marked. Unless told not to, time and disk
     from a few measured steps of each network.
@@ -51,14 +52,13 @@ def print_plan(
     """
     from harness.data import load
     from harness.run.grid import within_budget
-    from harness.run.session import check_device, default_jobs, print_remarks
+    from harness.run.session import print_remarks, slots_of
 
-    check_device(device)
-    jobs = jobs or default_jobs(device)
+    slots = slots_of(device, jobs, jobs_per_device)
     dataset = load(experiment.dataset)
     if budget is not None:
         experiment = within_budget(
-            experiment, dataset, Store(root), jobs, device, budget, teacher_cache=teacher_cache
+            experiment, dataset, Store(root), slots, budget, teacher_cache=teacher_cache
         )
     plan = make_plan(experiment, dataset)
     progress = _begin(plan, root)
@@ -81,14 +81,15 @@ def print_plan(
     if measure and n_done < len(plan.cells):
         started = time.perf_counter()
         from harness.run.estimate import estimate, measure_networks, start_seconds
-        from harness.train.device import describe, resolve_device
+        from harness.train.device import describe_all
 
         imported = time.perf_counter() - started
-        speeds = measure_networks(experiment, dataset, device, threads_for(jobs))
+        jobs, on = len(slots), describe_all(slots)
+        speeds = measure_networks(experiment, dataset, slots[0], threads_for(jobs))
         needs = estimate(plan, Store(root), dataset, speeds, teacher_cache)
         seconds = needs.wall_seconds(jobs) + start_seconds(len(needs.seconds), jobs, imported)
         print(
-            f"about {duration(seconds)} with {jobs} jobs on {describe(resolve_device(device))}, "
+            f"about {duration(seconds)} with {jobs} jobs on {on}, "
             f"{needs.finished_bytes / 1e6:.0f} MB of weights, "
             f"{needs.answer_bytes / 1e6:.0f} MB of teachers' answers, and up to "
             f"{jobs * needs.peak_bytes / 1e6:.0f} MB of checkpoints while it runs"

@@ -16,7 +16,8 @@ import numpy as np
 
 from harness.data import Dataset, DatasetOptions, data_root
 from harness.database import Refused
-from harness.errors import one_line
+from harness.errors import UserError, one_line
+from harness.execute.slots import check_together, slots_on
 from harness.provenance import n_cores
 from harness.track.environment import usable
 
@@ -111,6 +112,33 @@ def stoppable() -> Iterator[Stops]:
     finally:
         for number, handler in zip(numbers, previous, strict=True):
             signal.signal(number, handler)
+
+
+def slots_of(
+    device: str, jobs: int | None = None, jobs_per_device: int | None = None
+) -> tuple[str, ...]:
+    """A device for each cell that trains at once (harness.execute.slots).
+
+    Args:
+        device: a name, or several with commas between them.
+        jobs: cells at once, of a single device; by default `default_jobs`.
+        jobs_per_device: cells at once on each; of several devices by default 1.
+
+    Raises:
+        UserError: a device that is not there; devices or options that do not go together.
+    """
+    devices = device.split(",")
+    for name in devices:
+        check_device(name)
+    check_together(devices)
+    if jobs is not None and jobs_per_device is not None:
+        raise UserError("--jobs: means the same as --jobs-per-device; give one of them")
+    if jobs is not None and len(devices) > 1:
+        raise UserError(
+            "--jobs: is for one device; with several use --jobs-per-device N, cells at once on each"
+        )
+    usual = default_jobs(device) if len(devices) == 1 else 1
+    return slots_on(devices, jobs or jobs_per_device or usual)
 
 
 def check_device(name: str) -> None:

@@ -38,7 +38,7 @@ from harness.store import Busy, CellDir, sweep, write_atomically
 from harness.stored import Damaged
 from harness.train.answers import KeptAnswers, identity_of
 from harness.train.checkpoint import about, build_network, load_model, to_bytes
-from harness.train.device import be_deterministic, describe, resolve_device
+from harness.train.device import be_deterministic, describe, resolve_device, use
 from harness.train.evaluate import autocast, classify
 from harness.train.loop import Diverged, Interrupted, train
 from harness.train.methods.base import Context, training_of
@@ -85,10 +85,12 @@ def run_cell(
                     torch.set_num_threads(threads)
                 be_deterministic()
                 device = resolve_device(device_name)
+                use(device)
                 version = version or code_version()
                 directory.append(
                     "start",
                     device=describe(device),
+                    slot=device_name,  # of several GPUs of one make, which it was
                     processor=processor(),
                     threads=torch.get_num_threads(),
                     **version,

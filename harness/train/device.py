@@ -3,6 +3,7 @@
 import os
 import platform
 import re
+from collections.abc import Sequence
 
 import torch
 
@@ -10,12 +11,13 @@ from harness.errors import UserError
 
 
 def resolve_device(name: str) -> torch.device:
-    """'auto', 'cpu', 'cuda', 'cuda:N' or 'mps' -> a device that is there.
+    """'auto', 'cpu', 'cuda', 'cuda:N' or 'mps' -> a device that is there. 'cpu:N' is the CPU, too:
+    in a list of devices it stands in for a GPU.
 
     Raises:
         UserError: unknown name, or a device this machine does not have.
     """
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
+    if not re.fullmatch(r"auto|mps|(cpu|cuda)(:(0|[1-9][0-9]*))?", name):
         raise UserError(f"--device: unknown {name!r}; allowed: auto, cpu, cuda, cuda:N, mps")
     mps = torch.backends.mps.is_available()
     if name == "auto":
@@ -25,7 +27,14 @@ def resolve_device(name: str) -> torch.device:
         raise UserError(f"--device: {name} is not here ({n_gpus} CUDA devices); use cpu or auto")
     if name == "mps" and not mps:
         raise UserError("--device: mps is not here; use cpu or auto")
-    return torch.device(name)
+    return torch.device("cpu" if name.startswith("cpu") else name)
+
+
+def use(device: torch.device) -> None:
+    """What names no device, as pinned memory, is of this GPU from now on in this process: else it
+    would take memory of the first one."""
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
 
 
 def describe(device: torch.device) -> str:
@@ -33,6 +42,16 @@ def describe(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type} ({platform.machine()})"
+
+
+def describe_all(names: Sequence[str]) -> str:
+    """Of one device `describe`; of several their names, too: 'NVIDIA L4 (cuda:0, cuda:1)'."""
+    found: dict[str, list[str]] = {}
+    for name in dict.fromkeys(names):
+        found.setdefault(describe(resolve_device(name)), []).append(name)
+    if len(set(names)) == 1:
+        return next(iter(found))
+    return " and ".join(f"{what} ({', '.join(each)})" for what, each in found.items())
 
 
 def be_deterministic() -> None:

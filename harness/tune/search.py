@@ -31,9 +31,8 @@ from harness.run.session import (
     WRONG_USE,
     Stops,
     cell_options,
-    check_device,
-    default_jobs,
     finish_tracking,
+    slots_of,
     start_tracking,
     stoppable,
 )
@@ -85,6 +84,7 @@ def tune(
     storage: str | None = None,
     jobs: int | None = None,
     device: str = "auto",
+    jobs_per_device: int | None = None,
     max_seconds: float | None = None,
     n_workers: int = 0,
     teacher_cache: int = 0,
@@ -97,12 +97,12 @@ def tune(
     Raises:
         UserError: wrong input; nothing was started.
     """
-    check_device(device)
+    slots = slots_of(device, jobs, jobs_per_device)
     check_final(tuning)
     check_rungs(tuning)
     store = Store(root)
     store.create()
-    runner = make_executor(executor, jobs or default_jobs(device), device, announced_version())
+    runner = make_executor(executor, slots, announced_version())
     dataset = load(tuning.base.dataset, with_test=False)
     task_views(tuning.base, dataset)  # of all tasks, before one is trained
     options = cell_options(tuning.base.dataset, n_workers, teacher_cache)
