@@ -89,7 +89,9 @@ def test_the_live_table_fits_80_columns(tmp_path: Path) -> None:
 
 def test_a_long_end_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
     class Slow:
-        server = SimpleNamespace(place="http://x", heard=time.monotonic() + 99, is_open=True)
+        server = SimpleNamespace(
+            name="MLflow", place="http://x", heard=time.monotonic() + 99, is_open=True
+        )
         remedy = "it"
 
         def connect(self) -> None: ...

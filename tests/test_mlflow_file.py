@@ -218,7 +218,7 @@ def test_whatever_is_wrong_with_it_is_one_warning(
     store = Store(whole.parent / "runs")
     store.create()
     tracker = Tracker(plan_of(read(file)), store, f"sqlite:///{whole}")
-    sync = harness.run.session.start_tracking(tracker)
+    (sync,) = harness.run.session.start_tracking(tracker)
     sync.finish(lambda: harness.run.session.finish_tracking(sync, False))
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith(f"warning: MLflow at sqlite:///{whole} cannot be used (")
@@ -255,7 +255,7 @@ def test_training_goes_on_without_it_and_sync_sends_the_rest(
 class Absent:
     """A tracker, and its own connection, whose server comes back after some tries."""
 
-    place, remedy, heard = "there", "`harness sync`", 0.0
+    name, place, remedy, heard = "MLflow", "there", "`harness sync`", 0.0
 
     def __init__(self, failures: int) -> None:
         self.failures, self.sent, self.is_open = failures, 0, False
@@ -286,7 +286,7 @@ def test_many_failures_are_one_warning(
     monkeypatch.setattr(harness.run.session, "RETRY_SECONDS", 0.01)
     monkeypatch.setattr(harness.run.session, "SYNC_SECONDS", 0.01)
     tracker = Absent(failures)
-    sync = harness.run.session.start_tracking(tracker)
+    (sync,) = harness.run.session.start_tracking(tracker)
     time.sleep(0.3)
     sync.finish(lambda: harness.run.session.finish_tracking(sync, True))
     (line,) = capsys.readouterr().err.strip().splitlines()
@@ -300,7 +300,7 @@ def test_training_does_not_wait_for_a_server_that_says_nothing(
     monkeypatch.setattr(harness.run.session, "START_SECONDS", 0.1)
     tracker, over = Absent(0), threading.Event()
     monkeypatch.setattr(tracker, "connect", over.wait)
-    sync = harness.run.session.start_tracking(tracker)
+    (sync,) = harness.run.session.start_tracking(tracker)
     assert sync.is_alive()
     over.set()
     sync.finish(lambda: None)

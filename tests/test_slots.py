@@ -37,7 +37,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three GPUs and six cores."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
-    monkeypatch.setattr(session.os, "sched_getaffinity", lambda _: set(range(6)))
+    monkeypatch.setattr(session, "n_cores", lambda: 6)
 
 
 @pytest.mark.parametrize(

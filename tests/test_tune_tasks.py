@@ -84,7 +84,7 @@ def tune(file: Path, writer: Writer, mlflow: bool = False, **options: Any) -> in
         if mlflow:  # by its whole path, as a process's MLflow keeps one database a name
             patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{Path('mlflow.db').resolve()}")
         else:
-            patch.setattr(search, "start_tracking", lambda _: NoSync())
+            patch.setattr(search, "start_tracking", lambda _: [NoSync()])
         return search.tune(read_tuning(Path("tuning/tiny.yaml")), Path("runs"), **options)
 
 
