@@ -11,7 +11,7 @@ from bundles import BUNDLE, FILE, as_text, exported, made_up, with_seeds
 from helpers import one_error_line, snapshot
 
 from analysis.bundle import Bundle
-from analysis.reference import Comparison, compare, different
+from analysis.reference import FREE, Comparison, compare, different
 from analysis.statistics import t_quantile
 from analysis.tables.comparisons import comparison_markdown
 from harness.cli import main
@@ -111,6 +111,9 @@ def test_other_settings_are_not_compared() -> None:
     assert found.checked == [] and found.reproduces
     assert "training.epochs: 10 there, 4 here" in found.said
     assert different({"kd": {"alpha": 1}, "seeds": [0]}, {"seeds": [1]}) == []
+    for name in FREE:  # lists that may be shorter, and what changes no number
+        assert different({name: ["a"]}, {name: ["b"]}) == [], name
+    assert {"seeds", "students", "claims", "published"} <= FREE
     (said,) = different({"a": {"b": "x" * 99}}, {"a": {"b": [1]}})
     assert said == f"a.b: [1] there, {'x' * 37}... here"
 
