@@ -93,14 +93,21 @@ class Mirror:
         self.root = store.root / name
         self.group = f"{plan.experiment.name}-{plan.experiment.grid[:6]}"
         self.key = sent.key_of(sink.place, plan.experiment.name, plan.experiment.grid)
+        self._finished: set[str] = set()
 
     def connect(self) -> None:
         self.root.mkdir(parents=True, exist_ok=True)
 
     def behind(self) -> list[str]:
         """Fingerprints of the cells whose journal holds more than was sent."""
-        directories = {f: self.store.directory(f) for f in self.plan.cells}
-        return [f for f, d in directories.items() if sent.is_behind(d, self._marker(f, d))]
+        return [f for f in self.plan.cells if f not in self._finished and self._is_behind(f)]
+
+    def _is_behind(self, fingerprint: str) -> bool:
+        directory = self.store.directory(fingerprint)
+        marker = self._marker(fingerprint, directory)
+        if marker.get("status") == "FINISHED":
+            self._finished.add(fingerprint)  # of thousands of cells most are: looked at once
+        return sent.is_behind(directory, marker)
 
     def sync(self) -> int:
         """Send what is missing; how many cells were behind.
