@@ -11,12 +11,17 @@ from harness.cli.flags import (
     KEPT,
     RUNS,
     Budget,
+    CpusPerCell,
     Device,
+    ExecutorName,
     File,
+    GpusPerCell,
     Host,
     Jobs,
     MaxTime,
     NoBar,
+    NoSharedFiles,
+    RayAddress,
     Set,
     Storage,
     StoreOption,
@@ -62,8 +67,14 @@ def run(
     n_workers: Workers = 0,
     teacher_cache: TeacherCache = KEPT,
     no_bar: NoBar = False,
+    executor: ExecutorName = "local",
+    ray_address: RayAddress = None,
+    cpus_per_cell: CpusPerCell = None,
+    gpus_per_cell: GpusPerCell = None,
+    no_shared_files: NoSharedFiles = False,
 ) -> None:
     """Train every cell that is not done, and log all of them to MLflow."""
+    from harness.execute.executors import executor_of
     from harness.run.grid import run_experiment
 
     status = run_experiment(
@@ -75,6 +86,9 @@ def run(
         n_workers=n_workers,
         teacher_cache=n_bytes(teacher_cache),
         no_bar=no_bar,
+        executor=executor_of(
+            executor, ray_address, cpus_per_cell, gpus_per_cell, no_shared_files, jobs, device
+        ),
         budget=seconds(budget, "--budget"),
         page=page_of(file, set_, store),
         show=result_of(file, set_, store),
@@ -94,9 +108,15 @@ def tune(
     n_workers: Workers = 0,
     teacher_cache: TeacherCache = KEPT,
     no_bar: NoBar = False,
+    executor: ExecutorName = "local",
+    ray_address: RayAddress = None,
+    cpus_per_cell: CpusPerCell = None,
+    gpus_per_cell: GpusPerCell = None,
+    no_shared_files: NoSharedFiles = False,
 ) -> None:
     """Tune each method on the validation split with Optuna, then write NAME.tuned.yaml."""
     from analysis.tuning import draw
+    from harness.execute.executors import executor_of
     from harness.tune.search import tune as run_tuning
     from harness.tune.tuning_file import read_tuning
 
@@ -110,6 +130,9 @@ def tune(
         n_workers=n_workers,
         teacher_cache=n_bytes(teacher_cache),
         no_bar=no_bar,
+        executor=executor_of(
+            executor, ray_address, cpus_per_cell, gpus_per_cell, no_shared_files, jobs, device
+        ),
         draw=draw,
     )
     raise typer.Exit(status)

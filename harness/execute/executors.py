@@ -2,26 +2,98 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from harness.errors import UserError, nearest
 from harness.execute import Executor
 
-NAMES = ("local",)
+LOCAL, RAY = "local", "ray"
+NAMES = (LOCAL, RAY)
 
 
-def make_executor(name: str, jobs: int, device: str, version: dict[str, Any]) -> Executor:
+@dataclass(frozen=True)
+class RayOptions:
+    """How cells run on a Ray cluster.
+
+    address: as `ray.init` takes it: auto, HOST:PORT of the cluster, or ray://HOST:PORT.
+    cpus: of a cell, which trains with as many threads.
+    gpus: of a cell: 0, a fraction of a GPU, or 1. device: cpu, or cuda where gpus is not 0.
+    limit: cells at once; None for as many as the cluster has room for.
+    shared_files: whether nodes may use the store's folder where they see it; False: they never do.
+    """
+
+    address: str = "auto"
+    cpus: int = 1
+    gpus: float = 0.0
+    device: str = "cpu"
+    limit: int | None = None
+    shared_files: bool = True
+
+
+def executor_of(
+    name: str,
+    address: str | None,
+    cpus: int | None,
+    gpus: float | None,
+    no_shared_files: bool,
+    jobs: int | None,
+    device: str,
+) -> str | RayOptions:
+    """What the options of a command say, None for one that was not given.
+
+    Raises:
+        UserError: options that do not go together.
+    """
+    given = {
+        "--ray-address": address is not None,
+        "--cpus-per-cell": cpus is not None,
+        "--gpus-per-cell": gpus is not None,
+        "--no-shared-files": no_shared_files,
+    }
+    if name not in NAMES:
+        raise UserError(f"--executor: unknown {name!r}{nearest(name, NAMES)}")
+    if name == LOCAL:
+        if field := next((f for f, is_given in given.items() if is_given), None):
+            raise UserError(f"{field}: belongs to --executor ray; give that, too, or leave it out")
+        return LOCAL
+    gpus = gpus or 0.0
+    if not 0 <= gpus <= 1:
+        raise UserError(f"--gpus-per-cell: {gpus:g}; a cell trains on one GPU: give 1 or less")
+    if device not in ("auto", "cpu", "cuda"):
+        raise UserError(f"--device: {device!r}; Ray chooses the GPU: use cuda, cpu or auto")
+    if device == "cuda" and not gpus:
+        raise UserError("--device: cuda, and no GPU for it; give --gpus-per-cell 1, or a fraction")
+    if device == "cpu" and gpus:
+        raise UserError("--gpus-per-cell: cells on the CPU use none; leave out --device cpu")
+    return RayOptions(
+        address=address or "auto",
+        cpus=cpus or 1,
+        gpus=gpus,
+        device="cuda" if gpus else "cpu",
+        limit=jobs,
+        shared_files=not no_shared_files,
+    )
+
+
+def make_executor(
+    executor: str | RayOptions, jobs: int, device: str, version: dict[str, Any]
+) -> Executor:
     """
     Args:
-        name: one of NAMES.
-        jobs: cells at once, on `device`.
+        executor: `local`, or the options of a cluster.
+        jobs: cells at once, on `device`, of `local`.
         version: of the code, for the cells' manifests (harness.provenance).
 
     Raises:
-        UserError: there is no such executor.
+        UserError: there is no such executor, or it cannot be used.
     """
-    if name == "local":
+    if isinstance(executor, RayOptions):
+        from harness.execute.ray_executor import RayExecutor
+
+        return RayExecutor(executor, version)
+    if executor == LOCAL:
         from harness.execute.local import LocalExecutor
 
         return LocalExecutor(jobs, device, version)
-    raise UserError(f"executor: unknown {name!r}{nearest(name, NAMES)}")
+    raise UserError(f"executor: unknown {executor!r}{nearest(executor, NAMES)}")

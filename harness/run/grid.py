@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from harness.data import Dataset, load
-from harness.execute.executors import make_executor
+from harness.errors import UserError
+from harness.execute.executors import LOCAL, RayOptions, make_executor
 from harness.execute.local import threads_for
 from harness.execute.scheduler import OutOfTime, Progress, begin, run
 from harness.plan import Plan, make_plan
@@ -52,7 +53,7 @@ def run_experiment(
     teacher_cache: int = 0,
     no_bar: bool = False,
     budget: float | None = None,
-    executor: str = "local",
+    executor: str | RayOptions = LOCAL,
     page: Page | None = None,
     show: Callable[[Plan], None] = lambda _: None,
 ) -> int:
@@ -60,13 +61,17 @@ def run_experiment(
 
     Args:
         n_workers, teacher_cache: of each cell (`cell_options`).
-        executor: a name of harness.execute.
+        executor: local, or how to use a Ray cluster, whose options then stand for jobs and device.
         page: what the finished grid's run in MLflow shows.
         show: prints the result of a grid that is done now.
 
     Raises:
         UserError: wrong input; nothing was started.
     """
+    if isinstance(executor, RayOptions):
+        device = "auto"  # of this machine, for what is not a cell
+        if budget is not None:
+            raise UserError("--budget: measures this machine, not a cluster; leave it out")
     check_device(device)
     jobs = jobs or default_jobs(device)
     store = Store(root)
@@ -92,7 +97,7 @@ def run_experiment(
         try:
             print(
                 f"{experiment.name}: {n_cells} cells, {n_cached} done before, "
-                f"{n_cells - n_cached} to train with {jobs} jobs",
+                f"{n_cells - n_cached} to train with {runner.capacity} jobs",
                 flush=True,
             )
             print_remarks(experiment, dataset)

@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from harness.data import Dataset, load
 from harness.errors import UserError, one_line
 from harness.execute import Executor
-from harness.execute.executors import make_executor
+from harness.execute.executors import LOCAL, RayOptions, make_executor
 from harness.execute.scheduler import OutOfTime, Progress, begin, run
 from harness.methods import find
 from harness.methods.base import TRAINING
@@ -89,7 +89,7 @@ def tune(
     n_workers: int = 0,
     teacher_cache: int = 0,
     no_bar: bool = False,
-    executor: str = "local",
+    executor: str | RayOptions = LOCAL,
     draw: Draw = lambda bundle: [],
 ) -> int:
     """Every trial that is missing, the re-run of the best, the tuned file; the exit status.
@@ -97,6 +97,8 @@ def tune(
     Raises:
         UserError: wrong input; nothing was started.
     """
+    if isinstance(executor, RayOptions):
+        device = "auto"  # its options say where cells train
     check_device(device)
     check_final(tuning)
     check_rungs(tuning)
