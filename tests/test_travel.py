@@ -94,8 +94,7 @@ class Away:
 def test_arrays_travel(tmp_path: Path, with_test: bool) -> None:
     away, dataset = Away(), load(DigitsOptions(), with_test)
     arrived = unpack(pack(dataset, away.put), away.get, tmp_path)
-    assert arrived.digest == dataset.digest
-    assert part_digests(arrived) == part_digests(dataset)
+    assert arrived.digest == dataset.digest and (arrived.test is not None) is with_test
     assert not list(tmp_path.iterdir())
 
 
@@ -114,8 +113,8 @@ def test_a_store_travels_once(data_root: Path, tmp_path: Path, monkeypatch: Any)
     image = pickle.loads(pickle.dumps(again.train.images))[0]  # as a loader's worker has it
     np.testing.assert_array_equal(image, dataset.train.images[0])
 
-    (pixels,) = node.glob("*/pixels.bin")
-    pixels.write_bytes(b"torn")
+    for pixels in node.glob("*/pixels.bin"):
+        pixels.write_bytes(b"torn")
     mended = unpack(parcel, away.get, node)
     assert part_digests(mended) == part_digests(dataset)
     assert not list(node.glob(".*"))

@@ -319,9 +319,8 @@ class RayExecutor:
 
 
 def _log(directory: CellDir, text: bytes) -> None:
-    if text:
-        with open(directory / "log.txt", "ab") as file:
-            file.write(text)
+    with open(directory / "log.txt", "ab") as file:
+        file.write(text)
 
 
 @contextlib.contextmanager
