@@ -132,9 +132,11 @@ def train_on_node(job: Job, mailbox: Any, body: Callable[..., int] | None = None
 def _train(
     directory: CellDir, job: Job, should_stop: Asked, body: Callable[..., int] | None
 ) -> int:
-    if body is None:
-        from harness.train.cell import run_cell as body
-    return body(directory, job.device, job.threads, job.version, should_stop, _loaded())
+    from harness.train.cell import run_cell
+
+    return (body or run_cell)(
+        directory, job.device, job.threads, job.version, should_stop, _loaded()
+    )
 
 
 def _sees(job: Job) -> bool:

@@ -19,7 +19,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any, TextIO
 
 from harness.data import load, using_data_root
@@ -216,7 +215,8 @@ class RayExecutor:
         """A file in the store, and what it says (`Store.create` removes it, should we not)."""
         if store not in self._probes:
             name = f".ray-{secrets.token_hex(8)}.{os.getpid()}.tmp"
-            file = self._probes[store] = open(store / name, "w+")  # noqa: SIM115 - until `close`
+            file: TextIO = open(store / name, "w+")  # noqa: SIM115 - until `close`
+            self._probes[store] = file
             fcntl.flock(file, fcntl.LOCK_EX)
             file.write(secrets.token_hex(16))
             file.flush()
@@ -257,6 +257,9 @@ class RayExecutor:
 
     def _arrive(self, flight: Flight, again: bool) -> None:
         errors = self._ray.exceptions
+        if flight.problem:
+            self._fail(flight, f"cannot be written to the store: {flight.problem}")
+            return
         try:
             report: Report = self._ray.get(flight.ref)
         except errors.TaskCancelledError:
@@ -284,9 +287,6 @@ class RayExecutor:
 
     def _lose(self, flight: Flight, why: str, again: bool) -> None:
         """The task went with its process or node."""
-        if flight.problem:
-            self._fail(flight, f"cannot be written to the store: {flight.problem}")
-            return
         epochs = len(flight.directory.epochs())
         flight.losses = 1 if epochs > flight.epochs else flight.losses + 1
         flight.epochs = epochs
@@ -330,13 +330,13 @@ def uninterrupted() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    came: list[tuple[int, FrameType | None]] = []
+    came: list[int] = []
     numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, lambda *what: came.append(what)) for number in numbers]
+    before = [signal.signal(number, lambda which, _: came.append(which)) for number in numbers]
     try:
         yield
     finally:
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)
-    for number, _ in came:
-        signal.raise_signal(number)
+    for which in came:
+        signal.raise_signal(which)
