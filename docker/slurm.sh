@@ -138,15 +138,17 @@ main() {
 
     # The time: --max-time is a margin under what is left, unless the caller gives another.
     local -a options=()
-    local left seconds=0
+    local left seconds # 0: no --max-time of ours
     left=$(squeue -h -j "$SLURM_JOB_ID" -o %L 2> /dev/null)
     if [[ " $* " == *" --max-time"[=\ ]* ]]; then
-        :
+        seconds=0
     elif seconds=$(seconds_of "$left"); then
         ((seconds > margin)) || fail "--time: $seconds s are left of this job, and MARGIN is $margin s; ask for more time"
         seconds=$((seconds - margin + SECONDS)) # since the start of this script
-    elif [ "$left" != UNLIMITED ]; then
-        echo "note: squeue says '$left' of the time that is left; only the signal before the limit stops the command" >&2
+    else
+        seconds=0
+        [ "$left" = UNLIMITED ] ||
+            echo "note: squeue says '$left' of the time that is left; only the signal before the limit stops the command" >&2
     fi
 
     # The cluster. Ports from the job's number: nodes may be shared with other jobs.
