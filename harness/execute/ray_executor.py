@@ -24,9 +24,9 @@ from typing import Any, TextIO
 from harness.data import load, using_data_root
 from harness.errors import UserError, one_line
 from harness.execute import BUSY, DONE, FAILED, STOPPED, WRONG_INPUT
-from harness.execute.executors import RayOptions
 from harness.execute.node import Job, Luggage, Mailbox, Report, train_on_node
 from harness.execute.ray_cluster import check_room, connect, import_ray, places, resources_of
+from harness.execute.ray_options import RayOptions
 from harness.execute.sent_data import DataKey, Parcel, data_key, pack
 from harness.execute.travel import OWN, UPSTREAM, read_files, receive
 from harness.store import Busy, CellDir, sweep
@@ -84,6 +84,7 @@ class RayExecutor:
         self._upstream: OrderedDict[Path, Any] = OrderedDict()
         self._parcels: dict[DataKey, Parcel] = {}
         self._said: set[str] = set()
+        self._mailbox: Any = None
         try:
             resources = resources_of(ray.nodes())
             check_room(resources, options)
@@ -147,6 +148,9 @@ class RayExecutor:
             Path(file.name).unlink(missing_ok=True)
             file.close()
         self._probes.clear()
+        if self._mailbox is not None:
+            self._ray.kill(self._mailbox)
+            self._mailbox = None
         if self._joined:
             self._ray.shutdown()
             self._joined = False
