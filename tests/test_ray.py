@@ -352,6 +352,19 @@ def test_a_store_that_cannot_be_written(executor: Made, tmp_path: Path, monkeypa
     assert "No space left" in directory.events()[-1]["error"]
 
 
+def test_the_cluster_is_lost(executor: Made, tmp_path: Path) -> None:
+    """Here its actor beside the command: without it nothing comes back."""
+    _, directory = slow(tmp_path, epochs=4000)
+    runner = executor(shared_files=False)
+    runner.submit(directory.path)
+    assert wait_until(lambda: runner.poll(0.1) or directory.epochs(), 240)
+    ray.kill(runner._mailbox)
+    with pytest.raises(UserError, match="the same command goes on"):
+        next_ended(runner)
+    assert directory.is_leased is False and directory.read_checkpoint() is not None
+    assert all_are_free()
+
+
 # -- the command -----------------------------------------------------------------------------------
 
 
