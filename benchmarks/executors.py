@@ -23,8 +23,8 @@ from frame import Record, Seconds, alternate, comparison, record, rounded, sprea
 
 from harness.data import load
 from harness.execute import Executor
-from harness.execute.executors import RayOptions
 from harness.execute.local import LocalExecutor
+from harness.execute.ray_options import RayOptions
 from harness.execute.scheduler import begin, run
 from harness.plan import Plan, make_plan
 from harness.provenance import code_version
@@ -48,7 +48,8 @@ EXPERIMENT: dict[str, Any] = {
 @contextlib.contextmanager
 def cluster() -> Iterator[str]:
     """The address of a Ray cluster of PLACES nodes on this machine."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    # Ray's processes are nicer than others by default; those of this machine are not.
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
     import ray
     from ray.cluster_utils import Cluster
 

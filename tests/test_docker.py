@@ -185,7 +185,7 @@ def test_the_lock_holds_every_package_of_the_images() -> None:
     toml = tomllib.loads((ROOT / "pyproject.toml").read_text())
     project = toml["project"]
     extras = project["optional-dependencies"]
-    trainer = [*project["dependencies"], *extras["postgres"], *extras["ray"]]
+    trainer = [*project["dependencies"], *extras["postgres"], *extras["ray"], *extras["kuberay"]]
     text = (DOCKER / "server.txt").read_text().splitlines()
     server = [line for line in text if not line.startswith("#")]
     assert needed([*toml["build-system"]["requires"], *trainer]) - locked == set()

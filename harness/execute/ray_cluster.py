@@ -10,10 +10,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import harness
 from harness.errors import UserError, one_line
-from harness.execute.executors import RayOptions
 from harness.execute.local import ENVIRONMENT
+from harness.execute.ray_options import RayOptions
 
 TRIES, WAIT = 3, 2.0  # seconds between them
 ANSWER = 5.0  # seconds for a connection
@@ -47,7 +46,7 @@ def connect(ray: Any, address: str) -> bool:
     import logging
 
     variables = {name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()}
-    code = {"py_modules": [str(Path(harness.__file__).parent)], "excludes": ["**/__pycache__/**"]}
+    code = {"py_modules": [str(Path(__file__).parents[1])], "excludes": ["**/__pycache__/**"]}
     for number in range(TRIES):
         if number:
             time.sleep(WAIT)
@@ -60,7 +59,7 @@ def connect(ray: Any, address: str) -> bool:
                 log_to_driver=False,
             )
             return True
-        except (ConnectionError, OSError) as error:
+        except OSError as error:  # a ConnectionError is one
             reason = one_line(error)
         except (RuntimeError, ValueError) as error:  # another release of Ray or Python, no address
             raise _no_cluster(address, one_line(error)) from None
@@ -75,7 +74,7 @@ def _no_cluster(address: str, why: str) -> UserError:
 
 
 def _knock(address: str) -> None:
-    """Ray itself waits for minutes where nobody listens.
+    """Ray itself waits for long where nobody listens.
 
     Raises:
         OSError: nobody listens there.

@@ -24,9 +24,9 @@ from typing import Any, TextIO
 from harness.data import load, using_data_root
 from harness.errors import UserError, one_line
 from harness.execute import BUSY, DONE, FAILED, STOPPED, WRONG_INPUT
-from harness.execute.executors import RayOptions
 from harness.execute.node import Job, Luggage, Mailbox, Report, train_on_node
 from harness.execute.ray_cluster import check_room, connect, import_ray, places, resources_of
+from harness.execute.ray_options import RayOptions
 from harness.execute.sent_data import DataKey, Parcel, data_key, pack
 from harness.execute.travel import OWN, UPSTREAM, read_files, receive
 from harness.store import Busy, CellDir, sweep
@@ -84,6 +84,7 @@ class RayExecutor:
         self._upstream: OrderedDict[Path, Any] = OrderedDict()
         self._parcels: dict[DataKey, Parcel] = {}
         self._said: set[str] = set()
+        self._mailbox: Any = None
         try:
             resources = resources_of(ray.nodes())
             check_room(resources, options)
@@ -104,7 +105,8 @@ class RayExecutor:
     def capacity(self) -> int:
         """Nodes come and go."""
         if time.monotonic() - self._looked > LOOK:
-            self._room = self._places(resources_of(self._ray.nodes()))
+            with self._connected():
+                self._room = self._places(resources_of(self._ray.nodes()))
             self._looked = time.monotonic()
             if not self._room:
                 self._say("no node of the Ray cluster has room for a cell; waiting for one")
@@ -123,7 +125,8 @@ class RayExecutor:
 
     def poll(self, timeout: float) -> list[tuple[Path, int]]:
         if self._flights and not self._ended:
-            self._settle(self._ready(timeout))
+            with self._connected():
+                self._settle(self._ready(timeout))
         elif not self._ended:
             time.sleep(timeout)
         ended, self._ended = self._ended, []
@@ -136,10 +139,7 @@ class RayExecutor:
             deadline = time.monotonic() + seconds
             while self._flights and time.monotonic() < deadline:
                 self._settle(self._ready(POLL), again=False)
-        for flight in self._flights.values():  # on a node that does not answer any more
-            flight.lease.close()
-        self._flights.clear()
-        self._ended.clear()
+        self._forget()  # who is left is on a node that does not answer any more
 
     def close(self) -> None:
         self.cancel()
@@ -147,9 +147,37 @@ class RayExecutor:
             Path(file.name).unlink(missing_ok=True)
             file.close()
         self._probes.clear()
+        if self._mailbox is not None:
+            with contextlib.suppress(Exception):  # it may be gone
+                self._ray.kill(self._mailbox)
+            self._mailbox = None
         if self._joined:
             self._ray.shutdown()
             self._joined = False
+
+    def _forget(self) -> None:
+        for flight in self._flights.values():
+            flight.lease.close()
+        self._flights.clear()
+        self._ended.clear()
+
+    @contextlib.contextmanager
+    def _connected(self) -> Iterator[None]:
+        """
+        Raises:
+            UserError: the cluster, or the actor beside this process, does not answer any more.
+        """
+        try:
+            yield
+        except (ConnectionError, self._ray.exceptions.RayActorError) as error:
+            for ref in self._flights:
+                with contextlib.suppress(Exception):
+                    self._ray.cancel(ref, force=True, recursive=False)
+            self._forget()
+            raise UserError(
+                f"--ray-address: lost the Ray cluster at {self._options.address} "
+                f"({one_line(error)}); the same command goes on from the last epochs"
+            ) from None
 
     # -- a cell's way ------------------------------------------------------------------------------
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from harness.data import Dataset, load
 from harness.errors import UserError
-from harness.execute.executors import LOCAL, RayOptions, make_executor
+from harness.execute.executors import LOCAL, make_executor
 from harness.execute.local import threads_for
+from harness.execute.ray_options import RayOptions
 from harness.execute.scheduler import OutOfTime, Progress, begin, run
 from harness.plan import Plan, make_plan
 from harness.provenance import announced_version

@@ -15,7 +15,8 @@ from optuna.trial import FrozenTrial, TrialState
 from harness.data import Dataset, load
 from harness.errors import UserError, one_line
 from harness.execute import Executor
-from harness.execute.executors import LOCAL, RayOptions, make_executor
+from harness.execute.executors import LOCAL, make_executor
+from harness.execute.ray_options import RayOptions
 from harness.execute.scheduler import OutOfTime, Progress, begin, run
 from harness.methods import find
 from harness.methods.base import TRAINING
