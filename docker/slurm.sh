@@ -105,14 +105,14 @@ while sum(node["Alive"] for node in ray.nodes()) < n:
 PYTHON
 }
 
-# Steps end on TERM; those that do not within a while are killed.
+# Steps end on TERM: Ray drains a node for 30 s at most. Those that do not are killed.
 stop_ray() {
     local step tries
     trap '' TERM INT
     for step in "${steps[@]}"; do
         kill -TERM "$step" 2> /dev/null
     done
-    for ((tries = 0; tries < 60; tries++)); do
+    for ((tries = 0; tries < 90; tries++)); do
         [ -n "$(jobs -pr)" ] || break
         sleep 0.5
     done
