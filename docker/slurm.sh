@@ -29,6 +29,7 @@
 #   WAIT        seconds in which all nodes must have come: 180
 #   MARGIN      seconds before the job's limit at which --max-time stops the command: 420
 #   REQUEUE     1: put the job back into the queue while cells are left: 0
+#   PATIENCE    seconds that Ray has to end: 45
 #   OBJECTS     bytes of Ray's object store on each node: 1000000000
 set -u
 
@@ -105,14 +106,15 @@ while sum(node["Alive"] for node in ray.nodes()) < n:
 PYTHON
 }
 
-# Steps end on TERM: Ray drains a node for 30 s at most. Those that do not are killed.
+# Steps end on TERM: Ray drains a node for 30 s at most. Of those that do not, Slurm ends what is left
+# at the job's end.
 stop_ray() {
     local step tries
     trap '' TERM INT
     for step in "${steps[@]}"; do
         kill -TERM "$step" 2> /dev/null
     done
-    for ((tries = 0; tries < 90; tries++)); do
+    for ((tries = 0; tries < 2 * patience; tries++)); do
         [ -n "$(jobs -pr)" ] || break
         sleep 0.5
     done
@@ -125,7 +127,8 @@ stop_ray() {
 
 main() {
     local bin=${BIN:-$PWD/.venv/bin} wait_seconds=${WAIT:-180} margin=${MARGIN:-420}
-    local objects=${OBJECTS:-1000000000} cpus=${SLURM_CPUS_PER_TASK:-${SLURM_CPUS_ON_NODE:-1}}
+    local patience=${PATIENCE:-45} objects=${OBJECTS:-1000000000}
+    local cpus=${SLURM_CPUS_PER_TASK:-${SLURM_CPUS_ON_NODE:-1}}
     [ -n "${SLURM_JOB_ID:-}" ] || fail "SLURM_JOB_ID: not set; call it as \`sbatch docker/slurm.sh run FILE\`"
     case "${1:-}" in
     run | tune) ;;

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import sysconfig
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -187,6 +188,28 @@ def test_nodes_that_do_not_come_in_time(job: Job) -> None:
     assert job.tracks == []
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder away")
+def test_a_folder_of_another_user(job: Job) -> None:
+    folder = Path(f"/tmp/ray-{job.number}")
+    folder.mkdir()
+    os.chown(folder, 12345, 12345)
+    status, said = job.run("run", "x.yaml", SLURM_JOB_NODELIST="localhost")
+    logs = job.folder / f"ray-{job.number}"
+    assert status == 2 and "node localhost: `ray start` ended" in one_line(said)
+    assert "another user's" in (logs / "localhost.log").read_text()
+    assert not (job.folder / "rays").exists(), "no Ray in a folder that another user can change"
+
+
+def test_a_ray_that_does_not_end_keeps_nobody_waiting(job: Job) -> None:
+    deaf = "trap '' TERM; echo $$ >> rays; while :; do sleep 0.2; done"
+    program(job.folder / "bin" / "ray", deaf)
+    started = time.monotonic()
+    assert job.run("run", "x.yaml", SLURM_JOB_NODELIST="localhost", PATIENCE="1") == (0, "")
+    assert time.monotonic() - started < 20
+    for pid in (job.folder / "rays").read_text().split():  # Slurm does that
+        os.kill(int(pid), signal.SIGKILL)
+
+
 # -- the command -----------------------------------------------------------------------------------
 
 
@@ -298,6 +321,6 @@ def test_wrong_use(job: Job, arguments: list[str], variables: dict[str, str], fi
 def test_the_options_that_the_comment_names_are_read() -> None:
     head = TEXT.partition("\nset -u")[0]
     named = re.findall(r"^#   ([A-Z]+) +.*: (\S+)$", head, re.M)
-    assert len(named) == 5
+    assert len(named) == 6
     for name, default in named:
         assert f"${{{name}:-" in TEXT and (default in TEXT.partition("\nset -u")[2]), name
