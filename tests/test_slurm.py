@@ -11,11 +11,12 @@ import subprocess
 import sys
 import sysconfig
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from helpers import ROOT, environment, wait_until, write_experiment
+from helpers import ROOT, end_processes_in, environment, wait_until, write_experiment
 
 from harness.store import Store
 
@@ -114,7 +115,7 @@ class Job:
 
 
 @pytest.fixture
-def job(tmp_path: Path) -> Job:
+def job(tmp_path: Path) -> Iterator[Job]:
     program(tmp_path / "slurm" / "srun", SRUN)
     program(tmp_path / "slurm" / "scontrol", SCONTROL)
     program(tmp_path / "slurm" / "squeue", 'echo "${LEFT:-1-00:00:00}"')
@@ -122,7 +123,10 @@ def job(tmp_path: Path) -> Job:
     program(tmp_path / "bin" / "harness", SAYING)
     program(tmp_path / "bin" / "ray", SLEEPING)
     program(tmp_path / "bin" / "python", COUNTING)
-    return Job(tmp_path, job_number())
+    made = Job(tmp_path, job_number())
+    yield made
+    end_processes_in(tmp_path)  # of a test that failed
+    shutil.rmtree(f"/tmp/ray-{made.number}", ignore_errors=True)
 
 
 def max_time(job: Job) -> float:
