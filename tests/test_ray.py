@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -52,11 +53,14 @@ def cluster() -> Iterator[Any]:
     """Three nodes of one core. Its processes find the bodies of the tests' tasks."""
     from ray.cluster_utils import Cluster
 
-    with pytest.MonkeyPatch.context() as patch:
+    with contextlib.ExitStack() as stack:
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
         patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests")]))
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_worker_niceness", "0")  # else they wait for all other tests
+        place = stack.enter_context(tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp"))
         head = {"num_cpus": 1, "object_store_memory": MEMORY, "include_dashboard": False}
+        head["temp_dir"] = place  # short, for sockets; and nobody's `auto`
         made = Cluster(initialize_head=True, head_node_args=head)
         try:
             for _ in range(2):
