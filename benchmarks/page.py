@@ -1,9 +1,9 @@
-"""docs/performance.md from what is kept of the benchmarks.
+"""docs/performance.md and docs/scaling.md from what is kept of the benchmarks.
 
     python benchmarks/page.py [--check]
 
 What stands between the lines `<!-- bench:NAME -->` and `<!-- /bench:NAME -->` is written from
-benchmarks/results; the text around it is by hand. `--check` writes nothing and fails if the page
+benchmarks/results; the text around it is by hand. `--check` writes nothing and fails if a page
 says something else.
 """
 
@@ -166,6 +166,20 @@ def planning(kept: Record) -> list[str]:
     return table(["what", "takes"], rows)
 
 
+def executors(kept: Record) -> list[str]:
+    (c,) = kept["comparisons"]
+    rows = [
+        [
+            name,
+            duration(row["seconds"]),
+            interval(*row["ratio"]),
+            " to ".join(duration(v) for v in c["overhead"][name][::2]),
+        ]
+        for name, row in c["rows"].items()
+    ]
+    return table(["executor", "wall time", f"ratio to {c['base']}", "overhead a cell"], rows)
+
+
 def gpu(folder: Path) -> str:
     found = sorted(path.stem.rpartition("-")[0] for path in folder.glob("*-cuda.json"))
     if not found:
@@ -187,6 +201,10 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     },
     "gpu": gpu,
 }
+SCALING: dict[str, Callable[[Path], str]] = {
+    "executors": partial(of_each_device, "executors", executors)
+}
+PAGES = {PAGE: BLOCKS, PAGE.with_name("scaling.md"): SCALING}
 
 
 def filled(text: str, blocks: dict[str, str], where: str) -> str:
@@ -204,14 +222,23 @@ def filled(text: str, blocks: dict[str, str], where: str) -> str:
     return text
 
 
-def main(argv: list[str] | None = None, page: Path = PAGE, folder: Path = RESULTS) -> int:
-    """1 if `--check` found a difference, 2 for a page without its markers, else 0."""
+def main(argv: list[str] | None = None, page: Path | None = None, folder: Path = RESULTS) -> int:
+    """1 if `--check` found a difference, 2 for a page without its markers, else 0.
+
+    page: one with the blocks of docs/performance.md, in place of all pages.
+    """
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--check", action="store_true", help="write nothing; fail if it differs")
-    arguments: Any = parser.parse_args(argv)
+    check = parser.parse_args(argv).check
+    pages = PAGES if page is None else {page: BLOCKS}
+    return max(update(path, blocks, folder, check) for path, blocks in pages.items())
+
+
+def update(page: Path, writers: dict[str, Callable[[Path], str]], folder: Path, check: bool) -> int:
+    """One page; as `main`."""
     old = page.read_text(encoding="utf-8")
     try:
-        blocks = {name: block(folder) for name, block in BLOCKS.items()}
+        blocks = {name: block(folder) for name, block in writers.items()}
         new = filled(old, blocks, str(page))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -219,7 +246,7 @@ def main(argv: list[str] | None = None, page: Path = PAGE, folder: Path = RESULT
     if new == old:
         print(f"{page.name} matches benchmarks/results")
         return 0
-    if arguments.check:
+    if check:
         lines = old.splitlines(), new.splitlines()
         diff = difflib.unified_diff(*lines, str(page), "from benchmarks/results", n=0, lineterm="")
         print("\n".join(list(diff)[:40]))

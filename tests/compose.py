@@ -27,7 +27,7 @@ from postgres import PASSWORD, Postgres, free_port
 ROOT = Path(__file__).resolve().parent.parent
 DOCKER = ROOT / "docker"
 FILES = (DOCKER / "compose.yaml",)
-POSTGRES_PORT = 5432  # which no service publishes
+POSTGRES_PORT, RAY_PORT = 5432, 6379  # which no service publishes
 
 
 def defaults() -> dict[str, str]:
@@ -89,13 +89,14 @@ class Stack:
         self.services: dict[str, Any] = self.model["services"]
         self.postgres = Postgres(databases=())
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        self.ports = {POSTGRES_PORT: self.postgres.port}
+        self.ports = {POSTGRES_PORT: self.postgres.port, RAY_PORT: free_port()}
         for service in self.services.values():
             for port in service.get("ports", []):
                 self.ports.setdefault(int(port.rsplit(":", 1)[1]), free_port())
         for name in ("home", "logs", "secrets", "volumes", "work"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         (folder / "secrets" / "postgres_password").write_text(PASSWORD)
+        self.ray = tempfile.mkdtemp(prefix="ray-")  # names of its sockets may not be long
 
     def port(self, service: str) -> int:
         return self.ports[int(self.services[service]["ports"][0].rsplit(":", 1)[1])]
@@ -103,7 +104,7 @@ class Stack:
     def here(self, service: str, text: str) -> str:
         """What a string of the service's definition is outside a container."""
         names = "|".join([*self.services, r"0\.0\.0\.0"])
-        text = re.sub(rf"(//|@|--host=)(?:{names})(?=[:/]|$)", r"\g<1>127.0.0.1", text)
+        text = re.sub(rf"(//|@|--host=|--address=)(?:{names})(?=[:/]|$)", r"\g<1>127.0.0.1", text)
         for inside, port in self.ports.items():
             text = re.sub(rf"\b{inside}\b", str(port), text)
         for volume in self.services[service].get("volumes", []):
@@ -122,6 +123,8 @@ class Stack:
             "PYTHONPATH": str(ROOT),
             "PYTHONUNBUFFERED": "1",
             "OMP_NUM_THREADS": "1",  # two cells on two cores
+            "RAY_TMPDIR": self.ray,  # a container's own /tmp
+            "RAY_worker_niceness": "0",  # trainings beside these processes would get all of a core
         } | {k: self.here(service, v) for k, v in given.items()}
 
     def command(self, service: str, *given: str) -> list[str]:
@@ -211,6 +214,7 @@ class Stack:
         for process in self.processes.values():
             _kill(process)
         self.postgres.__exit__()
+        shutil.rmtree(self.ray, ignore_errors=True)
 
 
 def _kill(process: "subprocess.Popen[bytes]") -> None:

@@ -174,6 +174,18 @@ def test_a_changed_number_is_found(
     assert "**4 of the 24 cells of both differ in a number**" in performance.read_text()
 
 
+def test_the_page_of_executors(tmp_path: Path) -> None:
+    overhead = {name: [0.1, 0.2, 3.0] for name in ("local", "Ray")}
+    made = compared("the grid", "local", "Ray", overhead=overhead)
+    frame.save(frame.record("executors", MACHINE, {"cells": 20}, comparisons=[made]), tmp_path)
+    scaling = tmp_path / "scaling.md"
+    (old,) = (p for p in page.PAGES if p.name == "scaling.md")
+    scaling.write_text(old.read_text())
+    page.update(scaling, page.SCALING, tmp_path, check=False)
+    assert "| Ray | 6.0 s | 1.50 (1.50 to 1.50) | 100 ms to 3.0 s |" in scaling.read_text()
+    assert page.update(scaling, page.SCALING, tmp_path, check=True) == 0
+
+
 def test_a_gpu_is_named_where_one_was_measured(kept: Path, performance: Path) -> None:
     (made,) = frame.read("bare_bound", kept)
     gpu = copy.deepcopy(made) | {"machine": MACHINE | {"kind": "cuda", "device": "Some GPU"}}

@@ -8,6 +8,7 @@ import sys
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ class Story:
     databases: list[str]
     run_status: int
     tune_status: int
+    ray_status: int | None
     printed: str
     mlflow_runs: dict[str, int]  # experiment -> finished runs in PostgreSQL
     sizes: list[int]  # of the weights in the volume of artifacts
@@ -67,7 +69,9 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     write_experiment(work / "experiments" / "tuning" / "tiny.yaml", TUNING)
     slow = {"name": "slow", "training": {"epochs": 300}, "methods": ["plain"]}
     write_experiment(work / "experiments" / "slow.yaml", **slow)
-    with Stack(folder) as stack:
+    brief = {"name": "on-ray", "training": {"epochs": 1}, "methods": ["plain"], "seeds": [0, 1]}
+    write_experiment(work / "experiments" / "on-ray.yaml", **brief)
+    with Stack(folder, RAY_CPUS="1") as stack:
         stack.up("postgres", "mlflow", "optuna-dashboard")
         names = stack.postgres.sql("select datname from pg_database where not datistemplate")
         with open(folder / "logs" / "trainer", "w") as log:
@@ -75,6 +79,11 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
             run_status = stack.run("trainer", *run, output=log)
             tune = ("harness", "tune", "experiments/tuning/tiny.yaml", *OPTIONS)
             tune_status = stack.run("trainer", *tune, output=log)
+            ray_status = None
+            if find_spec("ray"):
+                stack.up("ray-head", "ray-worker")
+                on_ray = ("harness", "run", "experiments/on-ray.yaml", "--executor", "ray")
+                ray_status = stack.run("ray-head", *on_ray, "--no-bar", output=log)
             api = f"http://127.0.0.1:{stack.port('mlflow')}/api/2.0/mlflow/experiments/search"
             port = stack.port("mlflow")
             hosts = [f"mlflow:{port}", f"localhost:{port}", "localhost:9000", "127.0.0.1:1"]
@@ -92,12 +101,14 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
             running = stack.processes | {"trainer": trainer}
             stack.processes["trainer"] = trainer
             assert wait_until(lambda: unfinished(work), 60), stack.log("trainer")
-            order = ("trainer", "optuna-dashboard", "mlflow")
+            ray = ("ray-worker", "ray-head") if ray_status is not None else ()
+            order = ("trainer", *ray, "optuna-dashboard", "mlflow")
             seconds = {name: stack.stop(name) for name in order}
     return Story(
         databases=[str(name) for (name,) in names],
         run_status=run_status,
         tune_status=tune_status,
+        ray_status=ray_status,
         printed=stack.log("trainer"),
         mlflow_runs={str(name): int(str(n)) for name, n in finished},
         sizes=[p.stat().st_size for p in (folder / "volumes" / "mlartifacts").rglob("model.pt")],
@@ -124,6 +135,14 @@ def test_runs_are_in_postgres_and_weights_on_the_volume(story: Story) -> None:
     assert story.mlflow_runs["tiny"] == 5  # four cells and the grid
     assert len(story.sizes) >= 4 and min(story.sizes) > 100_000
     assert not [name for name in story.left if name.startswith("mlflow.db")]  # no local database
+
+
+def test_a_grid_on_the_ray_cluster(story: Story) -> None:
+    if story.ray_status is None:
+        pytest.skip("the extra `ray` is not installed")
+    assert story.ray_status == 0, story.printed
+    assert "2 to train with 2 jobs" in story.printed, "a core of the head and one of the worker"
+    assert story.mlflow_runs["on-ray"] == 3  # two cells and the grid
 
 
 def test_the_dashboard_lists_the_study(story: Story) -> None:

@@ -184,7 +184,8 @@ def test_the_lock_holds_every_package_of_the_images() -> None:
     locked = {canonicalize_name(Requirement(line).name) for line in lines}
     toml = tomllib.loads((ROOT / "pyproject.toml").read_text())
     project = toml["project"]
-    trainer = [*project["dependencies"], *project["optional-dependencies"]["postgres"]]
+    extras = project["optional-dependencies"]
+    trainer = [*project["dependencies"], *extras["postgres"], *extras["ray"], *extras["kuberay"]]
     text = (DOCKER / "server.txt").read_text().splitlines()
     server = [line for line in text if not line.startswith("#")]
     assert needed([*toml["build-system"]["requires"], *trainer]) - locked == set()
@@ -227,12 +228,35 @@ def test_what_runs_long_is_watched_and_has_time_to_stop() -> None:
             assert name == "trainer"
             continue
         test = " ".join(service["healthcheck"]["test"])
+        if name.startswith("ray-"):
+            assert test == "CMD ray health-check --address=ray-head:6379"
+            continue
         aliases = service.get("networks", {}).get("default", {}).get("aliases", [])
         assert any(f"//{n}:" in test or f"host={n} " in test for n in [name, *aliases]), name
         assert "/api/" in test or "pg_isready" in test, name  # /health needs no database, no host
     trainer = SERVICES["trainer"]
     assert trainer["shm_size"] == "1gb" and trainer["init"] is True
     assert all(d["condition"] == "service_healthy" for d in trainer["depends_on"].values())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_ray_cluster_is_made_of_trainers(name: str) -> None:
+    services = MODELS[name]["services"]
+    trainer, head, worker = (services[s] for s in ("trainer", "ray-head", "ray-worker"))
+    own = {"command", "depends_on", "deploy", "healthcheck", "profiles", "restart", "shm_size"}
+    for one in (head, worker):
+        assert {k: v for k, v in one.items() if k not in own} == {
+            k: v for k, v in trainer.items() if k not in own
+        }
+        assert one["profiles"] == ["ray"] and one["command"][:3] == ["ray", "start", "--block"]
+        (objects,) = (a for a in one["command"] if a.startswith("--object-store-memory="))
+        assert int(objects.partition("=")[2]) < int(one["shm_size"].removesuffix("gb")) * 10**9
+        assert "--num-cpus=2" in one["command"]
+    assert head["depends_on"] == trainer["depends_on"]
+    assert {"--head", "--port=6379", "--num-gpus=0"} <= set(head["command"])
+    assert "--address=ray-head:6379" in worker["command"]
+    assert worker.get("deploy") == trainer.get("deploy") and "deploy" not in head
+    assert ("deploy" in worker) is (name == "with GPUs")
 
 
 def test_two_databases() -> None:

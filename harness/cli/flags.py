@@ -57,6 +57,24 @@ Out = Annotated[
 ]
 Open = Annotated[bool, typer.Option("--open", help="show the page in a browser")]
 Host = Annotated[str, typer.Option("--host", help="loopback unless you say otherwise")]
+ExecutorName = Annotated[
+    str, typer.Option("--executor", help="where cells train: local (this machine) or ray")
+]
+RayAddress = Annotated[
+    Optional[str],
+    typer.Option("--ray-address", help="auto (the default), HOST:PORT or ray://HOST:PORT"),
+]
+CpusPerCell = Annotated[
+    Optional[int],
+    typer.Option("--cpus-per-cell", min=1, help="of Ray: cores and threads of each cell [1]"),
+]
+GpusPerCell = Annotated[
+    Optional[float], typer.Option("--gpus-per-cell", help="of Ray: 1, or a fraction: 0.25 [0]")
+]
+NoSharedFiles = Annotated[
+    bool,
+    typer.Option("--no-shared-files", help="of Ray: send cells' files even where a node has them"),
+]
 RUNS = Path("runs")
 KEPT = "20GB"  # of --teacher-cache
 

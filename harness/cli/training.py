@@ -11,14 +11,19 @@ from harness.cli.flags import (
     KEPT,
     RUNS,
     Budget,
+    CpusPerCell,
     Device,
     Devices,
+    ExecutorName,
     File,
+    GpusPerCell,
     Host,
     Jobs,
     JobsPerDevice,
     MaxTime,
     NoBar,
+    NoSharedFiles,
+    RayAddress,
     Set,
     Storage,
     StoreOption,
@@ -69,9 +74,15 @@ def run(
     n_workers: Workers = 0,
     teacher_cache: TeacherCache = KEPT,
     no_bar: NoBar = False,
+    executor: ExecutorName = "local",
+    ray_address: RayAddress = None,
+    cpus_per_cell: CpusPerCell = None,
+    gpus_per_cell: GpusPerCell = None,
+    no_shared_files: NoSharedFiles = False,
     tracker: Trackers = None,
 ) -> None:
     """Train every cell that is not done, and log all of them to MLflow."""
+    from harness.execute.executors import executor_of
     from harness.run.grid import run_experiment
 
     status = run_experiment(
@@ -84,6 +95,16 @@ def run(
         n_workers=n_workers,
         teacher_cache=n_bytes(teacher_cache),
         no_bar=no_bar,
+        executor=executor_of(
+            executor,
+            ray_address,
+            cpus_per_cell,
+            gpus_per_cell,
+            no_shared_files,
+            jobs,
+            device,
+            jobs_per_device,
+        ),
         budget=seconds(budget, "--budget"),
         trackers=tracker or (),
         page=page_of(file, set_, store),
@@ -105,9 +126,15 @@ def tune(
     n_workers: Workers = 0,
     teacher_cache: TeacherCache = KEPT,
     no_bar: NoBar = False,
+    executor: ExecutorName = "local",
+    ray_address: RayAddress = None,
+    cpus_per_cell: CpusPerCell = None,
+    gpus_per_cell: GpusPerCell = None,
+    no_shared_files: NoSharedFiles = False,
 ) -> None:
     """Tune each method on the validation split with Optuna, then write NAME.tuned.yaml."""
     from analysis.tuning import draw
+    from harness.execute.executors import executor_of
     from harness.tune.search import tune as run_tuning
     from harness.tune.tuning_file import read_tuning
 
@@ -122,6 +149,16 @@ def tune(
         n_workers=n_workers,
         teacher_cache=n_bytes(teacher_cache),
         no_bar=no_bar,
+        executor=executor_of(
+            executor,
+            ray_address,
+            cpus_per_cell,
+            gpus_per_cell,
+            no_shared_files,
+            jobs,
+            device,
+            jobs_per_device,
+        ),
         draw=draw,
     )
     raise typer.Exit(status)

@@ -14,6 +14,7 @@ import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,13 +84,28 @@ def fetch_file(file: Download, folder: Path) -> Path:
     return path
 
 
+_may_fetch: ContextVar[bool] = ContextVar("may_fetch", default=True)
+
+
+@contextlib.contextmanager
+def without_fetching() -> Iterator[None]:
+    """Inside the block, and in this thread, what is not there is missing."""
+    token = _may_fetch.set(False)
+    try:
+        yield
+    finally:
+        _may_fetch.reset(token)
+
+
 @contextlib.contextmanager
 def _writing(file: Download, root: Path) -> Iterator[None]:
     """root is made, and this file of it belongs to this process alone, until the block ends.
 
     Raises:
-        UserError: `root` cannot be written.
+        UserError: `root` cannot be written, or nothing is to be fetched.
     """
+    if not _may_fetch.get():
+        raise UserError(f"dataset: {file.title} is not in {root}; put {file.by_hand} there")
     try:
         root.mkdir(parents=True, exist_ok=True)
         with locked(root / f".{file.filename}.lock", f"it fetches {file.title}"):

@@ -11,7 +11,10 @@ DONE, FAILED, WRONG_INPUT, STOPPED, BUSY = range(5)
 class Executor(Protocol):
     """submit, poll, cancel: all the scheduler needs."""
 
-    capacity: int
+    @property
+    def capacity(self) -> int:
+        """Cells at once, now."""
+        ...
 
     def warm_up(self) -> None:
         """Begin whatever takes long, while the caller does something else."""

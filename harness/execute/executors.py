@@ -7,22 +7,80 @@ from typing import Any
 
 from harness.errors import UserError, nearest
 from harness.execute import Executor
+from harness.execute.ray_options import RayOptions
 
-NAMES = ("local",)
+LOCAL, RAY = "local", "ray"
+NAMES = (LOCAL, RAY)
 
 
-def make_executor(name: str, slots: Sequence[str], version: dict[str, Any]) -> Executor:
+def executor_of(
+    name: str,
+    address: str | None,
+    cpus: int | None,
+    gpus: float | None,
+    no_shared_files: bool,
+    jobs: int | None,
+    device: str,
+    jobs_per_device: int | None = None,
+) -> str | RayOptions:
+    """What the options of a command say, None for one that was not given.
+
+    Raises:
+        UserError: options that do not go together.
+    """
+    given = {
+        "--ray-address": address is not None,
+        "--cpus-per-cell": cpus is not None,
+        "--gpus-per-cell": gpus is not None,
+        "--no-shared-files": no_shared_files,
+    }
+    if name not in NAMES:
+        raise UserError(f"--executor: unknown {name!r}{nearest(name, NAMES)}")
+    if name == LOCAL:
+        if field := next((f for f, is_given in given.items() if is_given), None):
+            raise UserError(f"{field}: belongs to --executor ray; give that, too, or leave it out")
+        return LOCAL
+    if jobs_per_device is not None:
+        raise UserError(
+            "--jobs-per-device: Ray places the cells; use --cpus-per-cell and --gpus-per-cell"
+        )
+    gpus = gpus or 0.0
+    if not 0 <= gpus <= 1:
+        raise UserError(f"--gpus-per-cell: {gpus:g}; a cell trains on one GPU: give 1 or less")
+    if device not in ("auto", "cpu", "cuda"):
+        raise UserError(f"--device: {device!r}; Ray chooses the GPU: use cuda, cpu or auto")
+    if device == "cuda" and not gpus:
+        raise UserError("--device: cuda, and no GPU for it; give --gpus-per-cell 1, or a fraction")
+    if device == "cpu" and gpus:
+        raise UserError("--gpus-per-cell: cells on the CPU use none; leave out --device cpu")
+    return RayOptions(
+        address=address or "auto",
+        cpus=cpus or 1,
+        gpus=gpus,
+        device="cuda" if gpus else "cpu",
+        limit=jobs,
+        shared_files=not no_shared_files,
+    )
+
+
+def make_executor(
+    executor: str | RayOptions, slots: Sequence[str], version: dict[str, Any]
+) -> Executor:
     """
     Args:
-        name: one of NAMES.
-        slots: a device for each cell that trains at once (harness.execute.slots).
+        executor: `local`, or the options of a cluster.
+        slots: of `local`, a device for each cell that trains at once (harness.execute.slots).
         version: of the code, for the cells' manifests (harness.provenance).
 
     Raises:
-        UserError: there is no such executor.
+        UserError: there is no such executor, or it cannot be used.
     """
-    if name == "local":
+    if isinstance(executor, RayOptions):
+        from harness.execute.ray_executor import RayExecutor
+
+        return RayExecutor(executor, version)
+    if executor == LOCAL:
         from harness.execute.local import LocalExecutor
 
         return LocalExecutor(slots, version)
-    raise UserError(f"executor: unknown {name!r}{nearest(name, NAMES)}")
+    raise UserError(f"executor: unknown {executor!r}{nearest(executor, NAMES)}")

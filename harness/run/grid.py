@@ -10,8 +10,10 @@ from functools import partial
 from pathlib import Path
 
 from harness.data import Dataset, load
-from harness.execute.executors import make_executor
+from harness.errors import UserError
+from harness.execute.executors import LOCAL, make_executor
 from harness.execute.local import threads_for
+from harness.execute.ray_options import RayOptions
 from harness.execute.scheduler import OutOfTime, Progress, begin, run
 from harness.plan import Plan, make_plan
 from harness.provenance import announced_version
@@ -54,7 +56,7 @@ def run_experiment(
     teacher_cache: int = 0,
     no_bar: bool = False,
     budget: float | None = None,
-    executor: str = "local",
+    executor: str | RayOptions = LOCAL,
     trackers: Iterable[str] = (),
     page: Page | None = None,
     show: Callable[[Plan], None] = lambda _: None,
@@ -64,7 +66,7 @@ def run_experiment(
     Args:
         jobs, device, jobs_per_device: which cells train at once, and where (`slots_of`).
         n_workers, teacher_cache: of each cell (`cell_options`).
-        executor: a name of harness.execute.
+        executor: local, or how to use a Ray cluster, whose options then stand for jobs and device.
         trackers: names of harness.track.mirrors, besides MLflow.
         page: what the finished grid's run in MLflow shows.
         show: prints the result of a grid that is done now.
@@ -72,6 +74,10 @@ def run_experiment(
     Raises:
         UserError: wrong input; nothing was started.
     """
+    if isinstance(executor, RayOptions):
+        device, jobs = "auto", None  # of this machine, for what is not a cell
+        if budget is not None:
+            raise UserError("--budget: measures this machine, not a cluster; leave it out")
     slots = slots_of(device, jobs, jobs_per_device)
     store = Store(root)
     store.create()
@@ -100,7 +106,7 @@ def run_experiment(
         try:
             print(
                 f"{experiment.name}: {n_cells} cells, {n_cached} done before, "
-                f"{n_cells - n_cached} to train with {len(slots)} jobs{where}",
+                f"{n_cells - n_cached} to train with {runner.capacity} jobs{where}",
                 flush=True,
             )
             print_remarks(experiment, dataset)

@@ -16,19 +16,19 @@ import io
 import signal
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
-from harness.data import DATASETS, Dataset, DatasetOptions, load, using_data_root
+from harness.data import Dataset, DatasetOptions, load, using_data_root
 from harness.data.batches import Images, epoch_generator
 from harness.data.placement import on_device
 from harness.data.views import View, apply, join_validation
-from harness.errors import UserError, first_error
+from harness.errors import UserError
 from harness.execute import BUSY, DONE, FAILED, STOPPED, WRONG_INPUT
 from harness.measures import ACCURACY, EVALUATION_SECONDS, on, summary
 from harness.methods import n_epochs, stage_of
@@ -42,6 +42,7 @@ from harness.train.device import be_deterministic, describe, resolve_device, use
 from harness.train.evaluate import autocast, classify
 from harness.train.loop import Diverged, Interrupted, train
 from harness.train.methods.base import Context, training_of
+from harness.train.wanted import wanted_data
 
 
 class StopFlag:
@@ -64,12 +65,13 @@ def run_cell(
     device_name: str = "auto",
     threads: int | None = None,
     version: dict[str, Any] | None = None,
-    should_stop: StopFlag | None = None,
+    should_stop: Callable[[], bool] | None = None,
     loaded: Loaded | None = None,
 ) -> int:
     """Train the cell in `directory`; its exit status. Everything said goes to the journal.
 
     Args:
+        should_stop: asked at every batch; left out, SIGTERM says so.
         loaded: what cells before it in this process have loaded.
     """
     should_stop = should_stop or StopFlag()
@@ -123,7 +125,7 @@ def _train(
     directory: CellDir,
     device: torch.device,
     version: dict[str, Any],
-    should_stop: StopFlag,
+    should_stop: Callable[[], bool],
     loaded: Loaded,
 ) -> None:
     cell = directory.description
@@ -301,30 +303,35 @@ class Loaded:
 
     def dataset(self, options: DatasetOptions, with_test: bool, root: str | None) -> Dataset:
         """`harness.data.load`, of files below `root`."""
+
+        def made() -> Dataset:
+            with using_data_root(root):
+                return load(options, with_test)
+
+        return self.bring(options, with_test, root, made)
+
+    def bring(
+        self,
+        options: DatasetOptions,
+        with_test: bool,
+        root: str | None,
+        make: Callable[[], Dataset],
+    ) -> Dataset:
+        """The same, from wherever `make` has it, if it is not here: it will be."""
         if self._dataset is None or self._of != (options, with_test, root):
             self._dataset = None  # one of them is enough for the memory
-            with using_data_root(root):
-                self._dataset = load(options, with_test)
+            self._dataset = make()
             self._of = (options, with_test, root)
         return self._dataset
 
 
 def dataset_of(directory: CellDir, spec: dict[str, Any], loaded: Loaded | None = None) -> Dataset:
     """The cell's data: the part of the data set that it has the view of."""
-    with_test = not spec["data"].get("without_test", False)
-    options = directory.options.get("dataset") or {
-        k: v for k, v in spec["data"].items() if k not in ("digest", "without_test", "view")
-    }
-    model = DATASETS[options["name"]][0]
-    try:
-        chosen = model.model_validate(options)
-    except ValidationError as error:
-        raise UserError(first_error(error, model, "dataset")) from None
-    loaded = loaded or Loaded()
-    dataset = loaded.dataset(chosen, with_test, directory.options.get("data_root"))
-    if dataset.digest != spec["data"]["digest"]:
+    wanted = wanted_data(directory)
+    dataset = (loaded or Loaded()).dataset(wanted.options, wanted.with_test, wanted.root)
+    if dataset.digest != wanted.digest:
         raise UserError(
-            f"dataset: {options['name']} on this machine is not the data this cell was planned "
+            f"dataset: {wanted.options.name} on this machine is not the data this cell was planned "
             "with (other digest); plan again here with `harness run`"
         )
     if spec["protocol"]["train_on"] == "train+validation":

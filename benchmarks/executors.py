@@ -1,0 +1,139 @@
+"""What a cell costs beside its training, on this machine and on a Ray cluster.
+
+    python benchmarks/executors.py [--cells N] [--quick] [--save]
+
+A grid of short plain trainings on the digits, two at a time, one thread each: worker processes of
+this machine, and a Ray cluster of two nodes of one core on this very machine, where nodes see the
+store or cells travel. The executors take turns. Overhead is the wall time of both places less what
+the cells themselves say they trained, a cell: starting, loading, writing, sending.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from arguments import chosen_device, keep, machine, parser_of
+from frame import Record, Seconds, alternate, comparison, record, rounded, spread, table
+
+from harness.data import load
+from harness.execute import Executor
+from harness.execute.local import LocalExecutor
+from harness.execute.ray_options import RayOptions
+from harness.execute.scheduler import begin, run
+from harness.plan import Plan, make_plan
+from harness.provenance import code_version
+from harness.run.session import cell_options
+from harness.spec.file import parse
+from harness.store import Store
+
+PLACES = 2
+LOCAL, SHARED, SENT = "local", "Ray, shared files", "Ray, cells travel"
+EXPERIMENT: dict[str, Any] = {
+    "name": "executors",
+    "dataset": {"name": "digits"},
+    "network": "wide_resnet",
+    "teacher": {"depth": 10, "width": 1},
+    "students": [{"depth": 10, "width": 1}],
+    "methods": ["plain"],
+    "training": {"epochs": 2},
+}
+
+
+@contextlib.contextmanager
+def cluster() -> Iterator[str]:
+    """The address of a Ray cluster of PLACES nodes on this machine."""
+    # Ray's processes are nicer than others by default; those of this machine are not.
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
+    import ray
+    from ray.cluster_utils import Cluster
+
+    node: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
+    made = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+    try:
+        for _ in range(PLACES - 1):
+            made.add_node(**node)
+        made.wait_for_nodes()
+        yield made.address
+    finally:
+        ray.shutdown()
+        made.shutdown()
+
+
+def train_all(plan: Plan, executor: Executor, store: Store) -> float:
+    """Every cell, in an empty store; what they trained, in seconds of one place.
+
+    Raises:
+        RuntimeError: a cell failed.
+    """
+    store.create()
+    progress = begin(plan, store)
+    run(progress, executor, cell_options(plan.experiment.dataset))
+    if progress.errors:
+        raise RuntimeError(next(iter(progress.errors.values())))
+    return sum(store.directory(f).manifest["seconds"] for f in plan.cells)
+
+
+def measure(plan: Plan, rounds: int, address: str, folder: Path) -> tuple[Seconds, dict[str, Any]]:
+    """Seconds of each executor and round, and its seconds of overhead a cell: quartiles."""
+    from harness.execute.ray_executor import RayExecutor
+
+    version = code_version()
+    executors: dict[str, Executor] = {
+        LOCAL: LocalExecutor(PLACES, "cpu", version),
+        SHARED: RayExecutor(RayOptions(address), version),
+        SENT: RayExecutor(RayOptions(address, shared_files=False), version),
+    }
+    trained: dict[str, list[float]] = {name: [] for name in executors}
+
+    def train(name: str) -> None:
+        store = Store(folder / f"{name}-{len(trained[name])}")
+        trained[name].append(train_all(plan, executors[name], store))
+
+    with contextlib.ExitStack() as stack:
+        for executor in executors.values():
+            stack.callback(executor.close)
+        steps = {name: lambda name=name: train(name) for name in executors}
+        seconds = alternate(steps, rounds)
+    overhead = {
+        name: [rounded(v) for v in spread(
+            [(PLACES * wall - s) / len(plan.cells)
+             for wall, s in zip(walls, trained[name][-rounds:], strict=True)])]
+        for name, walls in seconds.items()
+    }  # fmt: skip
+    return seconds, overhead
+
+
+def main(argv: list[str] | None = None) -> Record:
+    parser = parser_of((__doc__ or "").splitlines()[0], rounds=5)
+    parser.add_argument("--cells", type=int, default=40)
+    arguments = parser.parse_args(argv)
+    arguments.threads = 1
+    chosen_device(arguments)
+    n_cells = 2 if arguments.quick else arguments.cells
+    experiment = parse(EXPERIMENT | {"seeds": list(range(n_cells))})
+    plan = make_plan(experiment, load(experiment.dataset))
+    with cluster() as address, tempfile.TemporaryDirectory() as folder:
+        seconds, overhead = measure(plan, arguments.rounds, address, Path(folder))
+    found = comparison("the grid", seconds, LOCAL, overhead=overhead)
+    print(table(found))
+    for name, (low, median, high) in overhead.items():
+        print(
+            f"  {name:<26}{1000 * median:>10.0f} ms a cell  {1000 * low:.0f} to {1000 * high:.0f}"
+        )
+    import ray
+
+    setting = {"cells": n_cells, "epochs": 2, "places": PLACES, "rounds": arguments.rounds,
+               "ray": ray.__version__}  # fmt: skip
+    kept = record("executors", machine(torch.device("cpu")), setting, comparisons=[found])
+    keep(kept, arguments)
+    return kept
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""What tasks of the Ray tests do in place of a training. Ray's processes import it."""
+
+import hashlib
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from harness.execute import DONE, STOPPED
+from harness.store import CellDir
+
+
+def at_once(directory: CellDir, *_: Any) -> int:
+    """A result without a training: which GPUs the task was given."""
+    with directory.lease():
+        directory.append("start")
+        (directory / "model.pt").write_bytes(b"weights")
+        digest = hashlib.sha256(b"weights").hexdigest()
+        seen = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        directory.finish({"model_sha256": digest, "results": {}, "device": seen})
+    return DONE
+
+
+def killed(directory: CellDir, *_: Any) -> int:
+    """Takes its process with it."""
+    with directory.lease():
+        directory.append("start")
+    os.kill(os.getpid(), signal.SIGKILL)
+    return DONE
+
+
+def waiting(directory: CellDir, *arguments: Any) -> int:
+    """Until it is asked to stop."""
+    should_stop: Callable[[], bool] = arguments[3]
+    with directory.lease():
+        directory.append("start")
+        while not should_stop():
+            time.sleep(0.01)
+    return STOPPED
+
+
+def deaf(directory: CellDir, *_: Any) -> int:
+    """Does not stop, whoever asks."""
+    with directory.lease():
+        directory.append("start", pid=os.getpid())
+        while True:
+            time.sleep(0.05)
+
+
+def gathered(directory: CellDir, *arguments: Any) -> int:
+    """Waits until four cells have come here."""
+    meeting = Path(os.environ["HARNESS_TEST_MEETING"])
+    (meeting / directory.path.name).touch()
+    while len(list(meeting.iterdir())) < 4:
+        time.sleep(0.01)
+    return at_once(directory, *arguments)
