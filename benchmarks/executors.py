@@ -115,6 +115,7 @@ def main(argv: list[str] | None = None) -> Record:
     arguments = parser.parse_args(argv)
     arguments.threads = 1
     chosen_device(arguments)
+    busy = rounded(os.getloadavg()[0])  # with other programs
     n_cells = 2 if arguments.quick else arguments.cells
     experiment = parse(EXPERIMENT | {"seeds": list(range(n_cells))})
     plan = make_plan(experiment, load(experiment.dataset))
@@ -129,7 +130,7 @@ def main(argv: list[str] | None = None) -> Record:
     import ray
 
     setting = {"cells": n_cells, "epochs": 2, "places": PLACES, "rounds": arguments.rounds,
-               "ray": ray.__version__}  # fmt: skip
+               "ray": ray.__version__, "load average before": busy}  # fmt: skip
     kept = record("executors", machine(torch.device("cpu")), setting, comparisons=[found])
     keep(kept, arguments)
     return kept

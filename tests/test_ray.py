@@ -32,7 +32,7 @@ from training import RAW, VERSION, Grid, assert_same_result, go, tiny
 
 from harness.data import load
 from harness.errors import UserError
-from harness.execute import BUSY, DONE, FAILED, WRONG_INPUT
+from harness.execute import BUSY, DONE, FAILED, STOPPED, WRONG_INPUT
 from harness.execute.executors import executor_of
 from harness.execute.node import Mailbox
 from harness.execute.ray_cluster import places, resources_of
@@ -58,6 +58,9 @@ def cluster() -> Iterator[Any]:
         patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests")]))
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_worker_niceness", "0")  # else they wait for all other tests
+        # A raylet that is gone is dead after a second, not after half a minute.
+        patch.setenv("RAY_health_check_period_ms", "300")
+        patch.setenv("RAY_health_check_failure_threshold", "3")
         place = stack.enter_context(tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp"))
         head = {"num_cpus": 1, "object_store_memory": MEMORY, "include_dashboard": False}
         head["temp_dir"] = place  # short, for sockets; and nobody's `auto`
@@ -114,7 +117,7 @@ def events_of(directory: CellDir) -> list[str]:
     return [e["event"] for e in directory.events()]
 
 
-def slow(root: Path, epochs: int = 40) -> tuple[Grid, CellDir]:
+def slow(root: Path, epochs: int = 15) -> tuple[Grid, CellDir]:
     """A plain training that can be met in its middle."""
     grid = tiny(root, "methods=[plain]", f"training.epochs={epochs}")
     return grid, grid.directory("supervised")
@@ -190,6 +193,21 @@ def test_files_travel_where_a_node_does_not_see_the_store(
     assert not list(grid.store.root.glob(".ray-*"))
 
 
+@BOTH
+def test_a_cell_pauses_and_goes_on(
+    executor: Made, trained: Grid, tmp_path: Path, shared: bool
+) -> None:
+    """As `harness tune` stops trials at their rungs."""
+    directory = tiny(tmp_path, "methods=[plain]").directory("supervised")
+    runner = executor(shared_files=shared)
+    for epoch, status in ((1, STOPPED), (2, STOPPED), (None, DONE)):
+        directory.pause_after = epoch
+        runner.submit(directory.path)
+        assert next_ended(runner) == (directory.path, status)
+        assert len(directory.epochs()) == epoch or status == DONE
+    assert_same_result(directory, trained.directory("supervised"))
+
+
 # -- what is lost goes on --------------------------------------------------------------------------
 
 
@@ -216,7 +234,7 @@ def test_a_node_is_killed_while_it_trains(
     assert events_of(directory).count("start") == directory.manifest["attempts"] == 2
     assert "lost after epoch" in (directory / "log.txt").read_text()
     epochs = [e["epoch"] for e in directory.events() if e["event"] == "epoch"]
-    assert epochs == list(range(1, 41)), "nothing twice"
+    assert epochs == list(range(1, 16)), "nothing twice"
     _, here = slow(tmp_path / "here")
     assert go(here) == DONE
     assert_same_result(here, directory)
@@ -237,7 +255,7 @@ def test_a_cell_that_kills_its_process_fails_after_some_tries(
 def test_cancelled_all_stop_at_their_last_checkpoint(
     executor: Made, trained: Grid, tmp_path: Path, shared: bool
 ) -> None:
-    grid = tiny(tmp_path / "runs", "methods=[plain]", "seeds=[0,1]", "training.epochs=40")
+    grid = tiny(tmp_path / "runs", "methods=[plain]", "seeds=[0,1]", "training.epochs=4000")
     directories = [grid.store.prepare(cell) for cell in grid.plan.cells.values()]
     runner = executor(shared_files=shared)
     for directory in directories:
@@ -398,11 +416,11 @@ def test_the_driver_ends_and_begins_again(
     process.communicate(timeout=120)
     assert process.returncode == (130 if how == signal.SIGINT else -how)
     before = epochs_of(cells(folder)["supervised"])
-    assert before[-1] < 40, "met in its middle"
+    assert before[-1] < 25, "met in its middle"
     done = call(folder, *command)
     assert done.returncode == 0, done.stderr
     teacher = cells(folder)["supervised"]
-    assert teacher.manifest["attempts"] == 2 and epochs_of(teacher) == list(range(1, 41))
+    assert teacher.manifest["attempts"] == 2 and epochs_of(teacher) == list(range(1, 26))
 
 
 def test_max_time(cluster: Any, folder: Path) -> None:

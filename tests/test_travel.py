@@ -34,7 +34,7 @@ def there(directory: CellDir, place: Path, sent: list[tuple[str, Any]]) -> SentC
 
 def test_a_cell_trained_elsewhere(trained: Grid, tmp_path: Path) -> None:
     """It stops on one machine, goes on on another, and comes back write for write."""
-    _, directory = copy_without(trained, "stage1", tmp_path)
+    _, directory = copy_without(trained, "kd", tmp_path)
     sent: list[tuple[str, Any]] = []
     assert go(there(directory, tmp_path / "one", sent), StopAfter(12)) == STOPPED
     assert not (directory / "journal.jsonl").exists()
@@ -48,10 +48,10 @@ def test_a_cell_trained_elsewhere(trained: Grid, tmp_path: Path) -> None:
     while sent:
         assert not directory.is_done
         receive(directory, *pickle.loads(pickle.dumps(sent.pop(0))))
-    assert_same_result(directory, trained.directory("stage1"))
+    assert_same_result(directory, trained.directory("kd"))
     assert directory.events() == other.events() and directory.manifest == other.manifest
     directory.check_model()
-    expected = {p.name for p in trained.directory("stage1").path.iterdir()} - {"lease"}
+    expected = {p.name for p in trained.directory("kd").path.iterdir()} - {"lease"}
     assert {p.name for p in directory.path.iterdir()} == expected
 
 

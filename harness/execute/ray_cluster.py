@@ -16,7 +16,7 @@ from harness.execute.ray_options import RayOptions
 
 TRIES, WAIT = 3, 2.0  # seconds between them
 ANSWER = 5.0  # seconds for a connection
-RELEASES = "pip install 'ray>=2.40' (the extra `ray` of this package)"
+INSTALL = "pip install 'ray[client]>=2.40' (the extra `ray` of this package)"
 
 
 def import_ray() -> Any:
@@ -28,7 +28,7 @@ def import_ray() -> Any:
     try:
         import ray
     except ImportError as error:
-        raise UserError(f"--executor ray: cannot import Ray ({error}); {RELEASES}") from None
+        raise UserError(f"--executor ray: cannot import Ray ({error}); {INSTALL}") from None
     return ray
 
 
@@ -59,6 +59,8 @@ def connect(ray: Any, address: str) -> bool:
                 log_to_driver=False,
             )
             return True
+        except ImportError as error:  # ray:// needs more than Ray
+            raise UserError(f"--ray-address: {one_line(error)}; {INSTALL}") from None
         except OSError as error:  # a ConnectionError is one
             reason = one_line(error)
         except (RuntimeError, ValueError) as error:  # another release of Ray or Python, no address
