@@ -85,7 +85,7 @@ def measure(plan: Plan, rounds: int, address: str, folder: Path) -> tuple[Second
 
     version = code_version()
     executors: dict[str, Executor] = {
-        LOCAL: LocalExecutor(PLACES, "cpu", version),
+        LOCAL: LocalExecutor(("cpu",) * PLACES, version),
         SHARED: RayExecutor(RayOptions(address), version),
         SENT: RayExecutor(RayOptions(address, shared_files=False), version),
     }
