@@ -53,8 +53,8 @@ class Parcel:
 def pack(dataset: Dataset, put: Put) -> Parcel:
     stores: dict[str, dict[str, list[Any]]] = {}
 
-    def packed(part: ImageSet | None) -> ImageSet | None:
-        if part is None or not isinstance(part.images, PackedImages):
+    def packed(part: ImageSet) -> ImageSet:
+        if not isinstance(part.images, PackedImages):
             return part
         store = part.images.store
         if store.digest not in stores:
@@ -64,8 +64,8 @@ def pack(dataset: Dataset, put: Put) -> Parcel:
             }
         return replace(part, images=InStore(store.digest, part.images.index))  # type: ignore[arg-type]
 
-    parts = {name: packed(part) for name, part in _parts(dataset).items()}
-    return Parcel(put(replace(dataset, **parts)), stores)  # type: ignore[arg-type]
+    parts: dict[str, Any] = {name: packed(part) for name, part in dataset.parts.items()}
+    return Parcel(put(replace(dataset, **parts)), stores)
 
 
 def unpack(parcel: Parcel, get: Get, folder: Path) -> Dataset:
@@ -81,17 +81,13 @@ def unpack(parcel: Parcel, get: Get, folder: Path) -> Dataset:
         digest: _store(folder / digest[:32], files, get) for digest, files in parcel.stores.items()
     }
 
-    def unpacked(part: ImageSet | None) -> ImageSet | None:
-        if part is None or not isinstance(part.images, InStore):
+    def unpacked(part: ImageSet) -> ImageSet:
+        if not isinstance(part.images, InStore):
             return part
         return replace(part, images=stores[part.images.digest].images(part.images.index))
 
-    parts = {name: unpacked(part) for name, part in _parts(dataset).items()}
-    return replace(dataset, **parts)  # type: ignore[arg-type]
-
-
-def _parts(dataset: Dataset) -> dict[str, ImageSet | None]:
-    return {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
+    parts: dict[str, Any] = {name: unpacked(part) for name, part in dataset.parts.items()}
+    return replace(dataset, **parts)
 
 
 def _pieces(file: Path) -> Iterator[bytes]:
