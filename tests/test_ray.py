@@ -394,7 +394,7 @@ def test_the_cluster_is_lost(executor: Made, tmp_path: Path) -> None:
 def folder(tmp_path: Path, empty_database: Path) -> Iterator[Path]:
     (tmp_path / "mlflow.db").write_bytes(empty_database.read_bytes())
     write_experiment(
-        tmp_path / "slow.yaml", TINY, name="slow", methods=["plain"], training={"epochs": 40}
+        tmp_path / "slow.yaml", TINY, name="slow", methods=["plain"], training={"epochs": 25}
     )
     yield tmp_path
     end_processes_in(tmp_path)
