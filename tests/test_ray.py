@@ -45,7 +45,6 @@ from harness.store import CellDir, Store
 
 ray = pytest.importorskip("ray", reason="the extra `ray` is not installed")
 MEMORY = 80 * 2**20  # of each node's object store
-EPOCHS = 40  # of what is stopped in its middle
 BOTH = pytest.mark.parametrize("shared", [True, False], ids=["shared", "sent"])
 
 
@@ -395,11 +394,7 @@ def test_the_cluster_is_lost(executor: Made, tmp_path: Path) -> None:
 def folder(tmp_path: Path, empty_database: Path) -> Iterator[Path]:
     (tmp_path / "mlflow.db").write_bytes(empty_database.read_bytes())
     write_experiment(
-        tmp_path / "slow.yaml",
-        TINY,
-        name="slow",
-        methods=["plain"],
-        training={"epochs": EPOCHS},
+        tmp_path / "slow.yaml", TINY, name="slow", methods=["plain"], training={"epochs": 25}
     )
     yield tmp_path
     end_processes_in(tmp_path)
@@ -421,11 +416,11 @@ def test_the_driver_ends_and_begins_again(
     process.communicate(timeout=120)
     assert process.returncode == (130 if how == signal.SIGINT else -how)
     before = epochs_of(cells(folder)["supervised"])
-    assert before[-1] < EPOCHS, "met in its middle"
+    assert before[-1] < 25, "met in its middle"
     done = call(folder, *command)
     assert done.returncode == 0, done.stderr
     teacher = cells(folder)["supervised"]
-    assert teacher.manifest["attempts"] == 2 and epochs_of(teacher) == list(range(1, EPOCHS + 1))
+    assert teacher.manifest["attempts"] == 2 and epochs_of(teacher) == list(range(1, 26))
 
 
 def test_max_time(cluster: Any, folder: Path) -> None:
