@@ -13,12 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from commands import Forking
 
 from harness.store import CellDir, Store
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# Clusters of Ray take minutes to start, to kill and to end: they are run where CI promises them.
+WITH_RAY = "ray" in os.environ.get("HARNESS_TESTS_REQUIRE", "")
+needs_ray = pytest.mark.skipif(not WITH_RAY, reason="takes minutes; HARNESS_TESTS_REQUIRE=ray")
 
 # Four cells of two epochs on 297 images; the teacher is also the plain student.
 TINY = yaml.safe_load("""

@@ -8,14 +8,13 @@ import sys
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import compose
 import pytest
 from compose import Stack
-from helpers import epochs_of, wait_until, write_experiment
+from helpers import WITH_RAY, epochs_of, needs_ray, wait_until, write_experiment
 from postgres import PASSWORD
 
 from harness.store import Store
@@ -80,7 +79,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
             tune = ("harness", "tune", "experiments/tuning/tiny.yaml", *OPTIONS)
             tune_status = stack.run("trainer", *tune, output=log)
             ray_status = None
-            if find_spec("ray"):
+            if WITH_RAY:
                 stack.up("ray-head", "ray-worker")
                 on_ray = ("harness", "run", "experiments/on-ray.yaml", "--executor", "ray")
                 ray_status = stack.run("ray-head", *on_ray, "--no-bar", output=log)
@@ -137,9 +136,8 @@ def test_runs_are_in_postgres_and_weights_on_the_volume(story: Story) -> None:
     assert not [name for name in story.left if name.startswith("mlflow.db")]  # no local database
 
 
+@needs_ray
 def test_a_grid_on_the_ray_cluster(story: Story) -> None:
-    if story.ray_status is None:
-        pytest.skip("the extra `ray` is not installed")
     assert story.ray_status == 0, story.printed
     assert "2 to train with 2 jobs" in story.printed, "a core of the head and one of the worker"
     assert story.mlflow_runs["on-ray"] == 3  # two cells and the grid

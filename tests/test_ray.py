@@ -18,11 +18,13 @@ from data_files import write_birds
 from helpers import (
     ROOT,
     TINY,
+    WITH_RAY,
     call,
     cells,
     end_processes_in,
     epochs_of,
     has_epochs,
+    needs_ray,
     one_error_line,
     start,
     wait_until,
@@ -43,7 +45,9 @@ from harness.run.session import cell_options
 from harness.spec.file import parse
 from harness.store import CellDir, Store
 
-ray = pytest.importorskip("ray", reason="the extra `ray` is not installed")
+if WITH_RAY:
+    import ray
+pytestmark = needs_ray
 MEMORY = 80 * 2**20  # of each node's object store
 BOTH = pytest.mark.parametrize("shared", [True, False], ids=["shared", "sent"])
 

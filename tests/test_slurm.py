@@ -16,7 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from helpers import ROOT, end_processes_in, environment, wait_until, write_experiment
+from helpers import (
+    ROOT,
+    end_processes_in,
+    environment,
+    needs_ray,
+    wait_until,
+    write_experiment,
+)
 
 from harness.store import Store
 
@@ -139,8 +146,8 @@ def max_time(job: Job) -> float:
 # -- a grid ----------------------------------------------------------------------------------------
 
 
+@needs_ray
 def test_a_grid_on_two_nodes(job: Job, empty_database: Path) -> None:
-    pytest.importorskip("ray", reason="the extra `ray` is not installed")
     shutil.copy(empty_database, job.folder)
     one_cell = {"methods": ["plain"], "training": {"epochs": 1}}
     write_experiment(job.folder / "tiny.yaml", **one_cell)
