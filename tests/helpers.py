@@ -40,6 +40,18 @@ stage2: {epochs: 2}
 seeds: [0]
 """)
 
+# Of an experiment beside its folder, tiny.yaml: two trials of one method.
+TUNING: dict[str, Any] = {
+    "name": "tiny",
+    "experiment": "../tiny.yaml",
+    "methods": {"plain": {"training.lr": {"low": 0.01, "high": 0.5, "log": True}}},
+    "trials": 2,
+    "batch": 2,
+    "pruning": None,
+    "top_k": 1,
+    "fresh_seeds": [7],
+}
+
 # `slow` can be stopped in the middle: its teacher takes some seconds.
 SLOW = TINY | {"name": "slow", "training": {"epochs": 12}}
 

@@ -14,21 +14,11 @@ from typing import Any
 import compose
 import pytest
 from compose import Stack
-from helpers import WITH_RAY, epochs_of, needs_ray, wait_until, write_experiment
+from helpers import TUNING, WITH_RAY, epochs_of, needs_ray, wait_until, write_experiment
 from postgres import PASSWORD
 
 from harness.store import Store
 
-TUNING = {
-    "name": "tiny",
-    "experiment": "../tiny.yaml",
-    "methods": {"plain": {"training.lr": {"low": 0.01, "high": 0.5, "log": True}}},
-    "trials": 2,
-    "batch": 2,
-    "pruning": None,
-    "top_k": 1,
-    "fresh_seeds": [7],
-}
 OPTIONS = ("--no-bar", "--device", "cpu")
 
 

@@ -18,6 +18,7 @@ from data_files import write_birds
 from helpers import (
     ROOT,
     TINY,
+    TUNING,
     WITH_RAY,
     call,
     cells,
@@ -425,6 +426,24 @@ def test_the_driver_ends_and_begins_again(
     assert done.returncode == 0, done.stderr
     teacher = cells(folder)["supervised"]
     assert teacher.manifest["attempts"] == 2 and epochs_of(teacher) == list(range(1, 26))
+
+
+def test_a_tuning_finds_the_same(cluster: Any, folder: Path) -> None:
+    """As on this machine, with as many threads a cell."""
+    where = {
+        "here": ["--jobs", "2", "--device", "cpu"],
+        "ray": ["--jobs", "2", "--executor", "ray", "--ray-address", cluster.address],
+    }
+    found: dict[str, list[str]] = {}
+    for name, options in where.items():
+        write_experiment(folder / name / "tiny.yaml")
+        write_experiment(folder / name / "tuning" / "tiny.yaml", TUNING)
+        (folder / name / "mlflow.db").write_bytes((folder / "mlflow.db").read_bytes())
+        done = call(folder / name, "tune", "tuning/tiny.yaml", "--no-bar", *options)
+        assert done.returncode == 0, done.stderr
+        (bundle,) = folder.glob(f"{name}/experiments/results/tuning/*.jsonl")
+        found[name] = bundle.read_text().splitlines()[1:]  # trials, and the best of them again
+    assert found["here"] == found["ray"] and len(found["ray"]) == 3
 
 
 def test_max_time(cluster: Any, folder: Path) -> None:
