@@ -207,7 +207,14 @@ def test_a_training_that_diverges_shows_how(tmp_path: Path) -> None:
 
 # Real processes
 
-LONG = ("training.epochs=10",)
+EPOCHS = 25
+LONG = (f"training.epochs={EPOCHS}",)
+# A cell's process whose journal has every epoch at once, however slow the disk is.
+SAVING = (
+    "import sys, harness.train.cell, harness.train.loop\n"
+    "harness.train.loop.CHECKPOINT_SECONDS = 0.0\n"
+    "sys.exit(harness.train.cell.main())"
+)
 
 
 @pytest.fixture(scope="session")
@@ -219,14 +226,15 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> CellDir:
 
 def signalled_after_two_epochs(directory: CellDir, number: signal.Signals) -> int:
     """Exit status of a cell's process that got a signal in the middle."""
-    process = start_process(directory)
+    arguments = [sys.executable, "-c", SAVING, *command(directory)[3:]]
+    process = subprocess.Popen(arguments, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     try:
         assert wait_until(lambda: len(directory.epochs()) >= 2 or process.poll() is not None, 60)
         process.send_signal(number)
         process.communicate(timeout=60)
     finally:
         process.kill()
-    assert 2 <= len(directory.epochs()) < 10
+    assert 2 <= len(directory.epochs()) < EPOCHS
     return process.returncode
 
 
@@ -235,7 +243,7 @@ def test_killed_and_continued(uninterrupted: CellDir, tmp_path: Path) -> None:
     assert signalled_after_two_epochs(directory, signal.SIGKILL) == -signal.SIGKILL
     assert not directory.is_leased
     assert go(directory) == DONE
-    assert epochs_of(directory) == list(range(1, 11))
+    assert epochs_of(directory) == list(range(1, EPOCHS + 1))
     assert_same_result(directory, uninterrupted)
     assert directory.manifest["attempts"] == 2
     assert not list(directory.path.glob("*checkpoint*"))
