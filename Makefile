@@ -154,6 +154,7 @@ bench: $(STAMP)  ## timed comparisons, kept in docs/performance.md
 	@$(BIN)/python benchmarks/grid.py --device $(DEVICE) --asking --save $(if $(AGAINST),--against $(AGAINST))
 	@$(BIN)/python benchmarks/grid.py --tuning --device $(DEVICE) --save $(if $(AGAINST),--against $(AGAINST))
 	@$(BIN)/harness tables
+	@$(BIN)/python benchmarks/executors.py --save
 	@$(BIN)/python benchmarks/planning.py --save
 	@$(BIN)/python benchmarks/costs.py --draw
 	@$(BIN)/python benchmarks/page.py

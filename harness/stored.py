@@ -115,7 +115,7 @@ class OptionsFields(TypedDict, total=False):
 
 
 class SentFields(TypedDict, total=False):
-    """One entry of mlflow.json."""
+    """One entry of mlflow.json, or of another tracker's sent.json."""
 
     __pydantic_config__ = ConfigDict(strict=True)  # type: ignore[misc]
     run_id: str

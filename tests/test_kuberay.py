@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 
 from harness.cli import app
 from harness.cli.flags import seconds
-from harness.execute.executors import RayOptions, executor_of
+from harness.execute.executors import RayOptions, cluster_of
 from harness.execute.ray_cluster import places
 
 OBJECTS = list(yaml.safe_load_all((ROOT / "docker" / "kuberay.yaml").read_text()))
@@ -64,7 +64,7 @@ def test_the_command_fits_the_cluster() -> None:
     given = options_of_the_command()
     assert (ROOT / given["file"]).is_file()
     assert (seconds(given["max_time"]) or 0) > 3600
-    options = executor_of(
+    options = cluster_of(
         *(given[k] for k in ("executor", "ray_address", "cpus_per_cell", "gpus_per_cell")),
         *(given[k] for k in ("no_shared_files", "jobs", "device")),
     )

@@ -38,7 +38,7 @@ def folder(finished_copy: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 class Kept:
     """A sink that keeps what it is told, or refuses it."""
 
-    name, place, heard, is_open = "Kept", "here", 0.0, False
+    name, place = "Kept", "here"
 
     def __init__(self, failures: int = 0) -> None:
         self.failures = failures
@@ -95,8 +95,9 @@ def test_every_epoch_and_result_of_every_cell_is_sent_once(
     kd = next(run for run in sink.runs.values() if run.tags["method"] == "kd")
     assert kd.name == "kd wrn-10-1 s0" and kd.tags["student"] == "wrn-10-1"
     assert kd.spec["kd.temperature"] and kd.group.startswith("tiny-")
-    again = mirror_of(folder, Kept())
-    assert again.sync() == 0 and not again.server.runs  # type: ignore[attr-defined]
+    other = Kept()
+    again = mirror_of(folder, other)
+    assert again.sync() == 0 and not other.runs
     monkeypatch.setattr(CellDir, "events", lambda self: pytest.fail("read once more"))
     assert again.sync() == 0, "of a finished cell nothing is read again and again"
 

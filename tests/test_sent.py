@@ -8,7 +8,6 @@ import pytest
 from helpers import ROOT, environment
 
 from harness.errors import UserError
-from harness.execute.executors import make_executor
 from harness.measures import FORMS
 from harness.plan import Cell
 from harness.spec.file import parse
@@ -71,11 +70,6 @@ def test_tables_need_no_mlflow() -> None:
         [sys.executable, "-c", program], cwd=ROOT, env=env, capture_output=True, text=True
     )
     assert done.stdout.splitlines()[-1] == "[]", done.stdout + done.stderr
-
-
-def test_an_unknown_executor_is_one_line() -> None:
-    with pytest.raises(UserError, match=r"executor: unknown 'lokal'; did you mean 'local'\?"):
-        make_executor("lokal", ("cpu",), {})
 
 
 def test_forms_are_the_three() -> None:

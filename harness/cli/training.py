@@ -82,7 +82,7 @@ def run(
     tracker: Trackers = None,
 ) -> None:
     """Train every cell that is not done, and log all of them to MLflow."""
-    from harness.execute.executors import executor_of
+    from harness.execute.executors import cluster_of
     from harness.run.grid import run_experiment
 
     status = run_experiment(
@@ -95,7 +95,7 @@ def run(
         n_workers=n_workers,
         teacher_cache=n_bytes(teacher_cache),
         no_bar=no_bar,
-        executor=executor_of(
+        cluster=cluster_of(
             executor,
             ray_address,
             cpus_per_cell,
@@ -134,7 +134,7 @@ def tune(
 ) -> None:
     """Tune each method on the validation split with Optuna, then write NAME.tuned.yaml."""
     from analysis.tuning import draw
-    from harness.execute.executors import executor_of
+    from harness.execute.executors import cluster_of
     from harness.tune.search import tune as run_tuning
     from harness.tune.tuning_file import read_tuning
 
@@ -149,7 +149,7 @@ def tune(
         n_workers=n_workers,
         teacher_cache=n_bytes(teacher_cache),
         no_bar=no_bar,
-        executor=executor_of(
+        cluster=cluster_of(
             executor,
             ray_address,
             cpus_per_cell,

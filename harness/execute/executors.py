@@ -13,7 +13,7 @@ LOCAL, RAY = "local", "ray"
 NAMES = (LOCAL, RAY)
 
 
-def executor_of(
+def cluster_of(
     name: str,
     address: str | None,
     cpus: int | None,
@@ -22,8 +22,9 @@ def executor_of(
     jobs: int | None,
     device: str,
     jobs_per_device: int | None = None,
-) -> str | RayOptions:
-    """What the options of a command say, None for one that was not given.
+) -> RayOptions | None:
+    """What the options of a command say, None for one that was not given: how to use a cluster, or
+    None for this machine.
 
     Raises:
         UserError: options that do not go together.
@@ -39,7 +40,7 @@ def executor_of(
     if name == LOCAL:
         if field := next((f for f, is_given in given.items() if is_given), None):
             raise UserError(f"{field}: belongs to --executor ray; give that, too, or leave it out")
-        return LOCAL
+        return None
     if jobs_per_device is not None:
         raise UserError(
             "--jobs-per-device: Ray places the cells; use --cpus-per-cell and --gpus-per-cell"
@@ -64,23 +65,21 @@ def executor_of(
 
 
 def make_executor(
-    executor: str | RayOptions, slots: Sequence[str], version: dict[str, Any]
+    cluster: RayOptions | None, slots: Sequence[str], version: dict[str, Any]
 ) -> Executor:
     """
     Args:
-        executor: `local`, or the options of a cluster.
-        slots: of `local`, a device for each cell that trains at once (harness.execute.slots).
+        cluster: how to use one; None for this machine.
+        slots: of this machine, a device for each cell that trains at once (harness.execute.slots).
         version: of the code, for the cells' manifests (harness.provenance).
 
     Raises:
-        UserError: there is no such executor, or it cannot be used.
+        UserError: the cluster cannot be used.
     """
-    if isinstance(executor, RayOptions):
+    if cluster is not None:
         from harness.execute.ray_executor import RayExecutor
 
-        return RayExecutor(executor, version)
-    if executor == LOCAL:
-        from harness.execute.local import LocalExecutor
+        return RayExecutor(cluster, version)
+    from harness.execute.local import LocalExecutor
 
-        return LocalExecutor(slots, version)
-    raise UserError(f"executor: unknown {executor!r}{nearest(executor, NAMES)}")
+    return LocalExecutor(slots, version)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from harness.data import Dataset, load
 from harness.errors import UserError
-from harness.execute.executors import LOCAL, make_executor
+from harness.execute.executors import make_executor
 from harness.execute.local import threads_for
 from harness.execute.ray_options import RayOptions
 from harness.execute.scheduler import OutOfTime, Progress, begin, run
@@ -56,7 +56,7 @@ def run_experiment(
     teacher_cache: int = 0,
     no_bar: bool = False,
     budget: float | None = None,
-    executor: str | RayOptions = LOCAL,
+    cluster: RayOptions | None = None,
     trackers: Iterable[str] = (),
     page: Page | None = None,
     show: Callable[[Plan], None] = lambda _: None,
@@ -66,7 +66,7 @@ def run_experiment(
     Args:
         jobs, device, jobs_per_device: which cells train at once, and where (`slots_of`).
         n_workers, teacher_cache: of each cell (`cell_options`).
-        executor: local, or how to use a Ray cluster, whose options then stand for jobs and device.
+        cluster: of Ray, and how to use it, in place of this machine, jobs and device.
         trackers: names of harness.track.mirrors, besides MLflow.
         page: what the finished grid's run in MLflow shows.
         show: prints the result of a grid that is done now.
@@ -74,11 +74,9 @@ def run_experiment(
     Raises:
         UserError: wrong input; nothing was started.
     """
-    if isinstance(executor, RayOptions):
-        device, jobs = "auto", None  # of this machine, for what is not a cell
-        if budget is not None:
-            raise UserError("--budget: measures this machine, not a cluster; leave it out")
-    slots = slots_of(device, jobs, jobs_per_device)
+    if cluster is not None and budget is not None:
+        raise UserError("--budget: measures this machine, not a cluster; leave it out")
+    slots = slots_of(device, jobs, jobs_per_device, cluster)
     store = Store(root)
     store.create()
     dataset = load(experiment.dataset)
@@ -98,7 +96,7 @@ def run_experiment(
     if n_cached == n_cells and is_shown:
         print(f"{experiment.name}: nothing to do, all {n_cells} cells are done (in {root}).")
         return OK
-    runner = make_executor(executor, slots, announced_version())
+    runner = make_executor(cluster, slots, announced_version())
     runner.warm_up()
     with stoppable() as stops, contextlib.closing(runner):
         status = OK

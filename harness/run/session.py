@@ -22,6 +22,7 @@ from harness.provenance import n_cores
 from harness.track.environment import usable
 
 if TYPE_CHECKING:
+    from harness.execute.ray_options import RayOptions
     from harness.spec.experiment import Experiment
 
 # Exit statuses of the command. UNFINISHED: --max-time came first; call again to go on.
@@ -115,18 +116,24 @@ def stoppable() -> Iterator[Stops]:
 
 
 def slots_of(
-    device: str, jobs: int | None = None, jobs_per_device: int | None = None
+    device: str,
+    jobs: int | None = None,
+    jobs_per_device: int | None = None,
+    cluster: RayOptions | None = None,
 ) -> tuple[str, ...]:
-    """A device for each cell that trains at once (harness.execute.slots).
+    """A device of this machine for each cell that trains here at once (harness.execute.slots).
 
     Args:
         device: a name, or several with commas between them.
         jobs: cells at once, of a single device; by default `default_jobs`.
         jobs_per_device: cells at once on each; of several devices by default 1.
+        cluster: where it says what jobs and device mean, and this machine trains nothing.
 
     Raises:
         UserError: a device that is not there; devices or options that do not go together.
     """
+    if cluster is not None:
+        device, jobs = "auto", None
     devices = device.split(",")
     for name in devices:
         check_device(name)

@@ -1,4 +1,5 @@
 """What MLflow has of a cell already: `mlflow.json` in its directory says so, without asking MLflow.
+Other trackers (harness.track.mirrors) keep such a file, too.
 
 One entry a server, experiment and grid: the run's id, its parent, the training it shows (`started`,
 of the journal), how many of the journal's lines it has, and its status.

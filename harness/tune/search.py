@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from harness.data import Dataset, load
 from harness.errors import UserError, one_line
 from harness.execute import Executor
-from harness.execute.executors import LOCAL, make_executor
+from harness.execute.executors import make_executor
 from harness.execute.ray_options import RayOptions
 from harness.execute.scheduler import OutOfTime, Progress, begin, run
 from harness.methods import find
@@ -90,7 +90,7 @@ def tune(
     n_workers: int = 0,
     teacher_cache: int = 0,
     no_bar: bool = False,
-    executor: str | RayOptions = LOCAL,
+    cluster: RayOptions | None = None,
     draw: Draw = lambda bundle: [],
 ) -> int:
     """Every trial that is missing, the re-run of the best, the tuned file; the exit status.
@@ -98,14 +98,12 @@ def tune(
     Raises:
         UserError: wrong input; nothing was started.
     """
-    if isinstance(executor, RayOptions):
-        device, jobs = "auto", None  # its options say where cells train
-    slots = slots_of(device, jobs, jobs_per_device)
+    slots = slots_of(device, jobs, jobs_per_device, cluster)
     check_final(tuning)
     check_rungs(tuning)
     store = Store(root)
     store.create()
-    runner = make_executor(executor, slots, announced_version())
+    runner = make_executor(cluster, slots, announced_version())
     dataset = load(tuning.base.dataset, with_test=False)
     task_views(tuning.base, dataset)  # of all tasks, before one is trained
     options = cell_options(tuning.base.dataset, n_workers, teacher_cache)

@@ -45,12 +45,11 @@ def send(mirrors: Iterable[Mirror]) -> Iterator[str]:
         UserError: it cannot be used.
     """
     for mirror in mirrors:
-        server = mirror.server
         try:
-            yield f"{mirror.sync()} cells sent to {server.name}"
+            yield f"{mirror.sync()} cells sent to {mirror.name}"
         except Exception as error:
             raise UserError(
-                f"--tracker: cannot send to {server.name} at {server.place} ({one_line(error)}); "
+                f"--tracker: cannot send to {mirror.name} at {mirror.place} ({one_line(error)}); "
                 "nothing is lost, call it again"
             ) from None
         finally:

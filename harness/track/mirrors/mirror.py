@@ -27,13 +27,15 @@ class Run:
     """A cell's training, as a tracker shows it.
 
     key: the same whenever it is sent, another one for a training that began anew.
-    name, group: of the cell and of its grid. folder: its own, below the store.
+    name, group, experiment: of the cell, of its grid, and of that's experiment. folder: its own,
+    below the store.
     tags: to filter and group by. spec: field -> value. started: seconds since 1970.
     """
 
     key: str
     name: str
     group: str
+    experiment: str
     folder: Path
     tags: Mapping[str, str]
     spec: Mapping[str, Any]
@@ -51,14 +53,11 @@ class Line(NamedTuple):
 class Sink(Protocol):
     """All that is to be written for another tracker.
 
-    name: as its users know it. place: where it writes, without secrets. heard: when it last took
-    something, as time.monotonic(). is_open: whether it ever did.
+    name: as its users know it. place: where it writes, without secrets, once it is checked.
     """
 
     name: str
     place: str
-    heard: float
-    is_open: bool
 
     def check(self) -> None:
         """Before anything is trained, and without a network.
@@ -84,16 +83,28 @@ class Sink(Protocol):
 
 
 class Mirror:
-    """Sends one plan's cells to one sink."""
+    """Sends one plan's cells to one sink, which has been checked.
+
+    name, place: of the sink. heard: when it last took something, as time.monotonic(). is_open:
+    whether it ever did.
+    """
 
     def __init__(self, plan: Plan, store: Store, sink: Sink, name: str) -> None:
         """name: of the sink's folder below the store."""
-        self.plan, self.store, self.server = plan, store, sink
+        self.plan, self.store, self.sink = plan, store, sink
+        self.name, self.place, self.heard, self.is_open = sink.name, sink.place, 0.0, False
         self.remedy = f"`harness sync` with the same file and `--tracker {name}`"
         self.root = store.root / name
         self.group = f"{plan.experiment.name}-{plan.experiment.grid[:6]}"
         self.key = sent.key_of(sink.place, plan.experiment.name, plan.experiment.grid)
         self._finished: set[str] = set()
+
+    @property
+    def server(self) -> Mirror:
+        return self
+
+    def check(self) -> None:
+        """Nothing that the sink's own has left."""
 
     def connect(self) -> None:
         self.root.mkdir(parents=True, exist_ok=True)
@@ -126,7 +137,7 @@ class Mirror:
         return len(behind)
 
     def close(self, finished: bool) -> None:
-        self.server.close()
+        self.sink.close()
 
     def _folder(self, fingerprint: str) -> Path:
         name = self.plan.name_of(fingerprint).replace(" ", "_").replace("/", "-")
@@ -148,6 +159,7 @@ class Mirror:
             key=f"{fingerprint[:16]}-{int(1000 * started)}",
             name=entry.name,
             group=self.group,
+            experiment=self.plan.experiment.name,
             folder=folder,
             tags=tags_of(self.plan, entry) | {"fingerprint": fingerprint},
             spec=flatten(cell.spec),
@@ -159,14 +171,14 @@ class Mirror:
             for event in events[known.get("lines", 0) :]
             if event["event"] == "epoch"
         ]
-        self.server.send(run, lines)
+        self.sink.send(run, lines)
         if status != "RUNNING":
             results = None
             if status == "FINISHED":
                 manifest = directory.manifest
                 final = final_metrics(self.plan, fingerprint, manifest)
                 results = Line(manifest["epochs"], events[-1]["time"], final)
-            self.server.end(run, status, results)
+            self.sink.end(run, status, results)
         said = {"started": str(started), "lines": len(events), "status": status}
         sent.mark(folder / FILE, self.key, **said)
-        self.server.heard, self.server.is_open = time.monotonic(), True
+        self.heard, self.is_open = time.monotonic(), True

@@ -11,15 +11,13 @@ from harness.track.mirrors.mirror import Line, Run
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-# Columns of its page HPARAMS; the last two of an experiment with tasks.
-TAGS = ("method", "student", "stage", "teacher", "protocol", "seed", "overlap", "shots")
+NO_COLUMNS = ("kind", "fingerprint", "best_on_test")  # of its page HPARAMS
 
 
 class TensorBoard:
     """A `Sink`."""
 
     name = "TensorBoard"
-    heard, is_open = 0.0, False
 
     def __init__(self, root: Path) -> None:
         self.place = "tensorboard"  # with the store, wherever that moves
@@ -40,7 +38,7 @@ class TensorBoard:
             from torch.utils.tensorboard.summary import hparams
 
             write(writer, results)
-            columns: dict[str, str] = {n: run.tags[n] for n in TAGS if n in run.tags}
+            columns = {name: v for name, v in run.tags.items() if name not in NO_COLUMNS}
             # `SummaryWriter.add_hparams` would write the results once more, without their epoch.
             file: Any = writer.file_writer
             for summary in hparams(columns, dict(results.metrics)):

@@ -27,7 +27,6 @@ class WandB:
     WANDB_BASE_URL, WANDB_ENTITY, WANDB_MODE=offline."""
 
     name = "W&B"
-    heard, is_open = 0.0, False
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -79,7 +78,7 @@ class WandB:
 
             config: dict[str, Any] = {**run.tags, **run.spec}
             self._runs[run.key] = wandb.init(
-                project=run.group.rpartition("-")[0],
+                project=run.experiment,
                 group=run.group,
                 id=run.key,
                 name=run.name,

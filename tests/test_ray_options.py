@@ -1,0 +1,95 @@
+"""What of the Ray executor needs no cluster: its options, the room on nodes, messages, signals."""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from harness.errors import UserError
+from harness.execute.executors import cluster_of
+from harness.execute.node import Mailbox
+from harness.execute.ray_cluster import import_ray, places, resources_of
+from harness.execute.ray_executor import uninterrupted
+from harness.execute.ray_options import RayOptions
+
+
+def test_the_extra_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UserError, match=r"--executor ray.*pip install"):
+        import_ray()
+
+
+def chosen(name: str = "ray", **given: Any) -> Any:
+    options: dict[str, Any] = {"address": None, "cpus": None, "gpus": None}
+    options |= {"no_shared_files": False, "jobs": None, "device": "auto"} | given
+    return cluster_of(name, **options)
+
+
+def test_options_of_the_command() -> None:
+    assert chosen("local", jobs=2, device="cuda") is None, "this machine"
+    assert chosen() == RayOptions()
+    everything = chosen(address="ray://x:1", cpus=2, gpus=0.5, no_shared_files=True, jobs=7)
+    assert everything == RayOptions("ray://x:1", 2, 0.5, "cuda", 7, False)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"name": "lokal"}, "--executor: unknown 'lokal'; did you mean 'local'?"),
+        ({"name": "rya"}, "--executor: unknown 'rya'; did you mean 'ray'?"),
+        ({"name": "local", "address": "x"}, "--ray-address: belongs to --executor ray"),
+        ({"name": "local", "no_shared_files": True}, "--no-shared-files: belongs to"),
+        ({"gpus": 2.0}, "--gpus-per-cell: 2; a cell trains on one GPU"),
+        ({"gpus": -1.0}, "--gpus-per-cell: -1"),
+        ({"device": "cuda:1", "gpus": 1.0}, "--device: 'cuda:1'; Ray chooses"),
+        ({"device": "cuda"}, "--device: cuda, and no GPU for it"),
+        ({"jobs_per_device": 2}, "--jobs-per-device: Ray places the cells"),
+        ({"device": "cpu", "gpus": 0.5}, "--gpus-per-cell: cells on the CPU use none"),
+    ],
+)
+def test_options_that_do_not_go_together(given: dict[str, Any], says: str) -> None:
+    with pytest.raises(UserError) as error:
+        chosen(**given)
+    assert str(error.value).startswith(says)
+
+
+def test_how_many_cells_fit() -> None:
+    def node(alive: bool = True, **resources: float) -> dict[str, Any]:
+        return {"Alive": alive, "Resources": {"memory": 1e9, **resources}}
+
+    nodes = resources_of([node(CPU=4), node(CPU=3.5, GPU=2), node(), node(False, CPU=64, GPU=8)])
+    assert places(nodes, 1, 0) == 7
+    assert places(nodes, 2, 0) == 3, "a cell's cores are of one node"
+    assert places(nodes, 1, 1) == 2
+    assert places(nodes, 1, 0.4) == 3, "two on each GPU, but three cores"
+    assert places([{"CPU": 100, "GPU": 3}], 1, 0.1) == 30
+    assert places([{"CPU": 100, "GPU": 2}], 1, 0.6) == 2, "a cell's share is of one GPU"
+
+
+def test_the_mailbox_keeps_what_is_not_known_to_be_stored() -> None:
+    box = Mailbox()
+    box.put("a", "journal", 1)
+    box.put("b", "journal", 2)
+    assert box.take(0) == box.take(0) == [(1, "a", "journal", 1), (2, "b", "journal", 2)]
+    box.put("a", "checkpoint", 3)
+    assert box.take(1) == [(2, "b", "journal", 2), (3, "a", "checkpoint", 3)]
+    assert box.take(3) == [] == box.take(0)
+
+
+def test_signals_wait_for_the_end_of_a_write() -> None:
+    done = []
+    with pytest.raises(KeyboardInterrupt), uninterrupted():
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.01)
+        done.append("written")
+    assert done == ["written"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    with contextlib.ExitStack() as stack:
+        thread = threading.Thread(target=lambda: stack.enter_context(uninterrupted()))
+        thread.start()
+        thread.join()
