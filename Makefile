@@ -42,7 +42,8 @@ tuned = $(foreach name,$(1),$(if $(wildcard experiments/$(name).tuned.yaml),$(na
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-24s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-# Of the packages' thousands of files most are never imported; Python compiles those that are.
+# Compiled by all cores at once, as pip does not, and now: where PYTHONDONTWRITEBYTECODE is set, as in
+# many containers, each command would compile what it imports. Some files are of newer Pythons.
 setup: $(STAMP)  ## make .venv
 
 $(STAMP): $(if $(ALIVE),,dead-venv)
@@ -51,6 +52,7 @@ $(STAMP): $(if $(ALIVE),,dead-venv)
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else "Python 3.11 to 3.13 is needed, this is %d.%d; use make PYTHON=python3.12" % v)'
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install -qq --no-compile --disable-pip-version-check -r requirements.lock
+	@$(BIN)/python -m compileall -qq -j 0 .venv/lib || true
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 

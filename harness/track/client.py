@@ -8,7 +8,7 @@ import getpass
 import re
 import sys
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -44,6 +44,7 @@ class Connection:
         self.heard = 0.0
         self.experiment_id = ""
         self._client: MlflowClient | None = None
+        self._with_system = False
         self._system: SystemMetrics | None = None
 
     def check(self) -> None:
@@ -53,7 +54,7 @@ class Connection:
             UserError: the address itself is wrong, or system metrics are wanted and cannot be had.
         """
         check_uri(self.uri)
-        self._system = SystemMetrics(self.uri) if check_wanted() else None
+        self._with_system = check_wanted()
 
     def log_system_metrics(self, run_ids: Iterable[str]) -> None:
         """On the runs that stand for the command, if the user asked for them."""
@@ -79,6 +80,8 @@ class Connection:
                 client = cast("MlflowClient", _Heard(self, make_client(self.uri)))
                 self.experiment_id = find_experiment(client, self.experiment, self.uri)
                 prepare(client)
+            if self._with_system:
+                self._system = SystemMetrics(self.uri)
             self._client = client
         return self._client
 
@@ -218,6 +221,14 @@ def log_metrics(client: MlflowClient, run_id: str, metrics: list[Metric]) -> Non
     """In as many calls as MLflow's limit asks for."""
     for start in range(0, len(metrics), MAX_METRICS):
         client.log_batch(run_id, metrics=metrics[start : start + MAX_METRICS])
+
+
+def log_tags(client: MlflowClient, run_id: str, tags: Mapping[str, object]) -> None:
+    """In one call: each costs a commit, or a way to the server and back."""
+    from mlflow.entities import RunTag
+
+    if tags:
+        client.log_batch(run_id, tags=[RunTag(key, str(value)) for key, value in tags.items()])
 
 
 def log_params(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.plan import Plan
-from harness.track.client import log_metrics, source_tags
+from harness.track.client import log_metrics, log_tags, source_tags
 from harness.track.environment import is_server
 from harness.track.saved_views import experiment_note, experiment_tags
 
@@ -93,8 +93,7 @@ def present(client: MlflowClient, run_id: str, result: Result, when: int) -> Non
     Args:
         when: milliseconds since 1970, the same whenever it is sent: MLflow then keeps one value.
     """
-    for name, value in {**result.tags, NOTE: result.text}.items():
-        client.set_tag(run_id, name, value)
+    log_tags(client, run_id, {**result.tags, NOTE: result.text})
     from mlflow.entities import Metric
 
     metrics = [Metric(name, number, when, 0) for name, number in result.metrics.items()]

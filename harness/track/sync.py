@@ -26,6 +26,7 @@ from harness.track.client import (
     Connection,
     log_metrics,
     log_params,
+    log_tags,
     mlflow_name,
     source_tags,
 )
@@ -215,14 +216,14 @@ class Tracker:
         ]
         log_metrics(client, run_id, metrics)
         starts = [e for e in events if e["event"] == "start"]
+        tags: dict[str, object] = {}
         if starts:
-            for key in ("commit", "dirty", "device"):
-                client.set_tag(run_id, key, str(starts[-1][key]))
-            if starts[-1]["commit"]:
-                client.set_tag(run_id, GIT_COMMIT, str(starts[-1]["commit"]))
-            client.set_tag(run_id, "attempts", str(len(starts)))
+            tags |= {key: starts[-1][key] for key in ("commit", "dirty", "device")}
+            tags |= {GIT_COMMIT: starts[-1]["commit"]} if starts[-1]["commit"] else {}
+            tags["attempts"] = len(starts)
         if status == "FAILED":
-            client.set_tag(run_id, "error", events[-1]["error"][:5000])
+            tags["error"] = events[-1]["error"][:5000]
+        log_tags(client, run_id, tags)
         if status == "FINISHED":
             self._log_results(client, run_id, fingerprint, events)
         if status != "RUNNING":
@@ -274,8 +275,7 @@ class Tracker:
     def _describe(self, client: MlflowClient, run_id: str, fingerprint: str) -> None:
         """Tags, parameters, data set and resolved spec: what never changes for a cell."""
         cell, entry = self.plan.cells[fingerprint], main_entry(self.plan, fingerprint)
-        for key, value in tags_of(self.plan, entry).items():
-            client.set_tag(run_id, key, value)
+        log_tags(client, run_id, tags_of(self.plan, entry))
         log_params(client, run_id, flatten(cell.spec))
         self._log_data_set(client, run_id, cell.spec["data"])
         client.log_artifact(run_id, str(self.store.directory(fingerprint) / "cell.json"))
@@ -304,7 +304,7 @@ class Tracker:
         numbers = final_metrics(self.plan, fingerprint, manifest)
         metrics = [Metric(name, value, when, manifest["epochs"]) for name, value in numbers.items()]
         log_metrics(client, run_id, metrics)
-        client.set_tag(run_id, "selected_epoch", str(manifest["selected_epoch"]))
+        log_tags(client, run_id, {"selected_epoch": manifest["selected_epoch"]})
         client.log_artifact(run_id, str(directory / "model.pt"), WEIGHTS)
         if (directory / "predictions.npz").exists():
             client.log_artifact(run_id, str(directory / "predictions.npz"))

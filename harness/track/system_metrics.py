@@ -16,7 +16,6 @@ from harness.errors import UserError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 WANTED = "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING"  # MLflow's own switch
 
@@ -39,30 +38,34 @@ def check_wanted() -> bool:
 
 
 class SystemMetrics:
-    """Samples this machine whenever it is asked, but not more often than MLflow would."""
+    """Samples this machine whenever it is asked, but not more often than MLflow would. A load is
+    that between two samples: the first is taken here, once MLflow is at hand."""
 
     def __init__(self, uri: str) -> None:
-        self._uri = uri
-        self._monitor: SystemMetricsMonitor | None = None
-        self._next = 0.0
-
-    def log(self, client: MlflowClient, run_ids: Iterable[str]) -> None:
-        """A value each of what MLflow's page *System metrics* shows, if it is time for one. The
-        first call is the beginning, and logs nothing: a load is that between two calls."""
-        from mlflow.entities import Metric
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-        now, is_first = time.time(), self._monitor is None
+        self._monitor = SystemMetricsMonitor("", tracking_uri=uri)
+        self._next = 0.0
+        self._sample()
+
+    def log(self, client: MlflowClient, run_ids: Iterable[str]) -> None:
+        """A value each of what MLflow's page *System metrics* shows, if it is time for one."""
+        from mlflow.entities import Metric
+
+        now = time.time()
         if now < self._next:
             return
-        monitor = self._monitor = self._monitor or SystemMetricsMonitor("", tracking_uri=self._uri)
-        self._next = now + monitor.sampling_interval
+        # The step is the time, too: a later command of the same run goes on after this one.
+        metrics = [Metric(k, v, int(1000 * now), int(now)) for k, v in self._sample().items()]
+        for run_id in run_ids:
+            client.log_batch(run_id, metrics)
+
+    def _sample(self) -> dict[str, float]:
+        monitor = self._monitor
+        self._next = time.time() + monitor.sampling_interval
         monitor.collect_metrics()
         node = f"{monitor.node_id}/" if monitor.node_id else ""
         values = {f"system/{node}{k}": v for k, v in monitor.aggregate_metrics().items()}
         for each in monitor.monitors:
             each.clear_metrics()
-        # The step is the time, too: a later command of the same run goes on after this one.
-        metrics = [Metric(name, value, int(1000 * now), int(now)) for name, value in values.items()]
-        for run_id in () if is_first else run_ids:
-            client.log_batch(run_id, metrics)
+        return values
