@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 from arguments import chosen_device, keep, machine, parser_of, settle_of
-from case import Case, add_case, case_of, optimizer_of, takes_teacher
+from case import Case, add_case, case_of, takes_teacher
 from frame import Record, Step, alternate, comparison, record, table
 from torch import Tensor
 
@@ -46,7 +46,7 @@ def bare_side(case: Case, kind: str, images: Images, with_teacher: bool = True) 
     """The networks alone, on the same number of batches."""
     batches = [batch.x for batch in images.augmented(case.batch, epoch_generator(0, 0))]
     student = case.network(case.student)
-    optimizer = optimizer_of(student.parameters())
+    optimizer = case.optimizer(student.parameters())
     # Stage 1 has no classifier: it compares embeddings.
     look = Network.embed if kind == "stage1" else Network.forward
     teacher = None

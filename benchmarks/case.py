@@ -21,6 +21,7 @@ from harness.networks.base import Network
 from harness.train.answers import KeptAnswers
 from harness.train.device import be_deterministic
 from harness.train.methods.base import Context, Training, training_of
+from harness.train.optimizer import make_optimizer
 
 # So small that no weight leaves its place, however many steps are timed.
 LR = 1e-6
@@ -84,7 +85,15 @@ class Case:
         training = training_of(kind, context)
         training.module.to(self.device)
         parameters = [*student.parameters(), *training.module.parameters()]
-        return Prepared(student, training, optimizer_of(parameters))
+        return Prepared(student, training, self.optimizer(parameters))
+
+    def optimizer(self, parameters: Iterable[Parameter]) -> torch.optim.SGD:
+        """As the loop has it."""
+        settings = {"momentum": 0.9, "weight_decay": 5e-4, "nesterov": True}
+        made = make_optimizer(parameters, settings, self.device)
+        for group in made.param_groups:
+            group["lr"] = LR
+        return made
 
 
 @dataclass(frozen=True)
@@ -92,11 +101,6 @@ class Prepared:
     model: Network
     training: Training
     optimizer: torch.optim.Optimizer
-
-
-def optimizer_of(parameters: Iterable[Parameter]) -> torch.optim.SGD:
-    """As the loop makes it."""
-    return torch.optim.SGD(parameters, lr=LR, momentum=0.9, weight_decay=5e-4, nesterov=True)
 
 
 def images_of(n: int, classes: int, device: torch.device) -> Images:

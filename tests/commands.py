@@ -19,8 +19,8 @@ import mlflow.pytorch, optuna, sklearn.datasets, torch._dynamo
 import mlflow.store.db.utils, mlflow.store.model_registry.sqlalchemy_store
 import mlflow.store.tracking.sqlalchemy_store, sqlalchemy.orm
 import analysis.commands, analysis.grid_page
-import harness.cli, harness.run.grid, harness.track.mlflow_model, harness.track.sync
-import harness.tune.search
+import harness.__main__, harness.cli, harness.run.grid, harness.tune.search
+import harness.track.mlflow_model, harness.track.sync
 sqlalchemy.orm.configure_mappers()
 gc.freeze()  # a collection in a child would copy all memory
 print("ready", flush=True)
@@ -35,9 +35,9 @@ for line in sys.stdin:
         for number, path in enumerate(("/dev/null", job["out"], job["err"])):
             os.dup2(os.open(path, os.O_RDWR), number)
         sys.argv = ["harness", *job["arguments"]]
-        from harness.__main__ import command
-        status = command()
-        # What Python does at its end, but for taking all modules apart, which takes two seconds.
+        harness.__main__._leave = lambda ended: None  # it would come before what is registered here
+        status = harness.__main__.command()
+        # What Python does at its end, and then what `_leave` does.
         threading._shutdown()
         atexit._run_exitfuncs()
         sys.stdout.flush()

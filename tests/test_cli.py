@@ -536,6 +536,8 @@ def test_ctrl_c_while_python_still_imports(monkeypatch: pytest.MonkeyPatch, caps
             raise KeyboardInterrupt
 
     monkeypatch.setitem(sys.modules, "harness.cli", Interrupting("harness.cli"))
+    monkeypatch.setattr("atexit.register", lambda *_: None)  # pytest has an end of its own
+    monkeypatch.setattr("gc.set_threshold", lambda *_: None)
     assert getattr(importlib.import_module(module), name)() == 130
     assert capsys.readouterr().err == ""
 
@@ -548,3 +550,27 @@ def test_the_command_imports_nothing_that_could_be_interrupted() -> None:
         [sys.executable, "-c", code], env=environment(), capture_output=True, text=True
     )
     assert done.stdout.split() == ["harness", "harness.__main__"]
+
+
+ENDS = """
+import sys
+from harness.__main__ import command
+
+class Global:
+    def __del__(self):
+        print("taken apart")
+
+last = Global()
+sys.exit(command())
+"""
+
+
+@pytest.mark.parametrize(("argument", "status"), [("--version", 0), ("--nonsense", 2)])
+def test_a_command_has_said_all_and_ends_at_once(argument: str, status: int) -> None:
+    """Python would take apart every module: a second where PyTorch is among them."""
+    done = subprocess.run(
+        [sys.executable, "-c", ENDS, argument], env=environment(), capture_output=True, text=True
+    )
+    assert done.returncode == status and "taken apart" not in done.stdout
+    assert ("harness" in done.stdout) == (status == 0), done.stdout
+    assert ("--nonsense" in done.stderr) == (status == 2), done.stderr

@@ -207,6 +207,29 @@ def test_a_data_set_is_loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert loaded.dataset(options, True, "/elsewhere").digest == first.digest and len(calls) == 4
 
 
+STARTED = """
+import gc, multiprocessing, sys
+from harness.execute.local import work
+before, (orders, ours) = set(sys.modules), multiprocessing.Pipe()
+ours.close()
+work(orders, "cpu", 1, {})
+with open(FILE, "w") as file:
+    print(gc.isenabled(), gc.get_freeze_count() > 100_000, *before, file=file)
+"""
+
+
+def test_a_worker_has_from_the_start_what_it_needs(executor: LocalExecutor, tmp_path: Path) -> None:
+    """And Python does not look for garbage among it."""
+    executor.warm_up()
+    code = STARTED.replace("FILE", repr(str(tmp_path / "said")))
+    process = executor._context.Process(target=exec, args=(code,))
+    process.start()
+    process.join(60)
+    enabled, frozen, *modules = (tmp_path / "said").read_text().split()
+    assert (enabled, frozen) == ("True", "True")
+    assert {"harness.cli", "harness.train.cell", "torch._dynamo", "torch._inductor"} <= {*modules}
+
+
 @pytest.mark.parametrize("name", ENVIRONMENT)
 @pytest.mark.parametrize("set_by_user", [None, "7"])
 def test_what_workers_are_told_unless_the_user_has_said_otherwise(

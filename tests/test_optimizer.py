@@ -7,14 +7,16 @@ from typing import Any
 
 import pytest
 import torch
+from test_networks import SMALL
 from torch import Tensor, nn
 
-from harness.networks import build
+from harness.networks import NETWORKS, build
 from harness.networks.base import Network
 from harness.store import CellDir
 from harness.train import loop
 from harness.train.evaluate import accuracy, embed_and_classify
 from harness.train.methods.base import Context, Losses, Training
+from harness.train.optimizer import make_optimizer
 
 LR = (0.5, 0.25)  # of the two epochs
 
@@ -89,6 +91,25 @@ def test_two_steps(tmp_path: Path, momentum: float, nesterov: bool, weight_decay
     assert training.module.weight.item() == pytest.approx(own)
     assert epoch == 2 and [line["lr"] for line in lines] == list(LR)
     assert lines[0]["loss/w"] == 1.0 and lines[0]["loss/own"] == 4.5
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_cpu_steps_to_the_same_bits_as_ever(name: str) -> None:
+    """As PyTorch's plain implementation, whatever the weights' memory format."""
+    settings = {"momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
+    models = []
+    for device in ("cpu", "meta"):  # of any other device PyTorch decides
+        torch.manual_seed(0)
+        model = build(name, 10, **SMALL[name]).to(memory_format=torch.channels_last)
+        optimizer = make_optimizer(model.parameters(), settings, torch.device(device))
+        assert bool(optimizer.param_groups[0]["fused"]) == (device == "cpu")
+        for x in torch.randn(3, 8, 3, 32, 32):
+            optimizer.zero_grad()
+            model(x).logsumexp(1).sum().backward()
+            optimizer.step()
+        models.append(model.state_dict())
+    fused, plain = models
+    assert all(torch.equal(fused[key], plain[key]) for key in plain)
 
 
 class SomeImages:

@@ -8,6 +8,7 @@ alone, and another worker takes its slot.
 from __future__ import annotations
 
 import contextlib
+import gc
 import multiprocessing
 import multiprocessing.util
 import os
@@ -32,6 +33,7 @@ def work(orders: Connection, device: str, threads: int | None, version: dict[str
     answers with the exit status of each. What it has loaded of a data set serves the next, too.
     Output goes to the cell's log.txt; there is no life after the orchestrator's."""
     threading.Thread(target=_die_with_parent, daemon=True).start()
+    gc.freeze()  # what the fork server has imported
     import torch
 
     from harness.store import CellDir
@@ -78,16 +80,6 @@ ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
     "MALLOC_TRIM_THRESHOLD_": str(2**30),
 }
-
-
-# harness.cli is what a child would import again as the main script; the others are what a cell
-# imports, some on first use, which would cost each of them seconds.
-PRELOADED = [
-    "harness.train.cell",
-    "harness.cli",
-    "torch._dynamo",
-    "torch._inductor",
-]
 
 
 MAX_TEMPORARY = 60  # characters of a folder: a socket's whole path may have 107
@@ -167,7 +159,7 @@ class LocalExecutor:
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         self._context = multiprocessing.get_context("forkserver")
-        forkserver.set_forkserver_preload(PRELOADED)
+        forkserver.set_forkserver_preload(["harness.execute.preload"])
         self._workers: dict[int, Worker] = {}  # by place in slots
 
     def _busy(self) -> dict[int, Worker]:

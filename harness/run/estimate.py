@@ -26,6 +26,7 @@ from harness.train.answers import PassFile
 from harness.train.checkpoint import build_network
 from harness.train.device import resolve_device
 from harness.train.evaluate import autocast
+from harness.train.optimizer import make_optimizer
 
 MEASURED_STEPS = 3
 FLOAT = 4  # bytes
@@ -79,6 +80,7 @@ def measure_networks(
     device = resolve_device(device_name)
     images = on_device(dataset, dataset.train, device, n_workers)
     size, precision = experiment.optimizer.batch_size, experiment.optimizer.precision
+    settings = experiment.optimizer.model_dump()
     speeds: dict[str, Speed] = {}
     for options in (experiment.teacher, *experiment.students):
         network = options.model_dump(mode="json")
@@ -87,7 +89,7 @@ def measure_networks(
             continue
         model = build_network(network, len(dataset.class_names)).to(device)
         model = model.to(memory_format=torch.channels_last)
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+        optimizer = make_optimizer(model.parameters(), settings, device)
 
         def step(batch: Any) -> None:
             with autocast(device, precision):

@@ -22,6 +22,7 @@ from harness.stored import Damaged
 from harness.train.checkpoint import State, copy_state, from_bytes, to_bytes
 from harness.train.evaluate import autocast
 from harness.train.methods.base import Training
+from harness.train.optimizer import make_optimizer
 
 # A checkpoint waits for the disk as long as a short epoch takes. Where epochs are short it is
 # written after some of them: when the training since the last one took so many times as long as
@@ -75,14 +76,9 @@ def train(
         Diverged: the loss became NaN or infinite.
         UserError: the checkpoint is broken.
     """
-    settings, own = spec["optimizer"], training.module.to(images.device)
-    optimizer = torch.optim.SGD(
-        [*model.parameters(), *own.parameters()],
-        lr=0.1,  # set anew every epoch
-        momentum=settings["momentum"],
-        weight_decay=settings["weight_decay"],
-        nesterov=settings["nesterov"],
-    )
+    own = training.module.to(images.device)
+    parameters = [*model.parameters(), *own.parameters()]
+    optimizer = make_optimizer(parameters, spec["optimizer"], images.device)
     score = scoring(spec["protocol"], training.metric)
     ties = spec["protocol"].get("ties", "later")
     best, selected, done = Best(ties=ties), copy_state(model), 0
