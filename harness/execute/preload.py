@@ -9,7 +9,7 @@ import gc
 
 gc.disable()
 
-import torch._dynamo  # noqa: E402
+import torch._dynamo  # noqa: E402, F401
 
 import harness.cli  # noqa: E402
 import harness.train.cell  # noqa: E402, F401
