@@ -21,6 +21,7 @@ def make_optimizer(
         momentum=settings["momentum"],
         weight_decay=settings["weight_decay"],
         nesterov=settings["nesterov"],
-        # On a CPU one pass over each tensor in place of four, and the same bits.
-        fused=device.type == "cpu" or None,
+        # As PyTorch does on a GPU by itself: fewer calls, and the same bits. Its fused form, faster
+        # still, has others in the last elements of a tensor, which fill no register.
+        foreach=device.type == "cpu" or None,
     )
