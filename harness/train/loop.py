@@ -27,7 +27,7 @@ from harness.train.optimizer import make_optimizer
 # A checkpoint waits for the disk as long as a short epoch takes. Where epochs are short it is
 # written after some of them: when the training since the last one took so many times as long as
 # writing that one, and after so many seconds at the latest, which a kill then costs.
-CHECKPOINT_SHARE, CHECKPOINT_SECONDS = 50, 5.0
+CHECKPOINT_SHARE, CHECKPOINT_SECONDS = 100, 5.0
 
 
 class Interrupted(Exception):
