@@ -62,8 +62,8 @@ def cluster() -> Iterator[Any]:
         patch.setenv("RAY_health_check_period_ms", "300")
         patch.setenv("RAY_health_check_failure_threshold", "3")
         place = stack.enter_context(tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp"))
+        patch.setenv("RAY_TMPDIR", place)  # short, for sockets; and nobody's `auto`
         head = {"num_cpus": 1, "object_store_memory": MEMORY, "include_dashboard": False}
-        head["temp_dir"] = place  # short, for sockets; and nobody's `auto`
         made = Cluster(initialize_head=True, head_node_args=head)
         try:
             for _ in range(2):
