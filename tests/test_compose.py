@@ -71,6 +71,8 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
             ray_status = None
             if WITH_RAY:
                 stack.up("ray-head", "ray-worker")
+                # Its health check is the head's: it may pass before the worker has joined.
+                assert wait_until(lambda: "runtime started" in stack.log("ray-worker"), 60)
                 on_ray = ("harness", "run", "experiments/on-ray.yaml", "--executor", "ray")
                 ray_status = stack.run("ray-head", *on_ray, "--no-bar", output=log)
             api = f"http://127.0.0.1:{stack.port('mlflow')}/api/2.0/mlflow/experiments/search"
