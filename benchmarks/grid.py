@@ -75,7 +75,7 @@ def harness(arguments: list[str], code: Path, folder: Path) -> subprocess.Comple
     """`harness ARGUMENTS` of the checkout `code`, in `folder`."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "HARNESS_"))}
     own = {"PYTHONPATH": str(code), "MLFLOW_DISABLE_TELEMETRY": "true"}
-    own["PYTHONDONTWRITEBYTECODE"] = ""  # a checkout of now is compiled once, as the other was
+    own["PYTHONDONTWRITEBYTECODE"] = ""  # else only the code that was compiled before has bytecode
     command = [sys.executable, "-m", "harness", *arguments]
     return subprocess.run(command, cwd=folder, env=kept | own, capture_output=True, text=True)
 

@@ -647,7 +647,7 @@ def test_system_metrics_on_request(finished: Path, tmp_path: Path, empty_databas
     file = write_experiment(tmp_path / "tiny.yaml", methods=["plain"], training={"epochs": 6})
     wanted = {
         "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING": "true",
-        "MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL": "0.1",
+        "MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL": "0.5",
     }
     done = call(tmp_path, "run", str(file), "--no-bar", "--device", "cpu", **wanted)
     assert done.returncode == 0 and not done.stderr, done.stderr

@@ -140,6 +140,8 @@ def test_one_grid_and_one_run_a_training(four_writers: Path, server: Postgres) -
         "mlflow",
     )
     assert doubled == []
+    begun = server.sql("select count(*) from tags where key = 'started'", "mlflow")
+    assert begun == [(sum(CELLS.values()),)], "a run that was made, and left"
 
 
 def test_every_epoch_of_every_store_is_there_once(four_writers: Path, server: Postgres) -> None:

@@ -44,7 +44,6 @@ class Connection:
         self.heard = 0.0
         self.experiment_id = ""
         self._client: MlflowClient | None = None
-        self._with_system = False
         self._system: SystemMetrics | None = None
 
     def check(self) -> None:
@@ -54,7 +53,7 @@ class Connection:
             UserError: the address itself is wrong, or system metrics are wanted and cannot be had.
         """
         check_uri(self.uri)
-        self._with_system = check_wanted()
+        check_wanted()
 
     def log_system_metrics(self, run_ids: Iterable[str]) -> None:
         """On the runs that stand for the command, if the user asked for them."""
@@ -80,7 +79,7 @@ class Connection:
                 client = cast("MlflowClient", _Heard(self, make_client(self.uri)))
                 self.experiment_id = find_experiment(client, self.experiment, self.uri)
                 prepare(client)
-            if self._with_system:
+            if check_wanted():
                 self._system = SystemMetrics(self.uri)
             self._client = client
         return self._client
@@ -227,8 +226,7 @@ def log_tags(client: MlflowClient, run_id: str, tags: Mapping[str, object]) -> N
     """In one call: each costs a commit, or a way to the server and back."""
     from mlflow.entities import RunTag
 
-    if tags:
-        client.log_batch(run_id, tags=[RunTag(key, str(value)) for key, value in tags.items()])
+    client.log_batch(run_id, tags=[RunTag(key, str(value)) for key, value in tags.items()])
 
 
 def log_params(
