@@ -18,7 +18,7 @@ FILE ?=
 AGAINST ?=
 # Of the docs target: what a Python user may import, and where the pages go
 API := harness.api harness.trained harness.distill harness.methods harness.networks harness.data \
-  harness.spec harness.plan harness.run.grid harness.measures harness.errors
+  harness.experiment harness.plan harness.run.grid harness.common.metrics harness.common.errors
 SITE ?= site
 comma := ,
 space := $(subst ,, )

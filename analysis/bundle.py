@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from analysis.bundle_fields import parse_lines, task_of
-from harness.canonical import canonical
-from harness.errors import UserError
-from harness.measures import EVALUATION_SECONDS
+from harness.common.canonical_json import canonical
+from harness.common.errors import UserError
+from harness.common.metrics import EVALUATION_SECONDS
+from harness.common.redaction import without_password
+from harness.experiment.file import networks_of
+from harness.experiment.published import read_published
+from harness.experiment.tasks import Tasks
 from harness.plan import TEACHER, Plan
-from harness.predictions import read_predictions_file
-from harness.redact import without_password
-from harness.spec.file import networks_of
-from harness.spec.published import read_published
-from harness.spec.tasks import Tasks
 from harness.store import CellDir, Store
-from harness.track import sent
+from harness.store.predictions import read_predictions_file
+from harness.track import sync_state
 from harness.track.environment import tracking_uri
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ def export(plan: Plan, root: Path, file: Path, assignments: list[str]) -> str:
             ],
             **cell.as_json(),
             "manifest": directory.manifest,
-            "mlflow_run_id": sent.run_id(
+            "mlflow_run_id": sync_state.run_id(
                 directory, plan.experiment.name, plan.experiment.grid, place
             ),
             "curves": curves_of(directory),

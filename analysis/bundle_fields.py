@@ -9,11 +9,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness import methods
-from harness.errors import first_error
-from harness.measures import Form, ncm_of
+from harness.common.errors import first_error
+from harness.common.metrics import SelectionRule, ncm_of
+from harness.experiment.tasks import ALL, Task, Tasks
 from harness.plan import TEACHER
-from harness.spec.tasks import ALL, Task, Tasks
-from harness.stored import parse_json
+from harness.store.cell_files import parse_json
 
 # More classes than any data set has: a matrix of them would still fit into memory.
 MOST_CLASSES = 30_000
@@ -55,13 +55,13 @@ class Header(Part):
     bundle: int
     experiment: ExperimentPart
     command: str
-    reported: Form
+    reported: SelectionRule
     protocol: str
     published: list[dict[str, str]]
     class_names: list[str] | None = None
 
 
-class EntryPart(Part):
+class TableEntryPart(Part):
     """A bundle may be older than tasks, which have overlap and shots."""
 
     stage: str
@@ -112,7 +112,7 @@ class CellLine(Part):
     """Every other line. A bundle may be older than curves and confusions."""
 
     fingerprint: str
-    entries: list[EntryPart]
+    entries: list[TableEntryPart]
     spec: SpecPart = SpecPart()
     manifest: ManifestPart
     mlflow_run_id: str | None

@@ -7,7 +7,7 @@ import os
 import shlex
 from pathlib import Path
 
-from analysis import methods_page, quirks
+from analysis import ablation_tables, methods_page
 from analysis.bundle import RESULTS, bundle_path, export, read_bundle, trained
 from analysis.readme import DOCS, README, has_markers, replace_between_markers
 from analysis.tables import compact
@@ -15,8 +15,8 @@ from analysis.tables.csv_and_latex import csv_text, tex_text
 from analysis.tables.markdown import markdown
 from analysis.tables.runs import runs_markdown
 from analysis.tables.text import for_terminal, terminal_width
-from harness.errors import UserError
-from harness.names import program
+from harness.common.errors import UserError
+from harness.common.names import program
 from harness.plan import Plan
 
 FIGURES = DOCS / "figures"
@@ -87,7 +87,7 @@ def make_tables(
         if path in fresh:
             outputs[path] = fresh[path]
             print(for_terminal(table, terminal_width()))
-    outputs |= quirks.refreshed(pages)
+    outputs |= ablation_tables.refreshed(pages)
     outputs |= pages
     if methods_page.PATH.exists():
         outputs[methods_page.PATH] = methods_page.methods_page()

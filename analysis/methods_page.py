@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from analysis.tables.rows import DASH
-from harness.measures import NCM_FORMS, names_of
+from harness.common.metrics import NCM_METRICS, names_of
+from harness.experiment.experiment import Optimizer
 from harness.methods import DEFAULT, MOST_STAGES, REGISTRY, SECTIONS, STAGES
 from harness.methods.base import AT, BOTH, Method, Stage
 from harness.plan import TEACHER
-from harness.spec.experiment import Optimizer
 
 PATH = Path("docs/methods.md")
 SUM = "kd+vid"  # an example, also of the benchmark
@@ -154,7 +154,7 @@ def _row(method: Method, ratios: dict[str, float]) -> str:
 def _stage_row(stage: Stage) -> str:
     sections = ", ".join(f"`{section}`" for section in stage.all_sections) or DASH
     switches = "".join(f", `protocol.{switch}`" for switch in stage.switches)
-    measured = ", ".join(NCM_FORMS.get(name, name) for name in names_of(stage.result))
+    measured = ", ".join(NCM_METRICS.get(name, name) for name in names_of(stage.result))
     trainer = ", ".join(stage.terms.values()) or stage.trainer
     return f"| `{stage.kind}` | {sections}{switches} | {measured} | `{trainer}` |"
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from harness.errors import UserError
+from harness.common.errors import UserError
 
 README = Path("README.md")
 DOCS = Path("docs")  # a table stands in README.md or on a page here, where its markers are

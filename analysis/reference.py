@@ -17,7 +17,7 @@ from analysis.bundle import Bundle
 from analysis.statistics import Estimate, estimate, t_quantile
 from analysis.tables.rows import Row, columns_of, rows_of
 from analysis.verdicts import LEVEL, by_seed, paired
-from harness.canonical import flatten
+from harness.common.canonical_json import flatten
 
 Agreement = Literal["equal", "agrees", "differs", "one run"]
 # Of an experiment: lists that may be shorter here, and what changes no number.

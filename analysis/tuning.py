@@ -12,7 +12,7 @@ from pydantic import Field
 from analysis.bundle_fields import Part, checked_lines
 from analysis.figures.base import default_settings, pixels
 from analysis.figures.studies import KINDS, StudyTrials, drawable
-from harness.errors import UserError
+from harness.common.errors import UserError
 from harness.tune.export import FORMAT, RESULTS
 
 FIGURES = Path("docs/figures/tuning")

@@ -8,7 +8,7 @@ from analysis.bundle import Bundle, bundle_path, read_bundle, trained, unfinishe
 from analysis.reference import compare
 from analysis.tables.comparisons import comparison_markdown, verdicts_markdown
 from analysis.tables.text import for_terminal, terminal_width
-from harness.errors import UserError
+from harness.common.errors import UserError
 from harness.plan import Plan
 
 

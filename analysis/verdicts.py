@@ -32,9 +32,9 @@ from analysis.tables.rows import (
     rows_of,
     select,
 )
+from harness.experiment.claims import Claim, Quantity, published_of, read_claim, read_quantity
 from harness.methods import DEFAULT, find
 from harness.plan import TEACHER
-from harness.spec.claims import Claim, Quantity, published_of, read_claim, read_quantity
 
 Outcome = Literal["supported", "contradicted", "undecided"]
 OUTCOMES: tuple[Outcome, ...] = ("supported", "contradicted", "undecided")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from frame import Record, save
 
-from harness.provenance import code_version, processor, software
+from harness.common.provenance import code_version, processor, software
 from harness.train.device import describe, resolve_device
 
 

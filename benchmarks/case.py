@@ -18,10 +18,10 @@ from harness.data.placement import on_device
 from harness.methods import REGISTRY, SECTIONS
 from harness.networks import build
 from harness.networks.base import Network
-from harness.train.answers import KeptAnswers
 from harness.train.device import be_deterministic
 from harness.train.methods.base import Context, Training, training_of
 from harness.train.optimizer import make_optimizer
+from harness.train.teacher_cache import TeacherCache
 
 # So small that no weight leaves its place, however many steps are timed.
 LR = 1e-6
@@ -80,7 +80,7 @@ class Case:
         kept = None
         if answers is not None and teacher is not None:
             embed, width = torch.no_grad()(teacher.embed), teacher.embedding_dim
-            kept = KeptAnswers(answers, {}, 10**9, embed, width, self.device)
+            kept = TeacherCache(answers, {}, 10**9, embed, width, self.device)
         context = Context(spec, {"train": images}, self.classes, student, teacher, kept)
         training = training_of(kind, context)
         training.module.to(self.device)

@@ -137,7 +137,7 @@ def draw(kept: list[Record], path: Path) -> None:
     from matplotlib.figure import Figure
 
     from analysis.figures.base import default_settings, pixels
-    from analysis.figures.look import STYLES
+    from analysis.figures.style import STYLES
 
     names = (LOSS, STEP, EVALUATION, PLAN)
     kinds = [r["machine"]["kind"] for r in kept]

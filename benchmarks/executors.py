@@ -21,16 +21,16 @@ import torch
 from arguments import chosen_device, keep, machine, parser_of
 from frame import Record, Seconds, alternate, comparison, record, rounded, spread, table
 
+from harness.common.provenance import code_version
 from harness.data import load
 from harness.execute import Executor
 from harness.execute.local import LocalExecutor
-from harness.execute.ray_options import RayOptions
+from harness.execute.ray.options import RayOptions
 from harness.execute.scheduler import begin, run
+from harness.experiment.file import parse
 from harness.plan import Plan, make_plan
-from harness.provenance import code_version
-from harness.run.session import cell_options
-from harness.spec.file import parse
 from harness.store import Store
+from harness.store.cell_options import cell_options
 
 PLACES = 2
 LOCAL, SHARED, SENT = "local", "Ray, shared files", "Ray, cells travel"
@@ -81,7 +81,7 @@ def train_all(plan: Plan, executor: Executor, store: Store) -> float:
 
 def measure(plan: Plan, rounds: int, address: str, folder: Path) -> tuple[Seconds, dict[str, Any]]:
     """Seconds of each executor and round, and its seconds of overhead a cell: quartiles."""
-    from harness.execute.ray_executor import RayExecutor
+    from harness.execute.ray.executor import RayExecutor
 
     version = code_version()
     executors: dict[str, Executor] = {

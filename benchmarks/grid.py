@@ -27,8 +27,8 @@ from typing import Any
 from arguments import chosen_device, keep, machine, parser_of
 from frame import Record, Spread, Step, alternate, comparison, record, rounded, spread, table
 
+from harness.common.metrics import EVALUATION_SECONDS
 from harness.execute.local import threads_for
-from harness.measures import EVALUATION_SECONDS
 from harness.run.session import default_jobs
 from harness.store import CellDir, Store
 

@@ -21,7 +21,7 @@ from typing import Any
 from frame import RESULTS, Record, read
 
 from analysis.readme import replace_between_markers
-from harness.errors import UserError
+from harness.common.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "performance.md"

@@ -26,13 +26,13 @@ from analysis.bundle import read_bundle
 from analysis.tables.markdown import markdown
 from analysis.tables.runs import runs_markdown
 from harness.data import Dataset, load
-from harness.execute import STOPPED
 from harness.execute.scheduler import Progress, run
+from harness.experiment.experiment import Experiment
+from harness.experiment.file import read
 from harness.plan import Cell, Plan, make_plan
 from harness.run.grid import plan_of
-from harness.spec.experiment import Experiment
-from harness.spec.file import read
 from harness.store import CellDir, Store
+from harness.train.exit_status import STOPPED
 
 sys.path.append(str(ROOT / "tests"))  # where finished cells are made up
 from bundles import mark_as_sent, without_training

@@ -27,7 +27,7 @@ HARNESS_UID="${HARNESS_UID:-$(stat -c %u ..)}"
     fail "HARNESS_UID: root owns this checkout, and no container runs as root; chown it to a user"
 
 if [ -z "${HARNESS_COMMIT:-}" ] && HARNESS_COMMIT="$(git rev-parse HEAD 2> /dev/null)"; then
-    # As harness/provenance.py: what the harness itself rewrites is no change.
+    # As harness/common/provenance.py: what the harness itself rewrites is no change.
     changed="$(git -C .. status --porcelain --untracked-files=no -- . \
         ':!README.md' ':!docs' ':!experiments/results')"
     HARNESS_COMMIT="$HARNESS_COMMIT${changed:+-dirty}"

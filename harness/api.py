@@ -13,7 +13,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.errors import UserError, nearest
+from harness.common.errors import UserError, nearest
 from harness.methods.base import TEACHER
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def results(
     import pandas as pd
 
     from analysis.tables.rows import rows_of
-    from harness.measures import FORMS
+    from harness.common.metrics import SELECTION_RULES
 
     bundle = _bundle(Path(file), Path(store), list(changes), committed)
     rows = {(r.method, r.stage, r.result): r for r in rows_of(bundle)}
@@ -69,7 +69,7 @@ def results(
                 **{name: number[name] for name in ("method", "stage", *TASK, "seed", "result")},
                 "final": row.is_final,
                 "accuracy": number[bundle.reported],
-                **{form: number[form] for form in FORMS},
+                **{form: number[form] for form in SELECTION_RULES},
                 "epochs": number["epochs"],
                 "seconds": number["seconds"],
                 "cell": number["fingerprint"],
@@ -167,8 +167,8 @@ def load_student(
 
 def _bundle(file: Path, store: Path, changes: list[str], committed: bool) -> Bundle:
     from analysis.bundle import RESULTS, read_bundle, trained
+    from harness.experiment.file import read
     from harness.run.grid import plan_of
-    from harness.spec.file import read
     from harness.track.registry import resolve
 
     experiment = read(file, changes, resolve)

@@ -8,17 +8,17 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from harness.canonical import canonical
+from harness.common.canonical_json import canonical
+from harness.common.metrics import ACCURACY
 from harness.data import Dataset, DatasetOptions
 from harness.data.views import View
-from harness.measures import ACCURACY
+from harness.experiment.experiment import Experiment
+from harness.experiment.protocol import PRESETS
+from harness.experiment.tasks import Task, TaskViews
 from harness.methods import IMPORTED, SUPERVISED, find, stage_of
 from harness.methods.base import TEACHER as TEACHER
 from harness.methods.base import Method, Stage
-from harness.networks import PIXELS, Options, PixelsOptions
-from harness.spec.experiment import Experiment
-from harness.spec.protocol import PRESETS
-from harness.spec.tasks import Task, TaskViews
+from harness.networks import PIXELS, NetworkOptions, PixelsOptions
 
 # Raise it when the same cell would train to different numbers: every older cell becomes stale.
 SEMANTICS = 1
@@ -56,12 +56,12 @@ class Cell:
 
 
 def result_of(kind: str) -> str:
-    """What a cell of this kind measures on the test set (harness.measures)."""
+    """What a cell of this kind measures on the test set (harness.common.metrics)."""
     return (SUPERVISED if kind == IMPORTED else stage_of(kind)).result
 
 
 @dataclass(frozen=True)
-class Entry:
+class TableEntry:
     """What a cell is in one experiment: a number of its table.
 
     stage: one of its method's stages, or "teacher", whose method is "teacher" too.
@@ -120,10 +120,10 @@ class Plan:
 
     experiment: Experiment
     cells: dict[str, Cell]
-    entries: tuple[Entry, ...]
+    entries: tuple[TableEntry, ...]
     images: Counts | None = None
 
-    def entries_of(self, fingerprint: str) -> list[Entry]:
+    def entries_of(self, fingerprint: str) -> list[TableEntry]:
         return self._by_cell.get(fingerprint, [])
 
     def name_of(self, fingerprint: str) -> str:
@@ -134,8 +134,8 @@ class Plan:
         return next(((f, c) for f, c in self.cells.items() if c.kind == IMPORTED), None)
 
     @cached_property
-    def _by_cell(self) -> dict[str, list[Entry]]:
-        result: dict[str, list[Entry]] = {}
+    def _by_cell(self) -> dict[str, list[TableEntry]]:
+        result: dict[str, list[TableEntry]] = {}
         for entry in self.entries:
             result.setdefault(entry.fingerprint, []).append(entry)
         return result
@@ -166,7 +166,7 @@ def data_spec(options: DatasetOptions, dataset: Dataset) -> dict[str, Any]:
     return data
 
 
-def viewed(view: View) -> dict[str, Any]:
+def view_field(view: View) -> dict[str, Any]:
     """Of a cell's data: what it sees of them; nothing, if that is everything."""
     return {} if view == View() else {"view": view.identity}
 
@@ -178,7 +178,7 @@ LATER = ("ties", "last_look", "initial_weights", "evaluate_every", "select_by")
 def stage_spec(
     experiment: Experiment,
     stage: Stage,
-    network: Options,
+    network: NetworkOptions,
     data: dict[str, Any],
     seed: int,
     starts_anew: bool = False,
@@ -241,7 +241,7 @@ def make_plan(experiment: Experiment, dataset: Dataset) -> Plan:
     views = task_views(experiment, dataset)
     # The one place that says which data a cell has.
     whole = data_spec(experiment.dataset, dataset)
-    teacher_data = whole | viewed(views.teacher())
+    teacher_data = whole | view_field(views.teacher())
     tasks = [None] if experiment.tasks is None else experiment.tasks.all
     methods = {task: experiment.methods_of(task) for task in tasks}
     own = {
@@ -264,12 +264,12 @@ def make_plan(experiment: Experiment, dataset: Dataset) -> Plan:
 
     def stages_of(
         method: Method,
-        student: Options,
+        student: NetworkOptions,
         task: Task | None,
         seed: int,
         teacher: dict[str, str],
         students_data: dict[str, Any],
-    ) -> Iterator[Entry]:
+    ) -> Iterator[TableEntry]:
         settings = own[method.name, task]
         upstream = teacher if method.needs else {}
         for stage in method.stages:
@@ -285,17 +285,17 @@ def make_plan(experiment: Experiment, dataset: Dataset) -> Plan:
             spec = stage_spec(settings, stage, network, data, seed, starts_anew)
             fingerprint = add(Cell(stage.kind, spec, upstream))
             of = None if on_teachers and not settings_differ(experiment, method.name) else task
-            yield Entry(fingerprint, stage.name, method.name, student.label, seed, of)
+            yield TableEntry(fingerprint, stage.name, method.name, student.label, seed, of)
             upstream = {**upstream, "initial": fingerprint}
 
-    def entries() -> Iterator[Entry]:
+    def entries() -> Iterator[TableEntry]:
         for seed in experiment.seeds:
             teacher: dict[str, str] = {}
             if experiment.needs_teacher:
                 teacher = {TEACHER: add(teacher_of(seed))}
                 label = experiment.teacher.label
-                yield Entry(teacher[TEACHER], TEACHER, TEACHER, label, seed)
-            students_data = {task: whole | viewed(views.student(task, seed)) for task in tasks}
+                yield TableEntry(teacher[TEACHER], TEACHER, TEACHER, label, seed)
+            students_data = {task: whole | view_field(views.student(task, seed)) for task in tasks}
             for student in experiment.students:
                 for task in tasks:
                     for method in methods[task]:

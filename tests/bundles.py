@@ -11,15 +11,15 @@ import numpy as np
 
 from analysis.bundle import Bundle, export, read_bundle
 from harness import methods
+from harness.common.metrics import ACCURACY, EVALUATION_SECONDS, SELECTION_RULES, names_of, of_group
 from harness.data import load
 from harness.data.views import View, apply
-from harness.measures import ACCURACY, EVALUATION_SECONDS, FORMS, names_of, of_group
+from harness.experiment.file import parse, read
 from harness.methods import n_epochs
 from harness.plan import Plan
 from harness.run.grid import plan_of
-from harness.spec.file import parse, read
 from harness.store import Store
-from harness.track import sent
+from harness.track import sync_state
 from harness.track.sync import Tracker
 
 FILE = "experiments/tiny.yaml"
@@ -116,7 +116,9 @@ def without_training(plan: Plan, root: Path) -> str:
         (directory / "model.pt").write_bytes(fingerprint.encode())
         directory.finish(
             {
-                "results": {r: dict.fromkeys(FORMS, accuracy_of(fingerprint, r)) for r in results},
+                "results": {
+                    r: dict.fromkeys(SELECTION_RULES, accuracy_of(fingerprint, r)) for r in results
+                },
                 "selected_epoch": epochs,
                 "epochs": epochs,
                 "model_sha256": hashlib.sha256(fingerprint.encode()).hexdigest(),
@@ -143,11 +145,13 @@ def mark_as_sent(plan: Plan, root: Path) -> None:
     tracker = Tracker(plan, Store(root))
     for fingerprint in plan.cells:
         directory = tracker.store.directory(fingerprint)
-        events = sent.current_training(directory)
+        events = sync_state.current_training(directory)
         shown = {"started": str(events[0]["time"]), "lines": len(events), "status": "FINISHED"}
-        sent.mark(directory / sent.FILE, tracker.key, run_id="run", parent="grid", **shown)
+        sync_state.mark(
+            directory / sync_state.FILE, tracker.key, run_id="run", parent="grid", **shown
+        )
     cells = hashlib.sha256(" ".join(sorted(plan.cells)).encode()).hexdigest()
-    sent.mark(root / sent.FILE, tracker.key, parent="grid", cells=cells)
+    sync_state.mark(root / sync_state.FILE, tracker.key, parent="grid", cells=cells)
 
 
 def task_bundle(root: Path, **changes: Any) -> Bundle:
@@ -178,7 +182,7 @@ def made_up(numbers: dict[tuple[str, str, str], list[float]], **changes: Any) ->
                     "result": name,
                     "student": student or experiment.teacher.label,
                     **dict.fromkeys(("overlap", "shots", "task", "mlflow_run_id")),
-                    **dict.fromkeys(FORMS, value),
+                    **dict.fromkeys(SELECTION_RULES, value),
                     "fingerprint": hashlib.sha256(
                         f"{method, stage, student, seed}".encode()
                     ).hexdigest(),

@@ -13,11 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from harness.common.errors import UserError
 from harness.data import Dataset, load
 from harness.data.options import FolderOptions, ParquetOptions
-from harness.errors import UserError
-from harness.spec.experiment import Experiment
-from harness.spec.file import parse
+from harness.experiment.experiment import Experiment
+from harness.experiment.file import parse
 
 
 def picture(seed: int, height: int = 32, width: int = 32) -> np.ndarray:

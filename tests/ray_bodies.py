@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from harness.execute import DONE, STOPPED
 from harness.store import CellDir
+from harness.train.exit_status import DONE, STOPPED
 
 
 def at_once(directory: CellDir, *_: Any) -> int:

@@ -22,11 +22,12 @@ from typing import Any
 import pytest
 from test_plan import DATA
 
-from harness.execute import BUSY, DONE, FAILED, STOPPED, scheduler
+from harness.execute import scheduler
 from harness.execute.scheduler import OutOfTime, Progress, begin, run
+from harness.experiment.file import read
 from harness.plan import Plan, longest_chains, make_plan
-from harness.spec.file import read
 from harness.store import CellDir, Store
+from harness.train.exit_status import BUSY, DONE, FAILED, STOPPED
 
 EXPERIMENT = Path(__file__).resolve().parent.parent / "experiments" / "digits_all_images.yaml"
 INTERVAL = 0.5  # seconds at most between two looks of the scheduler, as it has them

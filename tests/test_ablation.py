@@ -15,8 +15,7 @@ from helpers import TINY, changed, end_processes_in, write_experiment
 from scipy import stats
 
 import harness.run.ablate
-from analysis.commands import make_tables
-from analysis.quirks import (
+from analysis.ablation_tables import (
     FOLDER,
     Measured,
     read_ablation,
@@ -27,15 +26,16 @@ from analysis.quirks import (
     together,
     worth,
 )
+from analysis.commands import make_tables
 from analysis.tables.rows import points
 from harness.cli import main
-from harness.errors import UserError
+from harness.common.errors import UserError
+from harness.experiment.ablation import SWITCHES, Step, left_out, steps
+from harness.experiment.experiment import Experiment
+from harness.experiment.file import override, parse
+from harness.experiment.protocol import PRESETS
 from harness.run.ablate import run_steps
 from harness.run.grid import plan_of
-from harness.spec.ablation import SWITCHES, Step, left_out, steps
-from harness.spec.experiment import Experiment
-from harness.spec.file import override, parse
-from harness.spec.protocol import PRESETS
 
 SMALL: dict[str, Any] = TINY | {
     "students": [{"depth": 10, "width": 1}, {"depth": 10, "width": 2}],
@@ -253,10 +253,10 @@ def test_the_tables(text: str) -> None:
 
 
 def test_many_methods_stand_in_several_tables(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    import analysis.quirks
+    import analysis.ablation_tables
 
     found = read_ablation(Path("x.jsonl"), text)
-    monkeypatch.setattr(analysis.quirks, "MOST_METHODS", 3)
+    monkeypatch.setattr(analysis.ablation_tables, "MOST_METHODS", 3)
     heads = [line for line in tables(found).splitlines() if line.startswith("| reported")]
     assert [line.count("|") for line in heads] == [5, 4]
 
@@ -335,12 +335,12 @@ def test_the_page_follows_the_results(
 def test_cells_of_two_commits_are_refused(
     text: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    import analysis.quirks
+    import analysis.ablation_tables
 
     monkeypatch.chdir(tmp_path)
     lines = [json.loads(line) for line in text.splitlines()]
     lines[-1]["manifest"]["commits"] = ["1" * 40]
-    monkeypatch.setattr(analysis.quirks, "text_of", lambda *_: as_text(lines))
+    monkeypatch.setattr(analysis.ablation_tables, "text_of", lambda *_: as_text(lines))
     with pytest.raises(UserError, match="cells of different commits"):
         report("tiny", *way(), tmp_path, FILE, print_only=True, allow_mixed=False)
     report("tiny", *way(), tmp_path, FILE, print_only=True, allow_mixed=True)

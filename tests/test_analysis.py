@@ -20,9 +20,9 @@ from analysis.tables.markdown import DASH, markdown
 from analysis.tables.rows import epochs_of, rows_of
 from analysis.tables.runs import runs_markdown
 from harness.cli import main
-from harness.errors import UserError
+from harness.common.errors import UserError
+from harness.experiment.file import read
 from harness.run.grid import plan_of
-from harness.spec.file import read
 from harness.store import Store
 
 PAGE = "experiments/results/tiny.md"

@@ -13,8 +13,8 @@ from helpers import ROOT, environment
 import harness
 from analysis.bundle import read_bundle
 from analysis.tables.rows import cell_estimate, columns_of, rows_of
-from harness.errors import UserError
-from harness.measures import FORMS
+from harness.common.errors import UserError
+from harness.common.metrics import SELECTION_RULES
 
 DIGITS = ROOT / "experiments/results/digits.jsonl"
 
@@ -54,7 +54,7 @@ def test_the_numbers_of_trained_cells(project: Path) -> None:
     assert len(frame) == 6 and (frame.seed == 0).all() and frame.overlap.isna().all()
     assert frame.cell.str.fullmatch("[0-9a-f]{64}").all() and frame.run.notna().all()
     final = frame[frame.label == "KD"].iloc[0]
-    assert final.accuracy == final.selected == final[[*FORMS]].selected
+    assert final.accuracy == final.selected == final[[*SELECTION_RULES]].selected
     assert (frame.epochs == 2).all() and (frame.seconds > 0).all()
 
 

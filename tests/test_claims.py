@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from bundles import TASKS
 
+from harness.common.errors import UserError
 from harness.data import load
-from harness.errors import UserError
+from harness.experiment.claims import Claim, Quantity, published_of, read_claim, read_quantity
+from harness.experiment.file import parse, read
 from harness.plan import make_plan
-from harness.spec.claims import Claim, Quantity, published_of, read_claim, read_quantity
-from harness.spec.file import parse, read
 
 CLAIMS = "experiments/published"
 

@@ -17,8 +17,8 @@ import harness.run.grid
 from harness.cli import main
 from harness.cli.flags import n_bytes, seconds
 from harness.cli.spelling import published_spelling
-from harness.errors import UserError
-from harness.spec.experiment import Experiment
+from harness.common.errors import UserError
+from harness.experiment.experiment import Experiment
 
 Output = pytest.CaptureFixture[str]
 
@@ -518,7 +518,7 @@ def test_only_names_of_options_are_respelled() -> None:
 
 def test_an_experiment_survives_its_own_dump(trained: Trained, tmp_path: Path) -> None:
     """What MLflow keeps as experiment.resolved.json is an experiment file again."""
-    from harness.spec.file import read
+    from harness.experiment.file import read
 
     path = tmp_path / "again.yaml"
     path.write_text(yaml.safe_dump(TINY))

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torchvision.transforms import functional as tv
 
+from harness.common.errors import UserError
 from harness.data import (
     Augmentation,
     Dataset,
@@ -30,7 +31,6 @@ from harness.data.batches import Batch, epoch_generator
 from harness.data.small import DeviceImages, crop_indices
 from harness.data.split import split, stratified
 from harness.data.views import join_validation
-from harness.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")

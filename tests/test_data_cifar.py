@@ -31,13 +31,13 @@ from PIL import Image
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
+from harness.common.errors import UserError
 from harness.data import Augmentation, Dataset, ImageSet, fetch, load
 from harness.data.batches import epoch_generator
 from harness.data.cifar import CIFAR
 from harness.data.options import Cifar10Options, Cifar100Options
 from harness.data.placement import on_device
 from harness.data.small import DeviceImages
-from harness.errors import UserError
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("data_root")

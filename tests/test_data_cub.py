@@ -25,6 +25,7 @@ from PIL import Image
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
+from harness.common.errors import UserError
 from harness.data import Dataset, ImageSet, PackedImages, ResizedCrop, cub, fetch, load
 from harness.data.batches import Batch, batch_bounds, epoch_generator
 from harness.data.cache import Contents, cached
@@ -33,7 +34,6 @@ from harness.data.options import IMAGENET_MEAN, IMAGENET_STD, CubOptions
 from harness.data.placement import on_device
 from harness.data.resize import resampled
 from harness.data.views import join_validation
-from harness.errors import UserError
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("data_root")

@@ -139,13 +139,13 @@ def test_every_kind_becomes_rgb(
     image: Image.Image, kind: str, options: dict[str, Any], expected: np.ndarray
 ) -> None:
     item = decode.Encoded(encoded(image, kind, **options), "it")
-    np.testing.assert_array_equal(decode.decode(item, decode.Form(32, True)), expected)
+    np.testing.assert_array_equal(decode.decode(item, decode.ImageFormat(32, True)), expected)
 
 
 def test_cmyk_becomes_rgb() -> None:
     flat = Image.new("CMYK", (32, 32), (0, 255, 255, 0))  # red
     item = decode.Encoded(encoded(flat, "jpeg", quality=95), "it")
-    got = decode.decode(item, decode.Form(32, True)).reshape(-1, 3).mean(0)
+    got = decode.decode(item, decode.ImageFormat(32, True)).reshape(-1, 3).mean(0)
     assert got[0] > 200 and got[1] < 60 and got[2] < 60
 
 

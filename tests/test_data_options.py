@@ -10,7 +10,7 @@ from helpers import write_experiment
 
 from harness.data import DATASETS, DigitsOptions
 from harness.data.options import CubOptions, FolderOptions, ParquetOptions
-from harness.spec.file import read
+from harness.experiment.file import read
 
 
 @pytest.mark.parametrize(

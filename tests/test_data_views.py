@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from harness.common.errors import UserError
 from harness.data import Augmentation, Dataset, ImageSet, PackedImages, ResizedCrop
 from harness.data.cache import Contents, cached
 from harness.data.views import View, apply, join_validation
-from harness.errors import UserError
 
 NAMES = ("ant", "bee", "cat", "dog")
 LABELS = np.random.RandomState(0).permutation(np.repeat(np.arange(4), (20, 16, 12, 24)))

@@ -9,17 +9,17 @@ import torch
 from helpers import weights
 from training import KINDS, VERSION, Grid, tiny
 
+from harness.common.errors import UserError
 from harness.data import load
 from harness.data.batches import Batch, epoch_generator
 from harness.data.small import DeviceImages
-from harness.errors import UserError
-from harness.execute import DONE
 from harness.networks import build
 from harness.train import cell
 from harness.train import device as device_module
 from harness.train.cell import run_cell
 from harness.train.device import be_deterministic, describe, describe_all, resolve_device
 from harness.train.evaluate import autocast
+from harness.train.exit_status import DONE
 from harness.train.methods.base import Context, training_of
 
 DEVICE = "cuda"

@@ -5,15 +5,15 @@ from typing import Any
 
 import pytest
 
-from harness.canonical import canonical
+from harness.common.canonical_json import canonical
+from harness.common.errors import UserError
 from harness.data import load
-from harness.errors import UserError
+from harness.experiment.experiment import Experiment
+from harness.experiment.file import parse
 from harness.plan import make_plan
 from harness.run.estimate import Speed, estimate, fit_budget, measure_networks, start_seconds
 from harness.run.grid import within_budget
 from harness.run.inspect import print_plan
-from harness.spec.experiment import Experiment
-from harness.spec.file import parse
 from harness.store import Store
 from harness.train.device import describe, resolve_device
 

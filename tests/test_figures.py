@@ -24,8 +24,8 @@ from analysis.figures import FIGURES, default_settings, draw_all, drawable
 from analysis.figures.base import OLD_BUNDLE, labels_of, styles_of
 from analysis.figures.confusion import confusion_matrix, most_confused, row_percent
 from analysis.figures.curves import Band, accuracy_metric, band, bands, second_half
-from analysis.figures.look import COLORS, STYLES, log_ticks, tick_text
 from analysis.figures.ncm_scatter import NcmPoint, ncm_points, rank_correlation
+from analysis.figures.style import COLORS, STYLES, log_ticks, tick_text
 from analysis.tables.markdown import markdown
 from harness.methods import REGISTRY, find
 

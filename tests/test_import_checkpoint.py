@@ -15,22 +15,22 @@ import numpy as np
 import pytest
 import torch
 
+from harness.common.errors import UserError
 from harness.data import load
 from harness.data.views import View, apply
-from harness.errors import UserError
 from harness.execute.scheduler import begin
-from harness.import_checkpoint import (
+from harness.experiment.experiment import Experiment
+from harness.experiment.file import parse
+from harness.networks import build
+from harness.run.grid import plan_of
+from harness.store import Store
+from harness.trained.import_checkpoint import (
     checked_model,
     import_checkpoint,
     infer_network,
     read_published,
 )
-from harness.networks import build
-from harness.published_file import read_file
-from harness.run.grid import plan_of
-from harness.spec.experiment import Experiment
-from harness.spec.file import parse
-from harness.store import Store
+from harness.trained.published_file import read_file
 
 TINY: dict[str, Any] = {
     "name": "tiny",

@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 from harness.cli import app
 from harness.cli.flags import seconds
 from harness.execute.executors import RayOptions, cluster_of
-from harness.execute.ray_cluster import places
+from harness.execute.ray.cluster import places
 
 OBJECTS = list(yaml.safe_load_all((ROOT / "docker" / "kuberay.yaml").read_text()))
 SETTINGS, CLAIM, JOB = OBJECTS

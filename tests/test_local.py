@@ -17,12 +17,13 @@ from helpers import wait_until
 from training import KINDS, VERSION, Grid, assert_same_result, metrics, tiny
 
 from harness.data import Dataset, DigitsOptions
-from harness.execute import DONE, STOPPED, WRONG_INPUT, local
+from harness.execute import local
 from harness.execute.local import ENVIRONMENT, LocalExecutor
 from harness.execute.scheduler import begin, run
 from harness.store import CellDir
 from harness.train import cell
 from harness.train.cell import Loaded
+from harness.train.exit_status import DONE, STOPPED, WRONG_INPUT
 
 
 @pytest.fixture
@@ -227,7 +228,7 @@ def test_a_worker_has_from_the_start_what_it_needs(executor: LocalExecutor, tmp_
     process.join(60)
     enabled, frozen, *modules = (tmp_path / "said").read_text().split()
     assert (enabled, frozen) == ("True", "True")
-    assert {"harness.cli", "harness.train.cell", "torch._dynamo", "torch._inductor"} <= {*modules}
+    assert {"harness.train.cell", "torch._dynamo", "torch._inductor"} <= {*modules}
 
 
 @pytest.mark.parametrize("name", ENVIRONMENT)

@@ -20,7 +20,8 @@ from PIL import Image
 
 from analysis import tuning
 from analysis.figures.base import default_settings
-from analysis.figures.look import (
+from analysis.figures.studies import COLOR_MAP, KINDS, SearchAxis, StudyTrials, drawable
+from analysis.figures.style import (
     COLORS,
     LETTER,
     STYLES,
@@ -30,7 +31,6 @@ from analysis.figures.look import (
     tick_text,
     write_legend,
 )
-from analysis.figures.studies import COLOR_MAP, KINDS, SearchAxis, StudyTrials, drawable
 
 # -- colours ---------------------------------------------------------------------------------------
 

@@ -23,13 +23,13 @@ from training import (
 import harness.train.cell
 from harness import methods
 from harness.data.batches import Batch
-from harness.execute import DONE, STOPPED
 from harness.methods import REGISTRY, find
 from harness.methods.base import Stage
 from harness.networks.base import Network
 from harness.plan import TEACHER, Cell
 from harness.store import CellDir, Store
 from harness.train.checkpoint import copy_state, from_bytes
+from harness.train.exit_status import DONE, STOPPED
 from harness.train.methods.base import Classifier, Context, Losses, cross_entropy
 
 SHORT = ("training.epochs=2", "stage1.epochs=2", "stage2.epochs=2")

@@ -14,12 +14,12 @@ from helpers import ROOT, call, cells, one_error_line, snapshot, wait_until, wri
 
 import harness.track.mirrors as mirrors
 from harness.cli import main
+from harness.experiment.file import read
 from harness.run import session
 from harness.run.grid import plan_of
-from harness.spec.file import read
 from harness.store import CellDir, Store
 from harness.track.mirrors.mirror import Line, Mirror, Run
-from harness.track.shown import epoch_metrics
+from harness.track.run_fields import epoch_metrics
 
 FILE = "experiments/tiny.yaml"
 

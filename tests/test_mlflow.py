@@ -39,10 +39,10 @@ from helpers import (
 import harness.run.session
 import harness.track.system_metrics as system_metrics_module
 from analysis.bundle import Bundle, read_bundle
-from analysis.grid_page import conditions
+from analysis.mlflow_summary import conditions
 from analysis.tables.rows import columns_of, rows_of, select
-from harness.canonical import canonical
 from harness.cli import main
+from harness.common.canonical_json import canonical
 from harness.store import Store
 from harness.track.client import mlflow_name
 from harness.track.saved_views import TAG, runs_page
@@ -518,7 +518,7 @@ CONNECT = """
 import sys
 from pathlib import Path
 from harness.run.grid import plan_of
-from harness.spec.file import read
+from harness.experiment.file import read
 from harness.store import Store
 from harness.track.sync import Tracker
 tracker = Tracker(plan_of(read(Path("experiments/tiny.yaml"))), Store(Path(sys.argv[1])))

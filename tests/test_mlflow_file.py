@@ -27,9 +27,9 @@ from helpers import (
 
 import harness.run.session
 from harness.cli import main
-from harness.errors import UserError
+from harness.common.errors import UserError
+from harness.experiment.file import read
 from harness.run.grid import plan_of
-from harness.spec.file import read
 from harness.store import Store
 from harness.track import client, database_file
 from harness.track.environment import check_uri

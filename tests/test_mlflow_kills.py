@@ -15,11 +15,11 @@ from helpers import content_of, mlflow_client, runs_in
 
 import harness.track.client
 from harness.cli import main
+from harness.experiment.file import read
 from harness.plan import make_plan
-from harness.spec.file import read
 from harness.store import CellDir, Store
-from harness.track import sent
-from harness.track.shown import NO_METRICS
+from harness.track import sync_state
+from harness.track.run_fields import NO_METRICS
 from harness.track.sync import Tracker
 from harness.tune.tracker import TrialView, TuneTracker
 from harness.tune.tuning_file import read_tuning
@@ -102,7 +102,7 @@ def sync_until(step: int, make_tracker: Callable[[], Any]) -> None:
     torch.set_num_threads(1)  # a fork has none of the threads that this process may have started
     make = harness.track.client.make_client
     harness.track.client.make_client = lambda uri: Client(make(uri))  # type: ignore[assignment]
-    sent.mark = counted(sent.mark)
+    sync_state.mark = counted(sync_state.mark)
     tracker = make_tracker()
     tracker.sync()
     os._exit(0)

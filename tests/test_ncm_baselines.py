@@ -9,18 +9,18 @@ import torch
 from helpers import weights
 from training import CPU, Grid, go, tiny, train_all
 
-from harness.canonical import canonical
+from harness.common.canonical_json import canonical
+from harness.common.errors import UserError
 from harness.data import Dataset, ImageSet, ResizedCrop, load
 from harness.data.batches import epoch_generator
 from harness.data.small import DeviceImages
 from harness.data.views import View, apply
-from harness.errors import UserError
-from harness.execute import DONE
 from harness.networks import build
 from harness.run.estimate import Speed, estimate
 from harness.store import Store
-from harness.track.shown import tags_of
+from harness.track.run_fields import tags_of
 from harness.train.checkpoint import load_model
+from harness.train.exit_status import DONE
 
 BASELINES = "methods=[pixels_ncm, untrained_ncm]"
 TWO = "students=[{depth: 10, width: 1}, {depth: 10, width: 2}]"

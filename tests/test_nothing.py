@@ -8,8 +8,8 @@ import pytest
 from bundles import mark_as_sent, without_training
 from helpers import ROOT, environment, snapshot, write_experiment
 
+from harness.experiment.file import read
 from harness.run.grid import plan_of
-from harness.spec.file import read
 
 # Each takes a tenth of a second to some seconds to import, and so does a process.
 HEAVY = (

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from helpers import environment
 
-from harness.errors import UserError, one_line
+from harness.common.errors import UserError, one_line
+from harness.common.redaction import redacted, remember, without_password
 from harness.execute import local
-from harness.redact import redacted, remember, without_password
 from harness.run.session import stoppable
 
 SECRET = "s3/cr@t:x"  # which a URL should hold encoded, and often does not
@@ -112,7 +112,7 @@ def test_output_that_goes_nowhere_stops_nothing(tmp_path: Path, how: str) -> Non
 
 def test_a_closed_number_is_not_given_to_the_next_file(tmp_path: Path) -> None:
     program = (
-        "from harness.output import keep_output_open; keep_output_open(); "
+        "from harness.common.output import keep_output_open; keep_output_open(); "
         "file = open('journal', 'w'); print('lost'); "
         "import sys; sys.stderr.write('x'); sys.exit(file.fileno())"
     )

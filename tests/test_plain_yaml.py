@@ -8,10 +8,10 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from harness.errors import UserError
-from harness.spec.experiment import Experiment
-from harness.spec.file import override, parse, read
-from harness.spec.plain_yaml import MOST_VALUES, NotYaml, from_yaml
+from harness.common.errors import UserError
+from harness.experiment.experiment import Experiment
+from harness.experiment.file import override, parse, read
+from harness.experiment.plain_yaml import MOST_VALUES, NotYaml, from_yaml
 from harness.tune.tuning_file import Tuning, read_tuning
 
 TEXT = """\

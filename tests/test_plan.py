@@ -17,10 +17,10 @@ import pytest
 import yaml
 
 import harness.plan
-from harness.canonical import canonical, differences
+from harness.common.canonical_json import canonical, differences
 from harness.data import Augmentation, Dataset, ImageSet, load
+from harness.experiment.file import override, parse, read
 from harness.plan import Cell, Plan, make_plan
-from harness.spec.file import override, parse, read
 
 ROOT = Path(__file__).resolve().parent.parent
 RAW = yaml.safe_load("""

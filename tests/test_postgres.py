@@ -29,13 +29,13 @@ from helpers import (
 from postgres import PASSWORD, Postgres, free_port
 from test_tune_resume import COMMAND, TUNING
 
-from harness.database import Lock, connect, with_timeouts
-from harness.errors import UserError
-from harness.redact import without_password
+from harness.common.database import Lock, connect, with_timeouts
+from harness.common.errors import UserError
+from harness.common.redaction import without_password
+from harness.experiment.file import read
 from harness.run.grid import plan_of
-from harness.spec.file import read
 from harness.store import Store
-from harness.track.sent import current_training
+from harness.track.sync_state import current_training
 
 # Half the digits grid with a smaller teacher, one seed, two epochs each: 12 cells, and 4 of two
 # methods.
@@ -311,7 +311,7 @@ def test_a_lock_has_one_holder_and_notices_its_loss(
     server.stop()
     server.start()
     assert second.acquire(wait=False) and not first.still_held()
-    monkeypatch.setattr("harness.database.LOCK_SECONDS", 1)
+    monkeypatch.setattr("harness.common.database.LOCK_SECONDS", 1)
     with pytest.raises(psycopg.errors.LockNotAvailable):
         first.acquire(wait=True)
     for lock in (first, second):
@@ -375,8 +375,8 @@ def test_the_same_trials_as_in_a_journal(studies: tuple[Path, Path], server: Pos
 # `harness`, with a second of patience where it has half a minute.
 IMPATIENT = """
 import sys
-import harness.database
-harness.database.RESTART_PAUSES = (0.5, 0.5)
+import harness.common.database
+harness.common.database.RESTART_PAUSES = (0.5, 0.5)
 from harness.cli import main
 sys.exit(main(sys.argv[1:]))
 """

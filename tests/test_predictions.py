@@ -18,11 +18,11 @@ from analysis.figures import drawable
 from analysis.figures.confusion import OLD_CELLS, confusion_matrix
 from harness.cli import main
 from harness.data import load
-from harness.execute import DONE
+from harness.experiment.file import override, parse
 from harness.plan import make_plan
-from harness.spec.file import override, parse
 from harness.store import CellDir, Store
 from harness.train.cell import run_cell
+from harness.train.exit_status import DONE
 from harness.train.methods.base import Classifier
 
 VERSION = {"commit": "0" * 40, "dirty": False}

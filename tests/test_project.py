@@ -12,10 +12,10 @@ import yaml
 from helpers import ROOT, TINY, environment, one_error_line, write_experiment
 
 from harness.cli import main
-from harness.names import program
+from harness.common.names import program
+from harness.experiment.file import parse, read
+from harness.experiment.schema import schema, schema_text
 from harness.run import doctor
-from harness.spec.file import parse, read
-from harness.spec.schema import schema, schema_text
 
 EXPERIMENTS = ROOT / "experiments"
 

@@ -15,9 +15,9 @@ from analysis.bundle import Bundle, read_bundle
 from analysis.commands import check_owner
 from analysis.tables.markdown import check_unmixed
 from analysis.tables.rows import DASH, cell_estimate, columns_of, epochs_of, rows_of, select
-from harness import provenance
-from harness.errors import UserError
-from harness.provenance import announced_version, code_version, processor
+from harness.common import provenance
+from harness.common.errors import UserError
+from harness.common.provenance import announced_version, code_version, processor
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -34,7 +34,7 @@ def repository(folder: Path) -> Path:
 
 def version_of(code: Path, **env: str) -> str:
     """What the provenance module in `code` says, in a process of its own."""
-    program = "from harness.provenance import code_version; print(code_version())"
+    program = "from harness.common.provenance import code_version; print(code_version())"
     kept = {k: v for k, v in os.environ.items() if k != "HARNESS_COMMIT"}
     return subprocess.run(
         [sys.executable, "-c", program],
@@ -81,7 +81,7 @@ def test_its_own_repository_does(unpacked: Path) -> None:
     assert f"'commit': '{commit}'" in version_of(unpacked, GIT_DIR=other, GIT_WORK_TREE="/")
     (unpacked / "harness" / "errors.py").write_text("")
     program = (unpacked / "harness" / "provenance.py").read_text()
-    text = program.replace("from harness.errors import one_line", "one_line = str")
+    text = program.replace("from harness.common.errors import one_line", "one_line = str")
     (unpacked / "harness" / "provenance.py").write_text(text)
     assert "'dirty': True" in version_of(unpacked)
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis.tables.text import escaped, for_terminal
-from harness.errors import UserError
-from harness.spec.published import read_published
+from harness.common.errors import UserError
+from harness.experiment.published import read_published
 
 HEAD = "source,row,metric,protocol,wrn-10-1,wrn-16-1"
 LINE = "smith,KD,test_accuracy,last epoch,97.10,"

@@ -31,15 +31,15 @@ from helpers import (
 )
 from training import RAW, VERSION, Grid, assert_same_result, go, tiny
 
+from harness.common.errors import UserError
 from harness.data import load
-from harness.errors import UserError
-from harness.execute import BUSY, DONE, FAILED, STOPPED, WRONG_INPUT
-from harness.execute.ray_options import RayOptions
+from harness.execute.ray.options import RayOptions
 from harness.execute.scheduler import begin, run
+from harness.experiment.file import parse
 from harness.plan import make_plan
-from harness.run.session import cell_options
-from harness.spec.file import parse
 from harness.store import CellDir, Store
+from harness.store.cell_options import cell_options
+from harness.train.exit_status import BUSY, DONE, FAILED, STOPPED, WRONG_INPUT
 
 if WITH_RAY:
     import ray
@@ -78,7 +78,7 @@ def cluster() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def joined(cluster: Any) -> Iterator[str]:
     """Its address; this process is one of its drivers, as `connect` makes it."""
-    from harness.execute.ray_cluster import connect
+    from harness.execute.ray.cluster import connect
 
     assert connect(ray, cluster.address)
     assert not connect(ray, cluster.address), "once a process"
@@ -91,7 +91,7 @@ Made = Callable[..., Any]
 
 @pytest.fixture
 def executor(joined: str) -> Iterator[Made]:
-    from harness.execute.ray_executor import RayExecutor
+    from harness.execute.ray.executor import RayExecutor
 
     made = []
 
@@ -366,7 +366,7 @@ def test_a_store_that_cannot_be_written(executor: Made, tmp_path: Path, monkeypa
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("harness.execute.ray_executor.receive", full)
+    monkeypatch.setattr("harness.execute.ray.executor.receive", full)
     _, directory = slow(tmp_path)
     runner = executor(shared_files=False)
     runner.submit(directory.path)

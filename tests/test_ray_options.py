@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from harness.errors import UserError
+from harness.common.errors import UserError
 from harness.execute.executors import cluster_of
-from harness.execute.node import Mailbox
-from harness.execute.ray_cluster import import_ray, places, resources_of
-from harness.execute.ray_executor import uninterrupted
-from harness.execute.ray_options import RayOptions
+from harness.execute.ray.cluster import import_ray, places, resources_of
+from harness.execute.ray.executor import uninterrupted
+from harness.execute.ray.node import Mailbox
+from harness.execute.ray.options import RayOptions
 
 
 def test_the_extra_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:

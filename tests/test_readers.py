@@ -22,13 +22,13 @@ from analysis.tables.markdown import markdown
 from analysis.tables.runs import runs_markdown
 from analysis.tables.text import for_terminal
 from analysis.tuning import read_tuning_bundle
-from harness.canonical import canonical
-from harness.errors import UserError
-from harness.predictions import read_predictions_file
+from harness.common.canonical_json import canonical
+from harness.common.errors import UserError
 from harness.run.repair import examine
 from harness.store import CellDir
-from harness.stored import Damaged, parse_json
-from harness.track import sent
+from harness.store.cell_files import Damaged, parse_json
+from harness.store.predictions import read_predictions_file
+from harness.track import sync_state
 
 CELL = {"kind": "supervised", "semantics": 1, "spec": {"seed": 0}, "upstream": {}}
 FORMS = {"last": 0.5, "selected": 0.25, "best_on_test": 0.75}
@@ -177,7 +177,7 @@ def test_journal(data: bytes) -> None:
             lines = cell.epochs()
             assert [e["epoch"] for e in lines] == list(range(1, len(lines) + 1))
             curves_of(cell)
-            for event in sent.current_training(cell):
+            for event in sync_state.current_training(cell):
                 use(event)
                 float(event["time"])
                 if event["event"] == "epoch":
@@ -253,13 +253,13 @@ def test_pause(data: bytes) -> None:
 def test_what_was_sent(data: bytes) -> None:
     """Derived: a broken entry is none."""
     with cell_with(mlflow_json=data) as cell:
-        found = sent.read(cell / sent.FILE)
+        found = sync_state.read(cell / sync_state.FILE)
         for entry in found.values():
             assert isinstance(entry.get("run_id", ""), str)
             assert isinstance(entry.get("lines", 0), int)
-        sent.run_id(cell, "x", "y", "place")
-        sent.mark(cell / sent.FILE, "new", run_id="r")
-        assert sent.read(cell / sent.FILE)["new"] == {"run_id": "r"}
+        sync_state.run_id(cell, "x", "y", "place")
+        sync_state.mark(cell / sync_state.FILE, "new", run_id="r")
+        assert sync_state.read(cell / sync_state.FILE)["new"] == {"run_id": "r"}
 
 
 @MANY

@@ -26,9 +26,9 @@ from test_tune_resume import TUNING
 
 from analysis.bundle import read_bundle
 from analysis.tables.rows import cell_estimate, columns_of, epochs_of, rows_of
+from harness.experiment.file import parse, read
 from harness.plan import Plan
 from harness.run.grid import plan_of
-from harness.spec.file import parse, read
 from harness.store import Store
 from harness.track import grid_run
 from harness.track.registry import look_up, resolve

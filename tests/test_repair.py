@@ -12,14 +12,14 @@ from training import StopAfter, assert_same_result, go, tiny
 
 from analysis.bundle import curves_of
 from harness.cli import main
-from harness.errors import UserError
-from harness.execute import DONE, STOPPED, WRONG_INPUT
+from harness.common.errors import UserError
 from harness.execute.scheduler import begin
 from harness.plan import Plan
 from harness.run.repair import Events, reachable, with_gaps
 from harness.store import CellDir, Store
-from harness.stored import Damaged
+from harness.store.cell_files import Damaged
 from harness.train import loop
+from harness.train.exit_status import DONE, STOPPED, WRONG_INPUT
 
 Damage = Callable[[CellDir], None]
 

@@ -36,9 +36,9 @@ from helpers import (
 )
 
 from harness.cli import main
-from harness.execute import STOPPED
 from harness.store import CellDir, Store
-from harness.teacher_cache import FOLDER, kept_files
+from harness.store.teacher_cache import FOLDER, kept_files
+from harness.train.exit_status import STOPPED
 
 OPTIONS = ("--no-bar", "--device", "cpu", "--jobs", "2")
 KINDS = {"supervised", "kd", "stage1", "stage2"}

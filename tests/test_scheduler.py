@@ -14,12 +14,13 @@ from helpers import TINY
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.errors import UserError
-from harness.execute import BUSY, DONE, FAILED, STOPPED, scheduler
+from harness.common.errors import UserError
+from harness.execute import scheduler
 from harness.execute.scheduler import OutOfTime, Progress, begin, run
+from harness.experiment.file import parse
 from harness.plan import Cell, Plan
-from harness.spec.file import parse
 from harness.store import CellDir, Store
+from harness.train.exit_status import BUSY, DONE, FAILED, STOPPED
 
 
 def graph(**upstream: str) -> Plan:

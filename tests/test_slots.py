@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.cli import main
-from harness.errors import UserError
+from harness.common.errors import UserError
 from harness.execute.slots import check_together, next_slot, slots_on
 from harness.run import session
 from harness.run.session import slots_of

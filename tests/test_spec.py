@@ -11,10 +11,10 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from harness.errors import UserError
+from harness.common.errors import UserError
+from harness.experiment.file import override, parse, read
 from harness.methods.base import StepSchedule
 from harness.methods.refilled import Stage2Settings
-from harness.spec.file import override, parse, read
 
 ROOT = Path(__file__).resolve().parent.parent
 DIGITS = ROOT / "experiments" / "digits_all_images.yaml"
@@ -386,7 +386,7 @@ def test_published_file_must_exist(tmp_path: Path) -> None:
 
 def test_checking_and_planning_need_no_torch() -> None:
     code = (
-        "import sys, harness.spec.file, harness.plan, harness.cli\n"
+        "import sys, harness.experiment.file, harness.plan, harness.cli\n"
         "print([m for m in ('torch', 'mlflow', 'optuna', 'analysis') if m in sys.modules])"
     )
     done = subprocess.run(

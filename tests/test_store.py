@@ -16,9 +16,10 @@ from typing import Any
 
 import pytest
 
-from harness.errors import UserError
+from harness.common.errors import UserError
 from harness.plan import Cell
-from harness.store import Busy, CellDir, Store, write_atomically
+from harness.store import Busy, CellDir, Store
+from harness.store.files import write_atomically
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -44,7 +45,7 @@ def crash_before_renaming(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
             raise Crash
         real(source, target)
 
-    monkeypatch.setattr("harness.store.os.replace", replace)
+    monkeypatch.setattr("harness.store.files.os.replace", replace)
 
 
 # Files
@@ -73,7 +74,7 @@ def test_a_failed_write_leaves_no_temporary_file(
     def full(_: int) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("harness.store.os.fsync", full)
+    monkeypatch.setattr("harness.store.files.os.fsync", full)
     with pytest.raises(OSError, match="No space"):
         write_atomically(tmp_path / "x", b"new")
     assert names(tmp_path) == []
@@ -363,6 +364,6 @@ def test_a_temporary_file_is_locked_until_it_has_its_name(
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         real(source, target)
 
-    monkeypatch.setattr("harness.store.os.replace", replace)
+    monkeypatch.setattr("harness.store.files.os.replace", replace)
     write_atomically(cell / "x", b"new")
     assert names(cell.path) == ["x"]

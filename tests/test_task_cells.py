@@ -20,20 +20,20 @@ from training import CPU, StopAfter, assert_same_result, go, metrics
 
 import harness.train.cell
 import harness.train.methods.stage2
+from harness.common.metrics import EVALUATION_SECONDS
 from harness.data import Augmentation, Dataset, ImageSet, load
 from harness.data.small import DeviceImages
 from harness.data.views import View, apply, join_validation
 from harness.distill.centers import class_centers
 from harness.distill.ncm import ncm_accuracy
-from harness.execute import DONE, STOPPED
-from harness.measures import EVALUATION_SECONDS
+from harness.experiment.file import override, parse
+from harness.experiment.tasks import Task
 from harness.networks.wide_resnet import WideResNet
-from harness.plan import Cell, Entry, Plan, make_plan
-from harness.spec.file import override, parse
-from harness.spec.tasks import Task
+from harness.plan import Cell, Plan, TableEntry, make_plan
 from harness.store import CellDir, Store
 from harness.train.checkpoint import build_network, load_model
 from harness.train.evaluate import embed_and_classify
+from harness.train.exit_status import DONE, STOPPED
 from harness.train.methods.base import Classifier
 from harness.train.methods.stage1 import RelationMatching
 
@@ -93,7 +93,7 @@ class Watched:
     dataset: Dataset
     seen: dict[str, Seen]  # fingerprint ->
 
-    def entry(self, **wanted: Any) -> Entry:
+    def entry(self, **wanted: Any) -> TableEntry:
         found = [e for e in self.plan.entries if all(getattr(e, k) == v for k, v in wanted.items())]
         (entry,) = found
         return entry

@@ -31,11 +31,11 @@ from analysis.tables.rows import (
 )
 from analysis.tables.runs import anchors, runs_markdown
 from analysis.tables.text import for_terminal
+from harness.common.errors import UserError
 from harness.data import load
-from harness.errors import UserError
+from harness.experiment.file import parse
+from harness.experiment.tasks import Task, Tasks
 from harness.plan import Plan
-from harness.spec.file import parse
-from harness.spec.tasks import Task, Tasks
 
 PAGE = "cross.md"
 NARROW, WIDE = "wrn-10-1", "wrn-10-2"

@@ -11,14 +11,14 @@ import pytest
 import yaml
 from helpers import call, changed, one_error_line
 
+from harness.common.errors import UserError
 from harness.data import Augmentation, Dataset, ImageSet, load
 from harness.data.views import View, apply, join_validation
-from harness.errors import UserError
+from harness.experiment.experiment import Experiment
+from harness.experiment.file import override, parse, read
+from harness.experiment.tasks import Task, Tasks, TaskViews, class_order
 from harness.methods import named
-from harness.plan import Cell, Entry, Plan, make_plan, task_views, viewed
-from harness.spec.experiment import Experiment
-from harness.spec.file import override, parse, read
-from harness.spec.tasks import Task, Tasks, TaskViews, class_order
+from harness.plan import Cell, Plan, TableEntry, make_plan, task_views, view_field
 
 NAMES = ("ant", "bee", "cat", "dog", "eel", "fox", "gnu")  # of toy animals, 7 classes
 PER_CLASS = {"train": 12, "validation": 5, "test": 6}
@@ -240,7 +240,7 @@ def test_each_part_of_each_task_has_its_own_digest() -> None:
 # What is one cell
 
 
-def entries(plan: Plan, **wanted: Any) -> list[Entry]:
+def entries(plan: Plan, **wanted: Any) -> list[TableEntry]:
     return [e for e in plan.entries if all(getattr(e, k) == v for k, v in wanted.items())]
 
 
@@ -314,7 +314,7 @@ def test_a_cell_has_the_view_of_its_task() -> None:
         if entry.task.shots:
             expected |= {"shots": 5} | ({"shots_seed": 1} if entry.seed else {})
         assert view == expected
-    assert viewed(View()) == {}
+    assert view_field(View()) == {}
 
 
 def test_names_of_runs_are_distinct_and_say_the_task() -> None:

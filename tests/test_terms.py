@@ -15,17 +15,17 @@ from training import CPU, RAW, tiny
 
 from harness import distill, methods
 from harness.cli import main
+from harness.common.errors import UserError
+from harness.common.metrics import logged_name
 from harness.data import load
 from harness.data.batches import Batch, epoch_generator
 from harness.data.placement import on_device
-from harness.errors import UserError
-from harness.measures import logged_name
+from harness.experiment.file import override, parse, read
+from harness.experiment.tuned import Tuned
 from harness.methods import REGISTRY, SECTIONS, find
 from harness.networks import build
 from harness.run.session import print_remarks
-from harness.spec.file import override, parse, read
-from harness.spec.tuned import Tuned
-from harness.train.methods.base import Answer, Context, training_of
+from harness.train.methods.base import Context, NetworkOutput, training_of
 from harness.train.methods.distillation import Distillation, Term
 from harness.tune.tuning_file import Tuning, read_tuning
 from harness.tune.winner import tuned_fields
@@ -57,7 +57,7 @@ def regressor(made: Distillation, name: str) -> Any:
     return made.terms[name].get_submodule("regressor")
 
 
-def bare(name: str, made: Distillation, s: Answer, t: Answer, batch: Batch) -> Tensor:
+def bare(name: str, made: Distillation, s: NetworkOutput, t: NetworkOutput, batch: Batch) -> Tensor:
     """The term as its paper has it, with the weights of the published recipes written out."""
     pairs = list(zip(s.maps, t.maps, strict=True))
     terms: dict[str, Callable[[], Tensor]] = {
@@ -93,7 +93,9 @@ def test_what_is_minimised(name: str) -> None:
     made, batch = training(name, dkd={"warmup": 0})
     model = made.context.student
     losses, logits = made.losses(model, batch, 0)
-    student, teacher = (Answer.of(n, batch.x, maps=True) for n in (model, made.context.teacher))
+    student, teacher = (
+        NetworkOutput.of(n, batch.x, maps=True) for n in (model, made.context.teacher)
+    )
     assert logits is not None and torch.equal(logits, student.logits)
     weight = {"kd": 0.1, "kd_standardised": 0.1}.get(name, 1.0)
     assert losses.keys() == {"ce", name}
@@ -166,9 +168,10 @@ def test_dkds_weight_grows() -> None:
         torch.testing.assert_close(loss, share * full)
 
 
-def answers(made: Distillation, batch: Batch) -> tuple[Answer, Answer]:
+def answers(made: Distillation, batch: Batch) -> tuple[NetworkOutput, NetworkOutput]:
     student, teacher = (
-        Answer.of(n, batch.x, maps=True) for n in (made.context.student, made.context.teacher)
+        NetworkOutput.of(n, batch.x, maps=True)
+        for n in (made.context.student, made.context.teacher)
     )
     return student, teacher
 

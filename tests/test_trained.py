@@ -15,15 +15,15 @@ from PIL import Image
 
 import harness
 from harness.cli import main
+from harness.common.errors import UserError
 from harness.data import Dataset, DigitsOptions, load
 from harness.data.options import FolderOptions
 from harness.data.placement import on_device
-from harness.errors import UserError
+from harness.experiment.file import read
 from harness.networks import build
 from harness.plan import TEACHER
 from harness.run.find_model import Choice, choose
 from harness.run.grid import plan_of
-from harness.spec.file import read
 from harness.store import CellDir
 from harness.train.checkpoint import about, to_bytes
 from harness.trained.graph import of_pixels, to_onnx

@@ -13,11 +13,11 @@ from harness.data import load
 from harness.data.batches import Images
 from harness.data.small import DeviceImages
 from harness.data.views import View
-from harness.execute import DONE
 from harness.networks import build
-from harness.plan import Cell, data_spec, viewed
+from harness.plan import Cell, data_spec, view_field
 from harness.train.checkpoint import build_network, copy_state, load_model
 from harness.train.evaluate import accuracy
+from harness.train.exit_status import DONE
 from harness.train.methods.base import Context
 from harness.train.schedule import cosine_lr, multistep_lr
 
@@ -172,9 +172,9 @@ def test_data_of_a_cell_name_its_view_only_if_it_has_one(trained: Grid) -> None:
     options = trained.plan.experiment.dataset
     whole = data_spec(options, load(options))
     assert "view" not in whole and whole == trained.cell("stage1").spec["data"]
-    assert viewed(View()) == {}
-    assert viewed(View(classes=(2, 1))) == {"view": {"classes": [2, 1]}}
-    assert viewed(View(shots=3, shots_seed=2)) == {"view": {"shots": 3, "shots_seed": 2}}
+    assert view_field(View()) == {}
+    assert view_field(View(classes=(2, 1))) == {"view": {"classes": [2, 1]}}
+    assert view_field(View(shots=3, shots_seed=2)) == {"view": {"shots": 3, "shots_seed": 2}}
 
 
 def test_maps_come_when_they_are_asked_for(trained: Grid) -> None:

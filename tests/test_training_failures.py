@@ -24,12 +24,12 @@ from training import (
 import harness.train.cell
 from harness.data import load
 from harness.data.views import join_validation
-from harness.execute import DONE, FAILED, STOPPED, WRONG_INPUT
+from harness.experiment.file import override, parse
 from harness.plan import make_plan
-from harness.spec.file import override, parse
 from harness.store import CellDir
 from harness.train.cell import run_cell
 from harness.train.checkpoint import to_bytes
+from harness.train.exit_status import DONE, FAILED, STOPPED, WRONG_INPUT
 
 # Failures
 

@@ -16,9 +16,9 @@ import harness.train.cell
 from harness.data import Dataset, ImageSet, load
 from harness.data.batches import Images
 from harness.data.small import DeviceImages
-from harness.execute import DONE, STOPPED, WRONG_INPUT
 from harness.plan import make_plan
 from harness.train.checkpoint import copy_state, load_model
+from harness.train.exit_status import DONE, STOPPED, WRONG_INPUT
 from harness.train.loop import Best, scoring
 from harness.train.methods.base import Classifier, Context, training_of
 from harness.train.methods.stage1 import RelationMatching

@@ -24,10 +24,10 @@ from training import (
     train_all,
 )
 
-from harness.execute import BUSY, DONE, FAILED, STOPPED, WRONG_INPUT
 from harness.store import CellDir
 from harness.train import loop
 from harness.train.checkpoint import from_bytes
+from harness.train.exit_status import BUSY, DONE, FAILED, STOPPED, WRONG_INPUT
 
 # The same seed, the same bits
 

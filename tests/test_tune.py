@@ -16,12 +16,12 @@ import yaml
 from helpers import ROOT, TINY, one_error_line
 
 from harness import cli
+from harness.common.errors import UserError
 from harness.data import DATASETS, DigitsOptions, load
-from harness.errors import UserError
-from harness.execute import DONE, FAILED, STOPPED
+from harness.experiment.file import read
 from harness.plan import make_plan
-from harness.spec.file import read
 from harness.store import CellDir, Store
+from harness.train.exit_status import DONE, FAILED, STOPPED
 from harness.tune.export import epochs_trained, write_bundle
 from harness.tune.halving import rung_epochs, survivors
 from harness.tune.search import Search, identity_of

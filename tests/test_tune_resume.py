@@ -14,12 +14,12 @@ import yaml
 from helpers import TINY, call, environment, mlflow_client, one_error_line, start, wait_until
 from PIL import Image
 
+from harness.common.errors import UserError
 from harness.data import load, using_data_root
-from harness.errors import UserError
+from harness.experiment.file import read
 from harness.plan import make_plan
-from harness.run.session import cell_options
-from harness.spec.file import read
 from harness.store import Store
+from harness.store.cell_options import cell_options
 from harness.tune.study import Study
 from harness.tune.trials import cells_of
 from harness.tune.tuning_file import read_tuning

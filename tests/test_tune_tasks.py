@@ -13,11 +13,11 @@ import yaml
 from helpers import TINY, mlflow_client
 from test_tune import JournalWriter, Killed
 
+from harness.common.errors import UserError
 from harness.data import load
-from harness.errors import UserError
+from harness.experiment.file import parse, read
+from harness.experiment.tasks import Task
 from harness.plan import make_plan
-from harness.spec.file import parse, read
-from harness.spec.tasks import Task
 from harness.store import Store
 from harness.tune import search
 from harness.tune.halving import _goal, check_rungs

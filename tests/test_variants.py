@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis.tables.rows import cell_estimate, columns_of, rows_of
+from harness.common.errors import UserError
 from harness.data import load
-from harness.errors import UserError
+from harness.experiment.file import override, parse
 from harness.methods import named
 from harness.methods.variants import expanded, joined, split, text_of, value_of
 from harness.plan import TEACHER, Plan, make_plan
-from harness.spec.file import override, parse
 
 SCALARS = st.one_of(
     st.booleans(),

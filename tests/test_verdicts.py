@@ -9,7 +9,7 @@ import scipy.stats
 from bundles import made_up
 from mlflow.utils.validation import _validate_tag_name
 
-from analysis.grid_page import tags_of
+from analysis.mlflow_summary import tags_of
 from analysis.statistics import (
     deviation,
     holm,

@@ -13,10 +13,10 @@ import pytest
 from training import KINDS, go, tiny
 
 from harness.data.batches import Images
-from harness.execute import DONE
 from harness.networks.base import Network
-from harness.run.session import cell_options
+from harness.store.cell_options import cell_options
 from harness.train import evaluate, loop
+from harness.train.exit_status import DONE
 
 EPOCHS = 3
 

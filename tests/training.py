@@ -12,14 +12,14 @@ import torch
 from helpers import ROOT, weights
 from torch import Tensor
 
+from harness.common.metrics import EVALUATION_SECONDS
 from harness.data import load
-from harness.execute import DONE
-from harness.measures import EVALUATION_SECONDS
+from harness.experiment.file import override, parse
 from harness.plan import Cell, Plan, make_plan
-from harness.spec.file import override, parse
 from harness.store import CellDir, Store
 from harness.train import loop
 from harness.train.cell import run_cell
+from harness.train.exit_status import DONE
 
 CPU = torch.device("cpu")
 loop.CHECKPOINT_SECONDS = 0.0  # in this process: one after each of the short epochs

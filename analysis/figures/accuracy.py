@@ -20,7 +20,7 @@ from analysis.figures.base import (
     styles_of,
     title,
 )
-from analysis.figures.look import stagger, write_legend
+from analysis.figures.style import stagger, write_legend
 from analysis.tables.rows import Row, Table, cell_estimate, columns_of, tables_of
 
 AROUND = 0.8  # inches beside the axes

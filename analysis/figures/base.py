@@ -25,7 +25,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 from analysis.bundle import Bundle
-from analysis.figures.look import STYLES, Style
+from analysis.figures.style import STYLES, Style
 from analysis.tables.rows import (
     Column,
     Row,
@@ -47,7 +47,7 @@ SETTINGS: Any = {
     "figure.dpi": 150,
 }
 LETTERS_PER_INCH = 12  # of a title
-# What a figure goes by in words, of results.FORMS.
+# What a figure goes by in words, of results.SELECTION_RULES.
 SAID = {
     "selected": "epoch selected on validation",
     "last": "last epoch",

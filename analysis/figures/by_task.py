@@ -23,9 +23,9 @@ from analysis.figures.base import (
     styles_of,
     title,
 )
-from analysis.figures.look import Style, stagger, title_panel, write_legend
+from analysis.figures.style import Style, stagger, title_panel, write_legend
 from analysis.tables.rows import Column, columns_of, part_sizes, select
-from harness.spec.tasks import ALL
+from harness.experiment.tasks import ALL
 
 Dimension = Literal["overlap", "shots"]
 AXIS = {

@@ -26,9 +26,9 @@ from analysis.figures.base import (
     styles_of,
     title,
 )
-from analysis.figures.look import ROUND_STEPS, Style, scale_log, title_panel, write_legend
+from analysis.figures.style import ROUND_STEPS, Style, scale_log, title_panel, write_legend
 from analysis.tables.rows import MOST_COLUMNS, columns_of, select
-from harness.measures import NCM_FORMS, on
+from harness.common.metrics import NCM_METRICS, on
 
 LOSS = on("loss", "total")
 WIDTH = 2.5  # inches of a panel, about
@@ -98,7 +98,7 @@ def curves(bundle: Bundle, number: int) -> Figure:
     more."""
     metric, styles = accuracy_metric(bundle, number), styles_of(bundle)
     part, _, name = metric.partition("/")
-    form = "NCM accuracy" if name in NCM_FORMS else "accuracy"
+    form = "NCM accuracy" if name in NCM_METRICS else "accuracy"
     losses, scores = bands(bundle, number, LOSS), bands(bundle, number, metric)
     rows = [
         (losses, 1, "training loss, each method's own\n(weighted nats, log scale)"),
@@ -132,7 +132,7 @@ def curves(bundle: Bundle, number: int) -> Figure:
     what = f"stage {number}{', and methods without stages' if number == LAST else ''}"
     band_is = "no band" if counts == {1} else "line: mean, band: lowest to highest"
     details = [f"{seeds(counts)} ({band_is})", f"protocol {bundle.protocol}"]
-    if name in NCM_FORMS:
+    if name in NCM_METRICS:
         details[1] += f", NCM centres from the {centers(bundle)} images"
     sizes = f"{images(bundle, 'train')}, {images(bundle, part)}"
     title(figure, bundle, f"training curves, {what}", sizes, *details)

@@ -25,9 +25,9 @@ from analysis.figures.base import (
     styles_of,
     title,
 )
-from analysis.figures.look import WHITE, write_legend
+from analysis.figures.style import WHITE, write_legend
 from analysis.tables.rows import columns_of, select
-from harness.measures import NCM_FORMS
+from harness.common.metrics import NCM_METRICS
 
 STUDENT_MARKERS = "osD^vP*X"
 METHOD_FILLS: tuple[FillStyleType, ...] = ("full", "none", "left", "bottom", "right", "top")
@@ -51,7 +51,7 @@ def ncm_points(bundle: Bundle) -> list[NcmPoint]:
     labels, final = labels_of(bundle), {r.method: r for r in rows_in_stage(bundle, LAST)}
     points = []
     for first in rows_in_stage(bundle, 1):
-        if first.result not in NCM_FORMS:
+        if first.result not in NCM_METRICS:
             continue
         for column in columns_of(bundle):
             before, after = (

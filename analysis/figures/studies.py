@@ -22,7 +22,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from analysis.figures.base import write_title
-from analysis.figures.look import COLORS, ROUND_STEPS, log_ticks, stagger, tick_text, write_legend
+from analysis.figures.style import COLORS, ROUND_STEPS, log_ticks, stagger, tick_text, write_legend
 
 COLOR_MAP = "cividis"  # its lightness grows evenly: the same order in grey
 MOST_TICKS = 6  # of a parameter's axis

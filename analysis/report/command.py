@@ -10,9 +10,9 @@ from analysis.bundle import RESULTS, Bundle, read_bundle, trained, unfinished_sa
 from analysis.figures import draw_all
 from analysis.reference import different
 from analysis.report.page import html
-from harness.errors import UserError, one_line
+from harness.common.errors import UserError, one_line
+from harness.experiment.experiment import Experiment
 from harness.run.grid import plan_of
-from harness.spec.experiment import Experiment
 
 REPORTS = Path("reports")
 

@@ -42,8 +42,8 @@ from analysis.tables.rows import (
 )
 from analysis.tables.runs import anchors, heading, sections
 from analysis.verdicts import LEVEL, beside_published, differences_of, p_said, verdicts_of
-from harness.measures import FORMS, honest
-from harness.provenance import UNKNOWN
+from harness.common.metrics import SELECTION_RULES, honest
+from harness.common.provenance import UNKNOWN
 
 TEMPLATE = "report.html"
 CURVES = "curves"  # how the names of their figures begin
@@ -92,7 +92,7 @@ def contents(bundle: Bundle) -> Values:
         "tuning": tuning_budget(bundle.experiment),
         "environment": environment_of(bundle),
         "commands": commands_of(bundle),
-        "forms": FORMS,
+        "forms": SELECTION_RULES,
         "runs": _runs(bundle),
     }
 

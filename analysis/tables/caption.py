@@ -9,10 +9,10 @@ from typing import Any
 from analysis.bundle import Bundle, Number
 from analysis.statistics import sampling_error
 from analysis.tables.rows import cell_estimate, columns_of, part_sizes, rows_of, select
-from harness.measures import EVALUATION_SECONDS, said
+from harness.common.metrics import EVALUATION_SECONDS, said
+from harness.common.provenance import UNKNOWN
+from harness.experiment.tasks import ALL, Tasks
 from harness.plan import TEACHER
-from harness.provenance import UNKNOWN
-from harness.spec.tasks import ALL, Tasks
 
 
 def caption(bundle: Bundle) -> list[str]:

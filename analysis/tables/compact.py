@@ -21,7 +21,7 @@ from analysis.tables.rows import (
 )
 from analysis.tables.text import escaped, table
 from analysis.verdicts import LEVEL, OUTCOMES, Verdict, verdicts_of
-from harness.measures import SAID
+from harness.common.metrics import SAID
 
 KIND = "summary"  # of marker
 

@@ -20,11 +20,11 @@ from analysis.tables.rows import (
     tables_of,
 )
 from analysis.tables.runs import sections
-from harness.measures import FORMS
+from harness.common.metrics import SELECTION_RULES
 
 HEAD = (
     *("row", "method", "stage", "student", "overlap", "shots", "result"),
-    *("n", "mean", "half_width", *FORMS),
+    *("n", "mean", "half_width", *SELECTION_RULES),
 )
 LATEX = {
     "\\": r"\textbackslash{}",

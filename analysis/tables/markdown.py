@@ -29,9 +29,9 @@ from analysis.tables.rows import (
 )
 from analysis.tables.runs import anchors, heading, sections
 from analysis.tables.text import escaped
-from harness.errors import UserError
-from harness.measures import honest
-from harness.provenance import UNKNOWN
+from harness.common.errors import UserError
+from harness.common.metrics import honest
+from harness.common.provenance import UNKNOWN
 
 # What makes other numbers of the same cell: the last digits of sums, and with them whole images.
 ONE_EACH = ("device", "processor", "threads", "torch", "commits")

@@ -11,11 +11,19 @@ from dataclasses import dataclass, field
 from analysis.bundle import Bundle, Number, first_of_each
 from analysis.statistics import Estimate, estimate
 from harness import methods
-from harness.measures import ACCURACY, FORMS, NCM_FORMS, leak, main_of, names_of, of_group
+from harness.common.metrics import (
+    ACCURACY,
+    NCM_METRICS,
+    SELECTION_RULES,
+    leak,
+    main_of,
+    names_of,
+    of_group,
+)
+from harness.experiment.published import SHOWN
+from harness.experiment.tasks import Task
 from harness.methods import Method
 from harness.plan import TEACHER
-from harness.spec.published import SHOWN
-from harness.spec.tasks import Task
 
 DASH = "–"  # for what is not there
 DIMENSIONS = ("student", "overlap", "shots")  # of a column
@@ -119,7 +127,7 @@ def rows_of(bundle: Bundle) -> list[Row]:
             shown = {}
             for result in names_of(stage.result):
                 what = ": the teacher's task" if stage.on == TEACHER else ""
-                what = f": {NCM_FORMS[result]}" if result in NCM_FORMS else what
+                what = f": {NCM_METRICS[result]}" if result in NCM_METRICS else what
                 shown[result] = label if is_final else f"{label} after stage {number}{what}"
             if is_final:
                 shown |= {of_group(group): f"{label}: {group} classes" for group in groups}
@@ -175,7 +183,7 @@ def tables_of(columns: list[Column]) -> list[Table]:
 
 
 def main_metric(bundle: Bundle, result: str) -> str:
-    """The metric that the protocol goes by for a stage with this result (harness.measures)."""
+    """Return the metric by which the protocol judges a stage with this result."""
     return main_of(result, bundle.experiment["protocol"]["ncm_centers"])
 
 
@@ -225,10 +233,12 @@ def best_rows(bundle: Bundle, column: Column) -> set[Row]:
 
 
 def forms_and_leak(bundle: Bundle, row: Row, column: Column) -> list[Estimate | None]:
-    """Of one number all three accuracies (harness.measures.FORMS), and the leak: how much choosing
-    the epoch on the test set adds to the honest choice."""
+    """Return a number under each selection rule, then the leak.
+
+    The leak is how much choosing the epoch on the test set adds to the honest choice.
+    """
     chosen = select(bundle, row, column)
-    forms = [[number[form] for number in chosen] for form in FORMS]
+    forms = [[number[form] for number in chosen] for form in SELECTION_RULES]
     return [*map(estimate, forms), estimate([leak(n, bundle.reported) for n in chosen])]
 
 

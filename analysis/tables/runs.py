@@ -7,7 +7,7 @@ import re
 
 from analysis.bundle import Bundle
 from analysis.tables.rows import DASH, Column, Row, columns_of, rows_of, select
-from harness.measures import FORMS
+from harness.common.metrics import SELECTION_RULES
 
 
 def heading(row: Row, column: Column) -> str:
@@ -57,7 +57,7 @@ def runs_markdown(bundle: Bundle) -> str:
             "|---:|---:|---:|---:|---:|---|---|",
         ]
         for r in select(bundle, row, column):
-            forms = " | ".join(f"{100 * r[form]:.2f}" for form in FORMS)
+            forms = " | ".join(f"{100 * r[form]:.2f}" for form in SELECTION_RULES)
             run = f"`{r['mlflow_run_id']}`" if r["mlflow_run_id"] else DASH
             lines.append(
                 f"| {r['seed']} | {forms} | {r['selected_epoch']} of {r['epochs']} | "

@@ -15,10 +15,10 @@ import typer
 
 from harness.cli import models, project, results, training
 from harness.cli.spelling import published_spelling, take_data_root
+from harness.common.errors import UserError
+from harness.common.output import keep_output_open
+from harness.common.redaction import redacted
 from harness.data import using_data_root
-from harness.errors import UserError
-from harness.output import keep_output_open
-from harness.redact import redacted
 
 app = typer.Typer(
     name="harness",
@@ -30,7 +30,7 @@ app = typer.Typer(
 
 def _print_version(is_asked: bool) -> None:
     if is_asked:
-        from harness.provenance import version_said
+        from harness.common.provenance import version_said
 
         print(version_said())
         raise typer.Exit()

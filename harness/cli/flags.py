@@ -8,7 +8,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from harness.errors import UserError
+from harness.common.errors import UserError
 
 File = Annotated[Path, typer.Argument(help="experiment file, as experiments/digits.yaml")]
 Files = Annotated[Optional[list[Path]], typer.Argument(help="experiment files")]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from harness.cli.flags import RUNS, Set, StoreOption
-from harness.errors import UserError
+from harness.common.errors import UserError
 
 if TYPE_CHECKING:
     from harness.trained.model import TrainedModel
@@ -67,7 +67,7 @@ def predict(
     ] = None,
 ) -> None:
     """Say what a trained network sees in IMAGES, as CSV: file, class, probability."""
-    from harness.store import write_atomically
+    from harness.store.files import write_atomically
     from harness.trained.predict import as_csv, picture_files, predictions
 
     files = picture_files(images)

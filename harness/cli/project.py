@@ -39,9 +39,9 @@ def init(
     name: Annotated[str, typer.Argument(help="of the experiment: experiments/NAME.yaml")],
 ) -> None:
     """Write a commented experiment file to begin with."""
-    from harness.names import program
-    from harness.spec.example import write_example
-    from harness.spec.file import EXPERIMENTS
+    from harness.common.names import program
+    from harness.experiment.example import write_example
+    from harness.experiment.file import EXPERIMENTS
 
     path = write_example(name, EXPERIMENTS)
     print(f"written: {path}\nnext: {program()} plan {path}; {program()} run {path}")
@@ -50,6 +50,6 @@ def init(
 @app.command()
 def schema() -> None:
     """Print the JSON schema of experiment files, for editors."""
-    from harness.spec.schema import schema_text
+    from harness.experiment.schema import schema_text
 
     print(schema_text())

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 from harness.cli.flags import RUNS
 
 if TYPE_CHECKING:
+    from harness.experiment.experiment import Experiment
     from harness.plan import Plan
-    from harness.spec.experiment import Experiment
     from harness.track.grid_run import Page, Result
 
 
 def read_file(file: Path, assignments: list[str] | None) -> Experiment:
-    from harness.spec.file import read
+    from harness.experiment.file import read
     from harness.track.registry import resolve
 
     return read(file, assignments, resolve)
@@ -43,7 +43,7 @@ def page_of(file: Path, assignments: list[str] | None, store: Path) -> Page:
     """What a finished grid's run in MLflow shows."""
 
     def page(plan: Plan, experiment_id: str, folder: Path) -> Result:
-        from analysis.grid_page import grid_page
+        from analysis.mlflow_summary import grid_page
 
         return grid_page(plan, store, file, assignments or [], experiment_id, folder)
 

@@ -99,9 +99,9 @@ def ablate(
     mixed: Mixed = False,
 ) -> None:
     """Go from protocol legacy to strict, one switch at a time, and say what each is worth."""
-    from analysis.quirks import report
+    from analysis.ablation_tables import report
+    from harness.experiment.ablation import steps
     from harness.run.ablate import run_steps
-    from harness.spec.ablation import steps
 
     own = read_file(file, set_)
     way = steps(own, set_ or [])

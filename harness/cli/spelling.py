@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from harness.errors import UserError
+from harness.common.errors import UserError
 
 LISTS = ("--point", "--devices")  # of numbers, which the releases write with spaces
 

@@ -21,10 +21,10 @@ from harness.cli.flags import (
     n_bytes,
     seconds,
 )
-from harness.errors import UserError
+from harness.common.errors import UserError
 
 if TYPE_CHECKING:
-    from harness.spec.experiment import Experiment
+    from harness.experiment.experiment import Experiment
 
 # Teachers of the published tables.
 TEACHERS: dict[str, dict[str, Any]] = {
@@ -215,7 +215,7 @@ def parse_arguments(raw: dict[str, Any]) -> Experiment:
     Raises:
         UserError: as for an experiment file, with the argument's name instead of the field's.
     """
-    from harness.spec.file import parse
+    from harness.experiment.file import parse
 
     try:
         return parse(raw, "harness train")
@@ -226,7 +226,7 @@ def parse_arguments(raw: dict[str, Any]) -> Experiment:
 
 
 def print_results(experiment: Experiment, store: Path) -> None:
-    from harness.measures import logged_name
+    from harness.common.metrics import logged_name
     from harness.run.grid import plan_of
     from harness.store import Store
 

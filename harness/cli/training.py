@@ -200,7 +200,7 @@ def repair(
 @app.command()
 def gc(store: StoreOption = RUNS) -> None:
     """Free the disk that the teachers' kept answers take; trainings compute them again."""
-    from harness.teacher_cache import clean
+    from harness.store.teacher_cache import clean
 
     print(f"{clean(store) / 1e6:.1f} MB of teachers' answers removed from {store}")
 
@@ -237,7 +237,7 @@ def import_checkpoint(
     device: Device = "auto",
 ) -> None:
     """Turn a published checkpoint into a finished cell, usable as a teacher."""
-    from harness.import_checkpoint import import_checkpoint as do_import
+    from harness.trained.import_checkpoint import import_checkpoint as do_import
 
     print(do_import(checkpoint, read_file(file, set_), store, device))
 

@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from harness.common.errors import UserError
 from harness.data import Augmentation, Dataset, ImageSet, ResizedCrop, normalisation
-from harness.data.decode import Form
+from harness.data.decode import ImageFormat
 from harness.data.options import ImageOptions, OwnOptions
 from harness.data.packed import ImageStore
 from harness.data.split import called, limited, split
-from harness.errors import UserError
 
 
 def assemble(
@@ -76,12 +76,12 @@ def augmentation_of(options: OwnOptions) -> Augmentation | ResizedCrop:
     return Augmentation(options.padding, options.flip)
 
 
-def form_of(options: OwnOptions) -> Form:
+def form_of(options: OwnOptions) -> ImageFormat:
     """How its images are kept: crops are cut of somewhat larger ones, each time anew."""
     augmentation = augmentation_of(options)
     if isinstance(augmentation, ResizedCrop):
-        return Form(augmentation.shorter_side, square=False)
-    return Form(options.image_size, square=True)
+        return ImageFormat(augmentation.shorter_side, square=False)
+    return ImageFormat(options.image_size, square=True)
 
 
 def check_range(

@@ -20,10 +20,10 @@ from typing import Any
 
 import numpy as np
 
+from harness.common.errors import UserError
 from harness.data import data_root
 from harness.data.lock import locked
 from harness.data.packed import ImageStore, open_store, reopened
-from harness.errors import UserError
 
 FORMAT = 2  # raise it when the same files would be stored differently
 ANNOUNCED = 1000  # from so many images on, a line on stderr says that they are being decoded

@@ -13,16 +13,16 @@ from typing import Any, Literal
 
 import numpy as np
 
+from harness.common.errors import UserError
 from harness.data import Augmentation, Dataset, data_root
 from harness.data.assemble import assemble
 from harness.data.cache import Contents, cached, file_times
-from harness.data.decode import Form
+from harness.data.decode import ImageFormat
 from harness.data.fetch import Archive, fetch
 from harness.data.listing import all_parquet, parquet_files
 from harness.data.options import CifarOptions
 from harness.data.packed import ImageStore
 from harness.data.parquet import Columns, open_files
-from harness.errors import UserError
 
 Split = Literal["train", "test"]
 SIZES: dict[Split, int] = {"train": 50_000, "test": 10_000}  # of both
@@ -119,7 +119,7 @@ def _from_parquet(cifar: Cifar, folder: Path, split: Split) -> ImageStore:
         files,
         split,
         Columns(label=cifar.label_column),
-        Form(32, square=True),
+        ImageFormat(32, square=True),
         names=[str(c) for c in range(cifar.n_classes)],
         size=SIZES[split],
         like=parquet_files(folder, "train"),

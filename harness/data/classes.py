@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from harness.errors import UserError, nearest
-from harness.names import as_read, shown
+from harness.common.errors import UserError, nearest
+from harness.common.names import as_read, shown
 
 
 def are_numbers(names: Sequence[str]) -> bool:

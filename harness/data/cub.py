@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from harness.common.errors import UserError
 from harness.data import Dataset, ResizedCrop, data_root
 from harness.data.assemble import (
     assemble,
@@ -18,11 +19,10 @@ from harness.data.assemble import (
     check_training_classes,
 )
 from harness.data.cache import Contents, cached, file_times
-from harness.data.decode import Encoded, Form, decode_all
+from harness.data.decode import Encoded, ImageFormat, decode_all
 from harness.data.fetch import Archive, fetch
 from harness.data.options import CUB_LABEL, CubOptions
 from harness.data.packed import ImageStore
-from harness.errors import UserError
 
 N_CLASSES = 200
 TABLES = ("images.txt", "image_class_labels.txt", "train_test_split.txt", "classes.txt")
@@ -57,7 +57,7 @@ def load(options: CubOptions, with_test: bool = True) -> Dataset:
     check_training_classes(labels[in_train], names, str(folder))
     check_test_classes(labels[~in_train], names, str(folder))
     augmentation = ResizedCrop(options.image_size, flip=True)
-    form = Form(augmentation.shorter_side, square=False)
+    form = ImageFormat(augmentation.shorter_side, square=False)
     tables = file_times(folder / table for table in TABLES)
 
     def stored(chosen: np.ndarray) -> ImageStore:

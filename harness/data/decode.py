@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from harness.errors import UserError
-from harness.provenance import n_cores
+from harness.common.errors import UserError
+from harness.common.provenance import n_cores
 
 CHUNK = 256  # images decoded ahead of the writer
 LONGEST = 20  # times the shorter side: beyond, it is hardly a picture, and could fill the memory
 
 
 @dataclass(frozen=True)
-class Form:
+class ImageFormat:
     """How images are kept: the shorter side scaled to `size`; `square` keeps the central square."""
 
     size: int
@@ -73,7 +73,7 @@ def rgb(encoded: Encoded) -> Image.Image:
         ) from None
 
 
-def fitted(image: Image.Image, form: Form, name: str) -> np.ndarray:
+def fitted(image: Image.Image, form: ImageFormat, name: str) -> np.ndarray:
     """(H, W, 3) uint8: torchvision's Resize(size) on PIL images (bilinear, antialiased), then
     CenterCrop(size) if the form is square.
 
@@ -100,11 +100,11 @@ def central(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     return pixels[top : top + height, left : left + width]
 
 
-def decode(encoded: Encoded, form: Form) -> np.ndarray:
+def decode(encoded: Encoded, form: ImageFormat) -> np.ndarray:
     return fitted(rgb(encoded), form, encoded.name)
 
 
-def decode_all(encoded: Iterable[Encoded], form: Form) -> Iterator[np.ndarray]:
+def decode_all(encoded: Iterable[Encoded], form: ImageFormat) -> Iterator[np.ndarray]:
     """Every image in order, decoded by a thread a core (Pillow lets go of Python's lock). Square
     ones come in blocks (n, size, size, 3), others one by one (H, W, 3).
 

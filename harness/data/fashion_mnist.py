@@ -17,13 +17,13 @@ from typing import Literal
 
 import numpy as np
 
+from harness.common.errors import UserError
 from harness.data import Augmentation, Dataset, data_root
 from harness.data.assemble import assemble
 from harness.data.cache import Contents, cached, file_times
 from harness.data.fetch import Download, fetch_file
 from harness.data.options import FashionMnistOptions
 from harness.data.packed import ImageStore
-from harness.errors import UserError
 
 Part = Literal["train", "test"]
 RAW = Path("FashionMNIST", "raw")  # torchvision's, in a data root

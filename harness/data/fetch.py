@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.common.errors import UserError
 from harness.data.lock import locked
-from harness.errors import UserError
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
 TIMEOUT = 10.0  # seconds without an answer: without a network the error comes soon

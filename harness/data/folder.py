@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from harness.common.errors import UserError
+from harness.common.names import as_read
 from harness.data import Dataset
 from harness.data.assemble import (
     assemble,
@@ -21,8 +23,6 @@ from harness.data.decode import Encoded, decode_all
 from harness.data.listing import Reader, Tally, find_parts
 from harness.data.options import FolderOptions
 from harness.data.packed import ImageStore
-from harness.errors import UserError
-from harness.names import as_read
 
 
 def load(options: FolderOptions, with_test: bool = True) -> Dataset:

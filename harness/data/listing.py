@@ -20,8 +20,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness.errors import UserError
-from harness.names import as_read, shown
+from harness.common.errors import UserError
+from harness.common.names import as_read, shown
 
 TRAIN, TEST, VALIDATION = "train", "test", "validation"
 # Part -> the words for it. Validation images are always drawn from those of train.

@@ -64,7 +64,7 @@ def _files(value: Any) -> Any:
 PATHS = ("path", "train", "test")  # fields that hold a place, where they hold text
 
 
-def placed(dataset: Any, folder: Path) -> Any:
+def resolve_paths(dataset: Any, folder: Path) -> Any:
     """What an experiment file says of its data, with its paths relative to the file's folder."""
     if not isinstance(dataset, dict):
         return dataset
@@ -81,8 +81,8 @@ def placed(dataset: Any, folder: Path) -> Any:
 
 # Images, or a share of them: `validation: 5000` and `validation: 0.1` are both clear.
 Size = Annotated[int | float, BeforeValidator(_size)]
-# Relative to where the command is called (in a file: `placed`), absolute from here on: a cell may
-# run elsewhere.
+# Relative paths are resolved here, or by `resolve_paths` for those in a file: a cell may run in
+# another working directory.
 Location = Annotated[Path, AfterValidator(_place)]
 Files = Annotated[tuple[Location, ...], BeforeValidator(_files), Field(min_length=1)]
 Label = Annotated[str, Field(pattern=r"^\w[\w .,()+-]*$", max_length=60)]

@@ -16,8 +16,8 @@ from typing import Any, overload
 
 import numpy as np
 
+from harness.common.errors import UserError
 from harness.data.options import Channels
-from harness.errors import UserError
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from harness.common.errors import UserError
 from harness.data import Dataset
 from harness.data.assemble import (
     assemble,
@@ -21,7 +22,7 @@ from harness.data.assemble import (
 )
 from harness.data.cache import Contents, cached, file_times
 from harness.data.classes import in_order_of
-from harness.data.decode import Encoded, Form, decode_all
+from harness.data.decode import Encoded, ImageFormat, decode_all
 from harness.data.listing import (
     NOT_DRAWN,
     TEST,
@@ -34,7 +35,6 @@ from harness.data.listing import (
 )
 from harness.data.options import ParquetOptions
 from harness.data.packed import ImageStore
-from harness.errors import UserError
 
 IMAGE_COLUMNS, LABEL_COLUMNS = ("img", "image"), ("fine_label", "label")
 
@@ -101,7 +101,7 @@ def open_files(
     files: Sequence[Path],
     split: Literal["train", "test"],
     columns: Columns,
-    form: Form,
+    form: ImageFormat,
     names: Sequence[str] | None = None,
     size: int | None = None,
     like: Sequence[Path] | None = None,

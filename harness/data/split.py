@@ -5,7 +5,7 @@ from math import ceil, floor
 
 import numpy as np
 
-from harness.errors import UserError
+from harness.common.errors import UserError
 
 WIDENED = 1000  # sizes tried on either side of those that work for certain
 

@@ -13,8 +13,8 @@ from typing import Annotated, Any, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from harness.common.errors import UserError
 from harness.data import Dataset, ImageSet, PackedImages
-from harness.errors import UserError
 
 Class = Annotated[int, Field(ge=0)]
 

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from harness.distill.maps import same_size
-from harness.distill.relations import at_least_float32, unit_rows
+from harness.distill.relations import unit_rows, upcast_to_float32
 
 
 def at_loss(student_map: Tensor, teacher_map: Tensor) -> Tensor:
@@ -21,7 +21,7 @@ def at_loss(student_map: Tensor, teacher_map: Tensor) -> Tensor:
         Scalar, float32 at least.
     """
     student, teacher = same_size(
-        at_least_float32(student_map), at_least_float32(teacher_map.detach())
+        upcast_to_float32(student_map), upcast_to_float32(teacher_map.detach())
     )
     return (_attention(student) - _attention(teacher)).square().mean()
 

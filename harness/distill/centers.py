@@ -3,7 +3,7 @@
 from torch import Tensor
 from torch.nn import functional as F
 
-from harness.distill.relations import at_least_float32
+from harness.distill.relations import upcast_to_float32
 
 
 def class_sums(embedding: Tensor, labels: Tensor, n_classes: int) -> Tensor:
@@ -16,7 +16,7 @@ def class_sums(embedding: Tensor, labels: Tensor, n_classes: int) -> Tensor:
     Returns:
         (n_classes, D), float32 at least; zeros for a class without images.
     """
-    embedding = at_least_float32(embedding)
+    embedding = upcast_to_float32(embedding)
     return embedding.new_zeros(n_classes, embedding.shape[1]).index_add(0, labels, embedding)
 
 

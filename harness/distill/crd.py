@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from harness.distill.relations import at_least_float32
+from harness.distill.relations import upcast_to_float32
 
 EPS = 1e-7
 
@@ -31,7 +31,7 @@ def memory_scores(
         (B, K + 1), float32 at least.
     """
     with torch.autocast(features.device.type, enabled=False):
-        features = at_least_float32(features)
+        features = upcast_to_float32(features)
         products = features @ memory.detach().to(features.dtype).T
         return products.gather(1, contrast_index) / temperature
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.distill.crd import crd_loss, memory_scores, normaliser
-from harness.distill.relations import at_least_float32, unit_rows
+from harness.distill.relations import unit_rows, upcast_to_float32
 
 
 class UnitProjection(nn.Module):
@@ -85,8 +85,8 @@ class CrdMemory(nn.Module):
         """
         n_images = len(self.memory_v1)
         with torch.autocast(student_embedding.device.type, enabled=False):
-            v1 = self.embed_s(at_least_float32(student_embedding))
-            v2 = self.embed_t(at_least_float32(teacher_embedding.detach()))
+            v1 = self.embed_s(upcast_to_float32(student_embedding))
+            v2 = self.embed_t(upcast_to_float32(teacher_embedding.detach()))
         loss = v1.new_zeros(())
         for v, other, z in ((v1, self.memory_v2, self.z1), (v2, self.memory_v1, self.z2)):
             # A copy, as backward needs the rows that the update overwrites.

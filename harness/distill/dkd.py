@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from harness.distill.kd import kd_divergence
-from harness.distill.relations import at_least_float32
+from harness.distill.relations import upcast_to_float32
 from harness.distill.stage1 import bernoulli_kl
 
 
@@ -33,8 +33,8 @@ def dkd_loss(
     Returns:
         Scalar, float32 at least.
     """
-    odds_s, others_s = _decoupled(at_least_float32(student_logits), labels, temperature)
-    odds_t, others_t = _decoupled(at_least_float32(teacher_logits.detach()), labels, temperature)
+    odds_s, others_s = _decoupled(upcast_to_float32(student_logits), labels, temperature)
+    odds_t, others_t = _decoupled(upcast_to_float32(teacher_logits.detach()), labels, temperature)
     target = temperature**2 * bernoulli_kl(odds_t, odds_s).mean()
     return alpha * target + beta * kd_divergence(others_s, others_t, temperature=temperature)
 

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from harness.distill.maps import same_size
-from harness.distill.relations import at_least_float32
+from harness.distill.relations import upcast_to_float32
 
 
 def fitnet_regressor(student_channels: int, teacher_channels: int) -> nn.Conv2d:
@@ -35,7 +35,7 @@ def fitnet_loss(student_map: Tensor, teacher_map: Tensor, regressor: nn.Module) 
     """
     with torch.autocast(student_map.device.type, enabled=False):
         student, teacher = same_size(
-            at_least_float32(student_map), at_least_float32(teacher_map.detach())
+            upcast_to_float32(student_map), upcast_to_float32(teacher_map.detach())
         )
         prediction = regressor(student)
     if prediction.shape != teacher.shape:

@@ -3,7 +3,7 @@
 from torch import Tensor
 from torch.nn import functional as F
 
-from harness.distill.relations import at_least_float32
+from harness.distill.relations import upcast_to_float32
 
 
 def kd_loss(
@@ -27,7 +27,7 @@ def kd_loss(
     Returns:
         The two weighted terms, `ce` and `kd`: scalars whose sum is the loss.
     """
-    student = at_least_float32(student_logits)
+    student = upcast_to_float32(student_logits)
     return {
         "ce": (1 - alpha) * F.cross_entropy(student, labels),
         "kd": kd_term(student, teacher_logits, temperature=temperature, alpha=alpha),
@@ -62,8 +62,8 @@ def kd_divergence(student_logits: Tensor, teacher_logits: Tensor, *, temperature
 
 def _divergence(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
     return F.kl_div(
-        (at_least_float32(student_logits) / temperature).log_softmax(1),
-        (at_least_float32(teacher_logits.detach()) / temperature).log_softmax(1),
+        (upcast_to_float32(student_logits) / temperature).log_softmax(1),
+        (upcast_to_float32(teacher_logits.detach()) / temperature).log_softmax(1),
         reduction="batchmean",
         log_target=True,
     )

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from harness.distill.kd import kd_divergence
-from harness.distill.relations import at_least_float32
+from harness.distill.relations import upcast_to_float32
 
 EPS = 1e-7
 
@@ -20,7 +20,7 @@ def standardised(logits: Tensor) -> Tensor:
     Returns:
         (B, C), float32 at least.
     """
-    logits = at_least_float32(logits)
+    logits = upcast_to_float32(logits)
     return (logits - logits.mean(1, keepdim=True)) / (EPS + logits.std(1, keepdim=True))
 
 

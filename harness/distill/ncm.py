@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from harness.distill.relations import at_least_float32
+from harness.distill.relations import upcast_to_float32
 
 
 def ncm_accuracy(embedding: Tensor, labels: Tensor, centers: Tensor) -> Tensor:
@@ -22,7 +22,7 @@ def ncm_accuracy(embedding: Tensor, labels: Tensor, centers: Tensor) -> Tensor:
         Scalar in [0, 1], float64 (exactly the ratio of two counts).
     """
     with torch.autocast(embedding.device.type, enabled=False):
-        embedding = at_least_float32(embedding)
+        embedding = upcast_to_float32(embedding)
         scores = embedding @ centers.to(embedding.dtype).T
     best, predicted = scores.masked_fill((centers == 0).all(1), -torch.inf).max(1)
     return ((predicted == labels) & best.isfinite()).double().mean()

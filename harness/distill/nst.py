@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from harness.distill.maps import same_size
-from harness.distill.relations import at_least_float32, unit_rows
+from harness.distill.relations import unit_rows, upcast_to_float32
 
 
 def nst_loss(student_map: Tensor, teacher_map: Tensor) -> Tensor:
@@ -24,7 +24,7 @@ def nst_loss(student_map: Tensor, teacher_map: Tensor) -> Tensor:
     """
     with torch.autocast(student_map.device.type, enabled=False):
         student, teacher = same_size(
-            at_least_float32(student_map), at_least_float32(teacher_map.detach())
+            upcast_to_float32(student_map), upcast_to_float32(teacher_map.detach())
         )
         s, t = unit_rows(student.flatten(2)), unit_rows(teacher.flatten(2))
         return _mean_kernel(t, t) + _mean_kernel(s, s) - 2 * _mean_kernel(s, t)

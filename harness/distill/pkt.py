@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from harness.distill.relations import at_least_float32
+from harness.distill.relations import upcast_to_float32
 
 EPS = 1e-7
 
@@ -31,7 +31,7 @@ def pkt_loss(student_embedding: Tensor, teacher_embedding: Tensor) -> Tensor:
 def _probabilities(embedding: Tensor) -> Tensor:
     """(B, B) of rows that sum to 1."""
     with torch.autocast(embedding.device.type, enabled=False):
-        x = at_least_float32(embedding)
+        x = upcast_to_float32(embedding)
         norm = torch.linalg.vector_norm(x, dim=1, keepdim=True)
         # The original adds eps to the norm, which 1e-9 tells from `unit_rows`.
         unit = torch.where(norm > 0, x / (norm + EPS), 0)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def at_least_float32(x: Tensor) -> Tensor:
+def upcast_to_float32(x: Tensor) -> Tensor:
     """`x` in float32, or in float64 if it came so: half precision is for networks, not losses."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
@@ -40,7 +40,7 @@ def unit_distances(embedding: Tensor) -> Tensor:
         (B, B), in float32 or float64.
     """
     with torch.autocast(embedding.device.type, enabled=False):
-        unit = F.normalize(at_least_float32(embedding))
+        unit = F.normalize(upcast_to_float32(embedding))
         return torch.cdist(unit, unit, compute_mode="donot_use_mm_for_euclid_dist")
 
 

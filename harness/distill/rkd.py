@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from harness.distill.relations import at_least_float32, unit_rows
+from harness.distill.relations import unit_rows, upcast_to_float32
 
 # Two different images are never nearer than this, as in the original: the mean distance that
 # everything is divided by stays above zero.
@@ -69,7 +69,7 @@ def _relative_distances(embedding: Tensor) -> Tensor:
     """(B, B), zeros on the diagonal, 1 in the mean off it."""
     n = len(embedding)
     with torch.autocast(embedding.device.type, enabled=False):
-        x = at_least_float32(embedding)
+        x = upcast_to_float32(embedding)
         # From differences, as in `unit_distances`: exact where images are near each other.
         distances = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
     itself = torch.eye(n, dtype=torch.bool, device=x.device)
@@ -80,6 +80,6 @@ def _relative_distances(embedding: Tensor) -> Tensor:
 def _cosines(embedding: Tensor) -> Tensor:
     """(B, B, B): [i, j, k] is the cosine at i between the directions to j and to k."""
     with torch.autocast(embedding.device.type, enabled=False):
-        x = at_least_float32(embedding)
+        x = upcast_to_float32(embedding)
         directions = unit_rows(x[None, :] - x[:, None])
         return directions @ directions.mT

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from harness.distill.relations import at_least_float32, unit_rows
+from harness.distill.relations import unit_rows, upcast_to_float32
 
 
 def sp_loss(student_map: Tensor, teacher_map: Tensor) -> Tensor:
@@ -27,5 +27,5 @@ def sp_loss(student_map: Tensor, teacher_map: Tensor) -> Tensor:
 def _similarities(feature_map: Tensor) -> Tensor:
     """(B, B) of unit rows."""
     with torch.autocast(feature_map.device.type, enabled=False):
-        q = at_least_float32(feature_map).flatten(1)
+        q = upcast_to_float32(feature_map).flatten(1)
         return unit_rows(q @ q.T)

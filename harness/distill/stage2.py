@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from harness.distill.centers import class_centers
-from harness.distill.relations import at_least_float32
+from harness.distill.relations import upcast_to_float32
 
 TAU_ON = ("both", "teacher")
 
@@ -68,10 +68,10 @@ def teaching_loss(
     present = present.index_fill(0, labels, True)
 
     with torch.no_grad(), torch.autocast(student_logits.device.type, enabled=False):
-        embedding = at_least_float32(teacher_embedding)
+        embedding = upcast_to_float32(teacher_embedding)
         c = class_centers(embedding, labels, n_classes) if centers is None else centers
         scores = embedding @ c.to(embedding.dtype).T / tau2
-    logits = at_least_float32(student_logits)
+    logits = upcast_to_float32(student_logits)
     divergence = _kl_over(scores, logits / tau2 if tau_on == "both" else logits, present)
     if weighted and teacher_logits is not None:
         divergence = divergence * instance_weights(teacher_logits)
@@ -129,7 +129,7 @@ def instance_weights(teacher_logits: Tensor) -> Tensor:
     Returns:
         (B,), float32 at least, without gradient.
     """
-    doubt = -at_least_float32(teacher_logits).log_softmax(1).amax(1)
+    doubt = -upcast_to_float32(teacher_logits).log_softmax(1).amax(1)
     doubt = doubt - doubt.min()
     widest = doubt.max()
     return 2 * torch.sigmoid(-doubt / torch.where(widest > 0, widest, 1))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from harness.distill.maps import same_size
-from harness.distill.relations import at_least_float32
+from harness.distill.relations import upcast_to_float32
 
 FIRST_VARIANCE = 5.0
 LEAST_VARIANCE = 1e-5
@@ -37,7 +37,7 @@ class VidRegressor(nn.Module):
 
     def variance(self) -> Tensor:
         """(Ct,), float32 at least."""
-        return F.softplus(at_least_float32(self.log_scale)) + LEAST_VARIANCE
+        return F.softplus(upcast_to_float32(self.log_scale)) + LEAST_VARIANCE
 
     def forward(self, student_map: Tensor) -> Tensor:
         """(B, Cs, H, W) to (B, Ct, H, W)."""
@@ -60,7 +60,7 @@ def vid_loss(student_map: Tensor, teacher_map: Tensor, regressor: VidRegressor) 
     """
     with torch.autocast(student_map.device.type, enabled=False):
         student, teacher = same_size(
-            at_least_float32(student_map), at_least_float32(teacher_map.detach())
+            upcast_to_float32(student_map), upcast_to_float32(teacher_map.detach())
         )
         variance = regressor.variance()[:, None, None]
         error = (regressor(student) - teacher).square()

@@ -3,10 +3,6 @@
 from pathlib import Path
 from typing import Protocol
 
-# Exit status of a cell's process. STOPPED: on request, at its last checkpoint. BUSY: another
-# process trains it.
-DONE, FAILED, WRONG_INPUT, STOPPED, BUSY = range(5)
-
 
 class Executor(Protocol):
     """submit, poll, cancel: all the scheduler needs."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from harness.errors import UserError, nearest
+from harness.common.errors import UserError, nearest
 from harness.execute import Executor
-from harness.execute.ray_options import RayOptions
+from harness.execute.ray.options import RayOptions
 
 LOCAL, RAY = "local", "ray"
 NAMES = (LOCAL, RAY)
@@ -71,13 +71,13 @@ def make_executor(
     Args:
         cluster: how to use one; None for this machine.
         slots: of this machine, a device for each cell that trains at once (harness.execute.slots).
-        version: of the code, for the cells' manifests (harness.provenance).
+        version: of the code, for the cells' manifests (harness.common.provenance).
 
     Raises:
         UserError: the cluster cannot be used.
     """
     if cluster is not None:
-        from harness.execute.ray_executor import RayExecutor
+        from harness.execute.ray.executor import RayExecutor
 
         return RayExecutor(cluster, version)
     from harness.execute.local import LocalExecutor

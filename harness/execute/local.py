@@ -22,10 +22,10 @@ from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
-from harness.errors import UserError
-from harness.execute import FAILED, STOPPED
+from harness.common.errors import UserError
+from harness.common.provenance import n_cores
 from harness.execute.slots import next_slot
-from harness.provenance import n_cores
+from harness.train.exit_status import FAILED, STOPPED
 
 
 def work(orders: Connection, device: str, threads: int | None, version: dict[str, Any]) -> None:

@@ -10,10 +10,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from harness.errors import UserError
-from harness.execute import BUSY, DONE, STOPPED, Executor
+from harness.common.errors import UserError
+from harness.execute import Executor
 from harness.plan import Plan, longest_chains
 from harness.store import CellDir, Store
+from harness.train.exit_status import BUSY, DONE, STOPPED
 
 ENDED = ("done", "failed", "skipped")
 

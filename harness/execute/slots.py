@@ -4,7 +4,7 @@ as the name of its device; the same name may stand for several."""
 from collections import Counter
 from collections.abc import Collection, Sequence
 
-from harness.errors import UserError
+from harness.common.errors import UserError
 
 
 def check_together(devices: Sequence[str]) -> None:

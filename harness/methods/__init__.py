@@ -14,8 +14,8 @@ import pkgutil
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from harness.common.errors import UserError, nearest
 from harness.data.options import as_number
-from harness.errors import UserError, nearest
 from harness.methods.base import (
     AT,
     BOTH,

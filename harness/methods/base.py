@@ -8,8 +8,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from harness.measures import ACCURACY
-from harness.networks import Options
+from harness.common.metrics import ACCURACY
+from harness.networks import NetworkOptions
 
 TEACHER = "teacher"  # what stands for its stage and method, and for a network
 Positive = Annotated[float, Field(gt=0)]
@@ -32,7 +32,7 @@ class Section(Frozen):
 
     untunable: ClassVar[frozenset[str]] = frozenset()
 
-    def check_networks(self, teacher: Options, student: Options) -> None:
+    def check_networks(self, teacher: NetworkOptions, student: NetworkOptions) -> None:
         """
         Raises:
             ValueError: the method cannot compare what these two networks give; how to go on.
@@ -106,7 +106,7 @@ class PairedMaps(Section):
 
     weight: NotNegative
 
-    def check_networks(self, teacher: Options, student: Options) -> None:
+    def check_networks(self, teacher: NetworkOptions, student: NetworkOptions) -> None:
         if teacher.n_maps != student.n_maps:
             raise ValueError(
                 f"methods: {self.method!r} compares maps pair by pair, but {teacher.label} has "

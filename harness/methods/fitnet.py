@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from harness.methods.base import NotNegative, Section, distillation
-from harness.networks import Options
+from harness.networks import NetworkOptions
 
 NAME = "fitnet"
 
@@ -18,7 +18,7 @@ class FitnetSettings(Section):
     weight: NotNegative = 100.0
     map: Annotated[int, Field(ge=1, strict=True)] = 2
 
-    def check_networks(self, teacher: Options, student: Options) -> None:
+    def check_networks(self, teacher: NetworkOptions, student: NetworkOptions) -> None:
         for network in (teacher, student):
             if network.n_maps < self.map:
                 raise ValueError(

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from harness.measures import NCM
+from harness.common.metrics import NCM
 from harness.methods.base import (
     Epochs,
     Method,

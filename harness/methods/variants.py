@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from harness.canonical import flatten
+from harness.common.canonical_json import flatten
 from harness.methods.base import AT, BOTH, Method
 
 NAME = re.compile(r"(?P<base>[^()]+)\((?P<settings>[^()]+)\)(?P<rest>@[^()]+)?")

@@ -29,7 +29,7 @@ def valid_depth(network: str, depth: int, remainder: int) -> int:
     raise ValueError(f"{depth} is no depth of {network} (6n+{remainder}); use {near}")
 
 
-class Options(BaseModel):
+class NetworkOptions(BaseModel):
     """One network of an experiment: the registry name and the class's plain arguments."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -45,7 +45,7 @@ class Options(BaseModel):
 Dropout = Annotated[float, Field(ge=0, lt=1)]
 
 
-class WideResNetOptions(Options):
+class WideResNetOptions(NetworkOptions):
     network: Literal["wide_resnet"] = "wide_resnet"
     n_maps: ClassVar[int] = 3
     depth: Annotated[int, AfterValidator(lambda d: valid_depth("wide_resnet", d, 4))]
@@ -58,7 +58,7 @@ class WideResNetOptions(Options):
         return f"wrn-{self.depth}-{self.width}"
 
 
-class ResNetOptions(Options):
+class ResNetOptions(NetworkOptions):
     network: Literal["resnet"] = "resnet"
     n_maps: ClassVar[int] = 3
     depth: Annotated[int, AfterValidator(lambda d: valid_depth("resnet", d, 2))]
@@ -68,7 +68,7 @@ class ResNetOptions(Options):
         return f"resnet-{self.depth}"
 
 
-class MobileNetOptions(Options):
+class MobileNetOptions(NetworkOptions):
     network: Literal["mobile_net"] = "mobile_net"
     n_maps: ClassVar[int] = 5
     ca: Annotated[float, Field(ge=0.05, le=1)] = 1.0
@@ -79,7 +79,7 @@ class MobileNetOptions(Options):
         return f"mobilenet-{self.ca:.2f}"
 
 
-class PixelsOptions(Options):
+class PixelsOptions(NetworkOptions):
     """height, width: of the images that it gets."""
 
     network: Literal["pixels"] = "pixels"
@@ -98,14 +98,14 @@ class PixelsOptions(Options):
 
 
 # name -> (options, "module:class"); the class is imported when it is built.
-NETWORKS: dict[str, tuple[type[Options], str]] = {
+NETWORKS: dict[str, tuple[type[NetworkOptions], str]] = {
     "wide_resnet": (WideResNetOptions, "harness.networks.wide_resnet:WideResNet"),
     "resnet": (ResNetOptions, "harness.networks.resnet:ResNet"),
     "mobile_net": (MobileNetOptions, "harness.networks.mobile_net:MobileNet"),
 }
 # What cells have where a method looks at the images alone; no experiment names it.
 PIXELS = "pixels"
-UNNAMED: dict[str, tuple[type[Options], str]] = {
+UNNAMED: dict[str, tuple[type[NetworkOptions], str]] = {
     PIXELS: (PixelsOptions, "harness.networks.pixels:Pixels"),
 }
 

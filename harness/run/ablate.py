@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.experiment.ablation import FIRST, LAST, Step, left_out
+from harness.experiment.experiment import Experiment
 from harness.run.grid import run_experiment
 from harness.run.session import OK
-from harness.spec.ablation import FIRST, LAST, Step, left_out
-from harness.spec.experiment import Experiment
 
 
 def run_steps(

@@ -12,9 +12,9 @@ from rich.live import Live
 from rich.table import Column, Table
 from rich.text import Text
 
-from harness.canonical import canonical
+from harness.common.canonical_json import canonical
+from harness.common.metrics import logged_name, newest, on
 from harness.execute.scheduler import ENDED, Progress
-from harness.measures import logged_name, newest, on
 from harness.methods import n_epochs
 
 

@@ -16,11 +16,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from harness import database
+from harness.common import database
+from harness.common.errors import UserError, one_line
+from harness.common.provenance import n_cores, processor, version_said
+from harness.common.redaction import without_password
 from harness.data import cifar, cub, data_root, fashion_mnist
-from harness.errors import UserError, one_line
-from harness.provenance import n_cores, processor, version_said
-from harness.redact import without_password
 from harness.store import Store
 from harness.track.database_file import file_of
 from harness.track.environment import check_uri, tracking_uri, usable

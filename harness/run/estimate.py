@@ -10,23 +10,23 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from harness.canonical import canonical
+from harness.common.canonical_json import canonical
+from harness.common.errors import UserError
+from harness.common.metrics import NCM
 from harness.data import Dataset
 from harness.data.batches import epoch_generator
 from harness.data.placement import on_device
 from harness.data.views import View, apply, join_validation, without_pixels
-from harness.errors import UserError
-from harness.measures import NCM
+from harness.experiment.experiment import Experiment
 from harness.methods import IMPORTED, n_epochs, stage_of, wants_maps
 from harness.networks import PixelsOptions
 from harness.plan import TEACHER, Cell, Plan, longest_chains, make_plan
-from harness.spec.experiment import Experiment
 from harness.store import Store
-from harness.train.answers import PassFile
 from harness.train.checkpoint import build_network
 from harness.train.device import resolve_device
 from harness.train.evaluate import autocast
 from harness.train.optimizer import make_optimizer
+from harness.train.teacher_cache import PassFile
 
 MEASURED_STEPS = 3
 FLOAT = 4  # bytes

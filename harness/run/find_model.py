@@ -10,13 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness.errors import UserError, nearest
-from harness.measures import ACCURACY
+from harness.common.errors import UserError, nearest
+from harness.common.metrics import ACCURACY
+from harness.experiment.file import EXPERIMENTS, experiment_file
+from harness.experiment.tasks import ALL
 from harness.methods import find as find_method
 from harness.methods.base import TEACHER
-from harness.plan import Entry, Plan, result_of
-from harness.spec.file import EXPERIMENTS, experiment_file
-from harness.spec.tasks import ALL
+from harness.plan import Plan, TableEntry, result_of
 from harness.store import CellDir, Store
 from harness.trained.model import WEIGHTS_FILE, TrainedModel, model_of, read_model
 
@@ -80,8 +80,8 @@ def load(
 
 
 def _chosen(file: Path, choice: Choice, store: Path, changes: list[str]) -> CellDir:
+    from harness.experiment.file import read
     from harness.run.grid import plan_of
-    from harness.spec.file import read
     from harness.track.registry import resolve
 
     plan = plan_of(read(file, changes, resolve))
@@ -95,7 +95,7 @@ def _chosen(file: Path, choice: Choice, store: Path, changes: list[str]) -> Cell
     return directory
 
 
-def choose(plan: Plan, choice: Choice) -> Entry:
+def choose(plan: Plan, choice: Choice) -> TableEntry:
     """The one entry that is meant, in the stage that gives a method's result.
 
     Raises:
@@ -122,7 +122,7 @@ def choose(plan: Plan, choice: Choice) -> Entry:
     return found[0]
 
 
-def _values(entry: Entry) -> dict[str, Any]:
+def _values(entry: TableEntry) -> dict[str, Any]:
     of_task = {name: entry.dimensions.get(name, ALL) for name in ("overlap", "shots")}
     return {"method": entry.method, "student": entry.student, "seed": entry.seed, **of_task}
 

@@ -9,14 +9,15 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
+from harness.common.errors import UserError
+from harness.common.provenance import announced_version
 from harness.data import Dataset, load
-from harness.errors import UserError
 from harness.execute.executors import make_executor
 from harness.execute.local import threads_for
-from harness.execute.ray_options import RayOptions
+from harness.execute.ray.options import RayOptions
 from harness.execute.scheduler import OutOfTime, Progress, begin, run
+from harness.experiment.experiment import Experiment
 from harness.plan import Plan, make_plan
-from harness.provenance import announced_version
 from harness.run.display import duration, make_display
 from harness.run.session import (
     CELL_FAILED,
@@ -24,15 +25,14 @@ from harness.run.session import (
     GOES_ON,
     OK,
     UNFINISHED,
-    cell_options,
     finish_tracking,
     print_remarks,
     slots_of,
     start_tracking,
     stoppable,
 )
-from harness.spec.experiment import Experiment
 from harness.store import Store
+from harness.store.cell_options import cell_options
 from harness.track.grid_run import Page
 from harness.track.mirrors import make_mirrors
 from harness.track.registry import fetch

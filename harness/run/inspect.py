@@ -11,17 +11,17 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from harness.canonical import differences
+from harness.common.canonical_json import differences
 from harness.data import Dataset
 from harness.data.views import apply, join_validation, without_pixels
 from harness.execute.local import threads_for
 from harness.execute.scheduler import Progress, begin
+from harness.experiment.experiment import Experiment
 from harness.methods import n_epochs
 from harness.plan import Plan, make_plan, task_views
 from harness.run.display import duration
-from harness.spec.experiment import Experiment
 from harness.store import CellDir, Store
-from harness.stored import Damaged, check_identity
+from harness.store.cell_files import Damaged, check_identity
 
 MOST_NAMES = 12  # of classes on one line
 

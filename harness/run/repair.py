@@ -18,12 +18,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.canonical import canonical
-from harness.errors import UserError
+from harness.common.canonical_json import canonical
+from harness.common.errors import UserError
 from harness.methods import IMPORTED
-from harness.predictions import read_predictions_file
-from harness.store import Busy, CellDir, Store, write_atomically
-from harness.stored import (
+from harness.store import Busy, CellDir, Store
+from harness.store.cell_files import (
     Damaged,
     check_identity,
     epoch_lines,
@@ -31,6 +30,8 @@ from harness.stored import (
     read_journal,
     whole_lines,
 )
+from harness.store.files import write_atomically
+from harness.store.predictions import read_predictions_file
 
 Events = list[dict[str, Any]]
 

@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from harness.data import Dataset, DatasetOptions, data_root
-from harness.database import Refused
-from harness.errors import UserError, one_line
+from harness.common.database import Refused
+from harness.common.errors import UserError, one_line
+from harness.common.provenance import n_cores
+from harness.data import Dataset
 from harness.execute.slots import check_together, slots_on
-from harness.provenance import n_cores
 from harness.track.environment import usable
 
 if TYPE_CHECKING:
-    from harness.execute.ray_options import RayOptions
-    from harness.spec.experiment import Experiment
+    from harness.execute.ray.options import RayOptions
+    from harness.experiment.experiment import Experiment
 
 # Exit statuses of the command. UNFINISHED: --max-time came first; call again to go on.
 OK, CELL_FAILED, WRONG_USE, UNFINISHED, CTRL_C = 0, 1, 2, 3, 130
@@ -163,23 +163,6 @@ def default_jobs(device: str) -> int:
     """One cell a core; on a GPU one cell, which has the device to itself."""
     on_gpu = device.startswith("cuda") or (device == "auto" and Path("/dev/nvidia0").exists())
     return 1 if on_gpu or device == "mps" else n_cores()
-
-
-def cell_options(
-    dataset: DatasetOptions, n_workers: int = 0, teacher_cache: int = 0
-) -> dict[str, Any]:
-    """Of `Store.prepare`: what a training needs to know of this machine, as plain JSON data.
-
-    Args:
-        n_workers: of each cell's loaders.
-        teacher_cache: bytes that the teachers' answers may take in the store; 0 keeps none.
-    """
-    return {
-        "dataset": dataset.model_dump(mode="json"),
-        "data_root": str(data_root()),
-        "n_workers": n_workers,
-        "teacher_cache": teacher_cache,
-    }
 
 
 def connect(tracker: Tracking) -> None:

@@ -12,9 +12,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from harness import database
-from harness.errors import UserError
-from harness.redact import without_password
+from harness.common import database
+from harness.common.errors import UserError
+from harness.common.redaction import without_password
 from harness.track import database_file
 from harness.track.environment import check_uri, is_server, prepare_environment, tracking_uri
 from harness.track.system_metrics import SystemMetrics, check_wanted

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from harness.store import CellDir
 from harness.track.client import children
-from harness.track.sent import current_training
-from harness.track.shown import NO_METRICS
+from harness.track.run_fields import NO_METRICS
+from harness.track.sync_state import current_training
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

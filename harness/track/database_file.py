@@ -14,7 +14,7 @@ import sqlite3
 import sys
 from pathlib import Path
 
-from harness.errors import UserError
+from harness.common.errors import UserError
 
 BUSY_SECONDS = 3.0  # how long another process may hold the file
 NEW = ".new"  # end of the name while it is being made

@@ -9,8 +9,8 @@ import os
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
-from harness.errors import UserError, one_line
-from harness.redact import without_password
+from harness.common.errors import UserError, one_line
+from harness.common.redaction import without_password
 from harness.track.database_file import file_of
 
 DEFAULT_URI = "sqlite:///mlflow.db"

@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.canonical import canonical
+from harness.common.canonical_json import canonical
+from harness.common.errors import UserError, one_line
+from harness.common.metrics import ACCURACY
+from harness.common.redaction import without_password
 from harness.data import Dataset
-from harness.errors import UserError, one_line
-from harness.measures import ACCURACY
+from harness.experiment.file import is_registered
 from harness.plan import TEACHER, Plan
-from harness.redact import without_password
-from harness.spec.file import is_registered
 from harness.store import CellDir, Store
 from harness.track.client import locked, make_client
 from harness.track.database_file import file_of
@@ -221,8 +221,8 @@ def fetch(plan: Plan, store: Store, device: str, dataset: Dataset) -> None:
     imported = plan.imported_teacher()
     if source is None or imported is None or store.directory(imported[0]).is_done:
         return
-    from harness.import_checkpoint import add_teacher, read_published
-    from harness.published_file import sha256_of
+    from harness.trained.import_checkpoint import add_teacher, read_published
+    from harness.trained.published_file import sha256_of
 
     cell, found = imported[1], look_up(source)
     if found.data_digest != cell.spec["data"]["digest"]:

@@ -15,11 +15,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.canonical import canonical, flatten
+from harness.common.canonical_json import canonical, flatten
 from harness.methods import IMPORTED
 from harness.plan import TEACHER, Counts, Plan
 from harness.store import CellDir, Store
-from harness.track import compare, sent
+from harness.track import compare, sync_state
 from harness.track.client import (
     GIT_COMMIT,
     PARENT,
@@ -33,7 +33,7 @@ from harness.track.client import (
 from harness.track.environment import DEFAULT_URI
 from harness.track.grid_run import Page, find_grid_run, present
 from harness.track.registry import WEIGHTS, register
-from harness.track.shown import epoch_metrics, final_metrics, main_entry, status_of, tags_of
+from harness.track.run_fields import epoch_metrics, final_metrics, main_entry, status_of, tags_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -49,7 +49,7 @@ class Tracker:
     def __init__(self, plan: Plan, store: Store, uri: str | None = None) -> None:
         self.plan, self.store = plan, store
         self.server = Connection(plan.experiment.name, store.root, uri)
-        self.key = sent.key_of(self.server.place, plan.experiment.name, plan.experiment.grid)
+        self.key = sync_state.key_of(self.server.place, plan.experiment.name, plan.experiment.grid)
         self._parent_id = ""
         self._compared = False
         self._differing: set[str] = set()
@@ -57,16 +57,18 @@ class Tracker:
     # -- what needs no MLflow ---------------------------------------------------------------------
 
     def marker(self, directory: CellDir) -> dict[str, Any]:
-        """What was sent for this cell (harness.track.sent). Nothing, if it went to a database that
-        has been deleted: a new one has another parent run. Nor where MLflow was found to show
-        something else."""
+        """Return what was sent for this cell (harness.track.sync_state).
+
+        Return nothing if it went to a database that has since been deleted (a new one has another
+        parent run), or if MLflow was found to show something else.
+        """
         if directory.path.name in self._differing:
             return {}
-        found = sent.read(directory / sent.FILE).get(self.key, {})
+        found = sync_state.read(directory / sync_state.FILE).get(self.key, {})
         return found if self._parent_id in ("", found.get("parent")) else {}
 
     def _mark(self, directory: CellDir, **fields: Any) -> None:
-        sent.mark(directory / sent.FILE, self.key, **fields, parent=self._parent_id)
+        sync_state.mark(directory / sync_state.FILE, self.key, **fields, parent=self._parent_id)
         self._differing.discard(directory.path.name)
 
     def behind(self) -> list[str]:
@@ -79,7 +81,7 @@ class Tracker:
         return [f for f in self.plan.cells if self._is_behind(self.store.directory(f), lost)]
 
     def _is_behind(self, directory: CellDir, lost: bool) -> bool:
-        return sent.is_behind(directory, {} if lost else self.marker(directory))
+        return sync_state.is_behind(directory, {} if lost else self.marker(directory))
 
     # -- MLflow -----------------------------------------------------------------------------------
 
@@ -127,7 +129,9 @@ class Tracker:
                     result = page(self.plan, self.server.experiment_id, Path(folder))
                     present(client, self._parent_id, result, self._ended)
                 client.set_tag(self._parent_id, N_CELLS, str(len(self.plan.cells)))
-        sent.mark(self.store.root / sent.FILE, self.key, parent=self._parent_id, cells=self._cells)
+        sync_state.mark(
+            self.store.root / sync_state.FILE, self.key, parent=self._parent_id, cells=self._cells
+        )
 
     @property
     def _ended(self) -> int:
@@ -138,7 +142,7 @@ class Tracker:
     @property
     def is_presented(self) -> bool:
         """Whether the grid's run shows the result of just these cells."""
-        shown = sent.read(self.store.root / sent.FILE).get(self.key, {})
+        shown = sync_state.read(self.store.root / sync_state.FILE).get(self.key, {})
         is_same_run = self._parent_id in ("", shown.get("parent"))
         return is_same_run and shown.get("cells") == self._cells
 
@@ -172,9 +176,9 @@ class Tracker:
         """An experiment that somebody renamed keeps its runs; this one begins anew."""
         from mlflow.exceptions import MlflowException
 
-        old = sent.read(self.store.root / sent.FILE).get(self.key, {}).get("parent")
+        old = sync_state.read(self.store.root / sync_state.FILE).get(self.key, {}).get("parent")
         for fingerprint in () if old else self.plan.cells:
-            old = old or sent.read(self.store.directory(fingerprint) / sent.FILE).get(
+            old = old or sync_state.read(self.store.directory(fingerprint) / sync_state.FILE).get(
                 self.key, {}
             ).get("parent")
         try:
@@ -195,7 +199,7 @@ class Tracker:
 
         directory = self.store.directory(fingerprint)
         status = status_of(directory)  # before the events: it may end meanwhile
-        events = sent.current_training(directory)
+        events = sync_state.current_training(directory)
         started = str(events[0]["time"])
         known = self.marker(directory)
         if known.get("started") != started:

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from harness.errors import UserError
+from harness.common.errors import UserError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.errors import UserError, one_line
-from harness.redact import without_password
+from harness.common.errors import UserError, one_line
+from harness.common.redaction import without_password
 from harness.track.client import locked, make_client
 from harness.track.database_file import file_of
 from harness.track.environment import (

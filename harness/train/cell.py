@@ -24,25 +24,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from harness.common.errors import UserError
+from harness.common.metrics import ACCURACY, EVALUATION_SECONDS, on, summary
+from harness.common.provenance import UNKNOWN, code_version, processor, software
 from harness.data import Dataset, DatasetOptions, load, using_data_root
 from harness.data.batches import Images, epoch_generator
 from harness.data.placement import on_device
 from harness.data.views import View, apply, join_validation
-from harness.errors import UserError
-from harness.execute import BUSY, DONE, FAILED, STOPPED, WRONG_INPUT
-from harness.measures import ACCURACY, EVALUATION_SECONDS, on, summary
 from harness.methods import n_epochs, stage_of
 from harness.networks.base import Network
-from harness.provenance import UNKNOWN, code_version, processor, software
-from harness.store import Busy, CellDir, sweep, write_atomically
-from harness.stored import Damaged
-from harness.train.answers import KeptAnswers, identity_of
+from harness.store import Busy, CellDir
+from harness.store.cell_files import Damaged
+from harness.store.files import sweep, write_atomically
 from harness.train.checkpoint import about, build_network, load_model, to_bytes
+from harness.train.data_request import data_request
 from harness.train.device import be_deterministic, describe, resolve_device, use
 from harness.train.evaluate import autocast, classify
+from harness.train.exit_status import BUSY, DONE, FAILED, STOPPED, WRONG_INPUT
 from harness.train.loop import Diverged, Interrupted, train
 from harness.train.methods.base import Context, training_of
-from harness.train.wanted import wanted_data
+from harness.train.teacher_cache import TeacherCache, identity_of
 
 
 class StopFlag:
@@ -221,7 +222,7 @@ def _train(
 
 def _kept_answers(
     directory: CellDir, source: CellDir, teacher: Network, device: torch.device
-) -> KeptAnswers | None:
+) -> TeacherCache | None:
     """Of the teacher that `source` is of; None where none are kept."""
     spec, limit = directory.description["spec"], directory.options.get("teacher_cache", 0)
     if not limit:
@@ -245,7 +246,7 @@ def _kept_answers(
     }
     identity = identity_of(spec, of, machine)
     width = teacher.embedding_dim
-    return KeptAnswers(directory.path.parent, identity, limit, embed, width, device)
+    return TeacherCache(directory.path.parent, identity, limit, embed, width, device)
 
 
 def initial_seed(spec: dict[str, Any]) -> int:
@@ -327,7 +328,7 @@ class Loaded:
 
 def dataset_of(directory: CellDir, spec: dict[str, Any], loaded: Loaded | None = None) -> Dataset:
     """The cell's data: the part of the data set that it has the view of."""
-    wanted = wanted_data(directory)
+    wanted = data_request(directory)
     dataset = (loaded or Loaded()).dataset(wanted.options, wanted.with_test, wanted.root)
     if dataset.digest != wanted.digest:
         raise UserError(

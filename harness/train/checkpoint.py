@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from harness.common.errors import UserError
 from harness.data import Dataset, ResizedCrop
-from harness.errors import UserError
 from harness.networks import build
 from harness.networks.base import Network
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from harness.errors import UserError
+from harness.common.errors import UserError
 
 
 def resolve_device(name: str) -> torch.device:

@@ -6,11 +6,11 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor
 
+from harness.common.metrics import ACCURACY, NCM_EVAL, NCM_TRAIN, of_group, on
 from harness.data.batches import Images
 from harness.distill.centers import class_centers
 from harness.distill.ncm import ncm_accuracy
-from harness.distill.relations import at_least_float32
-from harness.measures import ACCURACY, NCM_EVAL, NCM_TRAIN, of_group, on
+from harness.distill.relations import upcast_to_float32
 from harness.networks.base import Network
 
 
@@ -30,7 +30,7 @@ def _of_all(
     was_training = model.training
     model.eval()
     with autocast(images.device, precision):
-        parts = [tuple(map(at_least_float32, answer(batch.x))) for batch in images.plain()]
+        parts = [tuple(map(upcast_to_float32, answer(batch.x))) for batch in images.plain()]
     model.train(was_training)
     return tuple(torch.cat(part) for part in zip(*parts, strict=True))
 

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from harness.common.metrics import ACCURACY, EVALUATION_SECONDS, VALIDATION_LOSS, on
 from harness.data.batches import Batch, Images, epoch_generator
-from harness.measures import ACCURACY, EVALUATION_SECONDS, VALIDATION_LOSS, on
 from harness.networks.base import Network
 from harness.store import CellDir
-from harness.stored import Damaged
+from harness.store.cell_files import Damaged
 from harness.train.checkpoint import State, copy_state, from_bytes, to_bytes
 from harness.train.evaluate import autocast
 from harness.train.methods.base import Training

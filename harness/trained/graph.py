@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.errors import UserError
-from harness.store import write_atomically
+from harness.common.errors import UserError
+from harness.store.files import write_atomically
 from harness.trained.model import TrainedModel
 
 NEEDED = ("onnx", "onnxscript")

@@ -11,13 +11,13 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from harness.common.errors import UserError, first_error, nearest
 from harness.data import DATASETS, Dataset, DatasetOptions, DigitsOptions
 from harness.data import load as load_data
 from harness.data.listing import Reader, Tally, find_parts
 from harness.data.options import OwnOptions
 from harness.data.placement import on_device
-from harness.errors import UserError, first_error, nearest
-from harness.spec.file import experiment_file, read
+from harness.experiment.file import experiment_file, read
 from harness.train.evaluate import logits_of
 from harness.trained.model import TrainedModel
 

@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from harness.common.errors import UserError, one_line
 from harness.data.batches import chunk_size
-from harness.data.decode import Encoded, Form, central, fitted, rgb
-from harness.errors import UserError, one_line
+from harness.data.decode import Encoded, ImageFormat, central, fitted, rgb
 from harness.networks.base import Network
 from harness.train.checkpoint import from_bytes, network_of
 
@@ -93,7 +93,7 @@ class TrainedModel(nn.Module):
         else:
             image, name = rgb(Encoded(Path(picture), str(picture))), str(picture)
         return np.array(
-            central(fitted(image, Form(self.resize, square=False), name), *self.image_size)
+            central(fitted(image, ImageFormat(self.resize, square=False), name), *self.image_size)
         )
 
     def forward(self, x: Tensor) -> Tensor:

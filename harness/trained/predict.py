@@ -7,8 +7,8 @@ import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from harness.common.errors import UserError
 from harness.data.listing import is_litter
-from harness.errors import UserError
 from harness.trained.model import TrainedModel
 
 

@@ -10,8 +10,8 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.errors import UserError
-from harness.redact import without_password
+from harness.common.errors import UserError
+from harness.common.redaction import without_password
 from harness.tune.tuning_file import Tuning
 
 if TYPE_CHECKING:

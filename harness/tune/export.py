@@ -9,9 +9,10 @@ from typing import Any
 from optuna.distributions import distribution_to_json
 from optuna.trial import FrozenTrial, TrialState
 
-from harness.canonical import canonical
+from harness.common.canonical_json import canonical
 from harness.plan import TEACHER
-from harness.store import Store, write_atomically
+from harness.store import Store
+from harness.store.files import write_atomically
 from harness.tune.study import Study
 from harness.tune.trials import TrialCells
 from harness.tune.tuning_file import Tuning

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from harness.errors import UserError
+from harness.common.errors import UserError
 from harness.execute.scheduler import Progress
 from harness.methods import find, n_epochs
 from harness.store import Store

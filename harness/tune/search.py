@@ -12,16 +12,16 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
+from harness.common.errors import UserError, one_line
+from harness.common.provenance import announced_version
 from harness.data import Dataset, load
-from harness.errors import UserError, one_line
 from harness.execute import Executor
 from harness.execute.executors import make_executor
-from harness.execute.ray_options import RayOptions
+from harness.execute.ray.options import RayOptions
 from harness.execute.scheduler import OutOfTime, Progress, begin, run
 from harness.methods import find
 from harness.methods.base import TRAINING
 from harness.plan import SEMANTICS, Plan, task_views
-from harness.provenance import announced_version
 from harness.run.display import LiveDisplay, duration
 from harness.run.session import (
     CELL_FAILED,
@@ -31,13 +31,13 @@ from harness.run.session import (
     UNFINISHED,
     WRONG_USE,
     Stops,
-    cell_options,
     finish_tracking,
     slots_of,
     start_tracking,
     stoppable,
 )
 from harness.store import Store
+from harness.store.cell_options import cell_options
 from harness.track.environment import tracking_uri
 from harness.tune.export import epochs_trained, write_bundle
 from harness.tune.halving import Outcome, check_rungs, run_batch

@@ -6,10 +6,10 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
-from harness.errors import UserError, first_error, nearest
+from harness.common.errors import UserError, first_error, nearest
+from harness.experiment.experiment import Experiment
 from harness.methods import find
 from harness.methods.base import Frozen, Section
-from harness.spec.experiment import Experiment
 
 Scalar = bool | int | float | str
 

@@ -18,9 +18,9 @@ import sqlalchemy.exc
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from harness import database
-from harness.errors import UserError, one_line
-from harness.redact import remember
+from harness.common import database
+from harness.common.errors import UserError, one_line
+from harness.common.redaction import remember
 
 AWAY = (
     optuna.exceptions.StorageInternalError,

@@ -22,8 +22,8 @@ from optuna.distributions import (
 )
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
-from harness.canonical import canonical, differences
-from harness.errors import UserError, one_line
+from harness.common.canonical_json import canonical, differences
+from harness.common.errors import UserError, one_line
 from harness.tune.dashboard import describe
 from harness.tune.space import Choices, Range, is_whole
 from harness.tune.storage import Owner, retried

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.canonical import flatten
+from harness.common.canonical_json import flatten
 from harness.store import Store
 from harness.track.client import PARENT, Connection, children, log_params, source_tags
 from harness.track.grid_run import NOTE

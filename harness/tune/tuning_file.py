@@ -11,15 +11,15 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from harness import methods
-from harness.canonical import flatten
-from harness.errors import UserError, first_error, nearest
-from harness.measures import ACCURACY, on
+from harness.common.canonical_json import flatten
+from harness.common.errors import UserError, first_error, nearest
+from harness.common.metrics import ACCURACY, on
+from harness.experiment.experiment import Experiment
+from harness.experiment.file import override, read, read_yaml
+from harness.experiment.protocol import PRESETS, Protocol
+from harness.experiment.tasks import Task
+from harness.experiment.tuned import Tuned
 from harness.methods.base import Frozen
-from harness.spec.experiment import Experiment
-from harness.spec.file import override, read, read_yaml
-from harness.spec.protocol import PRESETS, Protocol
-from harness.spec.tasks import Task
-from harness.spec.tuned import Tuned
 from harness.track.registry import resolve
 from harness.tune.space import Choices, Range, Scalar, Space, as_field, read_values, tunable
 

@@ -9,11 +9,12 @@ from typing import Any
 import yaml
 
 from harness import methods
+from harness.common.errors import UserError
 from harness.data import Dataset
-from harness.errors import UserError
-from harness.spec.file import parse, with_class_order
-from harness.spec.tuned import Tuned
-from harness.store import Store, write_atomically
+from harness.experiment.file import parse, with_class_order
+from harness.experiment.tuned import Tuned
+from harness.store import Store
+from harness.store.files import write_atomically
 from harness.tune.halving import train_all
 from harness.tune.interleave import Steps
 from harness.tune.study import Study
@@ -212,7 +213,7 @@ def _tuned(
 
 
 def _settings(tuning: Tuning, best: Candidate) -> dict[str, Any]:
-    """The fields of a winner, as `harness.spec.tuned` has them."""
+    """The fields of a winner, as `harness.experiment.tuned` has them."""
     return {
         "settings": nested(best.params),
         "study": f"{tuning.name}/{best.method}",

@@ -7,7 +7,7 @@ import importlib
 from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 
-from harness.errors import UserError, nearest, one_line
+from harness.common.errors import UserError, nearest, one_line
 from harness.plan import Plan
 from harness.store import Store
 from harness.track.mirrors.mirror import Mirror

@@ -1,7 +1,7 @@
 """Copies the journals of a plan's cells to another tracker than MLflow; safe to repeat and to kill.
 
-As MLflow, such a tracker is derived: what was sent stands in `sent.json` of the run's folder below
-the store, and deleting that folder sends the run again.
+Like MLflow, such a tracker is derived: `sent.json` in the run's folder below the store records what
+was sent, and deleting that folder sends the run again.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from harness.canonical import flatten
+from harness.common.canonical_json import flatten
 from harness.plan import Plan
 from harness.store import CellDir, Store
-from harness.track import sent
-from harness.track.shown import epoch_metrics, final_metrics, main_entry, status_of, tags_of
+from harness.track import sync_state
+from harness.track.run_fields import epoch_metrics, final_metrics, main_entry, status_of, tags_of
 
 FILE = "sent.json"
 
@@ -96,7 +96,7 @@ class Mirror:
         self.remedy = f"`harness sync` with the same file and `--tracker {name}`"
         self.root = store.root / name
         self.group = f"{plan.experiment.name}-{plan.experiment.grid[:6]}"
-        self.key = sent.key_of(sink.place, plan.experiment.name, plan.experiment.grid)
+        self.key = sync_state.key_of(sink.place, plan.experiment.name, plan.experiment.grid)
         self._finished: set[str] = set()
 
     @property
@@ -118,7 +118,7 @@ class Mirror:
         marker = self._marker(fingerprint, directory)
         if marker.get("status") == "FINISHED":
             self._finished.add(fingerprint)  # of thousands of cells most are: looked at once
-        return sent.is_behind(directory, marker)
+        return sync_state.is_behind(directory, marker)
 
     def sync(self) -> int:
         """Send what is missing; how many cells were behind.
@@ -145,14 +145,14 @@ class Mirror:
 
     def _marker(self, fingerprint: str, directory: CellDir) -> dict[str, Any]:
         """What was sent of the present training."""
-        known = sent.read(self._folder(fingerprint) / FILE).get(self.key, {})
-        events = sent.current_training(directory) if known else []
+        known = sync_state.read(self._folder(fingerprint) / FILE).get(self.key, {})
+        events = sync_state.current_training(directory) if known else []
         return known if events and known.get("started") == str(events[0]["time"]) else {}
 
     def _send(self, fingerprint: str) -> None:
         directory, folder = self.store.directory(fingerprint), self._folder(fingerprint)
         status = status_of(directory)  # before the events: it may end meanwhile
-        events = sent.current_training(directory)
+        events = sync_state.current_training(directory)
         known, started = self._marker(fingerprint, directory), events[0]["time"]
         cell, entry = self.plan.cells[fingerprint], main_entry(self.plan, fingerprint)
         run = Run(
@@ -180,5 +180,5 @@ class Mirror:
                 results = Line(manifest["epochs"], events[-1]["time"], final)
             self.sink.end(run, status, results)
         said = {"started": str(started), "lines": len(events), "status": status}
-        sent.mark(folder / FILE, self.key, **said)
+        sync_state.mark(folder / FILE, self.key, **said)
         self.heard, self.is_open = time.monotonic(), True

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import UserError, one_line
-from harness.redact import without_password
+from harness.common.errors import UserError, one_line
+from harness.common.redaction import without_password
 from harness.track.mirrors.mirror import Line, Run
 
 if TYPE_CHECKING:

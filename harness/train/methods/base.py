@@ -17,22 +17,22 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from harness.common.errors import UserError, first_error
+from harness.common.metrics import ACCURACY, VALIDATION_LOSS, on
 from harness.data.batches import Batch, Images
 from harness.data.views import View
-from harness.distill.relations import at_least_float32
-from harness.errors import UserError, first_error
-from harness.measures import ACCURACY, VALIDATION_LOSS, on
+from harness.distill.relations import upcast_to_float32
 from harness.methods import SECTIONS, stage_of
 from harness.networks.base import Network
-from harness.train.answers import KeptAnswers
 from harness.train.evaluate import accuracies, embed_and_classify, logits_of
 from harness.train.schedule import multistep_lr
+from harness.train.teacher_cache import TeacherCache
 
 Losses = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Answer:
+class NetworkOutput:
     """What a network says of a batch: embedding (B, D), logits (B, C), and if they were asked for
     the maps (B, channels, H, W) after each group of blocks."""
 
@@ -41,12 +41,12 @@ class Answer:
     maps: tuple[Tensor, ...] = ()
 
     @staticmethod
-    def of(network: Network, x: Tensor, maps: bool = False) -> Answer:
+    def of(network: Network, x: Tensor, maps: bool = False) -> NetworkOutput:
         """x: (B, 3, H, W)."""
         if maps:
             embedding, found = network.embed_with_maps(x)
-            return Answer(embedding, network.fc(embedding), found)
-        return Answer(*network.embed_and_classify(x))
+            return NetworkOutput(embedding, network.fc(embedding), found)
+        return NetworkOutput(*network.embed_and_classify(x))
 
 
 class Context:
@@ -59,7 +59,7 @@ class Context:
         n_classes: int,
         student: Network,
         teacher: Network | None,
-        kept: KeptAnswers | None = None,
+        kept: TeacherCache | None = None,
     ) -> None:
         """
         Args:
@@ -86,12 +86,12 @@ class Context:
         return self._teacher
 
     @torch.no_grad()
-    def teach(self, batch: Batch, maps: bool = False) -> Answer:
+    def teach(self, batch: Batch, maps: bool = False) -> NetworkOutput:
         """The teacher's answer to a batch of the loop: the one door to it."""
         if self._answered is not None and self._answered[0] is batch and not maps:
             embedding = self._answered[1]
-            return Answer(embedding, self.teacher.fc(embedding))
-        return Answer.of(self.teacher, batch.x, maps)
+            return NetworkOutput(embedding, self.teacher.fc(embedding))
+        return NetworkOutput.of(self.teacher, batch.x, maps)
 
     def asking(self, batches: Iterable[Batch], epoch: int) -> Iterator[Batch]:
         """The batches of an epoch (from 0), for who will `teach` each without maps: where answers
@@ -194,7 +194,7 @@ class Classifier(Training):
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean over the batch, in float32 at least. logits: (B, C); labels: (B,)."""
-    return F.cross_entropy(at_least_float32(logits), labels)
+    return F.cross_entropy(upcast_to_float32(logits), labels)
 
 
 def training_of(kind: str, context: Context) -> Training:

@@ -8,7 +8,7 @@ from torch import Tensor
 from harness.data.batches import Batch, epoch_generator
 from harness.distill.crd_memory import CrdMemory
 from harness.distill.negatives import draw_negatives
-from harness.train.methods.base import Answer, Context
+from harness.train.methods.base import Context, NetworkOutput
 from harness.train.methods.distillation import Term
 
 STREAM = 2  # of `epoch_generator`
@@ -30,7 +30,9 @@ class Crd(Term):
         )
         self.epoch = -1
 
-    def forward(self, student: Answer, teacher: Answer, batch: Batch, epoch: int) -> Tensor:
+    def forward(
+        self, student: NetworkOutput, teacher: NetworkOutput, batch: Batch, epoch: int
+    ) -> Tensor:
         labels = self.context.train.labels
         if epoch != self.epoch:
             seed = epoch_generator(self.context.spec["seed"], epoch, STREAM).initial_seed()

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from harness.data.batches import Batch
-from harness.distill.relations import at_least_float32
+from harness.distill.relations import upcast_to_float32
 from harness.methods import wants_maps
 from harness.networks.base import Network
-from harness.train.methods.base import Answer, Classifier, Context, Losses, cross_entropy
+from harness.train.methods.base import Classifier, Context, Losses, NetworkOutput, cross_entropy
 
 
 class Term(nn.Module):
@@ -32,7 +32,9 @@ class Term(nn.Module):
         self.context = context
         self.settings = settings
 
-    def forward(self, student: Answer, teacher: Answer, batch: Batch, epoch: int) -> Tensor:
+    def forward(
+        self, student: NetworkOutput, teacher: NetworkOutput, batch: Batch, epoch: int
+    ) -> Tensor:
         """The weighted term, a scalar. Logits in float32 at least, maps if the method needs them.
         epoch: from 0."""
         raise NotImplementedError
@@ -45,7 +47,9 @@ class MapPairs(Term):
         """Of one pair, a scalar. place: from 0, the shallowest."""
         raise NotImplementedError
 
-    def forward(self, student: Answer, teacher: Answer, batch: Batch, epoch: int) -> Tensor:
+    def forward(
+        self, student: NetworkOutput, teacher: NetworkOutput, batch: Batch, epoch: int
+    ) -> Tensor:
         pairs = zip(student.maps, teacher.maps, strict=True)
         losses = [self.loss(s, t, place) for place, (s, t) in enumerate(pairs)]
         return self.settings["weight"] * torch.stack(losses).sum()
@@ -75,9 +79,9 @@ class Distillation(Classifier):
 
     def losses(self, model: Network, batch: Batch, epoch: int) -> tuple[Losses, Tensor | None]:
         teacher = self.context.teach(batch, self.wants_maps)
-        student = Answer.of(model, batch.x, self.wants_maps)
+        student = NetworkOutput.of(model, batch.x, self.wants_maps)
         # Once for all: the gradients of several terms meet in float32, not in half precision.
-        student = replace(student, logits=at_least_float32(student.logits))
+        student = replace(student, logits=upcast_to_float32(student.logits))
         losses = {"ce": self.ce_weight * cross_entropy(student.logits, batch.y)}
         for name, term in self.terms.items():
             losses[name] = term(student, teacher, batch, epoch)

@@ -4,12 +4,14 @@ from torch import Tensor
 
 from harness.data.batches import Batch
 from harness.distill.dkd import dkd_loss
-from harness.train.methods.base import Answer
+from harness.train.methods.base import NetworkOutput
 from harness.train.methods.distillation import Term
 
 
 class Dkd(Term):
-    def forward(self, student: Answer, teacher: Answer, batch: Batch, epoch: int) -> Tensor:
+    def forward(
+        self, student: NetworkOutput, teacher: NetworkOutput, batch: Batch, epoch: int
+    ) -> Tensor:
         s = self.settings
         grown = min((epoch + 1) / s["warmup"], 1.0) if s["warmup"] else 1.0
         return grown * dkd_loss(

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from harness.data.batches import Batch
 from harness.distill.fitnet import fitnet_loss, fitnet_regressor
-from harness.train.methods.base import Answer, Context
+from harness.train.methods.base import Context, NetworkOutput
 from harness.train.methods.distillation import Term
 
 
@@ -20,6 +20,8 @@ class Fitnet(Term):
         # rate end in NaN.
         self.regressor = nn.Sequential(convolution, nn.BatchNorm2d(convolution.out_channels))
 
-    def forward(self, student: Answer, teacher: Answer, batch: Batch, epoch: int) -> Tensor:
+    def forward(
+        self, student: NetworkOutput, teacher: NetworkOutput, batch: Batch, epoch: int
+    ) -> Tensor:
         pair = student.maps[self.place], teacher.maps[self.place]
         return self.settings["weight"] * fitnet_loss(*pair, self.regressor)

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from harness.data.batches import Batch
 from harness.distill.kd import kd_term
-from harness.train.methods.base import Answer, Context
+from harness.train.methods.base import Context, NetworkOutput
 from harness.train.methods.distillation import Term
 
 
@@ -15,5 +15,7 @@ class Kd(Term):
         super().__init__(context, settings)
         self.ce_weight = 1 - settings["alpha"]
 
-    def forward(self, student: Answer, teacher: Answer, batch: Batch, epoch: int) -> Tensor:
+    def forward(
+        self, student: NetworkOutput, teacher: NetworkOutput, batch: Batch, epoch: int
+    ) -> Tensor:
         return kd_term(student.logits, teacher.logits, **self.settings)

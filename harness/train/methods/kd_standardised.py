@@ -6,7 +6,7 @@ from torch import Tensor
 
 from harness.data.batches import Batch
 from harness.distill.kd_standardised import standardised_kd_loss
-from harness.train.methods.base import Answer, Context
+from harness.train.methods.base import Context, NetworkOutput
 from harness.train.methods.distillation import Term
 
 
@@ -15,7 +15,9 @@ class StandardisedKd(Term):
         super().__init__(context, settings)
         self.ce_weight = settings["ce_weight"]
 
-    def forward(self, student: Answer, teacher: Answer, batch: Batch, epoch: int) -> Tensor:
+    def forward(
+        self, student: NetworkOutput, teacher: NetworkOutput, batch: Batch, epoch: int
+    ) -> Tensor:
         s = self.settings
         return s["weight"] * standardised_kd_loss(
             student.logits, teacher.logits, temperature=s["temperature"]

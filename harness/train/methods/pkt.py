@@ -4,10 +4,12 @@ from torch import Tensor
 
 from harness.data.batches import Batch
 from harness.distill.pkt import pkt_loss
-from harness.train.methods.base import Answer
+from harness.train.methods.base import NetworkOutput
 from harness.train.methods.distillation import Term
 
 
 class Pkt(Term):
-    def forward(self, student: Answer, teacher: Answer, batch: Batch, epoch: int) -> Tensor:
+    def forward(
+        self, student: NetworkOutput, teacher: NetworkOutput, batch: Batch, epoch: int
+    ) -> Tensor:
         return self.settings["weight"] * pkt_loss(student.embedding, teacher.embedding)

@@ -4,12 +4,14 @@ from torch import Tensor
 
 from harness.data.batches import Batch
 from harness.distill.rkd import rkd_loss
-from harness.train.methods.base import Answer
+from harness.train.methods.base import NetworkOutput
 from harness.train.methods.distillation import Term
 
 
 class Rkd(Term):
-    def forward(self, student: Answer, teacher: Answer, batch: Batch, epoch: int) -> Tensor:
+    def forward(
+        self, student: NetworkOutput, teacher: NetworkOutput, batch: Batch, epoch: int
+    ) -> Tensor:
         s = self.settings
         return s["weight"] * rkd_loss(
             student.embedding, teacher.embedding, distance=s["distance"], angle=s["angle"]

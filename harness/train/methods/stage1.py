@@ -4,10 +4,10 @@ from typing import Any
 
 from torch import Tensor
 
+from harness.common.metrics import ncm_of
 from harness.data.batches import Batch
 from harness.distill.relations import same_class_pairs
 from harness.distill.stage1 import stage1_loss
-from harness.measures import ncm_of
 from harness.networks.base import Network
 from harness.train.evaluate import ncm_accuracies
 from harness.train.methods.base import Context, Losses, Training

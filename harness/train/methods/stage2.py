@@ -7,7 +7,7 @@ from torch import Tensor
 
 from harness.data.batches import Batch, epoch_generator
 from harness.distill.centers import class_centers
-from harness.distill.relations import at_least_float32
+from harness.distill.relations import upcast_to_float32
 from harness.distill.stage2 import local_teaching_loss, teaching_loss
 from harness.networks.base import Network
 from harness.train.evaluate import autocast
@@ -55,6 +55,6 @@ def global_centers(context: Context, augmented: bool) -> Tensor:
         return class_centers(c.teacher_embedding(), c.train.labels, c.n_classes)
     batches = c.train.augmented(512, epoch_generator(c.spec["seed"], 0))
     with autocast(c.train.device, c.precision):
-        parts = [(at_least_float32(c.teacher.embed(b.x)), b.y) for b in batches]
+        parts = [(upcast_to_float32(c.teacher.embed(b.x)), b.y) for b in batches]
     embedding, labels = (torch.cat(p) for p in zip(*parts, strict=True))
     return class_centers(embedding, labels, c.n_classes)

@@ -1,0 +1,1 @@
+"""Code that every package may use: errors, names, output, provenance, canonical JSON."""

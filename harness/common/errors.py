@@ -1,0 +1,73 @@
+"""The one exception a user is meant to see: one line that names the field and the remedy."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from harness.common.names import shown
+from harness.common.redaction import redacted
+
+
+class UserError(Exception):
+    """Wrong input. The command line prints it as one line on stderr and exits with status 2: what
+    it quotes from a file or a name cannot break the line, and can always be printed."""
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(shown(message))
+
+
+def one_line(error: BaseException) -> str:
+    """An error for a message of ours, without its secrets: its first line, with its type where it
+    is another library's."""
+    text = redacted(str(error)).strip().splitlines()
+    if isinstance(error, UserError) and text:
+        return text[0]
+    return f"{type(error).__name__}: {text[0][:200]}" if text else type(error).__name__
+
+
+def nearest(name: str, allowed: Iterable[str]) -> str:
+    """ ", did you mean X?" for the closest allowed name, else the list of allowed names."""
+    names = sorted(allowed)
+    close = get_close_matches(name, names, n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else f"; allowed: {', '.join(names)}"
+
+
+def first_error(error: ValidationError, model: type[BaseModel], prefix: str = "") -> str:
+    """The first problem as `field: what is wrong; what is allowed`, on one line."""
+    problems = error.errors()
+    # A misspelt required key is also missing: its nearest name is the better answer.
+    unknown = (p for p in problems if p["type"] == "extra_forbidden")
+    problem = next(unknown, problems[0])
+    loc = [str(part) for part in problem["loc"]]
+    field = ".".join([prefix, *loc] if prefix else loc)
+    if problem["type"] == "extra_forbidden":
+        siblings = _model_at(model, loc[:-1])
+        allowed = list(siblings.model_fields) if siblings else []
+        return f"{field}: unknown key{nearest(loc[-1], allowed)}"
+    if problem["type"] == "missing":
+        return f"{field}: missing; add it"
+    message = problem["msg"].removeprefix("Value error, ")
+    if not loc and not prefix:
+        return message.replace("\n", " ")  # of several fields together; it names one itself
+    given = problem.get("input")
+    text = "" if isinstance(given, dict | BaseModel) else f" (given: {redacted(str(given))[:60]!r})"
+    return f"{field}: {message[0].lower() + message[1:]}{text}".replace("\n", " ")
+
+
+def _model_at(model: type[BaseModel], path: list[str]) -> type[BaseModel] | None:
+    for part in path:
+        field = model.model_fields.get(part)
+        annotation: Any = field.annotation if field else None
+        if isinstance(annotation, types.UnionType):  # `Tasks | None`
+            annotation = next(a for a in get_args(annotation) if a is not types.NoneType)
+        if isinstance(annotation, types.GenericAlias) or annotation is None:
+            return None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return None
+        model = annotation
+    return model

@@ -1,0 +1,54 @@
+"""`harness init`: an experiment file to begin with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from harness.common.errors import UserError
+from harness.experiment.file import parse
+from harness.experiment.plain_yaml import from_yaml
+from harness.experiment.schema import schema_text
+
+SCHEMA = "schema.json"  # beside the experiment files
+EXAMPLE = """\
+# yaml-language-server: $schema={schema}
+# All fields and their defaults: docs/experiments.md. What is left out has its default.
+name: {name}                     # becomes the MLflow experiment
+description: A teacher, plain students and distilled ones.
+dataset: {{name: digits}}           # or cifar100, cub200, folder, ..: docs/data.md
+# tasks: {{shots: [5, 20]}}         # fewer images, or other classes: docs/tasks.md
+network: wide_resnet              # or resnet, mobile_net
+teacher: {{depth: 16, width: 2}}
+students: [{{depth: 10, width: 1}}]
+methods:                          # docs/methods.md
+  - plain
+  - kd
+  # - {{method: kd, kd: {{temperature: [2, 8]}}}}   # a sweep: a row of each value
+  - refilled
+optimizer: {{batch_size: 64}}
+training: {{epochs: 20, lr: 0.1}}   # the teacher, and students of one stage
+kd: {{temperature: 4, alpha: 0.9}}
+stage1: {{epochs: 20, relation: tuple, tau1: 4}}
+stage2: {{epochs: 20, tau2: 2, lambd: 10}}
+protocol: strict                  # or legacy, as published: docs/protocol.md
+seeds: [0, 1, 2]
+claims: [refilled > plain]        # tested by `harness verdicts`: docs/verdicts.md
+"""
+
+
+def write_example(name: str, folder: Path) -> Path:
+    """FOLDER/NAME.yaml, and beside it the schema that its first line names.
+
+    Raises:
+        UserError: not a name for an experiment, or the file is there already.
+    """
+    text = EXAMPLE.format(name=name, schema=SCHEMA)
+    parse(from_yaml(text), "the example")  # says what is wrong with the name
+    path = folder / f"{name}.yaml"
+    if path.exists():
+        raise UserError(f"{path} is there already; choose another name, or delete it")
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    if not (folder / SCHEMA).exists():
+        (folder / SCHEMA).write_text(schema_text() + "\n", encoding="utf-8")
+    return path

@@ -1,0 +1,320 @@
+"""Reading an experiment: YAML file or plain data, `--set` overrides, one-line errors.
+
+Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import difflib
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from harness import methods
+from harness.common.errors import UserError, first_error, nearest
+from harness.data import DATASETS
+from harness.data.options import as_number, resolve_paths
+from harness.experiment.claims import published_of
+from harness.experiment.experiment import Experiment
+from harness.experiment.plain_yaml import NotYaml, from_yaml
+from harness.experiment.protocol import PRESETS
+from harness.experiment.published import read_published
+from harness.experiment.tasks import Task, Tasks
+from harness.experiment.tuned import TaskTuned
+from harness.methods import SECTIONS
+from harness.methods.base import Method, Schedule
+from harness.methods.variants import expanded, split
+from harness.networks import NETWORKS
+
+REGISTERED = "models:"  # begins the name of a teacher in MLflow's model registry
+EXPERIMENTS = Path("experiments")  # where experiments are found by their names
+Raw = dict[str, Any]
+
+
+def experiment_file(text: str) -> Path | None:
+    """The file of an experiment that is given by its path or by its name."""
+    candidates = (Path(text), EXPERIMENTS / f"{text}.yaml", EXPERIMENTS / f"{text}.yml")
+    return next((p for p in candidates if p.suffix in (".yaml", ".yml") and p.is_file()), None)
+
+
+def parse(raw: Any, where: str = "the experiment") -> Experiment:
+    """A resolved experiment from plain data.
+
+    Raises:
+        UserError: one line naming the field and what is allowed.
+    """
+    if not isinstance(raw, dict):
+        raise UserError(f"{where}: expected `key: value` lines, found {type(raw).__name__}")
+    raw = dict(raw)
+    scale = raw.pop("epochs_scale", 1)
+    default = raw.pop("network", None) or {}
+    for key in raw:
+        if key not in Experiment.model_fields:
+            raise UserError(f"{key}: unknown key{nearest(str(key), Experiment.model_fields)}")
+    raw["dataset"] = _chosen("dataset", raw.get("dataset"), "name", DATASETS, {})
+    shared = {"network": default} if isinstance(default, str) else default
+    if not isinstance(shared, dict):
+        raise UserError("network: not a name or a mapping; write `network: {network: ...}`")
+    if is_registered(raw.get("teacher")):
+        raise UserError(f"teacher: {raw['teacher']} is looked up in MLflow by `harness` alone")
+    raw["teacher"] = _chosen("teacher", raw.get("teacher"), "network", NETWORKS, shared)
+    students = raw.get("students")
+    if not isinstance(students, list | tuple) or not students:
+        raise UserError("students: an experiment needs at least one; add `students: [{...}]`")
+    raw["students"] = [
+        _chosen(f"students.{i}", entry, "network", NETWORKS, shared)
+        for i, entry in enumerate(students)
+    ]
+    raw["protocol"] = _protocol(raw.get("protocol", "strict"))
+    return scale_epochs(_validate(Experiment, raw, ""), scale)
+
+
+def is_registered(teacher: Any) -> bool:
+    """Whether an experiment's `teacher` names one of MLflow's registered models."""
+    return isinstance(teacher, str) and teacher.startswith(REGISTERED)
+
+
+def scale_epochs(experiment: Experiment, scale: Any) -> Experiment:
+    """Every number of epochs and every milestone times `scale`, for a shorter rehearsal.
+
+    Raises:
+        UserError: `scale` is not a positive number.
+    """
+    scale = as_number(scale)
+    if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale < 1000:
+        raise UserError(f"epochs_scale: {scale!r} is no positive number; use 0.1 for a tenth")
+    if scale == 1:
+        return experiment
+
+    fields = [name for name, model in SECTIONS.items() if issubclass(model, Schedule)]
+    return experiment.model_copy(update={f: getattr(experiment, f).times(scale) for f in fields})
+
+
+def _chosen(field: str, entry: Any, key: str, registry: Any, shared: dict[str, Any]) -> Any:
+    """An entry that names something in a registry, checked by that thing's own options model."""
+    if isinstance(entry, str):
+        entry = {key: entry}
+    if not isinstance(entry, dict):
+        raise UserError(f"{field}: missing or not a mapping; write `{field}: {{{key}: ...}}`")
+    # The common options are those of the common network, and of no other.
+    if entry.get(key, shared.get(key)) == shared.get(key):
+        entry = {**shared, **entry}
+    name = entry.get(key)
+    if name is None:
+        raise UserError(f"{field}.{key}: missing{nearest('', registry)}")
+    if not isinstance(name, str) or name not in registry:
+        raise UserError(f"{field}.{key}: unknown {name!r}{nearest(str(name), registry)}")
+    return _validate(registry[name][0], entry, field)
+
+
+def _protocol(entry: Any) -> dict[str, Any]:
+    entry = {"preset": entry} if isinstance(entry, str) else entry
+    if not isinstance(entry, dict):
+        raise UserError("protocol: expected 'strict', 'legacy' or a mapping with a preset")
+    preset = entry.get("preset", "strict")
+    if not isinstance(preset, str) or preset not in PRESETS:
+        raise UserError(f"protocol: unknown preset {preset!r}{nearest(str(preset), PRESETS)}")
+    return {"preset": preset, **PRESETS[preset], **entry}
+
+
+def _validate(model: type[BaseModel], values: dict[str, Any], prefix: str) -> Any:
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise UserError(first_error(error, model, prefix)) from None
+
+
+def networks_of(experiment: Experiment) -> list[str]:
+    """Labels of the teacher and the students."""
+    return [network.label for network in (experiment.teacher, *experiment.students)]
+
+
+def override(raw: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
+    """`raw` with `path.to.field=value` applied; values are read as YAML.
+
+    Raises:
+        UserError: an assignment without `=`, or a path through something that is not a mapping.
+    """
+    raw = copy.deepcopy(raw)
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        if not equals or not path:
+            raise UserError(f"--set {assignment}: expected FIELD=VALUE, as in stage2.lambd=50")
+        try:
+            value = from_yaml(text)
+        except NotYaml as error:
+            raise UserError(f"--set {path}: {text!r} is no YAML value ({error.reason})") from None
+        node: Any = raw
+        *parents, last = path.split(".")
+        for part in parents:
+            if isinstance(node, list):
+                node = node[_index(node, part, path)]
+            elif isinstance(node, dict):
+                if isinstance(node.get(part), str):  # `protocol: strict` -> a mapping
+                    node[part] = {_name_key(part): node[part]}
+                if node.get(part) is None:  # also `tasks: null`
+                    node[part] = {}
+                node = node[part]
+        if isinstance(node, list):
+            node[_index(node, last, path)] = value
+        elif isinstance(node, dict):
+            node[last] = value
+        else:
+            raise UserError(f"--set {path}: {parents[-1]} is not a mapping")
+    return raw
+
+
+def _name_key(field: str) -> str:
+    return {"protocol": "preset", "dataset": "name"}.get(field, "network")
+
+
+def _index(node: list[Any], part: str, path: str) -> int:
+    if not re.fullmatch("[0-9]{1,9}", part) or int(part) >= len(node):
+        raise UserError(f"--set {path}: {part!r} is no position of a list of {len(node)}")
+    return int(part)
+
+
+def read_yaml(path: Path, kind: str, example: str) -> Raw:
+    """The mapping in a YAML file.
+
+    Args:
+        kind: of file, for messages ("experiment"); example: where to see one.
+
+    Raises:
+        UserError: missing or unreadable file, broken YAML, or no mapping.
+    """
+    if not path.is_file():
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")])
+        hint = f"; did you mean {path.parent / near[0]}?" if near else "; check the path"
+        raise UserError(f"{path}: no such {kind} file{hint}")
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); allow it") from None
+    try:
+        raw = from_yaml(data.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise UserError(
+            f"{path}: line {line}: not UTF-8 text; save it in UTF-8 (broken YAML)"
+        ) from None
+    except NotYaml as error:
+        raise UserError(f"{path}: line {error.line}: broken YAML ({error.reason})") from None
+    if not isinstance(raw, dict):
+        raise UserError(f"{path}: expected `key: value` lines; see {example}")
+    return raw
+
+
+def with_class_order(raw: Raw, folder: Path) -> Raw:
+    """With the list in place of the file that `tasks.order` names, relative to the experiment's.
+
+    Raises:
+        UserError: no such file, or no list in it.
+    """
+    tasks = raw.get("tasks")
+    if not isinstance(tasks, dict):
+        return raw
+    order = tasks.get("order")
+    if not isinstance(order, str) or not order.endswith((".yaml", ".yml")):
+        return raw
+    found = read_yaml(
+        folder / order, "class order", "experiments/published/cifar100_class_order.yaml"
+    )
+    if found.keys() != {"order"} or not isinstance(found["order"], list):
+        raise UserError(f"{folder / order}: expected `order: [...]`, the classes in their order")
+    return {**raw, "tasks": {**tasks, "order": found["order"]}}
+
+
+def _without_left_out(raw: Raw, in_file: Raw) -> Raw:
+    """Without those of the file's tuned settings whose methods and tasks `--set` has left out. Only
+    of a part: what was not tuned there does not come in unnoticed."""
+    tuned = raw.get("tuned")
+    if not isinstance(tuned, dict) or tuned != in_file.get("tuned"):
+        return raw
+    try:
+        (used, tasks), (all_used, all_tasks) = _trained(raw), _trained(in_file)
+    except ValueError:  # a wrong field is named when all are read
+        return raw
+    if not (used <= all_used and tasks <= all_tasks and bool(tasks) == bool(all_tasks)):
+        return raw
+    kept = {name: own for name, own in tuned.items() if name in used}
+    for name, own in kept.items():
+        if "tasks" in own:
+            entries = [entry for entry in own["tasks"] if TaskTuned(**entry).task in tasks]
+            kept[name] = {**own, "tasks": entries}
+    return {**raw, "tuned": kept}
+
+
+def _trained(raw: Raw) -> tuple[set[str], set[Task]]:
+    """The methods, without settings of their own, and the tasks of an experiment.
+
+    Raises:
+        ValueError: some of them are wrong.
+    """
+    items = raw.get("methods") or methods.DEFAULT
+    names = [str(name) for item in items for name, _ in expanded(item)]
+    tasks = Tasks.model_validate(raw["tasks"]).all if raw.get("tasks") else []
+    return {methods.named(split(name)[0]).name for name in names}, set(tasks)
+
+
+def _check_sections(raw: Raw, assignments: list[str], used: list[Method]) -> None:
+    """
+    Raises:
+        UserError: a section that no method uses. One of the file stays allowed where `--set` leaves
+            out its method.
+    """
+    unused = in_file = methods.unused_sections(used)
+    given = raw.get("methods")
+    own = given if isinstance(given, list) else [] if given else methods.DEFAULT
+    with contextlib.suppress(ValueError):  # a name that `--set` has replaced
+        in_file = unused & methods.unused_sections(
+            methods.named(str(name)) for item in own for name, _ in expanded(item)
+        )
+    assigned = [a.partition("=")[0].partition(".")[0] for a in assignments]
+    for section in [*(s for s in raw if s in in_file), *(s for s in assigned if s in unused)]:
+        users = [m.name for m in methods.REGISTRY.values() if section in m.sections]
+        raise UserError(
+            f"{section}: no method of this experiment uses it; add {users[0]!r} to methods or "
+            f"drop {section!r}"
+        )
+
+
+def read(
+    path: Path,
+    assignments: list[str] | None = None,
+    resolve: Callable[[Raw], Raw] = lambda r: r,
+    also: Iterable[str] = (),
+) -> Experiment:
+    """The experiment in a YAML file, with `--set` overrides.
+
+    Args:
+        resolve: turns what only another place knows into plain fields: a registered teacher
+            (harness.track.registry.resolve).
+        also: methods whose sections may stand there, besides those of its own: what is tuned.
+
+    Raises:
+        UserError: missing or unreadable file, broken YAML, any wrong field, or published numbers
+            that a table could not show.
+    """
+    raw = read_yaml(path, "experiment", "experiments/digits.yaml")
+    if "dataset" in raw:
+        raw["dataset"] = resolve_paths(raw["dataset"], path.parent)
+    if "experiment" in raw and "dataset" not in raw:
+        raise UserError(f"{path}: a tuning file, no experiment; use `harness tune {path}`")
+    changed = with_class_order(override(raw, assignments or []), path.parent)
+    if assignments:
+        changed = _without_left_out(changed, raw)
+    experiment = parse(resolve(changed), str(path))
+    _check_sections(raw, assignments or [], [*experiment.used, *map(methods.find, also)])
+    published = []
+    if experiment.published:  # what the tables will need of it
+        published = read_published(path.parent / experiment.published, networks_of(experiment))
+    for claim in experiment.claimed:
+        if claim.source:
+            published_of(claim, published)
+    return experiment

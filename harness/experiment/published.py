@@ -1,0 +1,159 @@
+"""Published numbers in a CSV file: source, row, metric, protocol, then one column a network;
+and, if there is one, `of`: which of our numbers a row is compared with (harness.experiment.claims).
+
+The one reader, for the experiment file that names it and for the tables made from it: all that a
+table will need is checked before anything trains.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from harness.common.errors import UserError
+from harness.common.names import as_read, shown
+from harness.experiment.claims import read_quantity
+
+REQUIRED = ("source", "row", "metric", "protocol")
+OF = "of"
+SHOWN = ("row", "source", "protocol")  # in the table, so they must say something
+DELIMITERS = ",;\t|"  # the usual one, and those that spreadsheets write
+NOTHING = {"", "-", "–", "—", "n/a", "na", "nan"}
+NUMBER = re.compile(r"(\d{1,3}(?:[.,]\d+)?)\s*%?(?:\s*±\s*(\d{1,3}(?:[.,]\d+)?)\s*%?)?")
+Row = dict[str, str]
+
+
+def read_published(path: Path, networks: Iterable[str]) -> list[Row]:
+    """The rows of the file: every field as text, numbers in % with a decimal point, "" for none.
+
+    Args:
+        networks: labels of the experiment's networks; a column in another case is called like them.
+
+    Raises:
+        UserError: no such file, or one that would leave a row or a column out of the table. One
+            line with the file, the line and the remedy.
+    """
+    labels, text, skipped = {*networks}, _text(path), 0
+    if hint := re.match(r"sep=(.)\r?\n", text):  # as a spreadsheet writes it
+        text, skipped = text[hint.end() :], 1
+    delimiter = hint[1] if hint else _delimiter(text)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    columns: list[str] | None = None
+    rows = []
+    try:
+        for fields in reader:
+            where = f"published: {shown(path)}, line {reader.line_num + skipped}"
+            fields = [as_read(field) for field in fields]
+            if not any(fields):
+                continue
+            if bad := next((f for f in fields if shown(f) != f), None):
+                raise UserError(f"{where}: {bad[:60]!r} is not plain text; write it anew")
+            if columns is None:
+                columns = _columns(fields, labels, where)
+            else:
+                rows.append(_row(columns, fields, labels, where, delimiter))
+    except csv.Error as error:
+        line = reader.line_num + skipped
+        raise UserError(
+            f"published: {shown(path)}, line {line}: broken CSV ({error}); close the quotes"
+        ) from None
+    if columns is None:
+        raise UserError(f"published: {shown(path)}, line 1: empty; begin with {','.join(REQUIRED)}")
+    return rows
+
+
+def _text(path: Path) -> str:
+    if not path.is_file():
+        raise UserError(f"published: no file {path}; fix the path")
+    try:
+        data = path.read_bytes()
+        return data.decode("utf-8-sig")
+    except OSError as error:
+        raise UserError(f"published: cannot read {path} ({error.strerror}); allow it") from None
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise UserError(
+            f"published: {path}, line {line}: not UTF-8 text; save it as CSV in UTF-8"
+        ) from None
+
+
+def _delimiter(text: str) -> str:
+    """That which separates most of the required columns in the first line."""
+    first = next((line for line in text.splitlines() if line.strip()), "")
+
+    def known(delimiter: str) -> int:
+        return len({*REQUIRED} & {_plain(f).strip('"') for f in first.split(delimiter)})
+
+    return max(DELIMITERS, key=known)
+
+
+def _plain(name: str) -> str:
+    return as_read(name).casefold()
+
+
+def _columns(fields: list[str], networks: set[str], where: str) -> list[str]:
+    """The header with the names that the table looks for."""
+    usual = {_plain(n): n for n in (*REQUIRED, OF, *networks)}
+    columns = [usual.get(_plain(f), f) for f in fields]
+    missing = [r for r in REQUIRED if r not in columns]
+    if missing:
+        raise UserError(
+            f"{where}: no column {missing[0]!r}; a published table has {', '.join(REQUIRED)} and "
+            "one for each network, with commas between them"
+        )
+    twice = next((c for c in columns if c and columns.count(c) > 1), None)
+    if twice:
+        raise UserError(f"{where}: two columns are called {twice!r}; rename one")
+    letters = {re.sub(r"[\W_]", "", n.casefold()): n for n in networks}
+    for column in columns:
+        near = letters.get(re.sub(r"[\W_]", "", column.casefold()))
+        if near and near not in columns:
+            raise UserError(f"{where}: column {column!r}: did you mean {near!r}? rename it")
+    if not networks & {*columns}:
+        given = [c for c in columns if c not in (*REQUIRED, OF)]
+        raise UserError(
+            f"{where}: no column of this experiment's networks ({', '.join(sorted(networks))}) "
+            f"among {', '.join(given) or 'none'}; name the columns so"
+        )
+    return columns
+
+
+def _row(
+    columns: list[str], fields: list[str], networks: set[str], where: str, delimiter: str
+) -> Row:
+    n = len(columns)
+    if len(fields) != n:
+        remedy = "put quotes around a field with a comma in it, and write 97.10 for 97,10"
+        remedy = remedy if delimiter == "," and len(fields) > n else "give every column its field"
+        raise UserError(f"{where}: {len(fields)} fields for {n} columns; {remedy}")
+    row = {}
+    for column, field in zip(columns, fields, strict=True):
+        if column in SHOWN and not field:
+            raise UserError(f"{where}: nothing in column {column!r}; the table shows it")
+        if not column and field:
+            raise UserError(f"{where}: {field!r} stands in a column without a name; name it")
+        if column:
+            known = column in networks
+            row[column] = _number(field, f"{where}, column {column}") if known else field
+    if row.get(OF):
+        try:
+            read_quantity(row[OF])
+        except ValueError as error:
+            raise UserError(f"{where}, column {OF}: {error}") from None
+    return row
+
+
+def _number(field: str, where: str) -> str:
+    if field.casefold() in NOTHING:
+        return ""
+    match = NUMBER.fullmatch(field)
+    values = [v.replace(",", ".") for v in match.groups() if v] if match else []
+    if not values or float(values[0]) > 100:
+        raise UserError(
+            f"{where}: {field[:40]!r} is no accuracy; write a number of percent, as 97.10, or "
+            "nothing"
+        )
+    return " ± ".join(values)

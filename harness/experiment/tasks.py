@@ -1,0 +1,277 @@
+"""What teacher and students are taught where their tasks differ: the `tasks` section of an
+experiment, and the classes and images that follow from it. Nothing here imports torch.
+
+The classes of the data set stand in an order. The teacher's task is the first n of it, a student's
+the n that share `overlap` classes with the teacher's: positions [n - overlap, 2 n - overlap). As in
+the 2022 release (arXiv 2205.01915), whose k is n - overlap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Annotated, Any, Literal, get_args
+
+import numpy as np
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
+
+from harness.common.errors import UserError, nearest
+from harness.data import Dataset
+from harness.data.views import View, few_images, join_validation, without_pixels
+from harness.methods.base import Frozen
+
+ALL = "all"
+Order = Literal["labels", "random"]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one student of an experiment learns, by the dimensions of its table.
+
+    overlap: how many of its classes are the teacher's, too; None: all.
+    shots: training images a class; None: all. Of an incremental task: of the teacher's classes.
+    """
+
+    overlap: int | None = None
+    shots: int | None = None
+
+    @property
+    def dimensions(self) -> dict[str, int | str]:
+        """As plain data: a number each, or "all"."""
+        return {
+            "overlap": ALL if self.overlap is None else self.overlap,
+            "shots": ALL if self.shots is None else self.shots,
+        }
+
+    @property
+    def words(self) -> list[str]:
+        """Each dimension as people say it: "overlap 2", "shots all"."""
+        return [f"{name} {value}" for name, value in self.dimensions.items()]
+
+    @staticmethod
+    def of(dimensions: dict[str, int | str]) -> Task:
+        """From `dimensions`."""
+        found = (dimensions.get(name, ALL) for name in ("overlap", "shots"))
+        return Task(*(None if isinstance(value, str) else value for value in found))
+
+
+def _number(value: Any) -> int | str:
+    if value != ALL and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
+        raise ValueError(f"{value!r} is neither a number nor {ALL!r}")
+    return value
+
+
+def _numbers(value: Any) -> tuple[int | str, ...]:
+    items = tuple(value) if isinstance(value, list | tuple) else (value,)
+    for item in items:
+        _number(item)
+        if items.count(item) > 1:
+            raise ValueError(f"{item!r} stands twice; drop one")
+    if not items:
+        raise ValueError(f"nothing is listed; name a number, or {ALL!r}")
+    return items
+
+
+OneNumber = Annotated[int | str, BeforeValidator(_number)]
+# One or several, as a list or alone.
+Numbers = Annotated[tuple[int | str, ...], BeforeValidator(_numbers)]
+
+
+class Tasks(Frozen):
+    """The tasks of an experiment: one for each overlap and each number of shots.
+
+    classes: n, of the teacher's task and of each student's; None: all of the data set.
+    overlap: how many of them teacher and student share: numbers, or "all".
+    shots: training images a class that the student has: numbers, or "all". The teacher has all
+        images of its classes, and validation and test keep all of theirs.
+    new: the student learns the teacher's classes and this many more (one-step incremental). `shots`
+        counts for the teacher's classes then, of which there may be 0; of the new ones it has all.
+    order: of the classes: "labels", as the data set has them; "random", by `order_seed`; or a list
+        of names or numbers, also from a YAML file beside the experiment's.
+    shots_seed: of the draw of the shots; None: each seed of the experiment has its own, so that the
+        intervals of a table include the luck of the draw.
+    """
+
+    classes: Annotated[int, Field(strict=True)] | None = None
+    new: Annotated[int, Field(strict=True)] | None = None  # before what it has a say in
+    overlap: Numbers = (ALL,)
+    shots: Numbers = (ALL,)
+    order: Order | tuple[int | str, ...] = "labels"
+    order_seed: Seed = 0
+    shots_seed: Seed | None = None
+
+    @field_validator("classes")
+    @classmethod
+    def _something_to_tell_apart(cls, value: int | None) -> int | None:
+        if value is not None and value < 2:
+            raise ValueError("a task needs 2 classes or more to tell apart")
+        return value
+
+    @field_validator("new")
+    @classmethod
+    def _something_new(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is None:
+            return None
+        if value < 1:
+            raise ValueError(
+                "an incremental task has 1 new class or more; drop `new` for a task without"
+            )
+        if info.data.get("classes") is None:
+            raise ValueError("new beside how many old ones? add `classes`, their number")
+        return value
+
+    @field_validator("overlap")
+    @classmethod
+    def _of_so_many(cls, value: tuple[int | str, ...], info: ValidationInfo) -> Any:
+        classes = info.data.get("classes")
+        if info.data.get("new") is not None and value != (ALL,):
+            raise ValueError("a student of `new` classes knows all old ones; drop it, or `new`")
+        for overlap in value:
+            if isinstance(overlap, str):
+                continue
+            if classes is None:
+                raise ValueError(f"{overlap} of how many? add `classes`, the number of each task")
+            if overlap > classes:
+                raise ValueError(f"{overlap} of {classes} classes; use 0 to {classes}")
+        return value
+
+    @field_validator("shots")
+    @classmethod
+    def _something_to_train_on(cls, value: tuple[int | str, ...], info: ValidationInfo) -> Any:
+        if 0 in value and info.data.get("new") is None:
+            raise ValueError("0 leaves no training images; use 1 or more")
+        return value
+
+    @field_validator("order", mode="before")
+    @classmethod
+    def _an_order(cls, value: Any) -> Any:
+        """Said here, as a union would name each of its members."""
+        entries = value if isinstance(value, list | tuple) else ()
+        wrong = [e for e in entries if isinstance(e, bool) or not isinstance(e, int | str)]
+        if wrong:
+            raise ValueError(f"{wrong[0]!r} is neither a class's name nor its number")
+        if not entries and value not in get_args(Order):
+            raise ValueError(
+                "neither labels, random, a list of classes (names or numbers) nor a YAML file "
+                "with one (`order: [...]`)"
+            )
+        for entry in entries:
+            if entries.count(entry) > 1:
+                raise ValueError(f"{entry!r} stands twice; drop one")
+        return value
+
+    @property
+    def all(self) -> list[Task]:
+        """Every task, each dimension in its order."""
+        pairs = product(self.overlap, self.shots)
+        tasks = [
+            Task.of({"overlap": ALL if overlap == self.classes else overlap, "shots": shots})
+            for overlap, shots in pairs
+        ]
+        return list(dict.fromkeys(tasks))
+
+    def only(self, task: Task) -> Tasks:
+        """With this task alone."""
+        return self.model_copy(update={k: (v,) for k, v in task.dimensions.items()})
+
+    def shares_classes(self, task: Task) -> bool:
+        """Whether teacher and student have the very same classes."""
+        return self.new is None and task.overlap is None
+
+
+class TaskViews:
+    """What teacher and students see of a data set; of tasks that are None, everything."""
+
+    def __init__(self, tasks: Tasks | None, dataset: Dataset, with_validation: bool) -> None:
+        """
+        Args:
+            with_validation: its images are trained on, too, so shots are drawn from them as well.
+
+        Raises:
+            UserError: the data set lacks the classes or the images.
+        """
+        self.tasks = tasks or Tasks()
+        self._n_all = len(dataset.class_names)
+        order = class_order(self.tasks, dataset.class_names)
+        n = self.n_classes = len(order) if self.tasks.classes is None else self.tasks.classes
+        self._order = order
+        whose = f"{dataset.name}'s {self._n_all} classes"
+        if len(order) < self._n_all:
+            whose = f"the {len(order)} classes of tasks.order"
+        if n > len(order):
+            raise UserError(f"tasks.classes: {n}, but there are {whose}; use {len(order)} or fewer")
+        if self.tasks.new is not None and n + self.tasks.new > len(order):
+            raise UserError(
+                f"tasks.new: {n} old and {self.tasks.new} new classes are more than {whose}; "
+                f"use {len(order) - n} or fewer"
+                if n < len(order)
+                else f"tasks.new: {n} old classes are all of {whose}; use fewer `classes`"
+            )
+        if tasks is None:
+            return
+        seen = without_pixels(dataset)
+        train = (join_validation(seen) if with_validation else seen).train
+        for task in tasks.all:
+            least = n - (len(order) - n)
+            if task.overlap is not None and task.overlap < least:
+                raise UserError(
+                    f"tasks.overlap: two tasks of {n} classes that share {task.overlap} need "
+                    f"{2 * n - task.overlap}, more than {whose}; use {least} to {n}"
+                )
+            if lacking := few_images(dataset.class_names, train.labels, self.student(task, 0)):
+                raise UserError(f"tasks.shots: {lacking}")
+
+    def teacher(self) -> View:
+        return self._view(self._order[: self.n_classes])
+
+    def student(self, task: Task | None, seed: int) -> View:
+        """seed: the cell's."""
+        if task is None:
+            return View()
+        n, tasks = self.n_classes, self.tasks
+        drawn = 0
+        if task.shots:
+            drawn = seed if tasks.shots_seed is None else tasks.shots_seed
+        if tasks.new is not None:
+            return View(
+                classes=tuple(self._order[: n + tasks.new]),
+                shots=task.shots,
+                shots_seed=drawn,
+                old=tuple(self._order[:n]),
+            )
+        first = 0 if task.overlap is None else n - task.overlap
+        classes = self._view(self._order[first : first + n]).classes
+        return View(classes=classes, shots=task.shots, shots_seed=drawn)
+
+    def _view(self, classes: Sequence[int]) -> View:
+        everything = list(classes) == list(range(self._n_all))
+        return View(classes=None if everything else tuple(classes))
+
+
+def class_order(tasks: Tasks, names: Sequence[str]) -> list[int]:
+    """The classes' numbers in the order of the tasks.
+
+    Raises:
+        UserError: the order names a class that is not there, or one twice.
+    """
+    if tasks.order == "labels":
+        return list(range(len(names)))
+    if tasks.order == "random":
+        # RandomState: NumPy promises that its stream never changes.
+        return np.random.RandomState(tasks.order_seed).permutation(len(names)).tolist()
+    numbers = []
+    for entry in tasks.order:
+        if isinstance(entry, str):
+            if entry not in names:
+                raise UserError(f"tasks.order: {entry!r} is no class{nearest(entry, names)}")
+            numbers.append(list(names).index(entry))
+        elif not 0 <= entry < len(names):
+            raise UserError(f"tasks.order: there is no class {entry}; use 0 to {len(names) - 1}")
+        else:
+            numbers.append(entry)
+    for number in numbers:
+        if numbers.count(number) > 1:  # once by its name, once by its number
+            raise UserError(f"tasks.order: {names[number]!r} stands twice; drop one")
+    return numbers

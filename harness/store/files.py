@@ -1,0 +1,59 @@
+"""Files that are written whole or not at all, and the temporary files that kills leave behind."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+from pathlib import Path
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """A reader sees the old file or the new one, never a part; survives a power cut."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # held until it has its name: see `sweep`
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+            os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def sweep(folder: Path) -> None:
+    """Remove the temporary files that killed processes left. A checkpoint's stay until the cell is
+    done: one may be the last good one (`harness repair`)."""
+    for path in folder.glob(".*.tmp"):
+        named = re.fullmatch(r"\.(?!checkpoint\.).+\.(\d+)\.tmp", path.name)
+        if named and not _is_alive(int(named[1])) and not is_locked(path):
+            path.unlink(missing_ok=True)
+
+
+def _is_alive(pid: int) -> bool:
+    """Of this machine: a process elsewhere is known by its lock."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a live process holds this file. Only looks: writes nothing."""
+    try:
+        with open(path) as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return False
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False

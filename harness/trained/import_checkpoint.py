@@ -1,0 +1,210 @@
+"""`harness import-checkpoint`: a published file becomes a finished cell, usable as a teacher.
+
+Published checkpoints are pickled dicts with `state_dict`, `validating_accuracy` and `epoch`
+(harness.trained.published_file reads these and others). The network's arguments follow from the
+shapes; the accuracy is measured here and shown beside the file's own claim.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from torch import Tensor
+
+from harness.common.errors import UserError
+from harness.common.metrics import ACCURACY, SELECTION_RULES
+from harness.common.provenance import UNKNOWN, code_version, software
+from harness.data import Dataset, load
+from harness.data.placement import on_device
+from harness.data.views import apply
+from harness.experiment.experiment import Experiment
+from harness.networks import NETWORKS
+from harness.networks.base import Network
+from harness.plan import data_spec, imported_cell, task_views, view_field
+from harness.store import Store
+from harness.store.cell_options import cell_options
+from harness.store.files import write_atomically
+from harness.train.cell import data_summary
+from harness.train.checkpoint import about, build_network, to_bytes
+from harness.train.device import describe, resolve_device
+from harness.train.evaluate import accuracy
+from harness.trained.published_file import read_file
+
+
+def infer_network(state: dict[str, Tensor]) -> dict[str, Any]:
+    """The `network` entry that these names and shapes belong to.
+
+    Raises:
+        UserError: no known network has these names.
+    """
+
+    def blocks(prefix: str) -> int:
+        return len({k.split(".")[1] for k in state if k.startswith(prefix + ".")})
+
+    found: dict[str, Any] = {}
+    if "bn.weight" in state and "layer1.0.conv1.weight" in state:
+        width = _rows(state, "layer1.0.conv1.weight") // 16
+        found = {"network": "wide_resnet", "depth": 6 * blocks("layer1") + 4, "width": width}
+    elif "layers.0.conv2.weight" in state and "conv1.weight" in state:
+        found = {"network": "mobile_net", "ca": round(_rows(state, "conv1.weight") / 32, 4)}
+    elif "layer1.0.conv1.weight" in state and "bn1.weight" in state:
+        found = {"network": "resnet", "depth": 6 * blocks("layer1") + 2}
+    with contextlib.suppress(ValidationError):  # shapes that no network has
+        if found:
+            NETWORKS[found["network"]][0].model_validate(found)
+            return found
+    raise UserError(
+        f"FILE: its names ({', '.join(list(state)[:3])}, ...) are those of no network here; "
+        "expected wide_resnet, mobile_net or resnet"
+    )
+
+
+def _rows(state: dict[str, Tensor], name: str) -> int:
+    """The first size of a tensor; 0 of a single number, or of none."""
+    return next(iter(state[name].shape), 0) if name in state else 0
+
+
+def checked_model(state: dict[str, Tensor], network: dict[str, Any], n_classes: int) -> Network:
+    """
+    Raises:
+        UserError: a name or a shape differs from the network's; the message names the first.
+    """
+    classes = _rows(state, "fc.weight")
+    if classes != n_classes:
+        raise UserError(
+            f"FILE: it has {classes} classes, the experiment's teacher {n_classes}; name an "
+            "experiment on its data set, whose tasks.classes are as many"
+        )
+    model = build_network(network, n_classes)
+    expected = model.state_dict()
+    for name in [*expected, *state]:
+        ours = tuple(expected[name].shape) if name in expected else None
+        theirs = tuple(state[name].shape) if name in state else None
+        if theirs is None and name.endswith(".num_batches_tracked"):
+            continue  # PyTorch before 0.4.1 had none of them
+        if ours != theirs:
+            raise UserError(
+                f"FILE: {name}: expected {ours or 'nothing'} for {network}, found "
+                f"{theirs or 'nothing'}; the file is of another or a changed network"
+            )
+    model.load_state_dict(state)
+    return model
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published file. state: its weights; claims: what it says of itself; digest: its SHA-256;
+    network: whose names and shapes it has."""
+
+    path: Path
+    state: dict[str, Tensor]
+    claims: dict[str, Any]
+    digest: str
+    network: dict[str, Any]
+
+
+def read_published(path: Path) -> Published:
+    """
+    Raises:
+        UserError: see `read_file`, `infer_network`.
+    """
+    state, claims, digest = read_file(path)
+    return Published(path, state, claims, digest, infer_network(state))
+
+
+def import_checkpoint(path: Path, experiment: Experiment, root: Path, device_name: str) -> str:
+    """Make the cell; what to tell the user.
+
+    Raises:
+        UserError: see `read_published`, `add_teacher`; nothing is written then.
+    """
+    resolve_device(device_name)
+    file = read_published(path)
+    return add_teacher(file, experiment, load(experiment.dataset), Store(root), device_name)
+
+
+def add_teacher(
+    file: Published, experiment: Experiment, dataset: Dataset, store: Store, device_name: str
+) -> str:
+    """Put a published file into the store, as the teacher of experiments on this data set with
+    these classes for the teacher, whatever teacher `experiment` names; what to tell the user.
+
+    dataset: all of it; the file is measured on the teacher's classes.
+
+    Raises:
+        UserError: see `checked_model`, `task_views`; nothing is written then.
+    """
+    device, network = resolve_device(device_name), file.network
+    view = task_views(experiment, dataset).teacher()
+    seen = apply(dataset, view)
+    model = checked_model(file.state, network, len(seen.class_names)).to(device)
+    measured = {
+        part: accuracy(model, on_device(seen, images, device, n_workers=0))
+        for part in ("validation", "test")
+        if (images := getattr(seen, part)) is not None
+    }
+    cell = imported_cell(
+        with_teacher(experiment, network, file.digest),
+        data_spec(experiment.dataset, dataset) | view_field(view),
+    )
+    store.create()
+    directory = store.prepare(cell, cell_options(experiment.dataset))
+    version = code_version()
+    with directory.lease():
+        if not directory.is_done:
+            content = {
+                "state_dict": file.state,
+                **file.claims,
+                "about": about(network, seen, dataset.digest),
+            }
+            data = to_bytes(content)
+            directory.append("start", device=describe(device), **version, **software())
+            write_atomically(directory / "model.pt", data)
+            directory.append("end", selected_epoch=0)
+            value = measured.get("test")
+            directory.finish(
+                {
+                    "results": {}
+                    if value is None
+                    else {ACCURACY: dict.fromkeys(SELECTION_RULES, value)},
+                    "selected_epoch": 0,
+                    "epochs": 0,
+                    "seconds": 0.0,
+                    "parameters": sum(p.numel() for p in model.parameters()),
+                    "model_sha256": hashlib.sha256(data).hexdigest(),
+                    "data": data_summary(seen, cell.spec),
+                    "device": describe(device),
+                    "attempts": 1,
+                    "commits": [version["commit"] or UNKNOWN],
+                    "dirty": version["dirty"],
+                    "imported": {
+                        "file": os.fsencode(file.path.name).decode("utf-8", "replace"),
+                        "sha256": file.digest,
+                        "claims": file.claims,
+                    },
+                    **software(),
+                }
+            )
+    shown = ", ".join(f"{100 * v:.2f} % on {part}" for part, v in measured.items())
+    claim = file.claims.get("validating_accuracy")
+    own = "no accuracy" if claim is None else f"{100 * claim if claim <= 1 else claim:.2f} %"
+    options = ", ".join(f"{k}: {v}" for k, v in network.items())
+    return (
+        f"{file.path.name}: {options}\n"
+        f"measured here: {shown}; the file claims {own}\n"
+        f"cell {directory.path.name} in {store.root}; to use it, write in the experiment:\n"
+        f"teacher: {{{options}}}\n"
+        f"teacher_checkpoint: {file.digest}"
+    )
+
+
+def with_teacher(experiment: Experiment, network: dict[str, Any], digest: str) -> Experiment:
+    """The experiment with this checkpoint as its teacher, whatever teacher it names."""
+    teacher = NETWORKS[network["network"]][0].model_validate(network)
+    return experiment.model_copy(update={"teacher": teacher, "teacher_checkpoint": digest})

@@ -1,0 +1,233 @@
+"""Files of weights that others have written, in any layout that PyTorch's history has made: read as
+data (weights_only: a pickle runs nothing), or refused in one line that says what the file is."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import math
+import re
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from harness.common.errors import UserError
+
+AGAIN = "download it again"
+UNPACK = "unpack it and name the checkpoint in it"
+SAVE_STATE = "where it was made, save `torch.save({'state_dict': model.state_dict()}, FILE)`"
+# How files begin that somebody has taken for a checkpoint -> what they are, and the remedy.
+BEGINNINGS: tuple[tuple[bytes, str, str], ...] = (
+    (b"version https://git-lfs", "a pointer of Git LFS", "`git lfs pull` fetches the file itself"),
+    (b"\x1f\x8b", "a gzip archive", UNPACK),
+    (b"BZh", "a bzip2 archive", UNPACK),
+    (b"\xfd7zXZ", "an xz archive", UNPACK),
+    (b"\x28\xb5\x2f\xfd", "a zstd archive", UNPACK),
+    (b"7z\xbc\xaf", "a 7z archive", UNPACK),
+    (b"Rar!", "a rar archive", UNPACK),
+    (b"\x89HDF", "an HDF5 file, as Keras writes it", "name a checkpoint of PyTorch"),
+    (b"\x93NUMPY", "a numpy array", "name a checkpoint of PyTorch"),
+    (b"GGUF", "a GGUF file", "name a checkpoint of PyTorch"),
+    (b"%PDF", "a PDF", AGAIN),
+    (b"\x89PNG", "an image", AGAIN),
+    (b"\xff\xd8\xff", "an image", AGAIN),
+)
+OLD_TAR = "a tar from an old PyTorch"
+# What a measured accuracy, a log or the settings are often stored as: harmless, but weights_only
+# must be told so. NumPy 1 called its own modules otherwise.
+HARMLESS: list[Any] = [
+    np.ndarray,
+    np.dtype,
+    *{type(np.dtype(code)) for code in np.typecodes["AllInteger"] + "?efdg"},
+    argparse.Namespace,
+    *(
+        (getattr(np._core.multiarray, name), f"numpy.{package}.multiarray.{name}")  # type: ignore[attr-defined]
+        for name in ("scalar", "_reconstruct")
+        for package in ("core", "_core")
+    ),
+]
+# Keys under which files hold their weights, and wrappers' names for a module inside.
+HOMES = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights")
+WRAPPERS = ("module.", "_orig_mod.")
+DEEPEST = 3
+CLAIMS = ("validating_accuracy", "epoch")
+
+
+def sha256_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, float], str]:
+    """(state_dict, the file's claims, SHA-256 of the file).
+
+    Raises:
+        UserError: missing, no checkpoint, holding more than weights, or without a state_dict.
+    """
+    if not path.is_file():
+        raise UserError(f"FILE: no such checkpoint {path}; check the path")
+    digest = sha256_of(path)
+    if found := foreign(path):
+        raise UserError(f"FILE: {path} is refused: it is {found[0]}; {found[1]}")
+    content = _load(path)
+    state = without_wrappers(_state_in(content, path), path)
+    _check_weights(state, path)
+    return state, _claims(content), digest
+
+
+def foreign(path: Path) -> tuple[str, str] | None:
+    """What a file is that is no checkpoint, by how it begins, and the remedy."""
+    with open(path, "rb") as file:
+        head = file.read(600)
+    start = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if not head:
+        return "empty", AGAIN
+    if not head.strip(b"\0"):
+        return "full of zeros, a download that was never finished", AGAIN
+    if re.match(rb"<(!doctype|html|head|body|\?xml|!--)", start):
+        return "a web page, as a download that asks or fails gives", AGAIN
+    for beginning, what, remedy in BEGINNINGS:
+        if head.startswith(beginning):
+            return what, remedy
+    if head.startswith(b"PK"):
+        return _foreign_zip(path)
+    if head[257:262] == b"ustar":
+        return f"a tar archive, perhaps {OLD_TAR}", f"{UNPACK}, or {SAVE_STATE}"
+    length = int.from_bytes(head[:8], "little")
+    if head[8:9] == b"{" and 2 <= length <= path.stat().st_size:
+        convert = "torch.save({'state_dict': safetensors.torch.load_file(FILE)}, NEW)"
+        return "a safetensors file", f"convert it: `{convert}`"
+    if not head.startswith(b"\x80"):  # every pickle of protocol 2 and above
+        shown = "text" if head[:64].isascii() else "bytes"
+        return f"no checkpoint but {shown} that begin with {head[:16]!r}", AGAIN
+    return None
+
+
+def _foreign_zip(path: Path) -> tuple[str, str] | None:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except Exception:  # a broken archive makes zipfile raise about anything
+        return "a zip archive without its end, half a download", AGAIN
+    parts = {name.partition("/")[2] for name in names}
+    if "constants.pkl" in parts or any(part.startswith("code/") for part in parts):
+        return "a TorchScript module, which holds code", SAVE_STATE
+    if any(name.endswith(".npy") for name in names):
+        return "an archive of numpy arrays", "name a checkpoint of PyTorch"
+    return None if "data.pkl" in parts else ("a zip archive without weights", UNPACK)
+
+
+def _load(path: Path) -> Any:
+    try:
+        with torch.serialization.safe_globals(HARMLESS), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of ways to write that are old
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        text = str(error)
+        reason = (text.strip().splitlines() or [type(error).__name__])[0][:120]
+        remedy = f"{AGAIN}, or {SAVE_STATE}"
+        if "Unsupported" in text or "WeightsUnpickler" in text or "weights_only" in text:
+            named = re.search(r"GLOBAL ([\w.]+)", text)
+            what = f" ({named[1][:80]})" if named else ""
+            reason = f"it holds Python objects beside weights{what}, and was not run"
+            remedy = SAVE_STATE
+        if ".tar format" in text:
+            reason, remedy = f"it is {OLD_TAR}", SAVE_STATE
+        raise UserError(f"FILE: {path} is refused: {reason}; {remedy}") from None
+
+
+def _is_state(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and bool(value)
+        and all(isinstance(k, str) and k.isprintable() for k in value)
+        and all(isinstance(v, Tensor) for v in value.values())
+    )
+
+
+def _state_in(content: Any, path: Path) -> dict[str, Tensor]:
+    """The weights, under one of the usual keys or, at the top, without any.
+
+    Raises:
+        UserError: there are none, or more than one key has some.
+    """
+    for _ in range(DEEPEST):
+        if _is_state(content):
+            return dict(content)
+        homes = [k for k in HOMES if isinstance(content, dict) and isinstance(content.get(k), dict)]
+        if len(homes) > 1 and homes[0] != HOMES[0]:
+            raise UserError(
+                f"FILE: {path} has weights under {' and '.join(homes)}; save one of them alone"
+            )
+        if not homes:
+            break
+        content = content[homes[0]]
+    if _is_state(content):
+        return dict(content)
+    raise UserError(
+        f"FILE: {path} has no `state_dict` of tensors, nor one under {', '.join(HOMES[1:])}; "
+        f"{SAVE_STATE}"
+    )
+
+
+def without_wrappers(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """The names as the network itself has them: without those that parallel, compiled or enclosing
+    modules put before every one.
+
+    Raises:
+        UserError: two names become one.
+    """
+    names = {name: name for name in state}
+    while True:
+        shorter = {k: _without_wrapper(v) for k, v in names.items()}
+        first = {v.partition(".")[0] for v in shorter.values()}
+        if len(names) > 1 and len(first) == 1 and all("." in v for v in shorter.values()):
+            shorter = {k: v.partition(".")[2] for k, v in shorter.items()}
+        if shorter == names:
+            break
+        names = shorter
+    if len(set(names.values())) < len(names):
+        raise UserError(f"FILE: {path} has weights of several modules; {SAVE_STATE}")
+    return {names[k]: v for k, v in state.items()}
+
+
+def _without_wrapper(name: str) -> str:
+    for wrapper in WRAPPERS:
+        name = name.removeprefix(wrapper)
+    return name
+
+
+def _check_weights(state: dict[str, Tensor], path: Path) -> None:
+    """
+    Raises:
+        UserError: a tensor is none of ordinary, finite numbers.
+    """
+    for name, tensor in state.items():
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex():
+            kind = "quantized" if tensor.is_quantized else "not an ordinary tensor"
+            raise UserError(f"FILE: {path}: {name[:80]} is {kind}; save float weights")
+        if tensor.device.type != "cpu" or not bool(torch.isfinite(tensor.float()).all()):
+            raise UserError(
+                f"FILE: {path}: {name[:80]} holds NaN or infinite numbers, as a training that "
+                "diverged leaves them; name another checkpoint"
+            )
+
+
+def _claims(content: Any) -> dict[str, float]:
+    """What the file says of itself, as far as it is a finite number."""
+    claims = {}
+    for key in CLAIMS:
+        value = content.get(key) if isinstance(content, dict) else None
+        if not isinstance(value, int | float | np.generic | Tensor):
+            continue
+        try:
+            number = float(value)
+        except (TypeError, ValueError, RuntimeError, OverflowError):
+            continue
+        if math.isfinite(number):
+            claims[key] = number
+    return claims

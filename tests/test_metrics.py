@@ -1,0 +1,56 @@
+"""Names and forms of what is measured, in numbers worked out by hand."""
+
+import pandas as pd
+import pytest
+
+from harness.common import metrics
+from harness.common.metrics import leak, logged_name, main_of, names_of, newest, summary
+
+
+def test_three_forms() -> None:
+    """Selected at epoch 3; after the last epoch that measured it; and the best one anywhere."""
+    lines = [
+        {"epoch": 1, "loss/ce": 3.0},
+        {"epoch": 2, "test/a": 0.9, "test/b": 0.1, "validation/a": 1.0},
+        {"epoch": 3, "test/a": 0.5, "test/b": 0.3},
+        {"epoch": 4, "test/a": 0.6, "test/b": 0.2},
+        {"epoch": 5, "loss/ce": 1.0},
+    ]
+    assert summary(lines, 3) == {
+        "a": {"last": 0.6, "selected": 0.5, "best_on_test": 0.9},
+        "b": {"last": 0.2, "selected": 0.3, "best_on_test": 0.3},
+    }
+    assert summary([{"epoch": 1, "validation/a": 1.0}], 1) == {}
+
+
+@pytest.mark.parametrize(
+    ("reported", "value"), [("selected", 0.9 - 0.5), ("last", 0.9 - 0.6), ("best_on_test", 0.3)]
+)
+def test_leak_is_against_the_honest_choice(reported: str, value: float) -> None:
+    """The selected epoch where it is reported, else the last one."""
+    forms = {"last": 0.6, "selected": 0.5, "best_on_test": 0.9}
+    assert leak(forms, reported) == pytest.approx(value, abs=1e-15)
+    columns = leak(pd.DataFrame([forms, forms]), reported)
+    assert columns.tolist() == pytest.approx([value, value], abs=1e-15)
+
+
+def test_one_metric_stands_for_a_stage() -> None:
+    assert names_of("accuracy") == ("accuracy",)
+    assert names_of("ncm") == ("ncm_train_centers", "ncm_eval_centers")
+    for centers, name in (("train", "ncm_train_centers"), ("evaluated", "ncm_eval_centers")):
+        assert main_of("ncm", centers) == name
+        assert main_of("accuracy", centers) == "accuracy"
+    assert logged_name("stage2", "accuracy") == "stage2/test_accuracy"
+    assert logged_name("stage1", "ncm_eval_centers") == "stage1/ncm_eval_centers"
+    assert set(metrics.SAID) == set(metrics.SELECTION_RULES)
+    assert metrics.said("selected") == metrics.said("selected", "accuracy")
+    assert metrics.said("selected", "loss") == "the epoch with the lowest validation loss"
+    assert metrics.said("last", "loss") == "the last epoch"
+
+
+def test_newest_value_of_the_first_name_that_is_there() -> None:
+    lines = [{"a": 1.0, "b": 2.0}, {"b": 3.0}, {"c": 4.0}]
+    assert newest(lines, ["a", "b"]) == ("b", 3.0)
+    assert newest(lines, ["b", "a"]) == ("b", 3.0)
+    assert newest(lines, ["a"]) == ("a", 1.0)
+    assert newest(lines, ["x"]) is None

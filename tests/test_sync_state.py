@@ -1,0 +1,78 @@
+"""What the journal's side knows of MLflow, without asking it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers import ROOT, environment
+
+from harness.common.errors import UserError
+from harness.common.metrics import SELECTION_RULES
+from harness.experiment.file import parse
+from harness.plan import Cell
+from harness.store import CellDir, Store
+from harness.track import sync_state
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> CellDir:
+    directory = Store(tmp_path).prepare(Cell("kd", {}))
+    directory.append("start")
+    directory.append("epoch", epoch=1)
+    return directory
+
+
+def started(directory: CellDir) -> str:
+    return str(sync_state.current_training(directory)[0]["time"])
+
+
+def test_the_run_on_this_server_comes_first(trained: CellDir) -> None:
+    path, now = trained / sync_state.FILE, started(trained)
+    assert sync_state.run_id(trained, "digits", "grid", "here") is None
+    for key, run in (("there digits grid", "b"), ("here digits grid", "c"), ("a digits old", "d")):
+        sync_state.mark(path, key, run_id=run, started=now, parent="p")
+    assert sync_state.run_id(trained, "digits", "grid", "here") == "c"
+    # Pointed at a server that knows nothing of it, a bundle keeps its ids: same grid before others.
+    assert sync_state.run_id(trained, "digits", "grid", "elsewhere") in ("b", "c")
+    assert sync_state.run_id(trained, "digits", "new", "elsewhere") in ("b", "c", "d")
+    assert sync_state.run_id(trained, "other", "grid", "here") is None
+
+
+def test_a_run_of_an_earlier_training_does_not_count(trained: CellDir) -> None:
+    sync_state.mark(
+        trained / sync_state.FILE, "here digits grid", run_id="a", started=started(trained)
+    )
+    assert sync_state.run_id(trained, "digits", "grid", "here") == "a"
+    trained.append("start")
+    trained.append("epoch", epoch=1)  # anew, as its checkpoint was lost
+    assert sync_state.run_id(trained, "digits", "grid", "here") is None
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", "7"])
+def test_a_broken_file_is_nothing(tmp_path: Path, content: str) -> None:
+    (tmp_path / "mlflow.json").write_text(content)
+    assert sync_state.read(tmp_path / "mlflow.json") == {}
+
+
+def test_reading_an_experiment_asks_no_server() -> None:
+    raw = {"name": "x", "dataset": "digits", "teacher": "models:/x@teacher"}
+    raw |= {"students": [{"network": "wide_resnet", "depth": 10, "width": 1}]}
+    with pytest.raises(UserError, match="models:/x@teacher"):
+        parse(raw)
+
+
+def test_tables_need_no_mlflow() -> None:
+    program = (
+        "import sys, harness.cli; harness.cli.main(['tables', '--check']); "
+        "print([m for m in ('mlflow', 'torch', 'optuna') if m in sys.modules])"
+    )
+    env = environment(MLFLOW_TRACKING_URI="http://127.0.0.1:9")
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env=env, capture_output=True, text=True
+    )
+    assert done.stdout.splitlines()[-1] == "[]", done.stdout + done.stderr
+
+
+def test_forms_are_the_three() -> None:
+    assert SELECTION_RULES == ("last", "selected", "best_on_test")
