@@ -50,9 +50,9 @@ def version_of(code: Path, **env: str) -> str:
 def unpacked(tmp_path: Path) -> Path:
     """The code as a tarball leaves it, inside somebody's repository."""
     code = repository(tmp_path / "outer") / "refilled"
-    (code / "harness").mkdir(parents=True)
-    for name in ("__init__.py", "errors.py", "provenance.py"):
-        shutil.copy(ROOT / "harness" / name, code / "harness")
+    (code / "harness" / "common").mkdir(parents=True)
+    for name in ("__init__.py", "common/__init__.py", "common/errors.py", "common/provenance.py"):
+        shutil.copy(ROOT / "harness" / name, code / "harness" / name)
     return code
 
 
@@ -79,10 +79,10 @@ def test_its_own_repository_does(unpacked: Path) -> None:
     # What a hook or a shell's set-up says of another repository does not count.
     other = str(unpacked.parent / ".git")
     assert f"'commit': '{commit}'" in version_of(unpacked, GIT_DIR=other, GIT_WORK_TREE="/")
-    (unpacked / "harness" / "errors.py").write_text("")
-    program = (unpacked / "harness" / "provenance.py").read_text()
+    (unpacked / "harness" / "common" / "errors.py").write_text("")
+    program = (unpacked / "harness" / "common" / "provenance.py").read_text()
     text = program.replace("from harness.common.errors import one_line", "one_line = str")
-    (unpacked / "harness" / "provenance.py").write_text(text)
+    (unpacked / "harness" / "common" / "provenance.py").write_text(text)
     assert "'dirty': True" in version_of(unpacked)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from harness.common.errors import one_line
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 UNKNOWN = "unknown"  # where a commit would stand
 # What the harness itself rewrites does not make a checkout dirty.
 GENERATED = (":!README.md", ":!docs", ":!experiments/results", ":!benchmarks/results")

@@ -46,7 +46,7 @@ def connect(ray: Any, address: str) -> bool:
     import logging
 
     variables = {name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()}
-    code = {"py_modules": [str(Path(__file__).parents[1])], "excludes": ["**/__pycache__/**"]}
+    code = {"py_modules": [str(Path(__file__).parents[2])], "excludes": ["**/__pycache__/**"]}
     for number in range(TRIES):
         if number:
             time.sleep(WAIT)
