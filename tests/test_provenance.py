@@ -51,7 +51,13 @@ def unpacked(tmp_path: Path) -> Path:
     """The code as a tarball leaves it, inside somebody's repository."""
     code = repository(tmp_path / "outer") / "refilled"
     (code / "harness" / "common").mkdir(parents=True)
-    for name in ("__init__.py", "common/__init__.py", "common/errors.py", "common/provenance.py"):
+    for name in (
+        "__init__.py",
+        "common/__init__.py",
+        "common/errors.py",
+        "common/names.py",
+        "common/provenance.py",
+    ):
         shutil.copy(ROOT / "harness" / name, code / "harness" / name)
     return code
 
