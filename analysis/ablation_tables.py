@@ -12,13 +12,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from analysis.bundle import RESULTS, Bundle, export, read_bundle
-from analysis.bundle_fields import Part
-from analysis.readme import DOCS, README, has_markers, replace_between_markers
-from analysis.statistics import Estimate, estimate
-from analysis.tables.caption import data_said
-from analysis.tables.markdown import check_unmixed
-from analysis.tables.rows import (
+from harness.analysis.bundle import RESULTS, Bundle, export, read_bundle
+from harness.analysis.bundle_fields import Part
+from harness.analysis.readme import DOCS, README, has_markers, replace_between_markers
+from harness.analysis.statistics import Estimate, estimate
+from harness.analysis.tables.caption import data_said
+from harness.analysis.tables.markdown import check_unmixed
+from harness.analysis.tables.rows import (
     DASH,
     Row,
     columns_of,
@@ -28,7 +28,7 @@ from analysis.tables.rows import (
     rows_of,
     select,
 )
-from analysis.tables.text import for_terminal, terminal_width
+from harness.analysis.tables.text import for_terminal, terminal_width
 from harness.common.canonical_json import canonical
 from harness.common.errors import UserError
 from harness.experiment.ablation import FIRST, LAST, Step

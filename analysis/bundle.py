@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from analysis.bundle_fields import parse_lines, task_of
+from harness.analysis.bundle_fields import parse_lines, task_of
 from harness.common.canonical_json import canonical
 from harness.common.errors import UserError
 from harness.common.metrics import EVALUATION_SECONDS

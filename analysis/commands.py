@@ -7,14 +7,14 @@ import os
 import shlex
 from pathlib import Path
 
-from analysis import ablation_tables, methods_page
-from analysis.bundle import RESULTS, bundle_path, export, read_bundle, trained
-from analysis.readme import DOCS, README, has_markers, replace_between_markers
-from analysis.tables import compact
-from analysis.tables.csv_and_latex import csv_text, tex_text
-from analysis.tables.markdown import markdown
-from analysis.tables.runs import runs_markdown
-from analysis.tables.text import for_terminal, terminal_width
+from harness.analysis import ablation_tables, methods_page
+from harness.analysis.bundle import RESULTS, bundle_path, export, read_bundle, trained
+from harness.analysis.readme import DOCS, README, has_markers, replace_between_markers
+from harness.analysis.tables import compact
+from harness.analysis.tables.csv_and_latex import csv_text, tex_text
+from harness.analysis.tables.markdown import markdown
+from harness.analysis.tables.runs import runs_markdown
+from harness.analysis.tables.text import for_terminal, terminal_width
 from harness.common.errors import UserError
 from harness.common.names import program
 from harness.plan import Plan
@@ -163,7 +163,7 @@ def figure_folder(bundle: Path) -> Path:
 
 
 def _has_figures(path: Path) -> bool:
-    from analysis.figures import drawable
+    from harness.analysis.figures import drawable
 
     names, _ = drawable(read_bundle(path))
     return all((figure_folder(path) / f"{name}.png").exists() for name in names)
@@ -172,7 +172,7 @@ def _has_figures(path: Path) -> bool:
 def make_figures(paths: list[Path] | None = None) -> None:
     """Draw the figures of each bundle, of all stored ones by default, and say in a line which of
     them its bundle has no numbers for."""
-    from analysis.figures import draw_all, drawable  # matplotlib takes its time
+    from harness.analysis.figures import draw_all, drawable  # matplotlib takes its time
 
     for path in sorted(RESULTS.glob("*.jsonl")) if paths is None else paths:
         bundle = read_bundle(path)

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from analysis.tables.rows import DASH
+from harness.analysis.tables.rows import DASH
 from harness.common.metrics import NCM_METRICS, names_of
 from harness.experiment.experiment import Optimizer
 from harness.methods import DEFAULT, MOST_STAGES, REGISTRY, SECTIONS, STAGES

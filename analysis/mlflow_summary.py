@@ -6,16 +6,16 @@ import itertools
 import re
 from pathlib import Path
 
-from analysis.bundle import Bundle, export, read_bundle
-from analysis.figures import draw_all
-from analysis.report.page import html
-from analysis.tables.caption import caption
-from analysis.tables.comparisons import counted, verdicts_markdown
-from analysis.tables.csv_and_latex import csv_text, tex_text
-from analysis.tables.markdown import table_markdown
-from analysis.tables.rows import Column, Row, cell_estimate, columns_of, final_rows
-from analysis.tables.runs import runs_markdown
-from analysis.verdicts import Verdict, verdicts_of
+from harness.analysis.bundle import Bundle, export, read_bundle
+from harness.analysis.figures import draw_all
+from harness.analysis.report.page import html
+from harness.analysis.tables.caption import caption
+from harness.analysis.tables.comparisons import counted, verdicts_markdown
+from harness.analysis.tables.csv_and_latex import csv_text, tex_text
+from harness.analysis.tables.markdown import table_markdown
+from harness.analysis.tables.rows import Column, Row, cell_estimate, columns_of, final_rows
+from harness.analysis.tables.runs import runs_markdown
+from harness.analysis.verdicts import Verdict, verdicts_of
 from harness.methods import SUPERVISED, find
 from harness.plan import TEACHER, Plan, role
 from harness.track.client import mlflow_name

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from analysis.bundle import Bundle
-from analysis.statistics import Estimate, estimate, t_quantile
-from analysis.tables.rows import Row, columns_of, rows_of
-from analysis.verdicts import LEVEL, by_seed, paired
+from harness.analysis.bundle import Bundle
+from harness.analysis.statistics import Estimate, estimate, t_quantile
+from harness.analysis.tables.rows import Row, columns_of, rows_of
+from harness.analysis.verdicts import LEVEL, by_seed, paired
 from harness.common.canonical_json import flatten
 
 Agreement = Literal["equal", "agrees", "differs", "one run"]

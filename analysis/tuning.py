@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 import optuna
 from pydantic import Field
 
-from analysis.bundle_fields import Part, checked_lines
-from analysis.figures.base import default_settings, pixels
-from analysis.figures.studies import KINDS, StudyTrials, drawable
+from harness.analysis.bundle_fields import Part, checked_lines
+from harness.analysis.figures.base import default_settings, pixels
+from harness.analysis.figures.studies import KINDS, StudyTrials, drawable
 from harness.common.errors import UserError
 from harness.tune.export import FORMAT, RESULTS
 

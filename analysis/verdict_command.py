@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from analysis.bundle import Bundle, bundle_path, read_bundle, trained, unfinished_said
-from analysis.reference import compare
-from analysis.tables.comparisons import comparison_markdown, verdicts_markdown
-from analysis.tables.text import for_terminal, terminal_width
+from harness.analysis.bundle import Bundle, bundle_path, read_bundle, trained, unfinished_said
+from harness.analysis.reference import compare
+from harness.analysis.tables.comparisons import comparison_markdown, verdicts_markdown
+from harness.analysis.tables.text import for_terminal, terminal_width
 from harness.common.errors import UserError
 from harness.plan import Plan
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from analysis.bundle import Bundle
-from analysis.statistics import (
+from harness.analysis.bundle import Bundle
+from harness.analysis.statistics import (
     MOST_SEEDS,
     Estimate,
     deviation,
@@ -22,7 +22,7 @@ from analysis.statistics import (
     seeds_above,
     seeds_within,
 )
-from analysis.tables.rows import (
+from harness.analysis.tables.rows import (
     Column,
     Row,
     cell_estimate,

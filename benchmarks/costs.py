@@ -136,8 +136,8 @@ def draw(kept: list[Record], path: Path) -> None:
     """Seconds by size, a panel an axis; a line for what is done on each kind of device."""
     from matplotlib.figure import Figure
 
-    from analysis.figures.base import default_settings, pixels
-    from analysis.figures.style import STYLES
+    from harness.analysis.figures.base import default_settings, pixels
+    from harness.analysis.figures.style import STYLES
 
     names = (LOSS, STEP, EVALUATION, PLAN)
     kinds = [r["machine"]["kind"] for r in kept]

@@ -19,7 +19,7 @@ from arguments import chosen_device, keep, machine, parser_of, settle_of
 from case import Case, Prepared
 from frame import Record, alternate, comparison, record, table
 
-from analysis.methods_page import SUM
+from harness.analysis.methods_page import SUM
 from harness.data.batches import Batch
 from harness.methods import REGISTRY, find
 from harness.train.evaluate import autocast

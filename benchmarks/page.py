@@ -20,7 +20,7 @@ from typing import Any
 
 from frame import RESULTS, Record, read
 
-from analysis.readme import replace_between_markers
+from harness.analysis.readme import replace_between_markers
 from harness.common.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -22,9 +22,9 @@ from arguments import chosen_device, keep, machine, parser_of
 from frame import Record, record, rounded
 from grid import ROOT, harness
 
-from analysis.bundle import read_bundle
-from analysis.tables.markdown import markdown
-from analysis.tables.runs import runs_markdown
+from harness.analysis.bundle import read_bundle
+from harness.analysis.tables.markdown import markdown
+from harness.analysis.tables.runs import runs_markdown
 from harness.data import Dataset, load
 from harness.execute.scheduler import Progress, run
 from harness.experiment.experiment import Experiment

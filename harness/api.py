@@ -19,7 +19,7 @@ from harness.methods.base import TEACHER
 if TYPE_CHECKING:
     import pandas as pd
 
-    from analysis.bundle import Bundle
+    from harness.analysis.bundle import Bundle
     from harness.trained.model import TrainedModel
 
 TASK = ["student", "overlap", "shots"]  # columns of a table: what a student is, and what it learns
@@ -53,7 +53,7 @@ def results(
     """
     import pandas as pd
 
-    from analysis.tables.rows import rows_of
+    from harness.analysis.tables.rows import rows_of
     from harness.common.metrics import SELECTION_RULES
 
     bundle = _bundle(Path(file), Path(store), list(changes), committed)
@@ -99,7 +99,7 @@ def compare(frame: pd.DataFrame, method: str, baseline: str) -> pd.DataFrame:
     """
     import pandas as pd
 
-    from analysis.statistics import estimate, has_spread, p_differs
+    from harness.analysis.statistics import estimate, has_spread, p_differs
 
     sides = []
     for name in (method, baseline):
@@ -166,7 +166,7 @@ def load_student(
 
 
 def _bundle(file: Path, store: Path, changes: list[str], committed: bool) -> Bundle:
-    from analysis.bundle import RESULTS, read_bundle, trained
+    from harness.analysis.bundle import RESULTS, read_bundle, trained
     from harness.experiment.file import read
     from harness.run.grid import plan_of
     from harness.track.registry import resolve

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from analysis.bundle import Bundle, export, read_bundle
 from harness import methods
+from harness.analysis.bundle import Bundle, export, read_bundle
 from harness.common.metrics import ACCURACY, EVALUATION_SECONDS, SELECTION_RULES, names_of, of_group
 from harness.data import load
 from harness.data.views import View, apply

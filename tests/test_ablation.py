@@ -15,7 +15,7 @@ from helpers import TINY, changed, end_processes_in, write_experiment
 from scipy import stats
 
 import harness.run.ablate
-from analysis.ablation_tables import (
+from harness.analysis.ablation_tables import (
     FOLDER,
     Measured,
     read_ablation,
@@ -26,8 +26,8 @@ from analysis.ablation_tables import (
     together,
     worth,
 )
-from analysis.commands import make_tables
-from analysis.tables.rows import points
+from harness.analysis.commands import make_tables
+from harness.analysis.tables.rows import points
 from harness.cli import main
 from harness.common.errors import UserError
 from harness.experiment.ablation import SWITCHES, Step, left_out, steps
@@ -253,10 +253,10 @@ def test_the_tables(text: str) -> None:
 
 
 def test_many_methods_stand_in_several_tables(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    import analysis.ablation_tables
+    import harness.analysis.ablation_tables
 
     found = read_ablation(Path("x.jsonl"), text)
-    monkeypatch.setattr(analysis.ablation_tables, "MOST_METHODS", 3)
+    monkeypatch.setattr(harness.analysis.ablation_tables, "MOST_METHODS", 3)
     heads = [line for line in tables(found).splitlines() if line.startswith("| reported")]
     assert [line.count("|") for line in heads] == [5, 4]
 
@@ -320,7 +320,7 @@ def test_the_page_follows_the_results(
     results = FOLDER.parent / "x.jsonl"
     results.write_text(without_training(plan_of(parse(SMALL | {"name": "x"})), tmp_path / "runs"))
     (tmp_path / "README.md").write_text("<!-- table:x -->\n<!-- /table:x -->\n")
-    monkeypatch.setattr("analysis.commands.make_figures", lambda paths: None)
+    monkeypatch.setattr("harness.analysis.commands.make_figures", lambda paths: None)
     assert make_tables([], store) == 0 and make_tables([], store, check=True) == 0
     for path in (home, FOLDER / "tiny.md"):
         good = path.read_text()
@@ -335,12 +335,12 @@ def test_the_page_follows_the_results(
 def test_cells_of_two_commits_are_refused(
     text: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    import analysis.ablation_tables
+    import harness.analysis.ablation_tables
 
     monkeypatch.chdir(tmp_path)
     lines = [json.loads(line) for line in text.splitlines()]
     lines[-1]["manifest"]["commits"] = ["1" * 40]
-    monkeypatch.setattr(analysis.ablation_tables, "text_of", lambda *_: as_text(lines))
+    monkeypatch.setattr(harness.analysis.ablation_tables, "text_of", lambda *_: as_text(lines))
     with pytest.raises(UserError, match="cells of different commits"):
         report("tiny", *way(), tmp_path, FILE, print_only=True, allow_mixed=False)
     report("tiny", *way(), tmp_path, FILE, print_only=True, allow_mixed=True)

@@ -13,12 +13,12 @@ from bundles import BUNDLE, FILE, as_text, changed_bundle, exported, with_seeds
 from helpers import cells, one_error_line, snapshot, write_experiment
 from scipy import stats
 
-from analysis.bundle import export, read_bundle
-from analysis.readme import replace_between_markers
-from analysis.statistics import estimate
-from analysis.tables.markdown import DASH, markdown
-from analysis.tables.rows import epochs_of, rows_of
-from analysis.tables.runs import runs_markdown
+from harness.analysis.bundle import export, read_bundle
+from harness.analysis.readme import replace_between_markers
+from harness.analysis.statistics import estimate
+from harness.analysis.tables.markdown import DASH, markdown
+from harness.analysis.tables.rows import epochs_of, rows_of
+from harness.analysis.tables.runs import runs_markdown
 from harness.cli import main
 from harness.common.errors import UserError
 from harness.experiment.file import read

@@ -10,10 +10,11 @@ from helpers import ROOT
 
 from harness.methods import REGISTRY
 
+# `harness/analysis` is a link, which rglob does not follow.
 FILES = {
-    ".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): p
-    for package in ("harness", "analysis")
-    for p in sorted((ROOT / package).rglob("*.py"))
+    ".".join((*above, *p.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__"): p
+    for folder, above in (("harness", ()), ("analysis", ("harness",)))
+    for p in sorted((ROOT / folder).rglob("*.py"))
 }
 TREES = {name: ast.parse(path.read_text()) for name, path in FILES.items()}
 
@@ -66,8 +67,8 @@ def test_no_circles() -> None:
 
 
 def package(module: str) -> str:
-    """The package a module belongs to: `analysis`, or one directly below `harness`."""
-    return "analysis" if module.startswith("analysis") else ".".join(module.split(".")[:2])
+    """The package directly below `harness` to which a module belongs."""
+    return ".".join(module.split(".")[:2])
 
 
 def test_no_circles_of_packages() -> None:
@@ -81,9 +82,13 @@ def test_no_circles_of_packages() -> None:
 
 
 def test_analysis_is_imported_by_commands_alone() -> None:
-    users = {n for n, found in arrows(everywhere=True).items() if n.startswith("harness")
-             and any(m.startswith("analysis") for m in found)}  # fmt: skip
-    assert users == {
+    def users(everywhere: bool) -> set[str]:
+        return {n for n, imports in arrows(everywhere).items()
+                if package(n) != "harness.analysis"
+                and any(package(m) == "harness.analysis" for m in imports)}  # fmt: skip
+
+    assert users(everywhere=False) == set()  # it loads inside functions, when it is needed
+    assert users(everywhere=True) == {
         "harness.api",
         "harness.cli.reading",
         "harness.cli.results",
@@ -105,6 +110,12 @@ def test_planning_needs_no_torch(start: str) -> None:
         for alias in node.names
     }
     assert not [(n, m) for n, m in found if m.partition(".")[0] in heavy]
+
+
+def test_analysis_has_one_name() -> None:
+    """`import analysis` would load every module a second time, and a wheel has no such package."""
+    for path in (*FILES.values(), *(ROOT / "tests").glob("*.py"), *ROOT.glob("benchmarks/*.py")):
+        assert not re.search(r"^\s*(from|import) analysis\b", path.read_text(), re.MULTILINE), path
 
 
 def test_distillation_stands_alone() -> None:
@@ -137,5 +148,5 @@ def test_every_file_is_short() -> None:
 
 
 def test_files_are_where_this_test_looks() -> None:
-    assert "harness.plan" in FILES and "analysis.bundle" in FILES and len(FILES) > 80
+    assert "harness.plan" in FILES and "harness.analysis.bundle" in FILES and len(FILES) > 80
     assert Path("harness/methods/base.py") in {p.relative_to(ROOT) for p in FILES.values()}

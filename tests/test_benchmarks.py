@@ -313,7 +313,7 @@ def test_stage1_loss_runs(nothing_kept: Path) -> None:
 def test_method_steps_has_what_the_page_of_methods_shows(nothing_kept: Path) -> None:
     import method_steps
 
-    from analysis import methods_page
+    from harness.analysis import methods_page
     from harness.methods import REGISTRY
 
     record = method_steps.main(QUICK)

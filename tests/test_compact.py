@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from bundles import exported, made_up
 
-from analysis.readme import replace_between_markers
-from analysis.tables.compact import KIND, summary_markdown
+from harness.analysis.readme import replace_between_markers
+from harness.analysis.tables.compact import KIND, summary_markdown
 from harness.cli import main
 
 SMALL, LARGE = "wrn-10-1", "wrn-10-2"

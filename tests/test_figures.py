@@ -18,15 +18,15 @@ from matplotlib.figure import Figure
 from PIL import Image
 from scipy import stats
 
-from analysis.bundle import RESULTS, Bundle, read_bundle
-from analysis.commands import figure_folder, make_figures
-from analysis.figures import FIGURES, default_settings, draw_all, drawable
-from analysis.figures.base import OLD_BUNDLE, labels_of, styles_of
-from analysis.figures.confusion import confusion_matrix, most_confused, row_percent
-from analysis.figures.curves import Band, accuracy_metric, band, bands, second_half
-from analysis.figures.ncm_scatter import NcmPoint, ncm_points, rank_correlation
-from analysis.figures.style import COLORS, STYLES, log_ticks, tick_text
-from analysis.tables.markdown import markdown
+from harness.analysis.bundle import RESULTS, Bundle, read_bundle
+from harness.analysis.commands import figure_folder, make_figures
+from harness.analysis.figures import FIGURES, default_settings, draw_all, drawable
+from harness.analysis.figures.base import OLD_BUNDLE, labels_of, styles_of
+from harness.analysis.figures.confusion import confusion_matrix, most_confused, row_percent
+from harness.analysis.figures.curves import Band, accuracy_metric, band, bands, second_half
+from harness.analysis.figures.ncm_scatter import NcmPoint, ncm_points, rank_correlation
+from harness.analysis.figures.style import COLORS, STYLES, log_ticks, tick_text
+from harness.analysis.tables.markdown import markdown
 from harness.methods import REGISTRY, find
 
 STUDENTS = ("wide", "narrow")
@@ -446,6 +446,6 @@ def test_the_repositorys_bundles_can_be_read() -> None:
 
 
 def test_tables_that_are_up_to_date_need_no_matplotlib(tmp_path: Path) -> None:
-    code = "import sys, analysis.commands; sys.exit('matplotlib' in sys.modules)"
+    code = "import sys, harness.analysis.commands; sys.exit('matplotlib' in sys.modules)"
     done: Any = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment())
     assert done.returncode == 0

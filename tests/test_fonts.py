@@ -5,8 +5,8 @@ import warnings
 import pytest
 from matplotlib.figure import Figure
 
-from analysis.figures.base import default_settings, pixels, readable, writable
-from analysis.figures.confusion import shown_names
+from harness.analysis.figures.base import default_settings, pixels, readable, writable
+from harness.analysis.figures.confusion import shown_names
 
 
 @pytest.mark.parametrize("name", ["gull", "Möwe", "Mo\u0308we", "чайка", "γλάρος", "$x_1$", "a→b"])

@@ -18,10 +18,10 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import TrialState
 from PIL import Image
 
-from analysis import tuning
-from analysis.figures.base import default_settings
-from analysis.figures.studies import COLOR_MAP, KINDS, SearchAxis, StudyTrials, drawable
-from analysis.figures.style import (
+from harness.analysis import tuning
+from harness.analysis.figures.base import default_settings
+from harness.analysis.figures.studies import COLOR_MAP, KINDS, SearchAxis, StudyTrials, drawable
+from harness.analysis.figures.style import (
     COLORS,
     LETTER,
     STYLES,

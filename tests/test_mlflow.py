@@ -38,9 +38,9 @@ from helpers import (
 
 import harness.run.session
 import harness.track.system_metrics as system_metrics_module
-from analysis.bundle import Bundle, read_bundle
-from analysis.mlflow_summary import conditions
-from analysis.tables.rows import columns_of, rows_of, select
+from harness.analysis.bundle import Bundle, read_bundle
+from harness.analysis.mlflow_summary import conditions
+from harness.analysis.tables.rows import columns_of, rows_of, select
 from harness.cli import main
 from harness.common.canonical_json import canonical
 from harness.store import Store

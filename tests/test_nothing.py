@@ -14,7 +14,7 @@ from harness.run.grid import plan_of
 # Each takes a tenth of a second to some seconds to import, and so does a process.
 HEAVY = (
     *("torch", "torchvision", "sklearn", "scipy.stats", "pandas", "matplotlib", "PIL", "pyarrow"),
-    *("mlflow", "sqlalchemy", "alembic", "optuna", "ray", "analysis"),
+    *("mlflow", "sqlalchemy", "alembic", "optuna", "ray", "harness.analysis"),
 )
 PROGRAM = f"""
 import subprocess, sys
@@ -76,4 +76,4 @@ def test_nothing_to_do_imports_nothing_heavy(
 def test_tables_import_what_they_need_alone() -> None:
     text, found = imported_by(ROOT, "tables", "--check")
     assert text.endswith("tables match the results")
-    assert found == ["analysis"]
+    assert found == ["harness.analysis"]

@@ -11,11 +11,11 @@ import torch
 from bundles import BUNDLE, FILE, exported
 from helpers import TINY, cells, epochs_of, one_error_line
 
-import analysis.bundle
+import harness.analysis.bundle
 import harness.train.cell
-from analysis.bundle import read_bundle, read_predictions
-from analysis.figures import drawable
-from analysis.figures.confusion import OLD_CELLS, confusion_matrix
+from harness.analysis.bundle import read_bundle, read_predictions
+from harness.analysis.figures import drawable
+from harness.analysis.figures.confusion import OLD_CELLS, confusion_matrix
 from harness.cli import main
 from harness.data import load
 from harness.experiment.file import override, parse
@@ -173,7 +173,7 @@ def test_rows_of_the_matrix_are_the_test_images(finished: Path) -> None:
 
 
 def test_too_many_names_are_left_out(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(analysis.bundle, "MOST_NAMES", 9)
+    monkeypatch.setattr(harness.analysis.bundle, "MOST_NAMES", 9)
     bundle = read_bundle(BUNDLE, exported(finished))
     assert bundle.class_names is None
     matrix = confusion_matrix(bundle)

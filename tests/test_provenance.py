@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from helpers import ROOT
 
-from analysis.bundle import Bundle, read_bundle
-from analysis.commands import check_owner
-from analysis.tables.markdown import check_unmixed
-from analysis.tables.rows import DASH, cell_estimate, columns_of, epochs_of, rows_of, select
+from harness.analysis.bundle import Bundle, read_bundle
+from harness.analysis.commands import check_owner
+from harness.analysis.tables.markdown import check_unmixed
+from harness.analysis.tables.rows import DASH, cell_estimate, columns_of, epochs_of, rows_of, select
 from harness.common import provenance
 from harness.common.errors import UserError
 from harness.common.provenance import announced_version, code_version, processor

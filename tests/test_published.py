@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis.tables.text import escaped, for_terminal
+from harness.analysis.tables.text import escaped, for_terminal
 from harness.common.errors import UserError
 from harness.experiment.published import read_published
 

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 from optuna.distributions import FloatDistribution, distribution_to_json
 
-from analysis.bundle import confusion_of, curves_of, read_bundle
-from analysis.tables.markdown import markdown
-from analysis.tables.runs import runs_markdown
-from analysis.tables.text import for_terminal
-from analysis.tuning import read_tuning_bundle
+from harness.analysis.bundle import confusion_of, curves_of, read_bundle
+from harness.analysis.tables.markdown import markdown
+from harness.analysis.tables.runs import runs_markdown
+from harness.analysis.tables.text import for_terminal
+from harness.analysis.tuning import read_tuning_bundle
 from harness.common.canonical_json import canonical
 from harness.common.errors import UserError
 from harness.run.repair import examine

@@ -10,10 +10,10 @@ import pytest
 from bundles import BUNDLE, FILE, as_text, exported, made_up, with_seeds
 from helpers import one_error_line, snapshot
 
-from analysis.bundle import Bundle
-from analysis.reference import FREE, Comparison, compare, different
-from analysis.statistics import t_quantile
-from analysis.tables.comparisons import comparison_markdown
+from harness.analysis.bundle import Bundle
+from harness.analysis.reference import FREE, Comparison, compare, different
+from harness.analysis.statistics import t_quantile
+from harness.analysis.tables.comparisons import comparison_markdown
 from harness.cli import main
 
 SMALL, LARGE = "wrn-10-1", "wrn-10-2"

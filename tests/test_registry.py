@@ -24,8 +24,8 @@ from helpers import (
 )
 from test_tune_resume import TUNING
 
-from analysis.bundle import read_bundle
-from analysis.tables.rows import cell_estimate, columns_of, epochs_of, rows_of
+from harness.analysis.bundle import read_bundle
+from harness.analysis.tables.rows import cell_estimate, columns_of, epochs_of, rows_of
 from harness.experiment.file import parse, read
 from harness.plan import Plan
 from harness.run.grid import plan_of

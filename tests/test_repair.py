@@ -10,7 +10,7 @@ from bundles import FILE
 from helpers import cells, one_error_line
 from training import StopAfter, assert_same_result, go, tiny
 
-from analysis.bundle import curves_of
+from harness.analysis.bundle import curves_of
 from harness.cli import main
 from harness.common.errors import UserError
 from harness.execute.scheduler import begin

@@ -15,14 +15,14 @@ import pytest
 from bundles import BUNDLE, FILE, as_text, exported, made_up
 from helpers import one_error_line
 
-from analysis.bundle import Bundle, read_bundle
-from analysis.figures import draw_all
-from analysis.report.page import commands_of, environment_of, html, inline
-from analysis.statistics import estimate
-from analysis.tables.comparisons import counted
-from analysis.tables.csv_and_latex import HEAD, csv_text, latex_escaped, tex_text
-from analysis.tables.runs import sections
-from analysis.verdicts import verdicts_of
+from harness.analysis.bundle import Bundle, read_bundle
+from harness.analysis.figures import draw_all
+from harness.analysis.report.page import commands_of, environment_of, html, inline
+from harness.analysis.statistics import estimate
+from harness.analysis.tables.comparisons import counted
+from harness.analysis.tables.csv_and_latex import HEAD, csv_text, latex_escaped, tex_text
+from harness.analysis.tables.runs import sections
+from harness.analysis.verdicts import verdicts_of
 from harness.cli import main
 
 PATH = Path(__file__).parent.parent / "experiments/results/digits-tuned.jsonl"

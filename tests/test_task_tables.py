@@ -11,15 +11,15 @@ from bundles import TASKS, accuracy_of, as_text, planned, task_bundle, without_t
 from looks import cut_off, overprinted, told_apart_by_colour_alone
 from matplotlib.collections import PolyCollection
 
-from analysis.bundle import Bundle, read_bundle
-from analysis.figures import FIGURES, by_task, default_settings, draw_all, drawable
-from analysis.figures.base import MANY_TASKS
-from analysis.figures.by_task import against, panels_of, places, points
-from analysis.methods_page import methods_page
-from analysis.statistics import estimate
-from analysis.tables.caption import caption, tasks_said, tuning_budget
-from analysis.tables.markdown import leak_markdown, markdown
-from analysis.tables.rows import (
+from harness.analysis.bundle import Bundle, read_bundle
+from harness.analysis.figures import FIGURES, by_task, default_settings, draw_all, drawable
+from harness.analysis.figures.base import MANY_TASKS
+from harness.analysis.figures.by_task import against, panels_of, places, points
+from harness.analysis.methods_page import methods_page
+from harness.analysis.statistics import estimate
+from harness.analysis.tables.caption import caption, tasks_said, tuning_budget
+from harness.analysis.tables.markdown import leak_markdown, markdown
+from harness.analysis.tables.rows import (
     DASH,
     MOST_COLUMNS,
     Row,
@@ -29,8 +29,8 @@ from analysis.tables.rows import (
     select,
     tables_of,
 )
-from analysis.tables.runs import anchors, runs_markdown
-from analysis.tables.text import for_terminal
+from harness.analysis.tables.runs import anchors, runs_markdown
+from harness.analysis.tables.text import for_terminal
 from harness.common.errors import UserError
 from harness.data import load
 from harness.experiment.file import parse

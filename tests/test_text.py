@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.tables import text
-from analysis.tables.text import for_terminal, table, terminal_width
+from harness.analysis.tables import text
+from harness.analysis.tables.text import for_terminal, table, terminal_width
 
 WORDS = st.lists(st.from_regex(r"[a-z]{1,9}", fullmatch=True), min_size=1, max_size=9).map(" ".join)
 NUMBER = "98.43 ± 0.31 (3)"

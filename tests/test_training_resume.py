@@ -260,7 +260,7 @@ def test_sigterm_stops_cleanly_and_a_process_continues(
     code = (
         "import sys, harness.train.cell\n"
         "status = harness.train.cell.main()\n"
-        "print([m for m in ('mlflow', 'optuna', 'typer', 'analysis') if m in sys.modules])"
+        "print([m for m in ('mlflow', 'optuna', 'typer', 'harness.analysis') if m in sys.modules])"
         "\nsys.exit(status)"
     )
     arguments = [sys.executable, "-c", code, *command(directory)[3:]]

@@ -478,7 +478,7 @@ def test_the_tuned_file_is_an_ordinary_experiment(whole: Any) -> None:
 
 
 def test_the_caption_shows_the_budget_of_each_method() -> None:
-    from analysis.tables.caption import tuning_budget
+    from harness.analysis.tables.caption import tuning_budget
 
     tuned = {"plain": {"trials": 30}, "refilled": {"trials": None}}
     (line,) = tuning_budget({"methods": ["plain", "kd", "refilled"], "tuned": tuned})
@@ -489,7 +489,7 @@ def test_the_caption_shows_the_budget_of_each_method() -> None:
 def test_figures_are_drawn_from_the_bundle(
     whole: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from analysis.tuning import draw, make_tuning_figures, read_tuning_bundle
+    from harness.analysis.tuning import draw, make_tuning_figures, read_tuning_bundle
 
     done, candidates = whole
     monkeypatch.chdir(done.tuning.experiment_file.parent)

@@ -8,7 +8,7 @@ from helpers import TINY
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.tables.rows import cell_estimate, columns_of, rows_of
+from harness.analysis.tables.rows import cell_estimate, columns_of, rows_of
 from harness.common.errors import UserError
 from harness.data import load
 from harness.experiment.file import override, parse

@@ -9,8 +9,8 @@ import scipy.stats
 from bundles import made_up
 from mlflow.utils.validation import _validate_tag_name
 
-from analysis.mlflow_summary import tags_of
-from analysis.statistics import (
+from harness.analysis.mlflow_summary import tags_of
+from harness.analysis.statistics import (
     deviation,
     holm,
     p_above,
@@ -19,13 +19,13 @@ from analysis.statistics import (
     seeds_above,
     seeds_within,
 )
-from analysis.tables.comparisons import (
+from harness.analysis.tables.comparisons import (
     counted,
     differences_markdown,
     published_markdown,
     verdicts_markdown,
 )
-from analysis.verdicts import Verdict, beside_published, differences_of, p_said, verdicts_of
+from harness.analysis.verdicts import Verdict, beside_published, differences_of, p_said, verdicts_of
 
 VALUES = [0.012, 0.031, -0.004, 0.022, 0.017]
 BASE = [0.90, 0.91, 0.92, 0.93, 0.94]

@@ -4,11 +4,11 @@ import os
 import shutil
 import subprocess
 import sys
-import sysconfig
 import venv
 from pathlib import Path
 
 import pytest
+import torch
 from helpers import ROOT, environment, one_error_line
 
 
@@ -20,7 +20,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # setuptools leaves build/ and *.egg-info beside what it builds: not in this checkout.
     source = folder / "source"
     for name in ("harness", "analysis"):
-        shutil.copytree(ROOT / name, source / name)
+        shutil.copytree(ROOT / name, source / name, symlinks=True)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
@@ -33,7 +33,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # Named in a .pth file, a folder is searched after the environment's own, and its own .pth
     # files, so the checkout's editable install, are not read.
     (site,) = (folder / "fresh/lib").glob("python*/site-packages")
-    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    (site / "dependencies.pth").write_text(f"{Path(torch.__file__).parents[1]}\n")
     return folder
 
 
@@ -44,8 +44,13 @@ def harness(installed: Path, place: Path, *arguments: str) -> "subprocess.Comple
 
 
 def test_a_grid_from_a_wheel(installed: Path, tmp_path: Path) -> None:
+    (site,) = (installed / "fresh/lib").glob("python*/site-packages")
+    assert (site / "harness/analysis").is_dir() and not (site / "analysis").exists()
+    # A project's own package of that name is in nobody's way.
+    (tmp_path / "analysis").mkdir()
+    (tmp_path / "analysis/__init__.py").write_text("raise ImportError\n")
     where = subprocess.run(
-        [installed / "fresh/bin/python", "-c", "import analysis, harness; print(harness.__path__)"],
+        [installed / "fresh/bin/python", "-c", "import harness.analysis as a; print(a.__path__)"],
         cwd=tmp_path,
         env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
         capture_output=True,

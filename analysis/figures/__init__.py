@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from analysis.bundle import Bundle
-from analysis.figures import accuracy, by_task, confusion, curves, ncm_scatter
-from analysis.figures.base import Kind, default_settings, pixels
+from harness.analysis.bundle import Bundle
+from harness.analysis.figures import accuracy, by_task, confusion, curves, ncm_scatter
+from harness.analysis.figures.base import Kind, default_settings, pixels
 
 FIGURES: dict[str, Kind] = {
     kind.name: kind

@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.bundle import Bundle
-from analysis.figures.base import (
+from harness.analysis.bundle import Bundle
+from harness.analysis.figures.base import (
     LAST,
     Kind,
     column_axis,
@@ -20,8 +20,8 @@ from analysis.figures.base import (
     styles_of,
     title,
 )
-from analysis.figures.style import stagger, write_legend
-from analysis.tables.rows import Row, Table, cell_estimate, columns_of, tables_of
+from harness.analysis.figures.style import stagger, write_legend
+from harness.analysis.tables.rows import Row, Table, cell_estimate, columns_of, tables_of
 
 AROUND = 0.8  # inches beside the axes
 

@@ -24,9 +24,9 @@ from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.text import Text
 from PIL import Image
 
-from analysis.bundle import Bundle
-from analysis.figures.style import STYLES, Style
-from analysis.tables.rows import (
+from harness.analysis.bundle import Bundle
+from harness.analysis.figures.style import STYLES, Style
+from harness.analysis.tables.rows import (
     Column,
     Row,
     cell_estimate,

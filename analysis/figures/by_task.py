@@ -10,8 +10,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.bundle import Bundle
-from analysis.figures.base import (
+from harness.analysis.bundle import Bundle
+from harness.analysis.figures.base import (
     LAST,
     Kind,
     draw_teacher,
@@ -23,8 +23,8 @@ from analysis.figures.base import (
     styles_of,
     title,
 )
-from analysis.figures.style import Style, stagger, title_panel, write_legend
-from analysis.tables.rows import Column, columns_of, part_sizes, select
+from harness.analysis.figures.style import Style, stagger, title_panel, write_legend
+from harness.analysis.tables.rows import Column, columns_of, part_sizes, select
 from harness.experiment.tasks import ALL
 
 Dimension = Literal["overlap", "shots"]

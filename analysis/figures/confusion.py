@@ -8,8 +8,8 @@ import numpy as np
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
-from analysis.bundle import Bundle
-from analysis.figures.base import (
+from harness.analysis.bundle import Bundle
+from harness.analysis.figures.base import (
     LAST,
     MANY_TASKS,
     OLD_BUNDLE,
@@ -23,7 +23,7 @@ from analysis.figures.base import (
     seeds,
     title,
 )
-from analysis.tables.rows import Column, Row, columns_of, select
+from harness.analysis.tables.rows import Column, Row, columns_of, select
 
 OLD_CELLS = (
     "cells were trained before predictions were kept; `harness run FILE --store NEW` and "

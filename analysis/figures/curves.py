@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from analysis.bundle import Bundle
-from analysis.figures.base import (
+from harness.analysis.bundle import Bundle
+from harness.analysis.figures.base import (
     LAST,
     OLD_BUNDLE,
     Kind,
@@ -26,8 +26,8 @@ from analysis.figures.base import (
     styles_of,
     title,
 )
-from analysis.figures.style import ROUND_STEPS, Style, scale_log, title_panel, write_legend
-from analysis.tables.rows import MOST_COLUMNS, columns_of, select
+from harness.analysis.figures.style import ROUND_STEPS, Style, scale_log, title_panel, write_legend
+from harness.analysis.tables.rows import MOST_COLUMNS, columns_of, select
 from harness.common.metrics import NCM_METRICS, on
 
 LOSS = on("loss", "total")

@@ -10,8 +10,8 @@ from matplotlib.lines import Line2D
 from matplotlib.typing import FillStyleType
 from scipy import stats
 
-from analysis.bundle import Bundle
-from analysis.figures.base import (
+from harness.analysis.bundle import Bundle
+from harness.analysis.figures.base import (
     LAST,
     MANY_TASKS,
     Kind,
@@ -25,8 +25,8 @@ from analysis.figures.base import (
     styles_of,
     title,
 )
-from analysis.figures.style import WHITE, write_legend
-from analysis.tables.rows import columns_of, select
+from harness.analysis.figures.style import WHITE, write_legend
+from harness.analysis.tables.rows import columns_of, select
 from harness.common.metrics import NCM_METRICS
 
 STUDENT_MARKERS = "osD^vP*X"

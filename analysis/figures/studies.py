@@ -21,8 +21,15 @@ from matplotlib.tri import Triangulation
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from analysis.figures.base import write_title
-from analysis.figures.style import COLORS, ROUND_STEPS, log_ticks, stagger, tick_text, write_legend
+from harness.analysis.figures.base import write_title
+from harness.analysis.figures.style import (
+    COLORS,
+    ROUND_STEPS,
+    log_ticks,
+    stagger,
+    tick_text,
+    write_legend,
+)
 
 COLOR_MAP = "cividis"  # its lightness grows evenly: the same order in grey
 MOST_TICKS = 6  # of a parameter's axis

@@ -6,10 +6,10 @@ import webbrowser
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from analysis.bundle import RESULTS, Bundle, read_bundle, trained, unfinished_said
-from analysis.figures import draw_all
-from analysis.reference import different
-from analysis.report.page import html
+from harness.analysis.bundle import RESULTS, Bundle, read_bundle, trained, unfinished_said
+from harness.analysis.figures import draw_all
+from harness.analysis.reference import different
+from harness.analysis.report.page import html
 from harness.common.errors import UserError, one_line
 from harness.experiment.experiment import Experiment
 from harness.run.grid import plan_of

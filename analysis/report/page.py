@@ -13,9 +13,9 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
-from analysis.bundle import Bundle
-from analysis.figures import drawable
-from analysis.tables.caption import (
+from harness.analysis.bundle import Bundle
+from harness.analysis.figures import drawable
+from harness.analysis.tables.caption import (
     commits_said,
     data_said,
     how_to_read,
@@ -23,8 +23,8 @@ from analysis.tables.caption import (
     protocol_said,
     tuning_budget,
 )
-from analysis.tables.comparisons import counted
-from analysis.tables.rows import (
+from harness.analysis.tables.comparisons import counted
+from harness.analysis.tables.rows import (
     Column,
     Row,
     Table,
@@ -40,8 +40,8 @@ from analysis.tables.rows import (
     select,
     tables_of,
 )
-from analysis.tables.runs import anchors, heading, sections
-from analysis.verdicts import LEVEL, beside_published, differences_of, p_said, verdicts_of
+from harness.analysis.tables.runs import anchors, heading, sections
+from harness.analysis.verdicts import LEVEL, beside_published, differences_of, p_said, verdicts_of
 from harness.common.metrics import SELECTION_RULES, honest
 from harness.common.provenance import UNKNOWN
 

@@ -6,9 +6,9 @@ import json
 import math
 from typing import Any
 
-from analysis.bundle import Bundle, Number
-from analysis.statistics import sampling_error
-from analysis.tables.rows import cell_estimate, columns_of, part_sizes, rows_of, select
+from harness.analysis.bundle import Bundle, Number
+from harness.analysis.statistics import sampling_error
+from harness.analysis.tables.rows import cell_estimate, columns_of, part_sizes, rows_of, select
 from harness.common.metrics import EVALUATION_SECONDS, said
 from harness.common.provenance import UNKNOWN
 from harness.experiment.tasks import ALL, Tasks

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from analysis.bundle import Bundle
-from analysis.statistics import Estimate
-from analysis.tables.rows import (
+from harness.analysis.bundle import Bundle
+from harness.analysis.statistics import Estimate
+from harness.analysis.tables.rows import (
     DASH,
     Column,
     Row,
@@ -19,8 +19,8 @@ from analysis.tables.rows import (
     final_rows,
     tables_of,
 )
-from analysis.tables.text import escaped, table
-from analysis.verdicts import LEVEL, OUTCOMES, Verdict, verdicts_of
+from harness.analysis.tables.text import escaped, table
+from harness.analysis.verdicts import LEVEL, OUTCOMES, Verdict, verdicts_of
 from harness.common.metrics import SAID
 
 KIND = "summary"  # of marker

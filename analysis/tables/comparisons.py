@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from analysis.bundle import Bundle
-from analysis.reference import Checked, Comparison
-from analysis.tables.text import escaped, table
-from analysis.verdicts import (
+from harness.analysis.bundle import Bundle
+from harness.analysis.reference import Checked, Comparison
+from harness.analysis.tables.text import escaped, table
+from harness.analysis.verdicts import (
     LEVEL,
     OUTCOMES,
     Verdict,

@@ -6,9 +6,9 @@ import csv
 import io
 import re
 
-from analysis.bundle import Bundle
-from analysis.statistics import Estimate
-from analysis.tables.rows import (
+from harness.analysis.bundle import Bundle
+from harness.analysis.statistics import Estimate
+from harness.analysis.tables.rows import (
     Column,
     best_rows,
     cell_estimate,
@@ -19,7 +19,7 @@ from analysis.tables.rows import (
     select,
     tables_of,
 )
-from analysis.tables.runs import sections
+from harness.analysis.tables.runs import sections
 from harness.common.metrics import SELECTION_RULES
 
 HEAD = (

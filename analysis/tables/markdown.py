@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
-from analysis.bundle import Bundle
-from analysis.tables.caption import caption
-from analysis.tables.comparisons import (
+from harness.analysis.bundle import Bundle
+from harness.analysis.tables.caption import caption
+from harness.analysis.tables.comparisons import (
     differences_markdown,
     published_markdown,
     verdicts_markdown,
 )
-from analysis.tables.rows import (
+from harness.analysis.tables.rows import (
     DASH,
     Column,
     Row,
@@ -27,8 +27,8 @@ from analysis.tables.rows import (
     rows_of,
     tables_of,
 )
-from analysis.tables.runs import anchors, heading, sections
-from analysis.tables.text import escaped
+from harness.analysis.tables.runs import anchors, heading, sections
+from harness.analysis.tables.text import escaped
 from harness.common.errors import UserError
 from harness.common.metrics import honest
 from harness.common.provenance import UNKNOWN

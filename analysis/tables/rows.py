@@ -8,9 +8,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from analysis.bundle import Bundle, Number, first_of_each
-from analysis.statistics import Estimate, estimate
 from harness import methods
+from harness.analysis.bundle import Bundle, Number, first_of_each
+from harness.analysis.statistics import Estimate, estimate
 from harness.common.metrics import (
     ACCURACY,
     NCM_METRICS,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 import re
 
-from analysis.bundle import Bundle
-from analysis.tables.rows import DASH, Column, Row, columns_of, rows_of, select
+from harness.analysis.bundle import Bundle
+from harness.analysis.tables.rows import DASH, Column, Row, columns_of, rows_of, select
 from harness.common.metrics import SELECTION_RULES
 
 

@@ -31,7 +31,7 @@ def result_of(file: Path, assignments: list[str] | None, store: Path) -> Callabl
     """What prints the result of a plan that has been trained."""
 
     def show(plan: Plan) -> None:
-        from analysis.commands import print_result
+        from harness.analysis.commands import print_result
 
         options = [] if store == RUNS else ["--store", str(store)]
         print_result(plan, file, store, assignments or [], options)
@@ -43,7 +43,7 @@ def page_of(file: Path, assignments: list[str] | None, store: Path) -> Page:
     """What a finished grid's run in MLflow shows."""
 
     def page(plan: Plan, experiment_id: str, folder: Path) -> Result:
-        from analysis.mlflow_summary import grid_page
+        from harness.analysis.mlflow_summary import grid_page
 
         return grid_page(plan, store, file, assignments or [], experiment_id, folder)
 

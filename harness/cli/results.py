@@ -45,7 +45,7 @@ def tables(
     mixed: Mixed = False,
 ) -> None:
     """Rewrite the README's tables from the finished cells of FILES, or from the stored bundles."""
-    from analysis.commands import make_tables
+    from harness.analysis.commands import make_tables
 
     plans = [(plan_of_file(file, set_), file) for file in files or []]
     changed = make_tables(
@@ -62,7 +62,7 @@ def tables(
 @app.command()
 def verdicts(file: File, set_: Set = None, store: StoreOption = RUNS) -> None:
     """Say whether the numbers agree with the committed ones, and what they show."""
-    from analysis.verdict_command import print_verdicts
+    from harness.analysis.verdict_command import print_verdicts
 
     raise typer.Exit(print_verdicts(plan_of_file(file, set_), file, store, set_ or []))
 
@@ -76,7 +76,7 @@ def report(
     open_: Open = False,
 ) -> None:
     """Write the results as one HTML page: verdicts, tables, figures, and every number's runs."""
-    from analysis.report.command import make_report
+    from harness.analysis.report.command import make_report
 
     make_report(read_file(file, set_), file, store, set_ or [], out, open_)
 
@@ -99,7 +99,7 @@ def ablate(
     mixed: Mixed = False,
 ) -> None:
     """Go from protocol legacy to strict, one switch at a time, and say what each is worth."""
-    from analysis.ablation_tables import report
+    from harness.analysis.ablation_tables import report
     from harness.experiment.ablation import steps
     from harness.run.ablate import run_steps
 
@@ -127,8 +127,8 @@ def ablate(
 @app.command()
 def figures() -> None:
     """Redraw docs/figures from the stored bundles."""
-    from analysis.commands import make_figures
-    from analysis.tuning import make_tuning_figures
+    from harness.analysis.commands import make_figures
+    from harness.analysis.tuning import make_tuning_figures
 
     make_figures()
     make_tuning_figures()

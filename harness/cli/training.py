@@ -133,7 +133,7 @@ def tune(
     no_shared_files: NoSharedFiles = False,
 ) -> None:
     """Tune each method on the validation split with Optuna, then write NAME.tuned.yaml."""
-    from analysis.tuning import draw
+    from harness.analysis.tuning import draw
     from harness.execute.executors import cluster_of
     from harness.tune.search import tune as run_tuning
     from harness.tune.tuning_file import read_tuning
