@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 
 from harness.common.errors import UserError
+from harness.common.locks import locked
 from harness.data import data_root
-from harness.data.lock import locked
 from harness.data.packed import ImageStore, open_store, reopened
 
 FORMAT = 2  # raise it when the same files would be stored differently

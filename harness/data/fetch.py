@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.common.errors import UserError
-from harness.data.lock import locked
+from harness.common.locks import locked
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
 TIMEOUT = 10.0  # seconds without an answer: without a network the error comes soon

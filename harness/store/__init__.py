@@ -17,6 +17,7 @@ Beside the cells: mlflow.json, the grids whose run in MLflow shows their result 
 teacher-cache, tensorboard, wandb: folders of what their names say (derived, too).
 """
 
-from harness.store.cells import Busy, CellDir, Store
+from harness.common.locks import Busy
+from harness.store.cells import CellDir, Store
 
 __all__ = ["Busy", "CellDir", "Store"]

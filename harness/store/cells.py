@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
 import socket
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from harness.common.canonical_json import canonical
 from harness.common.errors import UserError
+from harness.common.locks import is_locked, try_lock
 from harness.plan import Cell
 from harness.store.cell_files import (
     DESCRIPTION,
@@ -28,11 +27,7 @@ from harness.store.cell_files import (
     read_fields,
     read_journal,
 )
-from harness.store.files import is_locked, sweep, write_atomically
-
-
-class Busy(Exception):
-    """Another process holds the lease of a cell."""
+from harness.store.files import sweep, write_atomically
 
 
 class CellDir:
@@ -98,24 +93,14 @@ class CellDir:
             for path in self.path.glob(pattern):
                 path.unlink(missing_ok=True)
 
-    @contextlib.contextmanager
-    def lease(self) -> Iterator[None]:
-        """Hold this cell. flock ends with the process, so a stale lease cannot exist.
+    def lease(self) -> contextlib.AbstractContextManager[None]:
+        """Hold this cell until the block ends or the process dies.
 
         Raises:
-            Busy: another live process holds it; the message says which.
+            Busy: Another live process holds it; the message says which.
         """
-        with open(self / "lease", "a+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.seek(0)
-                raise Busy(file.read().strip() or "another process") from None
-            file.seek(0)
-            file.truncate()
-            file.write(canonical({"pid": os.getpid(), "host": socket.gethostname()}))
-            file.flush()
-            yield
+        holder = canonical({"pid": os.getpid(), "host": socket.gethostname()})
+        return try_lock(self / "lease", holder)
 
     @property
     def is_leased(self) -> bool:

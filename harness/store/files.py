@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 from pathlib import Path
+
+from harness.common.locks import is_locked, lock_file
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -13,7 +14,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # held until it has its name: see `sweep`
+            lock_file(file)  # held until it has its name: see `sweep`
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -45,15 +46,3 @@ def _is_alive(pid: int) -> bool:
     except PermissionError:
         pass
     return True
-
-
-def is_locked(path: Path) -> bool:
-    """Whether a live process holds this file. Only looks: writes nothing."""
-    try:
-        with open(path) as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return False
-    except BlockingIOError:
-        return True
-    except FileNotFoundError:
-        return False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import getpass
 import re
 import sys
@@ -12,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from harness.common import database
+from harness.common import database, locks
 from harness.common.errors import UserError
 from harness.common.redaction import without_password
 from harness.track import database_file
@@ -110,8 +109,7 @@ def locked(uri: str, folder: Path) -> Iterator[None]:
     if place is not None:
         place.parent.mkdir(parents=True, exist_ok=True)
         file = place.with_name(f"{place.name}.lock")
-    with open(file, "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locks.locked(file):
         yield
 
 

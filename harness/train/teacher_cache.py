@@ -12,7 +12,6 @@ cells at once need no repair, and no answer that was not written whole is ever u
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import sys
@@ -26,6 +25,7 @@ import torch
 from torch import Tensor
 
 from harness.common.canonical_json import canonical
+from harness.common.locks import try_lock_bytes
 from harness.data.batches import Batch
 from harness.store.teacher_cache import FOLDER, KEY_FILE, make_room
 
@@ -231,19 +231,10 @@ class PassFile:
         os.pwrite(self.fd, data, start * self.row)
         os.pwrite(self.fd, digest_of(data), self._place(start))
 
-    @contextlib.contextmanager
-    def claim(self, start: int) -> Iterator[bool]:
-        """Whether this process may compute the batch: a lock on the bytes of its digest, which the
-        kernel drops with the process."""
-        try:
-            fcntl.lockf(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB, DIGEST, self._place(start))
-        except (BlockingIOError, PermissionError):
-            yield False
-            return
-        try:
-            yield True
-        finally:
-            fcntl.lockf(self.fd, fcntl.LOCK_UN, DIGEST, self._place(start))
+    def claim(self, start: int) -> contextlib.AbstractContextManager[bool]:
+        """Try to lock the bytes of a batch's digest; the value says whether this process may
+        compute the batch."""
+        return try_lock_bytes(self.fd, self._place(start), DIGEST)
 
 
 def digest_of(data: bytes | bytearray) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import json
 import os
@@ -20,6 +19,7 @@ from optuna.storages.journal import JournalFileBackend
 
 from harness.common import database
 from harness.common.errors import UserError, one_line
+from harness.common.locks import Busy, try_lock
 from harness.common.redaction import remember
 
 AWAY = (
@@ -81,18 +81,13 @@ def only_orchestrator(name: str, root: Path, place: str) -> Iterator[Owner]:
         return
     path = root / "tuning" / f"{name}.owner" if "://" in place else Path(f"{place}.owner")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a+") as file:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
+            stack.enter_context(try_lock(path, holder=str(os.getpid())))
+        except Busy as busy:
             raise UserError(
-                f"{name}: process {file.read().strip() or '?'} tunes it already; wait for it, "
-                "or stop it"
+                f"{name}: process {busy.holder or '?'} tunes it already; wait for it, or stop it"
             ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
         yield Owner()
 
 

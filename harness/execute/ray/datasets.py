@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from harness.common.errors import UserError
+from harness.common.locks import locked
 from harness.data import Dataset, ImageSet, load, using_data_root
 from harness.data.fetch import without_fetching
-from harness.data.lock import locked
 from harness.data.options import DatasetOptions
 from harness.data.packed import ImageStore, PackedImages, open_store, reopened
 from harness.train.data_request import DataRequest

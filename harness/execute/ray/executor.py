@@ -9,7 +9,6 @@ cell's last checkpoint.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import secrets
 import signal
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from harness.common.errors import UserError, one_line
+from harness.common.locks import lock_file
 from harness.data import load, using_data_root
 from harness.execute.ray.cluster import check_room, connect, import_ray, places, resources_of
 from harness.execute.ray.datasets import DataKey, DatasetRef, data_key, pack
@@ -247,7 +247,7 @@ class RayExecutor:
             name = f".ray-{secrets.token_hex(8)}.{os.getpid()}.tmp"
             file: TextIO = open(store / name, "w+")  # noqa: SIM115 - until `close`
             self._probes[store] = file
-            fcntl.flock(file, fcntl.LOCK_EX)
+            lock_file(file)
             file.write(secrets.token_hex(16))
             file.flush()
             os.fsync(file.fileno())

@@ -4,7 +4,6 @@ it runs there, or torch."""
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import signal
@@ -17,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from harness.data.lock import locked
+from harness.common.locks import Busy, lock_file, locked, try_lock
 from harness.execute.ray.datasets import DatasetRef, NoData, data_key, data_on_node
 from harness.execute.ray.transfer import Files, SentCell, write_files
 from harness.store import CellDir
@@ -204,12 +203,11 @@ def _store_of_its_own() -> Iterator[Path]:
     """An empty folder, which goes with the block; and those go that killed processes left."""
     with locked(_folder() / "cells.lock", "it makes a cell's folder"):
         for left in _made(_folder() / "cells").iterdir():
-            with contextlib.suppress(OSError), open(left / "lock") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with contextlib.suppress(OSError, Busy), try_lock(left / "lock"):
                 shutil.rmtree(left, ignore_errors=True)
         root = Path(tempfile.mkdtemp(dir=_folder() / "cells"))
         held = open(root / "lock", "w")  # noqa: SIM115 - to the end of the block
-        fcntl.flock(held, fcntl.LOCK_EX)
+        lock_file(held)
     with held:
         try:
             yield root

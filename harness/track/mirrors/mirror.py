@@ -6,7 +6,6 @@ was sent, and deleting that folder sends the run again.
 
 from __future__ import annotations
 
-import fcntl
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from harness.common.canonical_json import flatten
+from harness.common.locks import locked
 from harness.plan import Plan
 from harness.store import CellDir, Store
 from harness.track import sync_state
@@ -129,8 +129,7 @@ class Mirror:
         self.connect()
         if not self.behind():
             return 0
-        with open(self.root / ".lock", "w") as lock:  # another command may send the same
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(self.root / ".lock"):  # another command may send the same
             behind = self.behind()
             for fingerprint in behind:
                 self._send(fingerprint)
