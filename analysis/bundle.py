@@ -171,7 +171,7 @@ def export(plan: Plan, root: Path, file: Path, assignments: list[str]) -> str:
             ],
             **cell.as_json(),
             "manifest": directory.manifest,
-            "mlflow_run_id": sync_state.run_id(
+            "mlflow_run_id": sync_state.find_run_id(
                 directory, plan.experiment.name, plan.experiment.grid, place
             ),
             "curves": curves_of(directory),

@@ -19,7 +19,7 @@ from harness.analysis.verdicts import Verdict, verdicts_of
 from harness.methods import SUPERVISED, find
 from harness.plan import TEACHER, Plan, role
 from harness.track.client import mlflow_name
-from harness.track.grid_run import Result
+from harness.track.grid_run import GridSummary
 from harness.track.saved_views import runs_page
 
 MAX_CHARACTERS = 8000  # of a tag's value in MLflow
@@ -43,14 +43,14 @@ def conditions(row: Row, column: Column) -> dict[str, str]:
     return {"stage": row.stage, "method": row.method} | found
 
 
-def grid_page(
+def build_summary(
     plan: Plan,
     root: Path,
     file: Path,
     assignments: list[str],
     experiment_id: str,
     folder: Path,
-) -> Result:
+) -> GridSummary:
     """The table with its caption and verdicts; files in `folder`: the bundle, the page of runs, the
     report, the numbers as CSV and LaTeX, the figures; a tag that counts the verdicts, and one for
     each; the final numbers as metrics.
@@ -83,7 +83,7 @@ def grid_page(
         text = unbroken(table_markdown(bundle, lambda row, column: "")) + tail
     files = [path, *map(path.with_suffix, texts), *figures]
     tags, metrics = tags_of(verdicts_of(bundle)), metrics_of(bundle)
-    return Result(text[:MAX_CHARACTERS], files, tags, metrics)
+    return GridSummary(text[:MAX_CHARACTERS], files, tags, metrics)
 
 
 def metrics_of(bundle: Bundle) -> dict[str, float]:

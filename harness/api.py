@@ -169,9 +169,9 @@ def _bundle(file: Path, store: Path, changes: list[str], committed: bool) -> Bun
     from harness.analysis.bundle import RESULTS, read_bundle, trained
     from harness.experiment.file import read
     from harness.run.grid import plan_of
-    from harness.track.registry import resolve
+    from harness.track.registry import resolve_teacher
 
-    experiment = read(file, changes, resolve)
+    experiment = read(file, changes, resolve_teacher)
     if committed:  # for which the data need not be here
         return read_bundle(RESULTS / f"{experiment.name}.jsonl")
     return trained(plan_of(experiment), store, file, changes)

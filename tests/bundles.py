@@ -147,11 +147,11 @@ def mark_as_sent(plan: Plan, root: Path) -> None:
         directory = tracker.store.directory(fingerprint)
         events = sync_state.current_training(directory)
         shown = {"started": str(events[0]["time"]), "lines": len(events), "status": "FINISHED"}
-        sync_state.mark(
-            directory / sync_state.FILE, tracker.key, run_id="run", parent="grid", **shown
+        sync_state.record_sent(
+            directory / sync_state.SYNC_FILE, tracker.key, run_id="run", parent="grid", **shown
         )
     cells = hashlib.sha256(" ".join(sorted(plan.cells)).encode()).hexdigest()
-    sync_state.mark(root / sync_state.FILE, tracker.key, parent="grid", cells=cells)
+    sync_state.record_sent(root / sync_state.SYNC_FILE, tracker.key, parent="grid", cells=cells)
 
 
 def task_bundle(root: Path, **changes: Any) -> Bundle:

@@ -38,7 +38,7 @@ def folder(finished_copy: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 class Kept:
     """A sink that keeps what it is told, or refuses it."""
 
-    name, place = "Kept", "here"
+    name, address = "Kept", "here"
 
     def __init__(self, failures: int = 0) -> None:
         self.failures = failures

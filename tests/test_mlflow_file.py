@@ -255,7 +255,7 @@ def test_training_goes_on_without_it_and_sync_sends_the_rest(
 class Absent:
     """A tracker, and its own connection, whose server comes back after some tries."""
 
-    name, place, remedy, heard = "MLflow", "there", "`harness sync`", 0.0
+    name, address, remedy, last_answer = "MLflow", "there", "`harness sync`", 0.0
 
     def __init__(self, failures: int) -> None:
         self.failures, self.sent, self.is_open = failures, 0, False

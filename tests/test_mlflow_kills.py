@@ -102,7 +102,7 @@ def sync_until(step: int, make_tracker: Callable[[], Any]) -> None:
     torch.set_num_threads(1)  # a fork has none of the threads that this process may have started
     make = harness.track.client.make_client
     harness.track.client.make_client = lambda uri: Client(make(uri))  # type: ignore[assignment]
-    sync_state.mark = counted(sync_state.mark)
+    sync_state.record_sent = counted(sync_state.record_sent)
     tracker = make_tracker()
     tracker.sync()
     os._exit(0)

@@ -248,7 +248,7 @@ def test_a_server_that_hangs_does_not_hold_the_training(
     sync.finish(stuck, silence=0.5)
     assert time.monotonic() - started < 2.5 and not answered
     sync.join()
-    tracker.server.heard = time.monotonic() + 60  # it answers all the time
+    tracker.server.last_answer = time.monotonic() + 60  # it answers all the time
     patient = session.BackgroundSync(tracker)
     patient.start()
     patient.finish(stuck, silence=0.5)

@@ -253,13 +253,13 @@ def test_pause(data: bytes) -> None:
 def test_what_was_sent(data: bytes) -> None:
     """Derived: a broken entry is none."""
     with cell_with(mlflow_json=data) as cell:
-        found = sync_state.read(cell / sync_state.FILE)
+        found = sync_state.read_sync_state(cell / sync_state.SYNC_FILE)
         for entry in found.values():
             assert isinstance(entry.get("run_id", ""), str)
             assert isinstance(entry.get("lines", 0), int)
-        sync_state.run_id(cell, "x", "y", "place")
-        sync_state.mark(cell / sync_state.FILE, "new", run_id="r")
-        assert sync_state.read(cell / sync_state.FILE)["new"] == {"run_id": "r"}
+        sync_state.find_run_id(cell, "x", "y", "place")
+        sync_state.record_sent(cell / sync_state.SYNC_FILE, "new", run_id="r")
+        assert sync_state.read_sync_state(cell / sync_state.SYNC_FILE)["new"] == {"run_id": "r"}
 
 
 @MANY

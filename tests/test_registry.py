@@ -31,7 +31,7 @@ from harness.plan import Plan
 from harness.run.grid import plan_of
 from harness.store import Store
 from harness.track import grid_run
-from harness.track.registry import look_up, resolve
+from harness.track.registry import look_up, resolve_teacher
 from harness.track.sync import N_CELLS, Tracker
 
 FILE = "experiments/tiny.yaml"
@@ -170,19 +170,21 @@ def test_nor_where_both_come_at_once(here: Path) -> None:
     client.set_tag(run_id, N_CELLS, "0")
     has_looked, larger_is_there = threading.Event(), threading.Event()
 
-    def page_of(name: str) -> grid_run.Page:
-        def page(plan: Plan, experiment_id: str, folder: Path) -> grid_run.Result:
+    def builder_of(name: str) -> grid_run.SummaryBuilder:
+        def build(plan: Plan, experiment_id: str, folder: Path) -> grid_run.GridSummary:
             if name == "smaller":
                 has_looked.set()
                 larger_is_there.wait(1)
-            return grid_run.Result(name, [], {}, {})
+            return grid_run.GridSummary(name, [], {}, {})
 
-        return page
+        return build
 
-    smaller = threading.Thread(target=writers["smaller"].present, args=[page_of("smaller")])
+    smaller = threading.Thread(
+        target=writers["smaller"].publish_summary, args=[builder_of("smaller")]
+    )
     smaller.start()
     assert has_looked.wait(60)
-    writers["larger"].present(page_of("larger"))
+    writers["larger"].publish_summary(builder_of("larger"))
     larger_is_there.set()
     smaller.join()
     assert grid_of(here).data.tags["mlflow.note.content"] == "larger"
@@ -275,13 +277,13 @@ def test_resolved_to_a_version_and_a_digest(
     finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{finished}/mlflow.db")
-    experiment = parse(resolve(TAUGHT | {"teacher": f"models:/{NAME}@teacher"}))
+    experiment = parse(resolve_teacher(TAUGHT | {"teacher": f"models:/{NAME}@teacher"}))
     assert experiment.teacher_source == f"models:/{NAME}/1"
     assert experiment.teacher.label == "wrn-10-1"
     digest = experiment.teacher_checkpoint
     assert digest == look_up(f"models:/{NAME}/1").sha256
     known = {"teacher": f"models:/{NAME}/1", "teacher_checkpoint": experiment.teacher_checkpoint}
-    again = parse(resolve(TAUGHT | known))
+    again = parse(resolve_teacher(TAUGHT | known))
     assert again == experiment
 
 

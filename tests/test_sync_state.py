@@ -28,31 +28,31 @@ def started(directory: CellDir) -> str:
 
 
 def test_the_run_on_this_server_comes_first(trained: CellDir) -> None:
-    path, now = trained / sync_state.FILE, started(trained)
-    assert sync_state.run_id(trained, "digits", "grid", "here") is None
+    path, now = trained / sync_state.SYNC_FILE, started(trained)
+    assert sync_state.find_run_id(trained, "digits", "grid", "here") is None
     for key, run in (("there digits grid", "b"), ("here digits grid", "c"), ("a digits old", "d")):
-        sync_state.mark(path, key, run_id=run, started=now, parent="p")
-    assert sync_state.run_id(trained, "digits", "grid", "here") == "c"
+        sync_state.record_sent(path, key, run_id=run, started=now, parent="p")
+    assert sync_state.find_run_id(trained, "digits", "grid", "here") == "c"
     # Pointed at a server that knows nothing of it, a bundle keeps its ids: same grid before others.
-    assert sync_state.run_id(trained, "digits", "grid", "elsewhere") in ("b", "c")
-    assert sync_state.run_id(trained, "digits", "new", "elsewhere") in ("b", "c", "d")
-    assert sync_state.run_id(trained, "other", "grid", "here") is None
+    assert sync_state.find_run_id(trained, "digits", "grid", "elsewhere") in ("b", "c")
+    assert sync_state.find_run_id(trained, "digits", "new", "elsewhere") in ("b", "c", "d")
+    assert sync_state.find_run_id(trained, "other", "grid", "here") is None
 
 
 def test_a_run_of_an_earlier_training_does_not_count(trained: CellDir) -> None:
-    sync_state.mark(
-        trained / sync_state.FILE, "here digits grid", run_id="a", started=started(trained)
+    sync_state.record_sent(
+        trained / sync_state.SYNC_FILE, "here digits grid", run_id="a", started=started(trained)
     )
-    assert sync_state.run_id(trained, "digits", "grid", "here") == "a"
+    assert sync_state.find_run_id(trained, "digits", "grid", "here") == "a"
     trained.append("start")
     trained.append("epoch", epoch=1)  # anew, as its checkpoint was lost
-    assert sync_state.run_id(trained, "digits", "grid", "here") is None
+    assert sync_state.find_run_id(trained, "digits", "grid", "here") is None
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]", "7"])
 def test_a_broken_file_is_nothing(tmp_path: Path, content: str) -> None:
     (tmp_path / "mlflow.json").write_text(content)
-    assert sync_state.read(tmp_path / "mlflow.json") == {}
+    assert sync_state.read_sync_state(tmp_path / "mlflow.json") == {}
 
 
 def test_reading_an_experiment_asks_no_server() -> None:

@@ -11,14 +11,14 @@ from harness.cli.flags import RUNS
 if TYPE_CHECKING:
     from harness.experiment.experiment import Experiment
     from harness.plan import Plan
-    from harness.track.grid_run import Page, Result
+    from harness.track.grid_run import GridSummary, SummaryBuilder
 
 
 def read_file(file: Path, assignments: list[str] | None) -> Experiment:
     from harness.experiment.file import read
-    from harness.track.registry import resolve
+    from harness.track.registry import resolve_teacher
 
-    return read(file, assignments, resolve)
+    return read(file, assignments, resolve_teacher)
 
 
 def plan_of_file(file: Path, assignments: list[str] | None) -> Plan:
@@ -39,12 +39,12 @@ def result_of(file: Path, assignments: list[str] | None, store: Path) -> Callabl
     return show
 
 
-def page_of(file: Path, assignments: list[str] | None, store: Path) -> Page:
+def summary_builder(file: Path, assignments: list[str] | None, store: Path) -> SummaryBuilder:
     """What a finished grid's run in MLflow shows."""
 
-    def page(plan: Plan, experiment_id: str, folder: Path) -> Result:
-        from harness.analysis.mlflow_summary import grid_page
+    def build(plan: Plan, experiment_id: str, folder: Path) -> GridSummary:
+        from harness.analysis.mlflow_summary import build_summary
 
-        return grid_page(plan, store, file, assignments or [], experiment_id, folder)
+        return build_summary(plan, store, file, assignments or [], experiment_id, folder)
 
-    return page
+    return build

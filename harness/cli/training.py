@@ -33,7 +33,7 @@ from harness.cli.flags import (
     n_bytes,
     seconds,
 )
-from harness.cli.reading import page_of, plan_of_file, read_file, result_of
+from harness.cli.reading import plan_of_file, read_file, result_of, summary_builder
 from harness.cli.train_command import train
 
 app = typer.Typer()
@@ -107,7 +107,7 @@ def run(
         ),
         budget=seconds(budget, "--budget"),
         trackers=tracker or (),
-        page=page_of(file, set_, store),
+        summary=summary_builder(file, set_, store),
         show=result_of(file, set_, store),
     )
     raise typer.Exit(status)
@@ -221,9 +221,9 @@ def sync(file: File, set_: Set = None, store: StoreOption = RUNS, tracker: Track
     sent = mlflow.sync()
     done = all(Store(store).directory(f).is_done for f in the_plan.cells)
     if done:
-        mlflow.present(page_of(file, set_, store))
+        mlflow.publish_summary(summary_builder(file, set_, store))
     mlflow.close(finished=done)
-    print(f"{sent} cells sent to {mlflow.server.place}")
+    print(f"{sent} cells sent to {mlflow.server.address}")
     for line in send(mirrors):
         print(line)
 

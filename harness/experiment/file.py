@@ -294,7 +294,7 @@ def read(
 
     Args:
         resolve: turns what only another place knows into plain fields: a registered teacher
-            (harness.track.registry.resolve).
+            (harness.track.registry.resolve_teacher).
         also: methods whose sections may stand there, besides those of its own: what is tuned.
 
     Raises:

@@ -22,8 +22,8 @@ from harness.common.provenance import n_cores, processor, version_said
 from harness.common.redaction import without_password
 from harness.data import cifar, cub, data_root, fashion_mnist
 from harness.store import Store
-from harness.track.database_file import file_of
-from harness.track.environment import check_uri, tracking_uri, usable
+from harness.track.database_file import sqlite_path
+from harness.track.environment import as_user_error, check_uri, tracking_uri
 
 PACKAGES = ("torch", "torchvision", "mlflow", "optuna")
 SIDE = 1024  # of the square matrices of the timed product
@@ -83,12 +83,12 @@ def _asked(what: str, ask: Callable[[], str]) -> Finding:
 def _mlflow() -> str:
     uri = tracking_uri()
     check_uri(uri)
-    file = file_of(uri)
+    file = sqlite_path(uri)
     if file is not None and not file.exists():
         return f"{file}: made by the first run"
     from harness.track.client import make_client
 
-    with usable(without_password(uri)):
+    with as_user_error(without_password(uri)):
         started = time.perf_counter()
         make_client(uri).search_experiments(max_results=1)
         return f"{without_password(uri)} answers in {time.perf_counter() - started:.1f} s"

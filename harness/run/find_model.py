@@ -82,9 +82,9 @@ def load(
 def _chosen(file: Path, choice: Choice, store: Path, changes: list[str]) -> CellDir:
     from harness.experiment.file import read
     from harness.run.grid import plan_of
-    from harness.track.registry import resolve
+    from harness.track.registry import resolve_teacher
 
-    plan = plan_of(read(file, changes, resolve))
+    plan = plan_of(read(file, changes, resolve_teacher))
     entry = choose(plan, choice)
     directory = Store(store).directory(entry.fingerprint)
     if not directory.is_done:
@@ -160,10 +160,10 @@ def of_cell(directory: CellDir) -> TrainedModel:
 
 
 def _of_registry(uri: str) -> TrainedModel:
-    from harness.track.registry import download
+    from harness.track.registry import download_model
 
     with tempfile.TemporaryDirectory() as folder:
-        path = download(uri, Path(folder), "MODEL") / WEIGHTS_FILE
+        path = download_model(uri, Path(folder), "MODEL") / WEIGHTS_FILE
         if not path.is_file():
             raise UserError(
                 f"MODEL: {uri} holds no {WEIGHTS_FILE}, as the harness registers its teachers; "

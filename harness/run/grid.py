@@ -33,9 +33,9 @@ from harness.run.session import (
 )
 from harness.store import Store
 from harness.store.cell_options import cell_options
-from harness.track.grid_run import Page
+from harness.track.grid_run import SummaryBuilder
 from harness.track.mirrors import make_mirrors
-from harness.track.registry import fetch
+from harness.track.registry import fetch_teacher
 from harness.track.sync import Tracker
 
 
@@ -58,7 +58,7 @@ def run_experiment(
     budget: float | None = None,
     cluster: RayOptions | None = None,
     trackers: Iterable[str] = (),
-    page: Page | None = None,
+    summary: SummaryBuilder | None = None,
     show: Callable[[Plan], None] = lambda _: None,
 ) -> int:
     """Train what is missing, log it, say what happened; the exit status.
@@ -68,7 +68,7 @@ def run_experiment(
         n_workers, teacher_cache: of each cell (`cell_options`).
         cluster: of Ray, and how to use it, in place of this machine, jobs and device.
         trackers: names of harness.track.mirrors, besides MLflow.
-        page: what the finished grid's run in MLflow shows.
+        summary: what the finished grid's run in MLflow shows.
         show: prints the result of a grid that is done now.
 
     Raises:
@@ -85,14 +85,14 @@ def run_experiment(
             experiment, dataset, store, slots, budget, n_workers, teacher_cache
         )
     plan = make_plan(experiment, dataset)
-    fetch(plan, store, slots[0], dataset)
+    fetch_teacher(plan, store, slots[0], dataset)
     progress = begin(plan, store)
     tracker, mirrors = Tracker(plan, store), make_mirrors(trackers, plan, store)
     devices = tuple(dict.fromkeys(slots))
     where = f" on {', '.join(devices)}" if len(devices) > 1 else ""
     n_cells, n_cached = len(plan.cells), len(progress.cached_cells)
-    is_behind = bool(tracker.behind()) or any(mirror.behind() for mirror in mirrors)
-    is_shown = not is_behind and (page is None or tracker.is_presented)
+    has_unsent = bool(tracker.unsent_cells()) or any(mirror.unsent_cells() for mirror in mirrors)
+    is_shown = not has_unsent and (summary is None or tracker.is_summary_published)
     if n_cached == n_cells and is_shown:
         print(f"{experiment.name}: nothing to do, all {n_cells} cells are done (in {root}).")
         return OK
@@ -119,12 +119,12 @@ def run_experiment(
         finally:
             all_done = progress.count("done") == n_cells
 
-            def present() -> None:
-                if page is not None and all_done:
-                    tracker.present(page)
+            def publish() -> None:
+                if summary is not None and all_done:
+                    tracker.publish_summary(summary)
 
             for sync in syncs:
-                result = (present,) if sync.tracker is tracker else ()
+                result = (publish,) if sync.tracker is tracker else ()
                 sync.finish(partial(finish_tracking, sync, all_done, *result), stops=stops)
     report(progress, status)
     if status == OK:

@@ -19,7 +19,7 @@ from harness.common.errors import UserError, one_line
 from harness.common.provenance import n_cores
 from harness.data import Dataset
 from harness.execute.slots import check_together, slots_on
-from harness.track.environment import usable
+from harness.track.environment import as_user_error
 
 if TYPE_CHECKING:
     from harness.execute.ray.options import RayOptions
@@ -38,12 +38,15 @@ START_SECONDS = 30.0  # training waits so long for MLflow's first answer, yes or
 
 
 class Server(Protocol):
-    """Where a tracker sends to. name: as its users know it. place: without a password. heard: when
-    it last answered, as time.monotonic(). is_open: whether it ever did."""
+    """The server that a tracker sends to.
+
+    name: as its users know it. address: without a password. last_answer: when it last answered, as
+    time.monotonic(). is_open: whether it has ever answered.
+    """
 
     name: str
-    place: str
-    heard: float
+    address: str
+    last_answer: float
 
     @property
     def is_open(self) -> bool: ...
@@ -172,7 +175,7 @@ def connect(tracker: Tracking) -> None:
         UserError: the tracking server cannot be used.
     """
     tracker.server.check()
-    with usable(tracker.server.place):
+    with as_user_error(tracker.server.address):
         tracker.connect()
 
 
@@ -244,7 +247,7 @@ class BackgroundSync(threading.Thread):
         if server.is_open:
             return f"warning: {server.name}: {one_line(error)}; trying again"
         return (
-            f"warning: {server.name} at {server.place} cannot be used ({one_line(error)}); "
+            f"warning: {server.name} at {server.address} cannot be used ({one_line(error)}); "
             f"training goes on without it, {self.tracker.remedy} sends the rest"
         )
 
@@ -263,26 +266,26 @@ class BackgroundSync(threading.Thread):
             self.join(0.2)
             if not is_said and time.monotonic() - started > SAID_SECONDS:
                 server = self.tracker.server
-                print(f"sending to {server.name} at {server.place} ..", flush=True)
+                print(f"sending to {server.name} at {server.address} ..", flush=True)
                 is_said = True
             if stops is not None and stops.n > 1:
                 print(behind(self.tracker, "stopped before the end"), file=sys.stderr)
                 return
-            if time.monotonic() - max(started, self.tracker.server.heard) > silence:
+            if time.monotonic() - max(started, self.tracker.server.last_answer) > silence:
                 print(behind(self.tracker, f"no answer for {silence:.0f} s"), file=sys.stderr)
                 return
 
 
 def finish_tracking(
-    sync: BackgroundSync, all_done: bool, present: Callable[[], None] = lambda: None
+    sync: BackgroundSync, all_done: bool, publish: Callable[[], None] = lambda: None
 ) -> None:
     """The last lines and states, tried again for as long as a database may take to restart.
-    present: shows a finished grid's result."""
+    publish: shows a finished grid's result."""
     tracker, attempts = sync.tracker, 1 if sync.has_said_all else LAST_TRIES
     for attempt in range(attempts):
         try:
             tracker.sync()
-            present()
+            publish()
             tracker.close(all_done)
             return
         except Exception as error:
@@ -297,6 +300,6 @@ def finish_tracking(
 def behind(tracker: Tracking, why: str) -> str:
     server = tracker.server
     return (
-        f"warning: {server.name} at {server.place} is behind ({why}); nothing is lost: "
+        f"warning: {server.name} at {server.address} is behind ({why}); nothing is lost: "
         f"{tracker.remedy} sends the rest"
     )

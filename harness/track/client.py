@@ -16,7 +16,7 @@ from harness.common.errors import UserError
 from harness.common.redaction import without_password
 from harness.track import database_file
 from harness.track.environment import check_uri, is_server, prepare_environment, tracking_uri
-from harness.track.system_metrics import SystemMetrics, check_wanted
+from harness.track.system_metrics import SystemMetrics, is_requested
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -29,8 +29,8 @@ PARENT = "mlflow.parentRunId"  # the tag of a run below another
 class Connection:
     """One experiment at one tracking server.
 
-    name: what users call it. place: the server, without a password. heard: when it last answered,
-    as time.monotonic(). experiment_id: MLflow's, once it is open.
+    name: what users call it. address: the server, without a password. last_answer: when it last
+    answered, as time.monotonic(). experiment_id: MLflow's, once it is open.
     """
 
     name = "MLflow"
@@ -39,8 +39,8 @@ class Connection:
         """lock_folder: where commands keep out of each other's way; a database file has its own."""
         self.experiment, self.lock_folder = experiment, lock_folder
         self.uri = uri or tracking_uri()
-        self.place = without_password(self.uri)
-        self.heard = 0.0
+        self.address = without_password(self.uri)
+        self.last_answer = 0.0
         self.experiment_id = ""
         self._client: MlflowClient | None = None
         self._system: SystemMetrics | None = None
@@ -52,7 +52,7 @@ class Connection:
             UserError: the address itself is wrong, or system metrics are wanted and cannot be had.
         """
         check_uri(self.uri)
-        check_wanted()
+        is_requested()
 
     def log_system_metrics(self, run_ids: Iterable[str]) -> None:
         """On the runs that stand for the command, if the user asked for them."""
@@ -78,7 +78,7 @@ class Connection:
                 client = cast("MlflowClient", _Heard(self, make_client(self.uri)))
                 self.experiment_id = find_experiment(client, self.experiment, self.uri)
                 prepare(client)
-            if check_wanted():
+            if is_requested():
                 self._system = SystemMetrics(self.uri)
             self._client = client
         return self._client
@@ -105,7 +105,7 @@ class Connection:
 @contextlib.contextmanager
 def locked(uri: str, folder: Path) -> Iterator[None]:
     """Beside a database file, which several stores may share; else in `folder`."""
-    file, place = folder / ".mlflow.lock", database_file.file_of(uri)
+    file, place = folder / ".mlflow.lock", database_file.sqlite_path(uri)
     if place is not None:
         place.parent.mkdir(parents=True, exist_ok=True)
         file = place.with_name(f"{place.name}.lock")
@@ -122,7 +122,7 @@ def make_client(uri: str) -> MlflowClient:
         Exception: whatever else keeps it from being used.
     """
     prepare_environment(uri)
-    file = database_file.file_of(uri)
+    file = database_file.sqlite_path(uri)
     if file is not None:
         database_file.prepare(file, uri)
     elif database.is_postgres(uri):
@@ -147,7 +147,7 @@ class _Heard:
             try:
                 return method(*arguments, **keywords)
             finally:
-                self._connection.heard = time.monotonic()
+                self._connection.last_answer = time.monotonic()
 
         return calling
 
@@ -180,7 +180,7 @@ def find_experiment(client: MlflowClient, name: str, uri: str) -> str:
 def _artifacts(name: str, uri: str) -> str | None:
     if is_server(uri):  # it keeps artifacts itself
         return None
-    return database_file.artifacts_of(database_file.file_of(uri) or Path("mlflow.db"), name)
+    return database_file.artifacts_of(database_file.sqlite_path(uri) or Path("mlflow.db"), name)
 
 
 def _say_where_artifacts_go(location: str, name: str, uri: str) -> None:

@@ -35,7 +35,7 @@ ADDRESSES = [
 ]
 
 
-def file_of(uri: str) -> Path | None:
+def sqlite_path(uri: str) -> Path | None:
     """The file of sqlite:///PATH; None for any other database, also one in memory."""
     if not uri.startswith("sqlite"):
         return None

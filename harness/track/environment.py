@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from harness.common.errors import UserError, one_line
 from harness.common.redaction import without_password
-from harness.track.database_file import file_of
+from harness.track.database_file import sqlite_path
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
@@ -31,7 +31,7 @@ def is_server(uri: str) -> bool:
 
 
 @contextlib.contextmanager
-def usable(place: str, remedy: str = START) -> Iterator[None]:
+def as_user_error(place: str, remedy: str = START) -> Iterator[None]:
     """Around what asks MLflow.
 
     Raises:
@@ -79,7 +79,7 @@ def _check_database(uri: str, rest: str, where: str) -> None:
         raise UserError(f"{where} ({one_line(error)}); {EXPECTED}") from None
     if uri.startswith("sqlite") and not rest.startswith("/"):
         raise UserError(f"{where} (three slashes are needed); {EXPECTED}")
-    file = file_of(uri)
+    file = sqlite_path(uri)
     try:
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)

@@ -23,7 +23,7 @@ SETTLE_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
-class Result:
+class GridSummary:
     """What a finished grid's run shows: Markdown, its artifacts, tags to filter by, and metrics to
     compare grids with."""
 
@@ -34,7 +34,7 @@ class Result:
 
 
 # A finished plan, MLflow's experiment id and an empty folder for files -> what is shown.
-Page = Callable[[Plan, str, Path], Result]
+SummaryBuilder = Callable[[Plan, str, Path], GridSummary]
 
 
 def find_grid_run(
@@ -86,7 +86,7 @@ def _grid_runs(client: MlflowClient, experiment_id: str, plan: Plan) -> list[Run
     return sorted(found, key=lambda run: (run.info.start_time, run.info.run_id))
 
 
-def present(client: MlflowClient, run_id: str, result: Result, when: int) -> None:
+def publish_summary(client: MlflowClient, run_id: str, result: GridSummary, when: int) -> None:
     """Make the result the run's description, its files the artifacts, and set its tags and
     metrics.
 

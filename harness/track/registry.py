@@ -24,7 +24,7 @@ from harness.experiment.file import is_registered
 from harness.plan import TEACHER, Plan
 from harness.store import CellDir, Store
 from harness.track.client import locked, make_client
-from harness.track.database_file import file_of
+from harness.track.database_file import sqlite_path
 from harness.track.environment import check_uri, tracking_uri
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def model_name(plan: Plan) -> str:
     return f"{plan.experiment.name}-{plan.experiment.teacher.label}"
 
 
-def register(
+def register_teacher(
     client: MlflowClient, plan: Plan, fingerprint: str, run: Run, directory: CellDir
 ) -> None:
     """Make a finished teacher a version of the registered model, once. The first seed's version
@@ -105,7 +105,7 @@ def register(
 
 
 @dataclass(frozen=True)
-class Teacher:
+class RegisteredTeacher:
     """What an experiment needs of a registered teacher.
 
     source: models:/NAME/VERSION, which unlike an alias stays the same.
@@ -119,7 +119,7 @@ class Teacher:
     view: dict[str, Any]
 
 
-def look_up(uri: str) -> Teacher:
+def look_up(uri: str) -> RegisteredTeacher:
     """
     Args:
         uri: models:/NAME@ALIAS or models:/NAME/VERSION, at the present tracking server.
@@ -140,13 +140,15 @@ def look_up(uri: str) -> Teacher:
         )
     source = f"models:/{name}/{version.version}"
     view = json.loads(tags.get("view", "{}"))
-    return Teacher(source, json.loads(tags["network"]), tags["sha256"], tags["data_digest"], view)
+    return RegisteredTeacher(
+        source, json.loads(tags["network"]), tags["sha256"], tags["data_digest"], view
+    )
 
 
 def _version(name: str, alias: str | None, number: str | None, uri: str) -> ModelVersion:
     server = tracking_uri()
     check_uri(server)
-    place, file = without_password(server), file_of(server)
+    place, file = without_password(server), sqlite_path(server)
     try:
         if file is not None and not file.exists():
             raise FileNotFoundError(f"there is no {file}")
@@ -162,7 +164,7 @@ def _version(name: str, alias: str | None, number: str | None, uri: str) -> Mode
         ) from None
 
 
-def download(uri: str, folder: Path, field: str) -> Path:
+def download_model(uri: str, folder: Path, field: str) -> Path:
     """The files of a registered model, in `folder`; where they lie there.
 
     Args:
@@ -187,7 +189,7 @@ def download(uri: str, folder: Path, field: str) -> Path:
         ) from None
 
 
-def resolve(raw: dict[str, Any]) -> dict[str, Any]:
+def resolve_teacher(raw: dict[str, Any]) -> dict[str, Any]:
     """An experiment's fields with a registered teacher, if it names one, looked up: a step of its
     own between reading a file and checking it, as it asks the tracking server.
 
@@ -211,7 +213,7 @@ def resolve(raw: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def fetch(plan: Plan, store: Store, device: str, dataset: Dataset) -> None:
+def fetch_teacher(plan: Plan, store: Store, device: str, dataset: Dataset) -> None:
     """Put the plan's registered teacher into the store, if it is not there.
 
     Raises:
@@ -232,7 +234,7 @@ def fetch(plan: Plan, store: Store, device: str, dataset: Dataset) -> None:
             file=sys.stderr,
         )
     with tempfile.TemporaryDirectory() as folder:
-        path = download(source, Path(folder), "teacher")
+        path = download_model(source, Path(folder), "teacher")
         files = [p for p in path.rglob("*") if p.suffix in (".pt", ".pth")]
         if len(files) != 1:
             raise UserError(

@@ -31,8 +31,8 @@ from harness.track.client import (
     source_tags,
 )
 from harness.track.environment import DEFAULT_URI
-from harness.track.grid_run import Page, find_grid_run, present
-from harness.track.registry import WEIGHTS, register
+from harness.track.grid_run import SummaryBuilder, find_grid_run, publish_summary
+from harness.track.registry import WEIGHTS, register_teacher
 from harness.track.run_fields import epoch_metrics, final_metrics, main_entry, status_of, tags_of
 
 if TYPE_CHECKING:
@@ -49,7 +49,9 @@ class Tracker:
     def __init__(self, plan: Plan, store: Store, uri: str | None = None) -> None:
         self.plan, self.store = plan, store
         self.server = Connection(plan.experiment.name, store.root, uri)
-        self.key = sync_state.key_of(self.server.place, plan.experiment.name, plan.experiment.grid)
+        self.key = sync_state.sync_key(
+            self.server.address, plan.experiment.name, plan.experiment.grid
+        )
         self._parent_id = ""
         self._compared = False
         self._differing: set[str] = set()
@@ -64,24 +66,26 @@ class Tracker:
         """
         if directory.path.name in self._differing:
             return {}
-        found = sync_state.read(directory / sync_state.FILE).get(self.key, {})
+        found = sync_state.read_sync_state(directory / sync_state.SYNC_FILE).get(self.key, {})
         return found if self._parent_id in ("", found.get("parent")) else {}
 
     def _mark(self, directory: CellDir, **fields: Any) -> None:
-        sync_state.mark(directory / sync_state.FILE, self.key, **fields, parent=self._parent_id)
+        sync_state.record_sent(
+            directory / sync_state.SYNC_FILE, self.key, **fields, parent=self._parent_id
+        )
         self._differing.discard(directory.path.name)
 
-    def behind(self) -> list[str]:
+    def unsent_cells(self) -> list[str]:
         """Fingerprints of the cells whose journal holds more than MLflow does."""
         lost = (
             not self._parent_id
             and self.server.uri == DEFAULT_URI
             and not Path("mlflow.db").exists()
         )
-        return [f for f in self.plan.cells if self._is_behind(self.store.directory(f), lost)]
+        return [f for f in self.plan.cells if self._has_unsent(self.store.directory(f), lost)]
 
-    def _is_behind(self, directory: CellDir, lost: bool) -> bool:
-        return sync_state.is_behind(directory, {} if lost else self.marker(directory))
+    def _has_unsent(self, directory: CellDir, lost: bool) -> bool:
+        return sync_state.has_unsent(directory, {} if lost else self.marker(directory))
 
     # -- MLflow -----------------------------------------------------------------------------------
 
@@ -95,13 +99,13 @@ class Tracker:
         client = self.connect()
         self.server.log_system_metrics([self._parent_id])
         self._compare(client)
-        if not self.behind():
+        if not self.unsent_cells():
             return 0
         with self.server.locked():  # another `harness run` may be about to create the same runs
-            behind = self.behind()
-            for fingerprint in behind:
+            unsent = self.unsent_cells()
+            for fingerprint in unsent:
                 self._send(client, fingerprint)
-        return len(behind)
+        return len(unsent)
 
     def connect(self) -> MlflowClient:
         """The client, with the grid's run found or made."""
@@ -118,7 +122,7 @@ class Tracker:
             )
             self._compared = True
 
-    def present(self, page: Page) -> None:
+    def publish_summary(self, build: SummaryBuilder) -> None:
         """Show the result of the finished grid on its run, unless one of more cells stands there:
         a later run of fewer seeds or methods, or somebody else's, takes nothing away."""
         client = self.connect()
@@ -126,11 +130,14 @@ class Tracker:
             shown = client.get_run(self._parent_id).data.tags.get(N_CELLS, "0")
             if int(shown) <= len(self.plan.cells):
                 with tempfile.TemporaryDirectory() as folder:
-                    result = page(self.plan, self.server.experiment_id, Path(folder))
-                    present(client, self._parent_id, result, self._ended)
+                    summary = build(self.plan, self.server.experiment_id, Path(folder))
+                    publish_summary(client, self._parent_id, summary, self._ended)
                 client.set_tag(self._parent_id, N_CELLS, str(len(self.plan.cells)))
-        sync_state.mark(
-            self.store.root / sync_state.FILE, self.key, parent=self._parent_id, cells=self._cells
+        sync_state.record_sent(
+            self.store.root / sync_state.SYNC_FILE,
+            self.key,
+            parent=self._parent_id,
+            cells=self._cells,
         )
 
     @property
@@ -140,9 +147,9 @@ class Tracker:
         return max(int(found[-1]["time"] * 1000) for found in events if found)
 
     @property
-    def is_presented(self) -> bool:
+    def is_summary_published(self) -> bool:
         """Whether the grid's run shows the result of just these cells."""
-        shown = sync_state.read(self.store.root / sync_state.FILE).get(self.key, {})
+        shown = sync_state.read_sync_state(self.store.root / sync_state.SYNC_FILE).get(self.key, {})
         is_same_run = self._parent_id in ("", shown.get("parent"))
         return is_same_run and shown.get("cells") == self._cells
 
@@ -176,11 +183,15 @@ class Tracker:
         """An experiment that somebody renamed keeps its runs; this one begins anew."""
         from mlflow.exceptions import MlflowException
 
-        old = sync_state.read(self.store.root / sync_state.FILE).get(self.key, {}).get("parent")
+        old = (
+            sync_state.read_sync_state(self.store.root / sync_state.SYNC_FILE)
+            .get(self.key, {})
+            .get("parent")
+        )
         for fingerprint in () if old else self.plan.cells:
-            old = old or sync_state.read(self.store.directory(fingerprint) / sync_state.FILE).get(
-                self.key, {}
-            ).get("parent")
+            old = old or sync_state.read_sync_state(
+                self.store.directory(fingerprint) / sync_state.SYNC_FILE
+            ).get(self.key, {}).get("parent")
         try:
             run = client.get_run(old) if old else None
         except MlflowException:
@@ -314,7 +325,7 @@ class Tracker:
             client.log_artifact(run_id, str(directory / "predictions.npz"))
         stages = {e.stage for e in self.plan.entries_of(fingerprint)}
         if TEACHER in stages and self.plan.cells[fingerprint].kind != IMPORTED:
-            register(client, self.plan, fingerprint, client.get_run(run_id), directory)
+            register_teacher(client, self.plan, fingerprint, client.get_run(run_id), directory)
 
 
 def schema_of(counts: Counts) -> str:

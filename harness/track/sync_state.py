@@ -16,15 +16,15 @@ from harness.store.cell_files import SENT, parse_json, problem
 from harness.store.files import write_atomically
 from harness.track.run_fields import status_of
 
-FILE = "mlflow.json"
+SYNC_FILE = "mlflow.json"
 
 
-def key_of(place: str, experiment: str, grid: str) -> str:
+def sync_key(place: str, experiment: str, grid: str) -> str:
     """place: the server's address or the database's URL, without a password."""
     return f"{place} {experiment} {grid}"
 
 
-def read(path: Path) -> dict[str, Any]:
+def read_sync_state(path: Path) -> dict[str, Any]:
     """A file of entries, without those that are broken; nothing where there is no such file, or a
     broken one: it is derived."""
     try:
@@ -35,12 +35,12 @@ def read(path: Path) -> dict[str, Any]:
     return {key: entry for key, entry in entries if problem(entry, SENT) is None}
 
 
-def mark(path: Path, key: str, **fields: Any) -> None:
+def record_sent(path: Path, key: str, **fields: Any) -> None:
     """Replace one entry of a file."""
-    write_atomically(path, canonical(read(path) | {key: fields}).encode())
+    write_atomically(path, canonical(read_sync_state(path) | {key: fields}).encode())
 
 
-def is_behind(directory: CellDir, known: dict[str, Any]) -> bool:
+def has_unsent(directory: CellDir, known: dict[str, Any]) -> bool:
     """Whether the cell's journal, or its state, says more than what was sent."""
     if known.get("status") == "FINISHED":
         return False
@@ -49,10 +49,10 @@ def is_behind(directory: CellDir, known: dict[str, Any]) -> bool:
     return n_lines > 0 and now != {key: known.get(key) for key in now}
 
 
-def run_id(directory: CellDir, experiment: str, grid: str, place: str) -> str | None:
+def find_run_id(directory: CellDir, experiment: str, grid: str, place: str) -> str | None:
     """The run that shows the cell's present training: on this server and in this grid if it is
     there, else wherever the experiment was logged. None where it never was."""
-    sent, wanted = read(directory / FILE), key_of(place, experiment, grid)
+    sent, wanted = read_sync_state(directory / SYNC_FILE), sync_key(place, experiment, grid)
     started = str(next(iter(current_training(directory)), {}).get("time"))
     for key in sorted(sent, key=lambda k: (k != wanted, not k.endswith(f" {grid}"), k)):
         entry = sent[key]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 WANTED = "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING"  # MLflow's own switch
 
 
-def check_wanted() -> bool:
+def is_requested() -> bool:
     """Whether the user asked for them.
 
     Raises:

@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING
 from harness.common.errors import UserError, one_line
 from harness.common.redaction import without_password
 from harness.track.client import locked, make_client
-from harness.track.database_file import file_of
+from harness.track.database_file import sqlite_path
 from harness.track.environment import (
     LOOPBACK,
+    as_user_error,
     check_uri,
     is_server,
     no_proxy,
     prepare_environment,
     tracking_uri,
-    usable,
 )
 from harness.track.saved_views import first_views
 
@@ -47,7 +47,7 @@ def serve(host: str, port: int) -> int:
     check_uri(uri)
     if is_server(uri):
         return point_at(uri)
-    file = file_of(uri)
+    file = sqlite_path(uri)
     if file is not None and not file.exists():
         raise UserError(f"{file}: nothing logged in this folder yet; `make reproduce` first")
     check_database(uri)
@@ -98,14 +98,17 @@ def check_database(uri: str) -> None:
         UserError: MLflow's server could not use it, and would say so in a hundred lines.
     """
     place = without_password(uri)
-    with usable(place, "or move a broken file away"), locked(uri, Path(tempfile.gettempdir())):
+    with (
+        as_user_error(place, "or move a broken file away"),
+        locked(uri, Path(tempfile.gettempdir())),
+    ):
         make_client(uri)
 
 
 def point_at(uri: str) -> int:
     """What to open at a server that runs already."""
     place = without_password(uri)
-    with usable(place):
+    with as_user_error(place):
         lines = what_to_open(_client(uri), place)
     print("\n".join([f"MLflow: {place} (it runs already)", *lines]))
     return 0

@@ -20,7 +20,7 @@ from harness.experiment.protocol import PRESETS, Protocol
 from harness.experiment.tasks import Task
 from harness.experiment.tuned import Tuned
 from harness.methods.base import Frozen
-from harness.track.registry import resolve
+from harness.track.registry import resolve_teacher
 from harness.tune.space import Choices, Range, Scalar, Space, as_field, read_values, tunable
 
 # What the last cell of every trial measures on the validation split after each epoch.
@@ -202,7 +202,7 @@ def read_tuning(path: Path, assignments: list[str] | None = None) -> Tuning:
     file = Path(os.path.normpath(path.parent / settings.experiment))
     changes = [f"{k}={json.dumps(v)}" for k, v in flatten(settings.set).items()]
     also = [*settings.methods, *(methods.find(m, "untuned").name for m in settings.untuned)]
-    base = _base(read(file, changes, resolve, also=also), settings, file)
+    base = _base(read(file, changes, resolve_teacher, also=also), settings, file)
     written = read_yaml(file, "experiment", EXAMPLE)
     tuning = Tuning(path, settings, base, _spaces(settings, base), file, written)
     for method, space in tuning.spaces.items():  # every end of every range, one at a time

@@ -49,7 +49,7 @@ def send(mirrors: Iterable[Mirror]) -> Iterator[str]:
             yield f"{mirror.sync()} cells sent to {mirror.name}"
         except Exception as error:
             raise UserError(
-                f"--tracker: cannot send to {mirror.name} at {mirror.place} ({one_line(error)}); "
+                f"--tracker: cannot send to {mirror.name} at {mirror.address} ({one_line(error)}); "
                 "nothing is lost, call it again"
             ) from None
         finally:

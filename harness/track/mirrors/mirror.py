@@ -53,11 +53,11 @@ class Line(NamedTuple):
 class Sink(Protocol):
     """All that is to be written for another tracker.
 
-    name: as its users know it. place: where it writes, without secrets, once it is checked.
+    name: as its users know it. address: where it writes, without secrets, once it is checked.
     """
 
     name: str
-    place: str
+    address: str
 
     def check(self) -> None:
         """Before anything is trained, and without a network.
@@ -85,18 +85,23 @@ class Sink(Protocol):
 class Mirror:
     """Sends one plan's cells to one sink, which has been checked.
 
-    name, place: of the sink. heard: when it last took something, as time.monotonic(). is_open:
-    whether it ever did.
+    name, address: of the sink. last_answer: when it last took something, as time.monotonic().
+    is_open: whether it ever did.
     """
 
     def __init__(self, plan: Plan, store: Store, sink: Sink, name: str) -> None:
         """name: of the sink's folder below the store."""
         self.plan, self.store, self.sink = plan, store, sink
-        self.name, self.place, self.heard, self.is_open = sink.name, sink.place, 0.0, False
+        self.name, self.address, self.last_answer, self.is_open = (
+            sink.name,
+            sink.address,
+            0.0,
+            False,
+        )
         self.remedy = f"`harness sync` with the same file and `--tracker {name}`"
         self.root = store.root / name
         self.group = f"{plan.experiment.name}-{plan.experiment.grid[:6]}"
-        self.key = sync_state.key_of(sink.place, plan.experiment.name, plan.experiment.grid)
+        self.key = sync_state.sync_key(sink.address, plan.experiment.name, plan.experiment.grid)
         self._finished: set[str] = set()
 
     @property
@@ -109,16 +114,16 @@ class Mirror:
     def connect(self) -> None:
         self.root.mkdir(parents=True, exist_ok=True)
 
-    def behind(self) -> list[str]:
+    def unsent_cells(self) -> list[str]:
         """Fingerprints of the cells whose journal holds more than was sent."""
-        return [f for f in self.plan.cells if f not in self._finished and self._is_behind(f)]
+        return [f for f in self.plan.cells if f not in self._finished and self._has_unsent(f)]
 
-    def _is_behind(self, fingerprint: str) -> bool:
+    def _has_unsent(self, fingerprint: str) -> bool:
         directory = self.store.directory(fingerprint)
         marker = self._marker(fingerprint, directory)
         if marker.get("status") == "FINISHED":
             self._finished.add(fingerprint)  # of thousands of cells most are: looked at once
-        return sync_state.is_behind(directory, marker)
+        return sync_state.has_unsent(directory, marker)
 
     def sync(self) -> int:
         """Send what is missing; how many cells were behind.
@@ -127,13 +132,13 @@ class Mirror:
             Exception: whatever the tracker's client raises; nothing is lost, sync again later.
         """
         self.connect()
-        if not self.behind():
+        if not self.unsent_cells():
             return 0
         with locked(self.root / ".lock"):  # another command may send the same
-            behind = self.behind()
-            for fingerprint in behind:
+            unsent = self.unsent_cells()
+            for fingerprint in unsent:
                 self._send(fingerprint)
-        return len(behind)
+        return len(unsent)
 
     def close(self, finished: bool) -> None:
         self.sink.close()
@@ -144,7 +149,7 @@ class Mirror:
 
     def _marker(self, fingerprint: str, directory: CellDir) -> dict[str, Any]:
         """What was sent of the present training."""
-        known = sync_state.read(self._folder(fingerprint) / FILE).get(self.key, {})
+        known = sync_state.read_sync_state(self._folder(fingerprint) / FILE).get(self.key, {})
         events = sync_state.current_training(directory) if known else []
         return known if events and known.get("started") == str(events[0]["time"]) else {}
 
@@ -179,5 +184,5 @@ class Mirror:
                 results = Line(manifest["epochs"], events[-1]["time"], final)
             self.sink.end(run, status, results)
         said = {"started": str(started), "lines": len(events), "status": status}
-        sync_state.mark(folder / FILE, self.key, **said)
-        self.heard, self.is_open = time.monotonic(), True
+        sync_state.record_sent(folder / FILE, self.key, **said)
+        self.last_answer, self.is_open = time.monotonic(), True

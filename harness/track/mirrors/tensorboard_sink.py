@@ -20,7 +20,7 @@ class TensorBoard:
     name = "TensorBoard"
 
     def __init__(self, root: Path) -> None:
-        self.place = "tensorboard"  # with the store, wherever that moves
+        self.address = "tensorboard"  # with the store, wherever that moves
         self._writers: dict[str, SummaryWriter] = {}
 
     def check(self) -> None:

@@ -31,7 +31,7 @@ class WandB:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.mode = os.environ.get(MODE, ONLINE)
-        self.place = OFFLINE
+        self.address = OFFLINE
         self._runs: dict[str, wandb.Run] = {}
 
     def check(self) -> None:
@@ -52,7 +52,7 @@ class WandB:
                 "send the runs later with `wandb sync`"
             )
         if self.mode == ONLINE:
-            self.place = without_password(base)
+            self.address = without_password(base)
 
     def send(self, run: Run, lines: Sequence[Line]) -> None:
         opened = self._opened(run)
