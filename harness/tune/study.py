@@ -1,9 +1,9 @@
-"""One Optuna study a method: asked in batches, told in order, and the same after every kill.
+"""One Optuna study per method, asked in batches, told in order, and the same after every kill.
 
-The parameters of trial n follow from the seed, n and the trials before it alone: they are sampled
-in memory, from a copy of the study, by a sampler seeded with (seed, n). Only then is the trial
-written, whole, in one operation. So a kill leaves a trial or no trial, and never half of one.
-Every method that writes looks first at what is there: it may be called again after an error.
+The parameters of trial n depend only on the seed, n and the trials before it: they are sampled in
+memory, from a copy of the study, by a sampler seeded with (seed, n). Only then is the trial stored,
+whole, in one operation. So a kill leaves a complete trial or none, never half of one. Every method
+that writes first checks what is stored, so it can be called again after an error.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
-from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from harness.common.canonical_json import canonical, differences
 from harness.common.errors import UserError, one_line
@@ -29,11 +30,14 @@ from harness.tune.space import Choices, Range, is_whole
 from harness.tune.storage import Owner, retried
 from harness.tune.tuning_file import Direction, Params, Tuning
 
-IDENTITY = "harness"  # the user attribute that says what a study is about
+IDENTITY = "harness"  # the user attribute that holds what a study depends on
+# The system attribute in which `enqueue_trial` stores parameters: the one thing private to Optuna
+# that this package relies on.
+ENQUEUED_PARAMS = "fixed_params"
 
 
 def distributions(tuning: Tuning, method: str) -> dict[str, BaseDistribution]:
-    """Optuna's form of a method's search space, fields in the order of their names."""
+    """Return a method's search space as Optuna distributions, sorted by field name."""
 
     def one(field: str, values: Range | Choices) -> BaseDistribution:
         if isinstance(values, Choices):
@@ -47,8 +51,11 @@ def distributions(tuning: Tuning, method: str) -> dict[str, BaseDistribution]:
 
 
 def sampler(seed: int, number: int, startup_trials: int) -> optuna.samplers.TPESampler:
-    """For one trial: a resumed study must not repeat its random stream. Every argument that Optuna
-    5.0 does not deprecate is written out, as their defaults differ between its versions."""
+    """Return the sampler of one trial, so that a resumed study does not repeat its random stream.
+
+    Every argument that Optuna 5.0 does not deprecate is given, as the defaults differ between its
+    versions.
+    """
     state = np.random.SeedSequence([seed, number]).generate_state(1)[0]
     return optuna.samplers.TPESampler(
         n_startup_trials=startup_trials,
@@ -69,10 +76,15 @@ def sample(
     startup_trials: int,
     fixed: Params | None = None,
 ) -> Params:
-    """The parameters of the trial that comes after `history`. Pure: nothing is stored.
+    """Sample the parameters of the trial that comes after `history`, without storing anything.
 
     Args:
-        fixed: parameters that somebody wants; those outside the space are sampled.
+        history: all earlier trials of the study.
+        space: field -> distribution.
+        direction: "maximize" or "minimize".
+        seed: of the study's sampler.
+        startup_trials: number of random trials before TPE.
+        fixed: enqueued parameters; those outside the space are sampled instead.
     """
     copy = optuna.create_study(
         storage=None,
@@ -82,17 +94,19 @@ def sample(
     )
     copy.add_trials(history)
     if fixed:
-        copy.enqueue_trial({k: v for k, v in fixed.items() if _is_in(space.get(k), v)})
+        copy.enqueue_trial({k: v for k, v in fixed.items() if k in space and contains(space[k], v)})
     return dict(copy.ask(space).params)
 
 
-def _is_in(distribution: BaseDistribution | None, value: Any) -> bool:
+def contains(distribution: BaseDistribution, value: Any) -> bool:
+    """Return whether the distribution allows this value: Optuna checks it for a new trial."""
     try:
-        return distribution is not None and distribution._contains(
-            distribution.to_internal_repr(value)
+        create_trial(
+            state=TrialState.RUNNING, params={"x": value}, distributions={"x": distribution}
         )
     except (TypeError, ValueError):
         return False
+    return True
 
 
 class Study:
@@ -100,18 +114,26 @@ class Study:
 
     def __init__(
         self,
-        storage: Any,
+        storage: BaseStorage,
         tuning: Tuning,
         method: str,
         identity: dict[str, Any],
         owner: Owner | None = None,
     ) -> None:
-        """
+        """Open the study, or create it.
+
+        Args:
+            storage: where Optuna keeps it.
+            tuning: the resolved tuning file.
+            method: the method that is tuned.
+            identity: everything that its trials depend on.
+            owner: proof that no other process asks or tells.
+
         Raises:
-            UserError: the storage has a study of this name about something else.
+            UserError: the storage has a study of this name that depends on something else.
         """
         self.method, self.tuning = method, tuning
-        self._owner = owner or Owner()
+        self._storage, self._owner = storage, owner or Owner()
         self.name = f"{tuning.name}/{method}"
         self.space = distributions(tuning, method)
         settings = tuning.settings
@@ -136,9 +158,9 @@ class Study:
             self.optuna.set_user_attr(IDENTITY, canonical(identity))
         elif stored != canonical(identity):
             old = json.loads(stored) if stored else {}
-            shown = "; ".join(differences(old, identity)[:3])
+            changes = "; ".join(differences(old, identity)[:3])
             raise UserError(
-                f"{self.name}: the stored study has other settings ({shown}); undo the change, or "
+                f"{self.name}: the stored study has other settings ({changes}); undo the change, or "
                 "give the new study another name"
             )
         describe(self.optuna, tuning, method)
@@ -147,10 +169,12 @@ class Study:
 
     @property
     def started(self) -> str:
+        """The time of its creation, ISO 8601 in UTC."""
         return str(self.optuna.user_attrs["started"])
 
     @property
     def is_finished(self) -> bool:
+        """Whether it has all its trials and each of them has ended."""
         trials = self.trials
         return len(trials) == self.tuning.settings.trials and all(
             t.state.is_finished() for t in trials
@@ -159,11 +183,12 @@ class Study:
     @property
     @retried
     def trials(self) -> list[FrozenTrial]:
+        """The stored trials, in the order of their numbers."""
         return self.optuna.get_trials(deepcopy=False)
 
     @retried
     def batch(self, number: int) -> list[FrozenTrial]:
-        """The trials of a batch, asked for if they are not there yet."""
+        """Return the trials of a batch, asking for those that are not stored yet."""
         settings = self.tuning.settings
         stop = (number + 1) * settings.batch
         while True:
@@ -172,7 +197,7 @@ class Study:
             if enqueued is None and len(trials) >= stop:
                 break
             before = trials if enqueued is None else trials[: enqueued.number]
-            fixed = {} if enqueued is None else enqueued.system_attrs.get("fixed_params", {})
+            fixed = {} if enqueued is None else enqueued.system_attrs.get(ENQUEUED_PARAMS, {})
             params = sample(
                 before,
                 self.space,
@@ -183,7 +208,7 @@ class Study:
             )
             self._owner.check()
             if enqueued is not None:
-                self._take(enqueued, params)
+                self._start(enqueued, params)
                 continue
             self.optuna.add_trial(
                 create_trial(state=TrialState.RUNNING, params=params, distributions=self.space)
@@ -192,20 +217,19 @@ class Study:
             self._check_ours(trial)
         return trials[stop - settings.batch : stop]
 
-    def _take(self, trial: FrozenTrial, params: Params) -> None:
-        """Make a trial that somebody enqueued one of ours. Its state comes last: until then it is
-        taken again, with the same parameters."""
-        storage = self.optuna._storage
+    def _start(self, trial: FrozenTrial, params: Params) -> None:
+        """Start an enqueued trial with these parameters.
+
+        The state is written last: until then the trial is started again, with the same parameters.
+        """
+        trial_id = self._trial_id(trial.number)
         for name, distribution in self.space.items():
             value = distribution.to_internal_repr(params[name])
-            storage.set_trial_param(trial._trial_id, name, value, distribution)
-        storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
+            self._storage.set_trial_param(trial_id, name, value, distribution)
+        self._storage.set_trial_state_values(trial_id, TrialState.RUNNING)
 
     def _check_ours(self, trial: FrozenTrial) -> None:
-        """
-        Raises:
-            UserError: another program asked for this trial: it is about other parameters.
-        """
+        """Raise a UserError if another program asked for this trial, with other parameters."""
         if trial.params.keys() != self.space.keys():
             raise UserError(
                 f"{self.name}: trial {trial.number} ({trial.state.name.lower()}, parameters "
@@ -215,33 +239,33 @@ class Study:
 
     @retried
     def note(self, number: int, **attributes: Any) -> None:
-        """User attributes of a trial, for whoever looks at the study."""
-        trial = self._open(number)
+        """Set user attributes of a running trial, for people who look at the study."""
+        stored, trial_id = self.trials[number].user_attrs, self._trial_id(number)
         for key, value in attributes.items():
-            if self.trials[number].user_attrs.get(key) != value:
-                trial.set_user_attr(key, value)
+            if stored.get(key) != value:
+                self._storage.set_trial_user_attr(trial_id, key, value)
 
     @retried
     def report(self, number: int, curve: dict[int, float]) -> None:
-        """The validation curve (epoch -> value) of a running trial, as far as it has come."""
-        known = self.trials[number].intermediate_values
-        trial = self._open(number)
+        """Store the validation curve (epoch -> value) of a running trial, as far as it has come."""
+        stored, trial_id = self.trials[number].intermediate_values, self._trial_id(number)
         for epoch, value in curve.items():
-            if epoch not in known:
-                trial.report(value, epoch)
+            if epoch not in stored:
+                self._storage.set_trial_intermediate_value(trial_id, epoch, value)
 
     @retried
     def tell(self, number: int, value: float | None) -> None:
-        """A trial is over: with its value, or pruned. Once only, however often it is called."""
+        """End a trial with its value, or as pruned; do nothing if it has ended already."""
         if self.trials[number].state == TrialState.RUNNING:
             state = TrialState.PRUNED if value is None else TrialState.COMPLETE
             self.optuna.tell(number, value, state)
 
     def best(self, n: int) -> list[FrozenTrial]:
-        """The n best finished trials; of equal ones the earlier."""
+        """Return the n best finished trials; of equal ones the earlier comes first."""
         sign = -1 if self.tuning.settings.direction == "maximize" else 1
         complete = [t for t in self.trials if t.state == TrialState.COMPLETE]
         return sorted(complete, key=lambda t: (sign * (t.value or 0.0), t.number))[:n]
 
-    def _open(self, number: int) -> Trial:
-        return Trial(self.optuna, self.trials[number]._trial_id)
+    def _trial_id(self, number: int) -> int:
+        study_id = self._storage.get_study_id_from_name(self.name)
+        return self._storage.get_trial_id_from_study_id_trial_number(study_id, number)
