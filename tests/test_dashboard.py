@@ -13,7 +13,7 @@ from helpers import TINY, end_processes_in, one_error_line, start, wait_until
 from optuna_dashboard import get_note, save_note
 
 from harness.cli import main
-from harness.tune.dashboard import ABOUT, describe, place_to_open, show_notes, studies_in
+from harness.tune.dashboard import DESCRIPTION, describe, find_journals, place_to_open, show_notes
 from harness.tune.storage import open_storage
 from harness.tune.tuning_file import Tuning, read_tuning
 
@@ -51,11 +51,11 @@ def test_a_study_says_what_it_is_about(tuning: Tuning, tmp_path: Path) -> None:
     path = tmp_path / "runs/tuning/tiny.journal"
     study = study_in(path, tuning)
     assert study.metric_names == ["validation/accuracy"]
-    about = study.user_attrs[ABOUT]
+    about = study.user_attrs[DESCRIPTION]
     for words in (
         "What it is for.",
         "`kd.alpha`, `training.lr` of `kd` in `tiny.yaml`",
-        "4 trials in batches of 2; the 1 best are trained anew with the seeds 7, 8",
+        "4 trials in batches of 2; the 1 best are trained again with the seeds 7, 8",
         "`tiny.tuned.yaml`",
         "the run `study tiny/kd` of the experiment `tiny-tuning`",
     ):
@@ -70,7 +70,7 @@ def test_its_note_stays_if_somebody_wrote_it(tuning: Tuning, tmp_path: Path) -> 
     study = study_in(path, tuning)
     assert not get_note(study)
     show_notes(str(path))
-    assert get_note(study) == study.user_attrs[ABOUT]
+    assert get_note(study) == study.user_attrs[DESCRIPTION]
     save_note(study, "mine")
     show_notes(str(path))
     assert get_note(study) == "mine"
@@ -97,7 +97,7 @@ def test_the_newest_study_is_opened(
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("" if name == "empty" else "{}\n")
         os.utime(path, (n, n))
-    assert list(studies_in(root)) == ["tasks/overlap-2", "old"]
+    assert list(find_journals(root)) == ["tasks/overlap-2", "old"]
     assert place_to_open(root, None) == str(root / "tuning/tasks/overlap-2.journal")
     assert "there are also old" in capsys.readouterr().out
     assert place_to_open(root, "old") == str(root / "tuning/old.journal")

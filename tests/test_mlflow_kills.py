@@ -21,6 +21,7 @@ from harness.store import CellDir, Store
 from harness.track import sync_state
 from harness.track.run_fields import NO_METRICS
 from harness.track.sync import Tracker
+from harness.tune.export import TrialRecord
 from harness.tune.tracker import TrialView, TuneTracker
 from harness.tune.tuning_file import read_tuning
 
@@ -166,7 +167,19 @@ def test_every_row_of_the_trials_once(folder: Path) -> None:
     tuning, store = read_tuning(file), Store(Path("runs"))
     finals = 3 * [c.path.name for c in store.all()]
     trials = tuple(
-        TrialView("kd", n, "COMPLETE", n / 8, {"kd.alpha": 0.5}, {"kd": final}, final, False)
+        TrialView(
+            TrialRecord(
+                trial=n,
+                method="kd",
+                state="COMPLETE",
+                value=n / 8,
+                params={"kd.alpha": 0.5},
+                distributions={},
+                curve={},
+                cells={"kd": final},
+            ),
+            final,
+        )
         for n, final in enumerate(finals)
     )
 
@@ -185,10 +198,10 @@ def test_every_row_of_the_trials_once(folder: Path) -> None:
         key = run.data.tags.get("trial", run.data.tags["kind"])
         assert key not in runs
         runs[key] = run
-    assert runs.keys() == {"study", *(str(t.number) for t in trials)}
+    assert runs.keys() == {"study", *(str(t.record.trial) for t in trials)}
     assert {"space.kd.alpha.low", "trials"} <= runs["study"].data.params.keys()
     for trial in trials:
-        run = runs[str(trial.number)]
+        run = runs[str(trial.record.trial)]
         found = mlflow_rows(folder / "other.db", run.info.run_id)
         metric = tuning.settings.metric
         journal = journal_rows(store.directory(trial.final))

@@ -16,13 +16,22 @@ import yaml
 from helpers import ROOT, TINY, one_error_line
 
 from harness import cli
+from harness.common.canonical_json import canonical
 from harness.common.errors import UserError
 from harness.data import DATASETS, DigitsOptions, load
 from harness.experiment.file import read
 from harness.plan import make_plan
 from harness.store import CellDir, Store
 from harness.train.exit_status import DONE, FAILED, STOPPED
-from harness.tune.export import epochs_trained, write_bundle
+from harness.tune.export import (
+    RESULTS,
+    CandidateRecord,
+    EpochCounts,
+    TrialRecord,
+    TuningHeader,
+    count_epochs,
+    write_bundle,
+)
 from harness.tune.halving import rung_epochs, survivors
 from harness.tune.search import Search, identity_of
 from harness.tune.storage import only_orchestrator, open_storage
@@ -173,12 +182,12 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 def test_thirty_trials_cost_less_than_45_percent_of_thirty_trainings(whole: Any) -> None:
     done, _ = whole
-    epochs = epochs_trained(done.cells, done.store)
-    assert epochs["refilled"]["alone"] == 30 * (20 + 20)
-    assert epochs["refilled"]["trained"] <= 0.45 * 30 * (20 + 20), epochs
+    epochs = count_epochs(done.cells, done.store)
+    assert epochs["refilled"].alone == 30 * (20 + 20)
+    assert epochs["refilled"].trained <= 0.45 * 30 * (20 + 20), epochs
     # At most one stage 1 a value of tau1; of a batch six train to 5, three to 10 and two to 20.
-    assert epochs["refilled"]["trained"] <= 5 * 20 + 5 * (6 * 5 + 3 * 5 + 2 * 10)
-    assert epochs["plain"] == {"trained": 5 * 65, "alone": 30 * 20}
+    assert epochs["refilled"].trained <= 5 * 20 + 5 * (6 * 5 + 3 * 5 + 2 * 10)
+    assert epochs["plain"] == EpochCounts(trained=5 * 65, alone=30 * 20)
     assert epochs["kd"] == epochs["plain"]
 
 
@@ -494,7 +503,8 @@ def test_figures_are_drawn_from_the_bundle(
     done, candidates = whole
     monkeypatch.chdir(done.tuning.experiment_file.parent)
     identity = {s.method: {} for s in done.studies}
-    bundle = write_bundle(done.tuning, identity, done.studies, done.cells, candidates, done.store)
+    epochs = count_epochs(done.cells, done.store)
+    bundle = write_bundle(done.tuning, identity, done.records(), candidates, epochs)
     assert bundle.parts[-3:] == ("results", "tuning", "tiny.jsonl")
     names = {f"{m} {path.stem.rpartition('-')[2]}" for m, path in draw(bundle)}
     kinds = ("history", "slice", "importance", "contour")
@@ -627,6 +637,16 @@ def test_wrong_tuned_settings(tuned: Any, message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         read(path)
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / RESULTS).rglob("*.jsonl")), ids=lambda p: p.stem)
+def test_committed_bundles_are_what_their_records_say(path: Path) -> None:
+    header, *lines = path.read_text().splitlines()
+    records: list[Any] = [TuningHeader.model_validate_json(header)]
+    for line in lines:
+        model = CandidateRecord if "candidate" in json.loads(line) else TrialRecord
+        records.append(model.model_validate_json(line))
+    assert [canonical(r.model_dump(mode="json")) for r in records] == [header, *lines]
 
 
 def test_the_committed_study_is_still_the_same_study() -> None:

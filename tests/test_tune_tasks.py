@@ -20,7 +20,7 @@ from harness.experiment.tasks import Task
 from harness.plan import make_plan
 from harness.store import Store
 from harness.tune import search
-from harness.tune.halving import _goal, check_rungs
+from harness.tune.halving import _rungs, check_rungs
 from harness.tune.trials import cells_of
 from harness.tune.tuning_file import Tuning, read_tuning
 
@@ -284,7 +284,7 @@ def test_a_rung_is_where_something_was_measured(tmp_path: Path) -> None:
     part = read_tuning(file).parts[0]
     dataset = load(part.base.dataset, with_test=False)
     trial = cells_of(part, dataset, "plain", 0, {"training.lr": 0.1})
-    assert [_goal(trial, part.settings, rung) for rung in (0, 1, None)] == [2, 4, None]
+    assert _rungs(trial, part.settings) == [2, 4]
 
 
 def test_what_is_tuned_for_each_task_is_an_entry_of_each() -> None:

@@ -99,7 +99,9 @@ def place_to_open(root: Path, name: str | None) -> str:
         others = ", ".join(list(journals)[1:4])
         print(f"{name}{f'; there are also {others} (`harness studies NAME`)' if others else ''}")
     if name not in journals:
-        raise UserError(f"NAME: no study {name!r} in {root}/tuning; there are {', '.join(journals)}")
+        raise UserError(
+            f"NAME: no study {name!r} in {root}/tuning; there are {', '.join(journals)}"
+        )
     return str(journals[name])
 
 

@@ -1,30 +1,137 @@
-"""A study as plain JSON lines, for figures and tables without the store: one line about the study,
-one a trial, one a candidate."""
+"""A study as JSON lines, so that figures and tables need neither the store nor Optuna's storage.
+
+The first line is a `TuningHeader`, each other one a `TrialRecord` or a `CandidateRecord`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from optuna.distributions import distribution_to_json
 from optuna.trial import FrozenTrial, TrialState
+from pydantic import BaseModel, ConfigDict, Field
 
 from harness.common.canonical_json import canonical
-from harness.plan import TEACHER
 from harness.store import Store
 from harness.store.files import write_atomically
 from harness.tune.study import Study
 from harness.tune.trials import TrialCells
-from harness.tune.tuning_file import Tuning
-from harness.tune.winner import Candidate
+from harness.tune.tuning_file import Direction, Params, Tuning
+from harness.tune.winner import Winners
 
 FORMAT = 1
 RESULTS = Path("experiments/results/tuning")  # beside the tables' bundles
+Epoch = Annotated[int, Field(strict=False, ge=0, lt=10**9)]  # a key of JSON is a string
+
+
+class Record(BaseModel):
+    """A line of a bundle. Unknown fields are ignored: a newer version may have written them."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
+
+
+class EpochCounts(Record):
+    """The epochs of one method's trials, without the teacher and the re-run of the best.
+
+    Attributes:
+        trained: those that were trained; a cell that trials share counts once.
+        alone: those of complete trainings with nothing shared.
+    """
+
+    trained: int
+    alone: int
+
+
+class TuningHeader(Record):
+    """The tuning that a bundle is about.
+
+    Attributes:
+        tuning: version of the format.
+        name: of the tuning.
+        command: what writes the bundle.
+        direction: "maximize" or "minimize".
+        metric: what was tuned.
+        epochs: method -> cost of its trials.
+        studies: method -> everything that its trials depend on.
+    """
+
+    tuning: int
+    name: str
+    command: str = ""
+    direction: Direction
+    metric: str
+    epochs: dict[str, EpochCounts] = Field(default_factory=dict)
+    studies: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
+
+
+class TrialRecord(Record):
+    """A trial, as the bundle and MLflow show it.
+
+    Attributes:
+        trial: its number in the study.
+        method: the method that is tuned.
+        state: of Optuna.
+        value: at the last epoch, as a fraction; None unless the trial is complete.
+        params: field -> value.
+        distributions: field -> Optuna's JSON text of the values that were searched.
+        curve: epoch -> value on the validation split.
+        cells: stage -> fingerprint.
+        diverged: whether a loss became infinite.
+    """
+
+    trial: int
+    method: str
+    state: Literal["COMPLETE", "PRUNED", "FAIL", "RUNNING", "WAITING"]
+    value: float | None
+    params: Params
+    distributions: dict[str, str]
+    curve: dict[Epoch, float]
+    cells: dict[str, str] = Field(default_factory=dict)
+    diverged: bool = False
+
+
+class CandidateRecord(Record):
+    """The re-run of one of the best trials.
+
+    Attributes:
+        candidate: number of the trial.
+        method: the method that is tuned.
+        rank: from 1, the winner.
+        value: of the trial.
+        fresh: seed -> value of its re-run; None if it diverged.
+        mean: over the seeds; None if one diverged.
+    """
+
+    candidate: int
+    method: str
+    rank: int
+    value: float
+    fresh: dict[int, float | None]
+    mean: float | None
+
+
+def record_of(study: Study, trial: FrozenTrial, cells: TrialCells) -> TrialRecord:
+    """Return a stored trial as a record."""
+    return TrialRecord(
+        trial=trial.number,
+        method=study.method,
+        state=trial.state.name,  # type: ignore[arg-type]
+        value=trial.value if trial.state == TrialState.COMPLETE else None,
+        params=cells.params,
+        distributions={field: distribution_to_json(d) for field, d in study.space.items()},
+        curve=trial.intermediate_values,
+        cells=cells.cells,
+        diverged=bool(trial.user_attrs.get("diverged")),
+    )
 
 
 def bundle_path(tuning: Tuning) -> Path:
-    """Where the figures are drawn from, wherever the tuning file lies; of one task of several, in
-    a folder of theirs, which no figures are drawn from."""
+    """Return the path of the bundle, wherever the tuning file lies.
+
+    One of several tasks has its bundle in a folder of the tuning; no figures are drawn of it.
+    """
     if tuning.task is None:
         return RESULTS / f"{tuning.name}.jsonl"
     return RESULTS / tuning.settings.name / f"{tuning.name}.jsonl"
@@ -32,75 +139,59 @@ def bundle_path(tuning: Tuning) -> Path:
 
 def write_bundle(
     tuning: Tuning,
-    identity: dict[str, dict[str, Any]],
-    studies: list[Study],
-    trials: dict[str, list[TrialCells]],
-    candidates: dict[str, list[Candidate]],
-    store: Store,
+    studies: dict[str, dict[str, Any]],
+    records: Sequence[TrialRecord],
+    winners: Winners,
+    epochs: dict[str, EpochCounts],
 ) -> Path:
-    """
+    """Write the bundle and return its path.
+
     Args:
-        identity: method -> what its study is about.
-        trials: method -> the cells of each trial.
+        tuning: the resolved tuning file.
+        studies: method -> everything that its trials depend on.
+        records: all trials.
+        winners: method -> its best trials, the winner first.
+        epochs: method -> cost of its trials.
     """
-    settings = tuning.settings
-    header = {
-        "tuning": FORMAT,
-        "name": tuning.name,
-        "command": f"harness tune {tuning.file.as_posix()}",
-        "direction": settings.direction,
-        "metric": settings.metric,
-        "epochs": epochs_trained(trials, store),
-        "studies": identity,
-    }
-    lines = [header]
-    for study in studies:
-        space = {k: distribution_to_json(d) for k, d in study.space.items()}
-        pairs = zip(study.trials, trials[study.method], strict=True)
-        lines += [_line(study.method, t, cells, space) for t, cells in pairs]
-        lines += [_candidate_line(c, rank) for rank, c in enumerate(candidates[study.method], 1)]
+    lines: list[Record] = [
+        TuningHeader(
+            tuning=FORMAT,
+            name=tuning.name,
+            command=f"harness tune {tuning.file.as_posix()}",
+            direction=tuning.settings.direction,
+            metric=tuning.settings.metric,
+            epochs=epochs,
+            studies=studies,
+        )
+    ]
+    for method in studies:
+        lines += [record for record in records if record.method == method]
+        lines += [
+            CandidateRecord(
+                candidate=c.number,
+                method=method,
+                rank=rank,
+                value=c.value,
+                fresh=c.fresh,
+                mean=c.mean,
+            )
+            for rank, c in enumerate(winners[method], 1)
+        ]
     path = bundle_path(tuning)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, "".join(canonical(line) + "\n" for line in lines).encode())
+    text = "".join(canonical(line.model_dump(mode="json")) + "\n" for line in lines)
+    write_atomically(path, text.encode())
     return path
 
 
-def _line(
-    method: str, trial: FrozenTrial, cells: TrialCells, space: dict[str, str]
-) -> dict[str, Any]:
-    return {
-        "trial": trial.number,
-        "method": method,
-        "state": trial.state.name,
-        "value": trial.value if trial.state == TrialState.COMPLETE else None,
-        "params": cells.params,
-        "distributions": space,
-        "curve": {str(step): value for step, value in sorted(trial.intermediate_values.items())},
-        "cells": cells.cells,
-        "diverged": bool(trial.user_attrs.get("diverged")),
-    }
-
-
-def _candidate_line(candidate: Candidate, rank: int) -> dict[str, Any]:
-    return {
-        "candidate": candidate.number,
-        "method": candidate.method,
-        "rank": rank,
-        "value": candidate.value,
-        "fresh": {str(seed): value for seed, value in candidate.fresh.items()},
-        "mean": candidate.mean,
-    }
-
-
-def epochs_trained(trials: dict[str, list[TrialCells]], store: Store) -> dict[str, dict[str, int]]:
-    """Method -> epochs its trials trained, a shared cell counted once, and epochs they would have
-    trained each by itself to the end. Without the teacher, and without the re-run."""
+def count_epochs(trials: dict[str, list[TrialCells]], store: Store) -> dict[str, EpochCounts]:
+    """Return the cost of each method's trials, from the journals of their cells."""
     result = {}
     for method, all_cells in trials.items():
-        own = {f for t in all_cells for stage, f in t.cells.items() if stage != TEACHER}
+        students = {fingerprint for cells in all_cells for fingerprint in cells.students}
         trained = sum(
-            event["event"] == "epoch" for f in own for event in store.directory(f).events()
+            event["event"] == "epoch" for f in students for event in store.directory(f).events()
         )
-        alone = sum(t.n_epochs_alone for t in all_cells)
-        result[method] = {"trained": trained, "alone": alone}
+        alone = sum(cells.n_epochs(f) for cells in all_cells for f in cells.students)
+        result[method] = EpochCounts(trained=trained, alone=alone)
     return result

@@ -1,6 +1,6 @@
-"""Successive halving: trains a batch's trials to the rungs, stops the losers, and ends the rest.
+"""Successive halving: train a batch's trials to the rungs, stop the losers, finish the rest.
 
-The trials of a batch are compared at the same epoch, when all of them have come that far. No clock
+The trials of a batch are compared at the same epoch, once all of them have reached it. No clock
 takes part, so the decision is the same on every machine, with any number of jobs, and after a kill.
 """
 
@@ -15,13 +15,26 @@ from harness.execute.scheduler import Progress
 from harness.methods import find, n_epochs
 from harness.store import Store
 from harness.tune.interleave import Steps
-from harness.tune.trials import TrialCells, TrialsFailed, curve, diverged, drop_checkpoint
-from harness.tune.tuning_file import Tuning, TuningFile
+from harness.tune.trials import (
+    TrialCells,
+    TrialsFailed,
+    drop_checkpoint,
+    has_diverged,
+    validation_curve,
+)
+from harness.tune.tuning_file import Direction, Tuning, TuningFile
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """value: None for a pruned trial. curve: what counts of it (nothing, if it diverged)."""
+    """How a trial ended.
+
+    Attributes:
+        trial: its cells.
+        value: at the last epoch; None if it was pruned.
+        curve: epoch -> value up to where it was stopped; empty if it diverged.
+        diverged: whether a loss became infinite.
+    """
 
     trial: TrialCells
     value: float | None
@@ -30,18 +43,22 @@ class Outcome:
 
 
 def rung_epochs(rungs: tuple[float, ...], n_epochs: int, every: int = 1) -> list[int]:
-    """The epochs of the rungs, from 1: the last one up to there that is measured, of those
-    measured `every` so many; 0 where there is none. Rungs that fall together count once."""
+    """Return the epochs (from 1) at which trials are compared.
+
+    For each rung this is the last epoch up to it that is measured, or 0 if none is. Rungs that fall
+    on the same epoch count once.
+
+    Args:
+        rungs: shares of the training, between 0 and 1.
+        n_epochs: length of the training.
+        every: number of epochs between two measurements.
+    """
     epochs = {max(1, math.ceil(share * n_epochs)) for share in rungs}
     return sorted({e // every * every for e in epochs if e < n_epochs})
 
 
 def check_rungs(tuning: Tuning) -> None:
-    """Before anything is trained.
-
-    Raises:
-        UserError: at the first rung no trial has been measured yet.
-    """
+    """Raise a UserError if no trial has been measured yet at the first rung."""
     pruning, every = tuning.settings.pruning, tuning.base.protocol.evaluate_every
     if pruning is None:
         return
@@ -57,9 +74,14 @@ def check_rungs(tuning: Tuning) -> None:
             )
 
 
-def survivors(values: dict[int, float], keep: float, direction: str) -> list[int]:
-    """The trials (by number) that go on from a rung: the best share `keep`, rounded up. Of equal
-    values the earlier trial is the better one."""
+def survivors(values: dict[int, float], keep: float, direction: Direction) -> list[int]:
+    """Return the numbers of the trials that continue after a rung, in increasing order.
+
+    Args:
+        values: number of a trial -> value at the rung; of equal values the earlier trial is better.
+        keep: the share of the trials that continues, rounded up.
+        direction: "maximize" or "minimize".
+    """
     sign = -1 if direction == "maximize" else 1
     ranked = sorted(values, key=lambda number: (sign * values[number], number))
     return sorted(ranked[: math.ceil(keep * len(ranked))])
@@ -68,73 +90,76 @@ def survivors(values: dict[int, float], keep: float, direction: str) -> list[int
 def run_batch(
     trials: list[TrialCells], settings: TuningFile, store: Store, options: dict[str, Any] | None
 ) -> Steps[list[Outcome]]:
-    """Train the trials of one method's batch. Safe to repeat: what the store has is read, not
-    trained.
+    """Train the trials of one method's batch; what the store has is read instead of trained.
 
     Args:
+        trials: the batch.
+        settings: the tuning file.
+        store: where their cells are.
         options: of `Store.prepare`.
 
+    Returns:
+        Outcomes in the order of the trials' numbers.
+
     Raises:
-        TrialsFailed: a cell failed, and it was not the fault of its settings.
+        TrialsFailed: a cell failed, and not because of its settings.
     """
     alive, outcomes = list(trials), []
-    for rung in [*range(len(settings.pruning.rungs) if settings.pruning else 0), None]:
-        goal = _goal(trials[0], settings, rung)
+    for epoch in [*_rungs(trials[0], settings), None]:  # None: to the end
         for trial in alive:
-            cell = trial.plan.cells[trial.final]
-            store.prepare(cell, options).pause_after = goal
+            store.prepare(trial.plan.cells[trial.final], options).pause_after = epoch
         yield from train_all(alive, store)
 
-        lost = [t for t in alive if diverged(t, store)]
-        outcomes += [Outcome(t, None, {}, diverged=True) for t in lost]
-        alive = [t for t in alive if t not in lost]
-        curves = {t.number: curve(store.directory(t.final), settings.metric, goal) for t in alive}
-        values = {number: found[max(found)] for number, found in curves.items()}
-        if rung is None:
+        diverged = [t for t in alive if has_diverged(t, store)]
+        outcomes += [Outcome(t, None, {}, diverged=True) for t in diverged]
+        alive = [t for t in alive if t not in diverged]
+        curves = {
+            t.number: validation_curve(store.directory(t.final), settings.metric, epoch)
+            for t in alive
+        }
+        values = {number: curve[max(curve)] for number, curve in curves.items()}
+        if epoch is None or settings.pruning is None:
             outcomes += [Outcome(t, values[t.number], curves[t.number]) for t in alive]
-        elif goal is not None:
-            assert settings.pruning is not None
-            kept = survivors(values, settings.pruning.keep, settings.direction)
-            pruned = [t for t in alive if t.number not in kept]
-            outcomes += [Outcome(t, None, curves[t.number]) for t in pruned]
-            alive = [t for t in alive if t.number in kept]
-            in_use = {t.final for t in alive}
-            for trial in pruned:
-                if trial.final not in in_use:  # another trial may have the same settings
-                    drop_checkpoint(store.directory(trial.final))
+            continue
+        kept = survivors(values, settings.pruning.keep, settings.direction)
+        pruned = [t for t in alive if t.number not in kept]
+        outcomes += [Outcome(t, None, curves[t.number]) for t in pruned]
+        alive = [t for t in alive if t.number in kept]
+        in_use = {t.final for t in alive}
+        for trial in pruned:
+            if trial.final not in in_use:  # another trial may have the same settings
+                drop_checkpoint(store.directory(trial.final))
     return sorted(outcomes, key=lambda o: o.trial.number)
 
 
-def _goal(trial: TrialCells, settings: TuningFile, rung: int | None) -> int | None:
-    """The epoch after which the trial's last cell pauses; None for its end. Rungs that fall
-    together in a short training are compared once."""
-    if rung is None or settings.pruning is None:
-        return None
+def _rungs(trial: TrialCells, settings: TuningFile) -> list[int]:
+    """Return the epochs after which the trial's last cell pauses."""
+    if settings.pruning is None:
+        return []
     every = trial.plan.experiment.protocol.evaluate_every
-    epochs = rung_epochs(settings.pruning.rungs, trial.n_epochs, every)
-    return epochs[rung] if rung < len(epochs) else None
+    return rung_epochs(settings.pruning.rungs, trial.n_epochs(trial.final), every)
 
 
 def train_all(trials: list[TrialCells], store: Store) -> Steps[None]:
-    """Train the cells of all trials, each to its pause or its end; those that diverge may.
+    """Train the cells of all trials, each to its pause or its end. They may diverge.
 
     Raises:
-        TrialsFailed: a cell failed otherwise.
+        TrialsFailed: a cell failed for another reason.
     """
-    trials = [t for t in trials if not diverged(t, store)]
+    trials = [t for t in trials if not has_diverged(t, store)]
     if not trials:
         return
     progress = yield trials
-    broken = [t for t in trials if not diverged(t, store) and _failed(t, progress)]
-    if broken:
-        names = ", ".join(f"{t.method} #{t.number}" for t in broken)
+    failed = [t for t in trials if not has_diverged(t, store) and _has_failed(t, progress)]
+    if failed:
+        names = ", ".join(f"{t.method} #{t.number}" for t in failed)
         reasons = "; ".join(
             reason
             for fingerprint, reason in progress.errors.items()
-            if any(fingerprint in t.cells.values() for t in broken)
+            if any(fingerprint in t.cells.values() for t in failed)
         )
         raise TrialsFailed(f"{names}: {reasons}")
 
 
-def _failed(trial: TrialCells, progress: Progress) -> bool:
+def _has_failed(trial: TrialCells, progress: Progress) -> bool:
     return any(progress.state[f] in ("failed", "skipped") for f in trial.cells.values())

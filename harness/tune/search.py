@@ -1,4 +1,4 @@
-"""`harness tune`, start to end: ask, train, tell; the best again with fresh seeds; the winner."""
+"""`harness tune` from start to end: ask, train and tell; train the best again; write the winner."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from harness.common.errors import UserError, one_line
 from harness.common.provenance import announced_version
@@ -39,7 +39,7 @@ from harness.run.session import (
 from harness.store import Store
 from harness.store.cell_options import cell_options
 from harness.track.environment import tracking_uri
-from harness.tune.export import epochs_trained, write_bundle
+from harness.tune.export import TrialRecord, count_epochs, record_of, write_bundle
 from harness.tune.halving import Outcome, check_rungs, run_batch
 from harness.tune.interleave import Interleaved, Steps
 from harness.tune.storage import only_orchestrator, open_storage, place_of
@@ -49,12 +49,12 @@ from harness.tune.trials import TrialCells, TrialsFailed, cells_of
 from harness.tune.tuning_file import Tuning
 from harness.tune.winner import Candidate, Winners, check_final, confirm, write_winner
 
-# Draws the figures of a bundle: (method, file) of each.
+# Draws the figures of a bundle and returns (method, file) of each.
 Draw = Callable[[Path], list[tuple[str, Path]]]
 
 
 def identity_of(tuning: Tuning, dataset: Dataset, method: str) -> dict[str, Any]:
-    """What the trials of a study depend on: with another one, they would be other trials."""
+    """Return everything that a study's trials depend on, as plain JSON data."""
     settings, base = tuning.settings, tuning.base
     used = [*base.used, *(find(name) for name in tuning.spaces)]
     sections = {TRAINING, *(section for m in used for section in (*m.sections, *m.reads))}
@@ -93,7 +93,10 @@ def tune(
     cluster: RayOptions | None = None,
     draw: Draw = lambda bundle: [],
 ) -> int:
-    """Every trial that is missing, the re-run of the best, the tuned file; the exit status.
+    """Run every missing trial, train the best again, and write the tuned file.
+
+    Returns:
+        The exit status.
 
     Raises:
         UserError: wrong input; nothing was started.
@@ -103,44 +106,45 @@ def tune(
     check_rungs(tuning)
     store = Store(root)
     store.create()
-    runner = make_executor(cluster, slots, announced_version())
+    executor = make_executor(cluster, slots, announced_version())
     dataset = load(tuning.base.dataset, with_test=False)
-    task_views(tuning.base, dataset)  # of all tasks, before one is trained
+    task_views(tuning.base, dataset)  # checks all tasks before one is trained
     options = cell_options(tuning.base.dataset, n_workers, teacher_cache)
     deadline = None if max_seconds is None else time.monotonic() + max_seconds
-    found, bundles = [], []
-    with contextlib.closing(runner):
+    winners, bundles = [], []
+    with contextlib.closing(executor):
         for part in tuning.parts:
             left = None if deadline is None else deadline - time.monotonic()
             place = place_of(storage, root, part.name)
             with only_orchestrator(part.name, root, place) as owner, stoppable() as stops:
                 opened = open_storage(place, tracking_uri())
-                identity = {m: identity_of(part, dataset, m) for m in part.spaces}
+                identity = {method: identity_of(part, dataset, method) for method in part.spaces}
                 studies = [Study(opened, part, m, identity[m], owner) for m in part.spaces]
-                search = Search(part, store, dataset, studies, runner, options, left, no_bar)
-                status, candidates = _search(search, stops)
+                search = Search(part, store, dataset, studies, executor, options, left, no_bar)
+                status, best = _search(search, stops)
                 if status != OK:
                     return status
-                bundle = write_bundle(part, identity, studies, search.cells, candidates, store)
-                figures = draw(bundle) if part.task is None else []
-                _log_figures(search.tracker, figures)
-                search.report(candidates)
-            found.append((part, candidates))
+                epochs = count_epochs(search.cells, store)
+                bundle = write_bundle(part, identity, search.records(), best, epochs)
+                if part.task is None:
+                    _log_figures(search.tracker, draw(bundle))
+                search.report(best)
+            winners.append((part, best))
             bundles.append(bundle.as_posix())
-    print(f"written: {write_winner(tuning, found)}, {', '.join(bundles)}")
+    print(f"written: {write_winner(tuning, winners)}, {', '.join(bundles)}")
     return OK
 
 
 def _search(search: Search, stops: Stops) -> tuple[int, Winners]:
-    """One task's search, with MLflow kept up to date; the exit status, and the best trials."""
+    """Search one task and keep MLflow up to date; return the exit status and the best trials."""
     tracker = TuneTracker(
         search.tuning, search.store, {s.method: s.started for s in search.studies}
     )
     search.tracker = tracker
     (sync,) = start_tracking(tracker)
-    status, candidates = CELL_FAILED, {}
+    status, winners = CELL_FAILED, {}
     try:
-        candidates = search.run()
+        winners = search.run()
         status = OK
     except UserError as error:
         status = WRONG_USE
@@ -150,25 +154,25 @@ def _search(search: Search, stops: Stops) -> tuple[int, Winners]:
     except KeyboardInterrupt:
         status = CTRL_C
     except TrialsFailed as error:
-        print(f"error: {error}; the same command tries again", file=sys.stderr)
+        print(f"error: {error}; rerun the command to try again", file=sys.stderr)
     finally:
         if status in GOES_ON:
             print(GOES_ON[status])
         if status != WRONG_USE:  # else the studies cannot be read
-            search.show(candidates)
+            search.show(winners)
         sync.finish(lambda: finish_tracking(sync, all_done=status == OK), stops=stops)
-    return status, candidates
+    return status, winners
 
 
 def without_pauses(
     progress: Progress, update: Callable[[str | None], None]
 ) -> Callable[[str | None], None]:
-    """A trial that has come to its rung is no news."""
+    """Return `update`, called without the fingerprints of cells that paused at a rung."""
     return lambda f: update(None if f is not None and progress.state[f] == "paused" else f)
 
 
 def _log_figures(tracker: TuneTracker | None, figures: list[tuple[str, Path]]) -> None:
-    if tracker is None or not tracker.server.is_open:  # which has been said
+    if tracker is None or not tracker.server.is_open:  # a warning has been printed
         return
     try:
         tracker.log_figures(figures)
@@ -177,7 +181,12 @@ def _log_figures(tracker: TuneTracker | None, figures: list[tuple[str, Path]]) -
 
 
 class Search:
-    """One call of `harness tune`: what it shares between its steps."""
+    """The search of one part of a tuning.
+
+    Attributes:
+        cells: method -> the cells of its trials, in the order of their numbers.
+        tracker: MLflow's, once it has been started.
+    """
 
     def __init__(
         self,
@@ -190,6 +199,18 @@ class Search:
         max_seconds: float | None = None,
         no_bar: bool = True,
     ) -> None:
+        """Prepare a search.
+
+        Args:
+            tuning: the part.
+            store: where its cells are.
+            dataset: its data set, without a test part.
+            studies: one per method.
+            executor: trains the cells.
+            options: of `Store.prepare`.
+            max_seconds: after which the search stops.
+            no_bar: whether to leave out the live display.
+        """
         self.tuning, self.store, self.dataset = tuning, store, dataset
         self.studies, self.executor = studies, executor
         self.max_seconds = max_seconds
@@ -200,12 +221,12 @@ class Search:
         self.started = time.monotonic()
 
     def run(self) -> Winners:
-        """
-        Returns:
-            method -> its best trials, the winner first.
+        """Search and return method -> its best trials, the winner first.
 
         Raises:
-            OutOfTime, KeyboardInterrupt, TrialsFailed.
+            OutOfTime: after `max_seconds`.
+            KeyboardInterrupt: passed on, with all cells stopped.
+            TrialsFailed: a cell failed; the other methods have come to their end.
         """
         progress = begin(Plan(self.tuning.base, {}, ()), self.store)
         steps = {study.method: self._steps(study) for study in self.studies}
@@ -213,12 +234,12 @@ class Search:
         with LiveDisplay(progress) if self.live else contextlib.nullcontext() as display:
             update = without_pauses(progress, display.update) if display else lambda _: None
             run(progress, self.executor, self.options, self.max_seconds, update, more=searches.more)
-        if searches.failed:
-            raise TrialsFailed("; ".join(map(str, searches.failed.values())))
-        return {study.method: searches.found[study.method] for study in self.studies}
+        if searches.failures:
+            raise TrialsFailed("; ".join(map(str, searches.failures.values())))
+        return {study.method: searches.results[study.method] for study in self.studies}
 
     def _steps(self, study: Study) -> Steps[list[Candidate]]:
-        """One method's search."""
+        """Take one method's steps: its batches, then the re-run of the best trials."""
         settings = self.tuning.settings
         n_batches = settings.trials // settings.batch
         for number in range(n_batches):
@@ -232,77 +253,77 @@ class Search:
                 print(_batch_line(study, number, n_batches, outcomes), flush=True)
         return (yield from confirm(study, self.dataset, self.store))
 
-    def show(self, candidates: dict[str, list[Candidate]] | None = None) -> None:
+    def records(self) -> list[TrialRecord]:
+        """Return the trials that were planned so far, study by study."""
+        return [
+            record_of(study, trial, cells)
+            for study in self.studies
+            for trial, cells in zip(study.trials, self.cells[study.method], strict=False)
+        ]
+
+    def show(self, winners: Winners | None = None) -> None:
         """Give the tracker the present state of every trial."""
         if self.tracker is None:
             return
-        means = {(c.method, c.number): c.mean for cs in (candidates or {}).values() for c in cs}
-        winners = {(cs[0].method, cs[0].number) for cs in (candidates or {}).values()}
+        ranked = list((winners or {}).values())
+        means = {(c.method, c.number): c.mean for candidates in ranked for c in candidates}
+        first = {(candidates[0].method, candidates[0].number) for candidates in ranked}
         self.tracker.view = tuple(
-            TrialView(
-                method=study.method,
-                number=trial.number,
-                state=trial.state.name,
-                value=trial.value if trial.state == TrialState.COMPLETE else None,
-                params=cells.params,
-                cells=cells.cells,
-                final=cells.final,
-                diverged=bool(trial.user_attrs.get("diverged")),
-                mean=means.get(cells.key),
-                is_winner=cells.key in winners,
-            )
-            for study in self.studies
-            for trial, cells in zip(study.trials, self.cells[study.method], strict=False)
+            TrialView(record, self.cells[key[0]][key[1]].final, means.get(key), key in first)
+            for record in self.records()
+            for key in [(record.method, record.trial)]
         )
 
     def _cells(self, study: Study, trial: FrozenTrial) -> TrialCells:
-        known = self.cells[study.method]
-        if trial.number == len(known):
-            known.append(
+        planned = self.cells[study.method]
+        if trial.number == len(planned):
+            planned.append(
                 cells_of(self.tuning, self.dataset, study.method, trial.number, trial.params)
             )
-        return known[trial.number]
+        return planned[trial.number]
 
     def _tell(self, study: Study, outcomes: list[Outcome]) -> None:
-        """In the order of the trials. A kill in between leaves some untold: the next call finds
-        the same outcomes in the store and tells the rest."""
+        """Tell the study how its trials ended, in their order.
+
+        A kill may leave some untold: the next call finds the same outcomes in the store.
+        """
         for outcome in outcomes:
             number = outcome.trial.number
             study.note(number, cells=outcome.trial.cells, diverged=outcome.diverged)
-            run = self.tracker and self.tracker.run_of(outcome.trial.key)
-            if run:  # MLflow may be behind, or away
-                study.note(number, run=run)
+            run_id = self.tracker and self.tracker.run_of(outcome.trial.key)
+            if run_id:  # MLflow may be behind, or away
+                study.note(number, run=run_id)
             study.report(number, outcome.curve)
             study.tell(number, outcome.value)
 
-    def report(self, candidates: dict[str, list[Candidate]]) -> None:
-        """What the user sees last."""
-        for method, epochs in epochs_trained(self.cells, self.store).items():
+    def report(self, winners: Winners) -> None:
+        """Print the cost and the best trials of each method, and the time taken."""
+        for method, epochs in count_epochs(self.cells, self.store).items():
             print(
                 f"{self.tuning.name}/{method}: {self.tuning.settings.trials} trials, "
-                f"{epochs['trained']} epochs trained, {epochs['trained'] / epochs['alone']:.0%} of "
-                f"{epochs['alone']} for as many trainings of their own"
+                f"{epochs.trained} epochs trained, {epochs.trained / epochs.alone:.0%} of the "
+                f"{epochs.alone} that as many separate trainings would take"
             )
-            for c in candidates[method]:
+            for c in winners[method]:
                 mean = "diverged" if c.mean is None else f"{100 * c.mean:.2f} %"
-                shown = ", ".join(f"{k} {_short(v)}" for k, v in c.params.items())
+                params = ", ".join(f"{field} {_short(v)}" for field, v in c.params.items())
                 seeds = ", ".join(map(str, c.fresh))
-                print(f"  #{c.number}: {100 * c.value:.2f} %, seeds {seeds}: {mean} ({shown})")
+                print(f"  #{c.number}: {100 * c.value:.2f} %, seeds {seeds}: {mean} ({params})")
         elapsed = duration(time.monotonic() - self.started)
         print(f"{self.tuning.name}: tuned in {elapsed}", flush=True)
 
 
 def _batch_line(study: Study, number: int, n_batches: int, outcomes: list[Outcome]) -> str:
-    parts = []
+    trials = []
     for o in outcomes:
         if o.value is not None:
-            how = f"{100 * o.value:.2f} %"
+            result = f"{100 * o.value:.2f} %"
         elif o.diverged:
-            how = "diverged"
+            result = "diverged"
         else:
-            how = f"pruned at {max(o.curve)} ({100 * o.curve[max(o.curve)]:.2f} %)"
-        parts.append(f"#{o.trial.number} {how}")
-    return f"[{study.method}, batch {number + 1}/{n_batches}] {', '.join(parts)}"
+            result = f"pruned at {max(o.curve)} ({100 * o.curve[max(o.curve)]:.2f} %)"
+        trials.append(f"#{o.trial.number} {result}")
+    return f"[{study.method}, batch {number + 1}/{n_batches}] {', '.join(trials)}"
 
 
 def _short(value: Any) -> str:

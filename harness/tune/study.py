@@ -160,8 +160,8 @@ class Study:
             old = json.loads(stored) if stored else {}
             changes = "; ".join(differences(old, identity)[:3])
             raise UserError(
-                f"{self.name}: the stored study has other settings ({changes}); undo the change, or "
-                "give the new study another name"
+                f"{self.name}: the stored study has other settings ({changes}); undo the "
+                "change, or give the new study another name"
             )
         describe(self.optuna, tuning, method)
         if n > settings.trials:

@@ -1,5 +1,8 @@
-"""A tuning in MLflow: a study is a parent run, a trial a child run. Derived from the study and the
-journals, so it may be sent again at any time; a metric keeps the journal's time stamp."""
+"""A tuning in MLflow: a study is a parent run, a trial a child run.
+
+What is sent follows from the study and the journals, so it can be sent again at any time; a metric
+keeps the journal's time stamp.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,9 @@ from harness.common.canonical_json import flatten
 from harness.store import Store
 from harness.track.client import PARENT, Connection, children, log_params, source_tags
 from harness.track.grid_run import NOTE
-from harness.tune.tuning_file import Params, Tuning
+from harness.tune.export import TrialRecord
+from harness.tune.trials import TrialKey
+from harness.tune.tuning_file import Tuning
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -21,69 +26,78 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrialView:
-    """What MLflow shows of a trial. state: RUNNING, COMPLETE or PRUNED. cells: stage ->
-    fingerprint. final: the cell whose validation curve is the trial's. mean: of the re-run with
-    fresh seeds, None for a trial that was not among the best."""
+    """What MLflow shows of a trial.
 
-    method: str
-    number: int
-    state: str
-    value: float | None
-    params: Params
-    cells: dict[str, str]
+    Attributes:
+        record: the trial as the study holds it.
+        final: fingerprint of the cell whose validation curve is the trial's.
+        mean: of the re-run with fresh seeds; None for a trial that was not among the best.
+        is_winner: whether its settings are in the tuned file.
+    """
+
+    record: TrialRecord
     final: str
-    diverged: bool
     mean: float | None = None
     is_winner: bool = False
 
     @property
-    def key(self) -> tuple[str, int]:
-        return self.method, self.number
+    def key(self) -> TrialKey:
+        """What tells the trial from all others of a tuning."""
+        return self.record.method, self.record.trial
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the trial has not ended yet."""
+        return self.record.state == "RUNNING"
 
     @property
     def stamp(self) -> str:
-        """Two trials with the same stamp show the same."""
-        return f"{self.state} {self.value} {self.mean} {self.is_winner}"
+        """A text that changes when the trial's run has to be sent again."""
+        return f"{self.record.state} {self.record.value} {self.mean} {self.is_winner}"
 
 
 class TuneTracker:
-    """Sends the trials in `view`, which the orchestrator replaces as they go on."""
+    """Sends the trials in `view`, which the orchestrator replaces as they progress."""
 
     remedy = "the same command"
 
     def __init__(
         self, tuning: Tuning, store: Store, started: dict[str, str], uri: str | None = None
     ) -> None:
-        """
+        """Track a tuning.
+
         Args:
-            started: method -> when its study began: what tells two studies of one name apart.
+            tuning: the resolved tuning file.
+            store: where its cells are.
+            started: method -> when its study began, which tells two studies of one name apart.
+            uri: of the tracking server; by default the environment's.
         """
         self.server = Connection(f"{tuning.settings.name}-tuning", store.root, uri)
         self.tuning, self.store, self.started = tuning, store, started
         self.view: tuple[TrialView, ...] = ()
         self._parents: dict[str, str] = {}
-        self._children: dict[tuple[str, int], str] = {}
-        self._sent: dict[tuple[str, int], tuple[str, int]] = {}
+        self._children: dict[TrialKey, str] = {}
+        self._sent: dict[TrialKey, tuple[str, int]] = {}  # stamp, and number of epochs
 
-    def run_of(self, key: tuple[str, int]) -> str | None:
-        """The id of a trial's run, if it has been sent."""
+    def run_of(self, key: TrialKey) -> str | None:
+        """Return the id of a trial's run, or None if it has not been sent."""
         return self._children.get(key)
 
     def connect(self) -> MlflowClient:
-        """The client, with the run of every study found or made."""
+        """Return the client, once the run of every study has been found or created."""
         return self.server.open(self._find_studies)
 
     def sync(self) -> int:
-        """Send what changed since the last call; how many trials did.
+        """Send what changed since the last call and return the number of trials that did.
 
         Raises:
-            Exception: whatever the server's client raises; nothing is lost, sync again later.
+            Exception: whatever the server's client raises; the next call sends the rest.
         """
         client, n_sent = self.connect(), 0
         self.server.log_system_metrics(self._parents.values())
         for trial in self.view:
             stamp, n_lines = self._sent.get(trial.key, ("", 0))
-            if stamp == trial.stamp and trial.state != "RUNNING":
+            if stamp == trial.stamp and not trial.is_running:
                 continue
             lines = self.store.directory(trial.final).epochs()
             if (trial.stamp, len(lines)) != (stamp, n_lines):
@@ -93,18 +107,18 @@ class TuneTracker:
         return n_sent
 
     def close(self, finished: bool) -> None:
-        """The studies' runs, and those of open trials, end with the orchestrator."""
+        """End the runs of the studies and of open trials, as the orchestrator ends."""
         if not self.server.is_open:
             return
         client = self.connect()
         for trial in self.view:
-            if trial.state == "RUNNING" and trial.key in self._children:
+            if trial.is_running and trial.key in self._children:
                 client.set_terminated(self._children[trial.key], "KILLED")
         for run_id in self._parents.values():
             client.set_terminated(run_id, "FINISHED" if finished else "KILLED")
 
     def log_figures(self, figures: Iterable[tuple[str, Path]]) -> None:
-        """(method, file) -> artifacts of the studies."""
+        """Log each (method, file) as an artifact of the method's study."""
         client = self.connect()
         for method, path in figures:
             client.log_artifact(self._parents[method], str(path), "figures")
@@ -112,12 +126,12 @@ class TuneTracker:
     def _find_studies(self, client: MlflowClient) -> None:
         for method, started in self.started.items():
             name = f"{self.tuning.name}/{method}"
-            found = client.search_runs(
+            runs = client.search_runs(
                 [self.server.experiment_id],
                 f"tags.kind = 'study' and tags.study = '{name}' and tags.started = '{started}'",
             )
-            if found:
-                run = found[0]
+            if runs:
+                run = runs[0]
                 client.update_run(run.info.run_id, status="RUNNING")
                 self._read_children(client, method, run.info.run_id)
             else:
@@ -144,11 +158,11 @@ class TuneTracker:
         return client.create_run(self.server.experiment_id, run_name=f"study {name}", tags=tags)
 
     def _read_children(self, client: MlflowClient, method: str, parent: str) -> None:
-        """What an earlier orchestrator sent."""
+        """Note what an earlier orchestrator sent."""
         for run in children(client, self.server.experiment_id, parent):
             key = method, int(run.data.tags["trial"])
             self._children[key] = run.info.run_id
-            if run.info.status != "RUNNING":  # else who sent it was killed before its state
+            if run.info.status != "RUNNING":  # else the sender was killed before its last call
                 self._sent[key] = run.data.tags.get("stamp", ""), 0
 
     def _send_trial(
@@ -156,7 +170,7 @@ class TuneTracker:
     ) -> None:
         from mlflow.entities import Metric, Param, RunTag
 
-        run_id = self._child(client, trial)
+        run_id, record = self._child(client, trial), trial.record
         metric = self.tuning.settings.metric
         metrics = [
             Metric(metric, line[metric], int(line["time"] * 1000), line["epoch"])
@@ -164,33 +178,35 @@ class TuneTracker:
             if metric in line
         ]
         end = int(lines[-1]["time"] * 1000) if lines else 0
-        for name, value in (("value", trial.value), ("fresh_seeds_mean", trial.mean)):
+        for name, value in (("value", record.value), ("fresh_seeds_mean", trial.mean)):
             if value is not None:
                 metrics.append(Metric(name, value, end, len(lines)))
-        tags = {f"cell.{stage}": f for stage, f in trial.cells.items()}
-        tags |= {"state": trial.state, "diverged": str(trial.diverged), "stamp": trial.stamp}
+        tags = {f"cell.{stage}": fingerprint for stage, fingerprint in record.cells.items()}
+        tags |= {"state": record.state, "diverged": str(record.diverged), "stamp": trial.stamp}
         tags |= {"winner": str(trial.is_winner)}
-        params = [Param(k, str(v)) for k, v in trial.params.items()]
+        params = [Param(field, str(value)) for field, value in record.params.items()]
         for start in range(0, len(metrics), 500):
             client.log_batch(run_id, metrics=metrics[start : start + 500], params=params)
-        # Last, as they say that all of it is there.
+        # The tags come last, as they say that everything else is there.
         client.log_batch(run_id, params=params, tags=[RunTag(k, v) for k, v in tags.items()])
-        if trial.state == "RUNNING":
+        if trial.is_running:
             client.update_run(run_id, status="RUNNING")
         else:
             client.set_terminated(run_id, "FINISHED", end or None)
 
     def _child(self, client: MlflowClient, trial: TrialView) -> str:
+        """Return the id of the trial's run, which is created if needed."""
         if trial.key not in self._children:
+            method, number = trial.key
             run: Run = client.create_run(
                 self.server.experiment_id,
-                run_name=f"{trial.method} #{trial.number}",
+                run_name=f"{method} #{number}",
                 tags={
-                    PARENT: self._parents[trial.method],
+                    PARENT: self._parents[method],
                     "kind": "trial",
-                    "trial": str(trial.number),
+                    "trial": str(number),
                     **source_tags(),
-                    "method": trial.method,
+                    "method": method,
                 },
             )
             self._children[trial.key] = run.info.run_id

@@ -1,10 +1,9 @@
-"""A trial is a set of ordinary cells. What it measured is read from their journals."""
+"""The ordinary cells that a trial trains, and what their journals say of it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any
 
 from harness.data import Dataset
 from harness.methods import n_epochs
@@ -13,19 +12,22 @@ from harness.store import CellDir, Store
 from harness.tune.space import as_field
 from harness.tune.tuning_file import Params, Tuning
 
-Key = tuple[str, int]
+TrialKey = tuple[str, int]  # method and number
 
 
 class TrialsFailed(Exception):
-    """A cell failed for another reason than its settings. Its trial stays open: the next call
-    tries it again."""
+    """A cell failed, and not because of its settings. Its trial stays open for the next call."""
 
 
 @dataclass(frozen=True)
 class TrialCells:
-    """One training of one trial.
+    """The cells of one training of a trial.
 
-    plan: teacher (if the method has one) and the method's stages; the last is measured.
+    Attributes:
+        method: the method that is tuned.
+        number: of the trial in its study.
+        params: field -> value.
+        plan: the teacher (if the method has one) and the method's stages; the last is measured.
     """
 
     method: str
@@ -34,29 +36,29 @@ class TrialCells:
     plan: Plan
 
     @property
-    def key(self) -> Key:
+    def key(self) -> TrialKey:
+        """What tells the trial from all others of a tuning."""
         return self.method, self.number
 
     @property
     def final(self) -> str:
-        """Fingerprint of the last cell: its validation accuracy is the trial's value."""
+        """The fingerprint of the last cell, whose validation accuracy is the trial's value."""
         return self.plan.entries[-1].fingerprint
-
-    @property
-    def n_epochs(self) -> int:
-        cell = self.plan.cells[self.final]
-        return n_epochs(cell.kind, cell.spec)
-
-    @property
-    def n_epochs_alone(self) -> int:
-        """Epochs of the whole trial, were nothing shared; without the teacher."""
-        cells = [self.plan.cells[f] for stage, f in self.cells.items() if stage != TEACHER]
-        return sum(n_epochs(cell.kind, cell.spec) for cell in cells)
 
     @property
     def cells(self) -> dict[str, str]:
         """Stage, or "teacher" -> fingerprint."""
         return {e.stage: e.fingerprint for e in self.plan.entries}
+
+    @property
+    def students(self) -> list[str]:
+        """The fingerprints of all cells but the teacher's."""
+        return [f for stage, f in self.cells.items() if stage != TEACHER]
+
+    def n_epochs(self, fingerprint: str) -> int:
+        """Return the number of epochs of one of the cells."""
+        cell = self.plan.cells[fingerprint]
+        return n_epochs(cell.kind, cell.spec)
 
 
 def cells_of(
@@ -64,35 +66,47 @@ def cells_of(
     dataset: Dataset,
     method: str,
     number: int,
-    params: dict[str, Any],
+    params: Params,
     seed: int | None = None,
 ) -> TrialCells:
-    """The cells of a trial, with another seed for the re-run of the best trials."""
-    whole = {k: as_field(tuning.base, k, v) for k, v in params.items()}
-    plan = make_plan(tuning.trial(method, whole, None if seed is None else (seed,)), dataset)
+    """Plan the cells of a trial.
+
+    Args:
+        tuning: the resolved tuning file.
+        dataset: its data set, without a test part.
+        method: the method that is tuned.
+        number: of the trial.
+        params: field -> value, as Optuna has them.
+        seed: of the training, for the re-run of the best trials; by default the experiment's first.
+    """
+    params = {field: as_field(tuning.base, field, value) for field, value in params.items()}
+    plan = make_plan(tuning.trial(method, params, None if seed is None else (seed,)), dataset)
     entries = tuple(
         e if e.stage == TEACHER else replace(e, student=f"{e.student} #{number}")
         for e in plan.entries
     )
-    return TrialCells(method, number, whole, Plan(plan.experiment, plan.cells, entries))
+    return TrialCells(method, number, params, Plan(plan.experiment, plan.cells, entries))
 
 
-def together(trials: Iterable[TrialCells]) -> Plan:
-    """One plan with the cells of all trials; a cell they share is there once."""
-    trials = list(trials)
-    cells = {f: cell for t in trials for f, cell in t.plan.cells.items()}
-    entries = tuple(dict.fromkeys(e for t in trials for e in t.plan.entries))
-    return Plan(trials[0].plan.experiment, cells, entries)
+def merge_plans(trials: Iterable[TrialCells]) -> Plan:
+    """Return one plan with the cells of all trials, in which a shared cell occurs once."""
+    plans = [trial.plan for trial in trials]
+    cells = {f: cell for plan in plans for f, cell in plan.cells.items()}
+    entries = tuple(dict.fromkeys(e for plan in plans for e in plan.entries))
+    return Plan(plans[0].experiment, cells, entries)
 
 
-def curve(directory: CellDir, metric: str, stop: int | None = None) -> dict[int, float]:
-    """Epoch -> value on the validation split, up to epoch `stop`."""
+def validation_curve(directory: CellDir, metric: str, stop: int | None = None) -> dict[int, float]:
+    """Return epoch -> value on the validation split, up to and including epoch `stop`."""
     lines = directory.epochs()[:stop]
     return {line["epoch"]: line[metric] for line in lines if metric in line}
 
 
-def diverged(trial: TrialCells, store: Store) -> bool:
-    """Whether a cell's loss became infinite. The same cell would do so again, so it is a result."""
+def has_diverged(trial: TrialCells, store: Store) -> bool:
+    """Return whether a cell's loss became infinite.
+
+    The same cell would diverge again, so this is a result, not a failure.
+    """
     for fingerprint in trial.cells.values():
         directory = store.directory(fingerprint)
         if not directory.is_done:
@@ -103,7 +117,10 @@ def diverged(trial: TrialCells, store: Store) -> bool:
 
 
 def drop_checkpoint(directory: CellDir) -> None:
-    """Of a pruned trial. Its journal stays; asked for again, the cell trains from its start."""
+    """Delete the checkpoint of a pruned trial's cell, but not its journal.
+
+    If the cell is asked for again, it trains from its start.
+    """
     if directory.path.exists():
         with directory.lease():
             directory.drop_checkpoint()

@@ -1,4 +1,4 @@
-"""The honest winner: the best trials trained anew with fresh seeds, and its experiment file."""
+"""The winner: the best trials are trained again with fresh seeds; the experiment it makes."""
 
 from __future__ import annotations
 
@@ -12,34 +12,28 @@ from harness import methods
 from harness.common.errors import UserError
 from harness.data import Dataset
 from harness.experiment.file import parse, with_class_order
-from harness.experiment.tuned import Tuned
+from harness.experiment.tuned import TaskTuned, Tuned, TunedSettings
 from harness.store import Store
 from harness.store.files import write_atomically
 from harness.tune.halving import train_all
 from harness.tune.interleave import Steps
 from harness.tune.study import Study
-from harness.tune.trials import TrialCells, TrialsFailed, cells_of, curve, diverged
+from harness.tune.trials import TrialCells, TrialsFailed, cells_of, has_diverged, validation_curve
 from harness.tune.tuning_file import Params, Tuning, nested
-
-
-def final_protocol(tuning: Tuning) -> dict[str, Any]:
-    """Of the tuned experiment: train + validation, last epoch. Where students have few images,
-    these stay those of the training part: validation images would be other ones than those that
-    the settings were tuned with."""
-    tasks, every = tuning.base.tasks, tuning.base.protocol.evaluate_every
-    few = tasks is not None and any(task.shots is not None for task in tasks.all)
-    protocol = {
-        "preset": "strict",
-        "train_on": "train" if few else "train+validation",
-        "selection": "last",
-    }
-    return protocol if every == 1 else {**protocol, "evaluate_every": every}
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One of the best trials. value: of its trial. fresh: seed -> value of its re-run; None where
-    it diverged, which rules it out."""
+    """One of the best trials and its re-run.
+
+    Attributes:
+        method: the method that is tuned.
+        number: of the trial.
+        params: field -> value.
+        value: of the trial.
+        fresh: seed -> value of the re-run; None if it diverged, which rules the trial out.
+        commits: the code that trained the re-run.
+    """
 
     method: str
     number: int
@@ -50,13 +44,24 @@ class Candidate:
 
     @property
     def mean(self) -> float | None:
+        """The mean over the fresh seeds; None if one of them diverged."""
         values = [v for v in self.fresh.values() if v is not None]
         return sum(values) / len(values) if len(values) == len(self.fresh) else None
 
 
+Winners = dict[str, list[Candidate]]  # method -> its best trials, the winner first
+
+
 def confirm(study: Study, dataset: Dataset, store: Store) -> Steps[list[Candidate]]:
-    """Train the best trials of a study with the fresh seeds; returns the candidates, the winner
-    first.
+    """Train the best trials of a study with the fresh seeds.
+
+    Args:
+        study: with all its trials.
+        dataset: of the tuning, without a test part.
+        store: where the cells are.
+
+    Returns:
+        The candidates, the winner first.
 
     Raises:
         TrialsFailed: a cell failed, or every candidate diverged.
@@ -74,7 +79,7 @@ def confirm(study: Study, dataset: Dataset, store: Store) -> Steps[list[Candidat
     }
     yield from train_all([r for by_seed in trainings.values() for r in by_seed.values()], store)
 
-    candidates = [_candidate(study, t.number, t.value, trainings[t.number], store) for t in best]
+    candidates = [_candidate(study, t.value, trainings[t.number], store) for t in best]
     stable = [c for c in candidates if c.mean is not None]
     if not stable:
         raise TrialsFailed(
@@ -88,39 +93,62 @@ def confirm(study: Study, dataset: Dataset, store: Store) -> Steps[list[Candidat
 
 
 def _candidate(
-    study: Study, number: int, value: float | None, runs: dict[int, TrialCells], store: Store
+    study: Study, value: float | None, trainings: dict[int, TrialCells], store: Store
 ) -> Candidate:
+    assert value is not None, "a complete trial has a value"
     fresh: dict[int, float | None] = {}
     commits: set[str] = set()
-    for seed, run in runs.items():
-        if diverged(run, store):
+    for seed, training in trainings.items():
+        if has_diverged(training, store):
             fresh[seed] = None
             continue
-        directory = store.directory(run.final)
-        values = curve(directory, study.tuning.settings.metric)
+        directory = store.directory(training.final)
+        values = validation_curve(directory, study.tuning.settings.metric)
         fresh[seed] = values[max(values)]
         manifest = directory.manifest
-        changed = "-dirty" if manifest["dirty"] else ""
-        commits |= {f"{commit}{changed}" for commit in manifest["commits"]}
-    params = next(iter(runs.values())).params
-    assert value is not None  # a COMPLETE trial has one
-    return Candidate(study.method, number, params, value, fresh, tuple(sorted(commits)))
+        suffix = "-dirty" if manifest["dirty"] else ""
+        commits |= {f"{commit}{suffix}" for commit in manifest["commits"]}
+    trial = next(iter(trainings.values()))
+    return Candidate(study.method, trial.number, trial.params, value, fresh, tuple(sorted(commits)))
 
 
 def tuned_path(tuning: Tuning) -> Path:
+    """Return the path of the tuned experiment, beside the experiment that was tuned."""
     return tuning.experiment_file.parent / f"{tuning.settings.name}.tuned.yaml"
 
 
+def final_protocol(tuning: Tuning) -> dict[str, Any]:
+    """Return the tuned experiment's protocol: train + validation, last epoch.
+
+    Where students have few images, they train on the training part alone: with validation images,
+    those few would not be the ones that the settings were tuned with.
+    """
+    tasks, every = tuning.base.tasks, tuning.base.protocol.evaluate_every
+    few = tasks is not None and any(task.shots is not None for task in tasks.all)
+    protocol = {
+        "preset": "strict",
+        "train_on": "train" if few else "train+validation",
+        "selection": "last",
+    }
+    return protocol if every == 1 else {**protocol, "evaluate_every": every}
+
+
 def tuned_fields(tuning: Tuning, winners: dict[str, Tuned]) -> dict[str, Any]:
-    """The fields of the final experiment: those of the experiment that was tuned, as written, with
-    the tuned methods, each with its settings; trained on train + validation, last epoch.
+    """Return the fields of the tuned experiment.
+
+    They are those of the experiment that was tuned, as written, with the tuned methods and their
+    settings, and with the final protocol.
+
+    Args:
+        tuning: the resolved tuning file.
+        winners: method -> its section.
 
     Raises:
-        UserError: they do not make an experiment.
+        UserError: the fields do not make an experiment.
     """
-    order = [*winners, *(methods.find(name).name for name in tuning.settings.untuned)]
-    written = [m for m in tuning.base.methods if m in order]
-    order = [*written, *(m for m in order if m not in written)]
+    tuned = [*winners, *(methods.find(name).name for name in tuning.settings.untuned)]
+    written = [m for m in tuning.base.methods if m in tuned]
+    order = [*written, *(m for m in tuned if m not in written)]
     unused = methods.unused_sections(methods.find(name) for name in order)
     raw = {key: value for key, value in tuning.raw.items() if key not in unused}
     name, protocol = tuning.settings.name, final_protocol(tuning)
@@ -131,95 +159,90 @@ def tuned_fields(tuning: Tuning, winners: dict[str, Tuned]) -> dict[str, Any]:
     )
     raw["methods"] = order
     raw["protocol"] = protocol
-    raw["tuned"] = {m: _as_written(w) for m, w in winners.items()}
+    raw["tuned"] = {method: _as_written(section) for method, section in winners.items()}
     if tuning.base.tasks is not None and "tasks" in tuning.settings.set:
         raw["tasks"] = tuning.base.tasks.model_dump(mode="json", exclude_defaults=True)
     parse(with_class_order(raw, tuning.experiment_file.parent), str(tuned_path(tuning)))
     return raw
 
 
-def _as_written(winner: Tuned) -> dict[str, Any]:
-    """Of each task both dimensions, first, also where they are the default."""
-    fields = winner.model_dump(mode="json", exclude_defaults=True)
-    if winner.tasks:
-        pairs = zip(winner.tasks, fields["tasks"], strict=True)
-        fields["tasks"] = [own.task.dimensions | written for own, written in pairs]
+def _as_written(section: Tuned) -> dict[str, Any]:
+    """Return the section's fields, both dimensions of each task first, even if defaults."""
+    fields = section.model_dump(mode="json", exclude_defaults=True)
+    if section.tasks:
+        pairs = zip(section.tasks, fields["tasks"], strict=True)
+        fields["tasks"] = [tuned.task.dimensions | written for tuned, written in pairs]
     return fields
 
 
 def check_final(tuning: Tuning) -> None:
-    """Before anything is trained.
-
-    Raises:
-        UserError: the winners would not make an experiment.
-    """
+    """Raise a UserError if the winners would not make an experiment."""
     try:
-        nothing: dict[str, Any] = {"settings": {}}
-        found = [(part, dict.fromkeys(part.spaces, nothing)) for part in tuning.parts]
-        tuned_fields(tuning, _tuned(tuning, found))
+        untrained = TunedSettings(settings={})
+        parts = [(part, dict.fromkeys(part.spaces, untrained)) for part in tuning.parts]
+        tuned_fields(tuning, _tuned_sections(tuning, parts))
     except UserError as error:
         raise UserError(f"methods: {error}") from None
 
 
-Winners = dict[str, list[Candidate]]  # method -> its best trials, the winner first
+def write_winner(tuning: Tuning, winners: list[tuple[Tuning, Winners]]) -> Path:
+    """Write the tuned experiment's file and return its path.
 
-
-def write_winner(tuning: Tuning, found: list[tuple[Tuning, Winners]]) -> Path:
-    """Freeze the winners into an ordinary experiment file.
-
-    found: of each of the tuning's parts.
+    Args:
+        tuning: the resolved tuning file.
+        winners: of each of its parts.
     """
-    tuned = _tuned(
+    sections = _tuned_sections(
         tuning,
         [
-            (part, {method: _settings(part, best) for method, (best, *_) in winners.items()})
-            for part, winners in found
+            (part, {method: _tuned_settings(part, best) for method, (best, *_) in found.items()})
+            for part, found in winners
         ],
     )
     path = tuned_path(tuning)
     trials = tuning.settings.trials
-    each = " and task" if tuning.base.tasks else ""
-    budget = ", ".join(f"{m} {trials}" for m in tuned)
+    per_task = " and task" if tuning.base.tasks else ""
+    budget = ", ".join(f"{method} {trials}" for method in sections)
     header = f"""\
 # Written by `harness tune {tuning.file.as_posix()}`; tune again rather than edit it.
 # {tuning.experiment_file.name} with the settings that did best on the validation split.
-# Trials of each method{each}: {budget}. The {tuning.settings.top_k} best were trained anew with the
-# seeds under `seeds`; `validation` is the winner's mean accuracy there. No trial had a test set:
-# this file is what meets it, once.
+# Trials of each method{per_task}: {budget}. The {tuning.settings.top_k} best were trained again
+# with the seeds under `seeds`; `validation` is the winner's mean accuracy there. No trial had a
+# test set: this experiment meets it for the first time.
 """
-    text = yaml.safe_dump(
-        tuned_fields(tuning, tuned), sort_keys=False, width=100, allow_unicode=True
-    )
+    fields = tuned_fields(tuning, sections)
+    text = yaml.safe_dump(fields, sort_keys=False, width=100, allow_unicode=True)
     write_atomically(path, (header + text).encode())
     return path
 
 
-def _tuned(
-    tuning: Tuning, found: list[tuple[Tuning, dict[str, dict[str, Any]]]]
+def _tuned_sections(
+    tuning: Tuning, parts: list[tuple[Tuning, dict[str, TunedSettings]]]
 ) -> dict[str, Tuned]:
-    """The experiment's section. found: of each part, method -> the fields of its winner."""
+    """Return method -> its `tuned` section.
+
+    Args:
+        tuning: the resolved tuning file.
+        parts: each part with method -> its winner.
+    """
     if tuning.base.tasks is None:
-        ((_, winners),) = found
-        return {method: Tuned.model_validate(fields) for method, fields in winners.items()}
-    own = {
-        method: [
-            part.task.dimensions | winners[method]
-            for part, winners in found
-            if part.task is not None and method in winners
-        ]
-        for method in tuning.spaces
-    }
-    return {method: Tuned.model_validate({"tasks": tasks}) for method, tasks in own.items()}
+        ((_, winners),) = parts
+        return {method: Tuned(**dict(winner)) for method, winner in winners.items()}
+    tasks: dict[str, list[TaskTuned]] = {method: [] for method in tuning.spaces}
+    for part, winners in parts:
+        assert part.task is not None
+        for method, winner in winners.items():
+            tasks[method].append(TaskTuned.model_validate({**part.task.dimensions, **dict(winner)}))
+    return {method: Tuned(tasks=tuple(of_method)) for method, of_method in tasks.items()}
 
 
-def _settings(tuning: Tuning, best: Candidate) -> dict[str, Any]:
-    """The fields of a winner, as `harness.experiment.tuned` has them."""
-    return {
-        "settings": nested(best.params),
-        "study": f"{tuning.name}/{best.method}",
-        "trial": best.number,
-        "trials": tuning.settings.trials,
-        "seeds": tuple(best.fresh),
-        "validation": best.mean,
-        "commits": best.commits,
-    }
+def _tuned_settings(tuning: Tuning, best: Candidate) -> TunedSettings:
+    return TunedSettings(
+        settings=nested(best.params),
+        study=f"{tuning.name}/{best.method}",
+        trial=best.number,
+        trials=tuning.settings.trials,
+        seeds=tuple(best.fresh),
+        validation=best.mean,
+        commits=best.commits,
+    )
