@@ -1,11 +1,14 @@
 """Tuning without processes: an executor that only writes journals stands for the training, so that
-whole studies run in a second, and can be stopped at every point."""
+whole studies run in seconds and can be stopped at any point."""
 
+import functools
 import hashlib
+import inspect
 import json
 import math
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -35,7 +38,7 @@ from harness.tune.export import (
 from harness.tune.halving import rung_epochs, survivors
 from harness.tune.search import Search, identity_of
 from harness.tune.storage import only_orchestrator, open_storage
-from harness.tune.study import Study, sample
+from harness.tune.study import ENQUEUED_PARAMS, Study, contains, sample
 from harness.tune.trials import TrialsFailed, cells_of
 from harness.tune.tuning_file import read_tuning
 from harness.tune.winner import tuned_path, write_winner
@@ -57,6 +60,7 @@ TUNING: dict[str, Any] = {
     "batch": 6,
 }
 SMALL = TUNING | {"trials": 8, "batch": 4, "startup_trials": 3, "top_k": 2, "fresh_seeds": [7, 8]}
+JOURNAL = "tuning/runs/tuning/tiny.journal"
 
 
 def write(folder: Path, tuning: dict[str, Any] = TUNING, experiment: Any = LONG) -> Path:
@@ -71,16 +75,19 @@ class Killed(BaseException):
 
 
 def score(cell: dict[str, Any], epoch: int) -> float:
-    """A made-up validation accuracy: grows with the epoch, depends on the settings and the seed."""
-    spec = {k: v for k, v in cell["spec"].items() if k not in ("data", "seed")}
+    """Make up a validation accuracy that grows with the epoch and depends on all settings."""
     noise = int(hashlib.sha256(json.dumps(cell, sort_keys=True).encode()).hexdigest()[:4], 16)
-    lambd = spec.get("stage2", {}).get("lambd", 10.0)
+    lambd = cell["spec"].get("stage2", {}).get("lambd", 10.0)
     return 0.9 - 0.5 / (epoch + 1) - 0.02 * abs(math.log10(lambd / 10)) + 1e-6 * noise
 
 
 class JournalWriter:
-    """An executor whose cells end at once. budget: epochs until the process is killed; broken,
-    diverging: kinds of cells that fail."""
+    """An executor whose cells end at once.
+
+    Attributes:
+        budget: epochs until the process is killed.
+        broken, diverging: kinds of cells that fail.
+    """
 
     capacity = 2
 
@@ -96,24 +103,21 @@ class JournalWriter:
     def train(self, directory: CellDir) -> int:
         cell = directory.description
         assert cell["spec"]["data"]["without_test"] is True
-        kind, lines = cell["kind"], []
+        kind = cell["kind"]
         if kind in (self.broken, self.diverging):
-            event = {"event": "failed", "error": "no", "time": 0, "diverged": kind != self.broken}
-            with open(directory / "journal.jsonl", "a") as file:
-                file.write(json.dumps(event) + "\n")
+            directory.append("failed", error="no", diverged=kind != self.broken)
             return FAILED
         last = cell["spec"][kind if kind in ("stage1", "stage2") else "training"]["epochs"]
         goal = min(directory.pause_after or last, last)
-        if not (directory / "checkpoint.pt").exists() and directory.epochs():
+        n_epochs = len(directory.epochs())
+        if not (directory / "checkpoint.pt").exists() and n_epochs:
             pytest.fail("a pruned trial was trained again")
-        for epoch in range(len(directory.epochs()) + 1, goal + 1):
+        for epoch in range(n_epochs + 1, goal + 1):
             if self.budget <= 0:
                 raise Killed
             self.budget -= 1
-            lines.append({"event": "epoch", "epoch": epoch, "time": epoch, "lr": 0.1})
-            lines[-1]["validation/accuracy"] = score(cell, epoch)
-            with open(directory / "journal.jsonl", "a") as file:
-                file.write(json.dumps(lines[-1]) + "\n")
+            metrics = {"validation/accuracy": score(cell, epoch)}
+            directory.append("epoch", epoch=epoch, lr=0.1, **metrics)
             if not (directory / "checkpoint.pt").exists():
                 directory.write_checkpoint(b"weights")
         if goal < last:
@@ -127,6 +131,9 @@ class JournalWriter:
     def poll(self, timeout: float) -> list[tuple[Path, int]]:
         ended, self.ended = self.ended, []
         return ended
+
+    def warm_up(self) -> None:
+        pass
 
     def close(self) -> None:
         pass
@@ -145,18 +152,24 @@ def session(file: Path, executor: Any, storage: str = "", sets: list[str] | None
     return Search(tuning, store, dataset, studies, executor)
 
 
-def content(done: Search) -> dict[str, Any]:
-    """Everything a study says, but times."""
+def finished(file: Path, executor: Any = None, storage: str = "") -> Search:
+    search = session(file, executor or JournalWriter(), storage)
+    search.run()
+    return search
+
+
+def content(search: Search) -> dict[str, Any]:
+    """Return everything that the studies hold, but times."""
     return {
         f"{s.method} {t.number}": (t.state.name, t.value, t.params, t.intermediate_values)
-        for s in done.studies
+        for s in search.studies
         for t in s.trials
     }
 
 
 @pytest.fixture(scope="module", autouse=True)
 def no_power_cuts() -> Iterator[None]:
-    """Nothing here pulls the plug, and thousands of fsyncs take minutes."""
+    """Skip fsync, as thousands of calls would take minutes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: None)
         yield
@@ -164,61 +177,56 @@ def no_power_cuts() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Search, Any]]:
-    """30 trials of each method, and the best again."""
-    done = session(write(tmp_path_factory.mktemp("whole")), JournalWriter())
-    yield done, done.run()
+    """Tune with 30 trials of each method."""
+    search = session(write(tmp_path_factory.mktemp("whole")), JournalWriter())
+    yield search, search.run()
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What the small study comes to when nothing stops it."""
-    done = session(write(tmp_path_factory.mktemp("small"), SMALL), JournalWriter())
-    done.run()
-    return content(done)
+    """Return what the small studies hold if nothing stops them."""
+    return content(finished(write(tmp_path_factory.mktemp("small"), SMALL)))
 
 
 # -- cost ---------------------------------------------------------------------------------------
 
 
 def test_thirty_trials_cost_less_than_45_percent_of_thirty_trainings(whole: Any) -> None:
-    done, _ = whole
-    epochs = count_epochs(done.cells, done.store)
+    search, _ = whole
+    epochs = count_epochs(search.cells, search.store)
     assert epochs["refilled"].alone == 30 * (20 + 20)
     assert epochs["refilled"].trained <= 0.45 * 30 * (20 + 20), epochs
-    # At most one stage 1 a value of tau1; of a batch six train to 5, three to 10 and two to 20.
+    # At most one stage 1 per value of tau1; in a batch six train to 5, three to 10 and two to 20.
     assert epochs["refilled"].trained <= 5 * 20 + 5 * (6 * 5 + 3 * 5 + 2 * 10)
-    assert epochs["plain"] == EpochCounts(trained=5 * 65, alone=30 * 20)
-    assert epochs["kd"] == epochs["plain"]
+    assert epochs["plain"] == EpochCounts(trained=5 * 65, alone=30 * 20) == epochs["kd"]
 
 
 def test_each_method_has_the_same_number_of_trials(whole: Any) -> None:
-    done, candidates = whole
-    assert [len(s.trials) for s in done.studies] == [30, 30, 30]
-    assert all(s.is_finished for s in done.studies)
-    assert {m: len(c) for m, c in candidates.items()} == {"plain": 3, "kd": 3, "refilled": 3}
+    search, winners = whole
+    assert [len(s.trials) for s in search.studies] == [30, 30, 30]
+    assert all(s.is_finished for s in search.studies)
+    assert {m: len(c) for m, c in winners.items()} == {"plain": 3, "kd": 3, "refilled": 3}
 
 
 def test_trials_with_one_tau1_share_stage_1(whole: Any) -> None:
-    done, _ = whole
-    stage1 = {t.params["stage1.tau1"]: t.cells["stage1"] for t in done.cells["refilled"]}
-    assert len({t.cells["stage1"] for t in done.cells["refilled"]}) == len(stage1) <= 5
-    assert len({t.cells["teacher"] for m in ("kd", "refilled") for t in done.cells[m]}) == 1
+    search, _ = whole
+    stage1 = {t.params["stage1.tau1"]: t.cells["stage1"] for t in search.cells["refilled"]}
+    assert len({t.cells["stage1"] for t in search.cells["refilled"]}) == len(stage1) <= 5
+    assert len({t.cells["teacher"] for m in ("kd", "refilled") for t in search.cells[m]}) == 1
 
 
 def test_pruned_trials_leave_their_slot_and_no_checkpoint(whole: Any) -> None:
-    done, _ = whole
-    for study in done.studies:
-        for trial, cells in zip(study.trials, done.cells[study.method], strict=True):
-            directory = done.store.directory(cells.final)
+    search, _ = whole
+    for study in search.studies:
+        for trial, cells in zip(study.trials, search.cells[study.method], strict=True):
+            directory = search.store.directory(cells.final)
             assert not list(directory.path.glob("checkpoint*"))
             assert directory.is_done == (trial.state.name == "COMPLETE")
             assert max(trial.intermediate_values) in ((20,) if directory.is_done else (5, 10))
 
 
 def test_halving() -> None:
-    assert rung_epochs((0.25, 0.5), 20) == [5, 10]
-    assert rung_epochs((0.25, 0.5), 2) == [1]
-    assert rung_epochs((0.25, 0.5), 1) == []
+    assert [rung_epochs((0.25, 0.5), n) for n in (20, 2, 1)] == [[5, 10], [1], []]
     assert rung_epochs((0.25, 0.5), 20, every=4) == [4, 8]
     assert rung_epochs((0.3, 0.35), 20, every=5) == [5]  # one measurement is compared once
     assert rung_epochs((0.1, 0.5), 20, every=5) == [0, 10]
@@ -231,32 +239,57 @@ def test_halving() -> None:
 # -- the same trials, always --------------------------------------------------------------------
 
 
-def test_same_seed_and_batch_same_trials(tmp_path: Path, small: dict[str, Any]) -> None:
-    executor = JournalWriter()
-    executor.capacity = 5  # the number of jobs decides nothing
-    again = session(write(tmp_path, SMALL), executor)
-    again.run()
-    assert content(again) == small
-    other = session(write(tmp_path / "other", SMALL | {"seed": 1}), JournalWriter())
-    other.run()
-    assert content(other) != small
-
-
-@pytest.mark.parametrize("budget", [1, 21, 41, 60, 77, 90, 130, 180])
-def test_killed_between_any_two_epochs(tmp_path: Path, small: dict[str, Any], budget: int) -> None:
-    file = write(tmp_path, SMALL)
+def kill_after(epochs: int, file: Path, storage: str = "") -> None:
     with pytest.raises(Killed):
-        session(file, JournalWriter(budget)).run()
-    again = session(file, JournalWriter())
-    again.run()
-    assert content(again) == small
-    assert all(s.is_finished for s in again.studies)
+        session(file, JournalWriter(epochs), storage).run()
+
+
+def stop_after_half(file: Path) -> None:
+    session(file, JournalWriter(), sets=["trials=4"]).run()
+
+
+def fail_in_stage1(file: Path) -> None:
+    search = session(file, JournalWriter(broken="stage1"))
+    with pytest.raises(TrialsFailed, match=r"refilled #0.*log\.txt"):
+        search.run()
+    states = {s.method: {t.state.name for t in s.trials} for s in search.studies}
+    assert states.pop("refilled") == {"RUNNING"}
+    assert [*states.values()] == [{"COMPLETE", "PRUNED"}] * 2, "the others' trials are lost"
+
+
+def leave_a_lock(file: Path) -> None:
+    """Kill the process while it writes the journal."""
+    kill_after(100, file)
+    journal = file.parent.parent / JOURNAL
+    journal.with_name("tiny.journal.lock").symlink_to(journal)
+
+
+INTERRUPTIONS: dict[str, Callable[[Path], None]] = {
+    **{f"killed-after-{n}": functools.partial(kill_after, n) for n in (1, 21, 60, 90, 180)},
+    "fewer-trials": stop_after_half,
+    "failed": fail_in_stage1,
+    "locked": leave_a_lock,
+}
+
+
+@pytest.mark.parametrize("how", INTERRUPTIONS)
+def test_resumed_studies_have_the_same_trials(tmp_path: Path, small: Any, how: str) -> None:
+    file = write(tmp_path, SMALL)
+    INTERRUPTIONS[how](file)
+    search = finished(file)
+    assert content(search) == small and all(s.is_finished for s in search.studies)
+
+
+def test_sqlite_and_journal_give_the_same_trials(tmp_path: Path, small: Any) -> None:
+    file, url = write(tmp_path, SMALL), f"sqlite:///{tmp_path / 'study.db'}"
+    kill_after(60, file, url)
+    assert content(finished(file, storage=url)) == small
 
 
 def test_killed_between_writes_to_the_storage(
-    tmp_path: Path, small: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, small: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each call gets a few writes further; no trial is lost, doubled or stuck."""
+    """Let each call write a little more; no trial may be lost, doubled or stuck."""
     from optuna.storages.journal import JournalFileBackend
 
     file = write(tmp_path, SMALL)
@@ -271,16 +304,22 @@ def test_killed_between_writes_to_the_storage(
 
     monkeypatch.setattr(JournalFileBackend, "append_logs", append)
     while True:
-        left = 5 + calls % 7  # a write at a time would take minutes
+        left = 5 + calls % 7  # one write at a time would take minutes
         calls += 1
         try:
-            done = session(file, JournalWriter())
-            done.run()
+            search = finished(file)
             break
         except (Killed, UserError):
             assert calls < 100
     assert calls > 10
-    assert content(done) == small
+    assert content(search) == small
+
+
+def test_the_seed_decides_and_the_number_of_jobs_does_not(tmp_path: Path, small: Any) -> None:
+    executor = JournalWriter()
+    executor.capacity = 5
+    assert content(finished(write(tmp_path, SMALL), executor)) == small
+    assert content(finished(write(tmp_path / "other", SMALL | {"seed": 1}))) != small
 
 
 def test_sampling_does_not_depend_on_what_ran_before() -> None:
@@ -292,83 +331,71 @@ def test_sampling_does_not_depend_on_what_ran_before() -> None:
     assert second == sample([trial], space, "maximize", 0, 1) != first
 
 
-def test_more_trials_go_on_where_the_study_stopped(tmp_path: Path, small: dict[str, Any]) -> None:
+def test_fewer_trials_than_there_are_is_an_error(tmp_path: Path) -> None:
     file = write(tmp_path, SMALL)
-    session(file, JournalWriter(), sets=["trials=4"]).run()
-    more = session(file, JournalWriter())
-    more.run()
-    assert content(more) == small
-    with pytest.raises(UserError, match="has 8 already; use 8 or more"):
+    finished(file)
+    with pytest.raises(UserError, match=r"^trials: .* 8 "):
         session(file, JournalWriter(), sets=["trials=4"])
 
 
-def test_a_torn_last_line_is_cut(
-    tmp_path: Path, small: dict[str, Any], capsys: pytest.CaptureFixture[str]
-) -> None:
-    file = write(tmp_path, SMALL)
-    with pytest.raises(Killed):
-        session(file, JournalWriter(100)).run()
-    journal = tmp_path / "tuning/runs/tuning/tiny.journal"
+def test_a_torn_last_line_is_cut(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    session(write(tmp_path, SMALL), JournalWriter())
+    journal = tmp_path / JOURNAL
     text = journal.read_bytes()
+    shorter = text[: text[:-1].rindex(b"\n") + 1]
     for torn in (text + b'{"op_code":6,"tri', text[:-9], text + b"\0\0\0\n"):
         journal.write_bytes(torn)
         open_storage(str(journal), "")
-        assert "repaired: the last line" in capsys.readouterr().err
-        assert journal.read_bytes() == text or torn == text[:-9]
-    journal.with_name("tiny.journal.lock").symlink_to(journal)  # killed while it wrote
-    again = session(file, JournalWriter())
-    again.run()
-    assert content(again) == small
+        assert str(journal) in capsys.readouterr().err
+        assert journal.read_bytes() == (shorter if torn == text[:-9] else text)
 
 
-def test_sqlite_and_journal_give_the_same_trials(tmp_path: Path, small: dict[str, Any]) -> None:
-    file, url = write(tmp_path, SMALL), f"sqlite:///{tmp_path / 'study.db'}"
-    with pytest.raises(Killed):
-        session(file, JournalWriter(60), url).run()
-    again = session(file, JournalWriter(), url)
-    again.run()
-    assert content(again) == small
-
-
-def test_one_orchestrator_a_study(tmp_path: Path) -> None:
+def test_one_orchestrator_per_study(tmp_path: Path) -> None:
     study = ("tiny", tmp_path, str(tmp_path / "study.journal"))
-    with only_orchestrator(*study), pytest.raises(UserError, match="tunes it already"):  # noqa: SIM117
+    with only_orchestrator(*study), pytest.raises(UserError, match=str(os.getpid())):  # noqa: SIM117
         with only_orchestrator(*study):
             pass
     with only_orchestrator(*study):
         pass
 
 
-# -- failures -----------------------------------------------------------------------------------
+# -- Optuna -------------------------------------------------------------------------------------
 
 
-def test_a_failed_cell_keeps_its_trial_open(tmp_path: Path, small: dict[str, Any]) -> None:
-    file = write(tmp_path, SMALL)
-    stopped = session(file, JournalWriter(broken="stage1"))
-    with pytest.raises(TrialsFailed, match=r"refilled #0.*log\.txt"):
-        stopped.run()
-    states = {s.method: {t.state.name for t in s.trials} for s in stopped.studies}
-    assert states.pop("refilled") == {"RUNNING"}
-    assert [*states.values()] == [{"COMPLETE", "PRUNED"}] * 2, "the others' trials are lost"
-    again = session(file, JournalWriter())
-    again.run()
-    assert content(again) == small
+def test_optuna_still_has_the_storage_methods_that_studies_call() -> None:
+    called = set(re.findall(r"self\._storage\.(\w+)\(", inspect.getsource(Study)))
+    assert len(called) == 6
+    assert called <= set(dir(optuna.storages.BaseStorage))
+
+
+def test_optuna_still_keeps_enqueued_parameters_where_studies_read_them() -> None:
+    study = optuna.create_study()
+    study.enqueue_trial({"x": 0.5})
+    assert study.trials[0].system_attrs[ENQUEUED_PARAMS] == {"x": 0.5}
+
+
+@pytest.mark.parametrize(("value", "expected"), [(0.5, True), (1.5, False), ("a", False)])
+def test_a_distribution_contains_its_range(value: Any, expected: bool) -> None:
+    assert contains(optuna.distributions.FloatDistribution(0, 1), value) is expected
+
+
+# -- one method beside another ------------------------------------------------------------------
 
 
 def test_trials_name_their_mlflow_runs(tmp_path: Path) -> None:
-    """As far as they have been sent when the trial is over."""
-    done = session(write(tmp_path, SMALL), JournalWriter())
+    """They name the runs that had been sent when the trial ended."""
+    search = session(write(tmp_path, SMALL), JournalWriter())
     sent = {("kd", 0): "a run", ("plain", 3): "another"}
     tracker: Any = SimpleNamespace(run_of=sent.get, view=())
-    done.tracker = tracker
-    done.run()
-    runs = {(s.method, t.number): t.user_attrs.get("run") for s in done.studies for t in s.trials}
+    search.tracker = tracker
+    search.run()
+    runs = {(s.method, t.number): t.user_attrs.get("run") for s in search.studies for t in s.trials}
     assert {key: run for key, run in runs.items() if run} == sent
     assert len(tracker.view) == 24
 
 
 class OneIsSlow(JournalWriter):
-    """Cells of a kind end only when nothing else runs."""
+    """Cells of one kind end only when nothing else runs."""
 
     capacity = 99
 
@@ -383,25 +410,22 @@ class OneIsSlow(JournalWriter):
         return now
 
 
-def test_no_method_waits_for_another(tmp_path: Path, small: dict[str, Any]) -> None:
-    """While KD's first batch is on its way to the first rung, plain's search comes to its end; with
-    the same trials."""
+def test_no_method_waits_for_another(tmp_path: Path, small: Any) -> None:
+    """Plain's search ends, with the same trials, before KD's first batch is at its first rung."""
     executor = OneIsSlow("kd")
-    done = session(write(tmp_path, SMALL), executor)
-    done.run()
+    search = finished(write(tmp_path, SMALL), executor)
     kinds = [CellDir(p).description["kind"] for p in executor.seen]
     plain = [n for n, kind in enumerate(kinds) if kind == "supervised"]
     assert kinds[: max(plain)].count("kd") == SMALL["batch"]
-    assert content(done) == small
+    assert content(search) == small
 
 
 def test_a_diverging_trial_is_pruned_and_not_tried_again(tmp_path: Path) -> None:
-    file = write(tmp_path, SMALL)
     executor = JournalWriter(diverging="kd")
-    done = session(file, executor)
-    with pytest.raises(TrialsFailed, match="tiny/kd: every trial diverged; narrow"):
-        done.run()
-    kd = next(s for s in done.studies if s.method == "kd")
+    search = session(write(tmp_path, SMALL), executor)
+    with pytest.raises(TrialsFailed, match=r"^tiny/kd: "):
+        search.run()
+    kd = next(s for s in search.studies if s.method == "kd")
     assert [t.state.name for t in kd.trials] == ["PRUNED"] * 8
     assert all(t.user_attrs["diverged"] and not t.intermediate_values for t in kd.trials)
     failed = [p for p in executor.seen if CellDir(p).description["kind"] == "kd"]
@@ -413,23 +437,18 @@ def test_a_diverging_trial_is_pruned_and_not_tried_again(tmp_path: Path) -> None
 
 def test_tuning_cells_have_no_test_images(tmp_path: Path) -> None:
     tuning = read_tuning(write(tmp_path))
-    dataset = load(tuning.base.dataset, with_test=False)
-    assert dataset.test is None
-    with pytest.raises(AttributeError):
-        dataset.test.images  # type: ignore[union-attr]  # noqa: B018
-    ordinary = load(tuning.base.dataset)
-    assert dataset.digest != ordinary.digest
-    for method in tuning.spaces:
-        params = {f: v.ends[0] for f, v in tuning.spaces[method].items()}
+    dataset, ordinary = load(tuning.base.dataset, with_test=False), load(tuning.base.dataset)
+    assert dataset.test is None and dataset.digest != ordinary.digest
+    for method, space in tuning.spaces.items():
+        params = {field: values.ends[0] for field, values in space.items()}
         cells = cells_of(tuning, dataset, method, 0, params).plan.cells
         assert all(c.spec["data"]["without_test"] for c in cells.values())
         assert all(c.spec["protocol"]["train_on"] == "train" for c in cells.values())
         assert not cells.keys() & make_plan(tuning.base, ordinary).cells.keys()
 
 
-def test_load_passes_with_test_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A loader of files is told not to open the test files; what it returns has no test part,
-    even if it did not listen."""
+def test_loaders_are_told_not_to_open_the_test_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test part is dropped even if a loader does not listen."""
     import harness.data.digits
 
     asked = []
@@ -450,9 +469,9 @@ def test_load_passes_with_test_on(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_winner_is_the_best_mean_over_fresh_seeds(whole: Any) -> None:
-    done, candidates = whole
-    for study in done.studies:
-        first, *others = candidates[study.method]
+    search, winners = whole
+    for study in search.studies:
+        first, *others = winners[study.method]
         assert {c.number for c in [first, *others]} == {t.number for t in study.best(3)}
         assert all(first.mean >= c.mean for c in others)
         assert list(first.fresh) == [101, 102, 103]
@@ -460,30 +479,30 @@ def test_the_winner_is_the_best_mean_over_fresh_seeds(whole: Any) -> None:
 
 
 def test_the_tuned_file_is_an_ordinary_experiment(whole: Any) -> None:
-    done, candidates = whole
-    path = write_winner(done.tuning, [(done.tuning, candidates)])
-    assert (
-        path == tuned_path(done.tuning) == done.tuning.experiment_file.with_name("tiny.tuned.yaml")
-    )
+    search, winners = whole
+    path = write_winner(search.tuning, [(search.tuning, winners)])
+    assert path == tuned_path(search.tuning)
+    assert path == search.tuning.experiment_file.with_name("tiny.tuned.yaml")
     experiment = read(path)
     assert experiment.protocol.label == "strict(train_on=train+validation, selection=last)"
     assert experiment.methods == ("plain", "kd", "refilled")
-    best = candidates["refilled"][0]
-    own = experiment.for_method("refilled")
-    assert own.stage1.tau1 == best.params["stage1.tau1"]
-    assert own.stage2.lambd == best.params["stage2.lambd"]
+    best = winners["refilled"][0]
+    settings = experiment.for_method("refilled")
+    assert settings.stage1.tau1 == best.params["stage1.tau1"]
+    assert settings.stage2.lambd == best.params["stage2.lambd"]
     assert experiment.stage2.lambd == 100
     tuned = experiment.tuned["refilled"]
     assert (tuned.trial, tuned.trials, tuned.study) == (best.number, 30, "tiny/refilled")
     assert (tuned.seeds, tuned.commits) == ((101, 102, 103), ("c0ffee",))
+    assert tuned.validation == best.mean
     plan = make_plan(experiment, load(experiment.dataset))
     specs = {e.stage: plan.cells[e.fingerprint].spec for e in plan.entries}
     assert specs["stage2"]["stage2"]["lambd"] == best.params["stage2.lambd"]
-    assert specs["student"]["training"]["lr"] == candidates["plain"][0].params["training.lr"]
+    assert specs["student"]["training"]["lr"] == winners["plain"][0].params["training.lr"]
     assert specs["teacher"]["training"]["lr"] == 0.1  # every method has the same teacher
     assert "without_test" not in specs["stage2"]["data"]
     text = path.read_text()
-    assert write_winner(done.tuning, [(done.tuning, candidates)]).read_text() == text
+    assert write_winner(search.tuning, [(search.tuning, winners)]).read_text() == text
 
 
 def test_the_caption_shows_the_budget_of_each_method() -> None:
@@ -500,143 +519,21 @@ def test_figures_are_drawn_from_the_bundle(
 ) -> None:
     from harness.analysis.tuning import draw, make_tuning_figures, read_tuning_bundle
 
-    done, candidates = whole
-    monkeypatch.chdir(done.tuning.experiment_file.parent)
-    identity = {s.method: {} for s in done.studies}
-    epochs = count_epochs(done.cells, done.store)
-    bundle = write_bundle(done.tuning, identity, done.records(), candidates, epochs)
+    search, winners = whole
+    monkeypatch.chdir(search.tuning.experiment_file.parent)
+    identity: dict[str, dict[str, Any]] = {s.method: {} for s in search.studies}
+    epochs = count_epochs(search.cells, search.store)
+    bundle = write_bundle(search.tuning, identity, search.records(), winners, epochs)
     assert bundle.parts[-3:] == ("results", "tuning", "tiny.jsonl")
     names = {f"{m} {path.stem.rpartition('-')[2]}" for m, path in draw(bundle)}
     kinds = ("history", "slice", "importance", "contour")
     assert names == {f"{m} {k}" for m in identity for k in kinds} - {"plain contour"}
     assert {len(s.trials) for s in read_tuning_bundle(bundle).studies.values()} == {30}
     assert "test/" not in bundle.read_text()
-    with pytest.raises(UserError, match="not a bundle of this version"):
-        read_tuning_bundle(done.tuning.file)
+    with pytest.raises(UserError):
+        read_tuning_bundle(search.tuning.file)
     monkeypatch.chdir(tmp_path)
-    make_tuning_figures()  # none there
-
-
-# -- wrong input --------------------------------------------------------------------------------
-
-WRONG = {
-    "methods.refilled={}": "methods.refilled: empty search space",
-    "methods={}": "methods:",
-    "methods={kdd: {kd.alpha: [0.1, 1]}}": "unknown method 'kdd'; did you mean 'kd'?",
-    "methods.refilled.stage2.tau2={low: 8, high: 2}": "low 8 is not below high 2",
-    "methods.refilled.stage2.tau2={low: 0, high: 2, log: true}": "log of 0; raise low",
-    "methods.refilled.stage2.tau2={low: 1, high: 2, log: true, step: 1}": "log and step",
-    "methods.refilled.stage2.tau2={low: 1}": "methods.refilled.stage2.tau2.high: missing; add it",
-    "methods.refilled.stage2.tau2={low: 1, hihg: 2}": "hihg: unknown key; did you mean 'high'",
-    "methods.refilled.stage2.tau2=4": "expected a list of values, or {low",
-    "methods.refilled.stage1.tau1=[4]": "at least 2 items",
-    "methods.refilled.stage1.tau1=[4, 4]": "4 stands twice",
-    "methods.refilled.stage1.tau1=[0.001, 4]": "stage1.tau1: input should be greater than",
-    "methods.refilled.tau2=[1, 2]": "did you mean 'stage2.tau2'?",
-    "methods.refilled.stage2.tua2=[1, 2]": "did you mean 'stage2.tau2'?",
-    "methods.plain.stage2.tau2=[1, 2]": "methods.plain.stage2.tau2: no field to tune here",
-    "methods.refilled.seeds=[1, 2]": "a seed is luck, not a setting",
-    "methods.refilled.seed={low: 1, high: 9}": "a seed is luck, not a setting",
-    "methods.refilled.stage2.epochs=[1, 2]": "the same for every trial; change it under `set:`",
-    "methods.refilled.stage1.negatives=[all, most]": "stage1.negatives: input should be 'all' or",
-    "metric=test/accuracy": "'test/accuracy' is measured on the test set",
-    "metric=loss/ce": "no metric of the validation split",
-    "direction=up": "direction:",
-    "trials=31": "trials: 31 is no multiple of batch 6; use 30",
-    "trials=0": "trials:",
-    "batch=0": "batch:",
-    "top_k=31": "top_k: 31 of 30 trials",
-    "fresh_seeds=[0, 1]": "fresh_seeds: the trials train with seed 0",
-    "fresh_seeds=[1, 1]": "fresh_seeds: a seed stands twice",
-    "fresh_seeds=[]": "fresh_seeds:",
-    "pruning={rungs: [0.5, 0.2]}": "pruning.rungs: [0.5, 0.2] must increase",
-    "pruning={keep: 1}": "pruning.keep:",
-    "trails=3": "trails: unknown key; did you mean 'trials'?",
-    "experiment=../nothing.yaml": "nothing.yaml: no such experiment file",
-    "set.stage2.tua2=3": "stage2.tua2: unknown key; did you mean 'tau2'?",
-    "set.students=[{depth: 10, width: 1}, {depth: 10, width: 2}]": "name the one to tune on",
-}
-
-
-@pytest.mark.parametrize("assignment", WRONG)
-def test_wrong_input(assignment: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = write(tmp_path)
-    store = tmp_path / "runs"
-    assert cli.main(["tune", str(file), "--store", str(store), "--set", assignment]) == 2
-    assert WRONG[assignment] in one_error_line(capsys.readouterr().err)
-    assert not store.exists()
-
-
-def test_no_such_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["tune", str(tmp_path / "x.yaml")]) == 2
-    assert "no such tuning file" in one_error_line(capsys.readouterr().err)
-
-
-def test_wrong_storage(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file, store = write(tmp_path), ["--store", str(tmp_path / "runs")]
-    shared = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", shared)
-    assert cli.main(["tune", str(file), *store, "--storage", shared]) == 2
-    assert "--storage: MLflow's database" in one_error_line(capsys.readouterr().err)
-    assert cli.main(["tune", str(file), *store, "--storage", "nosuch://u:secret@host/db"]) == 2
-    error = one_error_line(capsys.readouterr().err)
-    assert "--storage: cannot open nosuch://u:***@host/db" in error and "secret" not in error
-
-
-def test_another_space_is_refused_with_the_difference(tmp_path: Path) -> None:
-    file = write(tmp_path, SMALL)
-    session(file, JournalWriter())
-    for assignment, shown in (
-        ("methods.kd.kd.alpha={low: 0.2, high: 1}", "space.kd.alpha.low: 0.1 -> 0.2"),
-        ("batch=2", "sampling.batch: 4 -> 2"),
-        ("set.stage2.lr=0.3", "experiment.stage2.lr: 0.1 -> 0.3"),
-        ("set.dataset.validation=200", "experiment.data.digest"),
-    ):
-        with pytest.raises(UserError, match="the stored study has other settings") as caught:
-            session(file, JournalWriter(), sets=[assignment])
-        assert shown in str(caught.value)
-
-
-def test_published_teacher_is_refused(tmp_path: Path) -> None:
-    file = write(tmp_path, experiment=LONG | {"teacher_checkpoint": "0" * 64})
-    with pytest.raises(UserError, match="may have seen the validation images"):
-        read_tuning(file)
-
-
-@pytest.mark.parametrize("file", sorted((ROOT / "experiments/tuning").glob("*.yaml")), ids=str)
-def test_stored_tuning_files_are_valid(file: Path) -> None:
-    tuning = read_tuning(file)
-    assert {"plain", "kd", "refilled"} <= {name.partition("@")[0] for name in tuning.spaces}
-    assert tuning.settings.trials == (30 if tuning.base.tasks is None else 12)
-    assert tuning.name == file.stem
-
-
-def test_fingerprints_of_other_experiments_did_not_change(tmp_path: Path) -> None:
-    """`tuned` is no part of an experiment that has none."""
-    experiment = read_tuning(write(tmp_path)).base
-    assert "tuned" not in experiment.model_dump(mode="json")
-    assert "tuned" not in experiment.model_dump(mode="json", exclude={"seeds"})
-    assert "tuned" in experiment.model_copy(update={"tuned": {}}).model_dump()
-
-
-@pytest.mark.parametrize(
-    ("tuned", "message"),
-    [
-        ({"refilled": {"settings": {"kd": {"alpha": 1}}}}, "has no effect on 'refilled'"),
-        ({"kd": {"settings": {"kd": {"alhpa": 1}}}}, "tuned.kd.settings.kd.alhpa: unknown key"),
-        ({"kd": {"settings": {"kd": {"alpha": 2}}}}, "tuned.kd.settings.kd.alpha: input should"),
-        ({"kd": {"settings": {"training": {"epochs": 2}}}}, "the same for every method"),
-        ({"refilled-triplet": {"settings": {}}}, "tuned.refilled-triplet: not among methods"),
-    ],
-)
-def test_wrong_tuned_settings(tuned: Any, message: str, tmp_path: Path) -> None:
-    path = tmp_path / "x.yaml"
-    path.write_text(yaml.safe_dump(TINY | {"tuned": tuned}))
-    with pytest.raises(UserError) as caught:
-        read(path)
-    assert message in str(caught.value) and "\n" not in str(caught.value)
+    make_tuning_figures()  # there are none
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / RESULTS).rglob("*.jsonl")), ids=lambda p: p.stem)
@@ -649,9 +546,133 @@ def test_committed_bundles_are_what_their_records_say(path: Path) -> None:
     assert [canonical(r.model_dump(mode="json")) for r in records] == [header, *lines]
 
 
+# -- wrong input --------------------------------------------------------------------------------
+
+# Assignment | the field that the error names | what its remedy says.
+WRONG = """
+methods.refilled={} | methods.refilled | field
+methods={} | methods | at least 1
+methods={kdd: {kd.alpha: [0.1, 1]}} | methods | 'kd'
+methods.refilled.stage2.tau2={low: 8, high: 2} | methods.refilled.stage2.tau2 | swap
+methods.refilled.stage2.tau2={low: 0, high: 2, log: true} | methods.refilled.stage2.tau2 | raise low
+methods.kd.kd.alpha={low: 1, high: 2, log: true, step: 1} | methods.kd.kd.alpha | drop one
+methods.refilled.stage2.tau2={low: 1} | methods.refilled.stage2.tau2.high | add it
+methods.refilled.stage2.tau2={low: 1, hihg: 2} | methods.refilled.stage2.tau2.hihg | 'high'
+methods.refilled.stage2.tau2=4 | methods.refilled.stage2.tau2 | {low:
+methods.refilled.stage1.tau1=[4] | methods.refilled.stage1.tau1.choices | at least 2
+methods.refilled.stage1.tau1=[4, 4] | methods.refilled.stage1.tau1.choices | drop one
+methods.refilled.stage1.tau1=[0.001, 4] | methods.refilled.stage1.tau1 | 0.05
+methods.refilled.tau2=[1, 2] | methods.refilled.tau2 | 'stage2.tau2'
+methods.refilled.stage2.tua2=[1, 2] | methods.refilled.stage2.tua2 | 'stage2.tau2'
+methods.plain.stage2.tau2=[1, 2] | methods.plain.stage2.tau2 | training.lr
+methods.refilled.seeds=[1, 2] | methods.refilled.seeds | fresh_seeds
+methods.refilled.seed={low: 1, high: 9} | methods.refilled.seed | fresh_seeds
+methods.refilled.stage2.epochs=[1, 2] | methods.refilled.stage2.epochs | `set:`
+methods.refilled.stage1.negatives=[all, most] | methods.refilled.stage1.negatives | 'smallest'
+metric=test/accuracy | metric | test set
+metric=loss/ce | metric | validation/accuracy
+direction=up | direction | 'maximize'
+trials=31 | trials | 30
+trials=0 | trials | 1
+batch=0 | batch | 1
+top_k=31 | top_k | 30 trials
+fresh_seeds=[0, 1] | fresh_seeds | seed 0
+fresh_seeds=[1, 1] | fresh_seeds | drop one
+fresh_seeds=[] | fresh_seeds | at least 1
+pruning={rungs: [0.5, 0.2]} | pruning.rungs | sort
+pruning={keep: 1} | pruning.keep | less than 1
+trails=3 | trails | 'trials'
+experiment=../nothing.yaml | {folder}/nothing.yaml | {folder}/tiny.yaml
+set.stage2.tua2=3 | stage2.tua2 | 'tau2'
+set.students=[{depth: 10, width: 1}, {depth: 10, width: 2}] | set.students | set: {
+"""
+
+
+@pytest.mark.parametrize("row", WRONG.strip().splitlines())
+def test_wrong_input(row: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, store = write(tmp_path), tmp_path / "runs"
+    assignment, field, remedy = row.replace("{folder}", str(tmp_path)).split(" | ")
+    assert cli.main(["tune", str(file), "--store", str(store), "--set", assignment]) == 2
+    error = one_error_line(capsys.readouterr().err)
+    assert error.startswith(f"error: {field}: ") and remedy in error
+    assert not store.exists()
+
+
+def test_no_such_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["tune", str(tmp_path / "x.yaml")]) == 2
+    assert f"{tmp_path}/x.yaml" in one_error_line(capsys.readouterr().err)
+
+
+def test_wrong_storage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, store = write(tmp_path), ["--store", str(tmp_path / "runs")]
+    shared = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", shared)
+    for storage in (shared, "nosuch://u:secret@host/db"):
+        assert cli.main(["tune", str(file), *store, "--storage", storage]) == 2
+        error = one_error_line(capsys.readouterr().err)
+        assert error.startswith("error: --storage: ") and "secret" not in error
+    assert "nosuch://u:***@host/db" in error
+
+
+def test_another_space_is_refused_with_the_difference(tmp_path: Path) -> None:
+    file = write(tmp_path, SMALL)
+    session(file, JournalWriter())
+    for assignment, difference in (
+        ("methods.kd.kd.alpha={low: 0.2, high: 1}", "space.kd.alpha.low: 0.1 -> 0.2"),
+        ("batch=2", "sampling.batch: 4 -> 2"),
+        ("set.stage2.lr=0.3", "experiment.stage2.lr: 0.1 -> 0.3"),
+        ("set.dataset.validation=200", "experiment.data.digest"),
+    ):
+        with pytest.raises(UserError) as caught:
+            session(file, JournalWriter(), sets=[assignment])
+        assert difference in str(caught.value)
+
+
+def test_published_teacher_is_refused(tmp_path: Path) -> None:
+    file = write(tmp_path, experiment=LONG | {"teacher_checkpoint": "0" * 64})
+    with pytest.raises(UserError, match=r"^experiment: "):
+        read_tuning(file)
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "experiments/tuning").glob("*.yaml")), ids=str)
+def test_stored_tuning_files_are_valid(file: Path) -> None:
+    tuning = read_tuning(file)
+    assert {"plain", "kd", "refilled"} <= {name.partition("@")[0] for name in tuning.spaces}
+    assert tuning.settings.trials == (30 if tuning.base.tasks is None else 12)
+    assert tuning.name == file.stem
+
+
+def test_fingerprints_of_other_experiments_did_not_change(tmp_path: Path) -> None:
+    """An experiment without `tuned` has no such field."""
+    experiment = read_tuning(write(tmp_path)).base
+    assert "tuned" not in experiment.model_dump(mode="json")
+    assert "tuned" not in experiment.model_dump(mode="json", exclude={"seeds"})
+    assert "tuned" in experiment.model_copy(update={"tuned": {}}).model_dump()
+
+
+@pytest.mark.parametrize(
+    ("tuned", "field"),
+    [
+        ({"refilled": {"settings": {"kd": {"alpha": 1}}}}, "tuned.refilled.settings.kd"),
+        ({"kd": {"settings": {"kd": {"alhpa": 1}}}}, "tuned.kd.settings.kd.alhpa"),
+        ({"kd": {"settings": {"kd": {"alpha": 2}}}}, "tuned.kd.settings.kd.alpha"),
+        ({"kd": {"settings": {"training": {"epochs": 2}}}}, "tuned.kd.settings.training.epochs"),
+        ({"refilled-triplet": {"settings": {}}}, "tuned.refilled-triplet"),
+    ],
+)
+def test_wrong_tuned_settings(tuned: Any, field: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(yaml.safe_dump(TINY | {"tuned": tuned}))
+    with pytest.raises(UserError) as caught:
+        read(path)
+    assert str(caught.value).startswith(f"{field}: ") and "\n" not in str(caught.value)
+
+
 def test_the_committed_study_is_still_the_same_study() -> None:
-    """With another identity, `harness tune` would refuse a study that is on disk."""
-    path = ROOT / "experiments" / "results" / "tuning" / "digits.jsonl"
+    """A study on disk with another identity would be refused by `harness tune`."""
+    path = ROOT / RESULTS / "digits.jsonl"
     committed = json.loads(path.read_text().splitlines()[0])["studies"]
     tuning = read_tuning(ROOT / "experiments" / "tuning" / "digits.yaml")
     dataset = load(tuning.base.dataset, with_test=False)

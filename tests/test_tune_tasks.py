@@ -2,8 +2,6 @@
 test_tune.py."""
 
 import json
-import os
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,8 @@ from typing import Any
 import pytest
 import yaml
 from helpers import TINY, mlflow_client
-from test_tune import JournalWriter, Killed
+from test_tune import JournalWriter as Writer
+from test_tune import Killed, no_power_cuts  # noqa: F401
 
 from harness.common.errors import UserError
 from harness.data import load
@@ -20,6 +19,7 @@ from harness.experiment.tasks import Task
 from harness.plan import make_plan
 from harness.store import Store
 from harness.tune import search
+from harness.tune.export import TrialRecord
 from harness.tune.halving import _rungs, check_rungs
 from harness.tune.trials import cells_of
 from harness.tune.tuning_file import Tuning, read_tuning
@@ -57,31 +57,24 @@ def write(folder: Path, tuning: dict[str, Any] = TUNING, **experiment: Any) -> P
     return folder / "tuning" / "tiny.yaml"
 
 
-class Writer(JournalWriter):
-    def warm_up(self) -> None:
-        pass
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_power_cuts() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda _: None)
-        yield
+def slug(task: Task) -> str:
+    """Return the name of a task's studies."""
+    return "-".join(["tiny", *task.words]).replace(" ", "-")
 
 
 class NoSync:
-    """In place of the thread that sends to MLflow, which takes seconds a task."""
+    """Replaces the thread that sends to MLflow, which takes seconds per task."""
 
     def finish(self, *_: Any, **__: Any) -> None:
         pass
 
 
 def tune(file: Path, writer: Writer, mlflow: bool = False, **options: Any) -> int:
-    """`harness tune` in this process, from the folder of the experiment."""
+    """Run `harness tune` in this process, in the folder of the experiment."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(file.parent.parent)
         patch.setattr(search, "make_executor", lambda *_: writer)
-        if mlflow:  # by its whole path, as a process's MLflow keeps one database a name
+        if mlflow:  # an absolute path, as MLflow keeps one database per name in a process
             patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{Path('mlflow.db').resolve()}")
         else:
             patch.setattr(search, "start_tracking", lambda _: [NoSync()])
@@ -96,19 +89,15 @@ def tuned(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> tup
     return folder, writer
 
 
-def parts(file: Path) -> dict[Task | None, Tuning]:
-    return {part.task: part for part in read_tuning(file).parts}
-
-
 def test_a_part_is_one_task(tmp_path: Path) -> None:
-    found = parts(write(tmp_path))
-    assert set(found) == {*FULL, *FEW}
-    for task, part in found.items():
+    parts = {part.task: part for part in read_tuning(write(tmp_path)).parts}
+    assert set(parts) == {*FULL, *FEW}
+    for task, part in parts.items():
         assert part.base.tasks is not None and part.base.tasks.all == [task]
         assert list(part.spaces) == (
             ["plain", "kd@both", "refilled"] if task in FULL else ["plain", "refilled"]
         )
-    names = {task: part.name for task, part in found.items()}
+    names = {task: part.name for task, part in parts.items()}
     assert names[Task(2, 4)] == "tiny-overlap-2-shots-4"
     assert len(set(names.values())) == 4
     whole = read_tuning(write(tmp_path / "none", tasks=None))
@@ -117,39 +106,28 @@ def test_a_part_is_one_task(tmp_path: Path) -> None:
 
 def test_every_task_has_as_many_trials_on_its_own_images(tuned: tuple[Path, Writer]) -> None:
     folder, _ = tuned
-    lines = {
-        path.stem: [json.loads(line) for line in path.read_text().splitlines()]
-        for path in sorted((folder / "experiments/results/tuning/tiny").glob("*.jsonl"))
-    }
-    assert len(lines) == 4
-    store, cells = Store(folder / "runs"), set()
-    for name, (header, *rest) in lines.items():
-        methods = ["plain", "kd@both", "refilled"][:: 1 if "all-shots" in name else 2]
-        trials = [line["method"] for line in rest if "trial" in line]
-        assert sorted(trials) == sorted(4 * methods)
-        (task,) = [t for t in (*FULL, *FEW) if name.endswith("-".join(t.words).replace(" ", "-"))]
-        assert header["studies"]["plain"]["experiment"]["tasks"]["shots"] == [
-            task.dimensions["shots"]
-        ]
-        own = {f for line in rest if "trial" in line for f in line["cells"].values()}
+    store, teachers = Store(folder / "runs"), set()
+    paths = sorted((folder / "experiments/results/tuning/tiny").glob("*.jsonl"))
+    assert len(paths) == 4
+    for path in paths:
+        header, *lines = path.read_text().splitlines()
+        trials = [TrialRecord.model_validate_json(line) for line in lines if '"trial":' in line]
+        (task,) = [task for task in (*FULL, *FEW) if path.stem == slug(task)]
+        methods = ["plain", "kd@both", "refilled"][:: 1 if task in FULL else 2]
+        assert sorted(trial.method for trial in trials) == sorted(4 * methods)
+        shots = json.loads(header)["studies"]["plain"]["experiment"]["tasks"]["shots"]
+        assert shots == [task.dimensions["shots"]]
+        teachers |= {trial.cells["teacher"] for trial in trials if "teacher" in trial.cells}
         views = [
             store.directory(f).description["spec"]["data"].get("view", {})
-            for line in rest
-            if "trial" in line
-            for stage, f in line["cells"].items()
+            for trial in trials
+            for stage, f in trial.cells.items()
             if stage != "teacher"
         ]
         assert {view.get("shots") for view in views} == {task.shots}
         first = 0 if task.overlap is None else 3
         assert {tuple(view["classes"]) for view in views} == {tuple(range(first, first + 5))}
-        cells |= own
-    teachers = {
-        line["cells"]["teacher"]
-        for _, *rest in lines.values()
-        for line in rest
-        if "teacher" in line.get("cells", {})
-    }
-    assert len(teachers) == 1, "of all tasks"
+    assert len(teachers) == 1, "all tasks share it"
 
 
 def test_one_tuned_file_has_settings_for_each(tuned: tuple[Path, Writer]) -> None:
@@ -163,17 +141,17 @@ def test_one_tuned_file_has_settings_for_each(tuned: tuple[Path, Writer]) -> Non
         "kd@both",
         "refilled",
     }
-    assert {own.task for own in experiment.tuned["kd@both"].tasks} == set(FULL)
+    assert {tuned.task for tuned in experiment.tuned["kd@both"].tasks} == set(FULL)
     for method in ("plain", "refilled"):
-        assert {own.task for own in experiment.tuned[method].tasks} == {*FULL, *FEW}
-    plan = make_plan(experiment, load(experiment.dataset))
-    for own in experiment.tuned["refilled"].tasks:
-        (entry,) = [e for e in plan.entries if e.stage == "stage2" and e.task == own.task]
-        spec = plan.cells[entry.fingerprint].spec
-        assert spec["stage2"]["lambd"] == own.settings["stage2"]["lambd"]
-        assert own.study == f"tiny-{'-'.join(own.task.words).replace(' ', '-')}/refilled"
-        assert (own.trials, own.seeds) == (4, (7, 8))
-    lambds = {own.settings["stage2"]["lambd"] for own in experiment.tuned["refilled"].tasks}
+        assert {tuned.task for tuned in experiment.tuned[method].tasks} == {*FULL, *FEW}
+    plan, lambds = make_plan(experiment, load(experiment.dataset)), set()
+    for tuned_task in experiment.tuned["refilled"].tasks:
+        task, lambd = tuned_task.task, tuned_task.settings["stage2"]["lambd"]
+        (entry,) = [e for e in plan.entries if e.stage == "stage2" and e.task == task]
+        assert plan.cells[entry.fingerprint].spec["stage2"]["lambd"] == lambd
+        assert tuned_task.study == f"{slug(task)}/refilled"
+        assert (tuned_task.trials, tuned_task.seeds) == (4, (7, 8))
+        lambds.add(lambd)
     assert len(lambds) > 1
 
 
@@ -189,7 +167,7 @@ def test_validation_trains_only_where_no_images_are_counted(
 
 
 def test_tasks_may_stand_in_the_tuning_file_alone(tmp_path: Path) -> None:
-    """And the order of their classes in a file, which the tuned file still names."""
+    """The order of their classes may be in a file, which the tuned file still names."""
     order = {"order": [9, 8, 7, 6, 5, 4, 3, 2, 1, 0]}
     (tmp_path / "order.yaml").write_text(yaml.safe_dump(order))
     tasks = {"classes": 5, "overlap": [5, 1], "shots": [3]}
@@ -204,13 +182,12 @@ def test_tasks_may_stand_in_the_tuning_file_alone(tmp_path: Path) -> None:
     assert read(tmp_path / "b" / "tiny.tuned.yaml").tasks.order[0] == 9  # type: ignore[union-attr]
 
 
-def test_what_would_be_no_experiment_is_refused_first(tmp_path: Path) -> None:
-    """Of every task, not of the common settings alone."""
-    file = write(tmp_path)
-    writer = Writer()
+def test_winners_that_make_no_experiment_are_refused_first(tmp_path: Path) -> None:
+    """The settings of every task are checked."""
+    file, writer = write(tmp_path), Writer()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Tuning, "parts", property(lambda self: [replace(self, task=Task(3, 3))]))
-        with pytest.raises(UserError, match="no task of this experiment has overlap 3, shots 3"):
+        with pytest.raises(UserError, match=r"^methods: .*overlap 3, shots 3"):
             tune(file, writer)
     assert writer.seen == []
 
@@ -246,30 +223,27 @@ def test_mlflow_has_all_tasks_in_one_experiment(tuned: tuple[Path, Writer]) -> N
     experiment = client.get_experiment_by_name("tiny-tuning")
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id], "tags.kind = 'study'")
-    found = {(r.data.tags["method"], r.data.tags["overlap"], r.data.tags["shots"]) for r in runs}
     every = [("all", "4"), ("all", "all"), ("2", "4"), ("2", "all")]
-    expected = {(m, *dims) for m in ("plain", "refilled") for dims in every}
-    assert found == expected | {("kd@both", "all", "4"), ("kd@both", "all", "all")}
-    assert len(runs) == len(found)
+    expected = [(m, *dims) for m in ("plain", "refilled") for dims in every]
+    expected += [("kd@both", "all", "4"), ("kd@both", "all", "all")]
+    tags = [[r.data.tags[tag] for tag in ("method", "overlap", "shots")] for r in runs]
+    assert sorted(map(tuple, tags)) == sorted(expected)
 
 
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        (
-            {"pruning": {"rungs": [0.1], "keep": 0.5}},
-            r"^pruning\.rungs: 0\.1 of 'plain''s 8 epochs",
-        ),
-        ({"untuned": ["plain"]}, r"^untuned: 'plain' is among methods, too; drop one$"),
-        ({"untuned": ["nobody"]}, r"^untuned: unknown method 'nobody'"),
-        ({"methods": {"teacher_ncm": {}}}, r"^methods\.teacher_ncm: has no field to tune"),
-        ({"methods": {"probe": {"optimizer.momentum": [0, 1]}}}, r"no field to tune here"),
-        ({"set": {"tasks": {"overlap": [5], "shots": [99]}}}, r"^tasks\.shots: class '.' has"),
+        ({"pruning": {"rungs": [0.1], "keep": 0.5}}, r"pruning\.rungs: .*evaluate_every"),
+        ({"untuned": ["plain"]}, r"untuned: 'plain'"),
+        ({"untuned": ["nobody"]}, r"untuned: .*'nobody'"),
+        ({"methods": {"teacher_ncm": {}}}, r"methods\.teacher_ncm: .*`untuned`"),
+        ({"methods": {"probe": {"optimizer.momentum": [0, 1]}}}, r"methods\.probe\."),
+        ({"set": {"tasks": {"overlap": [5], "shots": [99]}}}, r"tasks\.shots: "),
     ],
 )
 def test_bad_input(tmp_path: Path, changes: dict[str, Any], problem: str) -> None:
     file = write(tmp_path, TUNING | {"untuned": []} | changes)
-    with pytest.raises(UserError, match=problem):
+    with pytest.raises(UserError, match=f"^{problem}"):
         tune(file, Writer())
 
 
@@ -288,7 +262,7 @@ def test_a_rung_is_where_something_was_measured(tmp_path: Path) -> None:
 
 
 def test_what_is_tuned_for_each_task_is_an_entry_of_each() -> None:
-    """Also where it is trained on the teacher's task: the settings are other ones."""
+    """This holds for a stage on the teacher's task, too, if its settings differ."""
     fields = EXPERIMENT | {"methods": ["finetune"], "protocol": "strict"}
     fields = {k: v for k, v in fields.items() if k not in ("stage1", "stage2")}
 
@@ -298,7 +272,7 @@ def test_what_is_tuned_for_each_task_is_an_entry_of_each() -> None:
         return [e for e in entries if e.stage == "pretrain"]
 
     assert [e.task for e in pretrained()] == [None]
-    own = {"overlap": 2, "shots": 4, "settings": {"training": {"lr": 0.01}}}
-    found = pretrained(tuned={"finetune": {"tasks": [own]}})
-    assert {e.task for e in found} == {*FULL, *FEW} and len(found) == 4
-    assert len({e.fingerprint for e in found}) == 2
+    tuned_task = {"overlap": 2, "shots": 4, "settings": {"training": {"lr": 0.01}}}
+    entries = pretrained(tuned={"finetune": {"tasks": [tuned_task]}})
+    assert {e.task for e in entries} == {*FULL, *FEW} and len(entries) == 4
+    assert len({e.fingerprint for e in entries}) == 2

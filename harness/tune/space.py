@@ -1,4 +1,4 @@
-"""The values that a tuning file lets a field take, and which fields these may be."""
+"""Search spaces of a tuning file: which fields can be tuned, and the values they can take."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Scalar = bool | int | float | str
 
 
 class Range(Frozen):
-    """All values from low to high; on a log scale; or only low, low + step, ..."""
+    """The values from low to high, linear or on a log scale, or only low, low + step, ..."""
 
     low: float
     high: float
@@ -27,18 +27,19 @@ class Range(Frozen):
         if self.low >= self.high:
             raise ValueError(f"low {self.low:g} is not below high {self.high:g}; swap or widen")
         if self.log and self.low <= 0:
-            raise ValueError(f"log of {self.low:g}; raise low above 0, or drop log")
+            raise ValueError(f"log needs low above 0, not {self.low:g}; raise low, or drop log")
         if self.log and self.step is not None:
             raise ValueError("log and step exclude each other; drop one")
         return self
 
     @property
     def ends(self) -> list[Scalar]:
+        """The lowest and the highest value."""
         return [self.low, self.high]
 
 
 class Choices(Frozen):
-    """One of some values. What a shared cell depends on (tau1) belongs here."""
+    """A list of values. A field that a shared cell depends on (tau1) belongs here."""
 
     choices: Annotated[tuple[Scalar, ...], Field(min_length=2)]
 
@@ -52,12 +53,15 @@ class Choices(Frozen):
 
     @property
     def ends(self) -> list[Scalar]:
+        """All values."""
         return list(self.choices)
 
 
-def spread(value: Any) -> Any:
-    """{"stage1": {"tau1": [1, 4]}} -> {"stage1.tau1": {"choices": [1, 4]}}: a field may be written
-    with a dot or below its section."""
+def flatten_space(value: Any) -> Any:
+    """Return dotted field -> values, as a field may be written with a dot or below its section.
+
+    {"stage1": {"tau1": [1, 4]}} becomes {"stage1.tau1": {"choices": [1, 4]}}.
+    """
     if not isinstance(value, dict):
         raise ValueError("expected `field: values` lines, as in `kd.temperature: [2, 4, 8]`")
     result: dict[str, Any] = {}
@@ -67,32 +71,34 @@ def spread(value: Any) -> Any:
         elif not isinstance(item, dict) or item.keys() & {*Range.model_fields, "choices"}:
             result[str(key)] = item
         else:
-            result |= {f"{key}.{below}": v for below, v in spread(item).items()}
+            result |= {f"{key}.{field}": v for field, v in flatten_space(item).items()}
     return result
 
 
-Space = Annotated[dict[str, Any], BeforeValidator(spread)]
+Space = Annotated[dict[str, Any], BeforeValidator(flatten_space)]
 
 
 def as_field(base: Experiment, path: str, value: Scalar) -> Scalar:
-    """Whole numbers for a field of whole numbers; YAML's 1 and 1.0 are one value for the others."""
+    """Return the value as the field's type: a whole number for a field of whole numbers."""
     if is_whole(base, path) and isinstance(value, float) and value == int(value):
         return int(value)
     return value
 
 
 def is_whole(base: Experiment, path: str) -> bool:
+    """Return whether a field holds whole numbers."""
     section, _, field = path.partition(".")
     value = getattr(getattr(base, section), field)
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def sections_of(base: Experiment, method: str) -> dict[str, Section]:
+    """Return name -> section for those that a method has."""
     return {s: getattr(base, s) for s in find(method).sections}
 
 
 def tunable(base: Experiment, method: str) -> list[str]:
-    """The fields that may be tuned for a method."""
+    """Return the fields that can be tuned for a method, with dots."""
     sections = sections_of(base, method)
     return [
         f"{name}.{field}"
@@ -103,10 +109,16 @@ def tunable(base: Experiment, method: str) -> list[str]:
 
 
 def read_values(base: Experiment, method: str, field: str, value: Any) -> Range | Choices:
-    """The values of one field, as a tuning file has them.
+    """Parse the values of one field of a tuning file.
+
+    Args:
+        base: the experiment that is tuned.
+        method: the method.
+        field: with a dot.
+        value: what the file says of it.
 
     Raises:
-        UserError: it is no field to tune for this method, or these are no values.
+        UserError: the field cannot be tuned for this method, or the values are wrong.
     """
     where, fields = f"methods.{method}", tunable(base, method)
     last = field.rpartition(".")[2]
@@ -117,10 +129,10 @@ def read_values(base: Experiment, method: str, field: str, value: Any) -> Range 
     if any(last in section.untunable for section in sections_of(base, method).values()):
         raise UserError(f"{where}.{field}: the same for every trial; change it under `set:`")
     if field not in fields:
-        full = [f for f in fields if f.endswith(f".{field}")]
+        dotted = [f for f in fields if f.endswith(f".{field}")]
         raise UserError(
             f"{where}.{field}: no field to tune here"
-            f"{f'; did you mean {full[0]!r}?' if full else nearest(field, fields)}"
+            f"{f'; did you mean {dotted[0]!r}?' if dotted else nearest(field, fields)}"
         )
     if not isinstance(value, dict):
         raise UserError(

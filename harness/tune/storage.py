@@ -1,4 +1,4 @@
-"""Where studies are kept: a journal beside the cells, or a database. One orchestrator a tuning."""
+"""Storage of studies: a journal beside the cells, or a database. One orchestrator per tuning."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import optuna
 import sqlalchemy.exc
-from optuna.storages import JournalStorage
+from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from harness.common import database
@@ -31,28 +31,27 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def place_of(storage: str | None, root: Path, name: str) -> str:
-    """--storage, else OPTUNA_STORAGE (as Optuna's own command reads it), else a journal."""
+    """Return `storage`, else OPTUNA_STORAGE (which Optuna's own command reads), else a journal."""
     given = storage or os.environ.get("OPTUNA_STORAGE")
     return remember(given) if given else str(root / "tuning" / f"{name}.journal")
 
 
 class Owner:
-    """Proof that this process alone asks and tells. Files need no second look."""
+    """Proof that this process alone asks and tells. A lock on a file cannot be lost."""
 
     def check(self) -> None:
-        """
-        Raises:
-            UserError: somebody else owns the study by now.
-        """
+        """Raise a UserError if another process owns the study by now."""
 
 
 class DatabaseOwner(Owner):
-    """By an advisory lock, so for all hosts on the database."""
+    """Ownership by an advisory lock, which holds for all hosts on the database."""
 
     def __init__(self, lock: database.Lock, name: str) -> None:
+        """Own the tuning `name` as long as the lock is held."""
         self.lock, self.name = lock, name
 
     def check(self) -> None:
+        """Raise a UserError if the lock has been lost."""
         if not self.lock.still_held():
             raise UserError(
                 f"{self.name}: the database was restarted and another process tunes it now; wait "
@@ -62,7 +61,15 @@ class DatabaseOwner(Owner):
 
 @contextlib.contextmanager
 def only_orchestrator(name: str, root: Path, place: str) -> Iterator[Owner]:
-    """Hold a tuning. The lock ends with the process, so there is no stale one.
+    """Own a tuning. The lock ends with the process, so there is no stale one.
+
+    Args:
+        name: of the tuning.
+        root: of the store.
+        place: where its studies are kept.
+
+    Yields:
+        The proof of ownership.
 
     Raises:
         UserError: another process holds it.
@@ -92,10 +99,10 @@ def only_orchestrator(name: str, root: Path, place: str) -> Iterator[Owner]:
 
 
 def retried(function: Function) -> Function:
-    """Call again while the database is away, a few times. For functions that may be repeated.
+    """Repeat a function a few times while the database is away; decorate repeatable ones only.
 
     Raises:
-        UserError: it stays away. The cells keep what they have trained.
+        UserError: the database stays away.
     """
 
     @functools.wraps(function)
@@ -106,8 +113,8 @@ def retried(function: Function) -> Function:
             except AWAY as error:
                 if pause is None:
                     raise UserError(
-                        f"--storage: the database does not answer ({one_line(error)}); nothing is "
-                        "lost: start it, and the same command goes on"
+                        f"--storage: the database does not answer ({one_line(error)}); start it "
+                        "and rerun the command to resume"
                     ) from None
                 time.sleep(pause)
         raise AssertionError("unreachable")
@@ -116,9 +123,11 @@ def retried(function: Function) -> Function:
 
 
 def repair_journal(path: Path) -> None:
-    """Cut a last line that is not whole, as a power cut leaves it: Optuna would append to it and
-    never read the file again. Says so on stderr. Also the lock file of a process that was killed
-    while it wrote. Only while holding the study."""
+    """Cut an incomplete last line, as a power cut leaves it, and say so on stderr.
+
+    Optuna would append to such a line and never be able to read the file again. The lock file of a
+    process that was killed while it wrote is deleted, too. Call this only as the study's owner.
+    """
     with contextlib.suppress(OSError):
         path.with_name(f"{path.name}.lock").unlink()
     if not path.exists():
@@ -136,17 +145,18 @@ def repair_journal(path: Path) -> None:
             file.truncate(whole)
             os.fsync(file.fileno())
         print(
-            f"repaired: the last line of {path} was not whole ({len(data) - whole} bytes cut); "
-            "what it said is done again",
+            f"repaired: the last line of {path} was incomplete ({len(data) - whole} bytes cut); "
+            "its step is repeated",
             file=sys.stderr,
         )
 
 
-def open_storage(place: str, tracking_uri: str) -> Any:
-    """
+def open_storage(place: str, tracking_uri: str) -> BaseStorage:
+    """Open the storage of studies.
+
     Args:
         place: the path of a journal, or a URL that Optuna understands (sqlite:///, postgresql://).
-        tracking_uri: MLflow's, which cannot be the same database.
+        tracking_uri: of MLflow, which cannot use the same database.
 
     Raises:
         UserError: it cannot be opened.
@@ -165,7 +175,7 @@ def open_storage(place: str, tracking_uri: str) -> Any:
             )
         if not database.is_postgres(place):
             return optuna.storages.RDBStorage(place)
-        # A restarted server has closed the connections of the pool: each is tried before its use.
+        # A restarted server has closed the pool's connections: test each one before using it.
         options = {"pool_pre_ping": True}
         return optuna.storages.RDBStorage(database.with_timeouts(place), engine_kwargs=options)
     except UserError:

@@ -1,4 +1,4 @@
-"""A tuning file: what may stand in it, and one-line errors. Imports neither torch nor Optuna."""
+"""A tuning file: its fields, and one-line errors. Imports neither torch nor Optuna."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from harness.methods.base import Frozen
 from harness.track.registry import resolve_teacher
 from harness.tune.space import Choices, Range, Scalar, Space, as_field, read_values, tunable
 
-# What the last cell of every trial measures on the validation split after each epoch.
+# The metrics that every trial's last cell measures on the validation split.
 METRICS = (on("validation", ACCURACY),)
 EXAMPLE = "experiments/tuning/digits.yaml"
 Direction = Literal["maximize", "minimize"]
@@ -32,8 +32,12 @@ Params = dict[str, Scalar]
 
 
 class Pruning(Frozen):
-    """Successive halving inside a batch. rungs: shares of the last cell's epochs at which the
-    batch's trials are compared; keep: the share that goes on, rounded up."""
+    """Successive halving inside a batch.
+
+    Attributes:
+        rungs: shares of the last cell's epochs at which the batch's trials are compared.
+        keep: the share of the trials that continues, rounded up.
+    """
 
     rungs: Annotated[tuple[Annotated[float, Field(gt=0, lt=1)], ...], Field(min_length=1)] = (
         0.25,
@@ -52,14 +56,24 @@ class Pruning(Frozen):
 class TuningFile(Frozen):
     """A tuning file as it is written.
 
-    experiment: the experiment file, beside this one or relative to it. set: fields of it to
-        change for the trials (one student, fewer epochs); the tuned file does not get them.
-    methods: method -> field -> values to try.
-    untuned: methods that the tuned file has, too, with the experiment's own settings.
-    trials: of each method. batch: how many are asked together, compared with each other and
-        awaited; it decides which trials there are, the number of jobs does not.
-    seed: of the sampler. The trials train with the experiment's first seed.
-    top_k, fresh_seeds: the best `top_k` trials are trained anew with each of `fresh_seeds`.
+    Attributes:
+        name: of the studies and of the tuned file.
+        description: shown in MLflow and in Optuna's dashboard.
+        experiment: path of the experiment file, relative to this file.
+        set: fields of it that the trials change (one student, fewer epochs); the tuned file does
+            not get them.
+        methods: method -> field -> values to try.
+        untuned: methods that the tuned file has, too, with the experiment's own settings.
+        metric: what is tuned.
+        direction: "maximize" or "minimize".
+        trials: number of trials of each method.
+        batch: number of trials that are asked, compared and awaited together. It decides which
+            trials there are; the number of jobs does not.
+        seed: of the sampler. The trials train with the experiment's first seed.
+        startup_trials: number of random trials before TPE.
+        pruning: None to train every trial to its end.
+        top_k: number of the best trials that are trained again.
+        fresh_seeds: the seeds of these trainings.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=80)]
@@ -94,7 +108,7 @@ class TuningFile(Frozen):
     @classmethod
     def _distinct(cls, value: tuple[int, ...]) -> tuple[int, ...]:
         if len(set(value)) < len(value):
-            raise ValueError("a seed stands twice; drop one")
+            raise ValueError("a seed occurs twice; drop one")
         return value
 
     @model_validator(mode="after")
@@ -113,11 +127,15 @@ class TuningFile(Frozen):
 class Tuning:
     """A tuning file, resolved.
 
-    base: what a trial changes: one student, the first seed, the strict protocol with the last
-        epoch (what the tuned file reports), nothing tuned yet.
-    spaces: method -> field -> values, fields in the order of their names.
-    experiment_file: what it tunes, with its fields as written (`raw`), for the tuned file.
-    task: the one that is tuned here (`parts`); None for all, or where the experiment has none.
+    Attributes:
+        file: its path.
+        settings: its fields.
+        base: the experiment that trials change: one student, the first seed, the strict protocol
+            with the last epoch (which the tuned file reports), nothing tuned yet.
+        spaces: method -> field -> values, sorted by field.
+        experiment_file: path of the experiment that is tuned.
+        raw: its fields as written, for the tuned file.
+        task: the one that this part tunes (`parts`); None for all, or if the experiment has none.
     """
 
     file: Path
@@ -130,14 +148,13 @@ class Tuning:
 
     @property
     def name(self) -> str:
-        """Of its studies: a task's own are told apart by its dimensions."""
+        """The name of its studies, with the dimensions of the part's task."""
         words = [] if self.task is None else self.task.words
         return "-".join([self.settings.name, *(w.replace(" ", "-") for w in words)])
 
     @property
     def parts(self) -> list[Tuning]:
-        """One tuning a task, each with the methods that can be trained on it; without tasks, this
-        one."""
+        """One tuning per task, with the methods that can be trained on it; itself without tasks."""
         tasks = self.base.tasks
         if tasks is None:
             return [self]
@@ -158,10 +175,15 @@ class Tuning:
     def trial(
         self, method: str, params: Params, seeds: tuple[int, ...] | None = None
     ) -> Experiment:
-        """The ordinary experiment that a trial is. No file is touched.
+        """Return the ordinary experiment that a trial trains.
+
+        Args:
+            method: the method.
+            params: field -> value.
+            seeds: by default the experiment's first.
 
         Raises:
-            UserError: its section does not allow a value.
+            UserError: a section does not allow a value.
         """
         try:
             tuned = {method: Tuned(settings=nested(params))}
@@ -175,7 +197,7 @@ class Tuning:
 
 
 def nested(params: Params) -> dict[Any, dict[str, Scalar]]:
-    """{"stage1.tau1": 4} -> {"stage1": {"tau1": 4}}."""
+    """Return section -> field -> value: {"stage1.tau1": 4} becomes {"stage1": {"tau1": 4}}."""
     result: dict[Any, dict[str, Scalar]] = {}
     for path, value in params.items():
         section, _, field = path.partition(".")
@@ -184,7 +206,11 @@ def nested(params: Params) -> dict[Any, dict[str, Scalar]]:
 
 
 def read_tuning(path: Path, assignments: list[str] | None = None) -> Tuning:
-    """The tuning file, with `--set` overrides of its fields, and the experiment it names.
+    """Read a tuning file and the experiment that it names.
+
+    Args:
+        path: of the file.
+        assignments: `--set` overrides of its fields.
 
     Raises:
         UserError: one line naming the field and the remedy.
