@@ -146,12 +146,12 @@ def mark_as_sent(plan: Plan, root: Path) -> None:
     for fingerprint in plan.cells:
         directory = tracker.store.directory(fingerprint)
         events = sync_state.current_training(directory)
-        shown = {"started": str(events[0]["time"]), "lines": len(events), "status": "FINISHED"}
-        sync_state.record_sent(
-            directory / sync_state.SYNC_FILE, tracker.key, run_id="run", parent="grid", **shown
-        )
+        started = str(events[0]["time"])
+        sent = sync_state.SyncState("run", "grid", started, len(events), "FINISHED")
+        sync_state.record_sent(directory / sync_state.SYNC_FILE, tracker.key, sent)
     cells = hashlib.sha256(" ".join(sorted(plan.cells)).encode()).hexdigest()
-    sync_state.record_sent(root / sync_state.SYNC_FILE, tracker.key, parent="grid", cells=cells)
+    summary = sync_state.SyncState(parent="grid", cells=cells)
+    sync_state.record_sent(root / sync_state.SYNC_FILE, tracker.key, summary)
 
 
 def task_bundle(root: Path, **changes: Any) -> Bundle:

@@ -14,11 +14,11 @@ import torch
 from helpers import content_of, mlflow_client, runs_in
 
 import harness.track.client
+import harness.track.sync
 from harness.cli import main
 from harness.experiment.file import read
 from harness.plan import make_plan
 from harness.store import CellDir, Store
-from harness.track import sync_state
 from harness.track.run_fields import NO_METRICS
 from harness.track.sync import Tracker
 from harness.tune.export import TrialRecord
@@ -103,7 +103,7 @@ def sync_until(step: int, make_tracker: Callable[[], Any]) -> None:
     torch.set_num_threads(1)  # a fork has none of the threads that this process may have started
     make = harness.track.client.make_client
     harness.track.client.make_client = lambda uri: Client(make(uri))  # type: ignore[assignment]
-    sync_state.record_sent = counted(sync_state.record_sent)
+    harness.track.sync.record_sent = counted(harness.track.sync.record_sent)
     tracker = make_tracker()
     tracker.sync()
     os._exit(0)

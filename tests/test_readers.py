@@ -253,13 +253,12 @@ def test_pause(data: bytes) -> None:
 def test_what_was_sent(data: bytes) -> None:
     """Derived: a broken entry is none."""
     with cell_with(mlflow_json=data) as cell:
-        found = sync_state.read_sync_state(cell / sync_state.SYNC_FILE)
-        for entry in found.values():
-            assert isinstance(entry.get("run_id", ""), str)
-            assert isinstance(entry.get("lines", 0), int)
+        path, new = cell / sync_state.SYNC_FILE, sync_state.SyncState(run_id="r")
+        for state in sync_state.read_sync_states(path).values():
+            assert isinstance(state.run_id, str | None) and isinstance(state.lines, int | None)
         sync_state.find_run_id(cell, "x", "y", "place")
-        sync_state.record_sent(cell / sync_state.SYNC_FILE, "new", run_id="r")
-        assert sync_state.read_sync_state(cell / sync_state.SYNC_FILE)["new"] == {"run_id": "r"}
+        sync_state.record_sent(path, "new", new)
+        assert sync_state.read_sync_state(path, "new") == new
 
 
 @MANY

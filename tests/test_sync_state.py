@@ -1,5 +1,6 @@
 """What the journal's side knows of MLflow, without asking it."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from harness.experiment.file import parse
 from harness.plan import Cell
 from harness.store import CellDir, Store
 from harness.track import sync_state
+from harness.track.sync_state import SyncState
 
 
 @pytest.fixture
@@ -31,7 +33,7 @@ def test_the_run_on_this_server_comes_first(trained: CellDir) -> None:
     path, now = trained / sync_state.SYNC_FILE, started(trained)
     assert sync_state.find_run_id(trained, "digits", "grid", "here") is None
     for key, run in (("there digits grid", "b"), ("here digits grid", "c"), ("a digits old", "d")):
-        sync_state.record_sent(path, key, run_id=run, started=now, parent="p")
+        sync_state.record_sent(path, key, SyncState(run_id=run, started=now, parent="p"))
     assert sync_state.find_run_id(trained, "digits", "grid", "here") == "c"
     # Pointed at a server that knows nothing of it, a bundle keeps its ids: same grid before others.
     assert sync_state.find_run_id(trained, "digits", "grid", "elsewhere") in ("b", "c")
@@ -40,9 +42,8 @@ def test_the_run_on_this_server_comes_first(trained: CellDir) -> None:
 
 
 def test_a_run_of_an_earlier_training_does_not_count(trained: CellDir) -> None:
-    sync_state.record_sent(
-        trained / sync_state.SYNC_FILE, "here digits grid", run_id="a", started=started(trained)
-    )
+    sent = SyncState(run_id="a", started=started(trained))
+    sync_state.record_sent(trained / sync_state.SYNC_FILE, "here digits grid", sent)
     assert sync_state.find_run_id(trained, "digits", "grid", "here") == "a"
     trained.append("start")
     trained.append("epoch", epoch=1)  # anew, as its checkpoint was lost
@@ -52,7 +53,15 @@ def test_a_run_of_an_earlier_training_does_not_count(trained: CellDir) -> None:
 @pytest.mark.parametrize("content", ["", "{", "[1]", "7"])
 def test_a_broken_file_is_nothing(tmp_path: Path, content: str) -> None:
     (tmp_path / "mlflow.json").write_text(content)
-    assert sync_state.read_sync_state(tmp_path / "mlflow.json") == {}
+    assert sync_state.read_sync_states(tmp_path / "mlflow.json") == {}
+
+
+def test_broken_entries_are_left_out_and_whole_ones_written_as_they_were(tmp_path: Path) -> None:
+    path, whole = tmp_path / "mlflow.json", {"lines": 0, "run_id": "a", "status": "RUNNING"}
+    broken = {"b": {"lines": "1"}, "c": {"lines": True}, "d": {"run_id": 1}, "e": [], "f": None}
+    path.write_text(json.dumps({"a": whole, **broken}))
+    sync_state.record_sent(path, "g", SyncState(parent="p", cells="c"))
+    assert json.loads(path.read_text()) == {"a": whole, "g": {"parent": "p", "cells": "c"}}
 
 
 def test_reading_an_experiment_asks_no_server() -> None:

@@ -9,6 +9,7 @@ from typing import Annotated, Optional
 import typer
 
 from harness.common.errors import UserError
+from harness.track.mirrors import tracker_names
 
 File = Annotated[Path, typer.Argument(help="experiment file, as experiments/digits.yaml")]
 Files = Annotated[Optional[list[Path]], typer.Argument(help="experiment files")]
@@ -43,7 +44,7 @@ TeacherCache = Annotated[
 ]
 Trackers = Annotated[
     Optional[list[str]],
-    typer.Option("--tracker", help="also send to: tensorboard, wandb", metavar="NAME"),
+    typer.Option("--tracker", help=f"also send to: {', '.join(tracker_names())}", metavar="NAME"),
 ]
 Storage = Annotated[
     Optional[str],

@@ -114,20 +114,8 @@ class OptionsFields(TypedDict, total=False):
     teacher_cache: int
 
 
-class SentFields(TypedDict, total=False):
-    """One entry of mlflow.json, or of another tracker's sent.json."""
-
-    __pydantic_config__ = ConfigDict(strict=True)  # type: ignore[misc]
-    run_id: str
-    parent: str
-    started: str
-    lines: int
-    status: str
-    cells: str
-
-
-DESCRIPTION, MANIFEST, OPTIONS, SENT = (
-    TypeAdapter(kind) for kind in (DescriptionFields, ManifestFields, OptionsFields, SentFields)
+DESCRIPTION, MANIFEST, OPTIONS = (
+    TypeAdapter(kind) for kind in (DescriptionFields, ManifestFields, OptionsFields)
 )
 
 

@@ -7,6 +7,7 @@ import importlib.metadata
 import logging
 import os
 from collections.abc import Iterator
+from importlib.util import find_spec
 from urllib.parse import urlsplit
 
 from harness.common.errors import UserError, one_line
@@ -18,6 +19,23 @@ DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 LOOPBACK = ("localhost", "127.0.0.1", "::1", "0.0.0.0")
 START = "start the server, or unset it for a local database"
 EXPECTED = "write http://HOST:PORT, postgresql://USER@HOST/NAME or sqlite:///FILE"
+
+
+def require_package(package: str, field: str, extra: str = "", otherwise: str = "") -> None:
+    """Ask for an optional package, without importing it.
+
+    Args:
+        package: The package that is imported.
+        field: What the message begins with.
+        extra: The extra of this project that installs it; by default called like the package.
+        otherwise: What else the user may do.
+
+    Raises:
+        UserError: The package is not installed.
+    """
+    if find_spec(package) is None:
+        remedy = f"`pip install 'refilled-harness[{extra or package}]'`{otherwise}"
+        raise UserError(f"{field}: {package} is not installed; {remedy}")
 
 
 def tracking_uri() -> str:

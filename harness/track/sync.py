@@ -1,8 +1,8 @@
 """Copies the journals of a plan's cells into MLflow; safe to repeat and to kill at any moment.
 
-Training processes never talk to MLflow. One MlflowClient with explicit run ids does, in the
-orchestrator. A metric keeps the journal's own time stamp, and MLflow stores the same (key, time,
-step, value) once, so sending a line twice leaves one row.
+Training processes never talk to MLflow. The orchestrator does, with one client and explicit run
+ids. A metric keeps the journal's own time stamp, and MLflow stores equal rows (key, time, step,
+value) once, so sending a line twice leaves one row.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from harness.common.canonical_json import canonical, flatten
 from harness.methods import IMPORTED
 from harness.plan import TEACHER, Counts, Plan
 from harness.store import CellDir, Store
-from harness.track import compare, sync_state
 from harness.track.client import (
     GIT_COMMIT,
     PARENT,
@@ -32,73 +31,92 @@ from harness.track.client import (
 )
 from harness.track.environment import DEFAULT_URI
 from harness.track.grid_run import SummaryBuilder, find_grid_run, publish_summary
+from harness.track.lost_runs import find_lost
 from harness.track.registry import WEIGHTS, register_teacher
 from harness.track.run_fields import epoch_metrics, final_metrics, main_entry, status_of, tags_of
+from harness.track.sync_state import (
+    NOTHING_SENT,
+    SYNC_FILE,
+    SyncState,
+    current_training,
+    has_unsent,
+    read_sync_state,
+    record_sent,
+    sync_key,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-N_CELLS = "result.cells"  # tag of a grid's run
+N_CELLS = "result.cells"  # tag of a grid's run: how many cells its summary covers
 
 
 class Tracker:
-    """Sends one plan's cells to one tracking server."""
+    """Sends one plan's cells to one tracking server.
 
-    remedy = "`harness sync` with the same file"  # when MLflow is behind
+    Attributes:
+        server: The connection to the server.
+        key: The key of this grid's entries in the files of `harness.track.sync_state`.
+        remedy: The command that sends what is missing.
+    """
+
+    remedy = "`harness sync` with the same file"
 
     def __init__(self, plan: Plan, store: Store, uri: str | None = None) -> None:
+        """Keep what to send and where; `uri` is by default MLFLOW_TRACKING_URI."""
         self.plan, self.store = plan, store
-        self.server = Connection(plan.experiment.name, store.root, uri)
-        self.key = sync_state.sync_key(
-            self.server.address, plan.experiment.name, plan.experiment.grid
-        )
+        experiment = plan.experiment
+        self.server = Connection(experiment.name, store.root, uri)
+        self.key = sync_key(self.server.address, experiment.name, experiment.grid)
         self._parent_id = ""
-        self._compared = False
-        self._differing: set[str] = set()
+        self._lost: set[Path] | None = None  # unknown until MLflow has been asked
 
     # -- what needs no MLflow ---------------------------------------------------------------------
 
-    def marker(self, directory: CellDir) -> dict[str, Any]:
-        """Return what was sent for this cell (harness.track.sync_state).
+    def sent(self, directory: CellDir) -> SyncState:
+        """Return what was sent of this cell.
 
-        Return nothing if it went to a database that has since been deleted (a new one has another
-        parent run), or if MLflow was found to show something else.
+        It is nothing if it went to a database that has since been deleted (a new one has another
+        parent run), or if MLflow has lost the run.
         """
-        if directory.path.name in self._differing:
-            return {}
-        found = sync_state.read_sync_state(directory / sync_state.SYNC_FILE).get(self.key, {})
-        return found if self._parent_id in ("", found.get("parent")) else {}
+        if directory.path in (self._lost or ()):
+            return NOTHING_SENT
+        state = read_sync_state(directory / SYNC_FILE, self.key)
+        return state if self._parent_id in ("", state.parent) else NOTHING_SENT
 
-    def _mark(self, directory: CellDir, **fields: Any) -> None:
-        sync_state.record_sent(
-            directory / sync_state.SYNC_FILE, self.key, **fields, parent=self._parent_id
-        )
-        self._differing.discard(directory.path.name)
+    def _record_sent(
+        self, directory: CellDir, run_id: str, started: str, lines: int, status: str
+    ) -> None:
+        state = SyncState(run_id, self._parent_id, started, lines, status)
+        record_sent(directory / SYNC_FILE, self.key, state)
+        (self._lost or set()).discard(directory.path)
 
     def unsent_cells(self) -> list[str]:
-        """Fingerprints of the cells whose journal holds more than MLflow does."""
-        lost = (
+        """Return the fingerprints of the cells whose journal holds more than MLflow does."""
+        is_new_database = (
             not self._parent_id
             and self.server.uri == DEFAULT_URI
             and not Path("mlflow.db").exists()
         )
-        return [f for f in self.plan.cells if self._has_unsent(self.store.directory(f), lost)]
-
-    def _has_unsent(self, directory: CellDir, lost: bool) -> bool:
-        return sync_state.has_unsent(directory, {} if lost else self.marker(directory))
+        unsent = []
+        for fingerprint in self.plan.cells:
+            directory = self.store.directory(fingerprint)
+            if has_unsent(directory, NOTHING_SENT if is_new_database else self.sent(directory)):
+                unsent.append(fingerprint)
+        return unsent
 
     # -- MLflow -----------------------------------------------------------------------------------
 
     def sync(self) -> int:
-        """Send what is missing; how many cells were behind.
+        """Send what is missing, and return the number of cells that lacked something.
 
         Raises:
-            UserError: the experiment was deleted in MLflow.
-            Exception: whatever the server's client raises; nothing is lost, sync again later.
+            UserError: The experiment was deleted in MLflow.
+            Exception: Whatever the server's client raises; nothing is lost, sync again later.
         """
         client = self.connect()
         self.server.log_system_metrics([self._parent_id])
-        self._compare(client)
+        self._find_lost(client)
         if not self.unsent_cells():
             return 0
         with self.server.locked():  # another `harness run` may be about to create the same runs
@@ -108,57 +126,52 @@ class Tracker:
         return len(unsent)
 
     def connect(self) -> MlflowClient:
-        """The client, with the grid's run found or made."""
+        """Return the client, with the grid's run found or created."""
         return self.server.open(self._find_parent)
 
-    def _compare(self, client: MlflowClient) -> None:
-        """Once a command: what MLflow has lost since, as a run that somebody deleted, is sent
-        again."""
-        if not self._compared:
+    def _find_lost(self, client: MlflowClient) -> None:
+        """Find out, once per command, what MLflow has lost: it is sent again."""
+        if self._lost is None:
             directories = [self.store.directory(fingerprint) for fingerprint in self.plan.cells]
-            marked = [(d, m) for d in directories if (m := self.marker(d))]
-            self._differing = compare.differing(
-                client, self.server.experiment_id, self._parent_id, marked
-            )
-            self._compared = True
+            sent = [(d, s) for d in directories if (s := self.sent(d)) != NOTHING_SENT]
+            self._lost = find_lost(client, self.server.experiment_id, self._parent_id, sent)
 
     def publish_summary(self, build: SummaryBuilder) -> None:
-        """Show the result of the finished grid on its run, unless one of more cells stands there:
-        a later run of fewer seeds or methods, or somebody else's, takes nothing away."""
+        """Show the result of the finished grid on its run.
+
+        A summary that covers more cells stays: a later run of fewer seeds or methods, or somebody
+        else's, takes nothing away.
+        """
         client = self.connect()
         with self.server.alone():  # a smaller and a larger one may come at once
-            shown = client.get_run(self._parent_id).data.tags.get(N_CELLS, "0")
-            if int(shown) <= len(self.plan.cells):
+            n_covered = client.get_run(self._parent_id).data.tags.get(N_CELLS, "0")
+            if int(n_covered) <= len(self.plan.cells):
                 with tempfile.TemporaryDirectory() as folder:
                     summary = build(self.plan, self.server.experiment_id, Path(folder))
                     publish_summary(client, self._parent_id, summary, self._ended)
                 client.set_tag(self._parent_id, N_CELLS, str(len(self.plan.cells)))
-        sync_state.record_sent(
-            self.store.root / sync_state.SYNC_FILE,
-            self.key,
-            parent=self._parent_id,
-            cells=self._cells,
-        )
+        state = SyncState(parent=self._parent_id, cells=self._cells)
+        record_sent(self.store.root / SYNC_FILE, self.key, state)
 
     @property
     def _ended(self) -> int:
-        """When the last cell did, in milliseconds since 1970."""
-        events = (self.store.directory(f).events() for f in self.plan.cells)
-        return max(int(found[-1]["time"] * 1000) for found in events if found)
+        """When the last cell ended, in milliseconds since 1970."""
+        journals = (self.store.directory(f).events() for f in self.plan.cells)
+        return max(int(events[-1]["time"] * 1000) for events in journals if events)
 
     @property
     def is_summary_published(self) -> bool:
         """Whether the grid's run shows the result of just these cells."""
-        shown = sync_state.read_sync_state(self.store.root / sync_state.SYNC_FILE).get(self.key, {})
-        is_same_run = self._parent_id in ("", shown.get("parent"))
-        return is_same_run and shown.get("cells") == self._cells
+        published = read_sync_state(self.store.root / SYNC_FILE, self.key)
+        is_same_run = self._parent_id in ("", published.parent)
+        return is_same_run and published.cells == self._cells
 
     @property
     def _cells(self) -> str:
         return hashlib.sha256(" ".join(sorted(self.plan.cells)).encode()).hexdigest()
 
     def close(self, finished: bool) -> None:
-        """The grid's own run ends with the orchestrator."""
+        """End the grid's own run with the command."""
         if self.server.is_open:
             status = "FINISHED" if finished else "KILLED"
             self.connect().set_terminated(self._parent_id, status)
@@ -168,9 +181,9 @@ class Tracker:
         run, is_new = find_grid_run(client, server.experiment_id, self.plan, server.uri)
         run_id = run.info.run_id
         if is_new:
-            self._say_where_it_was(client)
+            self._note_renamed_experiment(client)
         resolved = self.plan.experiment.model_dump(mode="json")
-        # The params come last: without them it is new, or who made it was killed.
+        # The params are sent last: if they are missing, the run is new, or a kill cut it short.
         if {mlflow_name(key) for key in flatten(resolved)} - run.data.params.keys():
             client.log_dict(run_id, resolved, "experiment.resolved.json")
             first = next(iter(self.plan.cells.values()))
@@ -179,21 +192,16 @@ class Tracker:
             log_params(client, run_id, flatten(resolved), known=run.data.params)
         self._parent_id = run_id
 
-    def _say_where_it_was(self, client: MlflowClient) -> None:
-        """An experiment that somebody renamed keeps its runs; this one begins anew."""
+    def _note_renamed_experiment(self, client: MlflowClient) -> None:
+        """Print a note if somebody renamed the experiment: it keeps its runs, and a new one of the
+        old name begins empty."""
         from mlflow.exceptions import MlflowException
 
-        old = (
-            sync_state.read_sync_state(self.store.root / sync_state.SYNC_FILE)
-            .get(self.key, {})
-            .get("parent")
-        )
-        for fingerprint in () if old else self.plan.cells:
-            old = old or sync_state.read_sync_state(
-                self.store.directory(fingerprint) / sync_state.SYNC_FILE
-            ).get(self.key, {}).get("parent")
+        folders = [self.store.root, *(self.store.directory(f).path for f in self.plan.cells)]
+        parents = (read_sync_state(folder / SYNC_FILE, self.key).parent for folder in folders)
+        parent = next(filter(None, parents), None)
         try:
-            run = client.get_run(old) if old else None
+            run = client.get_run(parent) if parent else None
         except MlflowException:
             return
         if run is None or run.info.experiment_id == self.server.experiment_id:
@@ -210,22 +218,22 @@ class Tracker:
 
         directory = self.store.directory(fingerprint)
         status = status_of(directory)  # before the events: it may end meanwhile
-        events = sync_state.current_training(directory)
+        events = current_training(directory)
         started = str(events[0]["time"])
-        known = self.marker(directory)
-        if known.get("started") != started:
-            known = {}
-        run_id = self._find_run(client, fingerprint, started, known.get("run_id"))
-        if known.get("run_id") != run_id:
-            known = {}
+        sent = self.sent(directory)
+        if sent.started != started:
+            sent = NOTHING_SENT
+        run_id = self._find_run(client, fingerprint, started, sent.run_id)
+        if sent.run_id != run_id:
+            sent = NOTHING_SENT
             self._describe(client, run_id, fingerprint)
-            self._mark(directory, run_id=run_id, started=started, lines=0, status="RUNNING")
-        elif known.get("status") != "RUNNING" and status == "RUNNING":
+            self._record_sent(directory, run_id, started, lines=0, status="RUNNING")
+        elif sent.status != "RUNNING" and status == "RUNNING":
             client.update_run(run_id, status="RUNNING")
 
         metrics = [
             Metric(name, value, int(event["time"] * 1000), event["epoch"])
-            for event in events[known.get("lines", 0) :]
+            for event in events[sent.lines or 0 :]
             if event["event"] == "epoch"
             for name, value in epoch_metrics(event).items()
         ]
@@ -243,23 +251,25 @@ class Tracker:
             self._log_results(client, run_id, fingerprint, events)
         if status != "RUNNING":
             client.set_terminated(run_id, status, int(events[-1]["time"] * 1000))
-        self._mark(directory, run_id=run_id, started=started, lines=len(events), status=status)
+        self._record_sent(directory, run_id, started, lines=len(events), status=status)
 
     def _find_run(
         self, client: MlflowClient, fingerprint: str, started: str, known: str | None
     ) -> str:
-        """The training's run below this grid; created if there is none. The same cell trained in
-        another store is another run."""
+        """Return the training's run below this grid, which is created if there is none.
+
+        The same cell trained in another store is another run.
+        """
         if known and self._exists(client, known):
             return known
-        found = client.search_runs(
+        runs = client.search_runs(
             [self.server.experiment_id],
             f"tags.fingerprint = '{fingerprint}' and tags.started = '{started}'",
         )
-        ours = [r for r in found if r.data.tags.get(PARENT) == self._parent_id]
-        if ours:
-            return ours[0].info.run_id
-        for run in found:  # somebody deleted the grid's run, and left its cells
+        for run in runs:
+            if run.data.tags.get(PARENT) == self._parent_id:
+                return run.info.run_id
+        for run in runs:  # somebody deleted the grid's run, and left its cells
             if not self._exists(client, run.data.tags.get(PARENT, "")):
                 client.set_tag(run.info.run_id, PARENT, self._parent_id)
                 return run.info.run_id
@@ -288,7 +298,7 @@ class Tracker:
             raise
 
     def _describe(self, client: MlflowClient, run_id: str, fingerprint: str) -> None:
-        """Tags, parameters, data set and resolved spec: what never changes for a cell."""
+        """Send what never changes for a cell: tags, parameters, data set and description."""
         cell, entry = self.plan.cells[fingerprint], main_entry(self.plan, fingerprint)
         log_tags(client, run_id, tags_of(self.plan, entry))
         log_params(client, run_id, flatten(cell.spec))
@@ -299,9 +309,9 @@ class Tracker:
         from mlflow.entities import Dataset, DatasetInput
 
         label, text = self.plan.experiment.dataset.label, canonical(data)
-        is_view = "view" in data  # of one data set, whose digest they share
+        is_view = "view" in data  # all views of a data set share its digest
         digest = hashlib.sha256(text.encode()).hexdigest() if is_view else data["digest"]
-        # MLflow allows 36 characters for a digest; the whole one is among the parameters.
+        # MLflow allows 36 characters per digest; the whole digest is among the parameters.
         counts = self.plan.images
         schema = None if counts is None else schema_of(counts)
         profile = None if counts is None else canonical({**counts.parts, "classes": counts.classes})
@@ -329,7 +339,7 @@ class Tracker:
 
 
 def schema_of(counts: Counts) -> str:
-    """Of images and labels, as MLflow writes that of arrays."""
+    """Return the schema of images and labels, as MLflow writes that of arrays."""
     import numpy as np
     from mlflow.data.schema import TensorDatasetSchema
     from mlflow.types import Schema, TensorSpec

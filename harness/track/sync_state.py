@@ -1,8 +1,9 @@
-"""What MLflow has of a cell already: `mlflow.json` in its directory says so, without asking MLflow.
-Other trackers (harness.track.mirrors) keep such a file, too.
+"""What a tracker has received of each cell, recorded in files so that nobody has to ask the server.
 
-One entry a server, experiment and grid: the run's id, its parent, the training it shows (`started`,
-of the journal), how many of the journal's lines it has, and its status.
+`mlflow.json` in a cell's directory holds one entry per server, experiment and grid; the file of the
+same name in the store's root holds the summaries of grids. Other trackers
+(`harness.track.mirrors`) keep such entries in `sent.json`. All of these files are derived: losing
+one sends its cell again.
 """
 
 from __future__ import annotations
@@ -10,67 +11,117 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from pydantic import StrictInt, StrictStr, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
 from harness.common.canonical_json import canonical
 from harness.store import CellDir
-from harness.store.cell_files import SENT, parse_json, problem
+from harness.store.cell_files import parse_json
 from harness.store.files import write_atomically
 from harness.track.run_fields import status_of
 
 SYNC_FILE = "mlflow.json"
 
 
-def sync_key(place: str, experiment: str, grid: str) -> str:
-    """place: the server's address or the database's URL, without a password."""
-    return f"{place} {experiment} {grid}"
+@dataclass(frozen=True)
+class SyncState:
+    """One entry: what a tracker has received of one cell, or of a grid's summary.
+
+    Attributes:
+        run_id: The cell's run in MLflow.
+        parent: The grid's run in MLflow.
+        started: The start of the training that the run shows, as the journal has it.
+        lines: How many of the journal's lines have been sent.
+        status: The run's status.
+        cells: A digest of the cells that a grid's summary covers.
+    """
+
+    run_id: StrictStr | None = None
+    parent: StrictStr | None = None
+    started: StrictStr | None = None
+    lines: StrictInt | None = None
+    status: StrictStr | None = None
+    cells: StrictStr | None = None
 
 
-def read_sync_state(path: Path) -> dict[str, Any]:
-    """A file of entries, without those that are broken; nothing where there is no such file, or a
-    broken one: it is derived."""
+NOTHING_SENT = SyncState()
+_ENTRY, _ENTRIES = TypeAdapter(SyncState), TypeAdapter(dict[str, SyncState])
+
+
+def sync_key(address: str, experiment: str, grid: str) -> str:
+    """Return the key of an entry.
+
+    Args:
+        address: The server's address or the database's URL, without a password.
+        experiment: The name of the experiment.
+        grid: The identity of the grid.
+    """
+    return f"{address} {experiment} {grid}"
+
+
+def read_sync_states(path: Path) -> dict[str, SyncState]:
+    """Return all valid entries of a file by key; none if the file is missing or broken."""
     try:
         content = parse_json(path.read_bytes())
     except (FileNotFoundError, ValueError):
         return {}
-    entries = content.items() if isinstance(content, dict) else ()
-    return {key: entry for key, entry in entries if problem(entry, SENT) is None}
+    states = {}
+    for key, entry in content.items() if isinstance(content, dict) else ():
+        try:
+            states[key] = _ENTRY.validate_python(entry)
+        except ValidationError:
+            continue
+    return states
 
 
-def record_sent(path: Path, key: str, **fields: Any) -> None:
+def read_sync_state(path: Path, key: str) -> SyncState:
+    """Return one entry of a file; `NOTHING_SENT` if there is no such entry."""
+    return read_sync_states(path).get(key, NOTHING_SENT)
+
+
+def record_sent(path: Path, key: str, state: SyncState) -> None:
     """Replace one entry of a file."""
-    write_atomically(path, canonical(read_sync_state(path) | {key: fields}).encode())
+    states = read_sync_states(path) | {key: state}
+    content = _ENTRIES.dump_python(states, exclude_none=True)
+    write_atomically(path, canonical(content).encode())
 
 
-def has_unsent(directory: CellDir, known: dict[str, Any]) -> bool:
-    """Whether the cell's journal, or its state, says more than what was sent."""
-    if known.get("status") == "FINISHED":
+def has_unsent(directory: CellDir, sent: SyncState) -> bool:
+    """Return whether the cell's journal or status says more than what was sent."""
+    if sent.status == "FINISHED":
         return False
     n_lines = len(current_training(directory))
-    now = {"lines": n_lines, "status": status_of(directory)}
-    return n_lines > 0 and now != {key: known.get(key) for key in now}
+    return n_lines > 0 and (sent.lines, sent.status) != (n_lines, status_of(directory))
 
 
-def find_run_id(directory: CellDir, experiment: str, grid: str, place: str) -> str | None:
-    """The run that shows the cell's present training: on this server and in this grid if it is
-    there, else wherever the experiment was logged. None where it never was."""
-    sent, wanted = read_sync_state(directory / SYNC_FILE), sync_key(place, experiment, grid)
+def find_run_id(directory: CellDir, experiment: str, grid: str, address: str) -> str | None:
+    """Return the run that shows the cell's present training, or None if it was never logged.
+
+    A run of this grid on this server is preferred, then one of this grid on another server, then
+    any other run of the experiment.
+    """
+    preferred = sync_key(address, experiment, grid)
     started = str(next(iter(current_training(directory)), {}).get("time"))
-    for key in sorted(sent, key=lambda k: (k != wanted, not k.endswith(f" {grid}"), k)):
-        entry = sent[key]
-        shows_it = entry.get("started") == started and "run_id" in entry
-        if shows_it and key.split(" ")[-2:-1] == [experiment]:
-            return str(entry["run_id"])
+    states = read_sync_states(directory / SYNC_FILE)
+    for key in sorted(states, key=lambda k: (k != preferred, not k.endswith(f" {grid}"), k)):
+        is_current = states[key].started == started and states[key].run_id is not None
+        if is_current and key.split(" ")[-2:-1] == [experiment]:
+            return states[key].run_id
     return None
 
 
 def current_training(directory: CellDir) -> list[dict[str, Any]]:
-    """The journal's events since the training that counts began. One that began anew, as its
-    checkpoint was lost, has every epoch again: it is another MLflow run."""
+    """Return the journal's events of the training that counts.
+
+    A training that began anew, as its checkpoint was lost, repeats every epoch: it is another run,
+    and the events before it are left out.
+    """
     events = directory.events()
     first = start = 0
-    seen = False
+    has_first_epoch = False
     for i, event in enumerate(events):
         if event["event"] == "start":
             start = i
         elif event["event"] == "epoch" and event["epoch"] == 1:
-            first, seen = (start if seen else 0), True
+            first, has_first_epoch = (start if has_first_epoch else 0), True
     return events[first:]

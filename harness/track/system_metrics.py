@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from harness.common.errors import UserError
+from harness.track.environment import require_package
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -31,9 +31,7 @@ def is_requested() -> bool:
         raise UserError(f"{WANTED}: {value!r} is neither true nor false; correct it")
     if value in ("false", "0"):
         return False
-    if find_spec("psutil") is None:
-        remedy = "`pip install 'refilled-harness[system]'`, or unset it"
-        raise UserError(f"{WANTED}: psutil is not installed; {remedy}")
+    require_package("psutil", WANTED, extra="system", otherwise=", or unset it")
     return True
 
 

@@ -1,48 +1,53 @@
-"""Other trackers than MLflow, off by default: `harness run FILE --tracker tensorboard`. To add one,
-write a `Sink` and name it here."""
+"""Trackers besides MLflow, off by default: `harness run FILE --tracker tensorboard`.
+
+Each module of this package is one tracker. The module's name is what users type, and its `SINK` is
+a subclass of `harness.track.mirror.Sink`. Adding such a module adds the tracker; no other file
+names it.
+"""
 
 from __future__ import annotations
 
 import importlib
+import pkgutil
 from collections.abc import Iterable, Iterator
-from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 from harness.common.errors import UserError, nearest, one_line
-from harness.plan import Plan
-from harness.store import Store
-from harness.track.mirrors.mirror import Mirror
 
-# Name, which is also that of the package and of the extra -> the module with its `sink`.
-MIRRORS = {
-    "tensorboard": "harness.track.mirrors.tensorboard_sink",
-    "wandb": "harness.track.mirrors.wandb_sink",
-}
+if TYPE_CHECKING:
+    from harness.plan import Plan
+    from harness.store import Store
+    from harness.track.mirror import Mirror
+
+
+def tracker_names() -> list[str]:
+    """Return the names that `--tracker` accepts, without importing any tracker."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
 def make_mirrors(names: Iterable[str], plan: Plan, store: Store) -> list[Mirror]:
-    """
+    """Return a checked mirror of the plan's cells for each tracker named, without duplicates.
+
     Raises:
-        UserError: no such tracker, its package is not installed, or it cannot be used.
+        UserError: There is no such tracker, or it cannot be used.
     """
+    from harness.track.mirror import Mirror
+
     mirrors = []
     for name in dict.fromkeys(names):
-        if name not in MIRRORS:
-            raise UserError(f"--tracker: unknown {name!r}{nearest(name, MIRRORS)}")
-        if find_spec(name) is None:
-            raise UserError(
-                f"--tracker: {name} is not installed; `pip install 'refilled-harness[{name}]'`"
-            )
-        sink = importlib.import_module(MIRRORS[name]).sink(store.root)
+        if name not in tracker_names():
+            raise UserError(f"--tracker: unknown {name!r}{nearest(name, tracker_names())}")
+        sink = importlib.import_module(f"{__name__}.{name}").SINK(store.root)
         sink.check()
         mirrors.append(Mirror(plan, store, sink, name))
     return mirrors
 
 
 def send(mirrors: Iterable[Mirror]) -> Iterator[str]:
-    """Send each of them what it does not have yet; says what that was.
+    """Send each mirror what it lacks, and yield one line per mirror that says how much it was.
 
     Raises:
-        UserError: it cannot be used.
+        UserError: A tracker cannot be used.
     """
     for mirror in mirrors:
         try:
@@ -50,7 +55,7 @@ def send(mirrors: Iterable[Mirror]) -> Iterator[str]:
         except Exception as error:
             raise UserError(
                 f"--tracker: cannot send to {mirror.name} at {mirror.address} ({one_line(error)}); "
-                "nothing is lost, call it again"
+                "nothing is lost, run the command again"
             ) from None
         finally:
             mirror.close(finished=True)

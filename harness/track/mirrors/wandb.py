@@ -1,4 +1,4 @@
-"""Weights & Biases: a project an experiment, a group a grid, a run a cell."""
+"""Weights & Biases: one project per experiment, one group per grid, one run per cell."""
 
 from __future__ import annotations
 
@@ -9,32 +9,42 @@ from typing import TYPE_CHECKING, Any
 
 from harness.common.errors import UserError, one_line
 from harness.common.redaction import without_password
-from harness.track.mirrors.mirror import Line, Run
+from harness.track.environment import require_package
+from harness.track.mirror import EpochMetrics, Run, Sink
 
 if TYPE_CHECKING:
     import wandb
 
 MODE, ONLINE, OFFLINE = "WANDB_MODE", "online", "offline"
-END_SECONDS = 60.0  # until all of a run has arrived
+END_SECONDS = 60.0  # until the whole run has arrived
 DEFAULTS = {
-    "WANDB_SILENT": "true",  # it prints between the lines of the display
+    "WANDB_SILENT": "true",  # W&B would print between the lines of the display
     "WANDB_INIT_TIMEOUT": "30",  # seconds until a run is open; training does not wait for it
 }
 
 
-class WandB:
-    """A `Sink`. Where the runs go is said as W&B's users know it: WANDB_API_KEY or `wandb login`,
-    WANDB_BASE_URL, WANDB_ENTITY, WANDB_MODE=offline."""
+class WandB(Sink):
+    """The runs of Weights & Biases.
+
+    Users choose where they go as usual: by WANDB_API_KEY or `wandb login`, WANDB_BASE_URL,
+    WANDB_ENTITY and WANDB_MODE=offline.
+    """
 
     name = "W&B"
 
     def __init__(self, root: Path) -> None:
-        self.root = root
+        super().__init__(root)
         self.mode = os.environ.get(MODE, ONLINE)
         self.address = OFFLINE
         self._runs: dict[str, wandb.Run] = {}
 
     def check(self) -> None:
+        """Ask for the package, its mode and an API key, without a network.
+
+        Raises:
+            UserError: One of them is missing or wrong.
+        """
+        require_package("wandb", "--tracker")
         if self.mode not in (ONLINE, OFFLINE):
             raise UserError(f"{MODE}: {self.mode!r} sends nothing; use {ONLINE} or {OFFLINE}")
         for name, value in DEFAULTS.items():
@@ -54,18 +64,20 @@ class WandB:
         if self.mode == ONLINE:
             self.address = without_password(base)
 
-    def send(self, run: Run, lines: Sequence[Line]) -> None:
+    def send(self, run: Run, epochs: Sequence[EpochMetrics]) -> None:
+        """Log further epochs; the training's own time is one of the numbers."""
         opened = self._opened(run)
-        for line in lines:
-            # Its own time is that of sending; the training's is a number like the others.
-            opened.log({**line.metrics, "time": line.time - run.started}, step=line.epoch)
+        for epoch, when, metrics in epochs:
+            opened.log({**metrics, "time": when - run.started}, step=epoch)
 
-    def end(self, run: Run, status: str, results: Line | None) -> None:
+    def end(self, run: Run, status: str, results: EpochMetrics | None) -> None:
+        """Write the status and the results into the run's summary, and finish the run."""
         final = {} if results is None else results.metrics
         self._opened(run).summary.update({**final, "status": status})
         self._close(run.key, exit_code=0 if status == "FINISHED" else 1)
 
     def close(self) -> None:
+        """Finish the runs that are still open."""
         for key in list(self._runs):
             self._close(key, exit_code=1)
 
@@ -76,7 +88,7 @@ class WandB:
         if run.key not in self._runs:
             import wandb
 
-            config: dict[str, Any] = {**run.tags, **run.spec}
+            config: dict[str, Any] = {**run.tags, **run.config}
             self._runs[run.key] = wandb.init(
                 project=run.experiment,
                 group=run.group,
@@ -102,6 +114,4 @@ class WandB:
         return self._runs[run.key]
 
 
-def sink(root: Path) -> WandB:
-    """root: of the store."""
-    return WandB(root)
+SINK = WandB

@@ -1,4 +1,4 @@
-"""TensorBoard: event files below the store, a folder a run."""
+"""TensorBoard: event files below the store, one folder per run."""
 
 from __future__ import annotations
 
@@ -6,33 +6,42 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.track.mirrors.mirror import Line, Run
+from harness.track.environment import require_package
+from harness.track.mirror import EpochMetrics, Run, Sink
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-NO_COLUMNS = ("kind", "fingerprint", "best_on_test")  # of its page HPARAMS
+NO_COLUMNS = ("kind", "fingerprint", "best_on_test")  # tags that HPARAMS does not show
 
 
-class TensorBoard:
-    """A `Sink`."""
+class TensorBoard(Sink):
+    """The event files that TensorBoard shows."""
 
     name = "TensorBoard"
+    address = "tensorboard"  # below the store, wherever that moves
 
     def __init__(self, root: Path) -> None:
-        self.address = "tensorboard"  # with the store, wherever that moves
+        super().__init__(root)
         self._writers: dict[str, SummaryWriter] = {}
 
     def check(self) -> None:
-        pass
+        """Ask for the package that writes event files.
 
-    def send(self, run: Run, lines: Sequence[Line]) -> None:
+        Raises:
+            UserError: It is not installed.
+        """
+        require_package("tensorboard", "--tracker")
+
+    def send(self, run: Run, epochs: Sequence[EpochMetrics]) -> None:
+        """Append further epochs to the run's event file."""
         writer = self._writer(run)
-        for line in lines:
-            write(writer, line)
+        for numbers in epochs:
+            write(writer, numbers)
         writer.flush()
 
-    def end(self, run: Run, status: str, results: Line | None) -> None:
+    def end(self, run: Run, status: str, results: EpochMetrics | None) -> None:
+        """Close the run's event file, after the results of a finished run."""
         writer = self._writer(run)
         if results is not None:
             from torch.utils.tensorboard.summary import hparams
@@ -47,6 +56,7 @@ class TensorBoard:
         del self._writers[run.key]
 
     def close(self) -> None:
+        """Close the event files that are still open."""
         for writer in self._writers.values():
             writer.close()
         self._writers.clear()
@@ -57,22 +67,23 @@ class TensorBoard:
 
             files = list(run.folder.glob("events.*"))
             is_new = not any(file.name.endswith(run.key) for file in files)
-            for file in files if is_new else ():  # of a training that this one replaces
+            for file in files if is_new else ():  # from a training that this one replaces
                 file.unlink()
             writer = SummaryWriter(str(run.folder), filename_suffix=f".{run.key}")
             if is_new:
-                rows = [f"| {name} | {value} |" for name, value in {**run.tags, **run.spec}.items()]
+                rows = [
+                    f"| {name} | {value} |" for name, value in {**run.tags, **run.config}.items()
+                ]
                 text = "\n".join(["| field | value |", "|---|---|", *rows])
                 writer.add_text("cell", text, walltime=run.started)
             self._writers[run.key] = writer
         return self._writers[run.key]
 
 
-def write(writer: SummaryWriter, line: Line) -> None:
-    for name, value in line.metrics.items():
-        writer.add_scalar(name, value, line.epoch, walltime=line.time)
+def write(writer: SummaryWriter, numbers: EpochMetrics) -> None:
+    """Write the numbers of one epoch as scalars."""
+    for name, value in numbers.metrics.items():
+        writer.add_scalar(name, value, numbers.epoch, walltime=numbers.time)
 
 
-def sink(root: Path) -> TensorBoard:
-    """root: of the store."""
-    return TensorBoard(root)
+SINK = TensorBoard
