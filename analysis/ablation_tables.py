@@ -68,7 +68,7 @@ class Measured:
     @cached_property
     def rows(self) -> dict[Key, Row]:
         """Of each stage the number that the step's protocol goes by."""
-        mains = {main_metric(self.bundle, stage.result) for stage in STAGES.values()}
+        mains = {main_metric(self.bundle, stage.metric) for stage in STAGES.values()}
         return {(r.method, r.stage): r for r in rows_of(self.bundle) if r.result in mains}
 
     def by_seed(self, key: Key) -> dict[int, float]:

@@ -20,7 +20,7 @@ from harness.common.canonical_json import canonical
 from harness.common.errors import UserError
 from harness.common.metrics import EVALUATION_SECONDS
 from harness.common.redaction import without_password
-from harness.experiment.file import networks_of
+from harness.experiment.file import network_labels
 from harness.experiment.published import read_published
 from harness.experiment.tasks import Tasks
 from harness.plan import TEACHER, Plan
@@ -185,7 +185,7 @@ def export(plan: Plan, root: Path, file: Path, assignments: list[str]) -> str:
         "command": shlex.join(["harness", "run", file.as_posix(), *overrides]),
         "reported": experiment.protocol.reported,
         "protocol": experiment.protocol.label,
-        "published": read_published(file.parent / experiment.published, networks_of(experiment))
+        "published": read_published(file.parent / experiment.published, network_labels(experiment))
         if experiment.published
         else [],
         "class_names": list(class_names) if 0 < len(class_names) <= MOST_NAMES else None,

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness import methods
 from harness.common.errors import first_error
-from harness.common.metrics import SelectionRule, ncm_of
+from harness.common.metrics import SelectionRule, ncm_metric
 from harness.experiment.tasks import ALL, Task, Tasks
 from harness.plan import TEACHER
 from harness.store.cell_files import parse_json
@@ -167,7 +167,7 @@ def _check(model: type[Part], line: dict[str, Any]) -> None:
 def _check_experiment(path: Path, experiment: dict[str, Any]) -> None:
     """The sections that the methods' labels and schedules come from."""
     for name in experiment["methods"]:
-        method = methods.find(name, f"{path}: experiment.methods")
+        method = methods.get_method(name, f"{path}: experiment.methods")
         try:
             method.label_in(experiment)
             for stage in (methods.SUPERVISED, *method.stages):
@@ -175,7 +175,7 @@ def _check_experiment(path: Path, experiment: dict[str, Any]) -> None:
         except (KeyError, TypeError, ValueError, AttributeError, IndexError):
             raise ValueError(f"line 1 lacks settings of the method {name!r}") from None
     try:
-        ncm_of(experiment["protocol"]["ncm_centers"])
+        ncm_metric(experiment["protocol"]["ncm_centers"])
     except KeyError:
         raise ValueError("line 1 has unknown protocol.ncm_centers") from None
 
@@ -185,7 +185,7 @@ def task_of(entry: dict[str, Any]) -> Task | None:
     dimensions = {name: entry.get(name) for name in ("overlap", "shots")}
     if all(value is None for value in dimensions.values()):
         return None
-    return Task.of({name: ALL if v is None else v for name, v in dimensions.items()})
+    return Task.from_dimensions({name: ALL if v is None else v for name, v in dimensions.items()})
 
 
 def _check_together(header: dict[str, Any], cells: list[dict[str, Any]]) -> None:
@@ -199,7 +199,7 @@ def _check_together(header: dict[str, Any], cells: list[dict[str, Any]]) -> None
         raise ValueError("has no student of a task")
     if all(e["stage"] == TEACHER for e in rows):
         raise ValueError("has no student")
-    needs_teacher = any(methods.find(m).needs for m in header["experiment"]["methods"])
+    needs_teacher = any(methods.get_method(m).needs for m in header["experiment"]["methods"])
     if needs_teacher and not any(e["stage"] == TEACHER for e in rows):
         raise ValueError("has no teacher")
     if any({"source", "row", "protocol"} - row.keys() for row in header["published"]):

@@ -16,7 +16,7 @@ from harness.analysis.tables.markdown import markdown
 from harness.analysis.tables.runs import runs_markdown
 from harness.analysis.tables.text import for_terminal, terminal_width
 from harness.common.errors import UserError
-from harness.common.names import program
+from harness.common.names import command_name
 from harness.plan import Plan
 
 FIGURES = DOCS / "figures"
@@ -115,9 +115,9 @@ def print_result(
     bundle = trained(plan, store, file, assignments)
     print(f"\n{for_terminal(compact.result_markdown(bundle), terminal_width())}\n")
     for command, what in NEXT.items():
-        words = [program(), *bundle.command_of(*command.split())[1:], *options]
+        words = [command_name(), *bundle.command_of(*command.split())[1:], *options]
         print(f"  {shlex.join(words)}  # {what}")
-    print(f"  {program()} ui  # every run in MLflow")
+    print(f"  {command_name()} ui  # every run in MLflow")
 
 
 def check_owner(path: Path, text: str, other: str | None) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.analysis.tables.rows import DASH
-from harness.common.metrics import NCM_METRICS, names_of
+from harness.common.metrics import NCM_METRICS, measured_metrics
 from harness.experiment.experiment import Optimizer
-from harness.methods import DEFAULT, MOST_STAGES, REGISTRY, SECTIONS, STAGES
+from harness.methods import BOTH_STAGES, DEFAULT, REGISTRY, SECTIONS, STAGES
 from harness.methods.base import AT, BOTH, Method, Stage
 from harness.plan import TEACHER
 
@@ -93,8 +93,8 @@ def _references() -> list[str]:
         for m in REGISTRY.values()
         if not m.needs and len(m.stages) == 1 and m.final.schedule is not None
     ]
-    before = [m for m in REGISTRY.values() if any(stage.on == TEACHER for stage in m.stages)]
-    longest = next(m for m in REGISTRY.values() if m.stages == MOST_STAGES)
+    before = [m for m in REGISTRY.values() if any(stage.task == TEACHER for stage in m.stages)]
+    longest = next(m for m in REGISTRY.values() if m.stages == BOTH_STAGES)
     plain = DEFAULT[0]
     return [
         "Some distil nothing and stand in a table as floors and ceilings:",
@@ -154,7 +154,7 @@ def _row(method: Method, ratios: dict[str, float]) -> str:
 def _stage_row(stage: Stage) -> str:
     sections = ", ".join(f"`{section}`" for section in stage.all_sections) or DASH
     switches = "".join(f", `protocol.{switch}`" for switch in stage.switches)
-    measured = ", ".join(NCM_METRICS.get(name, name) for name in names_of(stage.result))
+    measured = ", ".join(NCM_METRICS.get(name, name) for name in measured_metrics(stage.metric))
     trainer = ", ".join(stage.terms.values()) or stage.trainer
     return f"| `{stage.kind}` | {sections}{switches} | {measured} | `{trainer}` |"
 

@@ -16,7 +16,7 @@ from harness.analysis.tables.markdown import table_markdown
 from harness.analysis.tables.rows import Column, Row, cell_estimate, columns_of, final_rows
 from harness.analysis.tables.runs import runs_markdown
 from harness.analysis.verdicts import Verdict, verdicts_of
-from harness.methods import SUPERVISED, find
+from harness.methods import SUPERVISED, get_method
 from harness.plan import TEACHER, Plan, role
 from harness.track.client import mlflow_name
 from harness.track.grid_run import GridSummary
@@ -38,7 +38,7 @@ def conditions(row: Row, column: Column) -> dict[str, str]:
     # A supervised cell may be several stages', of which its tags stage and method say the first.
     if row.method == TEACHER:
         return {"roles": f"%{TEACHER}"} | found  # the last of a sorted list, and no teacher_ncm
-    if (row.stage, SUPERVISED.kind) in {(s.name, s.kind) for s in find(row.method).stages}:
+    if (row.stage, SUPERVISED.kind) in {(s.name, s.kind) for s in get_method(row.method).stages}:
         return {"roles": f"%{role(row.stage, row.method)}%"} | found
     return {"stage": row.stage, "method": row.method} | found
 

@@ -33,7 +33,7 @@ from harness.analysis.tables.rows import (
     select,
 )
 from harness.experiment.claims import Claim, Quantity, published_of, read_claim, read_quantity
-from harness.methods import DEFAULT, find
+from harness.methods import DEFAULT, get_method
 from harness.plan import TEACHER
 
 Outcome = Literal["supported", "contradicted", "undecided"]
@@ -87,7 +87,7 @@ def row_of(bundle: Bundle, quantity: Quantity) -> Row | None:
         if row.method != quantity.method:
             continue
         stage_fits = row.is_final if quantity.stage is None else row.number == quantity.stage
-        result = quantity.result or main_metric(bundle, row.result)
+        result = quantity.metric or main_metric(bundle, row.result)
         if row.stage == TEACHER or (stage_fits and not row.on_teachers and row.result == result):
             return row
     return None
@@ -207,7 +207,7 @@ def _same_cells(bundle: Bundle, left: Row, right: Row, column: Column) -> bool:
 
 def _is_baseline(row: Row) -> bool:
     """What every method is compared with: of those trained by default the one without a teacher."""
-    return row.method in DEFAULT and not find(row.method).needs
+    return row.method in DEFAULT and not get_method(row.method).needs
 
 
 def differences_of(bundle: Bundle) -> list[Difference]:

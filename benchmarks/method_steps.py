@@ -21,7 +21,7 @@ from frame import Record, alternate, comparison, record, table
 
 from harness.analysis.methods_page import SUM
 from harness.data.batches import Batch
-from harness.methods import REGISTRY, find
+from harness.methods import REGISTRY, get_method
 from harness.train.evaluate import autocast
 
 BASE = "plain"
@@ -45,7 +45,7 @@ def trainings(case: Case) -> dict[str, Prepared]:
     # Centres of one batch cost no pass over the whole set before the first step.
     spec["stage2"]["centers"] = "local"
     for name in [*(n for n, m in REGISTRY.items() if m.variant_of is None), SUM]:
-        method = find(name)
+        method = get_method(name)
         for stage in method.stages:
             if stage.schedule is None:
                 continue  # it takes no steps

@@ -15,7 +15,7 @@ from harness.data.views import View
 from harness.experiment.experiment import Experiment
 from harness.experiment.protocol import PRESETS
 from harness.experiment.tasks import Task, TaskViews
-from harness.methods import IMPORTED, SUPERVISED, find, stage_of
+from harness.methods import IMPORTED, SUPERVISED, get_method, stage_of
 from harness.methods.base import TEACHER as TEACHER
 from harness.methods.base import Method, Stage
 from harness.networks import PIXELS, NetworkOptions, PixelsOptions
@@ -51,13 +51,13 @@ class Cell:
         }
 
     @property
-    def result(self) -> str:
-        return result_of(self.kind)
+    def metric(self) -> str:
+        return metric_of_kind(self.kind)
 
 
-def result_of(kind: str) -> str:
+def metric_of_kind(kind: str) -> str:
     """What a cell of this kind measures on the test set (harness.common.metrics)."""
-    return (SUPERVISED if kind == IMPORTED else stage_of(kind)).result
+    return (SUPERVISED if kind == IMPORTED else stage_of(kind)).metric
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class TableEntry:
     def name(self) -> str:
         """Run name in MLflow and in the live display. The stage alone says what it is where no
         other method has it: only methods of several stages are named too."""
-        stages = () if self.method == TEACHER else find(self.method).stages
+        stages = () if self.method == TEACHER else get_method(self.method).stages
         if len(stages) > 1:
             words = [self.method, self.student, self.stage]
         else:
@@ -98,8 +98,8 @@ class TableEntry:
 def role(stage: str, method: str) -> str:
     """What a cell is in a grid: its stage or, of a method that trains another one's stage for
     longer or with settings of its own, the method."""
-    found = None if method == TEACHER else find(method)
-    return method if found and (found.longer != 1 or found.own) else stage
+    found = None if method == TEACHER else get_method(method)
+    return method if found and (found.epochs_factor != 1 or found.overrides) else stage
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ def stage_spec(
     """
     protocol = experiment.protocol.model_dump(mode="json")
     switches = ["train_on", "selection", *(["initial_weights"] if starts_anew else [])]
-    if stage.schedule and stage.result == ACCURACY:
+    if stage.schedule and stage.metric == ACCURACY:
         switches += ["evaluate_every", "select_by"]
     if protocol["selection"] != "last":
         switches.append("ties")
@@ -243,11 +243,11 @@ def make_plan(experiment: Experiment, dataset: Dataset) -> Plan:
     whole = data_spec(experiment.dataset, dataset)
     teacher_data = whole | view_field(views.teacher())
     tasks = [None] if experiment.tasks is None else experiment.tasks.all
-    methods = {task: experiment.methods_of(task) for task in tasks}
+    methods = {task: experiment.methods_for_task(task) for task in tasks}
     own = {
         (method.name, task): experiment.for_method(method.name, task)
         for task in tasks
-        for method in experiment.used
+        for method in experiment.resolved_methods
     }
     cells: dict[str, Cell] = {}
 
@@ -273,7 +273,7 @@ def make_plan(experiment: Experiment, dataset: Dataset) -> Plan:
         settings = own[method.name, task]
         upstream = teacher if method.needs else {}
         for stage in method.stages:
-            on_teachers = stage.on == TEACHER
+            on_teachers = stage.task == TEACHER
             data = teacher_data if on_teachers else students_data
             network = student
             if stage.network == TEACHER:

@@ -11,7 +11,13 @@ import numpy as np
 
 from harness import methods
 from harness.analysis.bundle import Bundle, export, read_bundle
-from harness.common.metrics import ACCURACY, EVALUATION_SECONDS, SELECTION_RULES, names_of, of_group
+from harness.common.metrics import (
+    ACCURACY,
+    EVALUATION_SECONDS,
+    SELECTION_RULES,
+    group_metric,
+    measured_metrics,
+)
 from harness.data import load
 from harness.data.views import View, apply
 from harness.experiment.file import parse, read
@@ -101,7 +107,7 @@ def without_training(plan: Plan, root: Path) -> str:
         view = View.model_validate(cell.spec["data"].get("view", {}))
         seen = apply(dataset, view)
         assert seen.test is not None and seen.validation is not None
-        results = [*names_of(cell.result), *(of_group(g) for g in view.groups)]
+        results = [*measured_metrics(cell.metric), *(group_metric(g) for g in view.groups)]
         epochs = n_epochs(cell.kind, cell.spec)
         directory.append("start", device="cpu", commit="0" * 40, dirty=False)
         for epoch in range(1, epochs + 1):
@@ -172,8 +178,8 @@ def made_up(numbers: dict[tuple[str, str, str], list[float]], **changes: Any) ->
     experiment = parse(raw)
     rows = []
     for (method, stage, student), values in numbers.items():
-        result = methods.STAGES[stage].result if stage in methods.STAGES else ACCURACY
-        for (seed, value), name in itertools.product(enumerate(values), names_of(result)):
+        result = methods.STAGES[stage].metric if stage in methods.STAGES else ACCURACY
+        for (seed, value), name in itertools.product(enumerate(values), measured_metrics(result)):
             rows.append(
                 {
                     "method": method,

@@ -32,7 +32,7 @@ from harness.cli import main
 from harness.common.errors import UserError
 from harness.experiment.ablation import SWITCHES, Step, left_out, steps
 from harness.experiment.experiment import Experiment
-from harness.experiment.file import override, parse
+from harness.experiment.file import apply_overrides, parse
 from harness.experiment.protocol import PRESETS
 from harness.run.ablate import run_steps
 from harness.run.grid import plan_of
@@ -48,7 +48,7 @@ Line = dict[str, Any]
 
 def way(raw: dict[str, Any] = SMALL) -> tuple[list[Step], list[Experiment]]:
     found = steps(parse(raw), [])
-    return found, [parse(override(raw, step.assignments)) for step in found]
+    return found, [parse(apply_overrides(raw, step.assignments)) for step in found]
 
 
 # The steps
@@ -79,7 +79,7 @@ def test_of_another_protocol_only_the_rhythm_is_kept() -> None:
     protocol = {"preset": "strict", "selection": "last", "evaluate_every": 2}
     own = parse(SMALL | {"protocol": protocol})
     assert left_out(own.protocol) == ["selection: last"]
-    experiments = [parse(override(SMALL, step.assignments)) for step in steps(own, [])]
+    experiments = [parse(apply_overrides(SMALL, step.assignments)) for step in steps(own, [])]
     assert {e.protocol.evaluate_every for e in experiments} == {2}
     assert experiments[-1].protocol.label == "strict(evaluate_every=2)"
     assert not left_out(parse(SMALL | {"protocol": "legacy"}).protocol)
@@ -87,7 +87,7 @@ def test_of_another_protocol_only_the_rhythm_is_kept() -> None:
 
 def test_steps_keep_what_was_given_before_their_own() -> None:
     found = steps(parse(SMALL), ["seeds=[7]", "protocol.selection=last"])
-    raw = override(SMALL, found[0].assignments)
+    raw = apply_overrides(SMALL, found[0].assignments)
     assert parse(raw).seeds == (7,) and parse(raw).protocol.label == "legacy"
 
 

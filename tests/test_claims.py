@@ -114,7 +114,7 @@ def test_what_is_no_number_of_ours(text: str, problem: str) -> None:
 def test_the_claims_of_the_experiments_have_their_numbers(file: Path, tmp_path: Path) -> None:
     """Each names a published row that there is, and a method that the experiment trains."""
     experiment = read(file)
-    for claim in experiment.claimed:
+    for claim in experiment.parsed_claims:
         for side in (claim.left, claim.right):
             assert side is None or side.method in {"teacher", *experiment.methods}
 

@@ -27,7 +27,7 @@ from harness.analysis.figures.curves import Band, accuracy_metric, band, bands, 
 from harness.analysis.figures.ncm_scatter import NcmPoint, ncm_points, rank_correlation
 from harness.analysis.figures.style import COLORS, STYLES, log_ticks, tick_text
 from harness.analysis.tables.markdown import markdown
-from harness.methods import REGISTRY, find
+from harness.methods import REGISTRY, get_method
 
 STUDENTS = ("wide", "narrow")
 METHODS = ("plain", "kd", "refilled", "refilled-triplet")
@@ -90,7 +90,7 @@ def made_up(
                 add("teacher", "teacher", "big", seed, manifest)
             for student in students:
                 for method in methods:
-                    for stage in find(method).stages:
+                    for stage in get_method(method).stages:
                         add(stage.name, method, student, seed, manifest)
         cells[:] = lines
 
@@ -140,7 +140,7 @@ def test_bands_over_seeds(bundle_text: str) -> None:
     assert list(found) == list(STUDENTS) and list(found["wide"]) == labels
     for student in STUDENTS:
         for method, label in zip(METHODS, labels, strict=True):
-            stage = find(method).final.name
+            stage = get_method(method).final.name
             own = of(lines, stage, method, student)
             values = np.array([line["curves"]["validation/accuracy"] for line in own])
             assert values.shape == (3, N_EPOCHS)

@@ -23,7 +23,7 @@ from training import (
 import harness.train.cell
 from harness import methods
 from harness.data.batches import Batch
-from harness.methods import REGISTRY, find
+from harness.methods import REGISTRY, get_method
 from harness.methods.base import Stage
 from harness.networks.base import Network
 from harness.plan import TEACHER, Cell
@@ -68,7 +68,7 @@ def test_the_same_bits_through_stops_by_a_frozen_teacher(
                 teachers.append(self.teacher)
 
     monkeypatch.setattr(harness.train.cell, "Context", Watched)
-    stopped, method = taught(tmp_path / "stopped", name, teacher), find(name)
+    stopped, method = taught(tmp_path / "stopped", name, teacher), get_method(name)
     entries = [e for e in stopped.plan.entries if e.stage != TEACHER]
     assert [e.stage for e in entries] == [stage.name for stage in method.stages]
     for entry, stage in zip(entries, method.stages, strict=True):

@@ -4,7 +4,14 @@ import pandas as pd
 import pytest
 
 from harness.common import metrics
-from harness.common.metrics import leak, logged_name, main_of, names_of, newest, summary
+from harness.common.metrics import (
+    latest_value,
+    leak,
+    logged_name,
+    main_metric,
+    measured_metrics,
+    summary,
+)
 
 
 def test_three_forms() -> None:
@@ -35,22 +42,27 @@ def test_leak_is_against_the_honest_choice(reported: str, value: float) -> None:
 
 
 def test_one_metric_stands_for_a_stage() -> None:
-    assert names_of("accuracy") == ("accuracy",)
-    assert names_of("ncm") == ("ncm_train_centers", "ncm_eval_centers")
+    assert measured_metrics("accuracy") == ("accuracy",)
+    assert measured_metrics("ncm") == ("ncm_train_centers", "ncm_eval_centers")
     for centers, name in (("train", "ncm_train_centers"), ("evaluated", "ncm_eval_centers")):
-        assert main_of("ncm", centers) == name
-        assert main_of("accuracy", centers) == "accuracy"
+        assert main_metric("ncm", centers) == name
+        assert main_metric("accuracy", centers) == "accuracy"
     assert logged_name("stage2", "accuracy") == "stage2/test_accuracy"
     assert logged_name("stage1", "ncm_eval_centers") == "stage1/ncm_eval_centers"
-    assert set(metrics.SAID) == set(metrics.SELECTION_RULES)
-    assert metrics.said("selected") == metrics.said("selected", "accuracy")
-    assert metrics.said("selected", "loss") == "the epoch with the lowest validation loss"
-    assert metrics.said("last", "loss") == "the last epoch"
+    assert set(metrics.SELECTION_RULE_TEXTS) == set(metrics.SELECTION_RULES)
+    assert metrics.selection_rule_text("selected") == metrics.selection_rule_text(
+        "selected", "accuracy"
+    )
+    assert (
+        metrics.selection_rule_text("selected", "loss")
+        == "the epoch with the lowest validation loss"
+    )
+    assert metrics.selection_rule_text("last", "loss") == "the last epoch"
 
 
 def test_newest_value_of_the_first_name_that_is_there() -> None:
     lines = [{"a": 1.0, "b": 2.0}, {"b": 3.0}, {"c": 4.0}]
-    assert newest(lines, ["a", "b"]) == ("b", 3.0)
-    assert newest(lines, ["b", "a"]) == ("b", 3.0)
-    assert newest(lines, ["a"]) == ("a", 1.0)
-    assert newest(lines, ["x"]) is None
+    assert latest_value(lines, ["a", "b"]) == ("b", 3.0)
+    assert latest_value(lines, ["b", "a"]) == ("b", 3.0)
+    assert latest_value(lines, ["a"]) == ("a", 1.0)
+    assert latest_value(lines, ["x"]) is None

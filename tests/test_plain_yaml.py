@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from harness.common.errors import UserError
 from harness.experiment.experiment import Experiment
-from harness.experiment.file import override, parse, read
+from harness.experiment.file import apply_overrides, parse, read
 from harness.experiment.plain_yaml import MOST_VALUES, NotYaml, from_yaml
 from harness.tune.tuning_file import Tuning, read_tuning
 
@@ -56,10 +56,13 @@ def test_a_number_is_one_in_every_field(tmp_path: Path, text: str) -> None:
     raw = yaml.safe_load(TEXT) | {"dataset": {"name": "folder", "path": "x"}}
     for field in ("dataset.validation", "dataset.test_size", "training.lr", "stage2.gamma"):
         section, _, name = field.partition(".")
-        assert getattr(getattr(parse(override(raw, [f"{field}={text}"])), section), name) == value
-    more = override(raw, ["training.epochs=20", f"epochs_scale={text}"])
+        assert (
+            getattr(getattr(parse(apply_overrides(raw, [f"{field}={text}"])), section), name)
+            == value
+        )
+    more = apply_overrides(raw, ["training.epochs=20", f"epochs_scale={text}"])
     assert parse(more).training.epochs == round(20 * value)
-    assert parse(override(raw, ["training.epochs=2e1"])).training.epochs == 20
+    assert parse(apply_overrides(raw, ["training.epochs=2e1"])).training.epochs == 20
     (tmp_path / "tiny.yaml").write_text(TEXT)
     own = f"{{training.lr: {{low: {text}, high: 1e0}}, kd.temperature: [{text}, 4]}}"
     space = TUNING.replace("{kd.temperature: [1, 4]}", own)
@@ -112,7 +115,7 @@ def test_what_is_wrong_is_said_with_its_line(
 def test_no_value_in_an_assignment() -> None:
     for text in ("{{ x }}", "010", "!!timestamp 2026-02-30", "\a", "[" * 5000):
         with pytest.raises(UserError, match=r"^--set description: .* is no YAML value \(.+\)$"):
-            override({}, [f"description={text}"])
+            apply_overrides({}, [f"description={text}"])
 
 
 def test_aliases_that_grow_and_circles() -> None:
@@ -171,7 +174,7 @@ def test_any_text_is_an_experiment_or_one_line(place: Path, text: str) -> None:
     for before in ("", TEXT):
         path.write_bytes((before + text).encode(errors="surrogatepass"))
         assert isinstance(is_one_line(read, path), Experiment | None)
-    is_one_line(override, {}, [f"a.b={text}"])
+    is_one_line(apply_overrides, {}, [f"a.b={text}"])
 
 
 @given(text=st.lists(PIECES, max_size=8).map("".join))
@@ -191,7 +194,7 @@ def test_any_text_is_a_tuning_file_or_one_line(place: Path, text: str) -> None:
 )  # fmt: skip
 @FEW
 def test_any_value_is_taken_or_refused_in_one_line(field: str, value: Any) -> None:
-    raw = override(yaml.safe_load(TEXT), [f"{field}=0"])
+    raw = apply_overrides(yaml.safe_load(TEXT), [f"{field}=0"])
     node: Any = raw
     *parents, last = field.split(".")
     for parent in parents:

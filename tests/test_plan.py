@@ -19,7 +19,7 @@ import yaml
 import harness.plan
 from harness.common.canonical_json import canonical, differences
 from harness.data import Augmentation, Dataset, ImageSet, load
-from harness.experiment.file import override, parse, read
+from harness.experiment.file import apply_overrides, parse, read
 from harness.plan import Cell, Plan, make_plan
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -55,7 +55,7 @@ DATA = Dataset(
 
 
 def plan_with(*assignments: str, data: Dataset = DATA, raw: dict[str, Any] = RAW) -> Plan:
-    return make_plan(parse(override(raw, list(assignments))), data)
+    return make_plan(parse(apply_overrides(raw, list(assignments))), data)
 
 
 def numbers(plan: Plan) -> dict[tuple[str, str, str, int], str]:

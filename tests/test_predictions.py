@@ -18,7 +18,7 @@ from harness.analysis.figures import drawable
 from harness.analysis.figures.confusion import OLD_CELLS, confusion_matrix
 from harness.cli import main
 from harness.data import load
-from harness.experiment.file import override, parse
+from harness.experiment.file import apply_overrides, parse
 from harness.plan import make_plan
 from harness.store import CellDir, Store
 from harness.train.cell import run_cell
@@ -37,7 +37,7 @@ def settings_of_torch() -> Iterator[None]:
 
 def plain_cell(root: Path, *assignments: str, with_test: bool = True) -> CellDir:
     """A plain student, not trained yet."""
-    experiment = parse(override(TINY | {"methods": ["plain"]}, list(assignments)))
+    experiment = parse(apply_overrides(TINY | {"methods": ["plain"]}, list(assignments)))
     (cell,) = make_plan(experiment, load(experiment.dataset, with_test)).cells.values()
     store = Store(root / "runs")
     store.create()

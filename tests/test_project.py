@@ -12,7 +12,7 @@ import yaml
 from helpers import ROOT, TINY, environment, one_error_line, write_experiment
 
 from harness.cli import main
-from harness.common.names import program
+from harness.common.names import command_name
 from harness.experiment.file import parse, read
 from harness.experiment.schema import schema, schema_text
 from harness.run import doctor
@@ -209,12 +209,12 @@ def test_the_next_command_can_be_typed(
     monkeypatch.setenv("PATH", str(folder))
     for called, shown in ((".venv/bin/harness", ".venv/bin/harness"), ("x/__main__.py", "harness")):
         monkeypatch.setattr(sys, "argv", [str(folder / called)])
-        assert program() == shown
+        assert command_name() == shown
     monkeypatch.setattr(sys, "argv", [".venv/bin/harness"])
     assert main(["init", "mine"]) == 0
     assert "next: .venv/bin/harness plan experiments/mine.yaml; " in capsys.readouterr().out
     (folder / "harness").touch(mode=0o755)
-    assert program() == "harness"
+    assert command_name() == "harness"
 
 
 # -- the rest --------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from harness.analysis.tables.markdown import check_unmixed
 from harness.analysis.tables.rows import DASH, cell_estimate, columns_of, epochs_of, rows_of, select
 from harness.common import provenance
 from harness.common.errors import UserError
-from harness.common.provenance import announced_version, code_version, processor
+from harness.common.provenance import code_version, code_version_or_warn, processor
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -105,7 +105,7 @@ def test_a_refusal_is_said_before_training(
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.delenv("HARNESS_COMMIT", raising=False)
     assert code_version()["commit"] is None
-    announced_version()
+    code_version_or_warn()
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("warning: the commit of this code is unknown (git refuses: " + refusal)
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))
@@ -116,7 +116,7 @@ def test_a_known_commit_is_not_announced(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(provenance, "code_version", lambda: {"commit": "abc", "dirty": False})
-    assert announced_version() == {"commit": "abc", "dirty": False}
+    assert code_version_or_warn() == {"commit": "abc", "dirty": False}
     assert capsys.readouterr().err == ""
 
 

@@ -11,7 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from harness.common.errors import UserError
-from harness.experiment.file import override, parse, read
+from harness.experiment.file import apply_overrides, parse, read
 from harness.methods.base import StepSchedule
 from harness.methods.refilled import Stage2Settings
 
@@ -37,7 +37,7 @@ def raw() -> dict[str, Any]:
 
 def refusal(raw: Any, *assignments: str) -> str:
     with pytest.raises(UserError) as caught:
-        parse(override(raw, list(assignments)))
+        parse(apply_overrides(raw, list(assignments)))
     message = str(caught.value)
     assert "\n" not in message
     return message
@@ -178,7 +178,7 @@ def test_presets(raw: dict[str, Any]) -> None:
 def test_overrides_by_path(raw: dict[str, Any]) -> None:
     before = json.dumps(raw)
     experiment = parse(
-        override(
+        apply_overrides(
             raw,
             [
                 "students.0.width=4",
@@ -200,7 +200,7 @@ def test_overrides_by_path(raw: dict[str, Any]) -> None:
 
 
 def test_later_override_wins(raw: dict[str, Any]) -> None:
-    assert parse(override(raw, ["stage2.lambd=1", "stage2.lambd=2"])).stage2.lambd == 2
+    assert parse(apply_overrides(raw, ["stage2.lambd=1", "stage2.lambd=2"])).stage2.lambd == 2
 
 
 def test_entry_overrides_the_shared_network(raw: dict[str, Any]) -> None:

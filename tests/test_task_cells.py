@@ -26,7 +26,7 @@ from harness.data.small import DeviceImages
 from harness.data.views import View, apply, join_validation
 from harness.distill.centers import class_centers
 from harness.distill.ncm import ncm_accuracy
-from harness.experiment.file import override, parse
+from harness.experiment.file import apply_overrides, parse
 from harness.experiment.tasks import Task
 from harness.networks.wide_resnet import WideResNet
 from harness.plan import Cell, Plan, TableEntry, make_plan
@@ -290,7 +290,7 @@ class Trained:
 
 
 def plan_with(*assignments: str, **changes: Any) -> Plan:
-    experiment = parse(override(RAW | changes, list(assignments)))
+    experiment = parse(apply_overrides(RAW | changes, list(assignments)))
     return make_plan(experiment, load(experiment.dataset))
 
 

@@ -15,9 +15,9 @@ from harness.common.errors import UserError
 from harness.data import Augmentation, Dataset, ImageSet, load
 from harness.data.views import View, apply, join_validation
 from harness.experiment.experiment import Experiment
-from harness.experiment.file import override, parse, read
+from harness.experiment.file import apply_overrides, parse, read
 from harness.experiment.tasks import Task, Tasks, TaskViews, class_order
-from harness.methods import named
+from harness.methods import parse_method
 from harness.plan import Cell, Plan, TableEntry, make_plan, task_views, view_field
 
 NAMES = ("ant", "bee", "cat", "dog", "eel", "fox", "gnu")  # of toy animals, 7 classes
@@ -55,7 +55,7 @@ RAW: dict[str, Any] = {
 
 
 def experiment(*assignments: str, **changes: Any) -> Experiment:
-    return parse(override(RAW | changes, list(assignments)))
+    return parse(apply_overrides(RAW | changes, list(assignments)))
 
 
 def plan_with(*assignments: str, data: Dataset = DATA, **changes: Any) -> Plan:
@@ -265,7 +265,7 @@ def test_one_teacher_a_seed_teaches_every_task() -> None:
 
 
 def named_needs(method: str) -> bool:
-    return method != "teacher" and bool(named(method).needs)
+    return method != "teacher" and bool(parse_method(method).needs)
 
 
 def test_plain_at_full_overlap_is_the_teacher_and_so_is_what_finetune_begins_with() -> None:
@@ -368,7 +368,7 @@ def test_without_tasks_nothing_is_said_of_them() -> None:
 
 def test_a_task_and_its_dimensions() -> None:
     for task in (Task(), Task(2), Task(0, 0), Task(None, 5)):
-        assert Task.of(task.dimensions) == task
+        assert Task.from_dimensions(task.dimensions) == task
     assert Task(2, None).dimensions == {"overlap": 2, "shots": "all"}
     assert Task(0, 5).words == ["overlap 0", "shots 5"]
     twice = Tasks(classes=3, overlap=(3, "all", 1))
@@ -427,11 +427,11 @@ def test_longer_methods_are_cells_of_that_many_epochs() -> None:
 def test_longer_methods_may_be_written_as_mappings() -> None:
     both = [{"method": "plain", "epochs": "both"}, {"method": "kd", "epochs": 2}, "kd@3.0"]
     assert experiment(methods=both).methods == ("plain@both", "kd@2", "kd@3")
-    labels = [named(m).label for m in ("plain@both", "kd@2", "kd@0.5")]
+    labels = [parse_method(m).label for m in ("plain@both", "kd@2", "kd@0.5")]
     assert labels == ["Student, epochs of both stages", "KD, 2 x epochs", "KD, 0.5 x epochs"]
     # What names it, reads back as itself.
     for name in ("kd@2.3456789", "kd@0.001", "plain@both", "kd+vid@2"):
-        assert named(named(name).name) == named(name)
+        assert parse_method(parse_method(name).name) == parse_method(name)
 
 
 def test_both_reads_the_stages_it_is_named_for() -> None:

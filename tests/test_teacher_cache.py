@@ -18,7 +18,7 @@ from training import RAW, Grid, StopAfter, assert_same_result, go, tiny
 
 from harness.data import DigitsOptions, load
 from harness.data.small import DeviceImages
-from harness.experiment.file import override, parse
+from harness.experiment.file import apply_overrides, parse
 from harness.networks import build
 from harness.networks.base import Network
 from harness.plan import make_plan
@@ -174,7 +174,7 @@ def test_an_interrupted_cell_keeps_what_it_had(grid: Grid, tmp_path: Path) -> No
 
 def question(*changes: str) -> dict[str, Any]:
     """Of the same teacher for all, as an imported one is, and of the experiment's own."""
-    plan = make_plan(parse(override(RAW, ["methods=[kd]", *changes])), load(DigitsOptions()))
+    plan = make_plan(parse(apply_overrides(RAW, ["methods=[kd]", *changes])), load(DigitsOptions()))
     (cell,) = (c for c in plan.cells.values() if c.upstream)
     own = {"sha256": cell.upstream["teacher"]}
     return {"any": identity_of(cell.spec, {}, {}), "own": identity_of(cell.spec, own, {})}

@@ -20,9 +20,9 @@ from harness.common.metrics import logged_name
 from harness.data import load
 from harness.data.batches import Batch, epoch_generator
 from harness.data.placement import on_device
-from harness.experiment.file import override, parse, read
+from harness.experiment.file import apply_overrides, parse, read
 from harness.experiment.tuned import Tuned
-from harness.methods import REGISTRY, SECTIONS, find
+from harness.methods import REGISTRY, SECTIONS, get_method
 from harness.networks import build
 from harness.run.session import print_remarks
 from harness.train.methods.base import Context, NetworkOutput, training_of
@@ -211,7 +211,7 @@ def test_parameters_of_terms_are_trained() -> None:
 @pytest.mark.parametrize("name", ["kd+vid", "vid+kd", "rkd+kd+at"])
 def test_a_sum_is_a_method(name: str, tmp_path: Path) -> None:
     plan = tiny(tmp_path, f"methods=[plain, {name}]").plan
-    canonical = find(name).name
+    canonical = get_method(name).name
     assert sorted(canonical.split("+")) == sorted(name.split("+"))
     assert plan.experiment.methods == ("plain", canonical)
     (entry,) = [e for e in plan.entries if e.method == canonical]
@@ -219,8 +219,8 @@ def test_a_sum_is_a_method(name: str, tmp_path: Path) -> None:
     assert cell.kind == entry.stage == canonical
     assert entry.name == f"{canonical} wrn-10-1 s0"
     assert set(canonical.split("+")) < cell.spec.keys() and "stage1" not in cell.spec
-    assert find("kd+vid").label_in({}) == "KD + VID"
-    assert methods.stage_of(canonical).result == "accuracy"
+    assert get_method("kd+vid").label_in({}) == "KD + VID"
+    assert methods.stage_of(canonical).metric == "accuracy"
     assert logged_name(entry.stage, "accuracy").partition("/")[0] == canonical.replace("+", "-")
 
 
@@ -308,7 +308,7 @@ def test_a_section_that_no_method_uses(
     ],
 )
 def test_too_few_negatives_are_said(assignments: list[str], said: str, capsys: Output) -> None:
-    experiment = parse(override(RAW, assignments))
+    experiment = parse(apply_overrides(RAW, assignments))
     print_remarks(experiment, load(experiment.dataset))
     out = capsys.readouterr().out
     assert said in out and out.count("\n") == bool(said)

@@ -24,7 +24,7 @@ from training import (
 import harness.train.cell
 from harness.data import load
 from harness.data.views import join_validation
-from harness.experiment.file import override, parse
+from harness.experiment.file import apply_overrides, parse
 from harness.plan import make_plan
 from harness.store import CellDir
 from harness.train.cell import run_cell
@@ -201,7 +201,7 @@ def test_any_other_error_is_one_line_in_the_journal(
 
 def test_joined_data_are_those_of_the_plan() -> None:
     """The digest is that of the data before the parts are joined: one plan, one digest."""
-    experiment = parse(override(RAW, ["protocol=legacy"]))
+    experiment = parse(apply_overrides(RAW, ["protocol=legacy"]))
     dataset = load(experiment.dataset)
     cell = next(iter(make_plan(experiment, dataset).cells.values()))
     assert cell.spec["data"]["digest"] == dataset.digest != join_validation(dataset).digest

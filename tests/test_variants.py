@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from harness.analysis.tables.rows import cell_estimate, columns_of, rows_of
 from harness.common.errors import UserError
 from harness.data import load
-from harness.experiment.file import override, parse
-from harness.methods import named
+from harness.experiment.file import apply_overrides, parse
+from harness.methods import parse_method
 from harness.methods.variants import expanded, joined, split, text_of, value_of
 from harness.plan import TEACHER, Plan, make_plan
 
@@ -34,19 +34,24 @@ def test_a_value_survives_its_name(value: Any) -> None:
 
 def test_equal_settings_have_one_name() -> None:
     for name in ("kd(kd.temperature=8)", "kd(kd.temperature=8.0)", "kd( kd.temperature = 8e0 )"):
-        assert named(name).name == "kd(kd.temperature=8)"
+        assert parse_method(name).name == "kd(kd.temperature=8)"
     both = {"kd.temperature": 2, "kd.alpha": 0.5}
     assert joined("kd@2", both) == joined("kd@2", dict(reversed(both.items())))
     assert split("kd(kd.alpha=0.5;kd.temperature=2)@2") == ("kd@2", both)
 
 
 def test_what_a_name_means() -> None:
-    method = named("kd(kd.alpha=0.5;kd.temperature=2)@both")
-    assert method.own == {"kd": {"alpha": 0.5, "temperature": 2}} and method.longer == "both"
+    method = parse_method("kd(kd.alpha=0.5;kd.temperature=2)@both")
+    assert (
+        method.overrides == {"kd": {"alpha": 0.5, "temperature": 2}}
+        and method.epochs_factor == "both"
+    )
     assert method.label == "KD, alpha 0.5, temperature 2, epochs of both stages"
-    assert not method.is_default and method.shared_classes and method.final == named("kd").final
-    assert named("kd+vid(kd.alpha=1)").own == {"kd": {"alpha": 1}}
-    rates = named("refilled(stage1.lr=0.1;stage2.lr=0.2)")
+    assert (
+        not method.is_default and method.shared_classes and method.final == parse_method("kd").final
+    )
+    assert parse_method("kd+vid(kd.alpha=1)").overrides == {"kd": {"alpha": 1}}
+    rates = parse_method("refilled(stage1.lr=0.1;stage2.lr=0.2)")
     assert rates.label.endswith(", stage1.lr 0.1, stage2.lr 0.2"), "two fields of one name"
 
 
@@ -149,7 +154,7 @@ WRONG = {
 @pytest.mark.parametrize("methods", WRONG)
 def test_a_wrong_item_gets_one_line(methods: str) -> None:
     with pytest.raises(UserError) as caught:
-        parse(override(TINY, [f"methods=[{methods}]"]))
+        parse(apply_overrides(TINY, [f"methods=[{methods}]"]))
     text = str(caught.value)
     assert WRONG[methods] in text and "\n" not in text
     assert text.partition(":")[0] in ("methods", "labels", "labels.kd")

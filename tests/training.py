@@ -14,7 +14,7 @@ from torch import Tensor
 
 from harness.common.metrics import EVALUATION_SECONDS
 from harness.data import load
-from harness.experiment.file import override, parse
+from harness.experiment.file import apply_overrides, parse
 from harness.plan import Cell, Plan, make_plan
 from harness.store import CellDir, Store
 from harness.train import loop
@@ -55,7 +55,7 @@ class Grid:
 
 
 def tiny(root: Path, *assignments: str) -> Grid:
-    experiment = parse(override(RAW, list(assignments)))
+    experiment = parse(apply_overrides(RAW, list(assignments)))
     store = Store(root)
     store.create()
     return Grid(make_plan(experiment, load(experiment.dataset)), store)

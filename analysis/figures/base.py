@@ -118,7 +118,7 @@ def rows_in_stage(bundle: Bundle, number: int) -> list[Row]:
     rows = [r for r in rows_of(bundle) if not r.on_teachers]
     if number == LAST:
         return [r for r in rows if r.is_final]
-    mains = {main_metric(bundle, stage.result) for stage in STAGES.values()}
+    mains = {main_metric(bundle, stage.metric) for stage in STAGES.values()}
     return [r for r in rows if r.number == number and not r.is_final and r.result in mains]
 
 

@@ -28,9 +28,9 @@ from harness.analysis.figures.base import (
 )
 from harness.analysis.figures.style import ROUND_STEPS, Style, scale_log, title_panel, write_legend
 from harness.analysis.tables.rows import MOST_COLUMNS, columns_of, select
-from harness.common.metrics import NCM_METRICS, on
+from harness.common.metrics import NCM_METRICS, metric_name
 
-LOSS = on("loss", "total")
+LOSS = metric_name("loss", "total")
 WIDTH = 2.5  # inches of a panel, about
 
 
@@ -48,7 +48,7 @@ class Band:
 def accuracy_metric(bundle: Bundle, number: int) -> str:
     """The curve to show: on validation images or, where there are none, on test images."""
     part = "validation" if "validation" in data_of(bundle) else "test"
-    return on(part, rows_in_stage(bundle, number)[0].result)
+    return metric_name(part, rows_in_stage(bundle, number)[0].result)
 
 
 def band(curves: list[list[float | None]]) -> Band | None:

@@ -42,7 +42,7 @@ from harness.analysis.tables.rows import (
 )
 from harness.analysis.tables.runs import anchors, heading, sections
 from harness.analysis.verdicts import LEVEL, beside_published, differences_of, p_said, verdicts_of
-from harness.common.metrics import SELECTION_RULES, honest
+from harness.common.metrics import SELECTION_RULES, unbiased_rule
 from harness.common.provenance import UNKNOWN
 
 TEMPLATE = "report.html"
@@ -87,7 +87,7 @@ def contents(bundle: Bundle) -> Values:
         "differences": {(d.row, d.column): d.difference for d in differences},
         "beside": beside_published(bundle),
         "left_out": {why: [n for n, w in left_out.items() if w == why] for why in reasons},
-        "honest": honest(bundle.reported),
+        "honest": unbiased_rule(bundle.reported),
         "leaks": _leaks(bundle),
         "tuning": tuning_budget(bundle.experiment),
         "environment": environment_of(bundle),

@@ -9,7 +9,7 @@ from typing import Any
 from harness.analysis.bundle import Bundle, Number
 from harness.analysis.statistics import sampling_error
 from harness.analysis.tables.rows import cell_estimate, columns_of, part_sizes, rows_of, select
-from harness.common.metrics import EVALUATION_SECONDS, said
+from harness.common.metrics import EVALUATION_SECONDS, selection_rule_text
 from harness.common.provenance import UNKNOWN
 from harness.experiment.tasks import ALL, Tasks
 from harness.plan import TEACHER
@@ -47,7 +47,8 @@ def how_to_read(bundle: Bundle) -> list[str]:
 
 def protocol_said(bundle: Bundle) -> str:
     select_by = bundle.experiment["protocol"].get("select_by", "accuracy")
-    return f"{bundle.protocol}, {said(bundle.reported, select_by)}. {evaluation_said(bundle)}"
+    rule = selection_rule_text(bundle.reported, select_by)
+    return f"{bundle.protocol}, {rule}. {evaluation_said(bundle)}"
 
 
 def made_with(bundle: Bundle) -> dict[str, list[str]]:

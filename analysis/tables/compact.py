@@ -21,7 +21,7 @@ from harness.analysis.tables.rows import (
 )
 from harness.analysis.tables.text import escaped, table
 from harness.analysis.verdicts import LEVEL, OUTCOMES, Verdict, verdicts_of
-from harness.common.metrics import SAID
+from harness.common.metrics import SELECTION_RULE_TEXTS
 
 KIND = "summary"  # of marker
 
@@ -66,7 +66,7 @@ def _said(bundle: Bundle) -> str:
 
 
 def _protocol(bundle: Bundle) -> str:
-    return f"Protocol: {bundle.protocol}, {SAID[bundle.reported]}."
+    return f"Protocol: {bundle.protocol}, {SELECTION_RULE_TEXTS[bundle.reported]}."
 
 
 def _cell(bundle: Bundle, row: Row, column: Column, is_best: bool) -> str:

@@ -30,7 +30,7 @@ from harness.analysis.tables.rows import (
 from harness.analysis.tables.runs import anchors, heading, sections
 from harness.analysis.tables.text import escaped
 from harness.common.errors import UserError
-from harness.common.metrics import honest
+from harness.common.metrics import unbiased_rule
 from harness.common.provenance import UNKNOWN
 
 # What makes other numbers of the same cell: the last digits of sums, and with them whole images.
@@ -126,7 +126,7 @@ def _lines(bundle: Bundle, table: Table, link: Callable[[Row, Column], str]) -> 
 def leak_markdown(bundle: Bundle) -> str:
     """All three accuracies of every number, and the leak: how much choosing the epoch on the test
     set adds to the honest choice (the validation-selected epoch, or the last one)."""
-    choice = honest(bundle.reported)
+    choice = unbiased_rule(bundle.reported)
     whose = "student" if bundle.tasks is None else "student, task"
     lines = [
         f"| | {whose} | last | selected | best on test | leak (best on test - {choice}) |",

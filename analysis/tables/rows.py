@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from harness import methods
 from harness.analysis.bundle import Bundle, Number, first_of_each
 from harness.analysis.statistics import Estimate, estimate
+from harness.common import metrics
 from harness.common.metrics import (
     ACCURACY,
     NCM_METRICS,
     SELECTION_RULES,
+    group_metric,
     leak,
-    main_of,
-    names_of,
-    of_group,
+    measured_metrics,
 )
 from harness.experiment.published import SHOWN
 from harness.experiment.tasks import Task
@@ -102,19 +102,19 @@ class Table:
         return ", ".join(self.shared.values()) or f"{self.heads[0]} to {self.heads[-1]}"
 
 
-def methods_of(bundle: Bundle) -> list[Method]:
+def methods_for_task(bundle: Bundle) -> list[Method]:
     """
     Raises:
         UserError: it is of a method that this version does not know.
     """
     field = f"{bundle.path}: experiment.methods"
-    return [methods.find(name, field) for name in bundle.experiment["methods"]]
+    return [methods.get_method(name, field) for name in bundle.experiment["methods"]]
 
 
 def rows_of(bundle: Bundle) -> list[Row]:
     """Teacher, then each method: after each stage all that it measures, and the final accuracy; of
     an incremental task, also that of its old and of its new classes."""
-    used = methods_of(bundle)
+    used = methods_for_task(bundle)
     rows = []
     if any(m.needs for m in used):
         rows = [Row("Teacher", TEACHER, TEACHER, ACCURACY, by_student=False, by_task=False)]
@@ -125,12 +125,12 @@ def rows_of(bundle: Bundle) -> list[Row]:
         for number, stage in enumerate(method.stages, 1):
             is_final = stage is method.final
             shown = {}
-            for result in names_of(stage.result):
-                what = ": the teacher's task" if stage.on == TEACHER else ""
+            for result in measured_metrics(stage.metric):
+                what = ": the teacher's task" if stage.task == TEACHER else ""
                 what = f": {NCM_METRICS[result]}" if result in NCM_METRICS else what
                 shown[result] = label if is_final else f"{label} after stage {number}{what}"
             if is_final:
-                shown |= {of_group(group): f"{label}: {group} classes" for group in groups}
+                shown |= {group_metric(group): f"{label}: {group} classes" for group in groups}
             rows += [
                 Row(
                     text,
@@ -140,8 +140,8 @@ def rows_of(bundle: Bundle) -> list[Row]:
                     number,
                     is_final=is_final and text == label,
                     by_student=stage.by_student,
-                    by_task=stage.on != TEACHER or (method.name, stage.name) in of_tasks,
-                    on_teachers=stage.on == TEACHER,
+                    by_task=stage.task != TEACHER or (method.name, stage.name) in of_tasks,
+                    on_teachers=stage.task == TEACHER,
                     takes_steps=stage.schedule is not None,
                 )
                 for result, text in shown.items()
@@ -184,7 +184,7 @@ def tables_of(columns: list[Column]) -> list[Table]:
 
 def main_metric(bundle: Bundle, result: str) -> str:
     """Return the metric by which the protocol judges a stage with this result."""
-    return main_of(result, bundle.experiment["protocol"]["ncm_centers"])
+    return metrics.main_metric(result, bundle.experiment["protocol"]["ncm_centers"])
 
 
 def select(bundle: Bundle, row: Row, column: Column) -> list[Number]:
@@ -264,7 +264,7 @@ def epochs_of(bundle: Bundle, row: Row) -> str:
 
     if row.method == TEACHER:
         return of_stage(TEACHER)
-    stages = methods.find(row.method).stages
+    stages = methods.get_method(row.method).stages
     trained = stages if row.number == len(stages) else [stages[row.number - 1]]
     parts = [of_stage(stage.name) if stage.schedule else "0" for stage in trained]
     return DASH if DASH in parts else " + ".join(parts)

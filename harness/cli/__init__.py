@@ -30,9 +30,9 @@ app = typer.Typer(
 
 def _print_version(is_asked: bool) -> None:
     if is_asked:
-        from harness.common.provenance import version_said
+        from harness.common.provenance import version_text
 
-        print(version_said())
+        print(version_text())
         raise typer.Exit()
 
 

@@ -39,12 +39,12 @@ def init(
     name: Annotated[str, typer.Argument(help="of the experiment: experiments/NAME.yaml")],
 ) -> None:
     """Write a commented experiment file to begin with."""
-    from harness.common.names import program
+    from harness.common.names import command_name
     from harness.experiment.example import write_example
     from harness.experiment.file import EXPERIMENTS
 
     path = write_example(name, EXPERIMENTS)
-    print(f"written: {path}\nnext: {program()} plan {path}; {program()} run {path}")
+    print(f"written: {path}\nnext: {command_name()} plan {path}; {command_name()} run {path}")
 
 
 @app.command()

@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from harness.common.names import shown
+from harness.common.names import printable
 from harness.common.redaction import redacted
 
 
@@ -18,7 +18,7 @@ class UserError(Exception):
     it quotes from a file or a name cannot break the line, and can always be printed."""
 
     def __init__(self, message: object = "") -> None:
-        super().__init__(shown(message))
+        super().__init__(printable(message))
 
 
 def one_line(error: BaseException) -> str:

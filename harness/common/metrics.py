@@ -14,7 +14,7 @@ from typing import Any, Literal
 # is chosen by looking at the test set and only shows how much that inflates a number.
 SELECTION_RULES = ("last", "selected", "best_on_test")
 SelectionRule = Literal["last", "selected", "best_on_test"]
-SAID: dict[str, str] = {
+SELECTION_RULE_TEXTS: dict[str, str] = {
     "selected": "the epoch with the best validation accuracy",
     "last": "the last epoch",
     "best_on_test": "the best epoch on the test set (a leak, kept for comparison)",
@@ -36,32 +36,36 @@ TEST_ACCURACY = "test_accuracy"
 TEST_NCM = "test_ncm"  # of a stage that ends with embeddings, in the form that its protocol goes by
 
 
-def said(reported: str, select_by: str = "accuracy") -> str:
+def selection_rule_text(reported: str, select_by: str = "accuracy") -> str:
     """What a table goes by. select_by: the protocol's."""
-    return LOWEST_LOSS if (reported, select_by) == ("selected", "loss") else SAID[reported]
+    return (
+        LOWEST_LOSS
+        if (reported, select_by) == ("selected", "loss")
+        else SELECTION_RULE_TEXTS[reported]
+    )
 
 
-def ncm_of(centers: str) -> str:
+def ncm_metric(centers: str) -> str:
     """The NCM accuracy that a protocol goes by. centers: its `ncm_centers`."""
     return {"train": NCM_TRAIN, "evaluated": NCM_EVAL}[centers]
 
 
-def names_of(result: str) -> tuple[str, ...]:
+def measured_metrics(result: str) -> tuple[str, ...]:
     """The metrics that a stage with this `result` measures."""
     return tuple(NCM_METRICS) if result == NCM else (result,)
 
 
-def of_group(group: str) -> str:
+def group_metric(group: str) -> str:
     """Accuracy on the test images of a group of classes (harness.data.views.View.groups)."""
     return f"{ACCURACY}_{group}"
 
 
-def main_of(result: str, centers: str) -> str:
+def main_metric(result: str, centers: str) -> str:
     """The one metric that stands for a stage. centers: the protocol's `ncm_centers`."""
-    return ncm_of(centers) if result == NCM else result
+    return ncm_metric(centers) if result == NCM else result
 
 
-def on(part: str, name: str) -> str:
+def metric_name(part: str, name: str) -> str:
     """ "validation/accuracy", as journals and MLflow have it."""
     return f"{part}/{name}"
 
@@ -69,13 +73,13 @@ def on(part: str, name: str) -> str:
 def logged_name(stage: str, name: str) -> str:
     """`stage2/test_accuracy`, `stage1/ncm_train_centers`, ..: a result in MLflow, whose names may
     have no plus: `kd-vid/test_accuracy`."""
-    return on(stage.replace("+", "-"), TEST_ACCURACY if name == ACCURACY else name)
+    return metric_name(stage.replace("+", "-"), TEST_ACCURACY if name == ACCURACY else name)
 
 
 def summary(lines: list[dict[str, Any]], selected_epoch: int) -> dict[str, dict[str, float]]:
     """Each accuracy on the test set in its three forms, from the epoch lines of a journal."""
     results = {}
-    prefix = on("test", "")
+    prefix = metric_name("test", "")
     for name in sorted({name for line in lines for name in line if name.startswith(prefix)}):
         values = [line[name] for line in lines if name in line]
         results[name.removeprefix(prefix)] = dict(
@@ -94,14 +98,16 @@ def leak(forms: Any, reported: str) -> Any:
 
     forms: SELECTION_RULES -> a number, or a column of numbers.
     """
-    return forms["best_on_test"] - forms[honest(reported)]
+    return forms["best_on_test"] - forms[unbiased_rule(reported)]
 
 
-def honest(reported: str) -> str:
+def unbiased_rule(reported: str) -> str:
     return "selected" if reported == "selected" else "last"
 
 
-def newest(lines: Iterable[Mapping[str, Any]], names: Iterable[str]) -> tuple[str, float] | None:
+def latest_value(
+    lines: Iterable[Mapping[str, Any]], names: Iterable[str]
+) -> tuple[str, float] | None:
     """(name, value) of the first of `names` in the last of the journal's lines that has one."""
     names = list(names)
     found = ((name, line[name]) for line in reversed(list(lines)) for name in names if name in line)

@@ -66,7 +66,7 @@ def code_version() -> dict[str, Any]:
         return {"commit": None, "dirty": None, "why": str(reason)}
 
 
-def announced_version() -> dict[str, Any]:
+def code_version_or_warn() -> dict[str, Any]:
     """`code_version`, for a command that is about to train: what is not known is said before."""
     found = code_version()
     if found["commit"] is None:
@@ -78,7 +78,7 @@ def announced_version() -> dict[str, Any]:
     return found
 
 
-def version_said() -> str:
+def version_text() -> str:
     """ "refilled-harness 0.1.0, commit 1a2b3c4d5e6f"."""
     found = code_version()
     changed = "-dirty" if found["dirty"] else ""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from harness.common.errors import UserError, nearest
-from harness.common.names import as_read, shown
+from harness.common.names import normalise_name, printable
 
 
 def are_numbers(names: Sequence[str]) -> bool:
@@ -31,7 +31,7 @@ def in_order_of(
     Raises:
         UserError: two classes of one name, or a label whose class the reference does not have.
     """
-    mine, theirs = [as_read(n) for n in own], [as_read(n) for n in reference]
+    mine, theirs = [normalise_name(n) for n in own], [normalise_name(n) for n in reference]
     if mine == theirs[: len(mine)]:
         return labels
     if not {*mine} & {*theirs} and (are_numbers(mine) or are_numbers(theirs)):
@@ -40,7 +40,8 @@ def in_order_of(
         twice = next((n for n in names if names.count(n) > 1), None)
         if twice is not None:
             raise UserError(
-                f"dataset: {place}: two classes are called {shown(twice)!r}; name each differently"
+                f"dataset: {place}: two classes are called {printable(twice)!r}; name each "
+                "differently"
             )
     position = {name: i for i, name in enumerate(theirs)}
     target = np.asarray([position.get(name, -1) for name in mine], np.int64)
@@ -48,7 +49,7 @@ def in_order_of(
     if len(unknown):
         name = own[unknown[0]]
         raise UserError(
-            f"dataset: {where}: class {shown(name)!r} is none of {first}"
+            f"dataset: {where}: class {printable(name)!r} is none of {first}"
             f"{nearest(name, reference)}; give a class one name in all files"
         )
     return target[labels]

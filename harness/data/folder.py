@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from harness.common.errors import UserError
-from harness.common.names import as_read
+from harness.common.names import normalise_name
 from harness.data import Dataset
 from harness.data.assemble import (
     assemble,
@@ -81,15 +81,17 @@ def _by_training_name(
     Raises:
         UserError: train has no class of such a name.
     """
-    known = {as_read(name): name for name in train}
+    known = {normalise_name(name): name for name in train}
     for name in test:
-        if as_read(name) not in known:
-            near = {k.casefold(): other for k, other in known.items()}.get(as_read(name).casefold())
+        if normalise_name(name) not in known:
+            near = {k.casefold(): other for k, other in known.items()}.get(
+                normalise_name(name).casefold()
+            )
             remedy = f"call it {near!r} in both" if near else "add some, or remove the class"
             raise UserError(
                 f"dataset: {path}: class {name!r} has test images, but no training images; {remedy}"
             )
-    return {known[as_read(name)]: files for name, files in test.items()}
+    return {known[normalise_name(name)]: files for name, files in test.items()}
 
 
 def _listed(found: dict[str, list[str]], names: list[str]) -> tuple[list[str], np.ndarray]:

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.common.errors import UserError
-from harness.common.names import as_read, shown
+from harness.common.names import normalise_name, printable
 
 TRAIN, TEST, VALIDATION = "train", "test", "validation"
 # Part -> the words for it. Validation images are always drawn from those of train.
@@ -48,7 +48,7 @@ class LeftOut:
     example: str
 
     def __str__(self) -> str:
-        return f"{self.count} {self.reason} ({shown(self.example)})"
+        return f"{self.count} {self.reason} ({printable(self.example)})"
 
 
 @dataclass
@@ -103,7 +103,7 @@ def _scan(folder: str, left: Tally) -> _Scan:
         entries = sorted(os.scandir(folder), key=lambda e: e.name)
     except OSError as error:
         raise UserError(
-            f"dataset: cannot read {shown(folder)} ({error.strerror}); allow it"
+            f"dataset: cannot read {printable(folder)} ({error.strerror}); allow it"
         ) from None
     for entry in entries:
         if is_litter(entry.name):
@@ -119,7 +119,7 @@ def _scan(folder: str, left: Tally) -> _Scan:
                 left.add("neither a file nor a folder", entry.path)
         except OSError as error:
             raise UserError(
-                f"dataset: cannot read {shown(entry.path)} ({error.strerror}); restore it, or "
+                f"dataset: cannot read {printable(entry.path)} ({error.strerror}); restore it, or "
                 "remove the link"
             ) from None
     return found
@@ -169,7 +169,7 @@ def find_parts(path: Path, left: Tally) -> tuple[Path, Path | None]:
         if name not in chosen.values():
             why = NOT_DRAWN if parts.get(name) == VALIDATION else "neither train nor test"
             folder = str(path / name)
-            left.add(f"in {shown(name)}/: {why}", folder, n_files(folder))
+            left.add(f"in {printable(name)}/: {why}", folder, n_files(folder))
     for name in root.files:
         left.add("beside train/ and test/", path / name)
     left.found.update(beside.found)
@@ -239,12 +239,12 @@ class Reader:
             raise UserError(f"dataset: {part}: no folders in it; make one for each class")
         names: dict[str, str] = {}
         for name in inside.folders:
-            if shown(name) != name:
+            if printable(name) != name:
                 raise UserError(
-                    f"dataset: {part}: the name of class {shown(name)} is not plain UTF-8 text; "
-                    "rename the folder"
+                    f"dataset: {part}: the name of class {printable(name)} is not plain UTF-8 "
+                    "text; rename the folder"
                 )
-            same = names.setdefault(as_read(name), name)
+            same = names.setdefault(normalise_name(name), name)
             if same != name:
                 raise UserError(
                     f"dataset: {part}: two folders {name!r} look alike, but are spelt with "
@@ -268,8 +268,8 @@ class Reader:
             if reader is not None:
                 if reader != str(folder):
                     raise UserError(
-                        f"dataset: {shown(here)} is read for {shown(reader)} already; remove the "
-                        "link from one of them"
+                        f"dataset: {printable(here)} is read for {printable(reader)} already; "
+                        "remove the link from one of them"
                     )
                 self.left.add("a link to a folder that is read already", here)
                 continue

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from harness.common.errors import UserError, nearest
 from harness.common.metrics import NCM_METRICS
-from harness.methods import named
+from harness.methods import parse_method
 from harness.methods.base import TEACHER
 
 CLAIM_FORMS = (
@@ -36,12 +36,12 @@ class Quantity:
     """A number of the table: of a method, or the teacher's.
 
     stage: after which of the method's stages, from 1; None after the last.
-    result: which of the stage's metrics; None for the one that the protocol goes by.
+    metric: which of the stage's metrics; None for the one that the protocol goes by.
     """
 
     method: str
     stage: int | None = None
-    result: str | None = None
+    metric: str | None = None
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def read_claim(text: str) -> Claim:
 
 def _is_ours(name: str) -> bool:
     try:
-        return name == TEACHER or bool(named(name))
+        return name == TEACHER or bool(parse_method(name))
     except ValueError:
         return False
 
@@ -91,13 +91,13 @@ def _is_ours(name: str) -> bool:
 def _quantity(name: str, stage: int | None) -> Quantity:
     if name == TEACHER:
         return Quantity(TEACHER)
-    method = named(name).name
+    method = parse_method(name).name
     _check_stage(method, stage)
     return Quantity(method, stage)
 
 
 def _check_stage(method: str, stage: int | None) -> None:
-    n = len(named(method).stages)
+    n = len(parse_method(method).stages)
     if stage is not None and stage >= n:
         raise ValueError(
             f"{method!r} has {n} stage{'s' * (n > 1)}, so there is no number of its own after "

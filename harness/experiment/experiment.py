@@ -89,7 +89,9 @@ class ExperimentFields(Frozen):
             return raw
         try:
             found = [pair for item in raw["methods"] for pair in expanded(item)]
-            own = {methods.named(name).name: label for name, label in found if label is not None}
+            own = {
+                methods.parse_method(name).name: label for name, label in found if label is not None
+            }
         except ValueError as error:
             raise ValueError(f"methods: {error}") from None
         given = raw.get("labels") or {}
@@ -99,7 +101,7 @@ class ExperimentFields(Frozen):
     @field_validator("methods")
     @classmethod
     def _known_methods(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return _without_doubles(tuple(methods.named(name).name for name in value))
+        return _without_doubles(tuple(methods.parse_method(name).name for name in value))
 
     @field_validator("seeds")
     @classmethod
@@ -117,7 +119,7 @@ class ExperimentFields(Frozen):
         """Without the sections of methods it does not use, and without fields that came later and
         are not set: a new method or field leaves what was written before as it was."""
         dumped: dict[str, Any] = handler(self)
-        for field in methods.unused_sections(self.used):
+        for field in methods.unused_sections(self.resolved_methods):
             dumped.pop(field, None)
         for field in ("tasks", "tuned", "teacher_source", "claims"):
             if dumped.get(field, 0) in (None, (), []):
@@ -127,24 +129,24 @@ class ExperimentFields(Frozen):
         return dumped
 
     @property
-    def used(self) -> list[Method]:
+    def resolved_methods(self) -> list[Method]:
         """Its methods, in its order."""
-        return [methods.named(name) for name in self.methods]
+        return [methods.parse_method(name) for name in self.methods]
 
     @property
     def needs_teacher(self) -> bool:
-        return any(method.needs for method in self.used)
+        return any(method.needs for method in self.resolved_methods)
 
     def sections(self, names: Iterable[str]) -> dict[str, Any]:
         """These sections as plain JSON data."""
         return {name: getattr(self, name).model_dump(mode="json") for name in names}
 
-    def methods_of(self, task: Task | None) -> list[Method]:
+    def methods_for_task(self, task: Task | None) -> list[Method]:
         """Its methods that can be trained on a task: without those that need the same classes for
         teacher and student, where these differ."""
         if self.tasks is None or task is None or self.tasks.shares_classes(task):
-            return self.used
-        return [method for method in self.used if not method.shared_classes]
+            return self.resolved_methods
+        return [method for method in self.resolved_methods if not method.shared_classes]
 
     def for_method(self, name: str, task: Task | None = None) -> Self:
         """The experiment with this method's own settings in place of the common ones, and with what
@@ -153,12 +155,12 @@ class ExperimentFields(Frozen):
         Raises:
             ValueError: a setting that its section does not have or allow.
         """
-        method = methods.named(name)
+        method = methods.parse_method(name)
         tuned = (self.tuned or {}).get(name) or (self.tuned or {}).get(split(name)[0])
         update: dict[str, Any] = {}
         for where, settings, is_free in (
             (f"tuned.{name}.settings", tuned.of(task) if tuned else {}, True),
-            (f"methods: {name}", method.own, True),
+            (f"methods: {name}", method.overrides, True),
             (f"methods: {name}", method.fixed, False),
         ):
             for section, values in settings.items():
@@ -182,12 +184,14 @@ class ExperimentFields(Frozen):
                     ) from None
         changed = self.model_copy(update=update)
         schedule = method.final.schedule
-        if method.longer == 1 or schedule is None:
+        if method.epochs_factor == 1 or schedule is None:
             return changed
         own_schedule = getattr(changed, schedule)
-        epochs = sum(getattr(self, section).epochs for section in method.reads)
-        factor = epochs / own_schedule.epochs if method.longer == BOTH else method.longer
-        return changed.model_copy(update={schedule: own_schedule.times(factor)})
+        epochs = sum(getattr(self, section).epochs for section in method.epoch_sources)
+        factor = (
+            epochs / own_schedule.epochs if method.epochs_factor == BOTH else method.epochs_factor
+        )
+        return changed.model_copy(update={schedule: own_schedule.scaled(factor)})
 
     @model_validator(mode="after")
     def _tuned_fits(self) -> Self:
@@ -213,11 +217,11 @@ class ExperimentFields(Frozen):
 
     @model_validator(mode="after")
     def _claims_can_be_read(self) -> Self:
-        _without_doubles([claim.text for claim in self.claimed])
+        _without_doubles([claim.text for claim in self.parsed_claims])
         return self
 
     @property
-    def claimed(self) -> list[Claim]:
+    def parsed_claims(self) -> list[Claim]:
         """
         Raises:
             ValueError: one that cannot be read.
@@ -235,7 +239,7 @@ class ExperimentFields(Frozen):
         tasks = self.tasks
         if tasks is None or any(tasks.shares_classes(task) for task in tasks.all):
             return self
-        for method in self.used:
+        for method in self.resolved_methods:
             if method.shared_classes:
                 how = "add overlap all or " if tasks.new is None else ""
                 raise ValueError(
@@ -252,8 +256,8 @@ class ExperimentFields(Frozen):
 
     @model_validator(mode="after")
     def _one_method_each(self) -> Self:
-        for method in self.used:
-            changed = [*method.fixed.items(), *method.own.items()]
+        for method in self.resolved_methods:
+            changed = [*method.fixed.items(), *method.overrides.items()]
             own = self.for_method(method.name)
             same = all(getattr(own, section) == getattr(self, section) for section, _ in changed)
             if same and method.variant_of in self.methods:
@@ -269,7 +273,7 @@ class ExperimentFields(Frozen):
             raise ValueError(f"labels.{unknown}: not among methods; add it there or drop it here")
         sections = {"labels": self.labels, **self.sections(["optimizer", *methods.SECTIONS])}
         shown: dict[str, str] = {}
-        for method in self.used:
+        for method in self.resolved_methods:
             other = shown.setdefault(method.label_in(sections), method.name)
             if other != method.name:
                 raise ValueError(
@@ -280,7 +284,7 @@ class ExperimentFields(Frozen):
 
     @model_validator(mode="after")
     def _networks_fit(self) -> Self:
-        for method in self.used:
+        for method in self.resolved_methods:
             self.check_networks(method)
         return self
 

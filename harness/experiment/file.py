@@ -92,7 +92,7 @@ def scale_epochs(experiment: Experiment, scale: Any) -> Experiment:
         return experiment
 
     fields = [name for name, model in SECTIONS.items() if issubclass(model, Schedule)]
-    return experiment.model_copy(update={f: getattr(experiment, f).times(scale) for f in fields})
+    return experiment.model_copy(update={f: getattr(experiment, f).scaled(scale) for f in fields})
 
 
 def _chosen(field: str, entry: Any, key: str, registry: Any, shared: dict[str, Any]) -> Any:
@@ -129,12 +129,12 @@ def _validate(model: type[BaseModel], values: dict[str, Any], prefix: str) -> An
         raise UserError(first_error(error, model, prefix)) from None
 
 
-def networks_of(experiment: Experiment) -> list[str]:
+def network_labels(experiment: Experiment) -> list[str]:
     """Labels of the teacher and the students."""
     return [network.label for network in (experiment.teacher, *experiment.students)]
 
 
-def override(raw: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
+def apply_overrides(raw: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
     """`raw` with `path.to.field=value` applied; values are read as YAML.
 
     Raises:
@@ -210,7 +210,7 @@ def read_yaml(path: Path, kind: str, example: str) -> Raw:
     return raw
 
 
-def with_class_order(raw: Raw, folder: Path) -> Raw:
+def load_class_order(raw: Raw, folder: Path) -> Raw:
     """With the list in place of the file that `tasks.order` names, relative to the experiment's.
 
     Raises:
@@ -259,7 +259,7 @@ def _trained(raw: Raw) -> tuple[set[str], set[Task]]:
     items = raw.get("methods") or methods.DEFAULT
     names = [str(name) for item in items for name, _ in expanded(item)]
     tasks = Tasks.model_validate(raw["tasks"]).all if raw.get("tasks") else []
-    return {methods.named(split(name)[0]).name for name in names}, set(tasks)
+    return {methods.parse_method(split(name)[0]).name for name in names}, set(tasks)
 
 
 def _check_sections(raw: Raw, assignments: list[str], used: list[Method]) -> None:
@@ -273,7 +273,7 @@ def _check_sections(raw: Raw, assignments: list[str], used: list[Method]) -> Non
     own = given if isinstance(given, list) else [] if given else methods.DEFAULT
     with contextlib.suppress(ValueError):  # a name that `--set` has replaced
         in_file = unused & methods.unused_sections(
-            methods.named(str(name)) for item in own for name, _ in expanded(item)
+            methods.parse_method(str(name)) for item in own for name, _ in expanded(item)
         )
     assigned = [a.partition("=")[0].partition(".")[0] for a in assignments]
     for section in [*(s for s in raw if s in in_file), *(s for s in assigned if s in unused)]:
@@ -306,15 +306,17 @@ def read(
         raw["dataset"] = resolve_paths(raw["dataset"], path.parent)
     if "experiment" in raw and "dataset" not in raw:
         raise UserError(f"{path}: a tuning file, no experiment; use `harness tune {path}`")
-    changed = with_class_order(override(raw, assignments or []), path.parent)
+    changed = load_class_order(apply_overrides(raw, assignments or []), path.parent)
     if assignments:
         changed = _without_left_out(changed, raw)
     experiment = parse(resolve(changed), str(path))
-    _check_sections(raw, assignments or [], [*experiment.used, *map(methods.find, also)])
+    _check_sections(
+        raw, assignments or [], [*experiment.resolved_methods, *map(methods.get_method, also)]
+    )
     published = []
     if experiment.published:  # what the tables will need of it
-        published = read_published(path.parent / experiment.published, networks_of(experiment))
-    for claim in experiment.claimed:
+        published = read_published(path.parent / experiment.published, network_labels(experiment))
+    for claim in experiment.parsed_claims:
         if claim.source:
             published_of(claim, published)
     return experiment

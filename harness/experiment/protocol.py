@@ -55,9 +55,9 @@ class Protocol(Frozen):
         """Which form of a cell's accuracies (harness.common.metrics) the tables show."""
         return {"validation": "selected", "last": "last", "test": "best_on_test"}[self.selection]
 
-    def main_result(self, result: str) -> str:
+    def main_metric(self, result: str) -> str:
         """The metric that stands for a stage with this `result`: of NCM, the form it goes by."""
-        return metrics.main_of(result, self.ncm_centers)
+        return metrics.main_metric(result, self.ncm_centers)
 
     @property
     def changed(self) -> dict[str, Any]:

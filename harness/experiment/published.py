@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from harness.common.errors import UserError
-from harness.common.names import as_read, shown
+from harness.common.names import normalise_name, printable
 from harness.experiment.claims import read_quantity
 
 REQUIRED = ("source", "row", "metric", "protocol")
@@ -45,11 +45,11 @@ def read_published(path: Path, networks: Iterable[str]) -> list[Row]:
     rows = []
     try:
         for fields in reader:
-            where = f"published: {shown(path)}, line {reader.line_num + skipped}"
-            fields = [as_read(field) for field in fields]
+            where = f"published: {printable(path)}, line {reader.line_num + skipped}"
+            fields = [normalise_name(field) for field in fields]
             if not any(fields):
                 continue
-            if bad := next((f for f in fields if shown(f) != f), None):
+            if bad := next((f for f in fields if printable(f) != f), None):
                 raise UserError(f"{where}: {bad[:60]!r} is not plain text; write it anew")
             if columns is None:
                 columns = _columns(fields, labels, where)
@@ -58,10 +58,12 @@ def read_published(path: Path, networks: Iterable[str]) -> list[Row]:
     except csv.Error as error:
         line = reader.line_num + skipped
         raise UserError(
-            f"published: {shown(path)}, line {line}: broken CSV ({error}); close the quotes"
+            f"published: {printable(path)}, line {line}: broken CSV ({error}); close the quotes"
         ) from None
     if columns is None:
-        raise UserError(f"published: {shown(path)}, line 1: empty; begin with {','.join(REQUIRED)}")
+        raise UserError(
+            f"published: {printable(path)}, line 1: empty; begin with {','.join(REQUIRED)}"
+        )
     return rows
 
 
@@ -91,7 +93,7 @@ def _delimiter(text: str) -> str:
 
 
 def _plain(name: str) -> str:
-    return as_read(name).casefold()
+    return normalise_name(name).casefold()
 
 
 def _columns(fields: list[str], networks: set[str], where: str) -> list[str]:

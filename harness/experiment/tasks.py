@@ -51,7 +51,7 @@ class Task:
         return [f"{name} {value}" for name, value in self.dimensions.items()]
 
     @staticmethod
-    def of(dimensions: dict[str, int | str]) -> Task:
+    def from_dimensions(dimensions: dict[str, int | str]) -> Task:
         """From `dimensions`."""
         found = (dimensions.get(name, ALL) for name in ("overlap", "shots"))
         return Task(*(None if isinstance(value, str) else value for value in found))
@@ -167,7 +167,9 @@ class Tasks(Frozen):
         """Every task, each dimension in its order."""
         pairs = product(self.overlap, self.shots)
         tasks = [
-            Task.of({"overlap": ALL if overlap == self.classes else overlap, "shots": shots})
+            Task.from_dimensions(
+                {"overlap": ALL if overlap == self.classes else overlap, "shots": shots}
+            )
             for overlap, shots in pairs
         ]
         return list(dict.fromkeys(tasks))

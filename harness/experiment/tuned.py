@@ -36,7 +36,7 @@ class TaskTuned(TunedSettings):
 
     @property
     def task(self) -> Task:
-        return Task.of({"overlap": self.overlap, "shots": self.shots})
+        return Task.from_dimensions({"overlap": self.overlap, "shots": self.shots})
 
 
 class Tuned(TunedSettings):

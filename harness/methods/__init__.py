@@ -25,8 +25,8 @@ from harness.methods.base import (
     Section,
     Stage,
     StepSchedule,
-    longer,
     plus,
+    with_epochs,
 )
 from harness.methods.variants import split, variant
 
@@ -45,7 +45,7 @@ def _rank(method: Method) -> tuple[bool, int]:
 
 def _n_schedules(stages: tuple[Stage, ...]) -> int:
     """Of stages that train a student on its own task."""
-    return sum(stage.schedule is not None and stage.on == "student" for stage in stages)
+    return sum(stage.schedule is not None and stage.task == "student" for stage in stages)
 
 
 REGISTRY: dict[str, Method] = {method.name: method for method in sorted(_described(), key=_rank)}
@@ -54,7 +54,7 @@ for _method in REGISTRY.values():
     for _stage in _method.stages:
         STAGES.setdefault(_stage.kind, _stage)
 # Of the method that trains longest: what "kd@both" means by both.
-MOST_STAGES = max((method.stages for method in REGISTRY.values()), key=_n_schedules)
+BOTH_STAGES = max((method.stages for method in REGISTRY.values()), key=_n_schedules)
 # Section of an experiment file -> its model, `optimizer` aside.
 SECTIONS: dict[str, type[Section]] = {TRAINING: StepSchedule} | {
     name: model for method in REGISTRY.values() for name, model in method.settings.items()
@@ -63,7 +63,7 @@ DEFAULT = tuple(method.name for method in REGISTRY.values() if method.is_default
 
 
 @functools.cache
-def named(name: str) -> Method:
+def parse_method(name: str) -> Method:
     """A method of the registry; the sum that a name as "kd+vid" means, in the registry's order; one
     with settings of its own: "kd(kd.temperature=8)"; or one that trains for longer: "kd@2", and
     "kd@both" for as many epochs as both stages have.
@@ -75,10 +75,10 @@ def named(name: str) -> Method:
     name, settings = split(name)
     name, at, epochs = name.partition(AT)
     if settings:
-        method = variant(named(name), settings)
-        return longer(method, _factor(name, epochs), MOST_STAGES) if at else method
+        method = variant(parse_method(name), settings)
+        return with_epochs(method, _factor(name, epochs), BOTH_STAGES) if at else method
     if at:
-        return longer(named(name), _factor(name, epochs), MOST_STAGES)
+        return with_epochs(parse_method(name), _factor(name, epochs), BOTH_STAGES)
     parts = name.split("+")
     for part in parts:
         if part not in REGISTRY:
@@ -102,14 +102,14 @@ def _factor(name: str, epochs: str) -> Any:
     return factor
 
 
-def find(name: str, field: str = "methods") -> Method:
+def get_method(name: str, field: str = "methods") -> Method:
     """The same, of a name that a user wrote.
 
     Raises:
         UserError: there is no such method, or no such sum.
     """
     try:
-        return named(name)
+        return parse_method(name)
     except ValueError as error:
         raise UserError(f"{field}: {error}") from None
 
@@ -119,7 +119,7 @@ def unused_sections(used: Iterable[Method]) -> set[str]:
     the teacher is trained."""
     return SECTIONS.keys() - {
         TRAINING,
-        *(s for m in used for s in (*m.sections, *m.reads)),
+        *(s for m in used for s in (*m.sections, *m.epoch_sources)),
     }
 
 
@@ -129,10 +129,10 @@ def stage_of(kind: str) -> Stage:
     Raises:
         UserError: this version has no such kind.
     """
-    return STAGES[kind] if kind in STAGES else find(kind, "kind of the cell").final
+    return STAGES[kind] if kind in STAGES else get_method(kind, "kind of the cell").final
 
 
-def wants_maps(terms: Iterable[str]) -> bool:
+def needs_maps(terms: Iterable[str]) -> bool:
     """Whether one of a stage's terms, named by its method, needs the teacher's feature maps."""
     return any("maps" in REGISTRY[name].needs for name in terms)
 

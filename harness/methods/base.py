@@ -54,7 +54,7 @@ class Schedule(Section):
     epochs: Epochs = 200
     lr: Positive = 0.1
 
-    def times(self, factor: float) -> Self:
+    def scaled(self, factor: float) -> Self:
         """With this multiple of the epochs, one at least."""
         return self.model_copy(update={"epochs": max(1, round(self.epochs * factor))})
 
@@ -78,12 +78,12 @@ class StepSchedule(Schedule):
                 return {**values, "milestones": points}
         return values
 
-    def times(self, factor: float) -> Self:
+    def scaled(self, factor: float) -> Self:
         """With this multiple of the epochs, its milestones at the same shares of them."""
-        longer = super().times(factor)
+        scaled = super().scaled(factor)
         points = {round(m * factor) for m in self.milestones}
-        points = {p for p in points if 0 < p < longer.epochs}
-        return longer.model_copy(update={"milestones": tuple(sorted(points))})
+        points = {p for p in points if 0 < p < scaled.epochs}
+        return scaled.model_copy(update={"milestones": tuple(sorted(points))})
 
     @field_validator("milestones")
     @classmethod
@@ -129,10 +129,10 @@ class Stage:
         is found at once, in one look at the training images.
     sections: what else of the experiment decides its result, beside the optimiser.
     switches: fields of the protocol that decide its result, beside the images and the epoch.
-    result: what is measured on the test set: `results.ACCURACY`, or `results.NCM` (both forms).
+    metric: what is measured on the test set: `metrics.ACCURACY`, or `metrics.NCM` (both forms).
     trainer: "module:class" of the harness.train.methods.base.Training that trains it.
     terms: of DISTILLATION: method -> "module:class" of its harness.train.methods.distillation.Term.
-    on: whose task it is trained and measured on.
+    task: whose task it is trained and measured on.
     network: whose network it trains. "teacher": the teacher itself with another last layer, and
         "pixels": none at all (harness.networks.pixels), so that its number is the same for every
         student.
@@ -145,9 +145,9 @@ class Stage:
     trainer: str
     sections: tuple[str, ...] = ()
     switches: tuple[str, ...] = ()
-    result: str = ACCURACY
+    metric: str = ACCURACY
     terms: Mapping[str, str] = field(default_factory=dict)
-    on: Literal["student", "teacher"] = "student"
+    task: Literal["student", "teacher"] = "student"
     network: Literal["student", "teacher", "pixels"] = "student"
     new_head: bool = False
 
@@ -181,15 +181,15 @@ class Method:
     about: one line; formula: of what is minimised; paper: where it comes from.
     stages: trained one after the other; each but the first starts from the one before.
     settings: section -> model, of the sections that this method brings.
-    fixed: section -> field -> value of what the name stands for. own: settings that were given to
-        it, as in "kd(kd.temperature=8)" (harness.methods.variants).
+    fixed: section -> field -> value of what the name stands for. overrides: settings that were
+        given to it, as in "kd(kd.temperature=8)" (harness.methods.variants).
     needs: what it asks of the teacher; nothing for a method without one.
     shared_classes: whether teacher and student must have the same classes.
     is_default: trained where an experiment names no methods.
-    variant_of: a method that is the same one where `fixed` and `own` equal the experiment's
+    variant_of: a method that is the same one where `fixed` and `overrides` equal the experiment's
         settings.
-    longer: how much longer it trains than its sections say: a factor, or BOTH. reads: sections
-        whose epochs that depends on.
+    epochs_factor: how much longer it trains than its sections say: a factor, or BOTH.
+    epoch_sources: sections whose epochs that depends on.
     """
 
     name: str
@@ -200,13 +200,13 @@ class Method:
     stages: tuple[Stage, ...]
     settings: Mapping[str, type[Section]] = field(default_factory=dict)
     fixed: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    own: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     needs: frozenset[Needs] = frozenset()
     shared_classes: bool = False
     is_default: bool = False
     variant_of: str | None = None
-    longer: float | Literal["both"] = 1.0
-    reads: tuple[str, ...] = ()
+    epochs_factor: float | Literal["both"] = 1.0
+    epoch_sources: tuple[str, ...] = ()
 
     @property
     def final(self) -> Stage:
@@ -237,7 +237,7 @@ AT = "@"  # "kd@both", "kd@2.5"
 BOTH: Literal["both"] = "both"
 
 
-def longer(method: Method, epochs: float | Literal["both"], stages: Sequence[Stage]) -> Method:
+def with_epochs(method: Method, epochs: float | Literal["both"], stages: Sequence[Stage]) -> Method:
     """The method, trained for longer: what it can do with as much computation as another one has.
 
     Args:
@@ -258,8 +258,8 @@ def longer(method: Method, epochs: float | Literal["both"], stages: Sequence[Sta
         name=f"{method.name}{AT}{text}",
         label=f"{method.label}, {more}",
         is_default=False,
-        longer=epochs,
-        reads=tuple(s.schedule for s in stages if s.schedule) if epochs == BOTH else (),
+        epochs_factor=epochs,
+        epoch_sources=tuple(s.schedule for s in stages if s.schedule) if epochs == BOTH else (),
     )
 
 

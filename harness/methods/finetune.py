@@ -14,7 +14,7 @@ METHODS = (
         formula="CE on the teacher's task, then CE with another last layer",
         paper="Yosinski, Clune, Bengio, Lipson, NeurIPS 2014, arXiv 1411.1792",
         stages=(
-            replace(SUPERVISED, name="pretrain", on="teacher"),
+            replace(SUPERVISED, name="pretrain", task="teacher"),
             Stage(
                 name=NAME,
                 kind=NAME,

@@ -56,7 +56,7 @@ STAGES = (
         kind="stage1",
         schedule="stage1",
         switches=("ncm_centers", "last_look"),
-        result=NCM,
+        metric=NCM,
         trainer="harness.train.methods.stage1:RelationMatching",
     ),
     Stage(

@@ -100,7 +100,7 @@ def variant(method: Method, settings: Settings) -> Method:
     Raises:
         ValueError: a section that decides nothing about it.
     """
-    own: dict[str, dict[str, Any]] = {}
+    overrides: dict[str, dict[str, Any]] = {}
     for field, value in sorted(settings.items()):
         section, dot, key = field.partition(".")
         if not dot or section not in method.sections:
@@ -108,12 +108,12 @@ def variant(method: Method, settings: Settings) -> Method:
                 f"{method.name}: {field}: no setting of this method; use SECTION.FIELD with one of "
                 f"the sections {', '.join(method.sections)}"
             )
-        own.setdefault(section, {})[key] = value
+        overrides.setdefault(section, {})[key] = value
     return replace(
         method,
         name=joined(method.name, settings),
         label=f"{method.label}, {in_words(settings)}",
-        own=own,
+        overrides=overrides,
         is_default=False,
         variant_of=method.name,
     )

@@ -13,7 +13,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from harness.common.canonical_json import canonical
-from harness.common.metrics import logged_name, newest, on
+from harness.common.metrics import latest_value, logged_name, metric_name
 from harness.execute.scheduler import ENDED, Progress
 from harness.methods import n_epochs
 
@@ -82,7 +82,7 @@ def ended_line(progress: Progress, fingerprint: str) -> str:
         return f"{head}{state} ({progress.errors.get(fingerprint, 'stopped')})"
     manifest, protocol = progress.directory(fingerprint).manifest, progress.plan.experiment.protocol
     stage = progress.plan.entries_of(fingerprint)[0].stage
-    result = protocol.main_result(progress.plan.cells[fingerprint].result)
+    result = protocol.main_metric(progress.plan.cells[fingerprint].metric)
     value = manifest["results"].get(result, {}).get(protocol.reported)
     shown = "" if value is None else f"{logged_name(stage, result)} {100 * value:.2f} %, "
     return f"{head}{shown}{duration(manifest['seconds'])}"
@@ -157,8 +157,8 @@ def running_row(progress: Progress, fingerprint: str) -> list[str]:
     lines = progress.directory(fingerprint).epochs()
     if not lines:
         return [name, f"0/{total}", "", "", "", ""]
-    main = progress.plan.experiment.protocol.main_result(cell.result)
-    measured = newest(lines, (on("validation", main), on("train", main)))
+    main = progress.plan.experiment.protocol.main_metric(cell.metric)
+    measured = latest_value(lines, (metric_name("validation", main), metric_name("train", main)))
     accuracy = f"{100 * measured[1]:.2f} % {measured[0].partition('/')[0]}" if measured else ""
     left = (total - len(lines)) * sum(line["seconds"] for line in lines) / len(lines)
     return [

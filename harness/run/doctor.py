@@ -18,7 +18,7 @@ from rich.table import Table
 
 from harness.common import database
 from harness.common.errors import UserError, one_line
-from harness.common.provenance import n_cores, processor, version_said
+from harness.common.provenance import n_cores, processor, version_text
 from harness.common.redaction import without_password
 from harness.data import cifar, cub, data_root, fashion_mnist
 from harness.store import Store
@@ -42,7 +42,7 @@ def findings(root: Path) -> Iterator[Finding]:
     """One after the other, the quick ones first."""
     yield Finding("Python", f"{platform.python_version()} ({sys.executable})")
     yield Finding("packages", ", ".join(f"{name} {version(name)}" for name in PACKAGES))
-    yield Finding("code", version_said())
+    yield Finding("code", version_text())
     yield _disk(root)
     yield from _data()
     yield _asked("MLflow", _mlflow)

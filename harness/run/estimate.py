@@ -18,7 +18,7 @@ from harness.data.batches import epoch_generator
 from harness.data.placement import on_device
 from harness.data.views import View, apply, join_validation, without_pixels
 from harness.experiment.experiment import Experiment
-from harness.methods import IMPORTED, n_epochs, stage_of, wants_maps
+from harness.methods import IMPORTED, n_epochs, needs_maps, stage_of
 from harness.networks import PixelsOptions
 from harness.plan import TEACHER, Cell, Plan, longest_chains, make_plan
 from harness.store import Store
@@ -159,7 +159,7 @@ def estimate(
         left = n_epochs(cell.kind, cell.spec) - len(directory.epochs())
         train, evaluated = parts[canonical(cell.spec["data"])]
         epoch = (speed.forward / size) * (
-            _evaluation_share(cell) * (evaluated + (train if cell.result == NCM else 0))
+            _evaluation_share(cell) * (evaluated + (train if cell.metric == NCM else 0))
         )
         # A batch of a few images, where there are no more, costs a share of a whole one.
         n_batches = -(-train // size) if train > size else train / size
@@ -168,7 +168,7 @@ def estimate(
         seconds[fingerprint] = left * epoch
         if TEACHER in cell.upstream:
             asked = cell.upstream[TEACHER], canonical(cell.spec["data"])
-            is_kept = not wants_maps(stage_of(cell.kind).terms)
+            is_kept = not needs_maps(stage_of(cell.kind).terms)
             known = kept.get(asked, 0) if is_kept else 0
             new = max(0, left - known)
             seconds[fingerprint] += new * n_batches * teacher.forward

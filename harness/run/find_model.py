@@ -14,9 +14,9 @@ from harness.common.errors import UserError, nearest
 from harness.common.metrics import ACCURACY
 from harness.experiment.file import EXPERIMENTS, experiment_file
 from harness.experiment.tasks import ALL
-from harness.methods import find as find_method
+from harness.methods import get_method
 from harness.methods.base import TEACHER
-from harness.plan import Plan, TableEntry, result_of
+from harness.plan import Plan, TableEntry, metric_of_kind
 from harness.store import CellDir, Store
 from harness.trained.model import WEIGHTS_FILE, TrainedModel, model_of, read_model
 
@@ -102,11 +102,9 @@ def choose(plan: Plan, choice: Choice) -> TableEntry:
         UserError: there is none, or which of several is open; the line names what there is.
     """
     finals = [
-        e
-        for e in plan.entries
-        if e.method == TEACHER or e.stage == find_method(e.method).final.name
+        e for e in plan.entries if e.method == TEACHER or e.stage == get_method(e.method).final.name
     ]
-    found = [e for e in finals if plan.cells[e.fingerprint].result == ACCURACY]  # a classifier
+    found = [e for e in finals if plan.cells[e.fingerprint].metric == ACCURACY]  # a classifier
     for name, wanted in choice.given.items():
         values = list(dict.fromkeys(str(_values(e)[name]) for e in found))
         found = [e for e in found if str(_values(e)[name]) == str(wanted)]
@@ -154,7 +152,7 @@ def of_cell(directory: CellDir) -> TrainedModel:
     content = from_bytes(path.read_bytes(), path)
     if "about" not in content:
         spec, kind = directory.description["spec"], directory.description["kind"]
-        data, classifies = dataset_of(directory, spec), result_of(kind) == ACCURACY
+        data, classifies = dataset_of(directory, spec), metric_of_kind(kind) == ACCURACY
         content["about"] = about(spec["network"], data, spec["data"]["digest"], classifies)
     return model_of(content, path)
 

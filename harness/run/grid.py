@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from harness.common.errors import UserError
-from harness.common.provenance import announced_version
+from harness.common.provenance import code_version_or_warn
 from harness.data import Dataset, load
 from harness.execute.executors import make_executor
 from harness.execute.local import threads_for
@@ -96,7 +96,7 @@ def run_experiment(
     if n_cached == n_cells and is_shown:
         print(f"{experiment.name}: nothing to do, all {n_cells} cells are done (in {root}).")
         return OK
-    runner = make_executor(cluster, slots, announced_version())
+    runner = make_executor(cluster, slots, code_version_or_warn())
     runner.warm_up()
     with stoppable() as stops, contextlib.closing(runner):
         status = OK

@@ -88,7 +88,9 @@ def print_remarks(experiment: Experiment, dataset: Dataset) -> None:
     if dataset.validation is not None and experiment.protocol.train_on != "train":
         parts.append(dataset.validation)
     sizes = np.bincount(np.concatenate([part.labels for part in parts])).tolist()
-    for section in dict.fromkeys(s for method in experiment.used for s in method.settings):
+    for section in dict.fromkeys(
+        s for method in experiment.resolved_methods for s in method.settings
+    ):
         if remark := getattr(experiment, section).remark(sizes):
             print(f"note: {remark}", flush=True)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from harness.common.metrics import NCM, TEST_ACCURACY, TEST_NCM, logged_name
-from harness.methods import IMPORTED, find, stage_of
+from harness.methods import IMPORTED, get_method, stage_of
 from harness.networks import PIXELS
 from harness.plan import TEACHER, Plan, TableEntry, role
 from harness.store import CellDir
@@ -50,7 +50,7 @@ def tags_of(plan: Plan, entry: TableEntry) -> dict[str, str]:
         "method": entry.method,
         "protocol": experiment.protocol.label,
         "seed": str(entry.seed),
-        "result": experiment.protocol.main_result(plan.cells[entry.fingerprint].result),
+        "result": experiment.protocol.main_metric(plan.cells[entry.fingerprint].metric),
         "best_on_test": BEST_ON_TEST_NOTE,
         **{name: str(value) for name, value in dimensions.items()},
     }
@@ -74,9 +74,11 @@ def final_metrics(plan: Plan, fingerprint: str, manifest: Mapping[str, Any]) -> 
             name = logged_name(stage, result)
             metrics[name] = values[reported]
             metrics |= {f"{name}_{form}": value for form, value in values.items()}
-    result = plan.cells[fingerprint].result
-    shown = results.get(protocol.main_result(result))
-    is_final = any(e.stage == TEACHER or e.stage == find(e.method).final.name for e in entries)
+    result = plan.cells[fingerprint].metric
+    shown = results.get(protocol.main_metric(result))
+    is_final = any(
+        e.stage == TEACHER or e.stage == get_method(e.method).final.name for e in entries
+    )
     if shown and (is_final or result == NCM):
         name = TEST_NCM if result == NCM else TEST_ACCURACY
         metrics[name] = round(shown[reported], 4)  # as the tables show it

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from harness.common.errors import UserError
-from harness.common.metrics import ACCURACY, EVALUATION_SECONDS, on, summary
+from harness.common.metrics import ACCURACY, EVALUATION_SECONDS, metric_name, summary
 from harness.common.provenance import UNKNOWN, code_version, processor, software
 from harness.data import Dataset, DatasetOptions, load, using_data_root
 from harness.data.batches import Images, epoch_generator
@@ -177,7 +177,7 @@ def _train(
     )
 
     results = summary(lines, epoch)
-    accuracy = lines[epoch - 1].get(on("validation", training.metric))
+    accuracy = lines[epoch - 1].get(metric_name("validation", training.metric))
     content = {
         "state_dict": state,
         "validating_accuracy": accuracy,

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor
 
-from harness.common.metrics import ACCURACY, NCM_EVAL, NCM_TRAIN, of_group, on
+from harness.common.metrics import ACCURACY, NCM_EVAL, NCM_TRAIN, group_metric, metric_name
 from harness.data.batches import Images
 from harness.distill.centers import class_centers
 from harness.distill.ncm import ncm_accuracy
@@ -73,7 +73,7 @@ def accuracies(
     for group, members in groups.items():
         in_group = torch.isin(labels, torch.tensor(members, device=labels.device))
         if in_group.any():
-            found[of_group(group)] = is_right[in_group].double().mean().item()
+            found[group_metric(group)] = is_right[in_group].double().mean().item()
     return found
 
 
@@ -98,5 +98,5 @@ def ncm_accuracies(
         embedding, _ = embed_and_classify(model, images, precision)
         own_centers = class_centers(embedding, images.labels, n_classes)
         for form, centers in ((NCM_TRAIN, train_centers), (NCM_EVAL, own_centers)):
-            result[on(name, form)] = ncm_accuracy(embedding, images.labels, centers).item()
+            result[metric_name(name, form)] = ncm_accuracy(embedding, images.labels, centers).item()
     return result

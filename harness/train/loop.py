@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.common.metrics import ACCURACY, EVALUATION_SECONDS, VALIDATION_LOSS, on
+from harness.common.metrics import ACCURACY, EVALUATION_SECONDS, VALIDATION_LOSS, metric_name
 from harness.data.batches import Batch, Images, epoch_generator
 from harness.networks.base import Network
 from harness.store import CellDir
@@ -155,7 +155,7 @@ def scoring(
         return None
     if protocol.get("select_by") == "loss" and metric == ACCURACY:
         return lambda line: -line.get(VALIDATION_LOSS, math.inf)  # it is left out if not finite
-    return lambda line: line.get(on(protocol["selection"], metric))
+    return lambda line: line.get(metric_name(protocol["selection"], metric))
 
 
 def train_epoch(

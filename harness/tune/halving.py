@@ -12,7 +12,7 @@ from typing import Any
 
 from harness.common.errors import UserError
 from harness.execute.scheduler import Progress
-from harness.methods import find, n_epochs
+from harness.methods import get_method, n_epochs
 from harness.store import Store
 from harness.tune.interleave import Steps
 from harness.tune.trials import (
@@ -63,7 +63,7 @@ def check_rungs(tuning: Tuning) -> None:
     if pruning is None:
         return
     for method in tuning.spaces:
-        stage = find(method).final
+        stage = get_method(method).final
         settings = tuning.base.for_method(method)
         n = n_epochs(stage.kind, {s: vars(getattr(settings, s)) for s in stage.all_sections})
         if 0 in rung_epochs(pruning.rungs, n, every):

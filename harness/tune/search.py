@@ -13,13 +13,13 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from harness.common.errors import UserError, one_line
-from harness.common.provenance import announced_version
+from harness.common.provenance import code_version_or_warn
 from harness.data import Dataset, load
 from harness.execute import Executor
 from harness.execute.executors import make_executor
 from harness.execute.ray.options import RayOptions
 from harness.execute.scheduler import OutOfTime, Progress, begin, run
-from harness.methods import find
+from harness.methods import get_method
 from harness.methods.base import TRAINING
 from harness.plan import SEMANTICS, Plan, task_views
 from harness.run.display import LiveDisplay, duration
@@ -56,8 +56,8 @@ Draw = Callable[[Path], list[tuple[str, Path]]]
 def identity_of(tuning: Tuning, dataset: Dataset, method: str) -> dict[str, Any]:
     """Return everything that a study's trials depend on, as plain JSON data."""
     settings, base = tuning.settings, tuning.base
-    used = [*base.used, *(find(name) for name in tuning.spaces)]
-    sections = {TRAINING, *(section for m in used for section in (*m.sections, *m.reads))}
+    used = [*base.resolved_methods, *(get_method(name) for name in tuning.spaces)]
+    sections = {TRAINING, *(section for m in used for section in (*m.sections, *m.epoch_sources))}
     every = base.protocol.evaluate_every
     return {
         "space": {f: v.model_dump(mode="json") for f, v in tuning.spaces[method].items()},
@@ -106,7 +106,7 @@ def tune(
     check_rungs(tuning)
     store = Store(root)
     store.create()
-    executor = make_executor(cluster, slots, announced_version())
+    executor = make_executor(cluster, slots, code_version_or_warn())
     dataset = load(tuning.base.dataset, with_test=False)
     task_views(tuning.base, dataset)  # checks all tasks before one is trained
     options = cell_options(tuning.base.dataset, n_workers, teacher_cache)

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, ValidationError, field_validator, m
 
 from harness.common.errors import UserError, first_error, nearest
 from harness.experiment.experiment import Experiment
-from harness.methods import find
+from harness.methods import get_method
 from harness.methods.base import Frozen, Section
 
 Scalar = bool | int | float | str
@@ -94,7 +94,7 @@ def is_whole(base: Experiment, path: str) -> bool:
 
 def sections_of(base: Experiment, method: str) -> dict[str, Section]:
     """Return name -> section for those that a method has."""
-    return {s: getattr(base, s) for s in find(method).sections}
+    return {s: getattr(base, s) for s in get_method(method).sections}
 
 
 def tunable(base: Experiment, method: str) -> list[str]:

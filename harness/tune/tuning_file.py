@@ -13,9 +13,9 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from harness import methods
 from harness.common.canonical_json import flatten
 from harness.common.errors import UserError, first_error, nearest
-from harness.common.metrics import ACCURACY, on
+from harness.common.metrics import ACCURACY, metric_name
 from harness.experiment.experiment import Experiment
-from harness.experiment.file import override, read, read_yaml
+from harness.experiment.file import apply_overrides, read, read_yaml
 from harness.experiment.protocol import PRESETS, Protocol
 from harness.experiment.tasks import Task
 from harness.experiment.tuned import Tuned
@@ -24,7 +24,7 @@ from harness.track.registry import resolve_teacher
 from harness.tune.space import Choices, Range, Scalar, Space, as_field, read_values, tunable
 
 # The metrics that every trial's last cell measures on the validation split.
-METRICS = (on("validation", ACCURACY),)
+METRICS = (metric_name("validation", ACCURACY),)
 EXAMPLE = "experiments/tuning/digits.yaml"
 Direction = Literal["maximize", "minimize"]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -97,7 +97,7 @@ class TuningFile(Frozen):
     def _on_validation(cls, value: str) -> str:
         if value in METRICS:
             return value
-        if value.startswith(on("test", "")):
+        if value.startswith(metric_name("test", "")):
             raise ValueError(
                 f"{value!r} is measured on the test set, which tuning must not see; use "
                 f"{METRICS[0]!r}"
@@ -166,7 +166,7 @@ class Tuning:
                 spaces={
                     name: space
                     for name, space in self.spaces.items()
-                    if tasks.shares_classes(task) or not methods.find(name).shared_classes
+                    if tasks.shares_classes(task) or not methods.get_method(name).shared_classes
                 },
             )
             for task in tasks.all
@@ -215,7 +215,7 @@ def read_tuning(path: Path, assignments: list[str] | None = None) -> Tuning:
     Raises:
         UserError: one line naming the field and the remedy.
     """
-    raw = override(read_yaml(path, "tuning", EXAMPLE), assignments or [])
+    raw = apply_overrides(read_yaml(path, "tuning", EXAMPLE), assignments or [])
     if "dataset" in raw and "experiment" not in raw:
         raise UserError(f"{path}: an experiment, no tuning file; use `harness run {path}`")
     for key in raw:
@@ -227,7 +227,7 @@ def read_tuning(path: Path, assignments: list[str] | None = None) -> Tuning:
         raise UserError(first_error(error, TuningFile)) from None
     file = Path(os.path.normpath(path.parent / settings.experiment))
     changes = [f"{k}={json.dumps(v)}" for k, v in flatten(settings.set).items()]
-    also = [*settings.methods, *(methods.find(m, "untuned").name for m in settings.untuned)]
+    also = [*settings.methods, *(methods.get_method(m, "untuned").name for m in settings.untuned)]
     base = _base(read(file, changes, resolve_teacher, also=also), settings, file)
     written = read_yaml(file, "experiment", EXAMPLE)
     tuning = Tuning(path, settings, base, _spaces(settings, base), file, written)
@@ -262,11 +262,11 @@ def _base(experiment: Experiment, settings: TuningFile, file: Path) -> Experimen
 
 def _spaces(settings: TuningFile, base: Experiment) -> dict[str, dict[str, Range | Choices]]:
     for name in settings.untuned:
-        if methods.find(name, "untuned").name in settings.methods:
+        if methods.get_method(name, "untuned").name in settings.methods:
             raise UserError(f"untuned: {name!r} is among methods, too; drop one")
     spaces: dict[str, dict[str, Range | Choices]] = {}
     for name, space in settings.methods.items():
-        found = methods.find(name)
+        found = methods.get_method(name)
         method = found.name  # of a sum, in the registry's order
         if method in spaces:
             raise UserError(f"methods.{name}: {method!r} stands twice; drop one")

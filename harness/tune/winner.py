@@ -11,7 +11,7 @@ import yaml
 from harness import methods
 from harness.common.errors import UserError
 from harness.data import Dataset
-from harness.experiment.file import parse, with_class_order
+from harness.experiment.file import load_class_order, parse
 from harness.experiment.tuned import TaskTuned, Tuned, TunedSettings
 from harness.store import Store
 from harness.store.files import write_atomically
@@ -146,10 +146,10 @@ def tuned_fields(tuning: Tuning, winners: dict[str, Tuned]) -> dict[str, Any]:
     Raises:
         UserError: the fields do not make an experiment.
     """
-    tuned = [*winners, *(methods.find(name).name for name in tuning.settings.untuned)]
+    tuned = [*winners, *(methods.get_method(name).name for name in tuning.settings.untuned)]
     written = [m for m in tuning.base.methods if m in tuned]
     order = [*written, *(m for m in tuned if m not in written)]
-    unused = methods.unused_sections(methods.find(name) for name in order)
+    unused = methods.unused_sections(methods.get_method(name) for name in order)
     raw = {key: value for key, value in tuning.raw.items() if key not in unused}
     name, protocol = tuning.settings.name, final_protocol(tuning)
     raw["name"] = f"{name}-tuned"
@@ -162,7 +162,7 @@ def tuned_fields(tuning: Tuning, winners: dict[str, Tuned]) -> dict[str, Any]:
     raw["tuned"] = {method: _as_written(section) for method, section in winners.items()}
     if tuning.base.tasks is not None and "tasks" in tuning.settings.set:
         raw["tasks"] = tuning.base.tasks.model_dump(mode="json", exclude_defaults=True)
-    parse(with_class_order(raw, tuning.experiment_file.parent), str(tuned_path(tuning)))
+    parse(load_class_order(raw, tuning.experiment_file.parent), str(tuned_path(tuning)))
     return raw
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from harness.common.errors import UserError, first_error
-from harness.common.metrics import ACCURACY, VALIDATION_LOSS, on
+from harness.common.metrics import ACCURACY, VALIDATION_LOSS, metric_name
 from harness.data.batches import Batch, Images
 from harness.data.views import View
 from harness.distill.relations import upcast_to_float32
@@ -181,7 +181,7 @@ class Classifier(Training):
         logits = {p: logits_of(model, images, c.precision) for p, images in c.evaluated.items()}
         self.predicted = {part: of_part.argmax(1) for part, of_part in logits.items()}
         measured = {
-            on(part, name): value
+            metric_name(part, name): value
             for part, images in c.evaluated.items()
             for name, value in accuracies(self.predicted[part], images.labels, c.groups).items()
         }

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from harness.data.batches import Batch
 from harness.distill.relations import upcast_to_float32
-from harness.methods import wants_maps
+from harness.methods import needs_maps
 from harness.networks.base import Network
 from harness.train.methods.base import Classifier, Context, Losses, NetworkOutput, cross_entropy
 
@@ -72,7 +72,7 @@ class Distillation(Classifier):
         }
         self.module = nn.ModuleDict(self.terms)
         self.ce_weight = max(term.ce_weight for term in self.terms.values())
-        self.wants_maps = wants_maps(terms)
+        self.wants_maps = needs_maps(terms)
 
     def prepared(self, batches: Iterable[Batch], epoch: int) -> Iterable[Batch]:
         return batches if self.wants_maps else super().prepared(batches, epoch)

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from harness.common.metrics import ncm_of
+from harness.common.metrics import ncm_metric
 from harness.data.batches import Batch
 from harness.distill.relations import same_class_pairs
 from harness.distill.stage1 import stage1_loss
@@ -19,7 +19,7 @@ class RelationMatching(Training):
 
     def __init__(self, context: Context, settings: dict[str, Any]) -> None:
         super().__init__(context, settings)
-        self.metric = ncm_of(context.spec["ncm_centers"])
+        self.metric = ncm_metric(context.spec["ncm_centers"])
 
     def losses(self, model: Network, batch: Batch, epoch: int) -> tuple[Losses, Tensor | None]:
         answer = self.context.teach(batch)
