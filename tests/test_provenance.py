@@ -57,6 +57,7 @@ def unpacked(tmp_path: Path) -> Path:
         "common/errors.py",
         "common/names.py",
         "common/provenance.py",
+        "common/redaction.py",
     ):
         shutil.copy(ROOT / "harness" / name, code / "harness" / name)
     return code

@@ -1,4 +1,4 @@
-"""What a student learns from: pure functions of tensors, one file a loss (docs/losses.md)."""
+"""The losses and measures as pure functions of tensors, one module per loss (docs/losses.md)."""
 
 from harness.distill.at import at_loss
 from harness.distill.centers import class_centers, class_sums

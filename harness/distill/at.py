@@ -7,18 +7,24 @@ from harness.distill.relations import unit_rows, upcast_to_float32
 
 
 def at_loss(student_map: Tensor, teacher_map: Tensor) -> Tensor:
-    """Mean over images and positions of (a_S - a_T)^2, for one map; sum it over the maps.
+    """Return the attention transfer loss of one pair of maps.
 
-    a = v / ||v|| with v (H W) the mean of the squares over the channels. Maps of other sizes are
-    pooled (`same_size`). A map of zeros has no attention and gets zero gradient. Only the student
-    gets a gradient.
+    Mean over images and positions of (a_S - a_T)^2, where a = v / ||v|| and v (H W) is the mean of
+    the squares over the channels. Sum it over the maps. The larger map is pooled (`same_size`). A
+    map of zeros has no attention and gets zero gradient. Only the student gets a gradient.
 
     Args:
         student_map: (B, Cs, H, W).
-        teacher_map: (B, Ct, H', W'); any number of channels.
+        teacher_map: (B, Ct, H', W'), with any number of channels.
 
     Returns:
-        Scalar, float32 at least.
+        Scalar, at least float32.
+
+    Example:
+        >>> import torch
+        >>> even, peaked = torch.tensor([[[[1.0, 1.0]]]]), torch.tensor([[[[2.0, 0.0]]]])
+        >>> round(at_loss(even, peaked).item(), 4)
+        0.2929
     """
     student, teacher = same_size(
         upcast_to_float32(student_map), upcast_to_float32(teacher_map.detach())
@@ -27,5 +33,5 @@ def at_loss(student_map: Tensor, teacher_map: Tensor) -> Tensor:
 
 
 def _attention(feature_map: Tensor) -> Tensor:
-    """(B, H W) of unit rows."""
+    """Return the attention vectors (B, H W), of unit norm."""
     return unit_rows(feature_map.square().mean(1).flatten(1))

@@ -1,7 +1,7 @@
 """The state of contrastive representation distillation (Tian et al., ICLR 2020, arXiv 1910.10699).
 
-With the memory of instance discrimination (Wu et al., arXiv 1805.01978): a row for every training
-image and network, so that an image has thousands of negatives in a small batch.
+It uses the memory of instance discrimination (Wu et al., arXiv 1805.01978): one row per training
+image and network, so that an image has thousands of negatives even in a small batch.
 """
 
 import torch
@@ -12,29 +12,43 @@ from harness.distill.relations import unit_rows, upcast_to_float32
 
 
 class UnitProjection(nn.Module):
-    """A linear layer and a division by the norm: (B, dim) to (B, features) of unit rows."""
+    """A linear layer followed by normalisation: (B, dim) to (B, features) with unit rows.
+
+    Example:
+        >>> UnitProjection(8, 4)(torch.ones(2, 8)).norm(dim=1).allclose(torch.ones(2))
+        True
+    """
 
     def __init__(self, dim: int, features: int) -> None:
         super().__init__()
         self.linear = nn.Linear(dim, features)
 
     def forward(self, embedding: Tensor) -> Tensor:
+        """Return the unit-norm projections (B, features) of embeddings (B, dim)."""
         return unit_rows(self.linear(embedding))
 
 
 class CrdMemory(nn.Module):
-    """Both projections, both memories and the normalisers of CRD.
+    """The projections, memories and normalisers of CRD.
 
-    Train its parameters with the student's, the teacher's projection `embed_t` included. Its
+    Train its parameters with the student's; they include the teacher's projection `embed_t`. Its
     state_dict holds everything that the next step depends on.
 
     Args:
         student_dim: width of the student's embedding.
-        teacher_dim: width of the teacher's.
-        n_images: N, of the training set; an image's index is its row in the memories.
-        features: D, width of the projections; 128 in the paper.
+        teacher_dim: width of the teacher's embedding.
+        n_images: N, the size of the training set; an image's index is its row in the memories.
+        features: D, the width of the projections; 128 in the paper.
         temperature: T; 0.07 in the paper.
-        momentum: what an update keeps of a row; 0.5 in the paper.
+        momentum: the share of a row that an update keeps; 0.5 in the paper.
+
+    Example:
+        >>> sizes = {"student_dim": 8, "teacher_dim": 16, "n_images": 100, "features": 4}
+        >>> memory = CrdMemory(**sizes, temperature=0.07, momentum=0.5)
+        >>> index = torch.tensor([3, 7])
+        >>> contrast_index = torch.cat([index[:, None], torch.tensor([[1, 2], [4, 5]])], 1)
+        >>> memory(torch.randn(2, 8), torch.randn(2, 16), index, contrast_index).shape
+        torch.Size([])
     """
 
     memory_v1: Tensor
@@ -69,16 +83,16 @@ class CrdMemory(nn.Module):
         index: Tensor,
         contrast_index: Tensor,
     ) -> Tensor:
-        """The loss of a batch, both sides; afterwards the batch's rows of the memories are moved.
+        """Return the loss of a batch (both sides), then update the batch's rows of the memories.
 
         The first batch sets the normalisers. The student and both projections get a gradient, the
-        teacher none. Nothing waits for the device.
+        teacher none. No host-device synchronisation.
 
         Args:
             student_embedding: (B, student_dim).
             teacher_embedding: (B, teacher_dim).
-            index: (B,) in [0, N), the images of the batch, each once.
-            contrast_index: (B, K + 1): `index`, then K negatives, such as `draw_negatives`.
+            index: (B,) in [0, N), the images of the batch, without repetition.
+            contrast_index: (B, K + 1): `index`, then K negatives, e.g. from `draw_negatives`.
 
         Returns:
             Scalar.
@@ -93,11 +107,11 @@ class CrdMemory(nn.Module):
             scores = memory_scores(v, other.clone(), contrast_index, temperature=self.temperature)
             z.copy_(torch.where(z < 0, normaliser(scores, n_images), z))
             loss = loss + crd_loss(scores, z, n_images=n_images)
-        self._move(self.memory_v1, v1.detach(), index)
-        self._move(self.memory_v2, v2.detach(), index)
+        self._update(self.memory_v1, v1.detach(), index)
+        self._update(self.memory_v2, v2.detach(), index)
         return loss
 
     @torch.no_grad()
-    def _move(self, memory: Tensor, v: Tensor, index: Tensor) -> None:
+    def _update(self, memory: Tensor, v: Tensor, index: Tensor) -> None:
         rows = memory[index] * self.momentum + v * (1 - self.momentum)
         memory.index_copy_(0, index, unit_rows(rows).to(memory.dtype))

@@ -17,21 +17,28 @@ def dkd_loss(
     beta: float,
     temperature: float,
 ) -> Tensor:
-    """T^2 (1/B) sum [alpha KL(b_T || b_S) + beta KL(q_T || q_S)].
+    """Return the decoupled loss T^2 (1/B) sum [alpha KL(b_T || b_S) + beta KL(q_T || q_S)].
 
-    With p = softmax(f / T): b = (p_y, 1 - p_y) is whether the label's class is meant, and
-    q = p without the label's class, normalised again, which one of the others. alpha = 1 and
-    beta = 1 - p_y of the teacher would be classic distillation.
-
-    Only the student gets a gradient. Nothing waits for the device.
+    With p = softmax(f / T), b = (p_y, 1 - p_y) is the label's class against all others, and q is p
+    without the label's class, renormalised. alpha = 1 and beta = 1 - p_y of the teacher give
+    classic distillation. Only the student gets a gradient. No host-device synchronisation.
 
     Args:
-        student_logits: (B, C), C at least 2.
+        student_logits: (B, C), C >= 2.
         teacher_logits: (B, C).
         labels: (B,) in [0, C).
+        alpha: weight of the label's class against the others.
+        beta: weight of the distribution over the others.
+        temperature: T.
 
     Returns:
-        Scalar, float32 at least.
+        Scalar, at least float32.
+
+    Example:
+        >>> student, teacher = torch.zeros(1, 3), torch.tensor([[4.0, 0.0, 0.0]])
+        >>> weights = {"alpha": 1.0, "beta": 8.0, "temperature": 4.0}
+        >>> round(dkd_loss(student, teacher, torch.tensor([0]), **weights).item(), 4)
+        1.9726
     """
     odds_s, others_s = _decoupled(upcast_to_float32(student_logits), labels, temperature)
     odds_t, others_t = _decoupled(upcast_to_float32(teacher_logits.detach()), labels, temperature)
@@ -40,7 +47,7 @@ def dkd_loss(
 
 
 def _decoupled(logits: Tensor, labels: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """log(p_y / (1 - p_y)) (B,), and the logits of the other classes (B, C - 1)."""
+    """Return log(p_y / (1 - p_y)), (B,), and the logits of the other classes, (B, C - 1)."""
     columns = torch.arange(logits.shape[1] - 1, device=logits.device)
     others = logits.gather(1, columns + (columns >= labels[:, None]))
     target = logits.gather(1, labels[:, None]).squeeze(1)

@@ -14,18 +14,27 @@ def kd_loss(
     temperature: float,
     alpha: float,
 ) -> dict[str, Tensor]:
-    """(1 - alpha) CE(f_S, y) + alpha T^2 (1/B) sum KL(softmax(f_T / T) || softmax(f_S / T)).
+    """Return the two terms of (1 - alpha) CE(f_S, y) + alpha T^2 (1/B) sum KL(p_T || p_S).
 
-    RepDistiller's weights: its `-a` is alpha, its `-r` 1 - alpha. Both models must share the label
-    space. Only the student gets a gradient.
+    p = softmax(f / T). The weights are RepDistiller's: its `-a` is alpha, its `-r` is 1 - alpha.
+    Both models must share the label space. Only the student gets a gradient.
 
     Args:
         student_logits: (B, C).
         teacher_logits: (B, C).
-        labels: (B,).
+        labels: (B,) in [0, C).
+        temperature: T.
+        alpha: weight of the teacher's term, in [0, 1].
 
     Returns:
-        The two weighted terms, `ce` and `kd`: scalars whose sum is the loss.
+        The weighted terms `ce` and `kd`, scalars whose sum is the loss.
+
+    Example:
+        >>> import torch
+        >>> student, teacher = torch.zeros(1, 2), torch.tensor([[4.0, 0.0]])
+        >>> terms = kd_loss(student, teacher, torch.tensor([0]), temperature=4.0, alpha=0.9)
+        >>> {name: round(value.item(), 4) for name, value in terms.items()}
+        {'ce': 0.0693, 'kd': 1.5976}
     """
     student = upcast_to_float32(student_logits)
     return {
@@ -37,25 +46,33 @@ def kd_loss(
 def kd_term(
     student_logits: Tensor, teacher_logits: Tensor, *, temperature: float, alpha: float
 ) -> Tensor:
-    """The teacher's term of `kd_loss`.
+    """Return the teacher's term of `kd_loss`.
 
-    Not `alpha * kd_divergence(..)`: that rounds in another order, and recorded results hold this
-    one.
+    It is not `alpha * kd_divergence(..)`, which rounds in another order: recorded results depend on
+    this one.
     """
     return alpha * temperature**2 * _divergence(student_logits, teacher_logits, temperature)
 
 
 def kd_divergence(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float) -> Tensor:
-    """T^2 (1/B) sum KL(softmax(f_T / T) || softmax(f_S / T)), without weight or cross-entropy.
+    """Return T^2 (1/B) sum KL(softmax(f_T / T) || softmax(f_S / T)).
 
-    Both models must share the label space. Only the student gets a gradient.
+    There is no weight and no cross-entropy. Both models must share the label space. Only the
+    student gets a gradient.
 
     Args:
         student_logits: (B, C).
         teacher_logits: (B, C).
+        temperature: T.
 
     Returns:
-        Scalar, float32 at least.
+        Scalar, at least float32.
+
+    Example:
+        >>> import torch
+        >>> student, teacher = torch.zeros(1, 2), torch.tensor([[4.0, 0.0]])
+        >>> round(kd_divergence(student, teacher, temperature=4.0).item(), 4)
+        1.7751
     """
     return temperature**2 * _divergence(student_logits, teacher_logits, temperature)
 

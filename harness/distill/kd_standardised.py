@@ -9,16 +9,21 @@ EPS = 1e-7
 
 
 def standardised(logits: Tensor) -> Tensor:
-    """(z - mean z) / (1e-7 + std z) of each row, with the sample's standard deviation (C - 1).
+    """Return (z - mean z) / (1e-7 + std z) for each row.
 
-    Equal logits become zeros. The gradient there is finite but of the order of 1e7: a classifier
-    whose weights start at zero does not suit this loss.
+    std is the sample standard deviation (C - 1). Equal logits become zeros. The gradient there is
+    finite but of the order of 1e7: this loss does not suit a classifier that starts at zero.
 
     Args:
-        logits: (B, C), C at least 2.
+        logits: (B, C), C >= 2.
 
     Returns:
-        (B, C), float32 at least.
+        (B, C), at least float32.
+
+    Example:
+        >>> import torch
+        >>> standardised(torch.tensor([[10.0, 20.0, 30.0]])).round(decimals=4)
+        tensor([[-1.,  0.,  1.]])
     """
     logits = upcast_to_float32(logits)
     return (logits - logits.mean(1, keepdim=True)) / (EPS + logits.std(1, keepdim=True))
@@ -27,16 +32,23 @@ def standardised(logits: Tensor) -> Tensor:
 def standardised_kd_loss(
     student_logits: Tensor, teacher_logits: Tensor, *, temperature: float
 ) -> Tensor:
-    """`kd_divergence` of the `standardised` logits: the student need not match their scale.
+    """Return the `kd_divergence` of the `standardised` logits, which ignores their scale.
 
     Only the student gets a gradient.
 
     Args:
         student_logits: (B, C).
         teacher_logits: (B, C).
+        temperature: T.
 
     Returns:
-        Scalar, float32 at least.
+        Scalar, at least float32.
+
+    Example:
+        >>> import torch
+        >>> student = torch.tensor([[1.0, 2.0, 3.0]])
+        >>> round(standardised_kd_loss(student, 10 * student, temperature=2.0).item(), 4)
+        0.0
     """
     return kd_divergence(
         standardised(student_logits), standardised(teacher_logits), temperature=temperature

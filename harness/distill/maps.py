@@ -1,18 +1,23 @@
-"""Feature maps of two networks, brought to one size."""
+"""Bring the feature maps of two networks to one size."""
 
 from torch import Tensor
 from torch.nn import functional as F
 
 
 def same_size(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """The larger map pooled (adaptive average) to the smaller: the smaller H and the smaller W.
+    """Pool the larger map (adaptive average) to the smaller height and the smaller width.
 
     Args:
         a: (B, Ca, H, W).
         b: (B, Cb, H', W').
 
     Returns:
-        Both, of one size; a map that has it already is returned as it is.
+        Both maps at one size; a map that already has it is returned unchanged.
+
+    Example:
+        >>> import torch
+        >>> [tuple(x.shape) for x in same_size(torch.ones(1, 3, 8, 8), torch.ones(1, 5, 4, 4))]
+        [(1, 3, 4, 4), (1, 5, 4, 4)]
     """
     size = min(a.shape[2], b.shape[2]), min(a.shape[3], b.shape[3])
     return _pooled(a, size), _pooled(b, size)

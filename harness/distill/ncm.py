@@ -7,19 +7,23 @@ from harness.distill.relations import upcast_to_float32
 
 
 def ncm_accuracy(embedding: Tensor, labels: Tensor, centers: Tensor) -> Tensor:
-    """Fraction of images with argmax_j <phi, c_j> equal to their label.
+    """Return the fraction of images with argmax_j <phi, c_j> equal to their label.
 
-    As in the released code, which took the centres from the evaluated images themselves; that
-    lets each image help its own centre (docs/protocol.md, quirk 2). Centres from the training
-    set give the honest figure.
+    The released code took the centres from the evaluated images, which lets each image help its own
+    centre (docs/protocol.md, quirk 2). Centres from the training set give the unbiased figure.
 
     Args:
         embedding: (N, D), raw.
         labels: (N,).
-        centers: (C, D) of `class_centers`; a zero row is a class without images and cannot win.
+        centers: (C, D), from `class_centers`; a zero row is a class without images and cannot win.
 
     Returns:
         Scalar in [0, 1], float64 (exactly the ratio of two counts).
+
+    Example:
+        >>> embedding, labels = torch.tensor([[3.0, 1.0], [1.0, 2.0]]), torch.tensor([0, 0])
+        >>> ncm_accuracy(embedding, labels, centers=torch.eye(2)).item()
+        0.5
     """
     with torch.autocast(embedding.device.type, enabled=False):
         embedding = upcast_to_float32(embedding)

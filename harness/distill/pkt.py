@@ -9,10 +9,10 @@ EPS = 1e-7
 
 
 def pkt_loss(student_embedding: Tensor, teacher_embedding: Tensor) -> Tensor:
-    """Mean over i, j of p_T(j | i) log((p_T(j | i) + eps) / (p_S(j | i) + eps)), eps = 1e-7.
+    """Return the mean over i, j of p_T(j | i) log((p_T(j | i) + 1e-7) / (p_S(j | i) + 1e-7)).
 
-    p(j | i) = k(i, j) / sum_j k(i, j) with the kernel k = (1 + cos(phi_i, phi_j)) / 2, j = i
-    included. An embedding of zeros has cosine 0 with all, and zero gradient. Only the student
+    p(j | i) = k(i, j) / sum_j k(i, j) with the kernel k = (1 + cos(phi_i, phi_j)) / 2, including
+    j = i. An embedding of zeros has cosine 0 with all others, and zero gradient. Only the student
     gets a gradient.
 
     Args:
@@ -20,7 +20,12 @@ def pkt_loss(student_embedding: Tensor, teacher_embedding: Tensor) -> Tensor:
         teacher_embedding: (B, Dt); Dt may differ from Ds.
 
     Returns:
-        Scalar, float32 at least.
+        Scalar, at least float32.
+
+    Example:
+        >>> apart, alike = torch.eye(2), torch.ones(2, 3)
+        >>> round(pkt_loss(alike, apart).item(), 4)  # p_T = (2/3, 1/3), p_S = (1/2, 1/2)
+        0.0283
     """
     with torch.no_grad():
         teacher = _probabilities(teacher_embedding)
@@ -29,7 +34,7 @@ def pkt_loss(student_embedding: Tensor, teacher_embedding: Tensor) -> Tensor:
 
 
 def _probabilities(embedding: Tensor) -> Tensor:
-    """(B, B) of rows that sum to 1."""
+    """Return (B, B), with rows that sum to 1."""
     with torch.autocast(embedding.device.type, enabled=False):
         x = upcast_to_float32(embedding)
         norm = torch.linalg.vector_norm(x, dim=1, keepdim=True)

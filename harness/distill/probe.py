@@ -1,5 +1,4 @@
-"""Linear probe: what an embedding is worth to a linear classifier (Alain, Bengio, arXiv
-1610.01644)."""
+"""Linear probe: an embedding's worth to a linear classifier (Alain, Bengio, arXiv 1610.01644)."""
 
 import warnings
 
@@ -10,17 +9,26 @@ from torch import Tensor
 def linear_probe(
     embedding: Tensor, labels: Tensor, n_classes: int, *, l2: float
 ) -> tuple[Tensor, Tensor]:
-    """Multinomial logistic regression: minimises sum CE(W phi + b, y) + l2 / 2 ||W||^2, the bias
-    free: scikit-learn's LogisticRegression(C=1 / l2), in float64.
+    """Fit multinomial logistic regression: minimise sum CE(W phi + b, y) + l2 / 2 ||W||^2.
 
-    Convex, and solved with Newton's method from zero, so nothing about it is random. Without l2,
-    classes that can be told apart have no finite optimum; it ends where next to no loss is left.
+    The bias is not penalised: scikit-learn's LogisticRegression(C=1 / l2), in float64. The problem
+    is convex and solved by Newton's method from zero, so the result is deterministic. Without l2,
+    separable classes have no finite optimum; the solver stops where almost no loss is left.
 
     Args:
-        embedding: (N, D). labels: (N,) in [0, n_classes). l2: >= 0.
+        embedding: (N, D).
+        labels: (N,) in [0, n_classes).
+        n_classes: number of classes.
+        l2: weight of half the squared weights, >= 0.
 
     Returns:
-        weight (n_classes, D) and bias (n_classes,), float64; zeros for a class without images.
+        Weight (n_classes, D) and bias (n_classes,), float64; zeros for a class without images.
+
+    Example:
+        >>> x, y = torch.tensor([[0.0], [1.0], [2.0], [3.0]]), torch.tensor([0, 0, 1, 1])
+        >>> weight, bias = linear_probe(x, y, 2, l2=1.0)
+        >>> (x.double() @ weight.T + bias).argmax(1)
+        tensor([0, 0, 1, 1])
     """
     from sklearn.linear_model import LogisticRegression  # here alone: it takes a second
 

@@ -1,8 +1,8 @@
 """Relations inside a batch: distances, same-class pairs and their mined negatives.
 
 Everything is dense: a row is an ordered same-class pair (anchor, positive), a column an image of
-the batch. P is the number of such pairs, about B (B - 1) / C, so (P, B) stays small where a list
-of all triplets would not.
+the batch. There are P such pairs, about B (B - 1) / C, so (P, B) stays small where a list of all
+triplets would not.
 """
 
 import torch
@@ -11,14 +11,17 @@ from torch.nn import functional as F
 
 
 def upcast_to_float32(x: Tensor) -> Tensor:
-    """`x` in float32, or in float64 if it came so: half precision is for networks, not losses."""
+    """Return `x` in float32, or unchanged if it is float64.
+
+    Half precision is for networks, not losses.
+    """
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def unit_rows(x: Tensor, eps: float = 1e-12) -> Tensor:
-    """x / max(||x||, eps) along the last axis, any shape: `F.normalize`, safe at zero.
+    """Return x / max(||x||, eps) along the last axis, for any shape.
 
-    A row of zeros stays one, with zero gradient, where F.normalize multiplies the gradient by
+    A row of zeros stays zero, with zero gradient, whereas F.normalize multiplies the gradient by
     1 / eps = 1e12.
     """
     norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
@@ -26,18 +29,23 @@ def unit_rows(x: Tensor, eps: float = 1e-12) -> Tensor:
 
 
 def unit_distances(embedding: Tensor) -> Tensor:
-    """Euclidean distances ||z_i - z_j|| of the normalised rows z = phi / ||phi||.
+    """Return the Euclidean distances ||z_i - z_j|| of the normalised rows z = phi / ||phi||.
 
-    Computed from differences, not as sqrt(2 - 2 <z_i, z_j>): in float32 that form puts 7e-4
-    between an image and itself, takes duplicates for semi-hard negatives, and is subject to TF32.
-    The result is symmetric to the last bit, with zeros on the diagonal and for equal rows, where
-    the gradient is zero.
+    They are computed from differences, not as sqrt(2 - 2 <z_i, z_j>): in float32 that form puts
+    7e-4 between an image and itself, takes duplicates for semi-hard negatives, and is subject to
+    TF32. The result is symmetric to the last bit, with zeros on the diagonal and for equal rows,
+    where the gradient is zero.
 
     Args:
         embedding: (B, D), raw. Half precision is computed in float32, under autocast too.
 
     Returns:
         (B, B), in float32 or float64.
+
+    Example:
+        >>> unit_distances(torch.tensor([[2.0, 0.0], [0.0, 3.0]]))
+        tensor([[0.0000, 1.4142],
+                [1.4142, 0.0000]])
     """
     with torch.autocast(embedding.device.type, enabled=False):
         unit = F.normalize(upcast_to_float32(embedding))
@@ -45,15 +53,19 @@ def unit_distances(embedding: Tensor) -> Tensor:
 
 
 def same_class_pairs(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """All ordered pairs a != p of one class, by anchor and then by positive.
+    """Return all ordered pairs a != p of one class, sorted by anchor, then by positive.
 
-    P depends on the values, so on a GPU this waits for the device: give it labels on the CPU.
+    P depends on the values, so labels on a GPU would make the host wait: pass them on the CPU.
 
     Args:
-        labels: (B,) integer.
+        labels: (B,), integer.
 
     Returns:
         anchor (P,) and positive (P,), indices into the batch.
+
+    Example:
+        >>> same_class_pairs(torch.tensor([5, 7, 5]))
+        (tensor([0, 2]), tensor([2, 0]))
     """
     same = labels[:, None] == labels[None, :]
     same.fill_diagonal_(False)
@@ -64,15 +76,16 @@ def same_class_pairs(labels: Tensor) -> tuple[Tensor, Tensor]:
 def semi_hard_mask(
     distances: Tensor, labels: Tensor, anchor: Tensor, positive: Tensor, margin: float
 ) -> Tensor:
-    """Which images n are semi-hard negatives of a pair: 0 < D(a, n) - D(a, p) <= margin.
+    """Return which images n are semi-hard negatives of a pair: 0 < D(a, n) - D(a, p) <= margin.
 
-    Schroff et al. (FaceNet, arXiv 1503.03832), with the margin's end included as in the releases.
+    Schroff et al. (FaceNet, arXiv 1503.03832); the margin itself is included, as in the releases.
 
     Args:
         distances: (B, B).
         labels: (B,).
         anchor: (P,).
         positive: (P,).
+        margin: the largest difference of the distances.
 
     Returns:
         (P, B) bool.
@@ -84,9 +97,9 @@ def semi_hard_mask(
 def nearest_negative(
     distances: Tensor, labels: Tensor, anchor: Tensor, positive: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """One negative a pair: the nearest with D(a, n) > D(a, p), else the farthest of all.
+    """Return one negative per pair: the nearest with D(a, n) > D(a, p), else the farthest of all.
 
-    Release of 2020-06: no margin. Among equally near or far negatives the first one counts.
+    Release of 2020-06: no margin. Ties go to the first image of the batch.
 
     Args:
         distances: (B, B).
@@ -95,8 +108,8 @@ def nearest_negative(
         positive: (P,).
 
     Returns:
-        negative (P,), and found (P,) bool: False where the batch has no other class, in which
-        case `negative` is meaningless.
+        negative (P,), and exists (P,) bool: False if the batch has no other class, in which case
+        `negative` is meaningless.
     """
     from_anchor = distances[anchor]
     is_negative = labels[anchor][:, None] != labels[None, :]

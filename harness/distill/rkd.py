@@ -12,17 +12,24 @@ NEAREST = 1e-6
 
 
 def rkd_distance_loss(student_embedding: Tensor, teacher_embedding: Tensor) -> Tensor:
-    """Mean over i, j of smooth_l1(d_S(i, j) / mean d_S - d_T(i, j) / mean d_T).
+    """Return the mean over i, j of smooth_l1(d_S(i, j) / mean d_S - d_T(i, j) / mean d_T).
 
-    d are Euclidean distances between the raw embeddings; their mean is over i != j. Images whose
-    embeddings are equal count as 1e-6 apart and pull at nothing. Only the student gets a gradient.
+    d are Euclidean distances between the raw embeddings; their mean is over i != j. Images with
+    equal embeddings count as 1e-6 apart and exert no pull. Only the student gets a gradient.
 
     Args:
         student_embedding: (B, Ds).
         teacher_embedding: (B, Dt); Dt may differ from Ds.
 
     Returns:
-        Scalar, float32 at least; 0 for a batch of one image.
+        Scalar, at least float32; 0 for a batch of one image.
+
+    Example:
+        >>> line = torch.tensor([[0.0], [1.0], [2.0]])
+        >>> rkd_distance_loss(line, 7 * line)  # only ratios count
+        tensor(0.)
+        >>> round(rkd_distance_loss(line, torch.eye(3)).item(), 4)
+        0.0417
     """
     with torch.no_grad():
         teacher = _relative_distances(teacher_embedding)
@@ -30,18 +37,23 @@ def rkd_distance_loss(student_embedding: Tensor, teacher_embedding: Tensor) -> T
 
 
 def rkd_angle_loss(student_embedding: Tensor, teacher_embedding: Tensor) -> Tensor:
-    """Mean over i, j, k of smooth_l1(cos_S(j, i, k) - cos_T(j, i, k)).
+    """Return the mean over i, j, k of smooth_l1(cos_S(j, i, k) - cos_T(j, i, k)).
 
-    cos(j, i, k) is the cosine of the angle at i between the directions to j and to k; 0 where
-    one of them has no length. Takes memory for B^3 numbers and B^2 (Ds + Dt). Only the student
-    gets a gradient.
+    cos(j, i, k) is the cosine of the angle at i between the directions to j and to k; 0 if one of
+    them has zero length. Takes memory for B^3 numbers and B^2 (Ds + Dt). Only the student gets a
+    gradient.
 
     Args:
         student_embedding: (B, Ds).
         teacher_embedding: (B, Dt); Dt may differ from Ds.
 
     Returns:
-        Scalar, float32 at least.
+        Scalar, at least float32.
+
+    Example:
+        >>> line, corner = torch.tensor([[0.0], [1.0], [2.0]]), torch.eye(3)
+        >>> round(rkd_angle_loss(line, corner).item(), 4)
+        0.0926
     """
     with torch.no_grad():
         teacher = _cosines(teacher_embedding)
@@ -51,14 +63,21 @@ def rkd_angle_loss(student_embedding: Tensor, teacher_embedding: Tensor) -> Tens
 def rkd_loss(
     student_embedding: Tensor, teacher_embedding: Tensor, *, distance: float, angle: float
 ) -> Tensor:
-    """distance x `rkd_distance_loss` + angle x `rkd_angle_loss`; the paper takes 25 and 50.
+    """Return distance x `rkd_distance_loss` + angle x `rkd_angle_loss`; the paper uses 25 and 50.
 
     Args:
         student_embedding: (B, Ds).
         teacher_embedding: (B, Dt); Dt may differ from Ds.
+        distance: weight of the distances.
+        angle: weight of the angles.
 
     Returns:
-        Scalar, float32 at least.
+        Scalar, at least float32.
+
+    Example:
+        >>> line, corner = torch.tensor([[0.0], [1.0], [2.0]]), torch.eye(3)
+        >>> round(rkd_loss(line, corner, distance=25.0, angle=50.0).item(), 4)
+        5.6713
     """
     return distance * rkd_distance_loss(
         student_embedding, teacher_embedding
@@ -66,7 +85,7 @@ def rkd_loss(
 
 
 def _relative_distances(embedding: Tensor) -> Tensor:
-    """(B, B), zeros on the diagonal, 1 in the mean off it."""
+    """Return (B, B), with zeros on the diagonal and a mean of 1 off it."""
     n = len(embedding)
     with torch.autocast(embedding.device.type, enabled=False):
         x = upcast_to_float32(embedding)
@@ -78,7 +97,7 @@ def _relative_distances(embedding: Tensor) -> Tensor:
 
 
 def _cosines(embedding: Tensor) -> Tensor:
-    """(B, B, B): [i, j, k] is the cosine at i between the directions to j and to k."""
+    """Return (B, B, B): [i, j, k] is the cosine at i between the directions to j and to k."""
     with torch.autocast(embedding.device.type, enabled=False):
         x = upcast_to_float32(embedding)
         directions = unit_rows(x[None, :] - x[:, None])

@@ -32,31 +32,41 @@ def teaching_loss(
     weighted: bool,
     teacher_logits: Tensor | None = None,
 ) -> Tensor:
-    """lambd x (1/B) sum_i w_i KL(softmax(s_T / tau2) || softmax(f_S / tau2)), over C_B.
+    """Return lambd x (1/B) sum_i w_i KL(softmax(s_T / tau2) || softmax(f_S / tau2)), over C_B.
 
-    s_T = [<phi_T, c_j>]_j with raw phi_T; C_B are the classes present in the batch, every other
-    one is left out of both softmaxes.
+    s_T = [<phi_T, c_j>]_j with raw phi_T; C_B are the classes present in the batch, and all others
+    are left out of both softmaxes.
 
-    - `centers` given: global centres (2021). `tau_on="teacher"` leaves the student's logits
-      undivided (2022); `weighted` weighs the images by `instance_weights` (2022).
+    - With `centers`: global centres (2021). `tau_on="teacher"` leaves the student's logits
+      undivided (2022); `weighted` weights the images by `instance_weights` (2022).
     - `centers=None`: the batch's own centres and a mean over the B x |C_B| entries (2020-06).
 
-    Computed in float32 at least, under autocast too, and without waiting for the device. Only
-    the student gets a gradient.
+    Computed in at least float32, also under autocast, without host-device synchronisation. Only the
+    student gets a gradient.
 
     Args:
         student_logits: (B, C).
         teacher_embedding: (B, Dt), raw.
         labels: (B,) in [0, C).
-        centers: (C, Dt) of `class_centers`, or None.
+        centers: (C, Dt), from `class_centers`, or None.
+        tau2: temperature.
+        lambd: weight of the loss.
         tau_on: one of `TAU_ON`.
-        teacher_logits: (B, Ct), the teacher's own classifier; needed if `weighted`.
+        weighted: weight each image by the teacher's certainty.
+        teacher_logits: (B, Ct), from the teacher's own classifier; required if `weighted`.
 
     Returns:
         Scalar.
 
     Raises:
         ValueError: unknown `tau_on`, or `weighted` without `teacher_logits`.
+
+    Example:
+        >>> labels, centers = torch.tensor([0, 1]), torch.eye(2)
+        >>> settings = {"tau2": 2.0, "lambd": 100.0, "tau_on": "both", "weighted": False}
+        >>> loss = teaching_loss(torch.zeros(2, 2), 4 * torch.eye(2), labels, centers, **settings)
+        >>> round(loss.item(), 4)
+        32.7813
     """
     if tau_on not in TAU_ON:
         raise ValueError(f"tau_on: unknown side {tau_on!r}; allowed: {', '.join(TAU_ON)}")
@@ -82,16 +92,23 @@ def teaching_loss(
 def local_teaching_loss(
     student_logits: Tensor, teacher_embedding: Tensor, labels: Tensor, *, tau2: float, epoch: int
 ) -> Tensor:
-    """The release of 2020-06: the batch's own centres, weight 1000 exp(-0.05 (epoch - 1)).
+    """Return the loss of the release of 2020-06: local centres, weight 1000 exp(-0.05 (epoch - 1)).
 
     Args:
         student_logits: (B, C).
         teacher_embedding: (B, Dt), raw.
         labels: (B,) in [0, C).
+        tau2: temperature.
         epoch: counted from 1.
 
     Returns:
         Scalar.
+
+    Example:
+        >>> labels, embedding = torch.tensor([0, 1]), 4 * torch.eye(2)
+        >>> loss = local_teaching_loss(torch.zeros(2, 2), embedding, labels, tau2=2.0, epoch=1)
+        >>> round(loss.item(), 3)
+        163.907
     """
     weight = LOCAL_WEIGHT * math.exp(-LOCAL_DECAY * (epoch - 1))
     return teaching_loss(
@@ -106,9 +123,9 @@ def local_teaching_loss(
     )
 
 
-def _kl_over(teacher_scores: Tensor, student_scores: Tensor, taken: Tensor) -> Tensor:
-    """KL(softmax(teacher) || softmax(student)) of each row (B,), over the columns `taken` (C,)."""
-    left_out = ~taken
+def _kl_over(teacher_scores: Tensor, student_scores: Tensor, selected: Tensor) -> Tensor:
+    """Return KL(softmax(teacher) || softmax(student)) of each row over the selected columns."""
+    left_out = ~selected
     # The second fill keeps -inf - -inf out of the difference: the columns left out give exactly
     # 0, in the value and in the gradient.
     log_t = teacher_scores.masked_fill(left_out, -torch.inf).log_softmax(1).masked_fill(left_out, 0)
@@ -118,16 +135,21 @@ def _kl_over(teacher_scores: Tensor, student_scores: Tensor, taken: Tensor) -> T
 
 @torch.no_grad()
 def instance_weights(teacher_logits: Tensor) -> Tensor:
-    """w = 2 sigmoid(-u'), with u = -log max softmax(f_T) scaled to u' in [0, 1] over the batch.
+    """Return w = 2 sigmoid(-u'), large where the teacher is certain.
 
-    The image the teacher is surest of gets 1, the one it is least sure of 0.538; all get 1 if it
-    is equally sure of all. Release of 2022.
+    u' is u = -log max softmax(f_T), scaled to [0, 1] over the batch. The image the teacher is most
+    certain of gets 1, the one it is least certain of 0.538; all get 1 if it is equally certain of
+    all. Release of 2022.
 
     Args:
         teacher_logits: (B, Ct).
 
     Returns:
-        (B,), float32 at least, without gradient.
+        (B,), at least float32, without gradient.
+
+    Example:
+        >>> instance_weights(torch.tensor([[9.0, 0.0], [0.0, 0.0]]))
+        tensor([1.0000, 0.5379])
     """
     doubt = -upcast_to_float32(teacher_logits).log_softmax(1).amax(1)
     doubt = doubt - doubt.min()
