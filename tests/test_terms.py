@@ -240,7 +240,7 @@ def test_a_term_of_one_method_alone_keeps_its_cells(tmp_path: Path) -> None:
 WRONG = {
     "methods=[kd+kd]": "methods: 'kd+kd': 'kd' stands twice",
     "methods=[vid+kd, kd+vid]": "methods: 'kd+vid' stands twice",
-    "methods=[kd+refilled]": "'refilled' is no term beside the cross-entropy",
+    "methods=[kd+refilled]": "'refilled' is not a term beside the cross-entropy",
     "methods=[plain+kd]": "'plain' is no term",
     "methods=[kd+vdi]": "unknown method 'vdi'; did you mean 'vid'?",
     "methods=[kd+]": "unknown method ''",
@@ -300,7 +300,7 @@ def test_a_section_that_no_method_uses(
 @pytest.mark.parametrize(
     ("assignments", "said"),
     [
-        (["methods=[crd]"], "16,384 of 267 images of other classes: drawn with replacement"),
+        (["methods=[crd]"], "crd.negatives: 267 images of other classes for 16,384"),
         (["methods=[crd+kd]", "crd.negatives=300"], "crd.negatives=267 draws each once"),
         (["methods=[crd]", "crd.negatives=300", "protocol=legacy"], ""),
         (["methods=[crd]", "crd.negatives=260"], ""),

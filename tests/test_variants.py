@@ -13,7 +13,13 @@ from harness.common.errors import UserError
 from harness.data import load
 from harness.experiment.file import apply_overrides, parse
 from harness.methods import parse_method
-from harness.methods.variants import expanded, joined, split, text_of, value_of
+from harness.methods.variants import (
+    expand_item,
+    format_value,
+    join_settings,
+    parse_value,
+    split_settings,
+)
 from harness.plan import TEACHER, Plan, make_plan
 
 SCALARS = st.one_of(
@@ -27,17 +33,17 @@ SCALARS = st.one_of(
 
 @given(SCALARS)
 def test_a_value_survives_its_name(value: Any) -> None:
-    text = text_of(value)
-    assert value_of(text) == value and not set(text) & set("();=@+ ") - {"+"}
-    assert text_of(value_of(text)) == text
+    text = format_value(value)
+    assert parse_value(text) == value and not set(text) & set("();=@+ ") - {"+"}
+    assert format_value(parse_value(text)) == text
 
 
 def test_equal_settings_have_one_name() -> None:
     for name in ("kd(kd.temperature=8)", "kd(kd.temperature=8.0)", "kd( kd.temperature = 8e0 )"):
         assert parse_method(name).name == "kd(kd.temperature=8)"
     both = {"kd.temperature": 2, "kd.alpha": 0.5}
-    assert joined("kd@2", both) == joined("kd@2", dict(reversed(both.items())))
-    assert split("kd(kd.alpha=0.5;kd.temperature=2)@2") == ("kd@2", both)
+    assert join_settings("kd@2", both) == join_settings("kd@2", dict(reversed(both.items())))
+    assert split_settings("kd(kd.alpha=0.5;kd.temperature=2)@2") == ("kd@2", both)
 
 
 def test_what_a_name_means() -> None:
@@ -61,10 +67,12 @@ def test_a_list_is_a_sweep() -> None:
         f"refilled(stage1.tau1={tau};stage2.lambd={lambd})" for tau in (1, 4) for lambd in (1, 10)
     ]
     labels = [f"R, tau1 {tau}, lambd {lambd}" for tau in (1, 4) for lambd in (1, 10)]
-    assert expanded(item) == list(zip(names, labels, strict=True))
-    assert expanded({"method": "kd", "epochs": "both"}) == [("kd@both", None)]
-    assert expanded({"method": "kd", "epochs": 2, "kd.alpha": [1]}) == [("kd(kd.alpha=1)@2", None)]
-    assert expanded({"method": "kd", "label": "Hinton"}) == [("kd", "Hinton")]
+    assert expand_item(item) == list(zip(names, labels, strict=True))
+    assert expand_item({"method": "kd", "epochs": "both"}) == [("kd@both", None)]
+    assert expand_item({"method": "kd", "epochs": 2, "kd.alpha": [1]}) == [
+        ("kd(kd.alpha=1)@2", None)
+    ]
+    assert expand_item({"method": "kd", "label": "Hinton"}) == [("kd", "Hinton")]
 
 
 def swept(methods: list[Any], **changes: Any) -> Plan:

@@ -32,7 +32,7 @@ from harness.experiment.tasks import Task, Tasks
 from harness.experiment.tuned import Tuned
 from harness.methods import Method
 from harness.methods.base import BOTH, Frozen, NotNegative, Section, StepSchedule
-from harness.methods.variants import expanded, split
+from harness.methods.variants import expand_item, split_settings
 from harness.networks import NetworkOptions
 
 # In tables of Markdown and LaTeX, in figures and in MLflow: without what one of them would read.
@@ -88,7 +88,7 @@ class ExperimentFields(Frozen):
         if not isinstance(raw, dict) or not isinstance(raw.get("methods"), list | tuple):
             return raw
         try:
-            found = [pair for item in raw["methods"] for pair in expanded(item)]
+            found = [pair for item in raw["methods"] for pair in expand_item(item)]
             own = {
                 methods.parse_method(name).name: label for name, label in found if label is not None
             }
@@ -156,7 +156,7 @@ class ExperimentFields(Frozen):
             ValueError: a setting that its section does not have or allow.
         """
         method = methods.parse_method(name)
-        tuned = (self.tuned or {}).get(name) or (self.tuned or {}).get(split(name)[0])
+        tuned = (self.tuned or {}).get(name) or (self.tuned or {}).get(split_settings(name)[0])
         update: dict[str, Any] = {}
         for where, settings, is_free in (
             (f"tuned.{name}.settings", tuned.of(task) if tuned else {}, True),
@@ -196,7 +196,7 @@ class ExperimentFields(Frozen):
     @model_validator(mode="after")
     def _tuned_fits(self) -> Self:
         for method in self.tuned or {}:
-            if not {method} & {*self.methods, *(split(name)[0] for name in self.methods)}:
+            if not {method} & {*self.methods, *(split_settings(name)[0] for name in self.methods)}:
                 raise ValueError(f"tuned.{method}: not among methods; add it there or drop it here")
             found = [] if self.tuned is None else self.tuned[method].tasks
             for task in (None, *(own.task for own in found)):

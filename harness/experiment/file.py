@@ -28,7 +28,7 @@ from harness.experiment.tasks import Task, Tasks
 from harness.experiment.tuned import TaskTuned
 from harness.methods import SECTIONS
 from harness.methods.base import Method, Schedule
-from harness.methods.variants import expanded, split
+from harness.methods.variants import expand_item, split_settings
 from harness.networks import NETWORKS
 
 REGISTERED = "models:"  # begins the name of a teacher in MLflow's model registry
@@ -257,9 +257,9 @@ def _trained(raw: Raw) -> tuple[set[str], set[Task]]:
         ValueError: some of them are wrong.
     """
     items = raw.get("methods") or methods.DEFAULT
-    names = [str(name) for item in items for name, _ in expanded(item)]
+    names = [str(name) for item in items for name, _ in expand_item(item)]
     tasks = Tasks.model_validate(raw["tasks"]).all if raw.get("tasks") else []
-    return {methods.parse_method(split(name)[0]).name for name in names}, set(tasks)
+    return {methods.parse_method(split_settings(name)[0]).name for name in names}, set(tasks)
 
 
 def _check_sections(raw: Raw, assignments: list[str], used: list[Method]) -> None:
@@ -273,7 +273,7 @@ def _check_sections(raw: Raw, assignments: list[str], used: list[Method]) -> Non
     own = given if isinstance(given, list) else [] if given else methods.DEFAULT
     with contextlib.suppress(ValueError):  # a name that `--set` has replaced
         in_file = unused & methods.unused_sections(
-            methods.parse_method(str(name)) for item in own for name, _ in expanded(item)
+            methods.parse_method(str(name)) for item in own for name, _ in expand_item(item)
         )
     assigned = [a.partition("=")[0].partition(".")[0] for a in assignments]
     for section in [*(s for s in raw if s in in_file), *(s for s in assigned if s in unused)]:

@@ -1,7 +1,7 @@
 """The methods: each module of this package describes some and lists them in METHODS.
 
-To add one: a module here (what it is), a loss in harness/distill, and what trains it in
-harness/train/methods: a Term, or a Training. Nothing else names it: experiment files, cells,
+To add one, write a module here (what it is), a loss in harness/distill, and its trainer in
+harness/train/methods: a Term or a Training. Nothing else names it: experiment files, cells,
 tuning, tables, figures, MLflow and docs/methods.md follow from the description. Nothing here
 imports torch.
 """
@@ -28,7 +28,7 @@ from harness.methods.base import (
     plus,
     with_epochs,
 )
-from harness.methods.variants import split, variant
+from harness.methods.variants import split_settings, with_settings
 
 IMPORTED = "imported"  # kind of a cell that is not trained: a teacher from a published file
 
@@ -39,12 +39,12 @@ def _described() -> Iterator[Method]:
 
 
 def _rank(method: Method) -> tuple[bool, int]:
-    """Without a teacher first, of several stages last, as tables have them; else by module."""
+    """Return the sort key of the tables: teacher-free methods first, several stages last."""
     return bool(method.needs), len(method.stages)
 
 
 def _n_schedules(stages: tuple[Stage, ...]) -> int:
-    """Of stages that train a student on its own task."""
+    """Count the stages that train a student on its own task."""
     return sum(stage.schedule is not None and stage.task == "student" for stage in stages)
 
 
@@ -53,9 +53,9 @@ STAGES: dict[str, Stage] = {SUPERVISED.kind: SUPERVISED}
 for _method in REGISTRY.values():
     for _stage in _method.stages:
         STAGES.setdefault(_stage.kind, _stage)
-# Of the method that trains longest: what "kd@both" means by both.
+# The stages of the method that trains longest: what "both" means in "kd@both".
 BOTH_STAGES = max((method.stages for method in REGISTRY.values()), key=_n_schedules)
-# Section of an experiment file -> its model, `optimizer` aside.
+# Section of an experiment file -> its model, except `optimizer`.
 SECTIONS: dict[str, type[Section]] = {TRAINING: StepSchedule} | {
     name: model for method in REGISTRY.values() for name, model in method.settings.items()
 }
@@ -64,21 +64,22 @@ DEFAULT = tuple(method.name for method in REGISTRY.values() if method.is_default
 
 @functools.cache
 def parse_method(name: str) -> Method:
-    """A method of the registry; the sum that a name as "kd+vid" means, in the registry's order; one
-    with settings of its own: "kd(kd.temperature=8)"; or one that trains for longer: "kd@2", and
-    "kd@both" for as many epochs as both stages have.
+    """Return the method that a name describes.
+
+    That is one of the registry; a sum such as "kd+vid", whose terms are put into the registry's
+    order; one with settings of its own, "kd(kd.temperature=8)"; or one with other epochs: "kd@2",
+    or "kd@both" for the epochs of both stages.
 
     Raises:
-        ValueError: there is no such method, or no such sum or setting, or it cannot train for
-            longer.
+        ValueError: no such method, sum or setting, or its epochs cannot be changed.
     """
-    name, settings = split(name)
+    name, settings = split_settings(name)
     name, at, epochs = name.partition(AT)
-    if settings:
-        method = variant(parse_method(name), settings)
-        return with_epochs(method, _factor(name, epochs), BOTH_STAGES) if at else method
-    if at:
-        return with_epochs(parse_method(name), _factor(name, epochs), BOTH_STAGES)
+    if settings or at:
+        method = parse_method(name)
+        if settings:
+            method = with_settings(method, settings)
+        return with_epochs(method, _epochs_factor(name, epochs), BOTH_STAGES) if at else method
     parts = name.split("+")
     for part in parts:
         if part not in REGISTRY:
@@ -91,22 +92,23 @@ def parse_method(name: str) -> Method:
         raise ValueError(f"{name!r}: {error}") from None
 
 
-def _factor(name: str, epochs: str) -> Any:
-    """
+def _epochs_factor(name: str, text: str) -> Any:
+    """Return the factor that stands behind the @ of a name, or BOTH.
+
     Raises:
-        ValueError: neither a number nor BOTH.
+        ValueError: it is neither.
     """
-    factor = BOTH if epochs == BOTH else as_number(epochs)
+    factor = as_number(text)
     if isinstance(factor, str) and factor != BOTH:
-        raise ValueError(f"{epochs!r} is neither a factor nor {BOTH!r}; write {name}{AT}{BOTH}")
+        raise ValueError(f"{text!r} is neither a factor nor {BOTH!r}; write {name}{AT}{BOTH}")
     return factor
 
 
 def get_method(name: str, field: str = "methods") -> Method:
-    """The same, of a name that a user wrote.
+    """Return the method that a user named in `field`, as `parse_method`.
 
     Raises:
-        UserError: there is no such method, or no such sum.
+        UserError: no such method.
     """
     try:
         return parse_method(name)
@@ -114,17 +116,19 @@ def get_method(name: str, field: str = "methods") -> Method:
         raise UserError(f"{field}: {error}") from None
 
 
-def unused_sections(used: Iterable[Method]) -> set[str]:
-    """The sections that none of these methods has. `training` is never among them: it also says how
-    the teacher is trained."""
+def unused_sections(methods: Iterable[Method]) -> set[str]:
+    """Return the sections that none of these methods reads.
+
+    `training` is never among them, as it also says how the teacher is trained.
+    """
     return SECTIONS.keys() - {
         TRAINING,
-        *(s for m in used for s in (*m.sections, *m.epoch_sources)),
+        *(s for m in methods for s in (*m.sections, *m.epoch_sources)),
     }
 
 
 def stage_of(kind: str) -> Stage:
-    """The stage that cells of this kind are trained in.
+    """Return the stage that cells of this kind are trained in.
 
     Raises:
         UserError: this version has no such kind.
@@ -133,13 +137,13 @@ def stage_of(kind: str) -> Stage:
 
 
 def needs_maps(terms: Iterable[str]) -> bool:
-    """Whether one of a stage's terms, named by its method, needs the teacher's feature maps."""
+    """Return whether one of a stage's terms, named by its method, needs the teacher's maps."""
     return any("maps" in REGISTRY[name].needs for name in terms)
 
 
-def n_epochs(kind: str, spec: dict[str, dict[str, int]]) -> int:
-    """Epochs of a cell, from its kind and spec."""
+def n_epochs(kind: str, config: dict[str, dict[str, int]]) -> int:
+    """Return the number of epochs of a cell, from its kind and config."""
     if kind == IMPORTED:
         return 0
     schedule = stage_of(kind).schedule
-    return int(spec[schedule]["epochs"]) if schedule else 1
+    return int(config[schedule]["epochs"]) if schedule else 1

@@ -8,7 +8,7 @@ NAME = "at"
 
 
 class AtSettings(PairedMaps):
-    """As in RepDistiller: summed over the maps."""
+    """The weight is RepDistiller's; the terms of the maps are summed."""
 
     method: ClassVar[str] = NAME
 
@@ -19,7 +19,7 @@ METHODS = (
     distillation(
         NAME,
         "AT",
-        about="where the maps of each group of blocks are large",
+        about="attention: where the maps of each group of blocks are large",
         formula="CE + weight sum over maps mean((a_T - a_S)^2), "
         "a = normalised mean over channels of F^2",
         paper="Zagoruyko, Komodakis, ICLR 2017, arXiv 1612.03928; weight of RepDistiller",

@@ -1,4 +1,4 @@
-"""What a method says about itself. Nothing here imports torch: `Stage.trainer` names what does."""
+"""The description of a method. Nothing here imports torch; `Stage.trainer` names what does."""
 
 from __future__ import annotations
 
@@ -11,43 +11,47 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from harness.common.metrics import ACCURACY
 from harness.networks import NetworkOptions
 
-TEACHER = "teacher"  # what stands for its stage and method, and for a network
+TEACHER = "teacher"  # the name of its stage, of its method and of its network
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Epochs = Annotated[int, Field(ge=1, strict=True)]  # 20.0 would miss its default milestones
-# What a method asks of the teacher's answer to a batch.
+# The teacher's outputs for a batch that a method needs.
 Needs = Literal["embedding", "logits", "maps"]
 
 
 class Frozen(BaseModel):
+    """A frozen model that refuses unknown fields and infinite numbers."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Section(Frozen):
     """A section of an experiment file.
 
-    untunable: fields that stay the same whatever is tuned: how long everything trains, and what a
-    method is.
+    Attributes:
+        untunable: fields that no tuning changes: how long everything trains, and what a method is.
     """
 
     untunable: ClassVar[frozenset[str]] = frozenset()
 
     def check_networks(self, teacher: NetworkOptions, student: NetworkOptions) -> None:
-        """
+        """Check that the method can compare the outputs of these two networks.
+
         Raises:
-            ValueError: the method cannot compare what these two networks give; how to go on.
+            ValueError: it cannot, with the remedy.
         """
 
     def remark(self, class_sizes: Sequence[int]) -> str | None:
-        """What these settings mean for a training set, where nobody would expect it.
+        """Return a note on a surprising effect of these settings, or None.
 
-        class_sizes: the number of training images of each class.
+        Args:
+            class_sizes: the number of training images per class.
         """
         return None
 
 
 class Schedule(Section):
-    """A section that says for how many epochs something trains."""
+    """A section that says for how many epochs something trains, and at which learning rate."""
 
     untunable: ClassVar[frozenset[str]] = frozenset({"epochs"})
 
@@ -55,13 +59,15 @@ class Schedule(Section):
     lr: Positive = 0.1
 
     def scaled(self, factor: float) -> Self:
-        """With this multiple of the epochs, one at least."""
+        """Return the schedule with `factor` times the epochs, at least one."""
         return self.model_copy(update={"epochs": max(1, round(self.epochs * factor))})
 
 
 class StepSchedule(Schedule):
-    """lr, times gamma at each milestone. Milestones default to 50, 70 and 90 % of the epochs:
-    100, 140 and 180 of the release's 200."""
+    """A learning rate that is multiplied by gamma at each milestone.
+
+    Milestones default to 50, 70 and 90 % of the epochs: 100, 140 and 180 of the release's 200.
+    """
 
     untunable: ClassVar[frozenset[str]] = Schedule.untunable | {"milestones"}
 
@@ -79,7 +85,7 @@ class StepSchedule(Schedule):
         return values
 
     def scaled(self, factor: float) -> Self:
-        """With this multiple of the epochs, its milestones at the same shares of them."""
+        """Return the schedule with `factor` times the epochs, its milestones in proportion."""
         scaled = super().scaled(factor)
         points = {round(m * factor) for m in self.milestones}
         points = {p for p in points if 0 < p < scaled.epochs}
@@ -87,7 +93,7 @@ class StepSchedule(Schedule):
 
     @field_validator("milestones")
     @classmethod
-    def _increasing(cls, value: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
+    def _milestones_increase(cls, value: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
         if list(value) != sorted(set(value)):
             raise ValueError(f"{list(value)} must increase; sort them and drop doubles")
         epochs = info.data.get("epochs")
@@ -100,13 +106,14 @@ class StepSchedule(Schedule):
 
 
 class PairedMaps(Section):
-    """Of a method that compares the maps of teacher and student pair by pair."""
+    """The section of a method that compares the maps of teacher and student pair by pair."""
 
     method: ClassVar[str]
 
     weight: NotNegative
 
     def check_networks(self, teacher: NetworkOptions, student: NetworkOptions) -> None:
+        """Check that both networks have equally many maps."""
         if teacher.n_maps != student.n_maps:
             raise ValueError(
                 f"methods: {self.method!r} compares maps pair by pair, but {teacher.label} has "
@@ -121,22 +128,25 @@ DISTILLATION = "harness.train.methods.distillation:Distillation"
 
 @dataclass(frozen=True)
 class Stage:
-    """One training of a method: one cell a student and seed.
+    """A training of a method: one cell per student and seed.
 
-    name: in the table's entries, run names and MLflow.
-    kind: of its cells; stages that train alike share it, and so the cells.
-    schedule: the section that says how long it trains and at which rate; None where what it fits
-        is found at once, in one look at the training images.
-    sections: what else of the experiment decides its result, beside the optimiser.
-    switches: fields of the protocol that decide its result, beside the images and the epoch.
-    metric: what is measured on the test set: `metrics.ACCURACY`, or `metrics.NCM` (both forms).
-    trainer: "module:class" of the harness.train.methods.base.Training that trains it.
-    terms: of DISTILLATION: method -> "module:class" of its harness.train.methods.distillation.Term.
-    task: whose task it is trained and measured on.
-    network: whose network it trains. "teacher": the teacher itself with another last layer, and
-        "pixels": none at all (harness.networks.pixels), so that its number is the same for every
-        student.
-    new_head: whether the last layer of what it starts from is drawn anew.
+    Attributes:
+        name: in the table's entries, run names and MLflow.
+        kind: of its cells; stages that train alike share the kind, and so the cells.
+        schedule: the section with its epochs and learning rate; None if it takes no steps but one
+            pass over the training images.
+        trainer: "module:class" of the harness.train.methods.base.Training that trains it.
+        sections: the other sections of the experiment that its result depends on, besides the
+            optimiser.
+        switches: the fields of the protocol that its result depends on, besides the training
+            images and the choice of the epoch.
+        metric: what is measured on the test set: `metrics.ACCURACY`, or `metrics.NCM` (both forms).
+        terms: for DISTILLATION: method -> "module:class" of its
+            harness.train.methods.distillation.Term.
+        task: whose task it is trained and measured on.
+        network: whose network it trains. "teacher" is the teacher itself with another last layer,
+            "pixels" none at all (harness.networks.pixels); neither depends on the student.
+        new_head: whether the last layer is initialised anew.
     """
 
     name: str
@@ -153,17 +163,18 @@ class Stage:
 
     @property
     def all_sections(self) -> tuple[str, ...]:
+        """The sections of the experiment that its result depends on, without the optimiser."""
         return (self.schedule, *self.sections) if self.schedule else self.sections
 
     @property
     def by_student(self) -> bool:
-        """Whether its number depends on the student's network."""
+        """True if its result depends on the student's network."""
         return self.network == "student"
 
 
 TRAINING = "training"  # the section that says how teachers and most students train
 
-# Cross-entropy alone: every teacher, and the students that learn without one.
+# Cross-entropy alone: every teacher, and the students that learn without a teacher.
 SUPERVISED = Stage(
     name="student",
     kind="supervised",
@@ -174,22 +185,26 @@ SUPERVISED = Stage(
 
 @dataclass(frozen=True)
 class Method:
-    """One way to train a student.
+    """A way to train a student.
 
-    name: in experiment files, tags and bundles.
-    label: in tables and figures; may show settings, as in "ReFilled ({stage1[relation]})".
-    about: one line; formula: of what is minimised; paper: where it comes from.
-    stages: trained one after the other; each but the first starts from the one before.
-    settings: section -> model, of the sections that this method brings.
-    fixed: section -> field -> value of what the name stands for. overrides: settings that were
-        given to it, as in "kd(kd.temperature=8)" (harness.methods.variants).
-    needs: what it asks of the teacher; nothing for a method without one.
-    shared_classes: whether teacher and student must have the same classes.
-    is_default: trained where an experiment names no methods.
-    variant_of: a method that is the same one where `fixed` and `overrides` equal the experiment's
-        settings.
-    epochs_factor: how much longer it trains than its sections say: a factor, or BOTH.
-    epoch_sources: sections whose epochs that depends on.
+    Attributes:
+        name: in experiment files, tags and bundles.
+        label: in tables and figures; may show settings, as in "ReFilled ({stage1[relation]})".
+        about: one line on the method.
+        formula: what it minimises.
+        paper: its source.
+        stages: trained one after the other; each but the first starts from the one before.
+        settings: section -> model, for the sections that this method adds.
+        fixed: section -> field -> value, for the settings that its name stands for.
+        overrides: section -> field -> value, for the settings given to it, as in
+            "kd(kd.temperature=8)" (harness.methods.variants).
+        needs: the teacher's outputs that it uses; empty for a method without a teacher.
+        shared_classes: whether teacher and student must have the same classes.
+        is_default: whether experiments that name no methods train it.
+        variant_of: the method that this one equals if the experiment's own settings equal `fixed`
+            and `overrides`.
+        epochs_factor: multiplies the epochs of its schedule, or BOTH.
+        epoch_sources: the sections whose epochs BOTH adds up.
     """
 
     name: str
@@ -210,27 +225,32 @@ class Method:
 
     @property
     def final(self) -> Stage:
-        """The stage whose test accuracy is the method's result."""
+        """The last stage, whose test accuracy is the method's result."""
         return self.stages[-1]
 
     @property
     def sections(self) -> tuple[str, ...]:
-        """The sections of an experiment that decide how its students are trained."""
-        named = [section for stage in self.stages for section in stage.all_sections]
+        """The sections of an experiment that its students' training depends on."""
+        sections = dict.fromkeys(name for stage in self.stages for name in stage.all_sections)
         takes_steps = any(stage.schedule for stage in self.stages)
-        return (*(["optimizer"] if takes_steps else []), *dict.fromkeys(named))
+        return ("optimizer", *sections) if takes_steps else tuple(sections)
 
     @property
     def is_addable(self) -> bool:
-        """Whether it is the cross-entropy and terms beside it, as what `plus` adds."""
+        """True if it is the cross-entropy plus terms, which `plus` can add up."""
         return len(self.stages) == 1 and bool(self.final.terms)
 
     def label_in(self, sections: Mapping[str, Any]) -> str:
-        """What tables call it. sections: the experiment's, as plain data; `labels` go before."""
-        if own := sections.get("labels", {}).get(self.name):
-            return str(own)
-        shown = {s: {**sections.get(s, {}), **self.fixed.get(s, {})} for s in self.sections}
-        return self.label.format(**shown)
+        """Return its label in tables.
+
+        Args:
+            sections: the experiment's sections as plain data; its `labels` take precedence.
+        """
+        if label := sections.get("labels", {}).get(self.name):
+            return str(label)
+        return self.label.format(
+            **{s: {**sections.get(s, {}), **self.fixed.get(s, {})} for s in self.sections}
+        )
 
 
 AT = "@"  # "kd@both", "kd@2.5"
@@ -238,16 +258,18 @@ BOTH: Literal["both"] = "both"
 
 
 def with_epochs(method: Method, epochs: float | Literal["both"], stages: Sequence[Stage]) -> Method:
-    """The method, trained for longer: what it can do with as much computation as another one has.
+    """Return the method with other epochs, to compare it at another one's computation.
 
     Args:
-        epochs: a multiple of its own; or BOTH, those of `stages` together.
+        method: one with a single schedule.
+        epochs: a factor; or BOTH, for the epochs of `stages` together.
+        stages: those that BOTH refers to.
 
     Raises:
-        ValueError: it has no single schedule that could be longer, or the factor changes nothing.
+        ValueError: the method has no single schedule, or the factor is not a useful one.
     """
     text = BOTH if epochs == BOTH else f"{epochs:g}"
-    epochs = BOTH if epochs == BOTH else float(text)  # what its name says, and no digit more
+    epochs = BOTH if epochs == BOTH else float(text)  # exactly the digits of its name
     if len(method.stages) > 1 or method.final.schedule is None:
         raise ValueError(f"{method.name!r} has no epochs to multiply; leave {AT}{text} out")
     if epochs != BOTH and (not 0 < epochs < 1000 or epochs == 1):
@@ -276,10 +298,11 @@ def distillation(
     shared_classes: bool = False,
     is_default: bool = False,
 ) -> Method:
-    """A method of one stage that adds one term to the cross-entropy. Its section, its cells and its
-    stage are called like the method.
+    """Return a method of one stage that adds one term to the cross-entropy.
 
-    trainer: "module:class" of its harness.train.methods.distillation.Term.
+    Its section, its stage and its kind of cell have the method's name. The other arguments are the
+    attributes of `Method`, except `trainer`: "module:class" of its
+    harness.train.methods.distillation.Term.
     """
     stage = Stage(name, name, TRAINING, DISTILLATION, (name,), terms={name: trainer})
     return Method(
@@ -297,15 +320,16 @@ def distillation(
 
 
 def plus(methods: Sequence[Method]) -> Method:
-    """The sum of methods that add terms to the cross-entropy: all their terms, and the
-    cross-entropy once.
+    """Return the sum of several methods: the cross-entropy once, and all their terms.
 
     Raises:
-        ValueError: one of them stands twice, or trains in another way.
+        ValueError: a method is listed twice, or is not the cross-entropy plus terms.
     """
     for method in methods:
         if not method.is_addable:
-            raise ValueError(f"{method.name!r} is no term beside the cross-entropy; leave it out")
+            raise ValueError(
+                f"{method.name!r} is not a term beside the cross-entropy; leave it out"
+            )
         if methods.count(method) > 1:
             raise ValueError(f"{method.name!r} stands twice; once is enough")
     name = "+".join(method.name for method in methods)

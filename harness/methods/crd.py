@@ -11,8 +11,15 @@ NAME = "crd"
 
 
 class CrdSettings(Section):
-    """As in RepDistiller. negatives: images of other classes that each image is compared with;
-    features: of the projections; momentum: of the memory."""
+    """RepDistiller's settings.
+
+    Attributes:
+        weight: of the term.
+        negatives: images of other classes that each image is compared with.
+        temperature: divides the scores.
+        momentum: of the memory.
+        features: width of the projections.
+    """
 
     untunable: ClassVar[frozenset[str]] = frozenset({"negatives", "features"})
 
@@ -23,12 +30,13 @@ class CrdSettings(Section):
     features: Annotated[int, Field(ge=1, strict=True)] = 128
 
     def remark(self, class_sizes: Sequence[int]) -> str | None:
+        """Return a note if there are fewer images of other classes than negatives."""
         n = sum(class_sizes) - max(class_sizes)
         if n >= self.negatives:
             return None
         return (
-            f"{NAME}.negatives: {self.negatives:,} of {n:,} images of other classes: drawn with "
-            f"replacement, some several times; {NAME}.negatives={n} draws each once"
+            f"{NAME}.negatives: {n:,} images of other classes for {self.negatives:,} negatives, so "
+            f"they are drawn with replacement; {NAME}.negatives={n} draws each once"
         )
 
 
@@ -36,7 +44,7 @@ METHODS = (
     distillation(
         NAME,
         "CRD",
-        about="the teacher's embedding of the same image, told from those of other classes",
+        about="contrasts the teacher's embedding of the same image with those of other classes",
         formula="CE + weight (NCE of g_S(x) against the memory of g_T, and the other way round)",
         paper="Tian, Krishnan, Isola, ICLR 2020, arXiv 1910.10699; settings of RepDistiller",
         settings=CrdSettings,

@@ -8,7 +8,7 @@ from harness.methods.base import NotNegative, Positive, Section, distillation
 
 
 class DkdSettings(Section):
-    """As in mdistiller. warmup: epochs over which the term's weight grows to 1."""
+    """The weights are mdistiller's; during `warmup` epochs the term grows to its full weight."""
 
     untunable: ClassVar[frozenset[str]] = frozenset({"warmup"})
 
@@ -22,7 +22,7 @@ METHODS = (
     distillation(
         "dkd",
         "DKD",
-        about="KD's term for the true class and its term for all others, with weights of their own",
+        about="KD's terms for the true class and for all others, weighted separately",
         formula="CE + min(1, epoch / warmup) T^2 (alpha TCKD + beta NCKD)",
         paper="Zhao, Cui, Song, Qiu, Liang, CVPR 2022, arXiv 2203.08679; weights of mdistiller",
         settings=DkdSettings,

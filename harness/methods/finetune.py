@@ -1,4 +1,4 @@
-"""What a student keeps that was trained on the teacher's task first."""
+"""Fine-tuning: a student that was first trained on the teacher's task."""
 
 from dataclasses import replace
 
@@ -10,7 +10,7 @@ METHODS = (
     Method(
         name=NAME,
         label="Fine-tuning",
-        about="no distillation: the same network, trained on the teacher's task, goes on",
+        about="no distillation: trained on the teacher's task first, then on the student's own",
         formula="CE on the teacher's task, then CE with another last layer",
         paper="Yosinski, Clune, Bengio, Lipson, NeurIPS 2014, arXiv 1411.1792",
         stages=(

@@ -1,4 +1,4 @@
-"""FitNet: a hint from one of the teacher's maps, beside the cross-entropy from the start."""
+"""FitNet: a hint from one of the teacher's maps, together with the cross-entropy."""
 
 from typing import Annotated, ClassVar
 
@@ -11,7 +11,7 @@ NAME = "fitnet"
 
 
 class FitnetSettings(Section):
-    """As in RepDistiller. map: which of the maps, from 1, the shallowest."""
+    """The weight is RepDistiller's; `map` counts the maps from 1, the shallowest."""
 
     untunable: ClassVar[frozenset[str]] = frozenset({"map"})
 
@@ -19,6 +19,7 @@ class FitnetSettings(Section):
     map: Annotated[int, Field(ge=1, strict=True)] = 2
 
     def check_networks(self, teacher: NetworkOptions, student: NetworkOptions) -> None:
+        """Check that both networks have the chosen map."""
         for network in (teacher, student):
             if network.n_maps < self.map:
                 raise ValueError(

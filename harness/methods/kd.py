@@ -8,7 +8,7 @@ from harness.methods.base import Positive, Section, distillation
 
 
 class KdSettings(Section):
-    """Temperature and weight of the teacher's term, as in RepDistiller."""
+    """Temperature and weight of the teacher's term; RepDistiller's values."""
 
     temperature: Positive = 4.0
     alpha: Annotated[float, Field(ge=0, le=1)] = 0.9

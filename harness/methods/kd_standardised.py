@@ -1,10 +1,10 @@
-"""KD on logits that are standardised for each image."""
+"""KD on logits that are standardised per image."""
 
 from harness.methods.base import NotNegative, Positive, Section, distillation
 
 
 class StandardisedKdSettings(Section):
-    """Of the published fork; in RepDistiller's form its weight would be 0.9."""
+    """The weights are those of the published code."""
 
     temperature: Positive = 2.0
     weight: NotNegative = 9.0
@@ -15,7 +15,7 @@ METHODS = (
     distillation(
         "kd_standardised",
         "KD (standardised)",
-        about="KD on logits with mean 0 and variance 1 for each image",
+        about="KD on logits standardised per image (mean 0, variance 1)",
         formula="ce_weight CE + weight T^2 KL(softmax(s_T / T) || softmax(s_S / T)), "
         "s = (f - mean f) / std f",
         paper="Sun, Ren, Li, Wang, Cao, CVPR 2024, arXiv 2403.01427; weights of its code",

@@ -8,7 +8,7 @@ NAME = "nst"
 
 
 class NstSettings(PairedMaps):
-    """As in RepDistiller: summed over the maps."""
+    """The weight is RepDistiller's; the terms of the maps are summed."""
 
     method: ClassVar[str] = NAME
 

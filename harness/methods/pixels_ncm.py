@@ -1,4 +1,4 @@
-"""A floor without any network: nearest class means of the pixels."""
+"""A baseline without any network: the nearest class mean of the pixels."""
 
 from harness.methods.base import Method, Stage
 
@@ -8,10 +8,10 @@ METHODS = (
     Method(
         name=NAME,
         label="Pixel NCM",
-        about="no network: the normalised pixels, by the nearest mean of the student's classes",
+        about="no network: the nearest class mean of the normalised pixels",
         formula="none; argmax <x, c>, x the pixels, c the class centres of the student's training "
         "images",
-        paper="what an NCM accuracy after stage 1 is held against",
+        paper="the baseline of an NCM accuracy after stage 1",
         stages=(
             Stage(
                 name=NAME,

@@ -4,7 +4,7 @@ from harness.methods.base import NotNegative, Section, distillation
 
 
 class PktSettings(Section):
-    """As in RepDistiller."""
+    """The weight is RepDistiller's."""
 
     weight: NotNegative = 30_000.0
 

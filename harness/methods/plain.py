@@ -1,4 +1,4 @@
-"""Students that learn from the labels alone: what every other method is compared with."""
+"""Students that learn from the labels alone: the baseline of every other method."""
 
 from harness.methods.base import SUPERVISED, Method
 

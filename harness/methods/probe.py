@@ -1,4 +1,4 @@
-"""What the teacher's embedding is worth to a linear classifier."""
+"""The linear probe: what the teacher's embedding is worth to a linear classifier."""
 
 from harness.methods.base import Method, NotNegative, Section, Stage
 
@@ -6,8 +6,10 @@ NAME = "probe"
 
 
 class ProbeSettings(Section):
-    """l2: weight of half the squared weights, beside the summed cross-entropy; 1 is what
-    scikit-learn's LogisticRegression has."""
+    """`l2` weights half the squared weights, relative to the summed cross-entropy.
+
+    The default is that of scikit-learn's LogisticRegression.
+    """
 
     l2: NotNegative = 1.0
 

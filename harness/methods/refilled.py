@@ -21,7 +21,7 @@ Relation = Literal["tuple", "triplet", "one-negative"]
 
 
 class Stage1Settings(Schedule):
-    """Relation matching: cosine from lr to final_lr_ratio x lr."""
+    """Relation matching; the learning rate falls from lr to final_lr_ratio x lr along a cosine."""
 
     untunable: ClassVar[frozenset[str]] = Schedule.untunable | {"relation", "select_every"}
 
@@ -30,7 +30,7 @@ class Stage1Settings(Schedule):
     tau1: Annotated[float, Field(ge=0.05)] = 4.0  # the loss leaves float32 below
     margin: Positive = 0.2
     negatives: Literal["all", "smallest"] = "all"
-    weight: Positive | None = None  # the relation's own: 1000 for tuples, 500 for the others
+    weight: Positive | None = None  # by default 1000 for tuples, 500 for the other relations
     select_every: Epochs = 10
 
 
@@ -44,7 +44,7 @@ class Stage2Settings(StepSchedule):
     weighted: bool = False
 
     @model_validator(mode="after")
-    def _local_is_2020_06(self) -> "Stage2Settings":
+    def _local_centers_have_no_options(self) -> "Stage2Settings":
         if self.centers == "local" and (self.weighted or self.tau_on != "both"):
             raise ValueError("centers 'local' (2020-06) has no weighted or tau_on; use 'global'")
         return self
@@ -70,7 +70,7 @@ STAGES = (
 
 
 def _method(relation: str | None) -> Method:
-    """The method with this relation; with the experiment's (stage1.relation) for None."""
+    """Return the method with this relation; None is the experiment's (stage1.relation)."""
     return Method(
         name=NAME if relation is None else f"{NAME}-{relation}",
         label="ReFilled ({stage1[relation]})",

@@ -4,7 +4,7 @@ from harness.methods.base import NotNegative, Section, distillation
 
 
 class RkdSettings(Section):
-    """As in RepDistiller: weight x (distance x distance term + angle x angle term)."""
+    """RepDistiller's weights: weight x (distance x distance term + angle x angle term)."""
 
     weight: NotNegative = 1.0
     distance: NotNegative = 25.0

@@ -4,7 +4,7 @@ from harness.methods.base import NotNegative, Section, distillation
 
 
 class SpSettings(Section):
-    """As in RepDistiller: the last maps."""
+    """The weight is RepDistiller's; the last maps are compared."""
 
     weight: NotNegative = 3_000.0
 

@@ -1,4 +1,4 @@
-"""A floor without training: nearest class means in the teacher's embedding."""
+"""A baseline without a student: the nearest class mean in the teacher's embedding."""
 
 from harness.methods.base import Method, Stage
 
@@ -8,7 +8,7 @@ METHODS = (
     Method(
         name=NAME,
         label="Teacher NCM",
-        about="no student: the teacher's embedding, by the nearest mean of the student's classes",
+        about="no student: the nearest mean of the student's classes in the teacher's embedding",
         formula="none; argmax <phi_T, c>, c the class centres of the student's training images",
         paper="the class centres of ReFilled's second stage, Ye, Lu, Zhan, CVPR 2020",
         stages=(

@@ -1,4 +1,4 @@
-"""A floor without training: nearest class means in the embedding of the initial weights."""
+"""A baseline without training: the nearest class mean with the initial weights."""
 
 from harness.methods.base import Method, Stage
 
@@ -8,11 +8,10 @@ METHODS = (
     Method(
         name=NAME,
         label="Untrained NCM",
-        about="no training: the student's network with the seed's initial weights, by the nearest "
-        "mean of its classes",
+        about="no training: the nearest class mean in the embedding of the initial weights",
         formula="none; argmax <phi_0, c>, phi_0 the embedding before the first step, c the class "
         "centres of the student's training images",
-        paper="what an NCM accuracy after stage 1 is held against",
+        paper="the baseline of an NCM accuracy after stage 1",
         stages=(
             Stage(
                 name=NAME,

@@ -1,9 +1,9 @@
-"""Methods with settings of their own: how they are named, and how an experiment file says them.
+"""Methods with settings of their own: their names, and how an experiment file writes them.
 
     methods: [plain, {method: kd, label: KD T=8, kd: {temperature: 8}},
               {method: refilled, stage1: {tau1: [1, 4, 16]}}]      # a sweep: three methods
 
-Each is a method with a name that says everything, "kd(kd.temperature=8)", so that tables, tags and
+Each is a method whose name holds its settings, "kd(kd.temperature=8)", so that tables, tags and
 claims need nothing else.
 """
 
@@ -21,7 +21,7 @@ from harness.common.canonical_json import flatten
 from harness.methods.base import AT, BOTH, Method
 
 NAME = re.compile(r"(?P<base>[^()]+)\((?P<settings>[^()]+)\)(?P<rest>@[^()]+)?")
-WORD = re.compile(r"[A-Za-z_][\w.-]*")  # of a setting that is text
+WORD = re.compile(r"[A-Za-z_][\w.-]*")  # the value of a setting that is text
 EXPECTED = (
     f"expected a name, or {{method: NAME}} with `epochs: {BOTH}`, `label: TEXT` or settings as in "
     "`kd: {temperature: 8}`"
@@ -30,8 +30,8 @@ SPECIAL = {"true": True, "false": False, "null": None}
 Settings = dict[str, Any]  # "section.field" -> value
 
 
-def text_of(value: Any) -> str:
-    """A setting's value as it stands in a name: of equal values the same.
+def format_value(value: Any) -> str:
+    """Return a setting's value as it stands in a name; equal values give equal text.
 
     Raises:
         ValueError: it is no number, word, true, false or null.
@@ -46,8 +46,8 @@ def text_of(value: Any) -> str:
     raise ValueError(f"{value!r} is no number, word, true, false or null; use one")
 
 
-def value_of(text: str) -> Any:
-    """What `text_of` wrote."""
+def parse_value(text: str) -> Any:
+    """Return the value that `format_value` wrote."""
     if text in SPECIAL:
         return SPECIAL[text]
     if WORD.fullmatch(text):
@@ -59,12 +59,11 @@ def value_of(text: str) -> Any:
     return int(number) if number == int(number) else number
 
 
-def split(name: str) -> tuple[str, Settings]:
-    """The name without its settings, and these: ("kd@2", {"kd.temperature": 8}) of
-    "kd(kd.temperature=8)@2".
+def split_settings(name: str) -> tuple[str, Settings]:
+    """Split "kd(kd.temperature=8)@2" into ("kd@2", {"kd.temperature": 8}).
 
     Raises:
-        ValueError: there are parentheses, but not like that.
+        ValueError: it has parentheses of another form.
     """
     if "(" not in name and ")" not in name:
         return name, {}
@@ -72,12 +71,12 @@ def split(name: str) -> tuple[str, Settings]:
     parts = [part.partition("=") for part in match["settings"].split(";")] if match else []
     if match is None or not all(equals for _, equals, _ in parts):
         raise ValueError(f"cannot read {name!r}; write it as kd(kd.temperature=8)")
-    settings = {field.strip(): value_of(text.strip()) for field, _, text in parts}
+    settings = {field.strip(): parse_value(text.strip()) for field, _, text in parts}
     return match["base"] + (match["rest"] or ""), settings
 
 
-def joined(name: str, settings: Settings) -> str:
-    """The name with these settings, before what says how long it trains.
+def join_settings(name: str, settings: Settings) -> str:
+    """Put settings into a name, as in "kd(kd.temperature=8)@2".
 
     Raises:
         ValueError: a value cannot stand in a name.
@@ -88,17 +87,17 @@ def joined(name: str, settings: Settings) -> str:
     texts = []
     for field, value in sorted(settings.items()):
         try:
-            texts.append(f"{field}={text_of(value)}")
+            texts.append(f"{field}={format_value(value)}")
         except ValueError as error:
             raise ValueError(f"{name}: {field}: {error}") from None
     return f"{base}({';'.join(texts)}){at}{epochs}"
 
 
-def variant(method: Method, settings: Settings) -> Method:
-    """The method with these settings in place of the experiment's.
+def with_settings(method: Method, settings: Settings) -> Method:
+    """Return the method with these settings in place of the experiment's.
 
     Raises:
-        ValueError: a section that decides nothing about it.
+        ValueError: the method does not read one of the sections.
     """
     overrides: dict[str, dict[str, Any]] = {}
     for field, value in sorted(settings.items()):
@@ -111,27 +110,31 @@ def variant(method: Method, settings: Settings) -> Method:
         overrides.setdefault(section, {})[key] = value
     return replace(
         method,
-        name=joined(method.name, settings),
-        label=f"{method.label}, {in_words(settings)}",
+        name=join_settings(method.name, settings),
+        label=f"{method.label}, {settings_text(settings)}",
         overrides=overrides,
         is_default=False,
         variant_of=method.name,
     )
 
 
-def in_words(settings: Mapping[str, Any]) -> str:
-    """ "temperature 8, alpha 0.5"; with the section where two have a field of that name."""
-    names = Counter(field.partition(".")[2] for field in settings)
-    shown = {f: f if names[f.partition(".")[2]] > 1 else f.partition(".")[2] for f in settings}
-    return ", ".join(f"{shown[f]} {text_of(v)}" for f, v in sorted(settings.items()))
+def settings_text(settings: Mapping[str, Any]) -> str:
+    """Return "temperature 8, alpha 0.5"; fields of equal names keep their section."""
+    short = {field: field.partition(".")[2] for field in settings}
+    count = Counter(short.values())
+    return ", ".join(
+        f"{short[field] if count[short[field]] == 1 else field} {format_value(value)}"
+        for field, value in sorted(settings.items())
+    )
 
 
-def expanded(item: Any) -> list[tuple[Any, str | None]]:
-    """The names that an item of `methods` stands for, and what each is called in tables (None: as
-    the method says).
+def expand_item(item: Any) -> list[tuple[Any, str | None]]:
+    """Return (name, label) of every method that an item of `methods` stands for.
+
+    The label is None if the method's own is to be used.
 
     Raises:
-        ValueError: a mapping that names no method, or a setting that no name can hold.
+        ValueError: a mapping that names no method, or a setting that cannot stand in a name.
     """
     if not isinstance(item, dict):
         return [(item, None)]
@@ -146,12 +149,11 @@ def expanded(item: Any) -> list[tuple[Any, str | None]]:
     values = {f: v if isinstance(v, list) else [v] for f, v in fields.items()}
     if empty := next((f for f, v in values.items() if not v), None):
         raise ValueError(f"{method}: {empty}: an empty list; give one value at least")
-    several = {field for field, v in values.items() if len(v) > 1}
-    found: list[tuple[Any, str | None]] = []
+    swept = [field for field, v in values.items() if len(v) > 1]
+    expanded: list[tuple[Any, str | None]] = []
     for combination in itertools.product(*values.values()):
         settings = dict(zip(fields, combination, strict=True))
-        full = joined(name, settings)
-        swept = {field: settings[field] for field in several}
-        words = f", {in_words(swept)}" if swept else ""
-        found.append((full, None if label is None else f"{label}{words}"))
-    return found
+        name_in_full = join_settings(name, settings)
+        suffix = f", {settings_text({f: settings[f] for f in swept})}" if swept else ""
+        expanded.append((name_in_full, None if label is None else f"{label}{suffix}"))
+    return expanded

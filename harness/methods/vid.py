@@ -8,7 +8,7 @@ NAME = "vid"
 
 
 class VidSettings(PairedMaps):
-    """As in RepDistiller: summed over the maps."""
+    """The weight is RepDistiller's; the terms of the maps are summed."""
 
     method: ClassVar[str] = NAME
 
@@ -19,8 +19,8 @@ METHODS = (
     distillation(
         NAME,
         "VID",
-        about="the teacher's maps, predicted from the student's with a variance a channel",
-        formula="CE + weight sum over maps mean((F_T - m(F_S))^2 / v + log v) / 2, v a channel",
+        about="the teacher's maps, predicted from the student's, with one variance per channel",
+        formula="CE + weight sum over maps mean((F_T - m(F_S))^2 / v + log v) / 2, v per channel",
         paper="Ahn et al., CVPR 2019, arXiv 1904.05835; weight of RepDistiller",
         settings=VidSettings,
         needs="maps",
