@@ -50,16 +50,12 @@ def version_of(code: Path, **env: str) -> str:
 def unpacked(tmp_path: Path) -> Path:
     """The code as a tarball leaves it, inside somebody's repository."""
     code = repository(tmp_path / "outer") / "refilled"
-    (code / "harness" / "common").mkdir(parents=True)
-    for name in (
-        "__init__.py",
-        "common/__init__.py",
-        "common/errors.py",
-        "common/names.py",
-        "common/provenance.py",
-        "common/redaction.py",
-    ):
-        shutil.copy(ROOT / "harness" / name, code / "harness" / name)
+    shutil.copytree(
+        ROOT / "harness" / "common",
+        code / "harness" / "common",
+        ignore=shutil.ignore_patterns("__pycache__"),
+    )
+    shutil.copy(ROOT / "harness" / "__init__.py", code / "harness")
     return code
 
 

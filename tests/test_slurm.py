@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import sysconfig
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +41,7 @@ SCONTROL = """
 echo "scontrol $*" >> asked
 [ "$1" != show ] || printf '%s\\n' $3
 """
+NO_HOST = "x" * 64  # too long for a name's label: no name server is asked
 SLEEPING = "echo $$ >> rays; exec sleep 100"
 COUNTING = '[ "$1" = -c ] || until [ "$(wc -l < rays)" -ge "$3" ]; do sleep 0.1; done 2> /dev/null'
 SAYING = 'echo "harness $*" >> asked; exit ${STATUS:-0}'
@@ -75,9 +75,10 @@ class Job:
     number: int
 
     def start(self, *arguments: str, **variables: str) -> "subprocess.Popen[str]":
-        path = os.pathsep.join([str(self.folder / "slurm"), os.environ["PATH"]])
+        # Nothing of a Slurm that is installed, or of a job that runs the tests.
+        around = {k: v for k, v in environment().items() if not k.startswith(("SLURM_", "BASH_"))}
         mine = {
-            "PATH": path,
+            "PATH": os.pathsep.join([str(self.folder / "slurm"), os.environ["PATH"]]),
             "BIN": str(self.folder / "bin"),
             "SLURM_JOB_ID": str(self.number),
             "SLURM_JOB_NODELIST": "localhost other",
@@ -87,7 +88,7 @@ class Job:
         return subprocess.Popen(
             [SCRIPT, *arguments],
             cwd=self.folder,
-            env={k: v for k, v in (environment(**mine) | variables).items() if v},
+            env={k: v for k, v in (around | mine | variables).items() if v},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -97,7 +98,7 @@ class Job:
     def run(self, *arguments: str, **variables: str) -> tuple[int, str]:
         """Exit status and stderr."""
         process = self.start(*arguments, **variables)
-        _, said = process.communicate(timeout=200)
+        _, said = process.communicate(timeout=300)
         return process.returncode, said
 
     def asked(self, of: str) -> list[str]:
@@ -166,7 +167,7 @@ def test_a_grid_on_two_nodes(job: Job, empty_database: Path) -> None:
     (cell,) = Store(job.folder / "runs").all()
     assert cell.is_done
     assert job.asked("nodes") == ["nodes 2 mode token"]
-    assert 3600 - 420 - 180 < max_time(job) < 3600 - 420
+    assert 3600 - 420 - 600 < max_time(job) < 3600 - 420
     assert job.tracks == []
 
 
@@ -212,11 +213,12 @@ def test_a_folder_of_another_user(job: Job) -> None:
 
 
 def test_a_ray_that_does_not_end_keeps_nobody_waiting(job: Job) -> None:
-    deaf = "trap '' TERM; echo $$ >> rays; while :; do sleep 0.2; done"
+    sleep = shutil.which("sleep")
+    program(job.folder / "slurm" / "sleep", f'echo "sleep $*" >> asked; exec {sleep} 0.05')
+    deaf = f"trap '' TERM; echo $$ >> rays; while :; do {sleep} 0.2; done"
     program(job.folder / "bin" / "ray", deaf)
-    started = time.monotonic()
     assert job.run("run", "x.yaml", SLURM_JOB_NODELIST="localhost", PATIENCE="1") == (0, "")
-    assert time.monotonic() - started < 20
+    assert job.asked("sleep 0.5") == ["sleep 0.5"] * 2  # PATIENCE=1
     for pid in (job.folder / "rays").read_text().split():  # Slurm does that
         os.kill(int(pid), signal.SIGKILL)
 
@@ -258,7 +260,7 @@ def test_a_signal_stops_the_command_in_order(job: Job) -> None:
     process = job.start("run", "x.yaml")
     assert wait_until(lambda: job.asked("harness"), 30)
     os.kill(process.pid, signal.SIGTERM)  # as --signal=B: does, to the script alone
-    process.communicate(timeout=30)
+    process.communicate(timeout=300)
     assert process.returncode == 130
     assert job.asked("harness")[-1] == "harness stopped" and job.tracks == []
 
@@ -290,7 +292,7 @@ def test_seconds_of(left: str, seconds: int | None) -> None:
 
 def test_max_time_is_under_the_limit(job: Job) -> None:
     assert job.run("run", "x.yaml", LEFT="20:00", MARGIN="100") == (0, "")
-    assert 1100 - 30 < max_time(job) <= 1100
+    assert 1100 - 300 < max_time(job) <= 1100  # a slow start is taken off
 
 
 def test_no_max_time_without_a_limit_or_beside_another(job: Job) -> None:
@@ -320,7 +322,7 @@ def test_the_signal_comes_after_max_time_and_before_the_limit() -> None:
         ([], {}, "command: ''"),
         (["run", "x.yaml"], {"BIN": "/nowhere"}, "BIN: no /nowhere/harness"),
         (["run", "x.yaml"], {"LEFT": "5:00"}, "--time: 300 s"),
-        (["run", "x.yaml"], {"SLURM_JOB_NODELIST": "no-such-host."}, "node no-such-host."),
+        (["run", "x.yaml"], {"SLURM_JOB_NODELIST": NO_HOST}, f"node {NO_HOST}"),
     ],
 )
 def test_wrong_use(job: Job, arguments: list[str], variables: dict[str, str], field: str) -> None:
