@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from helpers import start
+from helpers import HANG, start
 from PIL import Image
 from postgres import free_port
 
@@ -70,7 +70,7 @@ def dashboard(folder: Path) -> Iterator[Dashboard]:
         yield Dashboard(f"http://127.0.0.1:{port}", views)
     finally:
         os.killpg(process.pid, signal.SIGINT)
-        process.communicate(timeout=60)
+        process.communicate(timeout=HANG)
 
 
 class Browser:

@@ -12,6 +12,8 @@ import tempfile
 import time
 from pathlib import Path
 
+HANG = 300.0  # seconds: what takes longer hangs, on a machine however loaded
+
 # Reads a job a line; says the process id of its child, then the status that it ended with.
 FORKING = """
 import atexit, gc, json, os, sys, threading
@@ -61,7 +63,7 @@ class Forking:
             start_new_session=True,
         )
         atexit.register(self.process.kill)
-        assert self._line(60) == "ready"
+        assert self._line(HANG) == "ready"
 
     def run(
         self, folder: Path, arguments: tuple[str, ...], env: dict[str, str], limit: float
@@ -85,12 +87,12 @@ class Forking:
             assert self.process.stdin is not None
             self.process.stdin.write(json.dumps(job) + "\n")
             self.process.stdin.flush()
-            child = int(self._line(10))
+            child = int(self._line(HANG))
             try:
                 status = int(self._line(limit))
             except subprocess.TimeoutExpired:
                 os.killpg(child, signal.SIGKILL)
-                self._line(10)
+                self._line(HANG)
                 raise
             return subprocess.CompletedProcess(
                 ["harness", *arguments], status, out.read_text(), err.read_text()

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import yaml
+from commands import HANG
 from postgres import PASSWORD, Postgres, free_port
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -167,7 +168,7 @@ class Stack:
                     self.processes[service] = self.popen(service, **output)
             check = self.services[service]["healthcheck"]
             wait = seconds(check["interval"]) * check["retries"] + seconds(check["start_period"])
-            deadline = time.monotonic() + wait
+            deadline = time.monotonic() + max(wait, HANG)
             while not self.healthy(service):
                 ended = service in self.processes and self.processes[service].poll() is not None
                 assert not ended and time.monotonic() < deadline, f"{service}: {self.log(service)}"
@@ -192,19 +193,18 @@ class Stack:
         file = self.folder / "logs" / service
         return file.read_text() if file.exists() else ""
 
-    def stop(self, service: str) -> float:
-        """The stop signal, as Docker sends it; the seconds until the service ended.
+    def stop(self, service: str) -> None:
+        """Send the stop signal, as Docker does, and wait for the end.
 
         Raises:
-            subprocess.TimeoutExpired: it did not within its grace period.
+            subprocess.TimeoutExpired: it does not end.
         """
-        process, started = self.processes.pop(service), time.monotonic()
+        process = self.processes.pop(service)
         try:
             process.send_signal(signal.SIGTERM)
-            process.wait(seconds(self.services[service]["stop_grace_period"]))
+            process.wait(HANG)
         finally:
             _kill(process)
-        return time.monotonic() - started
 
     def __enter__(self) -> "Stack":
         self.postgres.__enter__()

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
-from commands import Forking
+from commands import HANG, Forking
 
 from harness.store import CellDir, Store
 
@@ -92,7 +92,7 @@ def start(folder: Path, *arguments: str, **env: str) -> "subprocess.Popen[str]":
 
 def call(folder: Path, *arguments: str, **env: str) -> "subprocess.CompletedProcess[str]":
     """`harness ARGUMENTS` in `folder`, to its end."""
-    return _forking().run(folder, arguments, environment(**env), 120)
+    return _forking().run(folder, arguments, environment(**env), HANG)
 
 
 @functools.cache
@@ -100,7 +100,7 @@ def _forking() -> Forking:
     return Forking(environment())
 
 
-def wait_until(condition: Callable[[], Any], limit: float) -> bool:
+def wait_until(condition: Callable[[], Any], limit: float = HANG) -> bool:
     """Whether the condition came true within `limit` seconds."""
     deadline = time.monotonic() + limit
     while not condition():
@@ -210,7 +210,6 @@ class Interrupted:
 
     folder: Path
     status: int
-    seconds: float
     left: dict[int, str]
     before: dict[str, list[int]]
     last_events: dict[str, str]
@@ -221,12 +220,10 @@ class Interrupted:
 def interrupt_and_resume(folder: Path) -> Interrupted:
     file = write_experiment(folder / "slow.yaml", SLOW)
     process = start(folder, "run", str(file), "--no-bar", "--device", "cpu")
-    assert wait_until(lambda: has_epochs(folder), 90), process.communicate()
+    assert wait_until(lambda: has_epochs(folder)), process.communicate()
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-    started = time.monotonic()
-    process.communicate(timeout=60)
-    seconds = time.monotonic() - started
-    wait_until(lambda: not processes_in(folder), 5)
+    process.communicate(timeout=HANG)
+    wait_until(lambda: not processes_in(folder))
     left = processes_in(folder)
     before = {kind: epochs_of(cell) for kind, cell in cells(folder).items()}
     events = {kind: cell.events() for kind, cell in cells(folder).items()}
@@ -236,7 +233,6 @@ def interrupt_and_resume(folder: Path) -> Interrupted:
     return Interrupted(
         folder,
         process.returncode,
-        seconds,
         left,
         before,
         last_events,

@@ -12,7 +12,7 @@ from typing import Any
 import browser as look
 import pytest
 from browser import Browser, Dashboard, dashboard
-from helpers import TINY, call, start, write_experiment
+from helpers import HANG, TINY, call, start, write_experiment
 
 from harness.store import Store
 
@@ -41,7 +41,7 @@ def grid(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Grid
     file = write_experiment(folder / "small.yaml", SMALL)
     process = start(folder, "run", str(file), "--no-bar", "--device", "cpu")
     try:
-        out, err = process.communicate(timeout=500)
+        out, err = process.communicate(timeout=HANG)
     except subprocess.TimeoutExpired:
         process.kill()
         raise

@@ -134,7 +134,7 @@ def test_the_dashboard_shows_it(tuning: Tuning, tmp_path: Path) -> None:
             return ""
 
     try:
-        assert wait_until(answer, 60), process.communicate()
+        assert wait_until(answer), process.communicate()
         assert "What it is for." in answer() and "validation/accuracy" in answer()
     finally:
         end_processes_in(tmp_path)

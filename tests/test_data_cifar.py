@@ -26,6 +26,7 @@ import pytest
 import scipy.stats
 import torch
 import torchvision.datasets
+from commands import HANG
 from data_files import part_digests
 from PIL import Image
 from torchvision.transforms import v2
@@ -366,9 +367,7 @@ def at(port: int, archive: fetch.Archive, monkeypatch: pytest.MonkeyPatch) -> fe
 def test_offline(archive: fetch.Archive, data_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
-    started = time.monotonic()
     refused(at(port, archive, monkeypatch), data_root, r"fetched \(Connection refused\)")
-    assert time.monotonic() - started < 2
 
 
 def test_no_answer(
@@ -423,7 +422,7 @@ def test_two_processes_download_once(
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
-    results = [p.communicate(timeout=60) for p in both]
+    results = [p.communicate(timeout=HANG) for p in both]
     assert [p.returncode for p in both] == [0, 0], results
     assert {out.strip() for out, _ in results} == {str(data_root / archive.folder)}
     assert server.requests == 1

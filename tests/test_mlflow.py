@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from bundles import TASKS, planned, without_training
 from helpers import (
+    HANG,
     Interrupted,
     call,
     cells,
@@ -455,7 +456,7 @@ def test_an_unreachable_server_is_one_warning_and_training_goes_on(tmp_path: Pat
     assert done.returncode == 0 and cells(tmp_path)["supervised"].is_done
     (line,) = done.stderr.strip().splitlines()
     assert line.startswith(f"warning: MLflow at {uri} cannot be used") and "harness sync" in line
-    assert wait_until(lambda: not processes_in(tmp_path), 5)
+    assert wait_until(lambda: not processes_in(tmp_path))
 
 
 @pytest.mark.parametrize("uri", ["nonsense://x", "sqlite:////proc/none/x.db", "folder"])
@@ -552,7 +553,7 @@ def test_two_processes_create_one_experiment(finished_copy: Path) -> None:
         assert process.stdin is not None
         process.stdin.write("go\n")
         process.stdin.flush()
-    errors = [p.communicate(timeout=90)[1] for p in both]
+    errors = [p.communicate(timeout=HANG)[1] for p in both]
     assert [p.returncode for p in both] == [0, 0], errors
     client = mlflow_client(finished_copy)
     assert [e.name for e in client.search_experiments()].count("tiny") == 1
@@ -575,7 +576,7 @@ def ask(port: int, path: str, body: dict[str, Any] | None = None) -> str:
         f"http://127.0.0.1:{port}{path}", data, {"Content-Type": "application/json"}
     )
     try:
-        with urllib.request.urlopen(request, timeout=5) as answer:
+        with urllib.request.urlopen(request, timeout=HANG) as answer:
             return answer.read().decode()
     except OSError:
         return ""
@@ -585,22 +586,22 @@ def test_ui_serves_the_runs_and_ends_with_ctrl_c(finished_copy: Path) -> None:
     port = free_port()
     process = start(finished_copy, "ui", "--port", str(port))
     try:
-        assert wait_until(lambda: "<html" in ask(port, "/"), 60)
+        assert wait_until(lambda: "<html" in ask(port, "/"))
         found = ask(port, "/api/2.0/mlflow/experiments/search", {"max_results": 10})
         assert "tiny" in {e["name"] for e in json.loads(found)["experiments"]}
     finally:
         os.killpg(process.pid, signal.SIGINT)
-    process.communicate(timeout=20)
+    process.communicate(timeout=HANG)
     assert process.returncode == 0
-    assert wait_until(lambda: not processes_in(finished_copy), 5), processes_in(finished_copy)
+    assert wait_until(lambda: not processes_in(finished_copy)), processes_in(finished_copy)
 
 
 def test_ui_takes_its_server_along_when_it_is_terminated(finished_copy: Path) -> None:
     process = start(finished_copy, "ui", "--port", str(free_port()))
-    assert wait_until(lambda: len(processes_in(finished_copy)) >= 2, 30)
+    assert wait_until(lambda: len(processes_in(finished_copy)) >= 2)
     process.terminate()
-    process.communicate(timeout=20)
-    assert wait_until(lambda: not processes_in(finished_copy), 5), processes_in(finished_copy)
+    process.communicate(timeout=HANG)
+    assert wait_until(lambda: not processes_in(finished_copy)), processes_in(finished_copy)
 
 
 def test_ui_on_a_busy_port(

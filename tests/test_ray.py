@@ -14,6 +14,7 @@ import pytest
 import ray_bodies
 from data_files import write_birds
 from helpers import (
+    HANG,
     ROOT,
     TINY,
     TUNING,
@@ -104,7 +105,7 @@ def executor(joined: str) -> Iterator[Made]:
         one.close()
 
 
-def next_ended(executor: Any, limit: float = 240) -> tuple[Path, int]:
+def next_ended(executor: Any, limit: float = HANG) -> tuple[Path, int]:
     deadline = time.monotonic() + limit
     while time.monotonic() < deadline:
         if found := executor.poll(0.5):
@@ -220,7 +221,7 @@ def test_a_node_is_killed_while_it_trains(
     doomed = cluster.add_node(num_cpus=1, num_gpus=1, object_store_memory=MEMORY)
     runner = executor(gpus=1.0, shared_files=shared)
     runner.submit(directory.path)
-    assert wait_until(lambda: runner.poll(0.1) or directory.epochs(), 240)
+    assert wait_until(lambda: runner.poll(0.1) or directory.epochs())
     assert not directory.is_done, "met in its middle"
     cluster.remove_node(doomed, allow_graceful=False)
     other = cluster.add_node(num_cpus=1, num_gpus=1, object_store_memory=MEMORY)
@@ -260,8 +261,8 @@ def test_cancelled_all_stop_at_their_last_checkpoint(
     runner = executor(shared_files=shared)
     for directory in directories:
         runner.submit(directory.path)
-    assert wait_until(lambda: runner.poll(0.1) or all(d.epochs() for d in directories), 240)
-    runner.cancel(grace=60)
+    assert wait_until(lambda: runner.poll(0.1) or all(d.epochs() for d in directories))
+    runner.cancel(grace=HANG)
     for directory in directories:
         assert events_of(directory)[-1] == "stopped" and not directory.is_leased
         assert directory.read_checkpoint() is not None
@@ -272,7 +273,7 @@ def test_cancelled_all_stop_at_their_last_checkpoint(
 def all_are_free() -> bool:
     """Whether Ray has all cores of the cluster to give."""
     return wait_until(
-        lambda: ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"], 30
+        lambda: ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"]
     )
 
 
@@ -280,12 +281,10 @@ def test_one_that_does_not_stop_is_killed(executor: Made, tmp_path: Path) -> Non
     _, directory = slow(tmp_path)
     runner = executor(ray_bodies.deaf)
     runner.submit(directory.path)
-    assert wait_until(lambda: runner.poll(0.1) or directory.events(), 240)
-    started = time.monotonic()
+    assert wait_until(lambda: runner.poll(0.1) or directory.events())
     runner.cancel(grace=0.5)
-    assert time.monotonic() - started < 10
     pid = directory.events()[0]["pid"]
-    assert wait_until(lambda: not Path(f"/proc/{pid}").exists(), 10)
+    assert wait_until(lambda: not Path(f"/proc/{pid}").exists())
     assert not directory.is_leased
 
 
@@ -295,8 +294,8 @@ def test_cells_that_have_no_place_yet_are_cancelled_too(executor: Made, tmp_path
     runner = executor(ray_bodies.waiting)
     for directory in directories:
         runner.submit(directory.path)
-    assert wait_until(lambda: sum(d.is_leased for d in directories) == 3, 240)
-    runner.cancel(grace=30)
+    assert wait_until(lambda: sum(d.is_leased for d in directories) == 3)
+    runner.cancel(grace=HANG)
     assert not any(d.is_leased for d in directories) and all_are_free()
 
 
@@ -320,7 +319,7 @@ def test_300_cells_leave_nothing_behind(executor: Made, tmp_path: Path, shared: 
     assert set(progress.state.values()) == {"done"} and len(progress.state) == 300
     assert most < 20, "as many at once as at the start"
     assert not runner._flights and all_are_free()
-    assert wait_until(lambda: len(references()) < 10, 10), references()
+    assert wait_until(lambda: len(references()) < 10), references()
     left = [p.name for p in grid.store.root.iterdir() if not (p / "manifest.json").exists()]
     assert all(name.startswith(".ray-") for name in left)
 
@@ -379,7 +378,7 @@ def test_the_cluster_is_lost(executor: Made, tmp_path: Path) -> None:
     _, directory = slow(tmp_path, epochs=4000)
     runner = executor(shared_files=False)
     runner.submit(directory.path)
-    assert wait_until(lambda: runner.poll(0.1) or directory.epochs(), 240)
+    assert wait_until(lambda: runner.poll(0.1) or directory.epochs())
     ray.kill(runner._mailbox)
     with pytest.raises(UserError, match="the same command goes on"):
         next_ended(runner)
@@ -411,9 +410,9 @@ def test_the_driver_ends_and_begins_again(
     command = ["run", "slow.yaml", "--no-bar", "--executor", "ray"]
     command += ["--ray-address", cluster.address, *([] if shared else ["--no-shared-files"])]
     process = start(folder, *command)
-    assert wait_until(lambda: has_epochs(folder), 240), process.communicate()
+    assert wait_until(lambda: has_epochs(folder)), process.communicate()
     os.killpg(process.pid, how)
-    process.communicate(timeout=120)
+    process.communicate(timeout=HANG)
     assert process.returncode == (130 if how == signal.SIGINT else -how)
     before = epochs_of(cells(folder)["supervised"])
     assert before[-1] < 25, "met in its middle"

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from helpers import (
+    HANG,
     SLOW,
     Interrupted,
     call,
@@ -80,14 +81,10 @@ def test_a_run_trains_every_cell(finished: Path) -> None:
 
 
 def test_the_second_run_has_nothing_to_do(finished: Path) -> None:
-    before, cpu = snapshot(finished), os.times()
+    before = snapshot(finished)
     again = call(finished, "run", "experiments/tiny.yaml", *OPTIONS)
-    used = os.times()
     assert again.returncode == 0 and "nothing to do" in again.stdout, again.stderr
     assert snapshot(finished) == before, "it changed files"
-    # Processor time: a wall clock also measures the neighbours. Importing torch would not fit.
-    seconds = sum(used[2:4]) - sum(cpu[2:4])
-    assert seconds < 5
 
 
 def test_the_teachers_answers_are_kept_and_freed(finished: Path, finished_copy: Path) -> None:
@@ -202,7 +199,6 @@ def test_max_time_stops_and_the_next_call_ends_with_the_same_bits(
 
 def test_ctrl_c_ends_soon_and_leaves_no_process(interrupted: Interrupted) -> None:
     assert interrupted.status == 130
-    assert interrupted.seconds < 20
     assert interrupted.left == {}
     # Ctrl-C reaches the cells too; they leave it to the orchestrator, which asks them to stop.
     assert set(interrupted.last_events.values()) <= {"start", "stopped", "end"}
@@ -224,11 +220,11 @@ def test_after_ctrl_c_the_next_call_goes_on(interrupted: Interrupted) -> None:
 def test_sigterm_ends_like_ctrl_c(folder: Path) -> None:
     file = write_experiment(folder / "slow.yaml", SLOW | {"training": {"epochs": 200}})
     process = start(folder, "run", str(file), *OPTIONS)
-    assert wait_until(lambda: has_epochs(folder), 60), process.communicate()
+    assert wait_until(lambda: has_epochs(folder)), process.communicate()
     process.terminate()  # this process only, as `kill` and batch systems do
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=HANG)
     assert process.returncode == 130 and "goes on" in out, err
-    assert wait_until(lambda: not processes_in(folder), 5), processes_in(folder)
+    assert wait_until(lambda: not processes_in(folder)), processes_in(folder)
     assert cells(folder)["supervised"].events()[-1]["event"] == "stopped"
 
 
@@ -238,10 +234,10 @@ def test_sigkill_leaves_no_orphan_and_the_next_call_goes_on(folder: Path) -> Non
         folder / "slow.yaml", SLOW, methods=["plain"], training={"epochs": n_epochs}
     )
     process = start(folder, "run", str(file), *OPTIONS)
-    assert wait_until(lambda: has_epochs(folder, 2), 60), process.communicate()
+    assert wait_until(lambda: has_epochs(folder, 2)), process.communicate()
     process.kill()
     process.communicate()
-    assert wait_until(lambda: not processes_in(folder), 8), processes_in(folder)
+    assert wait_until(lambda: not processes_in(folder)), processes_in(folder)
     (cell,) = cells(folder).values()
     seen = epochs_of(cell)
     assert not cell.is_done and 2 <= len(seen) < n_epochs
@@ -269,7 +265,7 @@ def test_a_killed_cell_fails_alone_and_the_next_call_repairs(
             found = re.search(r'"pid":(\d+)', text)
             return int(found[1]) if found else None
 
-        wait_until(pid, 60)
+        wait_until(pid)
         killed.append(pid())
         os.kill(killed[0] or 0, signal.SIGKILL)
 
@@ -313,7 +309,7 @@ def test_a_diverging_cell_names_itself_and_its_log(
 def twice(folder: Path) -> Iterator[Path]:
     file = write_experiment(folder / "tiny.yaml", training={"epochs": 6})
     both = [start(folder, "run", str(file), *OPTIONS) for _ in range(2)]
-    outputs = [p.communicate(timeout=120) for p in both]
+    outputs = [p.communicate(timeout=HANG) for p in both]
     assert [p.returncode for p in both] == [0, 0], outputs
     yield folder
     assert not processes_in(folder)
@@ -349,7 +345,7 @@ def test_a_cell_on_its_own_stops_on_request(finished_copy: Path) -> None:
         env=environment(),
         cwd=finished_copy,
     )
-    assert wait_until(cell.epochs, 60)
+    assert wait_until(cell.epochs)
     process.terminate()
-    assert process.wait(20) == STOPPED
+    assert process.wait(HANG) == STOPPED
     assert cell.events()[-1]["event"] == "stopped" and not cell.is_leased

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from helpers import (
+    HANG,
     ROOT,
     end_processes_in,
     environment,
@@ -98,7 +99,7 @@ class Job:
     def run(self, *arguments: str, **variables: str) -> tuple[int, str]:
         """Exit status and stderr."""
         process = self.start(*arguments, **variables)
-        _, said = process.communicate(timeout=300)
+        _, said = process.communicate(timeout=HANG)
         return process.returncode, said
 
     def asked(self, of: str) -> list[str]:
@@ -258,9 +259,9 @@ def test_a_signal_stops_the_command_in_order(job: Job) -> None:
     )
     program(job.folder / "bin" / "harness", f"{trapping}\nwhile :; do sleep 0.1; done")
     process = job.start("run", "x.yaml")
-    assert wait_until(lambda: job.asked("harness"), 30)
+    assert wait_until(lambda: job.asked("harness"))
     os.kill(process.pid, signal.SIGTERM)  # as --signal=B: does, to the script alone
-    process.communicate(timeout=300)
+    process.communicate(timeout=HANG)
     assert process.returncode == 130
     assert job.asked("harness")[-1] == "harness stopped" and job.tracks == []
 

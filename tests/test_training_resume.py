@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import ROOT, epochs_of, wait_until, weights
+from helpers import HANG, ROOT, epochs_of, wait_until, weights
 from training import (
     KINDS,
     Grid,
@@ -229,9 +229,9 @@ def signalled_after_two_epochs(directory: CellDir, number: signal.Signals) -> in
     arguments = [sys.executable, "-c", SAVING, *command(directory)[3:]]
     process = subprocess.Popen(arguments, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     try:
-        assert wait_until(lambda: len(directory.epochs()) >= 2 or process.poll() is not None, 60)
+        assert wait_until(lambda: len(directory.epochs()) >= 2 or process.poll() is not None)
         process.send_signal(number)
-        process.communicate(timeout=60)
+        process.communicate(timeout=HANG)
     finally:
         process.kill()
     assert 2 <= len(directory.epochs()) < EPOCHS
@@ -271,7 +271,7 @@ def test_sigterm_stops_cleanly_and_a_process_continues(
 
 def test_command_without_a_cell(tmp_path: Path) -> None:
     process = start_process(CellDir(tmp_path))
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=HANG)
     assert process.returncode == WRONG_INPUT
     assert err == f"{tmp_path}: no cell.json here; `harness run` prepares it\n"
 

@@ -87,7 +87,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Pa
         kinds = [d.description["kind"] for d in store.all() if d.epochs()]
         return "stage2" in kinds
 
-    assert wait_until(in_stage2, 90), process.communicate()
+    assert wait_until(in_stage2), process.communicate()
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     journal = folder / "runs/tuning/tiny.journal"
