@@ -11,6 +11,7 @@ from rich.console import Console
 from training import tiny
 
 from harness.execute.scheduler import begin
+from harness.run import session
 from harness.run.display import LiveDisplay, Pace, ended_line, running_row
 from harness.run.session import BackgroundSync
 from harness.store import CellDir
@@ -87,10 +88,12 @@ def test_the_live_table_fits_80_columns(tmp_path: Path) -> None:
     assert "ETA" in lines[-1]
 
 
-def test_a_long_end_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_long_end_is_explained(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     class Slow:
         server = SimpleNamespace(
-            name="MLflow", place="http://x", heard=time.monotonic() + 99, is_open=True
+            name="MLflow", address="http://x", last_answer=time.monotonic() + 10_000, is_open=True
         )
         remedy = "it"
 
@@ -100,9 +103,10 @@ def test_a_long_end_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
 
         def close(self, finished: bool) -> None: ...
 
-    for seconds, said in ((1.5, "sending to MLflow at http://x ..\n"), (0.0, "")):
+    for limit, said in ((0.2, "sending to MLflow at http://x ..\n"), (1e6, "")):
+        monkeypatch.setattr(session, "SAID_SECONDS", limit)
         tracker: Any = Slow()
         sync = BackgroundSync(tracker)
         sync.start()
-        sync.finish(lambda seconds=seconds: time.sleep(seconds))  # type: ignore[misc]
+        sync.finish(lambda: time.sleep(0.7))
         assert capsys.readouterr().out == said
