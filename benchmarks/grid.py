@@ -29,7 +29,7 @@ from frame import Record, Spread, Step, alternate, comparison, record, rounded, 
 
 from harness.common.metrics import EVALUATION_SECONDS
 from harness.execute.local import threads_for
-from harness.run.session import default_jobs
+from harness.run.options import default_jobs
 from harness.store import CellDir, Store
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -5,6 +5,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from harness.experiment.file import apply_overrides, parse
 from harness.experiment.protocol import PRESETS
 from harness.run.ablate import run_steps
 from harness.run.grid import plan_of
+from harness.run.options import RunOptions
 
 SMALL: dict[str, Any] = TINY | {
     "students": [{"depth": 10, "width": 1}, {"depth": 10, "width": 2}],
@@ -115,11 +117,12 @@ def test_steps_run_in_order_until_one_does_not_finish(
     status: int,
 ) -> None:
     ran: list[str] = []
-    limits: list[float] = []
+    limits: list[float | None] = []
+    given = RunOptions(Path("store"), jobs=2, max_seconds=25.0)
 
-    def run_experiment(experiment: Experiment, root: Path, **options: Any) -> int:
-        assert options["jobs"] == 2 and root == Path("store")
-        limits.append(options["max_seconds"])
+    def run_experiment(experiment: Experiment, options: RunOptions) -> int:
+        limits.append(options.max_seconds)
+        assert options == replace(given, max_seconds=options.max_seconds)
         ran.append(experiment.protocol.label)
         return statuses[len(ran) - 1]
 
@@ -128,7 +131,7 @@ def test_steps_run_in_order_until_one_does_not_finish(
     monkeypatch.setattr(harness.run.ablate.time, "monotonic", lambda: next(clock))
     found, experiments = way()
     own = parse(SMALL | {"protocol": {"preset": "strict", "selection": "last"}})
-    ended = run_steps(own, found, experiments, Path("store"), max_seconds=25.0, jobs=2)
+    ended = run_steps(own, found, experiments, given)
     assert ended == status
     assert ran == [e.protocol.label for e in experiments[:n_run]]
     assert limits == [max(0.0, 25.0 - 10.0 * n) for n in range(n_run)]

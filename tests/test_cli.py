@@ -19,6 +19,7 @@ from harness.cli.flags import n_bytes, seconds
 from harness.cli.spelling import published_spelling
 from harness.common.errors import UserError
 from harness.experiment.experiment import Experiment
+from harness.run.options import RunOptions
 
 Output = pytest.CaptureFixture[str]
 
@@ -306,9 +307,9 @@ class Trained:
 
     def __init__(self) -> None:
         self.experiment: Experiment | None = None
-        self.options: dict[str, Any] = {}
+        self.options = RunOptions()
 
-    def __call__(self, experiment: Experiment, _: Path, **options: Any) -> int:
+    def __call__(self, experiment: Experiment, options: RunOptions) -> int:
         self.experiment, self.options = experiment, options
         return 3  # unfinished: no results to print
 
@@ -424,16 +425,8 @@ def test_depth_and_width_are_not_mobile_nets(trained: Trained, capsys: Output, n
 )
 def test_devices(trained: Trained, capsys: Output, given: list[str], device: str) -> None:
     assert main([*arguments(**BASE), *given]) == 3
-    assert trained.options["device"] == device
+    assert trained.options.device == device
     assert ("one GPU works at a time" in capsys.readouterr().out) == ("," in device)
-
-
-def test_no_bar_jobs_and_time_reach_the_run(trained: Trained) -> None:
-    assert main(arguments(**BASE)) == 3
-    assert trained.options["no_bar"] is False and trained.options["max_seconds"] is None
-    assert main([*arguments(**BASE), "--flag_no_bar", "--jobs", "3", "--max-time", "2m"]) == 3
-    assert trained.options["no_bar"] is True
-    assert trained.options["jobs"] == 3 and trained.options["max_seconds"] == 120
 
 
 def test_no_loader_workers_for_data_in_memory(trained: Trained, capsys: Output) -> None:

@@ -14,6 +14,7 @@ from harness.plan import make_plan
 from harness.run.estimate import Speed, estimate, fit_budget, measure_networks, start_seconds
 from harness.run.grid import within_budget
 from harness.run.inspect import print_plan
+from harness.run.options import RunOptions
 from harness.store import Store
 from harness.train.device import describe, resolve_device
 
@@ -55,7 +56,7 @@ def test_the_plan_names_the_device_and_counts_the_start(
 
     monkeypatch.setattr(measured, "measure_networks", lambda *_: speeds(experiment()))
     monkeypatch.setattr(measured, "start_seconds", lambda n, jobs, imported: 7200.0 * n)
-    print_plan(experiment(seeds=[0]), tmp_path, 2, "auto", None, measure=True)
+    print_plan(experiment(seeds=[0]), RunOptions(tmp_path, jobs=2))
     last = capsys.readouterr().out.splitlines()[-1]
     expected = describe(resolve_device("auto"))
     assert last.startswith("about 10 h 0") and f" with 2 jobs on {expected}, " in last
@@ -76,8 +77,11 @@ def test_the_plan_counts_and_names_several_devices(
     monkeypatch.setattr(measured, "start_seconds", lambda n, jobs, imported: 0.0)
     monkeypatch.setattr("harness.execute.local.os.sched_getaffinity", lambda _: set(range(12)))
     e, lines = experiment(seeds=[0]), []
-    for device, jobs, per_device in (("cpu", 6, None), ("cpu:0,cpu:1", None, 3)):
-        print_plan(e, tmp_path, jobs, device, None, True, jobs_per_device=per_device)
+    for options in (
+        RunOptions(tmp_path, "cpu", jobs=6),
+        RunOptions(tmp_path, "cpu:0,cpu:1", jobs_per_device=3),
+    ):
+        print_plan(e, options)
         lines.append(capsys.readouterr().out.splitlines()[-1])
     one, two = lines
     cpu = describe(resolve_device("cpu"))
@@ -102,7 +106,8 @@ def test_a_budget_counts_several_devices(tmp_path: Path, monkeypatch: pytest.Mon
     one_seed = experiment(seeds=[0])
     cost = estimate(make_plan(one_seed, dataset), store, dataset, speeds(e)).wall_seconds(1)
     for slots, n_seeds in ((("cpu:0",), 1), (("cpu:0", "cpu:1"), 2)):
-        kept = within_budget(e, dataset, store, slots, 1.01 * cost, n_workers=4)
+        options = RunOptions(tmp_path, budget=1.01 * cost, n_workers=4, teacher_cache=0)
+        kept = within_budget(e, dataset, slots, options)
         assert len(kept.seeds) == n_seeds
     assert asked == [("cpu:0", 12, 4), ("cpu:0", 6, 4)]
 

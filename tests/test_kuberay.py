@@ -11,8 +11,7 @@ from helpers import ROOT
 from packaging.requirements import Requirement
 
 from harness.cli import app
-from harness.cli.flags import seconds
-from harness.execute.executors import RayOptions, cluster_of
+from harness.cli.flags import run_options
 from harness.execute.ray.cluster import places
 
 OBJECTS = list(yaml.safe_load_all((ROOT / "docker" / "kuberay.yaml").read_text()))
@@ -52,26 +51,24 @@ def test_ray_and_the_images_are_ours() -> None:
     assert {container(group)["image"] for group in GROUPS} == {services["trainer"]["image"]}
 
 
-def options_of_the_command() -> dict[str, Any]:
+def context_of_the_command() -> typer.Context:
     """What the command line makes of the entrypoint's words."""
     program, name, *words = shlex.split(JOB["spec"]["entrypoint"])
     assert program == "harness"
     command = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]
-    return command.make_context(name, words).params
+    return command.make_context(name, words)
 
 
 def test_the_command_fits_the_cluster() -> None:
-    given = options_of_the_command()
-    assert (ROOT / given["file"]).is_file()
-    assert (seconds(given["max_time"]) or 0) > 3600
-    options = cluster_of(
-        *(given[k] for k in ("executor", "ray_address", "cpus_per_cell", "gpus_per_cell")),
-        *(given[k] for k in ("no_shared_files", "jobs", "device")),
-    )
-    assert isinstance(options, RayOptions) and options.address == "auto"
+    context = context_of_the_command()
+    assert (ROOT / context.params["file"]).is_file()
+    options = run_options(context)
+    assert (options.max_seconds or 0) > 3600
+    cluster = options.cluster
+    assert cluster is not None and cluster.address == "auto"
     limits = container("workers")["resources"]["limits"]
     worker = {"CPU": float(limits["cpu"]), "GPU": float(limits["nvidia.com/gpu"])}
-    assert places([worker], options.cpus, options.gpus) == 2, "the cores for a GPU's cells"
+    assert places([worker], cluster.cpus, cluster.gpus) == 2, "the cores for a GPU's cells"
     assert HEAD["rayStartParams"]["num-cpus"] == HEAD["rayStartParams"]["num-gpus"] == "0"
 
 

@@ -1,6 +1,7 @@
 """How cells are spread over several devices. CPU devices stand in for GPUs; test_local and test_run
 train on them."""
 
+import dataclasses
 import importlib
 from collections import Counter
 from pathlib import Path
@@ -8,15 +9,17 @@ from typing import Any
 
 import pytest
 import torch
+import typer
 from helpers import ROOT, write_experiment
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.cli import main
+from harness.cli import app, main
 from harness.common.errors import UserError
+from harness.execute.ray.options import RayOptions
 from harness.execute.slots import check_together, next_slot, slots_on
-from harness.run import session
-from harness.run.session import slots_of
+from harness.run import options
+from harness.run.options import RunOptions
 from harness.tune import search
 
 # -- which slots there are -------------------------------------------------------------------------
@@ -37,7 +40,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three GPUs and six cores."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
-    monkeypatch.setattr(session, "n_cores", lambda: 6)
+    monkeypatch.setattr(options, "n_cores", lambda: 6)
 
 
 @pytest.mark.parametrize(
@@ -57,29 +60,29 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_slots_of_the_options(
     machine: None, device: str, jobs: int | None, per_device: int | None, slots: list[str]
 ) -> None:
-    assert slots_of(device, jobs, per_device) == tuple(slots)
+    found = RunOptions(device=device, jobs=jobs, jobs_per_device=per_device).slots()
+    assert found == tuple(slots)
 
 
 @pytest.mark.parametrize(
-    ("device", "options", "message"),
+    ("device", "jobs", "culprit"),
     [
-        ("cuda:0,cuda:3", {}, "cuda:3 is not here (3 CUDA devices)"),
-        ("cuda:0,cuda:1,cuda:0", {}, "cuda:0 is named twice"),
-        ("cuda:0,cpu:0", {}, "'cuda:0,cpu:0'; several devices must be of one kind"),
-        ("cuda,cuda:1", {}, "'cuda,cuda:1'; several devices must be of one kind, each with its"),
-        ("auto,cuda:1", {}, "several devices must be of one kind"),
-        ("cuda:0,cuda:1", {"jobs": 2}, "use --jobs-per-device N"),
-        ("cuda:0", {"jobs": 2, "jobs_per_device": 2}, "give one of them"),
+        ("cuda:0,cuda:3", {}, "cuda:3"),
+        ("cuda:0,cuda:1,cuda:0", {}, "cuda:0"),
+        ("cuda:0,cpu:0", {}, "'cuda:0,cpu:0'"),
+        ("cuda,cuda:1", {}, "'cuda,cuda:1'"),
+        ("auto,cuda:1", {}, "'auto,cuda:1'"),
+        ("cuda:0,cuda:1", {"jobs": 2}, "--jobs-per-device"),
+        ("cuda:0", {"jobs": 2, "jobs_per_device": 2}, "--jobs-per-device"),
     ],
 )
 def test_what_does_not_go_together(
-    machine: None, device: str, options: dict[str, int], message: str
+    machine: None, device: str, jobs: dict[str, int], culprit: str
 ) -> None:
     with pytest.raises(UserError) as caught:
-        slots_of(device, **options)
-    assert message in str(caught.value)
-    assert str(caught.value).startswith("--jobs: " if options else "--device: ")
-    assert "\n" not in str(caught.value)
+        RunOptions(device=device, **jobs).slots()
+    assert culprit in str(caught.value)
+    assert str(caught.value).startswith("--jobs: " if jobs else "--device: ")
 
 
 def test_one_device_goes_with_itself() -> None:
@@ -135,26 +138,52 @@ COMMANDS = {
 }
 
 
+# Option -> the command's words, and the fields of RunOptions that they set.
+GIVEN: dict[str, tuple[str, dict[str, Any]]] = {
+    "store": ("--store elsewhere", {"store": Path("elsewhere")}),
+    "device": ("--device cpu:0,cpu:1", {"device": "cpu:0,cpu:1"}),
+    "jobs": ("--jobs 5", {"jobs": 5}),
+    "jobs_per_device": ("--jobs-per-device 7", {"jobs_per_device": 7}),
+    "max_time": ("--max-time 2m", {"max_seconds": 120.0}),
+    "budget": ("--budget 3h", {"budget": 10800.0}),
+    "n_workers": ("--n-workers 2", {"n_workers": 2}),
+    "teacher_cache": ("--teacher-cache 5MB", {"teacher_cache": 5_000_000}),
+    "no_bar": ("--no-bar", {"no_bar": True}),
+    "flag_no_bar": ("--flag-no-bar", {"no_bar": True}),
+    "flag_gpu": ("--flag-gpu", {"device": "cuda"}),
+    "devices": ("--flag-gpu --devices 0 1", {"device": "cuda:0,cuda:1"}),
+    "tracker": ("--tracker wandb --tracker tensorboard", {"trackers": ("wandb", "tensorboard")}),
+    "executor": ("--executor ray", {"cluster": RayOptions()}),
+    "cpus_per_cell": ("--executor ray --cpus-per-cell 3", {"cluster": RayOptions(cpus=3)}),
+}
+
+
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_hands_the_options_on(
+def test_every_command_hands_its_options_on(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module, function, rest = COMMANDS[command]
-    seen: list[Any] = []
+    seen: list[RunOptions] = []
 
-    def spy(*arguments: Any, **options: Any) -> int:
-        seen.extend([*arguments, *options.values()])
+    def spy(*arguments: Any, **_: Any) -> int:
+        seen.extend(a for a in arguments if isinstance(a, RunOptions))
         return 3
 
     monkeypatch.setattr(importlib.import_module(module), function, spy)
     file = write_experiment(tmp_path / "tiny.yaml")
-    line = [command, *rest.format(file=file).split(), "--jobs-per-device", "7"]
+    line = [command, *rest.format(file=file).split()]
+    status = 0 if command == "plan" else 3
+    assert main(line) == status
+    defaults = RunOptions(device="cpu") if command == "train" else RunOptions()
+    assert seen.pop() == defaults
+    names = {p.name for p in typer.main.get_command(app).commands[command].params}  # type: ignore[attr-defined]
+    assert {"store", "jobs", "jobs_per_device"} <= names
     if command == "train":
-        device, line = "cuda:0,cuda:1", [*line, "--flag-gpu", "--devices", "0", "1"]
-    else:
-        device, line = "cpu:0,cpu:1", [*line, "--device", "cpu:0,cpu:1"]
-    assert main(line) == (0 if command == "plan" else 3)
-    assert device in seen and 7 in seen
+        names.remove("n_workers")  # refused: these data need none
+    for name in GIVEN.keys() & names:
+        words, fields = GIVEN[name]
+        assert main([*line, *words.split()]) == status, words
+        assert seen.pop() == dataclasses.replace(defaults, **fields), words
 
 
 def test_a_registered_teacher_is_measured_on_the_first_device(
@@ -167,7 +196,7 @@ def test_a_registered_teacher_is_measured_on_the_first_device(
         raise UserError("stop")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("harness.run.grid.fetch", stop)
+    monkeypatch.setattr("harness.run.grid.fetch_teacher", stop)
     file = write_experiment(tmp_path / "tiny.yaml")
     assert main(["run", str(file), "--device", "cpu:1,cpu:0"]) == 2
     assert seen == ["cpu:1"]

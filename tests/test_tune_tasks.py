@@ -17,6 +17,7 @@ from harness.data import load
 from harness.experiment.file import parse, read
 from harness.experiment.tasks import Task
 from harness.plan import make_plan
+from harness.run.options import RunOptions
 from harness.store import Store
 from harness.tune import search
 from harness.tune.export import TrialRecord
@@ -78,7 +79,7 @@ def tune(file: Path, writer: Writer, mlflow: bool = False, **options: Any) -> in
             patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{Path('mlflow.db').resolve()}")
         else:
             patch.setattr(search, "start_tracking", lambda _: [NoSync()])
-        return search.tune(read_tuning(Path("tuning/tiny.yaml")), Path("runs"), **options)
+        return search.tune(read_tuning(Path("tuning/tiny.yaml")), RunOptions(**options))
 
 
 @pytest.fixture(scope="module")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 
 from harness.common.errors import UserError
+from harness.run.options import RunOptions
 from harness.track.mirrors import tracker_names
 
 File = Annotated[Path, typer.Argument(help="experiment file, as experiments/digits.yaml")]
@@ -76,8 +78,42 @@ NoSharedFiles = Annotated[
     bool,
     typer.Option("--no-shared-files", help="of Ray: send cells' files even where a node has them"),
 ]
-RUNS = Path("runs")
-KEPT = "20GB"  # of --teacher-cache
+RUNS = RunOptions.store
+TEACHER_CACHE = f"{RunOptions.teacher_cache / 1e9:g}GB"
+
+
+def run_options(context: typer.Context, **changes: Any) -> RunOptions:
+    """Return what the options of a command say; those that it lacks keep their defaults.
+
+    Args:
+        context: The command's, with the parsed value of each of its options.
+        changes: Fields that the command sets itself.
+
+    Raises:
+        UserError: An option has a value that cannot be read, or options do not go together.
+    """
+    given = context.params
+    fields = {f.name for f in dataclasses.fields(RunOptions)}
+    values = {name: value for name, value in given.items() if name in fields}
+    values["store"] = Path(given["store"])
+    values["teacher_cache"] = n_bytes(given.get("teacher_cache", TEACHER_CACHE))
+    values["max_seconds"] = seconds(given.get("max_time"))
+    values["budget"] = seconds(given.get("budget"), "--budget")
+    values["trackers"] = tuple(given.get("tracker") or ())
+    if "executor" in given:
+        from harness.execute.executors import cluster_of
+
+        values["cluster"] = cluster_of(
+            given["executor"],
+            address=given["ray_address"],
+            cpus=given["cpus_per_cell"],
+            gpus=given["gpus_per_cell"],
+            no_shared_files=given["no_shared_files"],
+            jobs=given["jobs"],
+            device=given["device"],
+            jobs_per_device=given["jobs_per_device"],
+        )
+    return RunOptions(**(values | changes))
 
 
 def seconds(text: str | None, field: str = "--max-time") -> float | None:

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from harness.cli.flags import (
-    KEPT,
     RUNS,
+    TEACHER_CACHE,
     Devices,
     File,
     Files,
@@ -23,10 +23,10 @@ from harness.cli.flags import (
     StoreOption,
     TeacherCache,
     Workers,
-    n_bytes,
-    seconds,
+    run_options,
 )
 from harness.cli.reading import plan_of_file, read_file
+from harness.run.options import RunOptions
 
 app = typer.Typer()
 
@@ -83,15 +83,16 @@ def report(
 
 @app.command()
 def ablate(
+    context: typer.Context,
     file: File,
     set_: Set = None,
     store: StoreOption = RUNS,
     jobs: Jobs = None,
-    device: Devices = "auto",
+    device: Devices = RunOptions.device,
     jobs_per_device: JobsPerDevice = None,
     max_time: MaxTime = None,
     n_workers: Workers = 0,
-    teacher_cache: TeacherCache = KEPT,
+    teacher_cache: TeacherCache = TEACHER_CACHE,
     no_bar: NoBar = False,
     print_only: Annotated[
         bool, typer.Option("--print", help="print the tables, write neither results nor pages")
@@ -103,24 +104,13 @@ def ablate(
     from harness.experiment.ablation import steps
     from harness.run.ablate import run_steps
 
-    own = read_file(file, set_)
-    way = steps(own, set_ or [])
+    options = run_options(context)
+    experiment = read_file(file, set_)
+    way = steps(experiment, set_ or [])
     experiments = [read_file(file, step.assignments) for step in way]
-    status = run_steps(
-        own,
-        way,
-        experiments,
-        store,
-        jobs=jobs,
-        device=device,
-        jobs_per_device=jobs_per_device,
-        max_seconds=seconds(max_time),
-        n_workers=n_workers,
-        teacher_cache=n_bytes(teacher_cache),
-        no_bar=no_bar,
-    )
+    status = run_steps(experiment, way, experiments, options)
     if status == 0:
-        report(own.name, way, experiments, store, file, print_only, mixed)
+        report(experiment.name, way, experiments, store, file, print_only, mixed)
     raise typer.Exit(status)
 
 

@@ -12,14 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from harness.cli.flags import (
-    KEPT,
     RUNS,
     Jobs,
     JobsPerDevice,
     MaxTime,
     StoreOption,
-    n_bytes,
-    seconds,
+    run_options,
 )
 from harness.common.errors import UserError
 
@@ -102,6 +100,7 @@ def device_of(flag_gpu: bool, devices: str | None) -> str:
 
 
 def train(
+    context: typer.Context,
     data_name: Annotated[str, typer.Option(help="data set")] = "digits",
     teacher_network_name: Annotated[str, typer.Option(help="teacher's network")] = "wide_resnet",
     student_network_name: Annotated[str, typer.Option(help="student's network")] = "wide_resnet",
@@ -181,20 +180,10 @@ def train(
     experiment = parse_arguments(raw)
     label = experiment.students[0].label
     experiment = experiment.model_copy(update={"name": f"train-{data_name}-{label}"})
-    device = device_of(flag_gpu, devices)
-    if "," in device:
+    options = run_options(context, device=device_of(flag_gpu, devices), no_bar=flag_no_bar)
+    if "," in options.device:
         print("note: --devices: each training starts from the one before; one GPU works at a time")
-    status = run_experiment(
-        experiment,
-        store,
-        jobs=jobs,
-        device=device,
-        jobs_per_device=jobs_per_device,
-        max_seconds=seconds(max_time),
-        n_workers=n_workers,
-        teacher_cache=n_bytes(KEPT),
-        no_bar=flag_no_bar,
-    )
+    status = run_experiment(experiment, options)
     if status == 0:
         print_results(experiment, store)
     raise typer.Exit(status)

@@ -8,8 +8,8 @@ from typing import Annotated, Optional
 import typer
 
 from harness.cli.flags import (
-    KEPT,
     RUNS,
+    TEACHER_CACHE,
     Budget,
     CpusPerCell,
     Device,
@@ -30,49 +30,48 @@ from harness.cli.flags import (
     TeacherCache,
     Trackers,
     Workers,
-    n_bytes,
-    seconds,
+    run_options,
 )
 from harness.cli.reading import plan_of_file, read_file, result_of, summary_builder
 from harness.cli.train_command import train
+from harness.run.options import RunOptions
 
 app = typer.Typer()
 
 
 @app.command()
 def plan(
+    context: typer.Context,
     file: File,
     set_: Set = None,
     store: StoreOption = RUNS,
     jobs: Jobs = None,
-    device: Devices = "auto",
+    device: Devices = RunOptions.device,
     jobs_per_device: JobsPerDevice = None,
     budget: Budget = None,
-    teacher_cache: TeacherCache = KEPT,
+    teacher_cache: TeacherCache = TEACHER_CACHE,
     no_estimate: Annotated[bool, typer.Option("--no-estimate", help="measure nothing")] = False,
 ) -> None:
     """Show the cells, which are done already, and the time and disk the others need."""
     from harness.run.inspect import print_plan
 
-    limit = seconds(budget, "--budget")
-    kept = n_bytes(teacher_cache)
-    print_plan(
-        read_file(file, set_), store, jobs, device, limit, not no_estimate, kept, jobs_per_device
-    )
+    options = run_options(context)
+    print_plan(read_file(file, set_), options, measure=not no_estimate)
 
 
 @app.command()
 def run(
+    context: typer.Context,
     file: File,
     set_: Set = None,
     store: StoreOption = RUNS,
     jobs: Jobs = None,
-    device: Devices = "auto",
+    device: Devices = RunOptions.device,
     jobs_per_device: JobsPerDevice = None,
     max_time: MaxTime = None,
     budget: Budget = None,
     n_workers: Workers = 0,
-    teacher_cache: TeacherCache = KEPT,
+    teacher_cache: TeacherCache = TEACHER_CACHE,
     no_bar: NoBar = False,
     executor: ExecutorName = "local",
     ray_address: RayAddress = None,
@@ -82,31 +81,12 @@ def run(
     tracker: Trackers = None,
 ) -> None:
     """Train every cell that is not done, and log all of them to MLflow."""
-    from harness.execute.executors import cluster_of
     from harness.run.grid import run_experiment
 
+    options = run_options(context)
     status = run_experiment(
         read_file(file, set_),
-        store,
-        jobs=jobs,
-        device=device,
-        jobs_per_device=jobs_per_device,
-        max_seconds=seconds(max_time),
-        n_workers=n_workers,
-        teacher_cache=n_bytes(teacher_cache),
-        no_bar=no_bar,
-        cluster=cluster_of(
-            executor,
-            ray_address,
-            cpus_per_cell,
-            gpus_per_cell,
-            no_shared_files,
-            jobs,
-            device,
-            jobs_per_device,
-        ),
-        budget=seconds(budget, "--budget"),
-        trackers=tracker or (),
+        options,
         summary=summary_builder(file, set_, store),
         show=result_of(file, set_, store),
     )
@@ -115,16 +95,17 @@ def run(
 
 @app.command()
 def tune(
+    context: typer.Context,
     file: Annotated[Path, typer.Argument(help="tuning file, as experiments/tuning/digits.yaml")],
     set_: Set = None,
     store: StoreOption = RUNS,
     storage: Storage = None,
     jobs: Jobs = None,
-    device: Devices = "auto",
+    device: Devices = RunOptions.device,
     jobs_per_device: JobsPerDevice = None,
     max_time: MaxTime = None,
     n_workers: Workers = 0,
-    teacher_cache: TeacherCache = KEPT,
+    teacher_cache: TeacherCache = TEACHER_CACHE,
     no_bar: NoBar = False,
     executor: ExecutorName = "local",
     ray_address: RayAddress = None,
@@ -134,34 +115,11 @@ def tune(
 ) -> None:
     """Tune each method on the validation split with Optuna, then write NAME.tuned.yaml."""
     from harness.analysis.tuning import draw
-    from harness.execute.executors import cluster_of
     from harness.tune.search import tune as run_tuning
     from harness.tune.tuning_file import read_tuning
 
-    status = run_tuning(
-        read_tuning(file, set_),
-        store,
-        storage=storage,
-        jobs=jobs,
-        device=device,
-        jobs_per_device=jobs_per_device,
-        max_seconds=seconds(max_time),
-        n_workers=n_workers,
-        teacher_cache=n_bytes(teacher_cache),
-        no_bar=no_bar,
-        cluster=cluster_of(
-            executor,
-            ray_address,
-            cpus_per_cell,
-            gpus_per_cell,
-            no_shared_files,
-            jobs,
-            device,
-            jobs_per_device,
-        ),
-        draw=draw,
-    )
-    raise typer.Exit(status)
+    options = run_options(context)
+    raise typer.Exit(run_tuning(read_tuning(file, set_), options, storage=storage, draw=draw))
 
 
 @app.command()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
 from harness.experiment.ablation import FIRST, LAST, Step, left_out
 from harness.experiment.experiment import Experiment
 from harness.run.grid import run_experiment
+from harness.run.options import RunOptions
 from harness.run.session import OK
 
 
@@ -17,10 +17,7 @@ def run_steps(
     own: Experiment,
     steps: Sequence[Step],
     experiments: Sequence[Experiment],
-    root: Path,
-    *,
-    max_seconds: float | None = None,
-    **options: Any,
+    options: RunOptions,
 ) -> int:
     """Train what is missing of every step; the exit status. A cell that a switch does not touch is
     one cell of both steps, trained once. What fails or stops ends the ablation: the same command
@@ -28,8 +25,7 @@ def run_steps(
 
     Args:
         own: the file's. experiments: of the steps.
-        max_seconds: for all steps together.
-        options: of `run_experiment`.
+        options: `max_seconds` is for all steps together.
 
     Raises:
         UserError: wrong input.
@@ -40,8 +36,8 @@ def run_steps(
     for number, (step, experiment) in enumerate(zip(steps, experiments, strict=True), 1):
         print(f"step {number} of {len(steps)}: {step.label}", flush=True)
         passed = time.monotonic() - started
-        limit = None if max_seconds is None else max(0.0, max_seconds - passed)
-        status = run_experiment(experiment, root, max_seconds=limit, **options)
+        limit = None if options.max_seconds is None else max(0.0, options.max_seconds - passed)
+        status = run_experiment(experiment, replace(options, max_seconds=limit))
         if status != OK:
             return status
     return OK

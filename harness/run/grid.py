@@ -5,20 +5,19 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 
 from harness.common.errors import UserError
 from harness.common.provenance import code_version_or_warn
 from harness.data import Dataset, load
 from harness.execute.executors import make_executor
 from harness.execute.local import threads_for
-from harness.execute.ray.options import RayOptions
 from harness.execute.scheduler import OutOfTime, Progress, begin, run
 from harness.experiment.experiment import Experiment
 from harness.plan import Plan, make_plan
 from harness.run.display import duration, make_display
+from harness.run.options import RunOptions
 from harness.run.session import (
     CELL_FAILED,
     CTRL_C,
@@ -27,7 +26,6 @@ from harness.run.session import (
     UNFINISHED,
     finish_tracking,
     print_remarks,
-    slots_of,
     start_tracking,
     stoppable,
 )
@@ -46,57 +44,43 @@ def plan_of(experiment: Experiment) -> Plan:
 
 def run_experiment(
     experiment: Experiment,
-    root: Path,
+    options: RunOptions = RunOptions(),
     *,
-    jobs: int | None = None,
-    device: str = "auto",
-    jobs_per_device: int | None = None,
-    max_seconds: float | None = None,
-    n_workers: int = 0,
-    teacher_cache: int = 0,
-    no_bar: bool = False,
-    budget: float | None = None,
-    cluster: RayOptions | None = None,
-    trackers: Iterable[str] = (),
     summary: SummaryBuilder | None = None,
     show: Callable[[Plan], None] = lambda _: None,
 ) -> int:
     """Train what is missing, log it, say what happened; the exit status.
 
     Args:
-        jobs, device, jobs_per_device: which cells train at once, and where (`slots_of`).
-        n_workers, teacher_cache: of each cell (`cell_options`).
-        cluster: of Ray, and how to use it, in place of this machine, jobs and device.
-        trackers: names of harness.track.mirrors, besides MLflow.
+        options: where cells are trained, and for how long.
         summary: what the finished grid's run in MLflow shows.
         show: prints the result of a grid that is done now.
 
     Raises:
         UserError: wrong input; nothing was started.
     """
-    if cluster is not None and budget is not None:
+    if options.cluster is not None and options.budget is not None:
         raise UserError("--budget: measures this machine, not a cluster; leave it out")
-    slots = slots_of(device, jobs, jobs_per_device, cluster)
-    store = Store(root)
+    slots = options.slots()
+    store = Store(options.store)
     store.create()
     dataset = load(experiment.dataset)
-    if budget is not None:
-        experiment = within_budget(
-            experiment, dataset, store, slots, budget, n_workers, teacher_cache
-        )
+    experiment = within_budget(experiment, dataset, slots, options)
     plan = make_plan(experiment, dataset)
     fetch_teacher(plan, store, slots[0], dataset)
     progress = begin(plan, store)
-    tracker, mirrors = Tracker(plan, store), make_mirrors(trackers, plan, store)
+    tracker, mirrors = Tracker(plan, store), make_mirrors(options.trackers, plan, store)
     devices = tuple(dict.fromkeys(slots))
     where = f" on {', '.join(devices)}" if len(devices) > 1 else ""
     n_cells, n_cached = len(plan.cells), len(progress.cached_cells)
     has_unsent = bool(tracker.unsent_cells()) or any(mirror.unsent_cells() for mirror in mirrors)
     is_shown = not has_unsent and (summary is None or tracker.is_summary_published)
     if n_cached == n_cells and is_shown:
-        print(f"{experiment.name}: nothing to do, all {n_cells} cells are done (in {root}).")
+        print(
+            f"{experiment.name}: nothing to do, all {n_cells} cells are done (in {options.store})."
+        )
         return OK
-    runner = make_executor(cluster, slots, code_version_or_warn())
+    runner = make_executor(options.cluster, slots, code_version_or_warn())
     runner.warm_up()
     with stoppable() as stops, contextlib.closing(runner):
         status = OK
@@ -108,9 +92,11 @@ def run_experiment(
                 flush=True,
             )
             print_remarks(experiment, dataset)
-            with make_display(progress, no_bar) as display:
-                options = cell_options(experiment.dataset, n_workers, teacher_cache)
-                run(progress, runner, options, max_seconds, display.update)
+            with make_display(progress, options.no_bar) as display:
+                of_cells = cell_options(
+                    experiment.dataset, options.n_workers, options.teacher_cache
+                )
+                run(progress, runner, of_cells, options.max_seconds, display.update)
             status = CELL_FAILED if progress.count("failed") else OK
         except OutOfTime:
             status = UNFINISHED
@@ -133,23 +119,22 @@ def run_experiment(
 
 
 def within_budget(
-    experiment: Experiment,
-    dataset: Dataset,
-    store: Store,
-    slots: Sequence[str],
-    budget: float,
-    n_workers: int = 0,
-    teacher_cache: int = 0,
+    experiment: Experiment, dataset: Dataset, slots: Sequence[str], options: RunOptions
 ) -> Experiment:
-    """Whole seeds dropped from the end until the estimate fits; says which.
+    """Drop whole seeds from the end until the estimate fits into the budget, and say which.
 
     Raises:
-        UserError: not even one seed fits.
+        UserError: Not even one seed fits.
     """
+    if options.budget is None:
+        return experiment
     from harness.run.estimate import fit_budget, measure_networks
 
-    speeds = measure_networks(experiment, dataset, slots[0], threads_for(len(slots)), n_workers)
-    smaller = fit_budget(experiment, dataset, store, speeds, len(slots), budget, teacher_cache)
+    threads, store = threads_for(len(slots)), Store(options.store)
+    speeds = measure_networks(experiment, dataset, slots[0], threads, options.n_workers)
+    smaller = fit_budget(
+        experiment, dataset, store, speeds, len(slots), options.budget, options.teacher_cache
+    )
     n, kept = len(experiment.seeds), list(smaller.seeds)
     if len(kept) < n:
         print(

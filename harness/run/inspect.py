@@ -15,11 +15,12 @@ from harness.common.canonical_json import differences
 from harness.data import Dataset
 from harness.data.views import apply, join_validation, without_pixels
 from harness.execute.local import threads_for
-from harness.execute.scheduler import Progress, begin
+from harness.execute.scheduler import begin
 from harness.experiment.experiment import Experiment
 from harness.methods import n_epochs
 from harness.plan import Plan, make_plan, task_views
 from harness.run.display import duration
+from harness.run.options import RunOptions
 from harness.store import CellDir, Store
 from harness.store.cell_files import Damaged, check_identity
 
@@ -30,20 +31,7 @@ def _table(*columns: str) -> Table:
     return Table(*columns, box=None, pad_edge=False)
 
 
-def _begin(plan: Plan, root: Path) -> Progress:
-    return begin(plan, Store(root))
-
-
-def print_plan(
-    experiment: Experiment,
-    root: Path,
-    jobs: int | None,
-    device: str,
-    budget: float | None,
-    measure: bool,
-    teacher_cache: int = 0,
-    jobs_per_device: int | None = None,
-) -> None:
+def print_plan(experiment: Experiment, options: RunOptions, measure: bool = True) -> None:
     """Every cell with its epochs; cells in the store are marked. Unless told not to, time and disk
     from a few measured steps of each network.
 
@@ -52,16 +40,13 @@ def print_plan(
     """
     from harness.data import load
     from harness.run.grid import within_budget
-    from harness.run.session import print_remarks, slots_of
+    from harness.run.session import print_remarks
 
-    slots = slots_of(device, jobs, jobs_per_device)
+    slots = options.slots()
     dataset = load(experiment.dataset)
-    if budget is not None:
-        experiment = within_budget(
-            experiment, dataset, Store(root), slots, budget, teacher_cache=teacher_cache
-        )
-    plan = make_plan(experiment, dataset)
-    progress = _begin(plan, root)
+    experiment = within_budget(experiment, dataset, slots, options)
+    plan, store = make_plan(experiment, dataset), Store(options.store)
+    progress = begin(plan, store)
     table = _table("cell", "name", "epochs", "state")
     epochs = {True: 0, False: 0}
     for fingerprint, cell in plan.cells.items():
@@ -86,7 +71,7 @@ def print_plan(
         imported = time.perf_counter() - started
         jobs, on = len(slots), describe_all(slots)
         speeds = measure_networks(experiment, dataset, slots[0], threads_for(jobs))
-        needs = estimate(plan, Store(root), dataset, speeds, teacher_cache)
+        needs = estimate(plan, store, dataset, speeds, options.teacher_cache)
         seconds = needs.wall_seconds(jobs) + start_seconds(len(needs.seconds), jobs, imported)
         print(
             f"about {duration(seconds)} with {jobs} jobs on {on}, "

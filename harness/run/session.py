@@ -9,20 +9,16 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from harness.common.database import Refused
-from harness.common.errors import UserError, one_line
-from harness.common.provenance import n_cores
+from harness.common.errors import one_line
 from harness.data import Dataset
-from harness.execute.slots import check_together, slots_on
 from harness.track.environment import as_user_error
 
 if TYPE_CHECKING:
-    from harness.execute.ray.options import RayOptions
     from harness.experiment.experiment import Experiment
 
 # Exit statuses of the command. UNFINISHED: --max-time came first; call again to go on.
@@ -118,56 +114,6 @@ def stoppable() -> Iterator[Stops]:
     finally:
         for number, handler in zip(numbers, previous, strict=True):
             signal.signal(number, handler)
-
-
-def slots_of(
-    device: str,
-    jobs: int | None = None,
-    jobs_per_device: int | None = None,
-    cluster: RayOptions | None = None,
-) -> tuple[str, ...]:
-    """A device of this machine for each cell that trains here at once (harness.execute.slots).
-
-    Args:
-        device: a name, or several with commas between them.
-        jobs: cells at once, of a single device; by default `default_jobs`.
-        jobs_per_device: cells at once on each; of several devices by default 1.
-        cluster: where it says what jobs and device mean, and this machine trains nothing.
-
-    Raises:
-        UserError: a device that is not there; devices or options that do not go together.
-    """
-    if cluster is not None:
-        device, jobs = "auto", None
-    devices = device.split(",")
-    for name in devices:
-        check_device(name)
-    check_together(devices)
-    if jobs is not None and jobs_per_device is not None:
-        raise UserError("--jobs: means the same as --jobs-per-device; give one of them")
-    if jobs is not None and len(devices) > 1:
-        raise UserError(
-            "--jobs: is for one device; with several use --jobs-per-device N, cells at once on each"
-        )
-    usual = default_jobs(device) if len(devices) == 1 else 1
-    return slots_on(devices, jobs or jobs_per_device or usual)
-
-
-def check_device(name: str) -> None:
-    """
-    Raises:
-        UserError: no such device. 'auto' and 'cpu' are always there and cost no import of torch.
-    """
-    if name not in ("auto", "cpu"):
-        from harness.train.device import resolve_device
-
-        resolve_device(name)
-
-
-def default_jobs(device: str) -> int:
-    """One cell a core; on a GPU one cell, which has the device to itself."""
-    on_gpu = device.startswith("cuda") or (device == "auto" and Path("/dev/nvidia0").exists())
-    return 1 if on_gpu or device == "mps" else n_cores()
 
 
 def connect(tracker: Tracking) -> None:

@@ -17,12 +17,12 @@ from harness.common.provenance import code_version_or_warn
 from harness.data import Dataset, load
 from harness.execute import Executor
 from harness.execute.executors import make_executor
-from harness.execute.ray.options import RayOptions
 from harness.execute.scheduler import OutOfTime, Progress, begin, run
 from harness.methods import get_method
 from harness.methods.base import TRAINING
 from harness.plan import SEMANTICS, Plan, task_views
 from harness.run.display import LiveDisplay, duration
+from harness.run.options import RunOptions
 from harness.run.session import (
     CELL_FAILED,
     CTRL_C,
@@ -32,7 +32,6 @@ from harness.run.session import (
     WRONG_USE,
     Stops,
     finish_tracking,
-    slots_of,
     start_tracking,
     stoppable,
 )
@@ -80,17 +79,9 @@ def identity_of(tuning: Tuning, dataset: Dataset, method: str) -> dict[str, Any]
 
 def tune(
     tuning: Tuning,
-    root: Path,
+    options: RunOptions,
     *,
     storage: str | None = None,
-    jobs: int | None = None,
-    device: str = "auto",
-    jobs_per_device: int | None = None,
-    max_seconds: float | None = None,
-    n_workers: int = 0,
-    teacher_cache: int = 0,
-    no_bar: bool = False,
-    cluster: RayOptions | None = None,
     draw: Draw = lambda bundle: [],
 ) -> int:
     """Run every missing trial, train the best again, and write the tuned file.
@@ -101,16 +92,17 @@ def tune(
     Raises:
         UserError: wrong input; nothing was started.
     """
-    slots = slots_of(device, jobs, jobs_per_device, cluster)
+    slots, root = options.slots(), options.store
     check_final(tuning)
     check_rungs(tuning)
     store = Store(root)
     store.create()
-    executor = make_executor(cluster, slots, code_version_or_warn())
+    executor = make_executor(options.cluster, slots, code_version_or_warn())
     dataset = load(tuning.base.dataset, with_test=False)
     task_views(tuning.base, dataset)  # checks all tasks before one is trained
-    options = cell_options(tuning.base.dataset, n_workers, teacher_cache)
-    deadline = None if max_seconds is None else time.monotonic() + max_seconds
+    for_cells = cell_options(tuning.base.dataset, options.n_workers, options.teacher_cache)
+    limit = options.max_seconds
+    deadline = None if limit is None else time.monotonic() + limit
     winners, bundles = [], []
     with contextlib.closing(executor):
         for part in tuning.parts:
@@ -120,7 +112,9 @@ def tune(
                 opened = open_storage(place, tracking_uri())
                 identity = {method: identity_of(part, dataset, method) for method in part.spaces}
                 studies = [Study(opened, part, m, identity[m], owner) for m in part.spaces]
-                search = Search(part, store, dataset, studies, executor, options, left, no_bar)
+                search = Search(
+                    part, store, dataset, studies, executor, for_cells, left, options.no_bar
+                )
                 status, best = _search(search, stops)
                 if status != OK:
                     return status
