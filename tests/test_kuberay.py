@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 
 from harness.cli import app
 from harness.cli.flags import run_options
-from harness.execute.ray.cluster import places
+from harness.execute.ray.cluster import n_cells_that_fit
 
 OBJECTS = list(yaml.safe_load_all((ROOT / "docker" / "kuberay.yaml").read_text()))
 SETTINGS, CLAIM, JOB = OBJECTS
@@ -68,7 +68,9 @@ def test_the_command_fits_the_cluster() -> None:
     assert cluster is not None and cluster.address == "auto"
     limits = container("workers")["resources"]["limits"]
     worker = {"CPU": float(limits["cpu"]), "GPU": float(limits["nvidia.com/gpu"])}
-    assert places([worker], cluster.cpus, cluster.gpus) == 2, "the cores for a GPU's cells"
+    assert n_cells_that_fit([worker], cluster.cpus, cluster.gpus) == 2, (
+        "the cores for a GPU's cells"
+    )
     assert HEAD["rayStartParams"]["num-cpus"] == HEAD["rayStartParams"]["num-gpus"] == "0"
 
 

@@ -210,10 +210,10 @@ def test_a_data_set_is_loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 STARTED = """
 import gc, multiprocessing, sys
-from harness.execute.local import work
+from harness.execute.local import serve_cells
 before, (orders, ours) = set(sys.modules), multiprocessing.Pipe()
 ours.close()
-work(orders, "cpu", 1, {})
+serve_cells(orders, "cpu", 1, {})
 with open(FILE, "w") as file:
     print(gc.isenabled(), gc.get_freeze_count() > 100_000, *before, file=file)
 """

@@ -12,7 +12,7 @@ import pytest
 
 from harness.common.errors import UserError
 from harness.execute.executors import cluster_of
-from harness.execute.ray.cluster import import_ray, places, resources_of
+from harness.execute.ray.cluster import import_ray, n_cells_that_fit, resources_of
 from harness.execute.ray.executor import uninterrupted
 from harness.execute.ray.node import Mailbox
 from harness.execute.ray.options import RayOptions
@@ -38,24 +38,25 @@ def test_options_of_the_command() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "says"),
+    ("given", "field"),
     [
-        ({"name": "lokal"}, "--executor: unknown 'lokal'; did you mean 'local'?"),
-        ({"name": "rya"}, "--executor: unknown 'rya'; did you mean 'ray'?"),
-        ({"name": "local", "address": "x"}, "--ray-address: belongs to --executor ray"),
-        ({"name": "local", "no_shared_files": True}, "--no-shared-files: belongs to"),
-        ({"gpus": 2.0}, "--gpus-per-cell: 2; a cell trains on one GPU"),
-        ({"gpus": -1.0}, "--gpus-per-cell: -1"),
-        ({"device": "cuda:1", "gpus": 1.0}, "--device: 'cuda:1'; Ray chooses"),
-        ({"device": "cuda"}, "--device: cuda, and no GPU for it"),
-        ({"jobs_per_device": 2}, "--jobs-per-device: Ray places the cells"),
-        ({"device": "cpu", "gpus": 0.5}, "--gpus-per-cell: cells on the CPU use none"),
+        ({"name": "lokal"}, "--executor"),
+        ({"name": "local", "address": "x"}, "--ray-address"),
+        ({"name": "local", "cpus": 2}, "--cpus-per-cell"),
+        ({"name": "local", "gpus": 0.5}, "--gpus-per-cell"),
+        ({"name": "local", "no_shared_files": True}, "--no-shared-files"),
+        ({"gpus": 2.0}, "--gpus-per-cell"),
+        ({"gpus": -1.0}, "--gpus-per-cell"),
+        ({"device": "cuda:1", "gpus": 1.0}, "--device"),
+        ({"device": "cuda"}, "--device"),
+        ({"jobs_per_device": 2}, "--jobs-per-device"),
+        ({"device": "cpu", "gpus": 0.5}, "--gpus-per-cell"),
     ],
 )
-def test_options_that_do_not_go_together(given: dict[str, Any], says: str) -> None:
+def test_options_that_do_not_go_together(given: dict[str, Any], field: str) -> None:
     with pytest.raises(UserError) as error:
         chosen(**given)
-    assert str(error.value).startswith(says)
+    assert str(error.value).startswith(f"{field}: ")
 
 
 def test_how_many_cells_fit() -> None:
@@ -63,12 +64,12 @@ def test_how_many_cells_fit() -> None:
         return {"Alive": alive, "Resources": {"memory": 1e9, **resources}}
 
     nodes = resources_of([node(CPU=4), node(CPU=3.5, GPU=2), node(), node(False, CPU=64, GPU=8)])
-    assert places(nodes, 1, 0) == 7
-    assert places(nodes, 2, 0) == 3, "a cell's cores are of one node"
-    assert places(nodes, 1, 1) == 2
-    assert places(nodes, 1, 0.4) == 3, "two on each GPU, but three cores"
-    assert places([{"CPU": 100, "GPU": 3}], 1, 0.1) == 30
-    assert places([{"CPU": 100, "GPU": 2}], 1, 0.6) == 2, "a cell's share is of one GPU"
+    assert n_cells_that_fit(nodes, 1, 0) == 7
+    assert n_cells_that_fit(nodes, 2, 0) == 3, "a cell's cores are of one node"
+    assert n_cells_that_fit(nodes, 1, 1) == 2
+    assert n_cells_that_fit(nodes, 1, 0.4) == 3, "two on each GPU, but three cores"
+    assert n_cells_that_fit([{"CPU": 100, "GPU": 3}], 1, 0.1) == 30
+    assert n_cells_that_fit([{"CPU": 100, "GPU": 2}], 1, 0.6) == 2, "a cell's share is of one GPU"
 
 
 def test_the_mailbox_keeps_what_is_not_known_to_be_stored() -> None:

@@ -172,7 +172,7 @@ def test_cells_may_come_later(tmp_path: Path, capacity: int) -> None:
     case.run(more=more)
     assert case.executor.submitted == ["a", "b", "c"]
     assert case.states == {"a": "done", "b": "done", "c": "failed", "d": "skipped"}
-    assert case.progress.place == {f: n for n, f in enumerate(case.progress.state)}
+    assert case.progress.order == {f: n for n, f in enumerate(case.progress.state)}
 
 
 def test_done_cells_are_not_trained_again(tmp_path: Path) -> None:
@@ -315,7 +315,7 @@ def test_other_commands_cells_are_looked_at_now_and_then(
     """A look reads files of each: not whenever a cell ends here."""
     leaves = {f"x{i}": "" for i in range(40)}
     case = Case(tmp_path, graph(a="", **leaves), capacity=1, a=[BUSY])
-    now, looks, look = [0.0], list[float](), scheduler._look_elsewhere
+    now, looks, look = [0.0], list[float](), scheduler._update_elsewhere
 
     def pass_time() -> None:
         now[0] += 0.001
@@ -330,7 +330,7 @@ def test_other_commands_cells_are_looked_at_now_and_then(
 
     case.executor.idle = pass_time
     monkeypatch.setattr(scheduler, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    monkeypatch.setattr(scheduler, "_look_elsewhere", looked)
+    monkeypatch.setattr(scheduler, "_update_elsewhere", looked)
     case.store.prepare(next(iter(case.plan.cells.values())))
     with case.directory("a").lease():
         case.run(on_change=end_it)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from harness.cli import app, main
 from harness.common.errors import UserError
 from harness.execute.ray.options import RayOptions
-from harness.execute.slots import check_together, next_slot, slots_on
+from harness.execute.slots import check_devices, make_slots, next_slot
 from harness.run import options
 from harness.run.options import RunOptions
 from harness.tune import search
@@ -28,7 +28,7 @@ from harness.tune import search
 @given(st.integers(1, 8), st.integers(1, 4))
 def test_each_device_has_as_many_and_they_take_turns(n_devices: int, per_device: int) -> None:
     devices = [f"cuda:{i}" for i in range(n_devices)]
-    slots = slots_on(devices, per_device)
+    slots = make_slots(devices, per_device)
     assert Counter(slots) == dict.fromkeys(devices, per_device)
     for n in range(len(slots) + 1):
         counts = Counter(slots[:n])
@@ -87,7 +87,7 @@ def test_what_does_not_go_together(
 
 def test_one_device_goes_with_itself() -> None:
     for name in ("auto", "cpu", "cuda", "mps", "cuda:1"):
-        check_together([name])
+        check_devices([name])
 
 
 # -- who trains next -------------------------------------------------------------------------------
@@ -98,7 +98,7 @@ def test_no_slot_has_two_cells_and_no_device_more_than_another_would(
     n_devices: int, per_device: int, data: st.DataObject
 ) -> None:
     """Cells begin and end in any order, and workers come, stay and are lost."""
-    slots = slots_on([f"cpu:{i}" for i in range(n_devices)], per_device)
+    slots = make_slots([f"cpu:{i}" for i in range(n_devices)], per_device)
     busy: set[int] = set()
     warm: set[int] = set()
     for _ in range(data.draw(st.integers(0, 30))):

@@ -1,4 +1,4 @@
-"""Cells and data sets that travel: what arrives is what was sent. Without Ray."""
+"""Cells and data sets that are sent to other machines, without Ray."""
 
 import json
 import pickle
@@ -15,21 +15,28 @@ from harness.data import DigitsOptions, load
 from harness.data.options import Cifar100Options, FolderOptions
 from harness.execute.ray import datasets
 from harness.execute.ray.datasets import DatasetRef, NoData, data_on_node, pack, unpack
-from harness.execute.ray.transfer import OWN, UPSTREAM, SentCell, read_files, receive, write_files
+from harness.execute.ray.transfer import (
+    OWN_FILES,
+    UPSTREAM_FILES,
+    RemoteCell,
+    apply_write,
+    read_files,
+    write_files,
+)
 from harness.store import CellDir
 from harness.store.cell_options import cell_options
 from harness.train.data_request import DataRequest, data_request
 from harness.train.exit_status import DONE, STOPPED
 
 
-def there(directory: CellDir, place: Path, sent: list[tuple[str, Any]]) -> SentCell:
+def there(directory: CellDir, place: Path, sent: list[tuple[str, Any]]) -> RemoteCell:
     """The cell on another machine, as it is now."""
     place.mkdir()
-    cell = SentCell(place / directory.path.name, lambda *write: sent.append(write))
-    write_files(cell, read_files(directory, OWN))
+    cell = RemoteCell(place / directory.path.name, lambda *write: sent.append(write))
+    write_files(cell, read_files(directory, OWN_FILES))
     for fingerprint in directory.description["upstream"].values():
         source = CellDir(directory.path.parent / fingerprint[:16])
-        write_files(CellDir(place / source.path.name), read_files(source, UPSTREAM))
+        write_files(CellDir(place / source.path.name), read_files(source, UPSTREAM_FILES))
     return cell
 
 
@@ -40,7 +47,7 @@ def test_a_cell_trained_elsewhere(trained: Grid, tmp_path: Path) -> None:
     assert go(there(directory, tmp_path / "one", sent), StopAfter(12)) == STOPPED
     assert not (directory / "journal.jsonl").exists()
     while sent:
-        receive(directory, *sent.pop(0))
+        apply_write(directory, *sent.pop(0))
     assert [e["event"] for e in directory.events()] == ["start", "epoch", "epoch", "stopped"]
     assert directory.read_checkpoint() is not None
 
@@ -48,7 +55,7 @@ def test_a_cell_trained_elsewhere(trained: Grid, tmp_path: Path) -> None:
     assert go(other) == DONE
     while sent:
         assert not directory.is_done
-        receive(directory, *pickle.loads(pickle.dumps(sent.pop(0))))
+        apply_write(directory, *pickle.loads(pickle.dumps(sent.pop(0))))
     assert_same_result(directory, trained.directory("kd"))
     assert directory.events() == other.events() and directory.manifest == other.manifest
     directory.check_model()
@@ -65,7 +72,7 @@ def test_a_kill_between_two_writes_costs_an_epoch(trained: Grid, tmp_path: Path)
     for n in range(len(sent)):
         _, again = copy_without(trained, "stage2", tmp_path / str(n))
         for write in sent[:n]:
-            receive(again, *write)
+            apply_write(again, *write)
         n_epochs = len(again.epochs())
         assert go(again) == DONE
         assert_same_result(again, trained.directory("stage2"))
@@ -92,36 +99,36 @@ class Away:
 
 
 @pytest.mark.parametrize("with_test", [True, False])
-def test_arrays_travel(tmp_path: Path, with_test: bool) -> None:
+def test_arrays_are_sent(tmp_path: Path, with_test: bool) -> None:
     away, dataset = Away(), load(DigitsOptions(), with_test)
     arrived = unpack(pack(dataset, away.put), away.get, tmp_path)
     assert arrived.digest == dataset.digest and (arrived.test is not None) is with_test
     assert not list(tmp_path.iterdir())
 
 
-def test_a_store_travels_once(data_root: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(datasets, "PIECE", 100_000)
+def test_a_store_is_sent_once(data_root: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(datasets, "CHUNK", 100_000)
     away, dataset = Away(), load(FolderOptions(path=write_birds(tmp_path / "birds")))
-    parcel = pack(dataset, away.put)
+    ref = pack(dataset, away.put)
     assert len(away.objects) > 3, "in pieces"
     node = tmp_path / "node"
-    arrived = unpack(parcel, away.get, node)
+    arrived = unpack(ref, away.get, node)
     assert arrived.digest == dataset.digest and part_digests(arrived) == part_digests(dataset)
     assert arrived.mean == dataset.mean and arrived.augmentation == dataset.augmentation
     away.n = 0
-    again = unpack(parcel, away.get, node)
+    again = unpack(ref, away.get, node)
     assert away.n == 1 and again.digest == dataset.digest, "the files are there"
     image = pickle.loads(pickle.dumps(again.train.images))[0]  # as a loader's worker has it
     np.testing.assert_array_equal(image, dataset.train.images[0])
 
     for pixels in node.glob("*/pixels.bin"):
         pixels.write_bytes(b"torn")
-    mended = unpack(parcel, away.get, node)
+    mended = unpack(ref, away.get, node)
     assert part_digests(mended) == part_digests(dataset)
     assert not list(node.glob(".*"))
 
 
-def wanted(options: Any, digest: str, root: Path | None = None) -> DataRequest:
+def request(options: Any, digest: str, root: Path | None = None) -> DataRequest:
     return DataRequest(options, True, root and str(root), digest)
 
 
@@ -131,27 +138,27 @@ def never(_: Any) -> Any:
 
 def test_a_node_uses_its_own_data_if_they_are_the_same(tmp_path: Path) -> None:
     digits = load(DigitsOptions())
-    own = data_on_node(wanted(DigitsOptions(), digits.digest), None, never, tmp_path)
+    own = data_on_node(request(DigitsOptions(), digits.digest), None, never, tmp_path)
     assert own.digest == digits.digest
     with pytest.raises(NoData, match="digest"):
-        data_on_node(wanted(DigitsOptions(), "other"), None, never, tmp_path)
+        data_on_node(request(DigitsOptions(), "other"), None, never, tmp_path)
 
 
 def test_a_node_does_not_download(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr("urllib.request.urlopen", never)
     root = tmp_path / "nowhere"
     with pytest.raises(NoData, match="CIFAR-100"):
-        data_on_node(wanted(Cifar100Options(), "any", root), None, never, tmp_path)
+        data_on_node(request(Cifar100Options(), "any", root), None, never, tmp_path)
     assert not root.exists()
 
 
 def test_a_node_without_data_takes_those_that_came(tmp_path: Path) -> None:
     away, digits = Away(), load(DigitsOptions())
-    gone = wanted(FolderOptions(path=tmp_path / "gone"), digits.digest)
+    gone = request(FolderOptions(path=tmp_path / "gone"), digits.digest)
     with pytest.raises(NoData, match="gone"):
         data_on_node(gone, None, never, tmp_path)
-    parcel: DatasetRef = pack(digits, away.put)
-    assert data_on_node(gone, parcel, away.get, tmp_path).digest == digits.digest
+    ref: DatasetRef = pack(digits, away.put)
+    assert data_on_node(gone, ref, away.get, tmp_path).digest == digits.digest
 
 
 def test_what_a_cell_wants(trained: Grid, tmp_path: Path) -> None:

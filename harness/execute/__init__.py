@@ -5,15 +5,15 @@ from typing import Protocol
 
 
 class Executor(Protocol):
-    """submit, poll, cancel: all the scheduler needs."""
+    """The interface that the scheduler needs."""
 
     @property
     def capacity(self) -> int:
-        """Cells at once, now."""
+        """The number of cells that can run at once, now."""
         ...
 
     def warm_up(self) -> None:
-        """Begin whatever takes long, while the caller does something else."""
+        """Start slow preparations while the caller does something else."""
         ...
 
     def submit(self, directory: Path) -> None:
@@ -21,15 +21,21 @@ class Executor(Protocol):
         ...
 
     def poll(self, timeout: float) -> list[tuple[Path, int]]:
-        """(directory, exit status) of the cells that ended; waits up to `timeout` seconds for one.
-        A cell killed by signal N has status -N."""
+        """Wait up to `timeout` seconds for a cell to end.
+
+        Returns:
+            (directory, exit status) of each cell that ended. The status of a cell killed by
+            signal N is -N.
+        """
         ...
 
     def cancel(self, grace: float = 15.0) -> None:
-        """Ask every running cell to stop at its last checkpoint; kill what is left after `grace`
-        seconds. Returns when none is running."""
+        """Stop every running cell, and return when none is left.
+
+        Cells are asked to stop at their last checkpoint, and killed after `grace` seconds.
+        """
         ...
 
     def close(self) -> None:
-        """End what waits for cells. Nothing can be submitted afterwards."""
+        """Release processes and connections. Nothing can be submitted afterwards."""
         ...

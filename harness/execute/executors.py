@@ -15,6 +15,7 @@ NAMES = (LOCAL, RAY)
 
 def cluster_of(
     name: str,
+    *,
     address: str | None,
     cpus: int | None,
     gpus: float | None,
@@ -23,22 +24,23 @@ def cluster_of(
     device: str,
     jobs_per_device: int | None = None,
 ) -> RayOptions | None:
-    """What the options of a command say, None for one that was not given: how to use a cluster, or
-    None for this machine.
+    """Return how to use a Ray cluster, or None to train on this machine.
+
+    The arguments are the options of a command, None where one was not given.
 
     Raises:
-        UserError: options that do not go together.
+        UserError: The options do not go together.
     """
-    given = {
-        "--ray-address": address is not None,
-        "--cpus-per-cell": cpus is not None,
-        "--gpus-per-cell": gpus is not None,
-        "--no-shared-files": no_shared_files,
-    }
     if name not in NAMES:
         raise UserError(f"--executor: unknown {name!r}{nearest(name, NAMES)}")
     if name == LOCAL:
-        if field := next((f for f, is_given in given.items() if is_given), None):
+        is_given = {
+            "--ray-address": address is not None,
+            "--cpus-per-cell": cpus is not None,
+            "--gpus-per-cell": gpus is not None,
+            "--no-shared-files": no_shared_files,
+        }
+        if field := next((field for field, given in is_given.items() if given), None):
             raise UserError(f"{field}: belongs to --executor ray; give that, too, or leave it out")
         return None
     if jobs_per_device is not None:
@@ -51,7 +53,7 @@ def cluster_of(
     if device not in ("auto", "cpu", "cuda"):
         raise UserError(f"--device: {device!r}; Ray chooses the GPU: use cuda, cpu or auto")
     if device == "cuda" and not gpus:
-        raise UserError("--device: cuda, and no GPU for it; give --gpus-per-cell 1, or a fraction")
+        raise UserError("--device: cuda, but no GPU; give --gpus-per-cell 1, or a fraction")
     if device == "cpu" and gpus:
         raise UserError("--gpus-per-cell: cells on the CPU use none; leave out --device cpu")
     return RayOptions(
@@ -67,14 +69,15 @@ def cluster_of(
 def make_executor(
     cluster: RayOptions | None, slots: Sequence[str], version: dict[str, Any]
 ) -> Executor:
-    """
+    """Return the executor for a cluster or for this machine.
+
     Args:
-        cluster: how to use one; None for this machine.
-        slots: of this machine, a device for each cell that trains at once (harness.execute.slots).
-        version: of the code, for the cells' manifests (harness.common.provenance).
+        cluster: How to use a cluster; None for this machine.
+        slots: The device of each cell that trains at once on this machine.
+        version: The code's version, for the cells' manifests (harness.common.provenance).
 
     Raises:
-        UserError: the cluster cannot be used.
+        UserError: The cluster cannot be used.
     """
     if cluster is not None:
         from harness.execute.ray.executor import RayExecutor

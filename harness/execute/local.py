@@ -1,8 +1,8 @@
 """Worker processes on this machine, forked from a warm server.
 
-Importing torch costs seconds: a fork server imports it once. A worker has a slot, a place on one of
-the devices: it trains one cell there, and then the next; if it crashes or is killed, its cell fails
-alone, and another worker takes its slot.
+Importing torch takes seconds, so a fork server imports it once. A worker trains one cell after the
+other in its slot (harness.execute.slots). If it crashes or is killed, only its cell fails, and
+another worker takes its slot.
 """
 
 from __future__ import annotations
@@ -28,12 +28,16 @@ from harness.execute.slots import next_slot
 from harness.train.exit_status import FAILED, STOPPED
 
 
-def work(orders: Connection, device: str, threads: int | None, version: dict[str, Any]) -> None:
-    """Body of a worker: trains the cells whose directories it is sent, one after the other, and
-    answers with the exit status of each. What it has loaded of a data set serves the next, too.
-    Output goes to the cell's log.txt; there is no life after the orchestrator's."""
+def serve_cells(
+    orders: Connection, device: str, threads: int | None, version: dict[str, Any]
+) -> None:
+    """Train the cells whose directories arrive, and answer with the exit status of each.
+
+    This is the body of a worker. The data set stays loaded for the next cell, output goes to the
+    cell's log.txt, and the process ends with its parent.
+    """
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    gc.freeze()  # what the fork server has imported
+    gc.freeze()  # the modules that the fork server has imported
     import torch
 
     from harness.store import CellDir
@@ -52,7 +56,7 @@ def work(orders: Connection, device: str, threads: int | None, version: dict[str
         status = run_cell(directory, device, threads, version, should_stop, loaded)
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()  # other jobs of the same GPU may want it
-        with contextlib.suppress(OSError):  # nobody listens any more
+        with contextlib.suppress(OSError):  # the parent no longer listens
             orders.send(status)
 
 
@@ -64,83 +68,93 @@ def _die_with_parent() -> None:
 
 
 def threads_for(jobs: int) -> int:
-    """CPU threads of each of `jobs` cells, so that together they do not exceed the cores."""
+    """Return the CPU threads per cell with which `jobs` cells do not exceed the cores."""
     return max(1, n_cores() // jobs)
 
 
-# What a worker's libraries read when they start, unless the user has set it (docs/design.md).
+# Variables that a worker's libraries read when they start, unless the user has set them
+# (docs/design.md).
 ENVIRONMENT = {
-    # How long OpenMP's threads spin at a barrier before they sleep. With its default of 300,000
-    # they spin even for threads whose core another process has got: two commands of one job each
+    # How often OpenMP's threads spin at a barrier before they sleep. With the default of 300,000
+    # they spin even for threads whose core another process occupies: two commands of one job each
     # on two cores took almost three times as long.
     "GOMP_SPINCOUNT": "3000",
-    # glibc gives freed memory back to the system, so each training step, or each batch of an
-    # evaluation, may ask for it anew, page by page. So: keep up to 1 GB, and take from it what is
-    # smaller than 32 MB, glibc's limit. The second alone would fix the first at 128 kB.
+    # glibc returns freed memory to the system, so each training step, or each batch of an
+    # evaluation, may request it again, page by page. So keep up to 1 GB, and serve from it whatever
+    # is smaller than 32 MB, glibc's limit. The second setting alone would fix the first at 128 kB.
     "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
     "MALLOC_TRIM_THRESHOLD_": str(2**30),
 }
 
 
-MAX_TEMPORARY = 60  # characters of a folder: a socket's whole path may have 107
-SHORT = ("/tmp", "/var/tmp", "/dev/shm")
+MAX_TEMPORARY = 60  # characters of a folder; the whole path of a socket may have 107
+SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
 
 
 def shorten_socket_paths() -> None:
-    """Python puts the server's socket into TMPDIR, which may be too long for one (clusters). Its
-    processes, and their processes, inherit the folder that is made here instead.
+    """Make multiprocessing put its sockets into a folder with a short path.
+
+    Python puts them into TMPDIR, whose path may be too long for a socket on clusters. Child
+    processes inherit the folder that is made here.
 
     Raises:
-        UserError: no short folder can be written.
+        UserError: No short folder can be written.
     """
-    given = tempfile.gettempdir()
-    if len(os.fsencode(given)) <= MAX_TEMPORARY:
+    folder = tempfile.gettempdir()
+    if len(os.fsencode(folder)) <= MAX_TEMPORARY:
         return
-    short = next((place for place in SHORT if os.access(place, os.W_OK | os.X_OK)), None)
+    short = next((path for path in SHORT_FOLDERS if os.access(path, os.W_OK | os.X_OK)), None)
     if short is None:
         raise UserError(
-            f"TMPDIR: {given} is too long for sockets ({len(given)} characters, up to "
-            f"{MAX_TEMPORARY} do); set a shorter one"
+            f"TMPDIR: {folder} is too long for sockets ({len(folder)} characters, at most "
+            f"{MAX_TEMPORARY} work); set a shorter one"
         )
     try:
         tempfile.tempdir = short
-        multiprocessing.util.get_temp_dir()  # made once a process, removed at its end
+        multiprocessing.util.get_temp_dir()  # made once per process, removed at its end
     finally:
-        tempfile.tempdir = given
+        tempfile.tempdir = folder
 
 
 class Worker:
-    """A process that trains one cell at a time. directory: of that cell, None while it waits."""
+    """A process that trains one cell at a time.
+
+    Attributes:
+        directory: The directory of that cell; None while the worker waits.
+    """
 
     def __init__(self, context: ForkServerContext, arguments: tuple[Any, ...]) -> None:
         self.orders, theirs = context.Pipe()
-        self.process = context.Process(target=work, args=(theirs, *arguments))
+        self.process = context.Process(target=serve_cells, args=(theirs, *arguments))
         self.process.start()
         theirs.close()
         self.directory: Path | None = None
 
     def begin(self, directory: Path) -> None:
-        """
+        """Start the cell in `directory`.
+
         Raises:
-            OSError: the process is gone.
+            OSError: The process is gone.
         """
         self.orders.send(directory)
         self.directory = directory
 
     def ended(self) -> int | None:
-        """The status of its cell, None while it is trained."""
-        is_over = self.process.exitcode is not None  # then it has said its last word
+        """Return the exit status of its cell, or None while the cell is being trained."""
+        is_over = (
+            self.process.exitcode is not None
+        )  # read before the pipe: its last message is there
         with contextlib.suppress(EOFError, OSError):
             if self.orders.poll():
                 return int(self.orders.recv())
             if not is_over:
                 return None
         self.process.join()
-        return self.process.exitcode or FAILED  # it never ends well before its cell
+        return self.process.exitcode or FAILED  # a worker never ends well before its cell
 
     @property
-    def signs(self) -> list[Any]:
-        """What to wait for until its cell has ended."""
+    def events(self) -> list[Any]:
+        """The objects to wait for (multiprocessing.connection.wait) until its cell has ended."""
         return [self.orders, self.process.sentinel]
 
 
@@ -148,8 +162,8 @@ class LocalExecutor:
     """One cell at a time in each slot.
 
     Args:
-        slots: the device of each (harness.execute.slots).
-        version: of the code, for the cells' manifests.
+        slots: The device of each slot (harness.execute.slots).
+        version: The code's version, for the cells' manifests.
     """
 
     def __init__(self, slots: Sequence[str], version: dict[str, Any]) -> None:
@@ -160,66 +174,70 @@ class LocalExecutor:
             os.environ.setdefault(name, value)
         self._context = multiprocessing.get_context("forkserver")
         forkserver.set_forkserver_preload(["harness.execute.preload"])
-        self._workers: dict[int, Worker] = {}  # by place in slots
+        self._workers: dict[int, Worker] = {}  # by index of their slot
 
     def _busy(self) -> dict[int, Worker]:
-        return {p: worker for p, worker in self._workers.items() if worker.directory is not None}
+        return {i: worker for i, worker in self._workers.items() if worker.directory is not None}
 
     def warm_up(self) -> None:
-        """Start importing torch in the server, while the caller does something else.
+        """Start importing torch in the server while the caller does something else.
 
         Raises:
-            UserError: no folder for its socket.
+            UserError: There is no folder for its socket.
         """
         shorten_socket_paths()
         forkserver.ensure_running()
 
     def submit(self, directory: Path) -> None:
-        place = next_slot(self._slots, self._busy(), self._workers)
-        if place in self._workers:
-            with contextlib.suppress(OSError):  # killed while it had nothing to do
-                self._workers[place].begin(directory)
+        """Start the cell in the least busy slot."""
+        slot = next_slot(self._slots, self._busy(), self._workers)
+        if slot in self._workers:
+            with contextlib.suppress(OSError):  # it was killed while it waited
+                self._workers[slot].begin(directory)
                 return
         shorten_socket_paths()
-        worker = Worker(self._context, (self._slots[place], *self._arguments))
-        self._workers[place] = worker
+        worker = Worker(self._context, (self._slots[slot], *self._arguments))
+        self._workers[slot] = worker
         worker.begin(directory)
 
     def poll(self, timeout: float) -> list[tuple[Path, int]]:
+        """Wait for a cell to end; see `Executor.poll`."""
         busy = self._busy()
         if not busy:
             time.sleep(timeout)
             return []
-        connection.wait([sign for worker in busy.values() for sign in worker.signs], timeout)
+        connection.wait([event for worker in busy.values() for event in worker.events], timeout)
         ended = []
-        for place, worker in busy.items():
+        for slot, worker in busy.items():
             status = worker.ended()
             if status is not None:
                 assert worker.directory is not None
                 ended.append((worker.directory, status))
                 worker.directory = None
-                # Who was asked to stop takes no other.
+                # A worker that was asked to stop accepts no other cell.
                 if status == STOPPED or not worker.process.is_alive():
-                    del self._workers[place]
+                    del self._workers[slot]
         return ended
 
     def cancel(self, grace: float = 15.0) -> None:
+        """Stop the running cells; workers that wait stay."""
         self._end(self._busy(), grace)
 
     def close(self) -> None:
+        """Stop all workers."""
         self._end(dict(self._workers), grace=15.0)
 
     def _end(self, workers: dict[int, Worker], grace: float) -> None:
         end(workers.values(), grace)
-        for place in workers:
-            del self._workers[place]
+        for slot in workers:
+            del self._workers[slot]
 
 
 def end(workers: Collection[Worker], grace: float) -> None:
-    """Ask these to stop, and kill those that are left after `grace` seconds."""
+    """Ask the workers to stop, and kill those that are left after `grace` seconds."""
     for worker in workers:
         worker.process.terminate()
-        worker.orders.close()  # who has nothing to do waits for this
+        worker.orders.close()  # ends a worker that waits for a cell
     deadline = time.monotonic() + grace
     for worker in workers:
         worker.process.join(max(0.0, deadline - time.monotonic()))

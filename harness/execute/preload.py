@@ -1,8 +1,8 @@
-"""What the fork server of workers imports, once for all of them.
+"""The modules that the workers' fork server imports once, for all of them.
 
-It imports what a cell needs, including what that imports on first use. These are a million objects
-that stay for good, so the garbage collector looks at them neither here nor in a worker
-(`harness.execute.local.work`).
+They are those that a cell needs, including those that it would import on first use. Their million
+objects stay for good, so the garbage collector skips them here and in the workers
+(`harness.execute.local.serve_cells`).
 """
 
 import gc

@@ -1,4 +1,4 @@
-"""The scheduler: runs a plan's cells in order of their dependencies, on any executor."""
+"""The scheduler, which runs a plan's cells in the order of their dependencies on any executor."""
 
 from __future__ import annotations
 
@@ -19,22 +19,24 @@ from harness.train.exit_status import BUSY, DONE, STOPPED
 ENDED = ("done", "failed", "skipped")
 
 # Cells run in the plan's order, seed after seed: whole seeds are done early, and the cells of one
-# teacher ask for its kept answers at about the same time. That would leave the last seeds' chains
-# (teacher, stage 1, stage 2) to the end, where most places wait for them. So of the last cells, as
-# many a place as this many of the longest chains have, those with most behind them go first.
+# teacher use its cached outputs at about the same time. That alone would leave the chains of the
+# last seeds (teacher, stage 1, stage 2) to the end, when most jobs would have to wait. So once no
+# more cells are left than this many of the longest chains have per job, the cells with the longest
+# chain behind them go first.
 LAST_CHAINS = 3
 
 
 class Progress:
-    """What a display needs; updated in place by `run`.
+    """The states of a plan's cells; updated in place by `run`.
 
-    state: fingerprint -> done, running, elsewhere (another `harness run` trains it), waiting (for
-        an upstream cell or a free place), paused (on purpose, by `harness tune`), failed, or
-        skipped (an upstream cell failed). In the plan's order.
-    cached_cells: done before this run.
-    errors: fingerprint -> one line.
-    place: fingerprint -> of the cell in the plan's order, from 0.
-    started: as time.monotonic().
+    Attributes:
+        state: fingerprint -> done, running, elsewhere (another `harness run` trains it), waiting
+            (for an upstream cell or a free job), paused (on purpose, by `harness tune`), failed, or
+            skipped (an upstream cell failed). In the plan's order.
+        cached_cells: Fingerprints of the cells that were done before this run.
+        errors: fingerprint -> one line.
+        order: fingerprint -> position in the plan's order, from 0.
+        started: Start of the run, as time.monotonic().
     """
 
     def __init__(self, plan: Plan, store: Store, state: Mapping[str, str]) -> None:
@@ -42,58 +44,62 @@ class Progress:
         self.started = time.monotonic()
         self.errors: dict[str, str] = {}
         self._state = dict(state)
-        self.place = {f: i for i, f in enumerate(self._state)}
-        # A grid may have thousands of cells: how many are in a state, and which, is kept, not
-        # counted again at every step.
+        self.order = {f: i for i, f in enumerate(self._state)}
+        # A grid may have thousands of cells, so the cells of each state are not searched anew at
+        # every step.
         self._cells_in: dict[str, set[str]] = {}
-        for fingerprint, its in self._state.items():
-            self._cells_in.setdefault(its, set()).add(fingerprint)
+        for fingerprint, cell_state in self._state.items():
+            self._cells_in.setdefault(cell_state, set()).add(fingerprint)
         self.cached_cells = frozenset(self._cells_in.get("done", ()))
 
     @property
     def state(self) -> Mapping[str, str]:
-        return MappingProxyType(self._state)  # `move` changes it
+        """The state of each cell; `move` changes it."""
+        return MappingProxyType(self._state)
 
     def move(self, fingerprint: str, state: str) -> None:
-        """The cell is in another state now."""
+        """Record that a cell is in another state now."""
         self._cells_in[self._state[fingerprint]].discard(fingerprint)
         self._cells_in.setdefault(state, set()).add(fingerprint)
         self._state[fingerprint] = state
 
     def count(self, *states: str) -> int:
-        """How many cells are in one of these states."""
+        """Return the number of cells in these states."""
         return sum(len(self._cells_in.get(state, ())) for state in states)
 
     def cells_in(self, *states: str) -> list[str]:
-        """Fingerprints of the cells in one of these states, in the plan's order."""
-        found = [f for state in states for f in self._cells_in.get(state, ())]
-        return sorted(found, key=self.place.__getitem__)
+        """Return the fingerprints of the cells in these states, in the plan's order."""
+        fingerprints = [f for state in states for f in self._cells_in.get(state, ())]
+        return sorted(fingerprints, key=self.order.__getitem__)
 
     def add(self, other: Progress) -> list[str]:
-        """Take over another one's cells, behind those that are here; the ones that are new."""
+        """Append the cells of another plan, and return the fingerprints of those that are new."""
         new = [f for f in other.state if f not in self._state]
         cells, entries = self.plan.cells | other.plan.cells, self.plan.entries + other.plan.entries
         self.plan = Plan(self.plan.experiment, cells, tuple(dict.fromkeys(entries)))
         for fingerprint in new:
             self._state[fingerprint] = state = other.state[fingerprint]
-            self.place[fingerprint] = len(self.place)
+            self.order[fingerprint] = len(self.order)
             self._cells_in.setdefault(state, set()).add(fingerprint)
         self.cached_cells |= other.cached_cells.intersection(new)
         return new
 
     def directory(self, fingerprint: str) -> CellDir:
+        """Return the directory of a cell."""
         return self.store.directory(fingerprint)
 
 
 class OutOfTime(Exception):
-    """`--max-time` is over; a later call goes on."""
+    """The time given by `--max-time` is over; the next call resumes."""
 
 
 def begin(plan: Plan, store: Store) -> Progress:
-    """Look at the store, and check every file that the coming cells will start from.
+    """Return the states of the cells in the store.
+
+    Every file from which a cell will resume or start is checked.
 
     Raises:
-        UserError: a checkpoint that a cell would go on from, or start from, is broken.
+        UserError: One of these files is broken.
     """
     state = {f: _at_rest(store.directory(f)) or "waiting" for f in plan.cells}
     registered = plan.experiment.teacher_source  # `harness run` has fetched it by now
@@ -122,20 +128,26 @@ def run(
     interval: float = 0.5,
     more: Callable[[], list[Progress]] = list,
 ) -> None:
-    """Run until every cell is done, paused, failed or skipped. One failure stops its children only.
+    """Run cells until each is done, paused, failed or skipped.
+
+    A failure stops only the cells that depend on the one that failed.
 
     Args:
-        options: of every cell's training (`Store.prepare`).
-        on_change: called with the fingerprint of each cell that ended, and with None between.
-        more: asked again and again for cells that come now, or that paused and go on now.
+        progress: The states of the cells.
+        executor: Where they run.
+        options: The cells' options (`Store.prepare`).
+        max_seconds: Time limit; None for none.
+        on_change: Called with the fingerprint of each cell that ended, and with None in between.
+        interval: Seconds to wait for a cell to end.
+        more: Called at every step for new cells, and for paused ones that resume.
 
     Raises:
-        OutOfTime: after `max_seconds`, with all cells stopped at their last checkpoint.
-        KeyboardInterrupt: passed on, with all cells stopped likewise.
+        OutOfTime: `max_seconds` are over; all cells are stopped at their last checkpoint.
+        KeyboardInterrupt: Passed on after all cells are stopped likewise.
     """
     store, queue = progress.store, _Queue(progress)
     deadline = None if max_seconds is None else progress.started + max_seconds
-    looked = -math.inf
+    updated = -math.inf
     try:
         while True:
             if parts := more():
@@ -146,10 +158,10 @@ def run(
                 break
             if deadline is not None and time.monotonic() >= deadline:
                 raise OutOfTime
-            # A look reads files of each such cell, of which another command may have hundreds.
-            if progress.count("elsewhere") and time.monotonic() >= looked + interval:
-                _look_elsewhere(progress, queue)
-                looked = time.monotonic()
+            # This reads files of each such cell, and another command may have hundreds of them.
+            if progress.count("elsewhere") and time.monotonic() >= updated + interval:
+                _update_elsewhere(progress, queue)
+                updated = time.monotonic()
             for fingerprint in queue.take(executor.capacity):
                 executor.submit(store.prepare(progress.plan.cells[fingerprint], options).path)
                 queue.move(fingerprint, "running")
@@ -167,10 +179,12 @@ def run(
 
 
 class _Queue:
-    """The waiting cells whose upstream cells are done, in the plan's order, the last ones by the
-    chains that wait for them (`LAST_CHAINS`); children of failed ones become skipped. A step looks
-    at the cells that have moved and at their children, however many there are: every move is told
-    to it."""
+    """The waiting cells whose upstream cells are done.
+
+    They are in the plan's order; the last ones are ordered by the chains that wait for them
+    (`LAST_CHAINS`). Children of failed cells become skipped. Each step visits only the cells that
+    have moved and their children, so every move has to be made here.
+    """
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -185,7 +199,7 @@ class _Queue:
             self._enter(fingerprint)
 
     def _measure(self) -> None:
-        """How many cells the longest chain has that begins with each, and that of all."""
+        """Measure the longest chain that starts at each cell, and the longest of all, in cells."""
         cells = self._progress.plan.cells
         self._chain = longest_chains(cells, dict.fromkeys(cells, 1))
         self._longest = max(self._chain.values(), default=0)
@@ -202,8 +216,8 @@ class _Queue:
         self._add_if_ready(fingerprint)
 
     def add(self, part: Progress) -> None:
-        """Cells that come now; of those that are here, the paused ones that go on now."""
-        self._follow_moves()  # else a new cell would count what moved before it came
+        """Add new cells, and resume paused ones that wait in `part`."""
+        self._follow_moves()  # otherwise a new cell would count moves made before it was added
         new = self._progress.add(part)
         if new:
             self._measure()
@@ -214,12 +228,15 @@ class _Queue:
                 self.move(fingerprint, "waiting")
 
     def move(self, fingerprint: str, state: str) -> None:
+        """Put a cell into another state."""
         self._progress.move(fingerprint, state)
         self._moved.add(fingerprint)
 
     def take(self, capacity: int) -> list[str]:
-        """The first cells that may run, for as many of the places as are free. Who takes one moves
-        it."""
+        """Remove and return the next cells to run, as many as `capacity` leaves room for.
+
+        The caller moves them.
+        """
         self._follow_moves()
         last = LAST_CHAINS * self._longest * capacity
         if capacity > 1 and not self._by_chain and self._progress.count("waiting") <= last:
@@ -229,9 +246,9 @@ class _Queue:
         return [heapq.heappop(self._ready)[-1] for _ in range(n)]
 
     def _rank(self, fingerprint: str) -> tuple[float, int, str]:
-        """What comes first has the smallest."""
+        """Return the sort key of a cell; the smallest is the first to run."""
         behind = self._chain[fingerprint] if self._by_chain else 0
-        return -behind, self._progress.place[fingerprint], fingerprint
+        return -behind, self._progress.order[fingerprint], fingerprint
 
     def _follow_moves(self) -> None:
         while self._moved:
@@ -251,8 +268,8 @@ class _Queue:
             heapq.heappush(self._ready, self._rank(fingerprint))
 
 
-def _look_elsewhere(progress: Progress, queue: _Queue) -> None:
-    """Cells that another `harness run` trains: done when it is, ours again if it gave up."""
+def _update_elsewhere(progress: Progress, queue: _Queue) -> None:
+    """Move the cells that another `harness run` trains: done if it is, waiting if it gave up."""
     for fingerprint in progress.cells_in("elsewhere"):
         directory = progress.directory(fingerprint)
         if directory.is_done:
@@ -273,7 +290,7 @@ def _outcome(progress: Progress, path: Path, fingerprint: str, status: int) -> s
         return "done"
     if status == BUSY:
         return "elsewhere"
-    if status == STOPPED:  # asked to stop by somebody else: it goes on in its turn
+    if status == STOPPED:  # by somebody else: it resumes in its turn
         return _at_rest(directory) or "waiting"
     failures = [e["error"] for e in directory.events() if e["event"] == "failed"]
     killed = f"killed by signal {-status}" if status < 0 else f"ended with status {status}"

@@ -8,7 +8,7 @@ from pathlib import Path
 from harness.common.errors import UserError
 from harness.common.provenance import n_cores
 from harness.execute.ray.options import RayOptions
-from harness.execute.slots import check_together, slots_on
+from harness.execute.slots import check_devices, make_slots
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class RunOptions:
         devices = device.split(",")
         for name in devices:
             check_device(name)
-        check_together(devices)
+        check_devices(devices)
         if jobs is not None and self.jobs_per_device is not None:
             raise UserError("--jobs: means the same as --jobs-per-device; give one of them")
         if jobs is not None and len(devices) > 1:
@@ -62,7 +62,7 @@ class RunOptions:
                 "trained at once on each"
             )
         default = default_jobs(device) if len(devices) == 1 else 1
-        return slots_on(devices, jobs or self.jobs_per_device or default)
+        return make_slots(devices, jobs or self.jobs_per_device or default)
 
 
 def check_device(name: str) -> None:

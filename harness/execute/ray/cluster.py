@@ -14,15 +14,16 @@ from harness.common.errors import UserError, one_line
 from harness.execute.local import ENVIRONMENT
 from harness.execute.ray.options import RayOptions
 
-TRIES, WAIT = 3, 2.0  # seconds between them
-ANSWER = 5.0  # seconds for a connection
+TRIES, WAIT_SECONDS = 3, 2.0
+CONNECT_SECONDS = 5.0
 INSTALL = "pip install 'ray[client]>=2.40' (the extra `ray` of this package)"
 
 
 def import_ray() -> Any:
-    """
+    """Return the module `ray`.
+
     Raises:
-        UserError: it is not installed.
+        UserError: It is not installed.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
@@ -33,13 +34,13 @@ def import_ray() -> Any:
 
 
 def connect(ray: Any, address: str) -> bool:
-    """Join the cluster. Tasks run this process's code: it travels with the job.
+    """Join a cluster. Tasks run this process's code, which is sent with the job.
 
     Returns:
-        Whether we did: not if this process had joined one before.
+        Whether the process joined now; False if it had before.
 
     Raises:
-        UserError: no Ray answers there, after some tries, or it refuses.
+        UserError: No Ray answers there after some tries, or it refuses.
     """
     if ray.is_initialized():
         return False
@@ -49,9 +50,9 @@ def connect(ray: Any, address: str) -> bool:
     code = {"py_modules": [str(Path(__file__).parents[2])], "excludes": ["**/__pycache__/**"]}
     for number in range(TRIES):
         if number:
-            time.sleep(WAIT)
+            time.sleep(WAIT_SECONDS)
         try:
-            _knock(address)
+            _check_listens(address)
             ray.init(
                 address=address,
                 runtime_env={**code, "env_vars": variables},
@@ -59,7 +60,7 @@ def connect(ray: Any, address: str) -> bool:
                 log_to_driver=False,
             )
             return True
-        except ImportError as error:  # ray:// needs more than Ray
+        except ImportError as error:  # ray:// needs more packages than Ray
             raise UserError(f"--ray-address: {one_line(error)}; {INSTALL}") from None
         except OSError as error:  # a ConnectionError is one
             reason = one_line(error)
@@ -71,50 +72,56 @@ def connect(ray: Any, address: str) -> bool:
 def _no_cluster(address: str, why: str) -> UserError:
     return UserError(
         f"--ray-address: no Ray cluster at {address} that can be used ({why}); start one with "
-        "`ray start --head`, or give the address of one; nothing was started, nothing is lost"
+        "`ray start --head`, or give the address of one; nothing was started"
     )
 
 
-def _knock(address: str) -> None:
-    """Ray itself waits for long where nobody listens.
+def _check_listens(address: str) -> None:
+    """Check that something listens at the address; Ray itself would wait for long.
 
     Raises:
-        OSError: nobody listens there.
+        OSError: Nothing listens there.
     """
-    found = re.fullmatch(r"(?:ray://)?\[?([^/]+?)\]?:(\d{1,5})", address)
-    if found:
-        socket.create_connection((found[1], int(found[2])), timeout=ANSWER).close()
+    match = re.fullmatch(r"(?:ray://)?\[?([^/]+?)\]?:(\d{1,5})", address)
+    if match:
+        socket.create_connection((match[1], int(match[2])), timeout=CONNECT_SECONDS).close()
 
 
 Node = Mapping[str, Any]  # as ray.nodes() describes one
 
 
 def resources_of(nodes: Iterable[Node]) -> list[dict[str, float]]:
-    """Of each live node."""
+    """Return the resources of each live node."""
     return [dict(node["Resources"]) for node in nodes if node["Alive"]]
 
 
-def places(resources: Iterable[Mapping[str, float]], cpus: int, gpus: float) -> int:
-    """How many cells fit on these nodes; each has `cpus` cores of one node and, where it is not 0,
-    `gpus` of one GPU."""
+def n_cells_that_fit(resources: Iterable[Mapping[str, float]], cpus: int, gpus: float) -> int:
+    """Return how many cells fit on these nodes.
+
+    Args:
+        resources: The resources of each node.
+        cpus: Cores per cell, all of one node.
+        gpus: The share of one GPU per cell, or 0.
+    """
     n = 0
-    for its in resources:
-        fit = int(its.get("CPU", 0)) // cpus
+    for node in resources:
+        n_on_node = int(node.get("CPU", 0)) // cpus
         if gpus:
-            fit = min(fit, int(its.get("GPU", 0)) * int(1 / gpus + 1e-9))
-        n += fit
+            n_on_node = min(n_on_node, int(node.get("GPU", 0)) * int(1 / gpus + 1e-9))
+        n += n_on_node
     return n
 
 
 def check_room(resources: list[dict[str, float]], options: RayOptions) -> None:
-    """
+    """Check that at least one cell fits on the cluster.
+
     Raises:
-        UserError: no node has what one cell asks for.
+        UserError: No node has what one cell needs.
     """
-    if places(resources, options.cpus, options.gpus):
+    if n_cells_that_fit(resources, options.cpus, options.gpus):
         return
-    most_gpus = max((its.get("GPU", 0.0) for its in resources), default=0.0)
-    most_cpus = max((its.get("CPU", 0.0) for its in resources), default=0.0)
+    most_gpus = max((node.get("GPU", 0.0) for node in resources), default=0.0)
+    most_cpus = max((node.get("CPU", 0.0) for node in resources), default=0.0)
     if options.gpus > most_gpus:
         raise UserError(
             f"--gpus-per-cell: {options.gpus:g}, but no node of the cluster has more than "

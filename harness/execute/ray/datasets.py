@@ -1,6 +1,6 @@
-"""Data sets that travel to nodes which do not have them, once to each node.
+"""Data sets that are sent to nodes which do not have them, once to each node.
 
-Arrays in memory travel as they are. The files of a memory-mapped store travel in pieces, and are
+Arrays in memory are sent as they are. The files of a memory-mapped store are sent in chunks and
 written once into a folder of the node, where its cells map them. Nothing here imports torch or Ray.
 """
 
@@ -24,9 +24,9 @@ from harness.data.options import DatasetOptions
 from harness.data.packed import ImageStore, PackedImages, open_store, reopened
 from harness.train.data_request import DataRequest
 
-PIECE = 64 * 2**20  # bytes
-Put = Callable[[Any], Any]  # gives an object away for a reference
-Get = Callable[[Any], Any]  # the object of a reference
+CHUNK = 64 * 2**20  # bytes
+Put = Callable[[Any], Any]  # stores an object and returns a reference, as ray.put
+Get = Callable[[Any], Any]  # returns the object of a reference, as ray.get
 
 
 class NoData(Exception):
@@ -34,8 +34,13 @@ class NoData(Exception):
 
 
 @dataclass(frozen=True)
-class InStore:
-    """In place of PackedImages: the digest of their store, and index: (N,) positions there."""
+class StoreImages:
+    """A reference to images of a store, sent in place of PackedImages.
+
+    Attributes:
+        digest: The store's digest.
+        index: (N,) positions in the store.
+    """
 
     digest: str
     index: np.ndarray
@@ -43,14 +48,19 @@ class InStore:
 
 @dataclass(frozen=True)
 class DatasetRef:
-    """dataset: a reference to the data set, with InStore in place of images of a store. stores:
-    digest -> file name -> references to its pieces."""
+    """A data set in Ray's object store.
+
+    Attributes:
+        dataset: A reference to the data set, with StoreImages in place of a store's images.
+        stores: digest -> file name -> references to the file's chunks.
+    """
 
     dataset: Any
     stores: dict[str, dict[str, list[Any]]]
 
 
 def pack(dataset: Dataset, put: Put) -> DatasetRef:
+    """Put a data set into the object store."""
     stores: dict[str, dict[str, list[Any]]] = {}
 
     def packed(part: ImageSet) -> ImageSet:
@@ -59,30 +69,34 @@ def pack(dataset: Dataset, put: Put) -> DatasetRef:
         store = part.images.store
         if store.digest not in stores:
             stores[store.digest] = {
-                file.name: [put(piece) for piece in _pieces(file)]
+                file.name: [put(chunk) for chunk in _chunks(file)]
                 for file in sorted(store.path.iterdir())
             }
-        return replace(part, images=InStore(store.digest, part.images.index))  # type: ignore[arg-type]
+        return replace(part, images=StoreImages(store.digest, part.images.index))  # type: ignore[arg-type]
 
     parts: dict[str, Any] = {name: packed(part) for name, part in dataset.parts.items()}
     return DatasetRef(put(replace(dataset, **parts)), stores)
 
 
-def unpack(parcel: DatasetRef, get: Get, folder: Path) -> Dataset:
-    """
+def unpack(ref: DatasetRef, get: Get, folder: Path) -> Dataset:
+    """Get a data set from the object store.
+
     Args:
-        folder: of this node, for stores; made if need be.
+        ref: The data set.
+        get: As ray.get.
+        folder: This node's folder of stores; made if missing.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: The folder cannot be written.
     """
-    dataset: Dataset = get(parcel.dataset)
+    dataset: Dataset = get(ref.dataset)
     stores = {
-        digest: _store(folder / digest[:32], files, get) for digest, files in parcel.stores.items()
+        digest: _write_store(folder / digest[:32], files, get)
+        for digest, files in ref.stores.items()
     }
 
     def unpacked(part: ImageSet) -> ImageSet:
-        if not isinstance(part.images, InStore):
+        if not isinstance(part.images, StoreImages):
             return part
         return replace(part, images=stores[part.images.digest].images(part.images.index))
 
@@ -90,51 +104,51 @@ def unpack(parcel: DatasetRef, get: Get, folder: Path) -> Dataset:
     return replace(dataset, **parts)
 
 
-def _pieces(file: Path) -> Iterator[bytes]:
-    with open(file, "rb") as opened:
-        while piece := opened.read(PIECE):
-            yield piece
+def _chunks(path: Path) -> Iterator[bytes]:
+    with open(path, "rb") as file:
+        while chunk := file.read(CHUNK):
+            yield chunk
 
 
-def _store(path: Path, files: dict[str, list[Any]], get: Get) -> ImageStore:
-    """The store at `path`, written by the first process that wants it."""
+def _write_store(path: Path, files: dict[str, list[Any]], get: Get) -> ImageStore:
+    """Return the store at `path`; the first process that needs it writes it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with locked(path.with_name(f"{path.name}.lock"), "it receives the data set"):
         if open_store(path) is None:
             temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
             try:
-                for name, pieces in files.items():
+                for name, chunks in files.items():
                     with open(temporary / name, "wb") as file:
-                        for piece in pieces:
-                            file.write(get(piece))
-                shutil.rmtree(path, ignore_errors=True)  # there, but not whole
+                        for chunk in chunks:
+                            file.write(get(chunk))
+                shutil.rmtree(path, ignore_errors=True)  # an incomplete one
                 os.rename(temporary, path)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
     return reopened(path)
 
 
-def data_on_node(wanted: DataRequest, parcel: DatasetRef | None, get: Get, folder: Path) -> Dataset:
-    """The node's own, where it has the very same data; else those that came.
+def data_on_node(request: DataRequest, ref: DatasetRef | None, get: Get, folder: Path) -> Dataset:
+    """Return the data that were sent or, if none were, the same data from this node's disk.
 
     Raises:
-        NoData: neither.
+        NoData: None were sent, and the node does not have exactly these.
     """
-    if parcel is not None:
-        return unpack(parcel, get, folder)
+    if ref is not None:
+        return unpack(ref, get, folder)
     try:
-        with using_data_root(wanted.root), without_fetching():
-            own = load(wanted.options, wanted.with_test)
+        with using_data_root(request.root), without_fetching():
+            dataset = load(request.options, request.with_test)
     except UserError as error:
         raise NoData(str(error)) from None
-    if own.digest != wanted.digest:
-        raise NoData(f"{wanted.options.name} of another digest")
-    return own
+    if dataset.digest != request.digest:
+        raise NoData(f"{request.options.name} has another digest")
+    return dataset
 
 
 DataKey = tuple[DatasetOptions, bool, str | None]
 
 
-def data_key(wanted: DataRequest) -> DataKey:
-    """What the data that are loaded depend on."""
-    return wanted.options, wanted.with_test, wanted.root
+def data_key(request: DataRequest) -> DataKey:
+    """Return what identifies the loaded data of a request."""
+    return request.options, request.with_test, request.root

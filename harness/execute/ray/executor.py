@@ -24,28 +24,45 @@ from typing import Any, TextIO
 from harness.common.errors import UserError, one_line
 from harness.common.locks import lock_file
 from harness.data import load, using_data_root
-from harness.execute.ray.cluster import check_room, connect, import_ray, places, resources_of
+from harness.execute.ray.cluster import (
+    check_room,
+    connect,
+    import_ray,
+    n_cells_that_fit,
+    resources_of,
+)
 from harness.execute.ray.datasets import DataKey, DatasetRef, data_key, pack
 from harness.execute.ray.node import CellPayload, Job, Mailbox, Report, train_on_node
 from harness.execute.ray.options import RayOptions
-from harness.execute.ray.transfer import OWN, UPSTREAM, read_files, receive
+from harness.execute.ray.transfer import OWN_FILES, UPSTREAM_FILES, apply_write, read_files
 from harness.store import Busy, CellDir
 from harness.store.cell_files import Damaged
 from harness.store.files import sweep
 from harness.train.data_request import data_request
 from harness.train.exit_status import BUSY, DONE, FAILED, STOPPED, WRONG_INPUT
 
-LOSSES = 3  # of a cell without an epoch between them, then it has failed
-LOOK = 2.0  # seconds for which the cluster's size is believed
-KEPT_UPSTREAM = 16  # cells whose models are kept in Ray's object store
-POLL = 0.5  # seconds
-AFTER_KILL = 10.0  # seconds in which Ray says that a task is dead
+MOST_LOSSES = 3  # of a cell's tasks in a row, without an epoch in between; then the cell has failed
+SIZE_SECONDS = 2.0  # for which the measured size of the cluster is used
+MOST_UPSTREAM = 16  # cells whose models are kept in Ray's object store
+POLL_SECONDS = 0.5
+KILL_SECONDS = 10.0  # in which Ray reports that a killed task is dead
 
 
 @dataclass
 class RunningCell:
-    """A cell that is on its way. ref: of its task. sender: of this attempt's messages.
-    losses, epochs: tasks lost in a row without an epoch between, and epochs at the last one."""
+    """A cell whose task has been submitted.
+
+    Attributes:
+        directory: The cell's directory in the store.
+        ref: The reference of its task.
+        sender: The name of this attempt in the mailbox; "" if no files are sent.
+        lacks_data: Whether a node has reported that it does not have the data.
+        losses: Tasks lost in a row without an epoch in between.
+        epochs: Epochs at the last loss.
+        problem: Why what the task has sent could not be written to the store.
+        has_lease: Whether this process holds the cell's lease.
+        lease: Releases the lease when closed.
+    """
 
     directory: CellDir
     ref: Any = None
@@ -53,7 +70,7 @@ class RunningCell:
     lacks_data: bool = False
     losses: int = 0
     epochs: int = 0
-    problem: str = ""  # in writing to the store
+    problem: str = ""
     has_lease: bool = False
     lease: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
@@ -67,10 +84,12 @@ class RayExecutor:
         version: dict[str, Any],
         body: Callable[..., int] | None = None,
     ) -> None:
-        """
+        """Join the cluster.
+
         Args:
-            version: of the code, for the cells' manifests.
-            body: of a task, for tests (`train_on_node`).
+            options: How to use it.
+            version: The code's version, for the cells' manifests.
+            body: The body of a task, for tests (`train_on_node`).
 
         Raises:
             UserError: Ray is not installed, there is no cluster, or no node has room for a cell.
@@ -78,14 +97,14 @@ class RayExecutor:
         self._ray = ray = import_ray()
         self._options, self._version, self._body = options, version, body
         self._joined = connect(ray, options.address)
-        self._flights: dict[Any, RunningCell] = {}  # by their refs
+        self._running: dict[Any, RunningCell] = {}  # by the references of their tasks
         self._ended: list[tuple[Path, int]] = []
-        self._travels = not options.shared_files
-        self._probes: dict[Path, TextIO] = {}  # of each store
-        self._known = 0  # number of the last message that is in the store
+        self._sends_files = not options.shared_files
+        self._probes: dict[Path, TextIO] = {}  # by store
+        self._n_stored = 0  # messages of the mailbox that are in the store
         self._upstream: OrderedDict[Path, Any] = OrderedDict()
-        self._parcels: dict[DataKey, DatasetRef] = {}
-        self._said: set[str] = set()
+        self._datasets: dict[DataKey, DatasetRef] = {}
+        self._notes: set[str] = set()
         self._mailbox: Any = None
         try:
             resources = resources_of(ray.nodes())
@@ -93,40 +112,42 @@ class RayExecutor:
         except UserError:
             self.close()
             raise
-        self._room, self._looked = self._places(resources), time.monotonic()
+        self._capacity, self._measured = self._capacity_of(resources), time.monotonic()
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as On
 
         here = On(ray.get_runtime_context().get_node_id(), soft=False)
         self._mailbox = ray.remote(Mailbox).options(num_cpus=0, scheduling_strategy=here).remote()
-        asked = {"num_cpus": options.cpus, "num_gpus": options.gpus}
-        self._task = ray.remote(train_on_node).options(max_retries=0, **asked)
+        needs = {"num_cpus": options.cpus, "num_gpus": options.gpus}
+        self._task = ray.remote(train_on_node).options(max_retries=0, **needs)
 
     # -- the protocol ------------------------------------------------------------------------------
 
     @property
     def capacity(self) -> int:
-        """Nodes come and go."""
-        if time.monotonic() - self._looked > LOOK:
+        """The number of cells that fit on the cluster now: nodes come and go."""
+        if time.monotonic() - self._measured > SIZE_SECONDS:
             with self._connected():
-                self._room = self._places(resources_of(self._ray.nodes()))
-            self._looked = time.monotonic()
-            if not self._room:
-                self._say("no node of the Ray cluster has room for a cell; waiting for one")
-        return self._room
+                self._capacity = self._capacity_of(resources_of(self._ray.nodes()))
+            self._measured = time.monotonic()
+            if not self._capacity:
+                self._note("no node of the Ray cluster has room for a cell; waiting for one")
+        return self._capacity
 
-    def _places(self, resources: list[dict[str, float]]) -> int:
-        n = places(resources, self._options.cpus, self._options.gpus)
+    def _capacity_of(self, resources: list[dict[str, float]]) -> int:
+        n = n_cells_that_fit(resources, self._options.cpus, self._options.gpus)
         return n if self._options.limit is None else min(n, self._options.limit)
 
     def warm_up(self) -> None:
-        """Ray starts a process for the first cell that comes."""
+        """Do nothing: Ray starts a process for the first cell."""
 
     def submit(self, directory: Path) -> None:
+        """Submit a cell as a task."""
         with uninterrupted():
             self._begin(RunningCell(CellDir(directory)))
 
     def poll(self, timeout: float) -> list[tuple[Path, int]]:
-        if self._flights and not self._ended:
+        """Wait for a cell to end; see `Executor.poll`."""
+        if self._running and not self._ended:
             with self._connected():
                 self._settle(self._ready(timeout))
         elif not self._ended:
@@ -135,15 +156,17 @@ class RayExecutor:
         return ended
 
     def cancel(self, grace: float = 15.0) -> None:
-        for force, seconds in ((False, grace), (True, AFTER_KILL)):
-            for ref in self._flights:
+        """Stop every running cell, and forget those on nodes that no longer answer."""
+        for force, seconds in ((False, grace), (True, KILL_SECONDS)):
+            for ref in self._running:
                 self._ray.cancel(ref, force=force, recursive=False)
             deadline = time.monotonic() + seconds
-            while self._flights and time.monotonic() < deadline:
-                self._settle(self._ready(POLL), again=False)
-        self._forget()  # who is left is on a node that does not answer any more
+            while self._running and time.monotonic() < deadline:
+                self._settle(self._ready(POLL_SECONDS), restart=False)
+        self._forget()
 
     def close(self) -> None:
+        """Stop every cell, and leave the cluster."""
         self.cancel()
         for file in self._probes.values():
             Path(file.name).unlink(missing_ok=True)
@@ -158,94 +181,99 @@ class RayExecutor:
             self._joined = False
 
     def _forget(self) -> None:
-        for flight in self._flights.values():
-            flight.lease.close()
-        self._flights.clear()
+        for cell in self._running.values():
+            cell.lease.close()
+        self._running.clear()
         self._ended.clear()
 
     @contextlib.contextmanager
     def _connected(self) -> Iterator[None]:
-        """
+        """Run a block that needs the cluster.
+
         Raises:
-            UserError: the cluster, or the actor beside this process, does not answer any more.
+            UserError: The cluster, or the mailbox next to this process, no longer answers.
         """
         try:
             yield
         except (ConnectionError, self._ray.exceptions.RayActorError) as error:
-            for ref in self._flights:
+            for ref in self._running:
                 with contextlib.suppress(Exception):
                     self._ray.cancel(ref, force=True, recursive=False)
             self._forget()
             raise UserError(
                 f"--ray-address: lost the Ray cluster at {self._options.address} "
-                f"({one_line(error)}); the same command goes on from the last epochs"
+                f"({one_line(error)}); rerun the command to resume"
             ) from None
 
-    # -- a cell's way ------------------------------------------------------------------------------
+    # -- the course of a cell ----------------------------------------------------------------------
 
-    def _begin(self, flight: RunningCell) -> None:
-        directory = flight.directory
+    def _begin(self, cell: RunningCell) -> None:
+        directory = cell.directory
         try:
-            luggage = self._luggage(flight) if self._travels else None
+            payload = self._payload(cell) if self._sends_files else None
         except Busy:
-            self._end(flight, BUSY)
+            self._end(cell, BUSY)
         except Damaged as error:
             _log(directory, f"error: {error}\n".encode())
-            self._end(flight, WRONG_INPUT)
+            self._end(cell, WRONG_INPUT)
         except UserError as error:
-            self._fail(flight, str(error), WRONG_INPUT)
+            self._fail(cell, str(error), WRONG_INPUT)
         else:
             if directory.is_done:
-                self._end(flight, DONE)
+                self._end(cell, DONE)
                 return
             path = Path(os.path.abspath(directory.path))
             probe = self._probe(path.parent)
-            o = self._options
-            job = Job(path, o.device, o.cpus, self._version, probe, luggage)
-            flight.sender = luggage.sender if luggage else ""
-            flight.ref = self._task.remote(job, self._mailbox, self._body)
-            self._flights[flight.ref] = flight
+            options = self._options
+            job = Job(path, options.device, options.cpus, self._version, probe, payload)
+            cell.sender = payload.sender if payload else ""
+            cell.ref = self._task.remote(job, self._mailbox, self._body)
+            self._running[cell.ref] = cell
 
-    def _luggage(self, flight: RunningCell) -> CellPayload:
-        """What the cell takes along; its lease is held here from now on.
+    def _payload(self, cell: RunningCell) -> CellPayload:
+        """Return what a node needs to train the cell, and hold its lease from now on.
 
         Raises:
-            Busy: another process trains it.
-            UserError: a file is damaged, or the data are not here.
+            Busy: Another process trains the cell.
+            UserError: A file is damaged, or the data are not here.
         """
-        directory = flight.directory
-        if not flight.has_lease:
-            flight.lease.enter_context(directory.lease())
-            flight.has_lease = True
+        directory = cell.directory
+        if not cell.has_lease:
+            cell.lease.enter_context(directory.lease())
+            cell.has_lease = True
         sweep(directory.path)
         directory.repair_journal()
-        directory.read_checkpoint()  # it fits its digest, and the journal is whole
+        directory.read_checkpoint()  # checks its digest
         upstream = {
             f[:16]: self._model(CellDir(directory.path.parent / f[:16]))
             for f in directory.description["upstream"].values()
         }
-        wanted = data_request(directory)
-        key = data_key(wanted)
-        if flight.lacks_data and key not in self._parcels:
-            with using_data_root(wanted.root):
-                self._parcels[key] = pack(load(wanted.options, wanted.with_test), self._ray.put)
-        own = read_files(directory, OWN)
-        return CellPayload(own, upstream, secrets.token_hex(8), self._parcels.get(key))
+        request = data_request(directory)
+        key = data_key(request)
+        if cell.lacks_data and key not in self._datasets:
+            with using_data_root(request.root):
+                dataset = load(request.options, request.with_test)
+            self._datasets[key] = pack(dataset, self._ray.put)
+        files = read_files(directory, OWN_FILES)
+        return CellPayload(files, upstream, secrets.token_hex(8), self._datasets.get(key))
 
     def _model(self, source: CellDir) -> Any:
-        """A reference to the files of an upstream cell."""
+        """Return a reference to the files of an upstream cell."""
         if source.path not in self._upstream:
-            self._upstream[source.path] = self._ray.put(read_files(source, UPSTREAM))
+            self._upstream[source.path] = self._ray.put(read_files(source, UPSTREAM_FILES))
         self._upstream.move_to_end(source.path)
-        if len(self._upstream) > KEPT_UPSTREAM:
+        if len(self._upstream) > MOST_UPSTREAM:
             self._upstream.popitem(last=False)
         return self._upstream[source.path]
 
     def _probe(self, store: Path) -> tuple[str, str]:
-        """A file in the store, and what it says (`Store.create` removes it, should we not)."""
+        """Return name and content of a file in the store.
+
+        `close` removes the file; if this process is killed, `Store.create` does.
+        """
         if store not in self._probes:
             name = f".ray-{secrets.token_hex(8)}.{os.getpid()}.tmp"
-            file: TextIO = open(store / name, "w+")  # noqa: SIM115 - until `close`
+            file: TextIO = open(store / name, "w+")  # noqa: SIM115 - open until `close`
             self._probes[store] = file
             lock_file(file)
             file.write(secrets.token_hex(16))
@@ -256,96 +284,104 @@ class RayExecutor:
         return Path(file.name).name, file.read()
 
     def _ready(self, timeout: float) -> list[Any]:
-        """Tasks that ended; waits for one."""
-        refs = list(self._flights)
+        """Wait for a task to end, and return the references of all that have."""
+        refs = list(self._running)
         self._ray.wait(refs, num_returns=1, timeout=timeout)
         return self._ray.wait(refs, num_returns=len(refs), timeout=0)[0]
 
-    def _settle(self, ready: list[Any], again: bool = True) -> None:
-        """Write what came, then look at the tasks that ended. again: lost ones begin again."""
+    def _settle(self, ready: list[Any], restart: bool = True) -> None:
+        """Store what was sent, then handle the tasks that ended.
+
+        Args:
+            ready: The references of those tasks.
+            restart: Whether to submit cells again whose task was lost.
+        """
         with uninterrupted():
             self._receive()
             for ref in ready:
-                flight = self._flights.pop(ref)
-                self._arrive(flight, again)
+                self._finish_task(self._running.pop(ref), restart)
 
     def _receive(self) -> None:
-        """What travelling cells have written, into the store. What an attempt sends after it was
-        given up is dropped."""
-        flights = {flight.sender: flight for flight in self._flights.values() if flight.sender}
-        if not flights:
-            return
-        for number, sender, write, content in self._ray.get(self._mailbox.take.remote(self._known)):
-            flight = flights.get(sender)
-            if flight is not None and not flight.problem:
-                try:
-                    receive(flight.directory, write, content)
-                except (OSError, Damaged) as error:
-                    flight.problem = one_line(error)
-                    self._ray.cancel(flight.ref, force=True, recursive=False)
-            self._known = number
+        """Write into the store what sent cells have written.
 
-    def _arrive(self, flight: RunningCell, again: bool) -> None:
+        What an attempt sends after it was given up is dropped.
+        """
+        cells = {cell.sender: cell for cell in self._running.values() if cell.sender}
+        if not cells:
+            return
+        messages = self._ray.get(self._mailbox.take.remote(self._n_stored))
+        for number, sender, write, content in messages:
+            cell = cells.get(sender)
+            if cell is not None and not cell.problem:
+                try:
+                    apply_write(cell.directory, write, content)
+                except (OSError, Damaged) as error:
+                    cell.problem = one_line(error)
+                    self._ray.cancel(cell.ref, force=True, recursive=False)
+            self._n_stored = number
+
+    def _finish_task(self, cell: RunningCell, restart: bool) -> None:
         errors = self._ray.exceptions
-        if flight.problem:
-            self._fail(flight, f"cannot be written to the store: {flight.problem}")
+        if cell.problem:
+            self._fail(cell, f"cannot be written to the store: {cell.problem}")
             return
         try:
-            report: Report = self._ray.get(flight.ref)
+            report: Report = self._ray.get(cell.ref)
         except errors.TaskCancelledError:
-            self._end(flight, STOPPED)
+            self._end(cell, STOPPED)
         except (errors.RayTaskError, errors.RuntimeEnvSetupError) as error:
-            self._fail(flight, one_line(getattr(error, "cause", None) or error))
-            _log(flight.directory, f"{error}\n".encode())
+            self._fail(cell, one_line(getattr(error, "cause", None) or error))
+            _log(cell.directory, f"{error}\n".encode())
         except errors.RayError as error:
-            self._lose(flight, one_line(error), again)
+            self._handle_loss(cell, one_line(error), restart)
         else:
-            _log(flight.directory, report.log)
-            if report.lacks and again:
-                self._provide(flight, report)
-                self._begin(flight)
+            _log(cell.directory, report.output)
+            if report.lacks and restart:
+                self._provide(cell, report)
+                self._begin(cell)
             else:
-                self._end(flight, STOPPED if report.lacks else report.status)
+                self._end(cell, STOPPED if report.lacks else report.status)
 
-    def _provide(self, flight: RunningCell, report: Report) -> None:
+    def _provide(self, cell: RunningCell, report: Report) -> None:
+        """Send from now on what a node has reported that it lacks."""
         if report.lacks == "data":
-            flight.lacks_data = True
+            cell.lacks_data = True
         else:
-            self._travels = True
-            place = flight.directory.path.parent
-            self._say(f"node {report.node} does not see {place}; cells' files travel")
+            self._sends_files = True
+            store = cell.directory.path.parent
+            self._note(f"node {report.node} does not see {store}; the files of cells are sent")
 
-    def _lose(self, flight: RunningCell, why: str, again: bool) -> None:
-        """The task went with its process or node."""
-        epochs = len(flight.directory.epochs())
-        flight.losses = 1 if epochs > flight.epochs else flight.losses + 1
-        flight.epochs = epochs
-        _log(flight.directory, f"lost after epoch {epochs}: {why}\n".encode())
-        if not again:
-            self._end(flight, STOPPED)
-        elif flight.losses < LOSSES:
-            self._begin(flight)
+    def _handle_loss(self, cell: RunningCell, why: str, restart: bool) -> None:
+        """Submit a cell again whose task was lost with its process or node, or give up."""
+        epochs = len(cell.directory.epochs())
+        cell.losses = 1 if epochs > cell.epochs else cell.losses + 1
+        cell.epochs = epochs
+        _log(cell.directory, f"lost after epoch {epochs}: {why}\n".encode())
+        if not restart:
+            self._end(cell, STOPPED)
+        elif cell.losses < MOST_LOSSES:
+            self._begin(cell)
         else:
-            self._fail(flight, f"lost {LOSSES} times without an epoch between: {why}")
+            self._fail(cell, f"lost {MOST_LOSSES} times without an epoch between: {why}")
 
-    def _fail(self, flight: RunningCell, why: str, status: int = FAILED) -> None:
-        """With the reason in the journal, unless a lost task still holds the lease."""
+    def _fail(self, cell: RunningCell, why: str, status: int = FAILED) -> None:
+        """End a cell, with the reason in its journal unless a lost task still holds the lease."""
         with contextlib.suppress(Busy, Damaged, OSError):
-            if not flight.has_lease:
-                flight.lease.enter_context(flight.directory.lease())
-            flight.directory.repair_journal()
-            flight.directory.append("failed", error=why)
-        self._end(flight, status)
+            if not cell.has_lease:
+                cell.lease.enter_context(cell.directory.lease())
+            cell.directory.repair_journal()
+            cell.directory.append("failed", error=why)
+        self._end(cell, status)
 
-    def _end(self, flight: RunningCell, status: int) -> None:
-        flight.lease.close()
-        self._ended.append((flight.directory.path, status))
+    def _end(self, cell: RunningCell, status: int) -> None:
+        cell.lease.close()
+        self._ended.append((cell.directory.path, status))
 
-    def _say(self, what: str) -> None:
-        """Once."""
-        if what not in self._said:
-            self._said.add(what)
-            print(f"note: {what}", file=sys.stderr, flush=True)
+    def _note(self, text: str) -> None:
+        """Print a note, but only once."""
+        if text not in self._notes:
+            self._notes.add(text)
+            print(f"note: {text}", file=sys.stderr, flush=True)
 
 
 def _log(directory: CellDir, text: bytes) -> None:
@@ -355,18 +391,20 @@ def _log(directory: CellDir, text: bytes) -> None:
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Signals that come inside the block are handled after it: what is written in it is written
-    whole. Only for the main thread; others get none."""
+    """Handle signals that arrive during the block after it, so that its writes are complete.
+
+    This works in the main thread only; no other thread receives signals.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    came: list[int] = []
+    received: list[int] = []
     numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, lambda which, _: came.append(which)) for number in numbers]
+    previous = [signal.signal(number, lambda n, _: received.append(n)) for number in numbers]
     try:
         yield
     finally:
-        for number, handler in zip(numbers, before, strict=True):
+        for number, handler in zip(numbers, previous, strict=True):
             signal.signal(number, handler)
-    for which in came:
-        signal.raise_signal(which)
+    for delayed in received:
+        signal.raise_signal(delayed)

@@ -1,9 +1,12 @@
-"""What runs on the nodes of a Ray cluster: a task trains one cell. Nothing here imports Ray before
-it runs there, or torch."""
+"""What runs on the nodes of a Ray cluster: a task trains one cell.
+
+Importing this module imports neither Ray nor torch.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
 import signal
@@ -18,67 +21,89 @@ from typing import Any
 
 from harness.common.locks import Busy, lock_file, locked, try_lock
 from harness.execute.ray.datasets import DatasetRef, NoData, data_key, data_on_node
-from harness.execute.ray.transfer import Files, SentCell, write_files
+from harness.execute.ray.transfer import Files, RemoteCell, write_files
 from harness.store import CellDir
 from harness.store.teacher_cache import FOLDER as TEACHER_CACHE
 from harness.train.data_request import data_request
 
-LOG = 1 << 20  # bytes of a travelling cell's output that come back, the last ones
+MOST_OUTPUT = 1 << 20  # bytes of a sent cell's output that are returned, the last ones
 
 
 @dataclass(frozen=True)
 class CellPayload:
-    """What a cell takes with it to a node that does not see the store.
+    """What a node that does not see the store needs to train a cell.
 
-    own: its files. upstream: directory name -> a reference to its files. sender: of this attempt.
-    data: left out where the nodes are believed to have them.
+    Attributes:
+        files: The cell's files.
+        upstream: directory name -> a reference to the files of that upstream cell.
+        sender: The name of this attempt in the mailbox.
+        dataset: None if the node is expected to have the data.
     """
 
-    own: Files
+    files: Files
     upstream: dict[str, Any]
     sender: str
-    data: DatasetRef | None = None
+    dataset: DatasetRef | None = None
 
 
 @dataclass(frozen=True)
 class Job:
-    """A cell to train. directory: in the store. probe: a file in the store, and what it says.
-    luggage: None where the node is to train in the store itself."""
+    """A cell to train.
+
+    Attributes:
+        directory: The cell's directory in the store.
+        device: The device to train on.
+        threads: The number of CPU threads.
+        version: The code's version, for the manifest.
+        probe: Name and content of a file in the store, to see whether a node sees the store.
+        payload: None if the node is to train in the store itself.
+    """
 
     directory: Path
     device: str
     threads: int
     version: dict[str, Any]
     probe: tuple[str, str]
-    luggage: CellPayload | None = None
+    payload: CellPayload | None = None
 
 
 @dataclass(frozen=True)
 class Report:
-    """How a task ended: the cell's exit status; or what the node lacks, `files` (it does not see
-    the store) or `data`, and nothing was trained. log: what a cell that travelled printed."""
+    """How a task ended.
+
+    Attributes:
+        status: The cell's exit status.
+        lacks: What the node lacks, so that nothing was trained: "files" (it does not see the
+            store) or "data"; or "".
+        node: The node's name, if it lacks something.
+        output: What a sent cell printed.
+    """
 
     status: int = 0
     lacks: str = ""
     node: str = ""
-    log: bytes = b""
+    output: bytes = b""
 
 
 class Mailbox:
-    """An actor beside the command: keeps what travelling cells write until it is in the store."""
+    """An actor next to the command; it keeps what sent cells write until that is in the store."""
 
     def __init__(self) -> None:
         self._n = 0
         self._messages: deque[tuple[int, str, str, Any]] = deque()
 
     def put(self, sender: str, write: str, content: Any) -> None:
+        """Add a message."""
         self._n += 1
         self._messages.append((self._n, sender, write, content))
 
-    def take(self, known: int) -> list[tuple[int, str, str, Any]]:
-        """(number, sender, write, content) of all messages after number `known`: those up to there
-        are in the store, and forgotten."""
-        while self._messages and self._messages[0][0] <= known:
+    def take(self, n_stored: int) -> list[tuple[int, str, str, Any]]:
+        """Forget the first `n_stored` messages, which are in the store, and return the others.
+
+        Returns:
+            (number, sender, write, content) of each message.
+        """
+        while self._messages and self._messages[0][0] <= n_stored:
             self._messages.popleft()
         return list(self._messages)
 
@@ -104,28 +129,28 @@ class Asked:
 
 
 def train_on_node(job: Job, mailbox: Any, body: Callable[..., int] | None = None) -> Report:
-    """The task.
+    """Train a cell; this is the body of a Ray task.
 
     Args:
-        mailbox: the actor.
-        body: as `harness.train.cell.run_cell`, which it is.
+        job: The cell.
+        mailbox: The actor `Mailbox`.
+        body: A replacement for `harness.train.cell.run_cell`, for tests.
     """
-    with Asked() as should_stop:
-        if job.luggage is None:
-            if not _sees(job):
+    with Asked() as should_stop:  # Ray cancels a task as Ctrl-C would
+        if job.payload is None:
+            if not _sees_store(job):
                 return Report(lacks="files", node=os.uname().nodename)
             with _output_to(job.directory / "log.txt"):
                 return Report(_train(CellDir(job.directory), job, should_stop, body))
-        with _store_of_its_own() as root:
-            luggage = job.luggage
+        with _temporary_store() as root:
             try:
-                directory = _unpack(luggage, job.directory.name, root, mailbox)
+                directory = _unpack(job.payload, job.directory.name, root, mailbox)
             except NoData:
                 return Report(lacks="data", node=os.uname().nodename)
             log = root / "log.txt"
             with _output_to(log):
                 status = _train(directory, job, should_stop, body)
-            return Report(status, log=log.read_bytes()[-LOG:])
+            return Report(status, output=log.read_bytes()[-MOST_OUTPUT:])
 
 
 def _train(
@@ -138,52 +163,52 @@ def _train(
     )
 
 
-def _sees(job: Job) -> bool:
-    """Whether this node can work in the store: a file that was made there a moment ago is here,
-    too, and the cell's directory can be written."""
+def _sees_store(job: Job) -> bool:
+    """Return whether this node can work in the store.
+
+    It can if it sees a file that was just made there, and the cell's directory is writable.
+    """
     name, content = job.probe
     try:
-        seen = (job.directory.parent / name).read_text() == content
+        sees_probe = (job.directory.parent / name).read_text() == content
     except OSError:
         return False
-    return seen and os.access(job.directory, os.W_OK)
+    return sees_probe and os.access(job.directory, os.W_OK)
 
 
-def _unpack(luggage: CellPayload, name: str, root: Path, mailbox: Any) -> CellDir:
-    """The cell's directory in a store of its own.
+def _unpack(payload: CellPayload, name: str, root: Path, mailbox: Any) -> CellDir:
+    """Write a sent cell into the store at `root`, and return its directory.
 
     Raises:
-        NoData: neither here nor in the luggage.
+        NoData: The data were not sent, and are not here.
     """
     import ray
 
     def send(write: str, content: Any) -> None:
-        ray.get(mailbox.put.remote(luggage.sender, write, content))  # it has arrived
+        ray.get(mailbox.put.remote(payload.sender, write, content))  # returns once it has arrived
 
-    directory = SentCell(root / name, send)
-    write_files(directory, luggage.own)
-    for source, files in luggage.upstream.items():
+    directory = RemoteCell(root / name, send)
+    write_files(directory, payload.files)
+    for source, files in payload.upstream.items():
         write_files(CellDir(root / source), ray.get(files))
-    (root / TEACHER_CACHE).symlink_to(_made(_folder() / TEACHER_CACHE))
-    wanted = data_request(directory)
+    (root / TEACHER_CACHE).symlink_to(_made(_node_folder() / TEACHER_CACHE))
+    request = data_request(directory)
     _loaded().bring(
-        *data_key(wanted), lambda: data_on_node(wanted, luggage.data, ray.get, _folder() / "data")
+        *data_key(request),
+        lambda: data_on_node(request, payload.dataset, ray.get, _node_folder() / "data"),
     )
     return directory
 
 
-# -- what cells of one process and of one node share -----------------------------------------------
-
-_of_process: list[Any] = []
+# -- what the cells of one process and of one node share -------------------------------------------
 
 
+@functools.cache
 def _loaded() -> Any:
-    """Of this process: what cells before have loaded."""
-    if not _of_process:
-        from harness.train.cell import Loaded
+    """Return the data set that this process has loaded (harness.train.cell.Loaded)."""
+    from harness.train.cell import Loaded
 
-        _of_process.append(Loaded())
-    return _of_process[0]
+    return Loaded()
 
 
 def _made(folder: Path) -> Path:
@@ -191,24 +216,27 @@ def _made(folder: Path) -> Path:
     return folder
 
 
-def _folder() -> Path:
-    """This user's, on this node."""
+def _node_folder() -> Path:
+    """Return this user's folder on this node."""
     folder = Path(tempfile.gettempdir()) / f"harness-ray-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     return folder
 
 
 @contextlib.contextmanager
-def _store_of_its_own() -> Iterator[Path]:
-    """An empty folder, which goes with the block; and those go that killed processes left."""
-    with locked(_folder() / "cells.lock", "it makes a cell's folder"):
-        for left in _made(_folder() / "cells").iterdir():
-            with contextlib.suppress(OSError, Busy), try_lock(left / "lock"):
-                shutil.rmtree(left, ignore_errors=True)
-        root = Path(tempfile.mkdtemp(dir=_folder() / "cells"))
-        held = open(root / "lock", "w")  # noqa: SIM115 - to the end of the block
-        lock_file(held)
-    with held:
+def _temporary_store() -> Iterator[Path]:
+    """Make an empty folder, and remove it afterwards.
+
+    Folders that killed processes have left are removed, too.
+    """
+    with locked(_node_folder() / "cells.lock", "it makes a cell's folder"):
+        for abandoned in _made(_node_folder() / "cells").iterdir():
+            with contextlib.suppress(OSError, Busy), try_lock(abandoned / "lock"):
+                shutil.rmtree(abandoned, ignore_errors=True)
+        root = Path(tempfile.mkdtemp(dir=_node_folder() / "cells"))
+        lock = open(root / "lock", "w")  # noqa: SIM115 - held until the end of the block
+        lock_file(lock)
+    with lock:
         try:
             yield root
         finally:
@@ -217,11 +245,11 @@ def _store_of_its_own() -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _output_to(path: Path) -> Iterator[None]:
-    """What this process prints goes to the end of that file."""
+    """Append what this process prints to a file."""
     sys.stdout.flush()
     sys.stderr.flush()
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    kept = [os.dup(number) for number in (1, 2)]
+    saved = [os.dup(number) for number in (1, 2)]
     try:
         for number in (1, 2):
             os.dup2(file, number)
@@ -229,7 +257,7 @@ def _output_to(path: Path) -> Iterator[None]:
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
-        for number, before in enumerate(kept, 1):
-            os.dup2(before, number)
-            os.close(before)
+        for number, original in enumerate(saved, 1):
+            os.dup2(original, number)
+            os.close(original)
         os.close(file)

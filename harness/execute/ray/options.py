@@ -9,11 +9,13 @@ from dataclasses import dataclass
 class RayOptions:
     """How cells run on a Ray cluster.
 
-    address: as `ray.init` takes it: auto, HOST:PORT of the cluster, or ray://HOST:PORT.
-    cpus: of a cell, which trains with as many threads.
-    gpus: of a cell: 0, a fraction of a GPU, or 1. device: cpu, or cuda where gpus is not 0.
-    limit: cells at once; None for as many as the cluster has room for.
-    shared_files: whether nodes may use the store's folder where they see it; False: they never do.
+    Attributes:
+        address: As `ray.init` takes it: auto, HOST:PORT of the cluster, or ray://HOST:PORT.
+        cpus: Cores per cell, which trains with as many threads.
+        gpus: GPUs per cell: 0, a fraction of one, or 1.
+        device: cpu, or cuda if `gpus` is not 0.
+        limit: Most cells at once; None for as many as the cluster has room for.
+        shared_files: Whether nodes that see the store's folder work in it.
     """
 
     address: str = "auto"

@@ -1,5 +1,7 @@
-"""Cells that are trained where nobody sees the store: their files travel there, and what the
-training writes comes back, one write after the other, in the order of a training in the store.
+"""Cells that are trained on machines that do not see the store.
+
+Their files are sent there, and every write of the training is sent back, in the order in which a
+training in the store would make it.
 """
 
 from __future__ import annotations
@@ -14,8 +16,8 @@ from harness.store.files import write_atomically
 Files = dict[str, bytes]  # name -> content
 Send = Callable[[str, Any], None]  # (name of a write, its content)
 
-# What a training reads of its own cell, and of an upstream one.
-OWN = (
+# The files that a training reads of its own cell and of an upstream cell.
+OWN_FILES = (
     "cell.json",
     "options.json",
     "pause",
@@ -23,52 +25,55 @@ OWN = (
     "checkpoint.pt",
     "checkpoint.sha256",
 )
-UPSTREAM = ("cell.json", "model.pt", "manifest.json")
-RESULTS = ("model.pt", "predictions.npz")  # written in this order, the manifest after them
+UPSTREAM_FILES = ("cell.json", "model.pt", "manifest.json")
+RESULT_FILES = ("model.pt", "predictions.npz")  # written in this order, before the manifest
 
 
 def read_files(directory: CellDir, names: Iterable[str]) -> Files:
-    """Those that are there. Of an own cell only under its lease."""
+    """Read those of the files that exist. A cell that may be trained has to be leased."""
     return {name: (directory / name).read_bytes() for name in names if (directory / name).exists()}
 
 
 def write_files(directory: CellDir, files: Files) -> None:
-    """Into a fresh directory, of a store that nobody else sees."""
+    """Make a directory with these files, in a store that nobody else sees."""
     directory.path.mkdir()
     for name, data in files.items():
         (directory / name).write_bytes(data)
 
 
-class SentCell(CellDir):
-    """A cell whose writes are sent, too, as soon as they are on the disk here."""
+class RemoteCell(CellDir):
+    """A cell's directory away from its store, which sends every write as soon as it is on disk."""
 
     def __init__(self, path: Path, send: Send) -> None:
         super().__init__(path)
         self._send = send
 
     def extend(self, events: list[dict[str, Any]]) -> None:
+        """Append to the journal, and send the events."""
         super().extend(events)
         if events:
             self._send("journal", events)
 
     def write_checkpoint(self, data: bytes) -> None:
+        """Write and send a checkpoint."""
         super().write_checkpoint(data)
         self._send("checkpoint", data)
 
     def finish(self, manifest: dict[str, Any]) -> None:
-        self._send("results", (read_files(self, RESULTS), manifest))
+        """Send the results, and write the manifest."""
+        self._send("results", (read_files(self, RESULT_FILES), manifest))
         super().finish(manifest)
 
 
-def receive(directory: CellDir, write: str, content: Any) -> None:
-    """Do in the store what a `SentCell` did elsewhere. Only under the cell's lease."""
+def apply_write(directory: CellDir, write: str, content: Any) -> None:
+    """Repeat in the store a write of a `RemoteCell`; the cell has to be leased."""
     if write == "journal":
         directory.extend(content)
     elif write == "checkpoint":
         directory.write_checkpoint(content)
     else:
         files, manifest = content
-        for name in RESULTS:
+        for name in RESULT_FILES:
             if name in files:
                 write_atomically(directory / name, files[name])
         directory.finish(manifest)
