@@ -155,6 +155,6 @@ def test_a_long_temporary_folder_is_not_used_for_sockets(
 
 def test_without_a_short_folder_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / ("long-" * 20)))
-    monkeypatch.setattr(local, "SHORT", ("/nosuch",))
+    monkeypatch.setattr(local, "SHORT_FOLDERS", ("/nosuch",))
     with pytest.raises(UserError, match=r"TMPDIR: .* is too long"):
         local.shorten_socket_paths()

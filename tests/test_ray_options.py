@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from harness.common.errors import UserError
+from harness.common.signals import uninterrupted
 from harness.execute.executors import cluster_of
 from harness.execute.ray.cluster import import_ray, n_cells_that_fit, resources_of
-from harness.execute.ray.executor import uninterrupted
 from harness.execute.ray.node import Mailbox
 from harness.execute.ray.options import RayOptions
 

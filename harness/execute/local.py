@@ -40,10 +40,11 @@ def serve_cells(
     gc.freeze()  # the modules that the fork server has imported
     import torch
 
+    from harness.common.signals import stop_on_sigterm
     from harness.store import CellDir
-    from harness.train.cell import Loaded, StopFlag, run_cell
+    from harness.train.cell import Loaded, run_cell
 
-    should_stop, loaded = StopFlag(), Loaded()
+    should_stop, loaded = stop_on_sigterm(), Loaded()
     while not should_stop():
         try:
             directory = CellDir(orders.recv())

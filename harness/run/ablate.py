@@ -6,38 +6,44 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
+from harness.common.exit_status import OK
 from harness.experiment.ablation import FIRST, LAST, Step, left_out
 from harness.experiment.experiment import Experiment
 from harness.run.grid import run_experiment
 from harness.run.options import RunOptions
-from harness.run.session import OK
 
 
 def run_steps(
-    own: Experiment,
+    experiment: Experiment,
     steps: Sequence[Step],
     experiments: Sequence[Experiment],
     options: RunOptions,
 ) -> int:
-    """Train what is missing of every step; the exit status. A cell that a switch does not touch is
-    one cell of both steps, trained once. What fails or stops ends the ablation: the same command
-    goes on there.
+    """Train the missing cells of every step.
+
+    A cell that a switch does not affect belongs to both steps and is trained once. The ablation
+    ends with the first step that fails or stops; rerunning the command resumes there.
 
     Args:
-        own: the file's. experiments: of the steps.
-        options: `max_seconds` is for all steps together.
+        experiment: The experiment of the file.
+        steps: The steps.
+        experiments: The experiment of each step.
+        options: `max_seconds` limits all steps together.
+
+    Returns:
+        The exit status (harness.common.exit_status).
 
     Raises:
-        UserError: wrong input.
+        UserError: Wrong input.
     """
-    for switch in left_out(own.protocol):
+    for switch in left_out(experiment.protocol):
         print(f"note: protocol.{switch} is left out: the steps go from {FIRST} to {LAST}")
     started = time.monotonic()
-    for number, (step, experiment) in enumerate(zip(steps, experiments, strict=True), 1):
+    for number, (step, step_experiment) in enumerate(zip(steps, experiments, strict=True), 1):
         print(f"step {number} of {len(steps)}: {step.label}", flush=True)
-        passed = time.monotonic() - started
-        limit = None if options.max_seconds is None else max(0.0, options.max_seconds - passed)
-        status = run_experiment(experiment, replace(options, max_seconds=limit))
+        elapsed = time.monotonic() - started
+        limit = None if options.max_seconds is None else max(0.0, options.max_seconds - elapsed)
+        status = run_experiment(step_experiment, replace(options, max_seconds=limit))
         if status != OK:
             return status
     return OK

@@ -1,4 +1,4 @@
-"""`harness run`, start to end: plan, check, train, track, report."""
+"""`harness run` from start to end: plan, check, train, track, report."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from harness.common.errors import UserError
+from harness.common.exit_status import FAILED, INTERRUPTED, OK, UNFINISHED
 from harness.common.provenance import code_version_or_warn
 from harness.data import Dataset, load
 from harness.execute.executors import make_executor
@@ -19,11 +20,7 @@ from harness.plan import Plan, make_plan
 from harness.run.display import duration, make_display
 from harness.run.options import RunOptions
 from harness.run.session import (
-    CELL_FAILED,
-    CTRL_C,
-    GOES_ON,
-    OK,
-    UNFINISHED,
+    RESUME_HINTS,
     finish_tracking,
     print_remarks,
     start_tracking,
@@ -38,7 +35,7 @@ from harness.track.sync import Tracker
 
 
 def plan_of(experiment: Experiment) -> Plan:
-    """The plan, with the data on this machine."""
+    """Return the plan of an experiment, with the data on this machine."""
     return make_plan(experiment, load(experiment.dataset))
 
 
@@ -49,15 +46,19 @@ def run_experiment(
     summary: SummaryBuilder | None = None,
     show: Callable[[Plan], None] = lambda _: None,
 ) -> int:
-    """Train what is missing, log it, say what happened; the exit status.
+    """Train the missing cells of an experiment, and log them to MLflow.
 
     Args:
-        options: where cells are trained, and for how long.
-        summary: what the finished grid's run in MLflow shows.
-        show: prints the result of a grid that is done now.
+        experiment: The experiment.
+        options: Where its cells are trained, and for how long.
+        summary: Makes the summary that a finished grid's run in MLflow shows.
+        show: Prints the result of a grid that is done now.
+
+    Returns:
+        The exit status (harness.common.exit_status).
 
     Raises:
-        UserError: wrong input; nothing was started.
+        UserError: Wrong input; nothing was started.
     """
     if options.cluster is not None and options.budget is not None:
         raise UserError("--budget: measures this machine, not a cluster; leave it out")
@@ -93,15 +94,15 @@ def run_experiment(
             )
             print_remarks(experiment, dataset)
             with make_display(progress, options.no_bar) as display:
-                of_cells = cell_options(
+                for_cells = cell_options(
                     experiment.dataset, options.n_workers, options.teacher_cache
                 )
-                run(progress, runner, of_cells, options.max_seconds, display.update)
-            status = CELL_FAILED if progress.count("failed") else OK
+                run(progress, runner, for_cells, options.max_seconds, display.update)
+            status = FAILED if progress.count("failed") else OK
         except OutOfTime:
             status = UNFINISHED
         except KeyboardInterrupt:
-            status = CTRL_C
+            status = INTERRUPTED
         finally:
             all_done = progress.count("done") == n_cells
 
@@ -121,7 +122,7 @@ def run_experiment(
 def within_budget(
     experiment: Experiment, dataset: Dataset, slots: Sequence[str], options: RunOptions
 ) -> Experiment:
-    """Drop whole seeds from the end until the estimate fits into the budget, and say which.
+    """Drop whole seeds from the end until the estimate fits into the budget; print the others.
 
     Raises:
         UserError: Not even one seed fits.
@@ -145,12 +146,12 @@ def within_budget(
 
 
 def report(progress: Progress, status: int) -> None:
-    """What the user sees last."""
+    """Print how the cells ended, their errors, and how to resume."""
     counts = {s: progress.count(s) for s in ("done", "failed", "skipped", "waiting")}
     text = ", ".join(f"{n} {s}" for s, n in counts.items() if n)
     elapsed = duration(time.monotonic() - progress.started)
     print(f"{progress.plan.experiment.name}: {text}, in {elapsed}", flush=True)
     for fingerprint, error in progress.errors.items():
         print(f"error: {progress.plan.name_of(fingerprint)}: {error}", file=sys.stderr)
-    if status in GOES_ON:
-        print(GOES_ON[status])
+    if status in RESUME_HINTS:
+        print(RESUME_HINTS[status])

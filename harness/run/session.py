@@ -1,43 +1,44 @@
-"""What every command that trains shares: signals, exit statuses, messages, its cells' options, and
-MLflow kept up to date beside the training."""
+"""What the commands that train share: signals, and trackers kept up to date during training."""
 
 from __future__ import annotations
 
-import contextlib
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from harness.common.database import Refused
 from harness.common.errors import one_line
+from harness.common.exit_status import INTERRUPTED, UNFINISHED
+from harness.common.signals import StopSignal
 from harness.data import Dataset
 from harness.track.environment import as_user_error
 
 if TYPE_CHECKING:
     from harness.experiment.experiment import Experiment
 
-# Exit statuses of the command. UNFINISHED: --max-time came first; call again to go on.
-OK, CELL_FAILED, WRONG_USE, UNFINISHED, CTRL_C = 0, 1, 2, 3, 130
-GOES_ON = {
-    UNFINISHED: "--max-time is over; the same command goes on from the last epochs.",
-    CTRL_C: "interrupted; the same command goes on from the last epochs.",
+# The last line of a command with one of these exit statuses.
+RESUME_HINTS = {
+    UNFINISHED: "--max-time is over; rerun the command to resume from the last epochs.",
+    INTERRUPTED: "interrupted; rerun the command to resume from the last epochs.",
 }
 SYNC_SECONDS, RETRY_SECONDS, SILENCE_SECONDS = 2.0, 20.0, 120.0
-SAID_SECONDS = 1.0  # after which a user wonders what it waits for
+NOTICE_SECONDS = 1.0  # after which a line says what the command waits for
 LAST_TRIES = 6  # with 1, 2, .. 5 seconds between them
-START_SECONDS = 30.0  # training waits so long for MLflow's first answer, yes or no
+START_SECONDS = 30.0  # that training waits for the tracker's first answer
 
 
 class Server(Protocol):
-    """The server that a tracker sends to.
+    """The server of a tracker.
 
-    name: as its users know it. address: without a password. last_answer: when it last answered, as
-    time.monotonic(). is_open: whether it has ever answered.
+    Attributes:
+        name: Its name for users.
+        address: Its address, without a password.
+        last_answer: When it last answered, as time.monotonic().
     """
 
     name: str
@@ -45,41 +46,48 @@ class Server(Protocol):
     last_answer: float
 
     @property
-    def is_open(self) -> bool: ...
+    def is_open(self) -> bool:
+        """Whether it has ever answered."""
+        ...
 
     def check(self) -> None:
-        """Before anybody is asked.
+        """Check the settings, without a connection.
 
         Raises:
-            UserError: it cannot be used as it is set up.
+            UserError: They cannot be used.
         """
         ...
 
 
 class Tracking(Protocol):
-    """Sends what a command trains to MLflow, or to another tracker. remedy: the command that sends
-    what is missing."""
+    """A tracker, which sends what a command trains to MLflow or another server.
+
+    Attributes:
+        remedy: The command that sends what is missing.
+    """
 
     remedy: str
 
     @property
-    def server(self) -> Server: ...
+    def server(self) -> Server:
+        """The server to which it sends."""
+        ...
 
     def connect(self) -> Any:
-        """Find the server, and what is there already."""
+        """Connect to the server, and find out what it already has."""
         ...
 
     def sync(self) -> int:
-        """Send what is missing; how much that was. Safe to call again after an error."""
+        """Send what is missing, and return how much that was. May be repeated after an error."""
         ...
 
     def close(self, finished: bool) -> None:
-        """The runs end with the command."""
+        """End the runs of this command."""
         ...
 
 
 def print_remarks(experiment: Experiment, dataset: Dataset) -> None:
-    """What the methods' settings mean for these data, where nobody would expect it."""
+    """Print what the methods' settings mean for these data, where that is surprising."""
     parts = [dataset.train]
     if dataset.validation is not None and experiment.protocol.train_on != "train":
         parts.append(dataset.validation)
@@ -91,36 +99,20 @@ def print_remarks(experiment: Experiment, dataset: Dataset) -> None:
             print(f"note: {remark}", flush=True)
 
 
-class Stops:
-    """Ctrl-C and SIGTERM of a command that trains: the first stops it in order. A further one does
-    not disturb that, but MLflow is waited for no longer."""
+def stoppable() -> StopSignal:
+    """Let the first Ctrl-C or SIGTERM stop training in order.
 
-    def __init__(self) -> None:
-        self.n = 0
-
-    def __call__(self, *_: Any) -> None:
-        self.n += 1
-        if self.n == 1:
-            raise KeyboardInterrupt
-
-
-@contextlib.contextmanager
-def stoppable() -> Iterator[Stops]:
-    """From before the first cell until after the last line for MLflow."""
-    stops, numbers = Stops(), (signal.SIGINT, signal.SIGTERM)
-    previous = [signal.signal(number, stops) for number in numbers]
-    try:
-        yield stops
-    finally:
-        for number, handler in zip(numbers, previous, strict=True):
-            signal.signal(number, handler)
+    Further ones do not disturb that, but end the wait for trackers. Use it from before the first
+    cell until after the last line for the trackers.
+    """
+    return StopSignal(signal.SIGINT, signal.SIGTERM, interrupts=True)
 
 
 def connect(tracker: Tracking) -> None:
-    """For a command that does nothing but send.
+    """Connect a tracker, for a command that only sends.
 
     Raises:
-        UserError: the tracking server cannot be used.
+        UserError: The tracking server cannot be used.
     """
     tracker.server.check()
     with as_user_error(tracker.server.address):
@@ -128,11 +120,12 @@ def connect(tracker: Tracking) -> None:
 
 
 def start_tracking(*trackers: Tracking) -> list[BackgroundSync]:
-    """Keep them up to date from now on. Training does not need them: whatever is wrong with one,
-    but its address, is one warning.
+    """Keep trackers up to date from now on.
+
+    Training does not need them: a server that fails causes one warning.
 
     Raises:
-        UserError: the address is wrong, or the server there refuses it.
+        UserError: An address is wrong, or the server there refuses the command.
     """
     for tracker in trackers:
         tracker.server.check()
@@ -147,10 +140,13 @@ def start_tracking(*trackers: Tracking) -> list[BackgroundSync]:
 
 
 class BackgroundSync(threading.Thread):
-    """Keeps one tracker up to date while cells train. A server that fails delays the picture of the
-    training, never the training.
+    """A thread that keeps one tracker up to date while cells train.
 
-    answered: the first connection has succeeded or failed. refused: it failed for good.
+    A server that fails delays what it shows, never the training.
+
+    Attributes:
+        answered: Set once the first connection has succeeded or failed.
+        refused: Why it failed for good, if it did.
     """
 
     def __init__(self, tracker: Tracking) -> None:
@@ -163,11 +159,12 @@ class BackgroundSync(threading.Thread):
         self._last: Callable[[], None] = lambda: None
 
     @property
-    def has_said_all(self) -> bool:
-        """The server was away from the start, and the warning said what to do."""
+    def never_connected(self) -> bool:
+        """Whether no connection has succeeded, so that the first warning was the last word."""
         return self._failing and not self.tracker.server.is_open
 
     def run(self) -> None:
+        """Connect and synchronise until `finish`."""
         works = self._attempt(self.tracker.connect)
         self.answered.set()
         if self.refused is not None:
@@ -177,7 +174,7 @@ class BackgroundSync(threading.Thread):
         self._last()
 
     def _attempt(self, step: Callable[[], Any]) -> bool:
-        """Whether it succeeded. One warning for all failures in a row."""
+        """Return whether a step succeeds. Failures in a row cause one warning."""
         try:
             step()
         except Exception as error:
@@ -203,33 +200,43 @@ class BackgroundSync(threading.Thread):
         self,
         last: Callable[[], None],
         silence: float = SILENCE_SECONDS,
-        stops: Stops | None = None,
+        stops: StopSignal | None = None,
     ) -> None:
-        """End the thread after one call of `last` in it, the last sync. Returns without it when
-        the server has not answered anything for `silence` seconds, or the user stops twice."""
+        """End the thread after the last synchronisation, or give up.
+
+        Args:
+            last: The last synchronisation, called in the thread.
+            silence: Seconds without any answer of the server after which to give up.
+            stops: Give up when the user stops the command a second time.
+        """
         self._last = last
         self._stop_now.set()
-        started, is_said = time.monotonic(), False
+        started, has_notice = time.monotonic(), False
         while self.is_alive():
             self.join(0.2)
-            if not is_said and time.monotonic() - started > SAID_SECONDS:
+            if not has_notice and time.monotonic() - started > NOTICE_SECONDS:
                 server = self.tracker.server
                 print(f"sending to {server.name} at {server.address} ..", flush=True)
-                is_said = True
+                has_notice = True
             if stops is not None and stops.n > 1:
-                print(behind(self.tracker, "stopped before the end"), file=sys.stderr)
+                print(backlog(self.tracker, "stopped before the end"), file=sys.stderr)
                 return
             if time.monotonic() - max(started, self.tracker.server.last_answer) > silence:
-                print(behind(self.tracker, f"no answer for {silence:.0f} s"), file=sys.stderr)
+                print(backlog(self.tracker, f"no answer for {silence:.0f} s"), file=sys.stderr)
                 return
 
 
 def finish_tracking(
     sync: BackgroundSync, all_done: bool, publish: Callable[[], None] = lambda: None
 ) -> None:
-    """The last lines and states, tried again for as long as a database may take to restart.
-    publish: shows a finished grid's result."""
-    tracker, attempts = sync.tracker, 1 if sync.has_said_all else LAST_TRIES
+    """Send the last lines and states; retry for as long as a database may take to restart.
+
+    Args:
+        sync: The tracker's thread.
+        all_done: Whether every cell is done.
+        publish: Publishes a finished grid's result.
+    """
+    tracker, attempts = sync.tracker, 1 if sync.never_connected else LAST_TRIES
     for attempt in range(attempts):
         try:
             tracker.sync()
@@ -237,17 +244,18 @@ def finish_tracking(
             tracker.close(all_done)
             return
         except Exception as error:
-            if sync.has_said_all:
+            if sync.never_connected:
                 return
             if attempt == attempts - 1:
-                print(behind(tracker, one_line(error)), file=sys.stderr)
+                print(backlog(tracker, one_line(error)), file=sys.stderr)
             else:
                 time.sleep(1.0 + attempt)
 
 
-def behind(tracker: Tracking, why: str) -> str:
+def backlog(tracker: Tracking, why: str) -> str:
+    """Return the warning that a server lacks results, with the command that sends them."""
     server = tracker.server
     return (
-        f"warning: {server.name} at {server.address} is behind ({why}); nothing is lost: "
+        f"warning: {server.name} at {server.address} is behind ({why}); "
         f"{tracker.remedy} sends the rest"
     )

@@ -13,7 +13,6 @@ import argparse
 import contextlib
 import hashlib
 import io
-import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -27,6 +26,7 @@ from torch import Tensor
 from harness.common.errors import UserError
 from harness.common.metrics import ACCURACY, EVALUATION_SECONDS, metric_name, summary
 from harness.common.provenance import UNKNOWN, code_version, processor, software
+from harness.common.signals import stop_on_sigterm
 from harness.data import Dataset, DatasetOptions, load, using_data_root
 from harness.data.batches import Images, epoch_generator
 from harness.data.placement import on_device
@@ -46,21 +46,6 @@ from harness.train.methods.base import Context, training_of
 from harness.train.teacher_cache import TeacherCache, identity_of
 
 
-class StopFlag:
-    """True once SIGTERM came. Ctrl-C is the orchestrator's business: it sends SIGTERM."""
-
-    def __init__(self) -> None:
-        self.is_set = False
-        signal.signal(signal.SIGTERM, self._set)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    def _set(self, *_: object) -> None:
-        self.is_set = True
-
-    def __call__(self) -> bool:
-        return self.is_set
-
-
 def run_cell(
     directory: CellDir,
     device_name: str = "auto",
@@ -75,7 +60,7 @@ def run_cell(
         should_stop: asked at every batch; left out, SIGTERM says so.
         loaded: what cells before it in this process have loaded.
     """
-    should_stop = should_stop or StopFlag()
+    should_stop = should_stop or stop_on_sigterm()
     try:
         with directory.lease():
             if directory.is_done:

@@ -13,7 +13,9 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from harness.common.errors import UserError, one_line
+from harness.common.exit_status import FAILED, INTERRUPTED, OK, UNFINISHED, WRONG_USE
 from harness.common.provenance import code_version_or_warn
+from harness.common.signals import StopSignal
 from harness.data import Dataset, load
 from harness.execute import Executor
 from harness.execute.executors import make_executor
@@ -24,13 +26,7 @@ from harness.plan import SEMANTICS, Plan, task_views
 from harness.run.display import LiveDisplay, duration
 from harness.run.options import RunOptions
 from harness.run.session import (
-    CELL_FAILED,
-    CTRL_C,
-    GOES_ON,
-    OK,
-    UNFINISHED,
-    WRONG_USE,
-    Stops,
+    RESUME_HINTS,
     finish_tracking,
     start_tracking,
     stoppable,
@@ -129,14 +125,14 @@ def tune(
     return OK
 
 
-def _search(search: Search, stops: Stops) -> tuple[int, Winners]:
+def _search(search: Search, stops: StopSignal) -> tuple[int, Winners]:
     """Search one task and keep MLflow up to date; return the exit status and the best trials."""
     tracker = TuneTracker(
         search.tuning, search.store, {s.method: s.started for s in search.studies}
     )
     search.tracker = tracker
     (sync,) = start_tracking(tracker)
-    status, winners = CELL_FAILED, {}
+    status, winners = FAILED, {}
     try:
         winners = search.run()
         status = OK
@@ -146,12 +142,12 @@ def _search(search: Search, stops: Stops) -> tuple[int, Winners]:
     except OutOfTime:
         status = UNFINISHED
     except KeyboardInterrupt:
-        status = CTRL_C
+        status = INTERRUPTED
     except TrialsFailed as error:
         print(f"error: {error}; rerun the command to try again", file=sys.stderr)
     finally:
-        if status in GOES_ON:
-            print(GOES_ON[status])
+        if status in RESUME_HINTS:
+            print(RESUME_HINTS[status])
         if status != WRONG_USE:  # else the studies cannot be read
             search.show(winners)
         sync.finish(lambda: finish_tracking(sync, all_done=status == OK), stops=stops)

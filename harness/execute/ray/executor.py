@@ -11,9 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import signal
 import sys
-import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -23,6 +21,7 @@ from typing import Any, TextIO
 
 from harness.common.errors import UserError, one_line
 from harness.common.locks import lock_file
+from harness.common.signals import uninterrupted
 from harness.data import load, using_data_root
 from harness.execute.ray.cluster import (
     check_room,
@@ -387,24 +386,3 @@ class RayExecutor:
 def _log(directory: CellDir, text: bytes) -> None:
     with open(directory / "log.txt", "ab") as file:
         file.write(text)
-
-
-@contextlib.contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Handle signals that arrive during the block after it, so that its writes are complete.
-
-    This works in the main thread only; no other thread receives signals.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    received: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    previous = [signal.signal(number, lambda n, _: received.append(n)) for number in numbers]
-    try:
-        yield
-    finally:
-        for number, handler in zip(numbers, previous, strict=True):
-            signal.signal(number, handler)
-    for delayed in received:
-        signal.raise_signal(delayed)

@@ -16,10 +16,10 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from harness.common.locks import Busy, lock_file, locked, try_lock
+from harness.common.signals import StopSignal
 from harness.execute.ray.datasets import DatasetRef, NoData, data_key, data_on_node
 from harness.execute.ray.transfer import Files, RemoteCell, write_files
 from harness.store import CellDir
@@ -108,26 +108,6 @@ class Mailbox:
         return list(self._messages)
 
 
-class Asked:
-    """True once Ray's cancel came: it interrupts the task as Ctrl-C would."""
-
-    def __init__(self) -> None:
-        self.is_set = False
-
-    def __call__(self) -> bool:
-        return self.is_set
-
-    def _set(self, number: int, frame: FrameType | None) -> None:
-        self.is_set = True
-
-    def __enter__(self) -> Asked:
-        self._before = signal.signal(signal.SIGINT, self._set)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGINT, self._before)
-
-
 def train_on_node(job: Job, mailbox: Any, body: Callable[..., int] | None = None) -> Report:
     """Train a cell; this is the body of a Ray task.
 
@@ -136,7 +116,7 @@ def train_on_node(job: Job, mailbox: Any, body: Callable[..., int] | None = None
         mailbox: The actor `Mailbox`.
         body: A replacement for `harness.train.cell.run_cell`, for tests.
     """
-    with Asked() as should_stop:  # Ray cancels a task as Ctrl-C would
+    with StopSignal(signal.SIGINT) as should_stop:  # Ray cancels a task as Ctrl-C would
         if job.payload is None:
             if not _sees_store(job):
                 return Report(lacks="files", node=os.uname().nodename)
@@ -154,7 +134,7 @@ def train_on_node(job: Job, mailbox: Any, body: Callable[..., int] | None = None
 
 
 def _train(
-    directory: CellDir, job: Job, should_stop: Asked, body: Callable[..., int] | None
+    directory: CellDir, job: Job, should_stop: StopSignal, body: Callable[..., int] | None
 ) -> int:
     from harness.train.cell import run_cell
 
