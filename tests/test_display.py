@@ -93,7 +93,7 @@ def test_a_long_end_is_explained(
 ) -> None:
     class Slow:
         server = SimpleNamespace(
-            name="MLflow", address="http://x", last_answer=time.monotonic() + 10_000, is_open=True
+            name="MLflow", address="http://x", last_answer=time.monotonic() + 99, is_open=True
         )
         remedy = "it"
 
