@@ -93,7 +93,7 @@ def test_a_long_end_is_explained(
 ) -> None:
     class Slow:
         server = SimpleNamespace(
-            name="MLflow", address="http://x", last_answer=time.monotonic() + 99, is_open=True
+            name="MLflow", address="http://x", last_answer=time.monotonic() + 10_000, is_open=True
         )
         remedy = "it"
 
@@ -104,7 +104,7 @@ def test_a_long_end_is_explained(
         def close(self, finished: bool) -> None: ...
 
     for limit, said in ((0.2, "sending to MLflow at http://x ..\n"), (1e6, "")):
-        monkeypatch.setattr(session, "SAID_SECONDS", limit)
+        monkeypatch.setattr(session, "NOTICE_SECONDS", limit)
         tracker: Any = Slow()
         sync = BackgroundSync(tracker)
         sync.start()

@@ -319,7 +319,7 @@ def test_300_cells_leave_nothing_behind(executor: Made, tmp_path: Path, shared: 
     assert set(progress.state.values()) == {"done"} and len(progress.state) == 300
     assert most < 20, "as many at once as at the start"
     assert not runner._running and all_are_free()
-    assert wait_until(lambda: len(references()) < 10, 10), references()
+    assert wait_until(lambda: len(references()) < 10), references()
     left = [p.name for p in grid.store.root.iterdir() if not (p / "manifest.json").exists()]
     assert all(name.startswith(".ray-") for name in left)
 
