@@ -1,9 +1,11 @@
 """Options and fixtures that all tests share."""
 
+import fcntl
 import os
+import pickle
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +21,8 @@ from helpers import (
 
 if TYPE_CHECKING:
     from training import Grid
+
+Once = Callable[[str, Callable[[Path], None]], Path]
 
 # Started in the background, pytest would hand on "ignore Ctrl-C" to the processes that the tests
 # interrupt; a signal that is caught here becomes the default one again in a child.
@@ -63,14 +67,37 @@ def data_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Path:
+def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
+    """`once(name, make)`: a folder that `make` fills, in whichever worker needs it first."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent  # of all workers
+
+    def shared(name: str, make: Callable[[Path], None]) -> Path:
+        folder, is_made = root / name, root / f"{name}.made"
+        with open(root / f"{name}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not is_made.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # of a worker that failed
+                folder.mkdir()
+                make(folder)
+                is_made.touch()
+        return folder
+
+    return shared
+
+
+@pytest.fixture(scope="session")
+def finished(once: Once, empty_database: Path) -> Path:
     """A folder where `harness run experiments/tiny.yaml` has finished. Change only copies of it."""
-    folder = tmp_path_factory.mktemp("finished")
-    shutil.copy(empty_database, folder)
-    write_experiment(folder / "experiments" / "tiny.yaml")
-    done = call(folder, "run", "experiments/tiny.yaml", "--no-bar", "--device", "cpu")
-    assert done.returncode == 0, done.stderr
-    return folder
+
+    def make(folder: Path) -> None:
+        shutil.copy(empty_database, folder)
+        write_experiment(folder / "experiments" / "tiny.yaml")
+        done = call(folder, "run", "experiments/tiny.yaml", "--no-bar", "--device", "cpu")
+        assert done.returncode == 0, done.stderr
+
+    return once("finished", make)
 
 
 @pytest.fixture
@@ -81,25 +108,30 @@ def finished_copy(finished: Path, tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def interrupted(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Interrupted:
+def interrupted(once: Once, empty_database: Path) -> Interrupted:
     """A run that was stopped by Ctrl-C and run again."""
-    folder = tmp_path_factory.mktemp("interrupted")
-    shutil.copy(empty_database, folder)
-    return interrupt_and_resume(folder)
+
+    def make(folder: Path) -> None:
+        shutil.copy(empty_database, folder)
+        (folder / "interrupted").write_bytes(pickle.dumps(interrupt_and_resume(folder)))
+
+    return pickle.loads((once("interrupted", make) / "interrupted").read_bytes())
 
 
 @pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def empty_database(once: Once) -> Path:
     """mlflow.db without runs. Creating its tables takes seconds, copying them none."""
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-    folder = tmp_path_factory.mktemp("database")
-    mlflow_client(folder).get_experiment_by_name("Default")
-    return folder / "mlflow.db"
+
+    def make(folder: Path) -> None:
+        mlflow_client(folder).get_experiment_by_name("Default")
+
+    return once("database", make) / "mlflow.db"
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> "Grid":
+def trained(once: Once) -> "Grid":
     """The tiny grid, trained once without interruption. Not to be changed."""
     from training import tiny, train_all  # torch, which most tests do without
 
-    return train_all(tiny(tmp_path_factory.mktemp("trained")))
+    return tiny(once("trained", lambda folder: train_all(tiny(folder)) and None))

@@ -64,13 +64,13 @@ def imported_by(folder: Path, *arguments: str) -> tuple[str, list[str]]:
     ids=["status", "plan-no-estimate", "plan", "run"],
 )
 def test_nothing_to_do_imports_nothing_heavy(
-    finished: Path, arguments: tuple[str, ...], said: str
+    finished_copy: Path, arguments: tuple[str, ...], said: str
 ) -> None:
-    before = snapshot(finished)
-    text, found = imported_by(finished, *arguments)
+    before = snapshot(finished_copy)
+    text, found = imported_by(finished_copy, *arguments)
     assert said in text
     assert found == []
-    assert snapshot(finished) == before
+    assert snapshot(finished_copy) == before
 
 
 def test_tables_import_what_they_need_alone() -> None:

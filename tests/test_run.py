@@ -80,11 +80,11 @@ def test_a_run_trains_every_cell(finished: Path) -> None:
         assert not {name for name in left if "checkpoint" in name or "tmp" in name}
 
 
-def test_the_second_run_has_nothing_to_do(finished: Path) -> None:
-    before = snapshot(finished)
-    again = call(finished, "run", "experiments/tiny.yaml", *OPTIONS)
+def test_the_second_run_has_nothing_to_do(finished_copy: Path) -> None:
+    before = snapshot(finished_copy)
+    again = call(finished_copy, "run", "experiments/tiny.yaml", *OPTIONS)
     assert again.returncode == 0 and "nothing to do" in again.stdout, again.stderr
-    assert snapshot(finished) == before, "it changed files"
+    assert snapshot(finished_copy) == before, "it changed files"
 
 
 def test_the_teachers_answers_are_kept_and_freed(finished: Path, finished_copy: Path) -> None:
