@@ -32,7 +32,7 @@ from harness.analysis.tables.rows import (
     rows_of,
     select,
 )
-from harness.experiment.claims import Claim, Quantity, published_of, read_claim, read_quantity
+from harness.experiment.claims import Claim, Quantity, find_published, parse_claim, parse_quantity
 from harness.methods import DEFAULT, get_method
 from harness.plan import TEACHER
 
@@ -142,7 +142,7 @@ class _Comparison:
 def verdicts_of(bundle: Bundle) -> list[Verdict]:
     """In the order of the claims and columns. A claim of methods that the experiment does not have
     (left out by `--set`) has none."""
-    claims = [read_claim(text) for text in bundle.experiment.get("claims", ())]
+    claims = [parse_claim(text) for text in bundle.experiment.get("claims", ())]
     found = [c for claim in claims for c in _comparisons(bundle, claim)]
     return [
         _verdict(c, p, len(found)) for c, p in zip(found, holm([c.p for c in found]), strict=True)
@@ -169,7 +169,7 @@ def _verdict(comparison: _Comparison, p: float, n_comparisons: int) -> Verdict:
 def _comparisons(bundle: Bundle, claim: Claim) -> list[_Comparison]:
     """One a column in which both sides have numbers, from cells of their own."""
     if claim.right is None:
-        published, quantity = published_of(claim, bundle.published)
+        published, quantity = find_published(claim, bundle.published)
         left, right = row_of(bundle, quantity), None
     else:
         published = {}
@@ -243,7 +243,7 @@ def beside_published(bundle: Bundle) -> list[BesidePublished]:
     """Of every published row that says which of our numbers it is."""
     found: dict[tuple[str, str], BesidePublished] = {}
     for published in bundle.published:
-        row = row_of(bundle, read_quantity(published["of"])) if published.get("of") else None
+        row = row_of(bundle, parse_quantity(published["of"])) if published.get("of") else None
         for column in columns_of(bundle) if row else ():
             assert row is not None
             network = _network(bundle, row, column)

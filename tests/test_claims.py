@@ -8,7 +8,7 @@ from bundles import TASKS
 
 from harness.common.errors import UserError
 from harness.data import load
-from harness.experiment.claims import Claim, Quantity, published_of, read_claim, read_quantity
+from harness.experiment.claims import Claim, Quantity, find_published, parse_claim, parse_quantity
 from harness.experiment.file import parse, read
 from harness.plan import make_plan
 
@@ -29,13 +29,13 @@ CLAIMS = "experiments/published"
     ],
 )
 def test_what_a_claim_says(text: str, expected: tuple[Quantity, Quantity, float, bool]) -> None:
-    found = read_claim(text)
+    found = parse_claim(text)
     assert (found.left, found.right, found.margin, found.is_greater) == expected
     assert found.text == " ".join(text.split()) and found.source is None
 
 
 def test_what_is_no_method_is_a_source() -> None:
-    assert read_claim("kd within 0.5 of readme-2020") == Claim(
+    assert parse_claim("kd within 0.5 of readme-2020") == Claim(
         "kd within 0.5 of readme-2020", Quantity("kd"), None, 0.005, False, "readme-2020"
     )
 
@@ -49,7 +49,7 @@ def test_what_is_no_method_is_a_source() -> None:
         ("refilled > pain", "unknown method 'pain'; did you mean 'plain'?"),
         ("kd > kd", "compares 'kd' with itself"),
         ("kd within 0 of plain", "give a margin above 0"),
-        ("kd > plain after stage 1", "'kd' has 1 stage, so there is no number of its own"),
+        ("kd > plain after stage 1", "'kd' has 1 stage, so there is no separate number"),
         ("refilled > plain after stage 2", "'refilled' has 2 stages"),
     ],
 )
@@ -60,7 +60,7 @@ def test_what_is_no_claim(text: str, problem: str) -> None:
 
 
 def test_one_claim_twice() -> None:
-    with pytest.raises(UserError, match="'kd > plain' stands twice"):
+    with pytest.raises(UserError, match="'kd > plain' is listed twice"):
         parse({**TASKS, "claims": ["kd > plain", "kd  > plain"]})
 
 
@@ -86,19 +86,19 @@ ROWS = [
 
 
 def test_the_published_row_of_a_claim() -> None:
-    row, of = published_of(read_claim("kd within 1 of b"), ROWS)
+    row, of = find_published(parse_claim("kd within 1 of b"), ROWS)
     assert row["row"] == "y" and of == Quantity("kd")
-    row, of = published_of(read_claim("refilled within 1 of b after stage 1"), ROWS)
+    row, of = find_published(parse_claim("refilled within 1 of b after stage 1"), ROWS)
     assert row["row"] == "z" and of == Quantity("refilled", 1, "ncm_eval_centers")
 
 
 @pytest.mark.parametrize(
     ("text", "known"),
-    [("kd within 1 of c", "there is a, b"), ("refilled within 1 of b", "no row is")],
+    [("kd within 1 of c", "known: a, b"), ("refilled within 1 of b", "none, by")],
 )
 def test_no_such_published_row(text: str, known: str) -> None:
     with pytest.raises(UserError, match=f"neither a method .* \\({known}"):
-        published_of(read_claim(text), ROWS)
+        find_published(parse_claim(text), ROWS)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_no_such_published_row(text: str, known: str) -> None:
 )
 def test_what_is_no_number_of_ours(text: str, problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
-        read_quantity(text)
+        parse_quantity(text)
 
 
 @pytest.mark.parametrize("file", sorted(Path("experiments").glob("*.yaml")), ids=lambda p: p.stem)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from harness.common.errors import UserError
 from harness.experiment.experiment import Experiment
 from harness.experiment.file import apply_overrides, parse, read
-from harness.experiment.plain_yaml import MOST_VALUES, NotYaml, from_yaml
+from harness.experiment.plain_yaml import MOST_VALUES, InvalidYaml, parse_yaml
 from harness.tune.tuning_file import Tuning, read_tuning
 
 TEXT = """\
@@ -46,7 +46,7 @@ methods: {kd: {kd.temperature: [1, 4]}}
     ],
 )  # fmt: skip
 def test_values(text: str, value: Any) -> None:
-    found = from_yaml(text)
+    found = parse_yaml(text)
     assert found == value and type(found) is type(value)
 
 
@@ -95,7 +95,7 @@ def test_a_number_is_one_in_every_field(tmp_path: Path, text: str) -> None:
         (9, "x:\n\ty: 1\n", "cannot start any token"),
         (8, "x: !!python/object/apply:os.getcwd []\n", "constructor"),
         (8, "---\nname: again\n", "document"),
-        (8, "name: again\n", "'name' stands twice; drop one"),
+        (8, "name: again\n", "'name' is listed twice; drop one"),
         (8, b"x: \xff\n", "not UTF-8 text"),
     ],
 )  # fmt: skip
@@ -114,7 +114,7 @@ def test_what_is_wrong_is_said_with_its_line(
 
 def test_no_value_in_an_assignment() -> None:
     for text in ("{{ x }}", "010", "!!timestamp 2026-02-30", "\a", "[" * 5000):
-        with pytest.raises(UserError, match=r"^--set description: .* is no YAML value \(.+\)$"):
+        with pytest.raises(UserError, match=r"^--set description: .* is not a YAML value \(.+\)$"):
             apply_overrides({}, [f"description={text}"])
 
 
@@ -123,8 +123,8 @@ def test_aliases_that_grow_and_circles() -> None:
         f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 9)
     )
     for text in (grow, "a: &a [*a]", "a: &a {b: *a}"):
-        with pytest.raises(NotYaml, match=f"more than {MOST_VALUES} values"):
-            from_yaml(text)
+        with pytest.raises(InvalidYaml, match=f"more than {MOST_VALUES} values"):
+            parse_yaml(text)
 
 
 PIECES = st.sampled_from(

@@ -121,7 +121,7 @@ def test_init_replaces_nothing(folder: Path, capsys: pytest.CaptureFixture[str])
     path.write_text("my work")
     (folder / "experiments/schema.json").write_text("{}")
     assert main(["init", "mine"]) == 2
-    assert "is there already" in one_error_line(capsys.readouterr().err)
+    assert "exists already" in one_error_line(capsys.readouterr().err)
     assert main(["init", "other"]) == 0 and path.read_text() == "my work"
     assert (folder / "experiments/schema.json").read_text() == "{}"
     capsys.readouterr()
@@ -238,7 +238,7 @@ def test_the_wrong_kind_of_file_is_named(folder: Path, capsys: pytest.CaptureFix
     write_experiment(folder / "tiny.yaml")
     (folder / "tuning.yaml").write_text(yaml.safe_dump({"name": "x", "experiment": "tiny.yaml"}))
     assert main(["run", "tuning.yaml"]) == 2
-    assert "a tuning file, no experiment; use `harness tune" in one_error_line(
+    assert "a tuning file, not an experiment; use `harness tune" in one_error_line(
         capsys.readouterr().err
     )
     assert main(["tune", "tiny.yaml"]) == 2

@@ -238,10 +238,10 @@ def test_a_term_of_one_method_alone_keeps_its_cells(tmp_path: Path) -> None:
 
 
 WRONG = {
-    "methods=[kd+kd]": "methods: 'kd+kd': 'kd' stands twice",
-    "methods=[vid+kd, kd+vid]": "methods: 'kd+vid' stands twice",
+    "methods=[kd+kd]": "methods: 'kd+kd': 'kd' is listed twice",
+    "methods=[vid+kd, kd+vid]": "methods: 'kd+vid' is listed twice",
     "methods=[kd+refilled]": "'refilled' is not a term beside the cross-entropy",
-    "methods=[plain+kd]": "'plain' is no term",
+    "methods=[plain+kd]": "'plain' is not a term",
     "methods=[kd+vdi]": "unknown method 'vdi'; did you mean 'vid'?",
     "methods=[kd+]": "unknown method ''",
     "fitnet.map=4": "error: fitnet.map: wrn-10-1 has 3 maps, no map 4; use 1 to 3",
@@ -349,7 +349,7 @@ def test_a_sum_is_tuned_by_its_one_name(tmp_path: Path) -> None:
             "{vid+kd: {kd.alpha: [0.5, 0.9]}, kd+vid: {kd.alpha: [0.5, 0.9]}}",
             "'kd+vid' stands twice",
         ),
-        ("{kd+kd: {kd.alpha: [0.5, 0.9]}}", "'kd' stands twice"),
+        ("{kd+kd: {kd.alpha: [0.5, 0.9]}}", "'kd' is listed twice"),
         ("{at: {at.weight: [1, 10]}}", "methods: 'at' compares maps pair by pair"),
         ("{fitnet: {fitnet.map: [1, 2]}}", "fitnet.map"),
     ],

@@ -145,7 +145,7 @@ WRONG = {
     "{method: kd, kd: {temperature: 4}}, kd": "are the same method; drop one",
     "{method: kd, training: {epochs: 4}}": "training.epochs: the same for every method",
     "{method: refilled-triplet, stage1: {relation: tuple}}": "stage1.relation: the same for every",
-    "{method: kd, kd: {temperature: [2, 2]}}": "stands twice; drop one",
+    "{method: kd, kd: {temperature: [2, 2]}}": "is listed twice; drop one",
     "{method: kd, kd: {temperature: [[2]]}}": "is no number, word, true, false or null",
     "{method: kd, kd: {temperature: 0}}": "kd(kd.temperature=0).kd.temperature: input should be",
     "{method: kd, temperature: 8}": "settings as in `kd: {temperature: 8}`",

@@ -1,29 +1,32 @@
-"""The one exception a user is meant to see: one line that names the field and the remedy."""
+"""The one exception that users see: one line that names the field and the remedy."""
 
 from __future__ import annotations
 
 import types
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from harness.common.names import printable
 from harness.common.redaction import redacted
 
+Items = TypeVar("Items", bound=Sequence[Any])
+
 
 class UserError(Exception):
-    """Wrong input. The command line prints it as one line on stderr and exits with status 2: what
-    it quotes from a file or a name cannot break the line, and can always be printed."""
+    """Wrong input, which the command line prints as one line on stderr before it exits with 2.
+
+    Whatever the message quotes from a file or a name cannot break the line, and is printable.
+    """
 
     def __init__(self, message: object = "") -> None:
         super().__init__(printable(message))
 
 
 def one_line(error: BaseException) -> str:
-    """An error for a message of ours, without its secrets: its first line, with its type where it
-    is another library's."""
+    """Return an error's first line without secrets, with its type if it is not ours."""
     text = redacted(str(error)).strip().splitlines()
     if isinstance(error, UserError) and text:
         return text[0]
@@ -31,16 +34,28 @@ def one_line(error: BaseException) -> str:
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:
-    """ ", did you mean X?" for the closest allowed name, else the list of allowed names."""
+    """Return "; did you mean 'X'?" for the closest allowed name, else "; allowed: ..."."""
     names = sorted(allowed)
     close = get_close_matches(name, names, n=1, cutoff=0.6)
     return f"; did you mean {close[0]!r}?" if close else f"; allowed: {', '.join(names)}"
 
 
+def distinct(items: Items) -> Items:
+    """Return the items unchanged.
+
+    Raises:
+        ValueError: one of them is listed twice.
+    """
+    for item in items:
+        if items.count(item) > 1:
+            raise ValueError(f"{item!r} is listed twice; drop one")
+    return items
+
+
 def first_error(error: ValidationError, model: type[BaseModel], prefix: str = "") -> str:
-    """The first problem as `field: what is wrong; what is allowed`, on one line."""
+    """Return the first problem on one line, as `field: what is wrong; what is allowed`."""
     problems = error.errors()
-    # A misspelt required key is also missing: its nearest name is the better answer.
+    # A misspelt required key is also reported as missing; its nearest name helps more.
     unknown = (p for p in problems if p["type"] == "extra_forbidden")
     problem = next(unknown, problems[0])
     loc = [str(part) for part in problem["loc"]]
@@ -53,7 +68,9 @@ def first_error(error: ValidationError, model: type[BaseModel], prefix: str = ""
         return f"{field}: missing; add it"
     message = problem["msg"].removeprefix("Value error, ")
     if not loc and not prefix:
-        return message.replace("\n", " ")  # of several fields together; it names one itself
+        return message.replace(
+            "\n", " "
+        )  # from a check of the whole model, which names the field itself
     given = problem.get("input")
     text = "" if isinstance(given, dict | BaseModel) else f" (given: {redacted(str(given))[:60]!r})"
     return f"{field}: {message[0].lower() + message[1:]}{text}".replace("\n", " ")

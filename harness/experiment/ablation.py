@@ -1,4 +1,4 @@
-"""From `protocol: legacy` to `protocol: strict`, one switch at a time."""
+"""The protocols between `legacy` and `strict`, one switch at a time."""
 
 from __future__ import annotations
 
@@ -8,19 +8,21 @@ from harness.experiment.experiment import Experiment
 from harness.experiment.protocol import PRESETS, Protocol
 
 FIRST, LAST = "legacy", "strict"
-# In the order of the presets: the images that train come before the choice of the epoch, as nothing
-# can be selected on images that train.
+# In the order of the presets: `train_on` before `selection`, as images that train cannot select.
 SWITCHES = tuple(s for s, value in PRESETS[LAST].items() if PRESETS[FIRST][s] != value)
-KEPT = ("evaluate_every",)  # of the file's own protocol: how often is looked, alike in every step
-SUFFIX = "-ablation"  # of the experiments' name: they are others than the file's own
+KEPT = ("evaluate_every",)  # the file's own value, in every step
+SUFFIX = "-ablation"  # of the experiments' names, as they are not the file's own experiment
 
 
 @dataclass(frozen=True)
 class Step:
-    """One protocol on the way.
+    """A protocol between legacy and strict.
 
-    switch: that has just gone from `before` to `after`; "" in the first step, which is legacy.
-    assignments: of `--set`, which make the step's experiment of the file.
+    Attributes:
+        switch: the switch that this step changes; "" in the first step, which is legacy.
+        before: its value before the step.
+        after: its value after the step.
+        assignments: those of `--set` that turn the file into the step's experiment.
     """
 
     switch: str
@@ -30,20 +32,22 @@ class Step:
 
     @property
     def label(self) -> str:
+        """The change, as in "ties: first -> later"; "legacy" for the first step."""
         return f"{self.switch}: {self.before} -> {self.after}" if self.switch else FIRST
 
 
 def steps(experiment: Experiment, given: list[str]) -> list[Step]:
-    """The way from legacy to strict, which the last protocol is.
+    """Return the steps from legacy to strict, both included.
 
     Args:
-        experiment: the file's own. given: the assignments that it was read with.
+        experiment: that of the file.
+        given: the assignments that it was read with.
     """
-    own = experiment.protocol
-    kept = {name: getattr(own, name) for name in KEPT if name in own.changed}
+    protocol_of_file = experiment.protocol
+    kept = {f: getattr(protocol_of_file, f) for f in KEPT if f in protocol_of_file.changed}
 
     def step(n: int) -> Step:
-        """After the first n switches."""
+        """Return the step after the first n switches."""
         changed = {s: PRESETS[LAST][s] for s in SWITCHES[:n]}
         fields = {"preset": LAST} if n == len(SWITCHES) else {"preset": FIRST, **changed}
         protocol = ", ".join(f"{name}: {value}" for name, value in (fields | kept).items())
@@ -56,6 +60,6 @@ def steps(experiment: Experiment, given: list[str]) -> list[Step]:
     return [step(n) for n in range(len(SWITCHES) + 1)]
 
 
-def left_out(own: Protocol) -> list[str]:
-    """The file's own switches that no step has: "selection: last"."""
-    return [f"{s}: {value}" for s, value in own.changed.items() if s not in KEPT]
+def left_out(protocol: Protocol) -> list[str]:
+    """Return the file's switches that no step keeps, as in "selection: last"."""
+    return [f"{s}: {value}" for s, value in protocol.changed.items() if s not in KEPT]

@@ -1,4 +1,4 @@
-"""What an experiment is meant to show, as data: `harness verdicts` tests it (analysis/verdicts.py).
+"""The claims of an experiment, which `harness verdicts` tests (analysis/verdicts.py).
 
     claims:
       - refilled > plain
@@ -7,13 +7,13 @@
       - refilled within 0.5 of kd
       - refilled within 0.5 of readme-2020      # a source of the published table
 
-Margins are points of accuracy, in per cent.
+Margins are in percentage points of accuracy.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from harness.common.errors import UserError, nearest
 from harness.common.metrics import NCM_METRICS
@@ -28,15 +28,17 @@ NUMBER = r"(?P<margin>\d+(?:\.\d+)?)"
 AFTER = r"(?: after stage (?P<stage>[1-9]))?"
 GREATER = re.compile(rf"(?P<left>\S+) > (?P<right>\S+)(?: by {NUMBER})?{AFTER}")
 WITHIN = re.compile(rf"(?P<left>\S+) within {NUMBER} of (?P<right>\S+){AFTER}")
-QUANTITY = re.compile(rf"(?P<method>\S+?){AFTER}(?:: (?P<result>\w+))?")
+QUANTITY = re.compile(rf"(?P<method>\S+?){AFTER}(?:: (?P<metric>\w+))?")
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """A number of the table: of a method, or the teacher's.
+    """A number of the table.
 
-    stage: after which of the method's stages, from 1; None after the last.
-    metric: which of the stage's metrics; None for the one that the protocol goes by.
+    Attributes:
+        method: whose number it is; "teacher" for the teacher's.
+        stage: after which stage of the method, from 1; None after the last.
+        metric: one of the stage's metrics; None for the protocol's choice.
     """
 
     method: str
@@ -46,9 +48,17 @@ class Quantity:
 
 @dataclass(frozen=True)
 class Claim:
-    """text: as it stands in the file. margin: a fraction. is_greater: `left` exceeds `right` by
-    more than `margin`; else they differ by less than it. source: of published numbers, where these
-    are the right side."""
+    """A statement on two numbers of the table.
+
+    Attributes:
+        text: the statement as written in the file.
+        left: one of our numbers.
+        right: another one of ours; None if it is published.
+        margin: a fraction.
+        is_greater: whether `left` must exceed `right` by more than `margin`; otherwise they must
+            differ by less than it.
+        source: the source of the published number, if the right side is one.
+    """
 
     text: str
     left: Quantity
@@ -58,10 +68,11 @@ class Claim:
     source: str | None = None
 
 
-def read_claim(text: str) -> Claim:
-    """
+def parse_claim(text: str) -> Claim:
+    """Parse a statement.
+
     Raises:
-        ValueError: not a claim, or of a method or a stage that there is not; how to go on.
+        ValueError: malformed, or an unknown method or stage, with the remedy.
     """
     words = " ".join(text.split())
     greater = GREATER.fullmatch(words)
@@ -73,7 +84,7 @@ def read_claim(text: str) -> Claim:
     left = _quantity(match["left"], stage)
     if greater is None and margin == 0:
         raise ValueError(f"{words!r}: no two numbers are within 0 points; give a margin above 0")
-    if greater is None and not _is_ours(match["right"]):
+    if greater is None and not _is_our_method(match["right"]):
         return Claim(words, left, None, margin, is_greater=False, source=match["right"])
     right = _quantity(match["right"], stage)
     if left == right:
@@ -81,7 +92,7 @@ def read_claim(text: str) -> Claim:
     return Claim(words, left, right, margin, is_greater=greater is not None)
 
 
-def _is_ours(name: str) -> bool:
+def _is_our_method(name: str) -> bool:
     try:
         return name == TEACHER or bool(parse_method(name))
     except ValueError:
@@ -91,55 +102,53 @@ def _is_ours(name: str) -> bool:
 def _quantity(name: str, stage: int | None) -> Quantity:
     if name == TEACHER:
         return Quantity(TEACHER)
-    method = parse_method(name).name
-    _check_stage(method, stage)
-    return Quantity(method, stage)
-
-
-def _check_stage(method: str, stage: int | None) -> None:
-    n = len(parse_method(method).stages)
+    method = parse_method(name)
+    n = len(method.stages)
     if stage is not None and stage >= n:
         raise ValueError(
-            f"{method!r} has {n} stage{'s' * (n > 1)}, so there is no number of its own after "
+            f"{method.name!r} has {n} stage{'s' * (n > 1)}, so there is no separate number after "
             f"stage {stage}; drop `after stage {stage}`"
         )
+    return Quantity(method.name, stage)
 
 
-def read_quantity(text: str) -> Quantity:
-    """Of which of our numbers a published row is: `kd`, `refilled after stage 1`, `refilled after
-    stage 1: ncm_eval_centers`.
+def parse_quantity(text: str) -> Quantity:
+    """Parse the name of one of our numbers.
+
+    Such names are `kd`, `refilled after stage 1` or `refilled after stage 1: ncm_eval_centers`.
 
     Raises:
-        ValueError: none; how to go on.
+        ValueError: malformed, or an unknown method, stage or metric, with the remedy.
     """
     match = QUANTITY.fullmatch(text)
     if match is None:
         raise ValueError(f"cannot read {text!r}; write METHOD, or METHOD after stage N")
-    result = match["result"]
-    if result is not None and result not in NCM_METRICS:
-        raise ValueError(f"unknown metric {result!r}{nearest(result, NCM_METRICS)}")
-    found = _quantity(match["method"], int(match["stage"]) if match["stage"] else None)
-    return Quantity(found.method, found.stage, result)
+    metric = match["metric"]
+    if metric is not None and metric not in NCM_METRICS:
+        raise ValueError(f"unknown metric {metric!r}{nearest(metric, NCM_METRICS)}")
+    stage = int(match["stage"]) if match["stage"] else None
+    return replace(_quantity(match["method"], stage), metric=metric)
 
 
-def published_of(claim: Claim, rows: list[dict[str, str]]) -> tuple[dict[str, str], Quantity]:
-    """The published row that a claim compares with, and which of our numbers that is.
+def find_published(claim: Claim, rows: list[dict[str, str]]) -> tuple[dict[str, str], Quantity]:
+    """Return the published row that a claim refers to, and the number of ours it corresponds to.
 
     Args:
-        rows: harness.experiment.published.read_published's.
+        claim: one with a source.
+        rows: those of `harness.experiment.published.read_published`.
 
     Raises:
-        UserError: there is none of that source and method.
+        UserError: no row has that source and method.
     """
     sources = []
     for row in rows:
-        of = read_quantity(row["of"]) if row.get("of") else None
-        if of and (of.method, of.stage) == (claim.left.method, claim.left.stage):
+        ours = parse_quantity(row["of"]) if row.get("of") else None
+        if ours and (ours.method, ours.stage) == (claim.left.method, claim.left.stage):
             if row["source"] == claim.source:
-                return row, of
+                return row, ours
             sources.append(row["source"])
-    known = f"there is {', '.join(sources)}" if sources else "no row is, by their column `of`"
+    known = f"known: {', '.join(sources)}" if sources else "none, by the column `of`"
     raise UserError(
-        f"claims: {claim.text!r}: {claim.source!r} is neither a method nor a "
-        f"source of published numbers of {claim.left.method!r} ({known}); correct it"
+        f"claims: {claim.text!r}: {claim.source!r} is neither a method nor a source of published "
+        f"numbers of {claim.left.method!r} ({known}); correct it"
     )

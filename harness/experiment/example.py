@@ -1,4 +1,4 @@
-"""`harness init`: an experiment file to begin with."""
+"""`harness init`: an experiment file to start from."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from pathlib import Path
 
 from harness.common.errors import UserError
 from harness.experiment.file import parse
-from harness.experiment.plain_yaml import from_yaml
+from harness.experiment.plain_yaml import parse_yaml
 from harness.experiment.schema import schema_text
 
 SCHEMA = "schema.json"  # beside the experiment files
 EXAMPLE = """\
 # yaml-language-server: $schema={schema}
-# All fields and their defaults: docs/experiments.md. What is left out has its default.
+# All fields and their defaults: docs/experiments.md. Omitted fields keep their default.
 name: {name}                     # becomes the MLflow experiment
 description: A teacher, plain students and distilled ones.
 dataset: {{name: digits}}           # or cifar100, cub200, folder, ..: docs/data.md
@@ -23,7 +23,7 @@ students: [{{depth: 10, width: 1}}]
 methods:                          # docs/methods.md
   - plain
   - kd
-  # - {{method: kd, kd: {{temperature: [2, 8]}}}}   # a sweep: a row of each value
+  # - {{method: kd, kd: {{temperature: [2, 8]}}}}   # a sweep: one row per value
   - refilled
 optimizer: {{batch_size: 64}}
 training: {{epochs: 20, lr: 0.1}}   # the teacher, and students of one stage
@@ -37,16 +37,19 @@ claims: [refilled > plain]        # tested by `harness verdicts`: docs/verdicts.
 
 
 def write_example(name: str, folder: Path) -> Path:
-    """FOLDER/NAME.yaml, and beside it the schema that its first line names.
+    """Write FOLDER/NAME.yaml and, beside it, the schema that its first line names.
+
+    Returns:
+        The path of the experiment file.
 
     Raises:
-        UserError: not a name for an experiment, or the file is there already.
+        UserError: an experiment cannot have that name, or the file exists.
     """
     text = EXAMPLE.format(name=name, schema=SCHEMA)
-    parse(from_yaml(text), "the example")  # says what is wrong with the name
+    parse(parse_yaml(text), "the example")  # reports a bad name
     path = folder / f"{name}.yaml"
     if path.exists():
-        raise UserError(f"{path} is there already; choose another name, or delete it")
+        raise UserError(f"{path} exists already; choose another name, or delete it")
     folder.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
     if not (folder / SCHEMA).exists():

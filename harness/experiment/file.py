@@ -1,4 +1,4 @@
-"""Reading an experiment: YAML file or plain data, `--set` overrides, one-line errors.
+"""Read an experiment from a YAML file or plain data, apply `--set`, report errors in one line.
 
 Nothing here imports torch.
 """
@@ -19,9 +19,9 @@ from harness import methods
 from harness.common.errors import UserError, first_error, nearest
 from harness.data import DATASETS
 from harness.data.options import as_number, resolve_paths
-from harness.experiment.claims import published_of
+from harness.experiment.claims import find_published
 from harness.experiment.experiment import Experiment
-from harness.experiment.plain_yaml import NotYaml, from_yaml
+from harness.experiment.plain_yaml import InvalidYaml, parse_yaml
 from harness.experiment.protocol import PRESETS
 from harness.experiment.published import read_published
 from harness.experiment.tasks import Task, Tasks
@@ -31,22 +31,26 @@ from harness.methods.base import Method, Schedule
 from harness.methods.variants import expand_item, split_settings
 from harness.networks import NETWORKS
 
-REGISTERED = "models:"  # begins the name of a teacher in MLflow's model registry
-EXPERIMENTS = Path("experiments")  # where experiments are found by their names
+REGISTERED = "models:"  # the prefix of a teacher in MLflow's model registry
+EXPERIMENTS = Path("experiments")  # the folder of experiments that are given by name
 Raw = dict[str, Any]
 
 
 def experiment_file(text: str) -> Path | None:
-    """The file of an experiment that is given by its path or by its name."""
+    """Return the file of an experiment given by its path or name, or None."""
     candidates = (Path(text), EXPERIMENTS / f"{text}.yaml", EXPERIMENTS / f"{text}.yml")
     return next((p for p in candidates if p.suffix in (".yaml", ".yml") and p.is_file()), None)
 
 
 def parse(raw: Any, where: str = "the experiment") -> Experiment:
-    """A resolved experiment from plain data.
+    """Return the resolved experiment that plain data describe.
+
+    Args:
+        raw: a mapping, as a file holds it.
+        where: its origin, for messages.
 
     Raises:
-        UserError: one line naming the field and what is allowed.
+        UserError: one line that names the field and what is allowed.
     """
     if not isinstance(raw, dict):
         raise UserError(f"{where}: expected `key: value` lines, found {type(raw).__name__}")
@@ -75,19 +79,19 @@ def parse(raw: Any, where: str = "the experiment") -> Experiment:
 
 
 def is_registered(teacher: Any) -> bool:
-    """Whether an experiment's `teacher` names one of MLflow's registered models."""
+    """Return whether an experiment's `teacher` names one of MLflow's registered models."""
     return isinstance(teacher, str) and teacher.startswith(REGISTERED)
 
 
 def scale_epochs(experiment: Experiment, scale: Any) -> Experiment:
-    """Every number of epochs and every milestone times `scale`, for a shorter rehearsal.
+    """Multiply all epochs and milestones by `scale`, for a shorter rehearsal.
 
     Raises:
         UserError: `scale` is not a positive number.
     """
     scale = as_number(scale)
     if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale < 1000:
-        raise UserError(f"epochs_scale: {scale!r} is no positive number; use 0.1 for a tenth")
+        raise UserError(f"epochs_scale: {scale!r} is not a positive number; use 0.1 for a tenth")
     if scale == 1:
         return experiment
 
@@ -96,12 +100,12 @@ def scale_epochs(experiment: Experiment, scale: Any) -> Experiment:
 
 
 def _chosen(field: str, entry: Any, key: str, registry: Any, shared: dict[str, Any]) -> Any:
-    """An entry that names something in a registry, checked by that thing's own options model."""
+    """Validate an entry that names something in a registry by the options model found there."""
     if isinstance(entry, str):
         entry = {key: entry}
     if not isinstance(entry, dict):
         raise UserError(f"{field}: missing or not a mapping; write `{field}: {{{key}: ...}}`")
-    # The common options are those of the common network, and of no other.
+    # Shared options are for the shared network alone.
     if entry.get(key, shared.get(key)) == shared.get(key):
         entry = {**shared, **entry}
     name = entry.get(key)
@@ -130,12 +134,12 @@ def _validate(model: type[BaseModel], values: dict[str, Any], prefix: str) -> An
 
 
 def network_labels(experiment: Experiment) -> list[str]:
-    """Labels of the teacher and the students."""
+    """Return the labels of the teacher and the students."""
     return [network.label for network in (experiment.teacher, *experiment.students)]
 
 
 def apply_overrides(raw: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
-    """`raw` with `path.to.field=value` applied; values are read as YAML.
+    """Return `raw` with assignments `path.to.field=value` applied; values are read as YAML.
 
     Raises:
         UserError: an assignment without `=`, or a path through something that is not a mapping.
@@ -146,9 +150,11 @@ def apply_overrides(raw: dict[str, Any], assignments: list[str]) -> dict[str, An
         if not equals or not path:
             raise UserError(f"--set {assignment}: expected FIELD=VALUE, as in stage2.lambd=50")
         try:
-            value = from_yaml(text)
-        except NotYaml as error:
-            raise UserError(f"--set {path}: {text!r} is no YAML value ({error.reason})") from None
+            value = parse_yaml(text)
+        except InvalidYaml as error:
+            raise UserError(
+                f"--set {path}: {text!r} is not a YAML value ({error.reason})"
+            ) from None
         node: Any = raw
         *parents, last = path.split(".")
         for part in parents:
@@ -175,15 +181,17 @@ def _name_key(field: str) -> str:
 
 def _index(node: list[Any], part: str, path: str) -> int:
     if not re.fullmatch("[0-9]{1,9}", part) or int(part) >= len(node):
-        raise UserError(f"--set {path}: {part!r} is no position of a list of {len(node)}")
+        raise UserError(f"--set {path}: {part!r} is not a position in a list of {len(node)}")
     return int(part)
 
 
 def read_yaml(path: Path, kind: str, example: str) -> Raw:
-    """The mapping in a YAML file.
+    """Return the mapping in a YAML file.
 
     Args:
-        kind: of file, for messages ("experiment"); example: where to see one.
+        path: the file.
+        kind: the kind of file, for messages ("experiment").
+        example: a file that shows how to write one.
 
     Raises:
         UserError: missing or unreadable file, broken YAML, or no mapping.
@@ -197,13 +205,13 @@ def read_yaml(path: Path, kind: str, example: str) -> Raw:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); allow it") from None
     try:
-        raw = from_yaml(data.decode("utf-8"))
+        raw = parse_yaml(data.decode("utf-8"))
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise UserError(
             f"{path}: line {line}: not UTF-8 text; save it in UTF-8 (broken YAML)"
         ) from None
-    except NotYaml as error:
+    except InvalidYaml as error:
         raise UserError(f"{path}: line {error.line}: broken YAML ({error.reason})") from None
     if not isinstance(raw, dict):
         raise UserError(f"{path}: expected `key: value` lines; see {example}")
@@ -211,7 +219,11 @@ def read_yaml(path: Path, kind: str, example: str) -> Raw:
 
 
 def load_class_order(raw: Raw, folder: Path) -> Raw:
-    """With the list in place of the file that `tasks.order` names, relative to the experiment's.
+    """Replace the file that `tasks.order` names by the list in it.
+
+    Args:
+        raw: an experiment.
+        folder: the experiment's folder, which the file's path is relative to.
 
     Raises:
         UserError: no such file, or no list in it.
@@ -222,39 +234,41 @@ def load_class_order(raw: Raw, folder: Path) -> Raw:
     order = tasks.get("order")
     if not isinstance(order, str) or not order.endswith((".yaml", ".yml")):
         return raw
-    found = read_yaml(
-        folder / order, "class order", "experiments/published/cifar100_class_order.yaml"
-    )
-    if found.keys() != {"order"} or not isinstance(found["order"], list):
+    example = "experiments/published/cifar100_class_order.yaml"
+    content = read_yaml(folder / order, "class order", example)
+    if content.keys() != {"order"} or not isinstance(content["order"], list):
         raise UserError(f"{folder / order}: expected `order: [...]`, the classes in their order")
-    return {**raw, "tasks": {**tasks, "order": found["order"]}}
+    return {**raw, "tasks": {**tasks, "order": content["order"]}}
 
 
-def _without_left_out(raw: Raw, in_file: Raw) -> Raw:
-    """Without those of the file's tuned settings whose methods and tasks `--set` has left out. Only
-    of a part: what was not tuned there does not come in unnoticed."""
+def _drop_unused_tuned(raw: Raw, in_file: Raw) -> Raw:
+    """Drop the file's tuned settings for methods and tasks that `--set` has removed.
+
+    This is for parts of a file only: a method or task that was not tuned there stays an error.
+    """
     tuned = raw.get("tuned")
     if not isinstance(tuned, dict) or tuned != in_file.get("tuned"):
         return raw
     try:
-        (used, tasks), (all_used, all_tasks) = _trained(raw), _trained(in_file)
-    except ValueError:  # a wrong field is named when all are read
+        names, tasks = _methods_and_tasks(raw)
+        all_names, all_tasks = _methods_and_tasks(in_file)
+    except ValueError:  # reported when the whole experiment is parsed
         return raw
-    if not (used <= all_used and tasks <= all_tasks and bool(tasks) == bool(all_tasks)):
+    if not (names <= all_names and tasks <= all_tasks and bool(tasks) == bool(all_tasks)):
         return raw
-    kept = {name: own for name, own in tuned.items() if name in used}
-    for name, own in kept.items():
-        if "tasks" in own:
-            entries = [entry for entry in own["tasks"] if TaskTuned(**entry).task in tasks]
-            kept[name] = {**own, "tasks": entries}
+    kept = {name: settings for name, settings in tuned.items() if name in names}
+    for name, settings in kept.items():
+        if "tasks" in settings:
+            entries = [entry for entry in settings["tasks"] if TaskTuned(**entry).task in tasks]
+            kept[name] = {**settings, "tasks": entries}
     return {**raw, "tuned": kept}
 
 
-def _trained(raw: Raw) -> tuple[set[str], set[Task]]:
-    """The methods, without settings of their own, and the tasks of an experiment.
+def _methods_and_tasks(raw: Raw) -> tuple[set[str], set[Task]]:
+    """Return the methods (without settings in their names) and the tasks of an experiment.
 
     Raises:
-        ValueError: some of them are wrong.
+        ValueError: one of them is invalid.
     """
     items = raw.get("methods") or methods.DEFAULT
     names = [str(name) for item in items for name, _ in expand_item(item)]
@@ -263,17 +277,19 @@ def _trained(raw: Raw) -> tuple[set[str], set[Task]]:
 
 
 def _check_sections(raw: Raw, assignments: list[str], used: list[Method]) -> None:
-    """
+    """Check that some method uses each section.
+
+    A section of the file may stay unused where `--set` has removed its method.
+
     Raises:
-        UserError: a section that no method uses. One of the file stays allowed where `--set` leaves
-            out its method.
+        UserError: an unused section.
     """
     unused = in_file = methods.unused_sections(used)
     given = raw.get("methods")
-    own = given if isinstance(given, list) else [] if given else methods.DEFAULT
-    with contextlib.suppress(ValueError):  # a name that `--set` has replaced
+    items = given if isinstance(given, list) else [] if given else methods.DEFAULT
+    with contextlib.suppress(ValueError):  # an invalid name that `--set` has replaced
         in_file = unused & methods.unused_sections(
-            methods.parse_method(str(name)) for item in own for name, _ in expand_item(item)
+            methods.parse_method(str(name)) for item in items for name, _ in expand_item(item)
         )
     assigned = [a.partition("=")[0].partition(".")[0] for a in assignments]
     for section in [*(s for s in raw if s in in_file), *(s for s in assigned if s in unused)]:
@@ -290,33 +306,35 @@ def read(
     resolve: Callable[[Raw], Raw] = lambda r: r,
     also: Iterable[str] = (),
 ) -> Experiment:
-    """The experiment in a YAML file, with `--set` overrides.
+    """Return the experiment in a YAML file, with `--set` overrides.
 
     Args:
-        resolve: turns what only another place knows into plain fields: a registered teacher
+        path: the file.
+        assignments: those of `--set`.
+        resolve: replaces references by plain fields, e.g. a registered teacher
             (harness.track.registry.resolve_teacher).
-        also: methods whose sections may stand there, besides those of its own: what is tuned.
+        also: further methods whose sections the file may have, as in tuning.
 
     Raises:
-        UserError: missing or unreadable file, broken YAML, any wrong field, or published numbers
+        UserError: missing or unreadable file, broken YAML, an invalid field, or published numbers
             that a table could not show.
     """
     raw = read_yaml(path, "experiment", "experiments/digits.yaml")
     if "dataset" in raw:
         raw["dataset"] = resolve_paths(raw["dataset"], path.parent)
     if "experiment" in raw and "dataset" not in raw:
-        raise UserError(f"{path}: a tuning file, no experiment; use `harness tune {path}`")
+        raise UserError(f"{path}: a tuning file, not an experiment; use `harness tune {path}`")
     changed = load_class_order(apply_overrides(raw, assignments or []), path.parent)
     if assignments:
-        changed = _without_left_out(changed, raw)
+        changed = _drop_unused_tuned(changed, raw)
     experiment = parse(resolve(changed), str(path))
     _check_sections(
         raw, assignments or [], [*experiment.resolved_methods, *map(methods.get_method, also)]
     )
     published = []
-    if experiment.published:  # what the tables will need of it
+    if experiment.published:  # checks what the tables will need
         published = read_published(path.parent / experiment.published, network_labels(experiment))
     for claim in experiment.parsed_claims:
         if claim.source:
-            published_of(claim, published)
+            find_published(claim, published)
     return experiment

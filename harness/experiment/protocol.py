@@ -1,4 +1,4 @@
-"""Which images train, which choose the epoch: the switches, and their two presets."""
+"""The switches of the training protocol, and their two presets."""
 
 from __future__ import annotations
 
@@ -11,14 +11,22 @@ from harness.methods.base import Epochs, Frozen
 
 
 class Protocol(Frozen):
-    """Which images train, which choose the epoch, and how centres are taken (docs/protocol.md).
+    """The training protocol (docs/protocol.md).
 
-    ties: which of equally good epochs is kept. last_look: whether stage 1 is also looked at after
-    its last epoch where its rhythm does not fall on it. initial_weights: whether a student of the
-    teacher's network starts from the weights that the teacher started from. evaluate_every: after
-    how many epochs a classifier is measured; after its last one always. Stage 1 has a rhythm of its
-    own, stage1.select_every. select_by: what the selected epoch of a classifier is best in; of
-    stage 1 it is always NCM accuracy.
+    Attributes:
+        preset: the preset that the other fields start from.
+        train_on: the images that train.
+        selection: the images that select the epoch.
+        ncm_centers: the images whose class centres NCM uses.
+        center_images: whether the centres of stage 2 come from plain or augmented images.
+        ties: which of equally good epochs is kept.
+        last_look: whether stage 1 is always measured after its last epoch, or only if the epoch is
+            due by stage1.select_every.
+        initial_weights: whether a student with the teacher's network starts from the weights that
+            the teacher started from, or from its own.
+        evaluate_every: the number of epochs between measurements of a classifier, which is always
+            measured after its last epoch. Stage 1 has stage1.select_every instead.
+        select_by: the measure that selects a classifier's epoch. Stage 1 always uses NCM accuracy.
     """
 
     preset: Literal["strict", "legacy"]
@@ -33,7 +41,7 @@ class Protocol(Frozen):
     select_by: Literal["accuracy", "loss"]
 
     @model_validator(mode="after")
-    def _validation_is_held_out(self) -> Protocol:
+    def _selection_needs_held_out_images(self) -> Protocol:
         if self.train_on == "train+validation" and self.selection == "validation":
             raise ValueError(
                 "selection 'validation' needs held-out images, but train_on is "
@@ -42,7 +50,7 @@ class Protocol(Frozen):
         return self
 
     @model_validator(mode="after")
-    def _loss_is_of_validation(self) -> Protocol:
+    def _loss_needs_validation(self) -> Protocol:
         if self.select_by == "loss" and self.selection != "validation":
             raise ValueError(
                 f"select_by 'loss' is measured on the validation split, but selection is "
@@ -52,21 +60,22 @@ class Protocol(Frozen):
 
     @property
     def reported(self) -> str:
-        """Which form of a cell's accuracies (harness.common.metrics) the tables show."""
+        """The selection rule whose accuracies the tables show (harness.common.metrics)."""
         return {"validation": "selected", "last": "last", "test": "best_on_test"}[self.selection]
 
-    def main_metric(self, result: str) -> str:
-        """The metric that stands for a stage with this `result`: of NCM, the form it goes by."""
-        return metrics.main_metric(result, self.ncm_centers)
+    def main_metric(self, metric: str) -> str:
+        """Return the metric that represents a stage: for NCM, the form with `ncm_centers`."""
+        return metrics.main_metric(metric, self.ncm_centers)
 
     @property
     def changed(self) -> dict[str, Any]:
-        """The switches that differ from the preset's."""
+        """The switches that differ from the preset."""
         preset = PRESETS[self.preset]
         return {f: v for f in preset if (v := getattr(self, f)) != preset[f]}
 
     @property
     def label(self) -> str:
+        """The preset with what differs from it, as in "strict(selection=last)"."""
         changed = [f"{field}={value}" for field, value in self.changed.items()]
         return f"{self.preset}({', '.join(changed)})" if changed else self.preset
 

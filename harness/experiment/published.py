@@ -1,8 +1,8 @@
-"""Published numbers in a CSV file: source, row, metric, protocol, then one column a network;
-and, if there is one, `of`: which of our numbers a row is compared with (harness.experiment.claims).
+"""The reader of published numbers, a CSV file.
 
-The one reader, for the experiment file that names it and for the tables made from it: all that a
-table will need is checked before anything trains.
+Its columns are source, row, metric, protocol, one per network and, optionally, `of`: the number of
+ours that a row is compared with (harness.experiment.claims). Experiments and tables read it here,
+so everything that a table needs is checked before anything trains.
 """
 
 from __future__ import annotations
@@ -15,29 +15,29 @@ from pathlib import Path
 
 from harness.common.errors import UserError
 from harness.common.names import normalise_name, printable
-from harness.experiment.claims import read_quantity
+from harness.experiment.claims import parse_quantity
 
 REQUIRED = ("source", "row", "metric", "protocol")
 OF = "of"
-SHOWN = ("row", "source", "protocol")  # in the table, so they must say something
-DELIMITERS = ",;\t|"  # the usual one, and those that spreadsheets write
+SHOWN = ("row", "source", "protocol")  # in the table, so they may not be empty
+DELIMITERS = ",;\t|"  # the standard one, and those that spreadsheets write
 NOTHING = {"", "-", "–", "—", "n/a", "na", "nan"}
 NUMBER = re.compile(r"(\d{1,3}(?:[.,]\d+)?)\s*%?(?:\s*±\s*(\d{1,3}(?:[.,]\d+)?)\s*%?)?")
 Row = dict[str, str]
 
 
 def read_published(path: Path, networks: Iterable[str]) -> list[Row]:
-    """The rows of the file: every field as text, numbers in % with a decimal point, "" for none.
+    """Return the rows: every field as text, numbers in % with a decimal point, "" for none.
 
     Args:
-        networks: labels of the experiment's networks; a column in another case is called like them.
+        path: the CSV file.
+        networks: the labels of the experiment's networks; columns match in any case.
 
     Raises:
-        UserError: no such file, or one that would leave a row or a column out of the table. One
-            line with the file, the line and the remedy.
+        UserError: no such file, or one with a row or a column that a table could not show.
     """
     labels, text, skipped = {*networks}, _text(path), 0
-    if hint := re.match(r"sep=(.)\r?\n", text):  # as a spreadsheet writes it
+    if hint := re.match(r"sep=(.)\r?\n", text):  # from a spreadsheet
         text, skipped = text[hint.end() :], 1
     delimiter = hint[1] if hint else _delimiter(text)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
@@ -50,7 +50,7 @@ def read_published(path: Path, networks: Iterable[str]) -> list[Row]:
             if not any(fields):
                 continue
             if bad := next((f for f in fields if printable(f) != f), None):
-                raise UserError(f"{where}: {bad[:60]!r} is not plain text; write it anew")
+                raise UserError(f"{where}: {bad[:60]!r} is not plain text; retype it")
             if columns is None:
                 columns = _columns(fields, labels, where)
             else:
@@ -83,13 +83,13 @@ def _text(path: Path) -> str:
 
 
 def _delimiter(text: str) -> str:
-    """That which separates most of the required columns in the first line."""
+    """Return the delimiter that yields most of the required columns in the first line."""
     first = next((line for line in text.splitlines() if line.strip()), "")
 
-    def known(delimiter: str) -> int:
+    def n_known(delimiter: str) -> int:
         return len({*REQUIRED} & {_plain(f).strip('"') for f in first.split(delimiter)})
 
-    return max(DELIMITERS, key=known)
+    return max(DELIMITERS, key=n_known)
 
 
 def _plain(name: str) -> str:
@@ -97,7 +97,7 @@ def _plain(name: str) -> str:
 
 
 def _columns(fields: list[str], networks: set[str], where: str) -> list[str]:
-    """The header with the names that the table looks for."""
+    """Return the header, spelled as the table expects it."""
     usual = {_plain(n): n for n in (*REQUIRED, OF, *networks)}
     columns = [usual.get(_plain(f), f) for f in fields]
     missing = [r for r in REQUIRED if r not in columns]
@@ -117,8 +117,8 @@ def _columns(fields: list[str], networks: set[str], where: str) -> list[str]:
     if not networks & {*columns}:
         given = [c for c in columns if c not in (*REQUIRED, OF)]
         raise UserError(
-            f"{where}: no column of this experiment's networks ({', '.join(sorted(networks))}) "
-            f"among {', '.join(given) or 'none'}; name the columns so"
+            f"{where}: no column is named after one of this experiment's networks "
+            f"({', '.join(sorted(networks))}), only {', '.join(given) or 'none'}; rename them"
         )
     return columns
 
@@ -134,15 +134,15 @@ def _row(
     row = {}
     for column, field in zip(columns, fields, strict=True):
         if column in SHOWN and not field:
-            raise UserError(f"{where}: nothing in column {column!r}; the table shows it")
+            raise UserError(f"{where}: column {column!r} is empty; the table shows it")
         if not column and field:
-            raise UserError(f"{where}: {field!r} stands in a column without a name; name it")
+            raise UserError(f"{where}: {field!r} is in a column without a name; name it")
         if column:
             known = column in networks
             row[column] = _number(field, f"{where}, column {column}") if known else field
     if row.get(OF):
         try:
-            read_quantity(row[OF])
+            parse_quantity(row[OF])
         except ValueError as error:
             raise UserError(f"{where}, column {OF}: {error}") from None
     return row

@@ -1,6 +1,6 @@
-"""The JSON schema of experiment files, for editors: what they offer, and what they mark as wrong.
+"""The JSON schema of experiment files, for editors.
 
-It says what a file may look like. Whether its parts fit together is checked when it is read.
+It covers single fields; whether they fit together is checked when a file is read.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def schema() -> Schema:
-    """As plain data; every field with the type and the bounds that its model has."""
+    """Return the schema as plain data, with the types and bounds of the models."""
     kinds = {name: options for name, (options, _) in {**DATASETS, **NETWORKS}.items()}
     models: dict[str, type[BaseModel]] = {**kinds, "experiment": Experiment, "protocol": Protocol}
     refs, shared = models_json_schema([(model, "validation") for model in models.values()])
-    found: Schema = shared["$defs"]
+    definitions: Schema = shared["$defs"]
 
     def body(model: type[BaseModel]) -> Schema:
-        """Of a model of its own."""
+        """Return the definition of a model."""
         ref: str = refs[model, "validation"]["$ref"]
-        inside: Schema = found[ref.rpartition("/")[2]]
-        return inside
+        definition: Schema = definitions[ref.rpartition("/")[2]]
+        return definition
 
-    for model in models.values():  # what has a default elsewhere: `network`, presets
+    for model in models.values():  # `network` and the presets supply what is missing
         if model is not Experiment:
             body(model).pop("required", None)
     experiment = body(Experiment)
@@ -51,18 +51,18 @@ def schema() -> Schema:
         "claims": {"anyOf": [{"type": "string"}, fields["claims"]]},
         "epochs_scale": {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1000},
     }
-    tasks = found["Tasks"]["properties"]
-    for dimension in ("overlap", "shots"):  # one number is a list of one
+    tasks = definitions["Tasks"]["properties"]
+    for dimension in ("overlap", "shots"):  # a number alone is a list of one
         tasks[dimension] = {"anyOf": [tasks[dimension], tasks[dimension]["items"]]}
     tasks["order"]["anyOf"].append({"type": "string", "pattern": r"\.ya?ml$"})
     body(Protocol)["properties"]["preset"] = {"enum": [*PRESETS]}
     experiment["required"] = ["name", "dataset", "teacher", "students"]
     _nullable(experiment)
-    return {"$schema": DIALECT, "$defs": found, **refs[Experiment, "validation"]}
+    return {"$schema": DIALECT, "$defs": definitions, **refs[Experiment, "validation"]}
 
 
 def _one_of(registry: Mapping[str, Any], key: str, body: Any, refs: Any) -> Schema:
-    """A name of the registry, or the options of one of them."""
+    """Return the schema of a name in the registry, or of its options."""
     choices = []
     for name, (options, _) in registry.items():
         body(options)["properties"][key] = {"const": name}
@@ -71,9 +71,9 @@ def _one_of(registry: Mapping[str, Any], key: str, body: Any, refs: Any) -> Sche
 
 
 def _method() -> Schema:
-    """A name, whose sums and factors no list can hold, or one with settings of its own."""
+    """Return the schema of a method: a name, with any sum or factor, or a mapping."""
     names = {"anyOf": [{"enum": [*REGISTRY]}, {"type": "string", "pattern": r"^[\w+-]+[(@+].*$"}]}
-    own = {
+    mapping = {
         "type": "object",
         "required": ["method"],
         "properties": {
@@ -82,15 +82,16 @@ def _method() -> Schema:
             "label": {"type": "string"},
         },
     }
-    return {"anyOf": [*names["anyOf"], own]}
+    return {"anyOf": [*names["anyOf"], mapping]}
 
 
 def _nullable(experiment: Schema) -> None:
-    """`tasks: null` is the same as no tasks."""
+    """Make fields nullable whose default is null, as in `tasks: null`."""
     for name, field in experiment["properties"].items():
         if "default" in field and field["default"] is None and "anyOf" not in field:
             experiment["properties"][name] = {"anyOf": [field, {"type": "null"}]}
 
 
 def schema_text() -> str:
+    """Return the schema as JSON text."""
     return json.dumps(schema(), indent=1)

@@ -1,9 +1,9 @@
-"""What teacher and students are taught where their tasks differ: the `tasks` section of an
-experiment, and the classes and images that follow from it. Nothing here imports torch.
+"""The `tasks` section of an experiment, and the classes and images that follow from it.
 
-The classes of the data set stand in an order. The teacher's task is the first n of it, a student's
-the n that share `overlap` classes with the teacher's: positions [n - overlap, 2 n - overlap). As in
-the 2022 release (arXiv 2205.01915), whose k is n - overlap.
+The classes of the data set are put into an order. The teacher's task is its first n classes; a
+student's task is the n classes at positions [n - overlap, 2 n - overlap), which share `overlap` of
+them. So does the 2022 release (arXiv 2205.01915), whose k is n - overlap. Nothing here imports
+torch.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, get_args
 import numpy as np
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
-from harness.common.errors import UserError, nearest
+from harness.common.errors import UserError, distinct, nearest
 from harness.data import Dataset
 from harness.data.views import View, few_images, join_validation, without_pixels
 from harness.methods.base import Frozen
@@ -28,10 +28,12 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 @dataclass(frozen=True)
 class Task:
-    """What one student of an experiment learns, by the dimensions of its table.
+    """The task of one student: the dimensions of an experiment's table.
 
-    overlap: how many of its classes are the teacher's, too; None: all.
-    shots: training images a class; None: all. Of an incremental task: of the teacher's classes.
+    Attributes:
+        overlap: the number of its classes that it shares with the teacher; None for all.
+        shots: training images per class; None for all. In an incremental task, this counts for the
+            teacher's classes.
     """
 
     overlap: int | None = None
@@ -39,7 +41,7 @@ class Task:
 
     @property
     def dimensions(self) -> dict[str, int | str]:
-        """As plain data: a number each, or "all"."""
+        """The dimensions as plain data: a number each, or "all"."""
         return {
             "overlap": ALL if self.overlap is None else self.overlap,
             "shots": ALL if self.shots is None else self.shots,
@@ -47,14 +49,14 @@ class Task:
 
     @property
     def words(self) -> list[str]:
-        """Each dimension as people say it: "overlap 2", "shots all"."""
+        """The dimensions as text: "overlap 2", "shots all"."""
         return [f"{name} {value}" for name, value in self.dimensions.items()]
 
     @staticmethod
     def from_dimensions(dimensions: dict[str, int | str]) -> Task:
-        """From `dimensions`."""
-        found = (dimensions.get(name, ALL) for name in ("overlap", "shots"))
-        return Task(*(None if isinstance(value, str) else value for value in found))
+        """Return the task with these `dimensions`."""
+        values = (dimensions.get(name, ALL) for name in ("overlap", "shots"))
+        return Task(*(None if isinstance(value, str) else value for value in values))
 
 
 def _number(value: Any) -> int | str:
@@ -67,35 +69,36 @@ def _numbers(value: Any) -> tuple[int | str, ...]:
     items = tuple(value) if isinstance(value, list | tuple) else (value,)
     for item in items:
         _number(item)
-        if items.count(item) > 1:
-            raise ValueError(f"{item!r} stands twice; drop one")
     if not items:
-        raise ValueError(f"nothing is listed; name a number, or {ALL!r}")
-    return items
+        raise ValueError(f"the list is empty; give a number, or {ALL!r}")
+    return distinct(items)
 
 
 OneNumber = Annotated[int | str, BeforeValidator(_number)]
-# One or several, as a list or alone.
+# A list of them, or one.
 Numbers = Annotated[tuple[int | str, ...], BeforeValidator(_numbers)]
 
 
 class Tasks(Frozen):
     """The tasks of an experiment: one for each overlap and each number of shots.
 
-    classes: n, of the teacher's task and of each student's; None: all of the data set.
-    overlap: how many of them teacher and student share: numbers, or "all".
-    shots: training images a class that the student has: numbers, or "all". The teacher has all
-        images of its classes, and validation and test keep all of theirs.
-    new: the student learns the teacher's classes and this many more (one-step incremental). `shots`
-        counts for the teacher's classes then, of which there may be 0; of the new ones it has all.
-    order: of the classes: "labels", as the data set has them; "random", by `order_seed`; or a list
-        of names or numbers, also from a YAML file beside the experiment's.
-    shots_seed: of the draw of the shots; None: each seed of the experiment has its own, so that the
-        intervals of a table include the luck of the draw.
+    Attributes:
+        classes: n, the number of classes in each task; None for all classes of the data set.
+        new: the student learns the teacher's classes and this many more (one-step incremental).
+            Then `shots` counts for the teacher's classes and may be 0; the student has all images
+            of the new classes.
+        overlap: the number of classes that teacher and student share: numbers, or "all".
+        shots: the student's training images per class: numbers, or "all". The teacher has all
+            images of its classes; validation and test are never reduced.
+        order: the order of the classes: "labels", as in the data set; "random", by `order_seed`; or
+            a list of names or numbers, also from a YAML file beside the experiment's.
+        order_seed: the seed of a random order.
+        shots_seed: the seed that draws the shots; None gives each seed of the experiment its own
+            draw, so that the intervals of a table include the luck of the draw.
     """
 
     classes: Annotated[int, Field(strict=True)] | None = None
-    new: Annotated[int, Field(strict=True)] | None = None  # before what it has a say in
+    new: Annotated[int, Field(strict=True)] | None = None  # above the fields whose checks read it
     overlap: Numbers = (ALL,)
     shots: Numbers = (ALL,)
     order: Order | tuple[int | str, ...] = "labels"
@@ -104,14 +107,14 @@ class Tasks(Frozen):
 
     @field_validator("classes")
     @classmethod
-    def _something_to_tell_apart(cls, value: int | None) -> int | None:
+    def _at_least_two_classes(cls, value: int | None) -> int | None:
         if value is not None and value < 2:
             raise ValueError("a task needs 2 classes or more to tell apart")
         return value
 
     @field_validator("new")
     @classmethod
-    def _something_new(cls, value: int | None, info: ValidationInfo) -> int | None:
+    def _new_needs_classes(cls, value: int | None, info: ValidationInfo) -> int | None:
         if value is None:
             return None
         if value < 1:
@@ -124,7 +127,7 @@ class Tasks(Frozen):
 
     @field_validator("overlap")
     @classmethod
-    def _of_so_many(cls, value: tuple[int | str, ...], info: ValidationInfo) -> Any:
+    def _overlap_fits(cls, value: tuple[int | str, ...], info: ValidationInfo) -> Any:
         classes = info.data.get("classes")
         if info.data.get("new") is not None and value != (ALL,):
             raise ValueError("a student of `new` classes knows all old ones; drop it, or `new`")
@@ -139,32 +142,30 @@ class Tasks(Frozen):
 
     @field_validator("shots")
     @classmethod
-    def _something_to_train_on(cls, value: tuple[int | str, ...], info: ValidationInfo) -> Any:
+    def _shots_leave_images(cls, value: tuple[int | str, ...], info: ValidationInfo) -> Any:
         if 0 in value and info.data.get("new") is None:
             raise ValueError("0 leaves no training images; use 1 or more")
         return value
 
     @field_validator("order", mode="before")
     @classmethod
-    def _an_order(cls, value: Any) -> Any:
-        """Said here, as a union would name each of its members."""
+    def _order_is_valid(cls, value: Any) -> Any:
+        """Check the order here, as the error of a union would name each of its members."""
         entries = value if isinstance(value, list | tuple) else ()
         wrong = [e for e in entries if isinstance(e, bool) or not isinstance(e, int | str)]
         if wrong:
-            raise ValueError(f"{wrong[0]!r} is neither a class's name nor its number")
+            raise ValueError(f"{wrong[0]!r} is neither the name nor the number of a class")
         if not entries and value not in get_args(Order):
             raise ValueError(
                 "neither labels, random, a list of classes (names or numbers) nor a YAML file "
                 "with one (`order: [...]`)"
             )
-        for entry in entries:
-            if entries.count(entry) > 1:
-                raise ValueError(f"{entry!r} stands twice; drop one")
+        distinct(entries)
         return value
 
     @property
     def all(self) -> list[Task]:
-        """Every task, each dimension in its order."""
+        """The tasks, ordered by overlap, then by shots."""
         pairs = product(self.overlap, self.shots)
         tasks = [
             Task.from_dimensions(
@@ -175,21 +176,24 @@ class Tasks(Frozen):
         return list(dict.fromkeys(tasks))
 
     def only(self, task: Task) -> Tasks:
-        """With this task alone."""
+        """Return the section with this task alone."""
         return self.model_copy(update={k: (v,) for k, v in task.dimensions.items()})
 
     def shares_classes(self, task: Task) -> bool:
-        """Whether teacher and student have the very same classes."""
+        """Return whether teacher and student have exactly the same classes."""
         return self.new is None and task.overlap is None
 
 
 class TaskViews:
-    """What teacher and students see of a data set; of tasks that are None, everything."""
+    """The classes and images that teacher and students see; all of them if `tasks` is None."""
 
     def __init__(self, tasks: Tasks | None, dataset: Dataset, with_validation: bool) -> None:
-        """
+        """Check that the data set has the classes and images.
+
         Args:
-            with_validation: its images are trained on, too, so shots are drawn from them as well.
+            tasks: those of the experiment.
+            dataset: the whole data set.
+            with_validation: whether validation images train as well, so that they can be shots.
 
         Raises:
             UserError: the data set lacks the classes or the images.
@@ -226,26 +230,27 @@ class TaskViews:
                 raise UserError(f"tasks.shots: {lacking}")
 
     def teacher(self) -> View:
+        """Return the teacher's view."""
         return self._view(self._order[: self.n_classes])
 
     def student(self, task: Task | None, seed: int) -> View:
-        """seed: the cell's."""
+        """Return the view of a student on a task, in the cell with this seed."""
         if task is None:
             return View()
         n, tasks = self.n_classes, self.tasks
-        drawn = 0
+        shots_seed = 0
         if task.shots:
-            drawn = seed if tasks.shots_seed is None else tasks.shots_seed
+            shots_seed = seed if tasks.shots_seed is None else tasks.shots_seed
         if tasks.new is not None:
             return View(
                 classes=tuple(self._order[: n + tasks.new]),
                 shots=task.shots,
-                shots_seed=drawn,
+                shots_seed=shots_seed,
                 old=tuple(self._order[:n]),
             )
         first = 0 if task.overlap is None else n - task.overlap
         classes = self._view(self._order[first : first + n]).classes
-        return View(classes=classes, shots=task.shots, shots_seed=drawn)
+        return View(classes=classes, shots=task.shots, shots_seed=shots_seed)
 
     def _view(self, classes: Sequence[int]) -> View:
         everything = list(classes) == list(range(self._n_all))
@@ -253,21 +258,21 @@ class TaskViews:
 
 
 def class_order(tasks: Tasks, names: Sequence[str]) -> list[int]:
-    """The classes' numbers in the order of the tasks.
+    """Return the numbers of the classes in the order of the tasks.
 
     Raises:
-        UserError: the order names a class that is not there, or one twice.
+        UserError: the order names an unknown class, or one twice.
     """
     if tasks.order == "labels":
         return list(range(len(names)))
     if tasks.order == "random":
-        # RandomState: NumPy promises that its stream never changes.
+        # RandomState, as NumPy guarantees its stream.
         return np.random.RandomState(tasks.order_seed).permutation(len(names)).tolist()
     numbers = []
     for entry in tasks.order:
         if isinstance(entry, str):
             if entry not in names:
-                raise UserError(f"tasks.order: {entry!r} is no class{nearest(entry, names)}")
+                raise UserError(f"tasks.order: unknown class {entry!r}{nearest(entry, names)}")
             numbers.append(list(names).index(entry))
         elif not 0 <= entry < len(names):
             raise UserError(f"tasks.order: there is no class {entry}; use 0 to {len(names) - 1}")
@@ -275,5 +280,5 @@ def class_order(tasks: Tasks, names: Sequence[str]) -> list[int]:
             numbers.append(entry)
     for number in numbers:
         if numbers.count(number) > 1:  # once by its name, once by its number
-            raise UserError(f"tasks.order: {names[number]!r} stands twice; drop one")
+            raise UserError(f"tasks.order: {names[number]!r} is listed twice; drop one")
     return numbers

@@ -1,4 +1,4 @@
-"""The `tuned` section of an experiment: settings that a method has to itself."""
+"""The `tuned` section of an experiment: settings for one method alone."""
 
 from __future__ import annotations
 
@@ -11,12 +11,16 @@ from harness.methods.base import Frozen
 
 
 class TunedSettings(Frozen):
-    """One method's own settings and, where `harness tune` found them, how.
+    """Settings of one method and, if `harness tune` found them, their origin.
 
-    settings: section -> field -> value, in place of the experiment's for this method's students.
-    study, trial: where they were found; trials: how many were tried.
-    seeds, validation: of the re-run that chose this trial, and its mean accuracy there.
-    commits: which code trained that re-run.
+    Attributes:
+        settings: section -> field -> value, in place of the experiment's, for its students.
+        study: the study that found them.
+        trial: the number of the trial that found them.
+        trials: the number of trials of the study.
+        seeds: those of the re-run that chose this trial.
+        validation: the mean accuracy of that re-run on the validation split.
+        commits: the code that trained that re-run.
     """
 
     settings: dict[str, dict[str, Any]]
@@ -36,25 +40,31 @@ class TaskTuned(TunedSettings):
 
     @property
     def task(self) -> Task:
+        """The task that these settings belong to."""
         return Task.from_dimensions({"overlap": self.overlap, "shots": self.shots})
 
 
 class Tuned(TunedSettings):
-    """tasks: where each task has settings of its own; they go before the common `settings`."""
+    """Settings of one method for all tasks, and for single ones.
+
+    Attributes:
+        settings: those of all tasks.
+        tasks: those of single tasks, which take precedence.
+    """
 
     settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
     tasks: tuple[TaskTuned, ...] = ()
 
     @model_serializer(mode="wrap")
-    def _without_tasks(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Where it has none: what was written before there were any stays as it was."""
+    def _omit_empty_tasks(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out an empty `tasks`, as files written before the field existed do."""
         dumped: dict[str, Any] = handler(self)
         if not self.tasks:
             dumped.pop("tasks", None)
         return dumped
 
-    def of(self, task: Task | None) -> dict[str, dict[str, Any]]:
-        """Section -> field -> value for a task."""
-        own = next((t.settings for t in self.tasks if t.task == task), {})
-        sections = dict.fromkeys([*self.settings, *own])
-        return {s: {**self.settings.get(s, {}), **own.get(s, {})} for s in sections}
+    def settings_for(self, task: Task | None) -> dict[str, dict[str, Any]]:
+        """Return section -> field -> value for a task."""
+        of_task = next((t.settings for t in self.tasks if t.task == task), {})
+        sections = dict.fromkeys([*self.settings, *of_task])
+        return {s: {**self.settings.get(s, {}), **of_task.get(s, {})} for s in sections}

@@ -331,7 +331,7 @@ def plus(methods: Sequence[Method]) -> Method:
                 f"{method.name!r} is not a term beside the cross-entropy; leave it out"
             )
         if methods.count(method) > 1:
-            raise ValueError(f"{method.name!r} stands twice; once is enough")
+            raise ValueError(f"{method.name!r} is listed twice; once is enough")
     name = "+".join(method.name for method in methods)
     terms = {section: term for m in methods for section, term in m.final.terms.items()}
     return Method(
