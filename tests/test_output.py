@@ -11,7 +11,7 @@ import pytest
 from helpers import environment
 
 from harness.common.errors import UserError, one_line
-from harness.common.redaction import redacted, remember, without_password
+from harness.common.redaction import redacted, remember_password, without_password
 from harness.execute import local
 from harness.run.session import stoppable
 
@@ -49,7 +49,7 @@ def test_a_driver_that_repeats_the_password_alone(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("OPTUNA_STORAGE", "mysql://me:optuna-pw@h/d")
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "tokentoken")
     monkeypatch.setenv("PGPASSWORD", "from-libpq")
-    assert remember("mysql://u:on-the-line@h") == "mysql://u:on-the-line@h"
+    assert remember_password("mysql://u:on-the-line@h") == "mysql://u:on-the-line@h"
     for word in (
         "p@ss/word",
         "registry-pw",

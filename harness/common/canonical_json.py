@@ -1,4 +1,4 @@
-"""Plain data as one exact text, for digests and for lines of JSON; and how two of them differ."""
+"""Plain data as one exact text, for digests and lines of JSON, and the differences between two."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def canonical(value: Any) -> str:
-    """JSON with sorted keys and without spaces: equal data, equal text.
+    """Return JSON with sorted keys and no spaces: equal data give equal text.
 
     Raises:
         ValueError: NaN or an infinite number.
@@ -16,7 +16,7 @@ def canonical(value: Any) -> str:
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], path: str = "") -> list[str]:
-    """`field: old -> new` for every leaf in which two pieces of plain data differ."""
+    """Return `field: old -> new` for every leaf in which two pieces of plain data differ."""
     lines = []
     for key in sorted(old.keys() | new.keys()):
         a, b, where = old.get(key), new.get(key), f"{path}{key}"
@@ -28,7 +28,7 @@ def differences(old: dict[str, Any], new: dict[str, Any], path: str = "") -> lis
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    """{"training": {"epochs": 20}} -> {"training.epochs": 20}."""
+    """Return {"training.epochs": 20} for {"training": {"epochs": 20}}."""
     if not isinstance(value, dict):
         return {prefix.rstrip("."): value}
     return {k: v for key, sub in value.items() for k, v in flatten(sub, f"{prefix}{key}.").items()}

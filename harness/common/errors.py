@@ -77,6 +77,7 @@ def first_error(error: ValidationError, model: type[BaseModel], prefix: str = ""
 
 
 def _model_at(model: type[BaseModel], path: list[str]) -> type[BaseModel] | None:
+    """Return the model of the field at a path, or None if it is no model."""
     for part in path:
         field = model.model_fields.get(part)
         annotation: Any = field.annotation if field else None

@@ -1,8 +1,8 @@
-"""Names of what is measured: one home for the metrics and for the three forms of an accuracy.
+"""The names of what is measured, and the selection rules.
 
-A metric is named "PART/NAME" in journals and in MLflow's curves ("validation/accuracy"). What a
-cell reports of a metric on the test set has one value per selection rule
-(SELECTION_RULES); a table shows the one that its protocol reports.
+A metric is named "PART/NAME" in journals and in MLflow's curves ("validation/accuracy"). A cell
+reports each metric on the test set once per selection rule (SELECTION_RULES); a table shows the
+one that its protocol reports.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-# On the test set: after the last epoch, at the selected epoch, and the best over all epochs, which
-# is chosen by looking at the test set and only shows how much that inflates a number.
+# On the test set: after the last epoch, at the selected epoch, and the best over all epochs. The
+# last one looks at the test set, and only shows how much that inflates a number.
 SELECTION_RULES = ("last", "selected", "best_on_test")
 SelectionRule = Literal["last", "selected", "best_on_test"]
 SELECTION_RULE_TEXTS: dict[str, str] = {
@@ -21,23 +21,28 @@ SELECTION_RULE_TEXTS: dict[str, str] = {
 }
 
 VALIDATION_LOSS = "validation/loss"  # mean cross-entropy of a classifier, in nats
-LOWEST_LOSS = "the epoch with the lowest validation loss"  # selected, where the protocol says so
-EVALUATION_SECONDS = "evaluation_seconds"  # of an epoch's line: what measuring took after it
+LOWEST_LOSS = "the epoch with the lowest validation loss"  # "selected", with select_by: loss
+EVALUATION_SECONDS = "evaluation_seconds"  # the duration of the measurement after an epoch
 ACCURACY = "accuracy"  # of the classifier
-NCM = "ncm"  # of the nearest class mean, in the two forms below: with centres from ..
+NCM = "ncm"  # of the nearest class mean, in the two forms below
 NCM_METRICS = {
     "ncm_train_centers": "NCM, centres from train",
     "ncm_eval_centers": "NCM, centres from the evaluated set",
 }
 NCM_TRAIN, NCM_EVAL = NCM_METRICS
 
-# As it stands in a cell's results -> in MLflow and on the terminal.
+# The names in MLflow and on the terminal.
 TEST_ACCURACY = "test_accuracy"
-TEST_NCM = "test_ncm"  # of a stage that ends with embeddings, in the form that its protocol goes by
+TEST_NCM = "test_ncm"  # of a stage that ends with embeddings, in its protocol's form
 
 
 def selection_rule_text(reported: str, select_by: str = "accuracy") -> str:
-    """What a table goes by. select_by: the protocol's."""
+    """Return the words for a table's selection rule.
+
+    Args:
+        reported: one of SELECTION_RULES.
+        select_by: that of the protocol.
+    """
     return (
         LOWEST_LOSS
         if (reported, select_by) == ("selected", "loss")
@@ -46,69 +51,72 @@ def selection_rule_text(reported: str, select_by: str = "accuracy") -> str:
 
 
 def ncm_metric(centers: str) -> str:
-    """The NCM accuracy that a protocol goes by. centers: its `ncm_centers`."""
+    """Return the NCM metric of a protocol with these `ncm_centers`."""
     return {"train": NCM_TRAIN, "evaluated": NCM_EVAL}[centers]
 
 
-def measured_metrics(result: str) -> tuple[str, ...]:
-    """The metrics that a stage with this `result` measures."""
-    return tuple(NCM_METRICS) if result == NCM else (result,)
+def measured_metrics(metric: str) -> tuple[str, ...]:
+    """Return the metrics that a stage with this `metric` measures."""
+    return tuple(NCM_METRICS) if metric == NCM else (metric,)
 
 
 def group_metric(group: str) -> str:
-    """Accuracy on the test images of a group of classes (harness.data.views.View.groups)."""
+    """Return the accuracy on the images of a group of classes (harness.data.views.View.groups)."""
     return f"{ACCURACY}_{group}"
 
 
-def main_metric(result: str, centers: str) -> str:
-    """The one metric that stands for a stage. centers: the protocol's `ncm_centers`."""
-    return ncm_metric(centers) if result == NCM else result
+def main_metric(metric: str, centers: str) -> str:
+    """Return the metric that represents a stage.
+
+    Args:
+        metric: that of the stage.
+        centers: the protocol's `ncm_centers`.
+    """
+    return ncm_metric(centers) if metric == NCM else metric
 
 
 def metric_name(part: str, name: str) -> str:
-    """ "validation/accuracy", as journals and MLflow have it."""
+    """Return "validation/accuracy", the name in journals and MLflow."""
     return f"{part}/{name}"
 
 
 def logged_name(stage: str, name: str) -> str:
-    """`stage2/test_accuracy`, `stage1/ncm_train_centers`, ..: a result in MLflow, whose names may
-    have no plus: `kd-vid/test_accuracy`."""
+    """Return the name of a result in MLflow, such as `stage2/test_accuracy`.
+
+    MLflow's names may not contain a plus, hence `kd-vid/test_accuracy`.
+    """
     return metric_name(stage.replace("+", "-"), TEST_ACCURACY if name == ACCURACY else name)
 
 
 def summary(lines: list[dict[str, Any]], selected_epoch: int) -> dict[str, dict[str, float]]:
-    """Each accuracy on the test set in its three forms, from the epoch lines of a journal."""
+    """Return every metric on the test set by each selection rule, from the journal's epochs."""
     results = {}
     prefix = metric_name("test", "")
     for name in sorted({name for line in lines for name in line if name.startswith(prefix)}):
         values = [line[name] for line in lines if name in line]
-        results[name.removeprefix(prefix)] = dict(
-            zip(
-                SELECTION_RULES,
-                (values[-1], lines[selected_epoch - 1][name], max(values)),
-                strict=True,
-            )
-        )
+        by_rule = (values[-1], lines[selected_epoch - 1][name], max(values))
+        results[name.removeprefix(prefix)] = dict(zip(SELECTION_RULES, by_rule, strict=True))
     return results
 
 
-def leak(forms: Any, reported: str) -> Any:
-    """How much choosing the epoch on the test set adds to the honest choice: to the selected epoch
-    where that is reported, else (also where the test set itself selects) to the last one.
+def leak(values: Any, reported: str) -> Any:
+    """Return how much choosing the epoch on the test set adds to the unbiased choice.
 
-    forms: SELECTION_RULES -> a number, or a column of numbers.
+    Args:
+        values: SELECTION_RULES -> a number, or a column of numbers.
+        reported: the rule that the protocol reports.
     """
-    return forms["best_on_test"] - forms[unbiased_rule(reported)]
+    return values["best_on_test"] - values[unbiased_rule(reported)]
 
 
 def unbiased_rule(reported: str) -> str:
+    """Return the rule that a leak is relative to: "selected" if it is reported, else "last"."""
     return "selected" if reported == "selected" else "last"
 
 
 def latest_value(
     lines: Iterable[Mapping[str, Any]], names: Iterable[str]
 ) -> tuple[str, float] | None:
-    """(name, value) of the first of `names` in the last of the journal's lines that has one."""
-    names = list(names)
-    found = ((name, line[name]) for line in reversed(list(lines)) for name in names if name in line)
-    return next(found, None)
+    """Return (name, value) from the last line that has one of `names`; the first name wins."""
+    names, newest_first = list(names), reversed(list(lines))
+    return next(((n, line[n]) for line in newest_first for n in names if n in line), None)

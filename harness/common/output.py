@@ -1,5 +1,8 @@
-"""Standard output and error that cannot stop a command: a reader that goes away (`harness run |
-head`), a terminal that is gone, a full disk under a log, or streams that are closed (`>&-`)."""
+"""Standard output and error that cannot stop a command.
+
+They survive a reader that goes away (`harness run | head`), a closed terminal, a full disk under a
+log, and closed streams (`>&-`).
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import sys
 
 
 class _Lasting(io.FileIO):
-    """What cannot be written is dropped."""
+    """A file that drops what cannot be written."""
 
     def write(self, data: bytes) -> int | None:  # type: ignore[override]
         try:
@@ -20,8 +23,11 @@ class _Lasting(io.FileIO):
 
 
 def keep_output_open() -> None:
-    """Before any file is opened: the next one would get the number of a closed stream, and what is
-    printed would land in it. Also cells get the numbers."""
+    """Reopen closed standard streams and make the others robust.
+
+    Call this before any file is opened: the next file would get the number of a closed stream, and
+    what is printed would end up in it. The processes of cells inherit the streams.
+    """
     for number, flags in ((0, os.O_RDONLY), (1, os.O_WRONLY), (2, os.O_WRONLY)):
         try:
             os.fstat(number)

@@ -1,4 +1,4 @@
-"""Which code, on which machine, made a number."""
+"""The code and the machine behind a number."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from typing import Any
 from harness.common.errors import one_line
 
 ROOT = Path(__file__).resolve().parents[2]
-UNKNOWN = "unknown"  # where a commit would stand
-# What the harness itself rewrites does not make a checkout dirty.
+UNKNOWN = "unknown"  # in place of a commit
+# Files that the harness itself rewrites do not make a checkout dirty.
 GENERATED = (":!README.md", ":!docs", ":!experiments/results", ":!benchmarks/results")
 
 
 class NoAnswer(Exception):
-    """git does not say anything about this checkout; the message says why."""
+    """Git tells nothing about this checkout; the message says why."""
 
 
 def _git(*arguments: str) -> str:
-    """
+    """Return the output of a git command in this checkout.
+
     Raises:
-        NoAnswer: git is not there, is too slow, or refuses.
+        NoAnswer: git is missing, too slow, or refuses.
     """
-    # A hook, or a shell's set-up, may point git at another repository.
+    # A hook or a shell profile may point git at another repository.
     environment = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
     try:
         done = subprocess.run(
@@ -43,16 +44,18 @@ def _git(*arguments: str) -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise NoAnswer(f"git does not answer ({one_line(error)})") from None
     if done.returncode != 0:
-        said = (done.stderr.strip().splitlines() or ["no reason given"])[0]
-        raise NoAnswer(f"git refuses: {said.removeprefix('fatal: ')}")
+        reason = (done.stderr.strip().splitlines() or ["no reason given"])[0]
+        raise NoAnswer(f"git refuses: {reason.removeprefix('fatal: ')}")
     return done.stdout.strip()
 
 
 def code_version() -> dict[str, Any]:
-    """commit and dirty: tracked files changed, generated ones aside. Only git's answer about this
-    very checkout counts, not that of a repository around it; without one, both are None and `why`
-    says so. An image has no checkout; its build writes HARNESS_COMMIT, as 1a2b... or
-    1a2b...-dirty."""
+    """Return `commit` and `dirty`: whether tracked files were changed, except generated ones.
+
+    Only git's answer for this very checkout counts, not that of a repository around it. Without
+    one, both are None and `why` gives the reason. Container images have no checkout; their build
+    sets HARNESS_COMMIT to 1a2b... or 1a2b...-dirty.
+    """
     try:
         top = Path(_git("rev-parse", "--show-toplevel"))
         if not top.is_dir() or not top.samefile(ROOT):
@@ -67,31 +70,32 @@ def code_version() -> dict[str, Any]:
 
 
 def code_version_or_warn() -> dict[str, Any]:
-    """`code_version`, for a command that is about to train: what is not known is said before."""
-    found = code_version()
-    if found["commit"] is None:
+    """Return `code_version`, with a warning before training if the commit is unknown."""
+    code = code_version()
+    if code["commit"] is None:
         print(
-            f"warning: the commit of this code is unknown ({found['why']}), and the tables will "
+            f"warning: the commit of this code is unknown ({code['why']}), and the tables will "
             "say so; train from a git checkout, or set HARNESS_COMMIT",
             file=sys.stderr,
         )
-    return found
+    return code
 
 
 def version_text() -> str:
-    """ "refilled-harness 0.1.0, commit 1a2b3c4d5e6f"."""
-    found = code_version()
-    changed = "-dirty" if found["dirty"] else ""
-    commit = f"{found['commit'][:12]}{changed}" if found["commit"] else f"unknown ({found['why']})"
+    """Return "refilled-harness 0.1.0, commit 1a2b3c4d5e6f"."""
+    code = code_version()
+    changed = "-dirty" if code["dirty"] else ""
+    commit = f"{code['commit'][:12]}{changed}" if code["commit"] else f"unknown ({code['why']})"
     return f"refilled-harness {version('refilled-harness')}, commit {commit}"
 
 
 def software() -> dict[str, str]:
+    """Return the versions of Python and torch."""
     return {"python": platform.python_version(), "torch": version("torch")}
 
 
 def processor() -> str:
-    """The model of this machine's CPU: floating-point sums differ between them."""
+    """Return the model of this machine's CPU: floating-point sums differ between models."""
     try:
         lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
     except OSError:
@@ -101,7 +105,7 @@ def processor() -> str:
 
 
 def n_cores() -> int:
-    """Cores that this process may use; those of the machine where nothing tells (macOS)."""
+    """Return the number of cores that this process may use, or the machine's if unknown (macOS)."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

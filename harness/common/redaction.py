@@ -1,4 +1,4 @@
-"""No secrets in what is printed or kept: of URLs, headers, settings and the environment."""
+"""Removal of secrets from messages and files: those of URLs, headers and the environment."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ _NAMES = (
 _SETTING = re.compile(rf"""(?i)\b(?P<name>{_NAMES})=(?:'[^']*'|"[^"]*"|[^\s&;'",)]+)""")
 _HEADER = re.compile(r"""(?i)\b(?P<kind>authorization:\s*\w+|bearer)\s+[^\s'"]{6,}""")
 
-# Of the environment: URLs whose passwords, and variables whose values, are secrets. A driver may
-# repeat them without the URL around them, decoded.
+# Environment variables that hold URLs with passwords, and ones whose values are secrets. A driver
+# may repeat a password decoded, without the URL around it.
 _URLS = re.compile(r"(?i)_(uri|url|storage|proxy)$")
 _VALUES = re.compile(r"(?i)(password|passwd|token|secret|api_?key|access_?key)$")
-# Of a value that is looked for anywhere: others would hide common words and numbers.
+# Secrets that are searched for anywhere; shorter or plainer ones would hide ordinary words.
 _SHORTEST, _PLAIN = 4, re.compile(r"(?i)true|false|none|auto|\d{1,5}")
 _given: set[str] = set()
 
 
 def without_password(url: str) -> str:
-    """A URL for messages and files: the same whatever the environment holds."""
+    """Return a URL without its secrets, for messages and files, whatever the environment holds."""
     text = _USER.sub(lambda m: f"{m['scheme']}{m['user']}:{HIDDEN}@", url)
     text = _TOKEN_AS_USER.sub(lambda m: f"{m['scheme']}{HIDDEN}@", text)
     text = _BARE_USER.sub(lambda m: f"{m[0].partition(':')[0]}:{HIDDEN}@", text)
     return _SETTING.sub(lambda m: f"{m['name']}={HIDDEN}", text)
 
 
-def remember(url: str) -> str:
-    """The same URL. Its password, given on the command line, appears in no message from now on."""
+def remember_password(url: str) -> str:
+    """Return the URL, and hide the password in it from all later messages."""
     _given.update(_passwords(url))
     return url
 
 
 def redacted(text: str) -> str:
-    """Any text for the screen, as an error of a driver that repeats its URL."""
+    """Return text for the screen without secrets, e.g. a driver's error that repeats its URL."""
     known = set(_given)
     for name, value in os.environ.items():
         if _URLS.search(name):
@@ -57,7 +57,10 @@ def redacted(text: str) -> str:
 
 
 def _passwords(url: str) -> set[str]:
-    """As written and decoded. By hand where it is no URL: that is when an error repeats it."""
+    """Return the password of a URL, as written and decoded.
+
+    Malformed URLs are split by hand, as those are the ones that errors repeat.
+    """
     user, at, _ = url.rpartition("@")
     written = user.rpartition("://")[2].partition(":")[2] if at else ""
     with contextlib.suppress(ValueError):

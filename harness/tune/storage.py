@@ -20,7 +20,7 @@ from optuna.storages.journal import JournalFileBackend
 from harness.common import database
 from harness.common.errors import UserError, one_line
 from harness.common.locks import Busy, try_lock
-from harness.common.redaction import remember
+from harness.common.redaction import remember_password
 
 AWAY = (
     optuna.exceptions.StorageInternalError,
@@ -33,7 +33,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 def place_of(storage: str | None, root: Path, name: str) -> str:
     """Return `storage`, else OPTUNA_STORAGE (which Optuna's own command reads), else a journal."""
     given = storage or os.environ.get("OPTUNA_STORAGE")
-    return remember(given) if given else str(root / "tuning" / f"{name}.journal")
+    return remember_password(given) if given else str(root / "tuning" / f"{name}.journal")
 
 
 class Owner:
