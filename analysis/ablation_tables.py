@@ -1,4 +1,4 @@
-"""What each switch from `protocol: legacy` to `strict` is worth: the tables of `harness ablate`."""
+"""The worth of each switch from `protocol: legacy` to `strict`: the tables of `harness ablate`."""
 
 from __future__ import annotations
 
@@ -10,25 +10,29 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-from harness.analysis.bundle import RESULTS, Bundle, export, read_bundle
-from harness.analysis.bundle_fields import Part
+from harness.analysis.bundle import RESULTS, Bundle, check_unmixed, export, read_bundle
+from harness.analysis.bundle_fields import Number, Part
+from harness.analysis.print_results import print_blocks
 from harness.analysis.readme import DOCS, README, has_markers, replace_between_markers
 from harness.analysis.statistics import Estimate, estimate
-from harness.analysis.tables.caption import data_said
-from harness.analysis.tables.markdown import check_unmixed
-from harness.analysis.tables.rows import (
+from harness.analysis.tables.caption import describe_commits, describe_data, made_with
+from harness.analysis.tables.markdown import markdown
+from harness.analysis.tables.result_table import (
     DASH,
+    Block,
+    Cell,
+    Command,
+    ResultTable,
+    captioned,
+)
+from harness.analysis.tables.rows import (
     Row,
     columns_of,
     main_metric,
-    percent,
-    points,
     rows_of,
     select,
 )
-from harness.analysis.tables.text import for_terminal, terminal_width
 from harness.common.canonical_json import canonical
 from harness.common.errors import UserError
 from harness.experiment.ablation import FIRST, LAST, Step
@@ -45,7 +49,7 @@ Key = tuple[str, str]  # method, stage
 
 
 class StepPart(Part):
-    """What the first line of a step's bundle says beside a bundle's own fields."""
+    """The step in the first line of its bundle, beside the fields of any bundle."""
 
     switch: str
     before: str
@@ -61,27 +65,30 @@ class Measured:
     bundle: Bundle
 
     @property
-    def label(self) -> str:
+    def label(self) -> Cell:
+        """The switch that the step turned; the first step has turned none."""
         s = self.step
-        return f"`{s.switch}`: {s.before} → {s.after}" if s.switch else f"`{FIRST}`"
+        note = f": {s.before} → {s.after}" if s.switch else ""
+        return Cell(s.switch or FIRST, code=True, note=note)
 
     @cached_property
     def rows(self) -> dict[Key, Row]:
-        """Of each stage the number that the step's protocol goes by."""
+        """Each stage's number under the metric by which the step's protocol judges it."""
         mains = {main_metric(self.bundle, stage.metric) for stage in STAGES.values()}
         return {(r.method, r.stage): r for r in rows_of(self.bundle) if r.result in mains}
 
     def by_seed(self, key: Key) -> dict[int, float]:
-        """Seed -> the reported accuracy, its mean over students and tasks."""
+        """Return seed -> the reported accuracy, averaged over students and tasks."""
         values: dict[int, list[float]] = {}
         for number in self._numbers(key):
-            values.setdefault(number["seed"], []).append(number[self.bundle.reported])
+            values.setdefault(number.seed, []).append(number.accuracy(self.bundle.reported))
         return {seed: math.fsum(v) / len(v) for seed, v in values.items()}
 
     def cells(self, key: Key) -> set[str]:
-        return {number["fingerprint"] for number in self._numbers(key)}
+        """Return the fingerprints of the cells behind a stage's number."""
+        return {number.cell.fingerprint for number in self._numbers(key)}
 
-    def _numbers(self, key: Key) -> Iterator[dict[str, Any]]:
+    def _numbers(self, key: Key) -> Iterator[Number]:
         for column in columns_of(self.bundle):
             yield from select(self.bundle, self.rows[key], column)
 
@@ -89,10 +96,10 @@ class Measured:
 def text_of(
     steps: Sequence[Step], experiments: Sequence[Experiment], store: Path, file: Path
 ) -> str:
-    """A bundle a step, one after the other, without what the tables do not need.
+    """Return one bundle per step, one after the other, without what the tables do not need.
 
     Raises:
-        UserError: cells are not finished.
+        UserError: Cells are not finished.
     """
     lines = []
     command = _command(steps[0], file)
@@ -107,16 +114,16 @@ def text_of(
 
 
 def _command(first: Step, file: Path) -> str:
-    """The steps' own assignments are the command's business: name and protocol, the last two."""
+    """Return the command without the steps' own assignments: name and protocol, the last two."""
     given = [word for a in first.assignments[:-2] for word in ("--set", a)]
     return shlex.join(["harness", "ablate", file.as_posix(), *given])
 
 
 def read_ablation(path: Path, text: str | None = None) -> list[Measured]:
-    """The steps in a file, or in `text` that is about to become that file.
+    """Return the steps in a file, or in `text` that is about to become that file.
 
     Raises:
-        UserError: it is no ablation.
+        UserError: It is no ablation.
     """
     try:
         lines = (path.read_text(encoding="utf-8") if text is None else text).splitlines()
@@ -143,8 +150,10 @@ def read_ablation(path: Path, text: str | None = None) -> list[Measured]:
 
 
 def worth(before: Measured, after: Measured, key: Key) -> Estimate | None:
-    """How much more accuracy `before` reports than `after`: of each seed, the mean difference of
-    its students; None where both are the very same cells."""
+    """Return how much more accuracy `before` reports than `after`, paired by seed.
+
+    A seed's difference is the mean over its students; None if both are the same cells.
+    """
     if before.cells(key) == after.cells(key):
         return None
     first, second = before.by_seed(key), after.by_seed(key)
@@ -152,7 +161,7 @@ def worth(before: Measured, after: Measured, key: Key) -> Estimate | None:
 
 
 def labels_of(measured: Measured) -> dict[Key, str]:
-    """What each column is called; a method's result by its name alone."""
+    """Return the columns' headings; a method's result has the method's name alone."""
     finals = {row.method: row.label for row in measured.rows.values() if row.is_final}
     return {
         key: row.label
@@ -162,99 +171,87 @@ def labels_of(measured: Measured) -> dict[Key, str]:
     }
 
 
-def tables(found: Sequence[Measured]) -> str:
-    """Both tables in Markdown, with what stands under them."""
+def ablation_blocks(found: Sequence[Measured]) -> list[Block]:
+    """Return the accuracies after each step, the worth of each switch, and that of the leak."""
     labels = labels_of(found[-1])
-    keys, parts = list(labels), []
+    keys, tables = list(labels), list[ResultTable]()
     for start in range(0, len(keys), MOST_METHODS):
-        shown = keys[start : start + MOST_METHODS]
-        parts += [_means(found, shown, labels), _worths(found, shown, labels)]
-    return "\n\n".join(["\n\n".join(parts), "\n".join(_caption(found)), _answer(found, labels)])
+        part = {key: labels[key] for key in keys[start : start + MOST_METHODS]}
+        tables += [_accuracy_table(found, part), _worth_table(found, part)]
+    return [*captioned(tables, _caption(found)), _answer(found, labels)]
 
 
-def _means(found: Sequence[Measured], keys: list[Key], labels: dict[Key, str]) -> str:
-    lines = [_head("reported, in %, after", keys, labels)]
-    for measured in found:
-        means = [estimate([*measured.by_seed(key).values()]) for key in keys]
-        cells = map(percent, means)
-        lines.append(f"| {measured.label} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+def _accuracy_table(found: Sequence[Measured], labels: dict[Key, str]) -> ResultTable:
+    rows = [
+        [step.label, *(Cell.percent(estimate([*step.by_seed(key).values()])) for key in labels)]
+        for step in found
+    ]
+    return ResultTable(["reported, in %, after", *labels.values()], rows)
 
 
-def _worths(found: Sequence[Measured], keys: list[Key], labels: dict[Key, str]) -> str:
-    lines = [_head("worth, in points, of", keys, labels)]
-    for before, after in itertools.pairwise(found):
-        cells = [points(worth(before, after, key)) for key in keys]
-        lines.append(f"| {after.label} | {' | '.join(cells)} |")
-    cells = [points(worth(found[0], found[-1], key)) for key in keys]
-    lines.append(f"| **{FIRST} - {LAST}** | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def _head(first: str, keys: list[Key], labels: dict[Key, str]) -> str:
-    names = " | ".join(labels[key] for key in keys)
-    return f"| {first} | {names} |\n|---|{'---:|' * len(keys)}"
+def _worth_table(found: Sequence[Measured], labels: dict[Key, str]) -> ResultTable:
+    rows = [
+        [after.label, *(Cell.points(worth(before, after, key)) for key in labels)]
+        for before, after in itertools.pairwise(found)
+    ]
+    whole = (Cell.points(worth(found[0], found[-1], key)) for key in labels)
+    rows.append([Cell(f"{FIRST} - {LAST}", bold=True), *whole])
+    return ResultTable(["worth, in points, of", *labels.values()], rows)
 
 
 def _caption(found: Sequence[Measured]) -> list[str]:
     whole, experiment = together(found), found[-1].bundle.experiment
-    cells = whole.cells
-    commits = sorted({commit for cell in cells for commit in cell["commits"]})
-    dirty = " with uncommitted changes" if any(cell["dirty"] for cell in cells) else ""
-    machine = [
-        ", ".join(sorted({cell["device"] for cell in cells})),
-        *sorted({name for cell in cells for name in cell["processor"]}),
-    ]
+    made = made_with(whole)
+    machine = [", ".join(made["device"]), *made["processor"]]
     students = ", ".join(dict.fromkeys(column.student for column in columns_of(found[-1].bundle)))
     over = "students" if whole.tasks is None else "students and tasks"
     return [
         "Switches are turned one after the other, each on top of those above it. Reported: test "
-        f"accuracy as the step's protocol reports it, mean of a seed's {over} ({students}), then "
-        "over seeds, ± half-width of the 95 % t-interval (number of seeds); until `selection` is "
-        "turned it is the best epoch on the test set. Worth: what the setting before the arrow "
-        "adds to the reported accuracy, paired by seed and student; the interval is over seeds, as "
-        f"the students of a seed share its teacher. {DASH}: the switch touches no cell of the "
-        "method. After stage 1: the NCM accuracy that the step goes by.",
-        f"Data: {data_said(found[-1].bundle)}. "
+        "accuracy under the step's protocol, averaged over the "
+        f"{over} of a seed ({students}), then over seeds, ± half-width of the 95 % t-interval "
+        "(number of seeds); until `selection` is turned, it is the best epoch on the test set. "
+        "Worth: what the setting before the arrow adds to the reported accuracy, paired by seed "
+        "and student; the interval is over seeds, as the students of a seed share its teacher. "
+        f"{DASH}: the switch touches no cell of the method. After stage 1: the NCM accuracy of the "
+        "step's protocol.",
+        f"Data: {describe_data(found[-1].bundle)}. "
         f"Seeds: {', '.join(map(str, experiment['seeds']))}. Device: {', '.join(machine)}. "
-        f"torch {', '.join(sorted({cell['torch'] for cell in cells}))}. "
-        f"Commit: {', '.join(f'`{commit[:12]}`' for commit in commits)}{dirty}.",
-        f"Command: `{found[-1].step.command}`",
+        f"torch {', '.join(made['torch'])}. Commit: {describe_commits(whole)}.",
+        Command(f"Command: `{found[-1].step.command}`"),
     ]
 
 
 def _answer(found: Sequence[Measured], labels: dict[Key, str]) -> str:
-    """The last line: what is the leak worth?"""
     finals = [key for key, row in found[-1].rows.items() if row.is_final]
-    parts = [f"{labels[key]} {points(worth(found[0], found[-1], key))}" for key in finals]
+    parts = [f"{labels[key]} {Cell.points(worth(found[0], found[-1], key)).text}" for key in finals]
     return f"What the leak is worth, {FIRST} minus {LAST}, in points: {'; '.join(parts)}."
 
 
 def together(found: Sequence[Measured]) -> Bundle:
-    """The cells of all steps."""
+    """Return one bundle with the cells of all steps."""
     last = found[-1].bundle
-    return replace(last, rows=[row for measured in found for row in measured.bundle.rows])
+    return replace(
+        last, numbers=[number for measured in found for number in measured.bundle.numbers]
+    )
 
 
 def page(path: Path, found: Sequence[Measured]) -> str:
-    """The page of a stored ablation."""
+    """Return the page of a stored ablation, as Markdown."""
     title = f"# {path.stem}: from {FIRST} to {LAST}"
     made = f"Made by `harness ablate` and `harness tables` from [{path.name}]({path.name})."
-    return "\n\n".join([title, made, tables(found)]) + "\n"
+    return markdown([title, made, *ablation_blocks(found)])
 
 
 def refreshed(pages: dict[Path, str]) -> dict[Path, str]:
-    """The pages of all stored ablations; and where one of `pages` has markers for it, its tables
-    are put between them."""
+    """Return the pages of all stored ablations, and fill their markers in `pages`."""
     outputs = {}
     for path in sorted(FOLDER.glob("*.jsonl")):
         found = read_ablation(path)
         outputs[path.with_suffix(".md")] = page(path, found)
         for home, text in pages.items():
             if has_markers(text, path.stem, MARKER):
-                pages[home] = replace_between_markers(
-                    text, path.stem, tables(found), str(home), MARKER
-                )
+                tables = markdown(ablation_blocks(found))
+                pages[home] = replace_between_markers(text, path.stem, tables, str(home), MARKER)
     return outputs
 
 
@@ -267,17 +264,16 @@ def report(
     print_only: bool,
     allow_mixed: bool,
 ) -> None:
-    """Print the tables of an ablation that has been trained and, unless told not to, keep its
-    numbers and write its page.
+    """Print the tables of a trained ablation; unless `print_only`, store its numbers and its page.
 
     Raises:
-        UserError: the cells come from several devices or commits.
+        UserError: The cells come from several devices or commits.
     """
     path = FOLDER / f"{name}.jsonl"
     text = text_of(steps, experiments, store, file)
     found = read_ablation(path, text)
     check_unmixed(together(found), allow_mixed)
-    print(for_terminal(tables(found), terminal_width()))
+    print_blocks(ablation_blocks(found))
     if print_only:
         return
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -11,14 +11,14 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from harness.analysis.bundle_fields import parse_lines, task_of
+from harness.analysis.bundle_fields import CellRecord, Number, numbers_of, parse_lines
 from harness.common.canonical_json import canonical
 from harness.common.errors import UserError
-from harness.common.metrics import EVALUATION_SECONDS
+from harness.common.provenance import UNKNOWN
 from harness.common.redaction import without_password
 from harness.experiment.file import network_labels
 from harness.experiment.published import read_published
@@ -29,9 +29,6 @@ from harness.store.predictions import read_predictions_file
 from harness.track import sync_state
 from harness.track.environment import tracking_uri
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 # Still 1 with curves and confusions: who does not know them can read the rest as before.
 FORMAT = 1
 # What figures show of an epoch; MLflow has the rest.
@@ -41,22 +38,20 @@ MOST_NAMES = 30
 
 Curves = dict[str, list[float | None]]
 Confusion = list[list[int]]
-Number = dict[str, Any]  # a row of a bundle's numbers, by column
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """experiment: the resolved file. rows: one a (stage, method, student, seed, result),
-    with last, selected and best_on_test as fractions, and what leads to its run. With tasks, also
-    one a task: `overlap` and `shots` are numbers or "all", to group by, `task` is both together;
-    None without tasks, and of what is trained on the teacher's.
+    """The results of one experiment.
 
-    By fingerprint, and empty in a bundle that was written before there were any:
-    curves: metric -> its value after each epoch, None where the epoch has none.
-    confusions: [class, predicted class, number of test images] of the reported weights, without
-        zeros; None of a cell without predictions.
-    class_names: None if they are too many to be shown, or not the same in all tasks; a class is its
-        number then.
+    Attributes:
+        experiment: The resolved experiment file.
+        curves: By fingerprint: metric -> its value after each epoch, None if it was not measured
+            there. Empty in a bundle that is older than curves.
+        confusions: By fingerprint: [class, predicted class, number of test images] of the reported
+            weights, without zeros; None for a cell without predictions.
+        class_names: None if they are too many to be shown or differ between tasks; figures then
+            number the classes.
     """
 
     path: Path
@@ -65,39 +60,30 @@ class Bundle:
     reported: str
     protocol: str
     published: list[dict[str, str]]
-    rows: list[Number]
+    numbers: list[Number]
     curves: dict[str, Curves]
     confusions: dict[str, Confusion | None]
     class_names: list[str] | None
 
     @property
     def teacher(self) -> str:
-        """Label of the teacher's network."""
-        return str(next(row["student"] for row in self.rows if row["stage"] == TEACHER))
+        """The label of the teacher's network."""
+        return next(number.student for number in self.numbers if number.stage == TEACHER)
 
     @property
-    def cells(self) -> list[Number]:
-        """The first row of each cell, for what its rows share."""
-        return first_of_each(self.rows)
+    def cells(self) -> list[CellRecord]:
+        """The cells behind the numbers."""
+        return [number.cell for number in one_per_cell(self.numbers)]
 
-    @cached_property
-    def numbers(self) -> pd.DataFrame:
-        """The rows, for who works with pandas; tables need not import it."""
-        import pandas as pd
-
-        numbers = pd.DataFrame(self.rows)
-        for name in ("overlap", "shots", "task"):  # else 2 and None would be 2.0 and NaN
-            numbers[name] = pd.Series([row[name] for row in self.rows], dtype=object)
-        return numbers
-
-    def by(self, *columns: str) -> dict[tuple[Any, ...], list[Number]]:
-        """The rows, grouped by their values in these columns; made once."""
-        if columns not in self._groups:
+    def by(self, *attributes: str) -> dict[tuple[Any, ...], list[Number]]:
+        """Return the numbers grouped by these attributes of theirs; computed once."""
+        if attributes not in self._groups:
             groups: dict[tuple[Any, ...], list[Number]] = {}
-            for row in self.rows:
-                groups.setdefault(tuple(row[name] for name in columns), []).append(row)
-            self._groups[columns] = groups
-        return self._groups[columns]
+            for number in self.numbers:
+                key = tuple(getattr(number, name) for name in attributes)
+                groups.setdefault(key, []).append(number)
+            self._groups[attributes] = groups
+        return self._groups[attributes]
 
     @cached_property
     def _groups(self) -> dict[tuple[str, ...], dict[tuple[Any, ...], list[Number]]]:
@@ -105,15 +91,16 @@ class Bundle:
 
     @property
     def name(self) -> str:
+        """The name of the experiment."""
         return str(self.experiment["name"])
 
     def command_of(self, *words: str) -> list[str]:
-        """Another command of the same experiment and overrides: "harness WORDS FILE --set .."."""
+        """Return another command with this experiment's file and overrides."""
         return ["harness", *words, *shlex.split(self.command)[2:]]
 
     @property
     def tasks(self) -> Tasks | None:
-        """What its students learn; None where they all learn everything."""
+        """The students' tasks; None if they all learn the whole data set."""
         section = self.experiment.get("tasks")
         return None if section is None else Tasks.model_validate(section)
 
@@ -126,10 +113,41 @@ def bundle_path(plan: Plan) -> Path:
     return RESULTS / f"{plan.experiment.name}.jsonl"
 
 
-def unfinished_said(plan: Plan, root: Path) -> str:
+def describe_unfinished(plan: Plan, root: Path) -> str:
     """ "3 of 12 cells are not finished in runs"; "" if all are."""
     n_missing = sum(not Store(root).directory(f).is_done for f in plan.cells)
     return f"{n_missing} of {len(plan.cells)} cells are not finished in {root}" if n_missing else ""
+
+
+# What changes the last digits of sums, and with them whole images.
+SAME_FOR_ALL = ("device", "processor", "threads", "torch", "commits")
+
+
+def check_unmixed(bundle: Bundle, allow_mixed: bool) -> None:
+    """Check that all cells were trained alike.
+
+    Raises:
+        UserError: They come from several devices, processors, numbers of threads, versions of torch
+            or commits.
+    """
+    if allow_mixed:
+        return
+    cells = [c.manifest for c in bundle.cells if c.manifest.epochs > 0]  # not imported
+    for field in SAME_FOR_ALL:
+        counts = Counter(getattr(cell, field) for cell in cells)
+        several = [v for v in counts if isinstance(v, tuple) and len(v) > 1]
+        if len(counts) > 1 or several:
+            values = "; ".join(f"{_value_text(value)}: {n}" for value, n in counts.most_common())
+            raise UserError(
+                f"{bundle.name}: cells of different {field} ({values}); train them again with "
+                "`harness run --store NEW`, or pass --mixed to say so under the table"
+            )
+
+
+def _value_text(value: object) -> str:
+    if isinstance(value, tuple):
+        return " and ".join(value) or UNKNOWN
+    return str(value)
 
 
 def export(plan: Plan, root: Path, file: Path, assignments: list[str]) -> str:
@@ -139,7 +157,7 @@ def export(plan: Plan, root: Path, file: Path, assignments: list[str]) -> str:
         UserError: a cell of the plan is not finished, or its predictions cannot be read.
     """
     store = Store(root)
-    if unfinished := unfinished_said(plan, root):
+    if unfinished := describe_unfinished(plan, root):
         raise UserError(f"{plan.experiment.name}: {unfinished}; `harness run {file}` first")
     place = without_password(tracking_uri())
     overrides = [word for a in assignments for word in ("--set", a)]
@@ -235,20 +253,20 @@ def read_bundle(path: Path, text: str | None = None) -> Bundle:
     """
     try:
         text = path.read_text(encoding="utf-8") if text is None else text
-        header, cells = parse_lines(path, text)
-        if header["bundle"] != FORMAT:
+        experiment, header, cells = parse_lines(path, text)
+        if header.bundle != FORMAT:
             raise ValueError("is of another format")
         return Bundle(
             path,
-            header["experiment"],
-            header["command"],
-            header["reported"],
-            header["protocol"],
-            header["published"],
-            [row for cell in cells for row in _rows(cell)],
-            {c["fingerprint"]: c["curves"] for c in cells if "curves" in c},
-            {c["fingerprint"]: c["confusion"] for c in cells if "confusion" in c},
-            header.get("class_names"),
+            experiment,
+            header.command,
+            header.reported,
+            header.protocol,
+            header.published,
+            [number for cell in cells for number in numbers_of(cell)],
+            {c.fingerprint: c.curves for c in cells if "curves" in c.model_fields_set},
+            {c.fingerprint: c.confusion for c in cells if "confusion" in c.model_fields_set},
+            header.class_names,
         )
     except FileNotFoundError:
         raise UserError(f"{path}: no such bundle; `harness tables FILE` writes it") from None
@@ -260,43 +278,9 @@ def read_bundle(path: Path, text: str | None = None) -> Bundle:
         ) from None
 
 
-def first_of_each(rows: list[Number]) -> list[Number]:
-    """The first row of each cell."""
-    found: dict[str, Number] = {}
-    for row in rows:
-        found.setdefault(row["fingerprint"], row)
-    return list(found.values())
-
-
-def _rows(cell: dict[str, Any]) -> list[Number]:
-    manifest = cell["manifest"]
-    return [
-        {
-            **{name: entry[name] for name in ("stage", "method", "student", "seed")},
-            **{name: entry.get(name) for name in ("overlap", "shots")},
-            "task": task_of(entry),
-            "result": result,
-            **values,
-            "selected_epoch": manifest["selected_epoch"],
-            "epochs": manifest["epochs"],
-            "fingerprint": cell["fingerprint"],
-            "mlflow_run_id": cell["mlflow_run_id"],
-            "device": manifest["device"],
-            "processor": _each(manifest.get("processor", ())),
-            "threads": _each(manifest.get("threads", ())),
-            "commits": tuple(manifest["commits"]),
-            "dirty": manifest["dirty"],
-            "torch": manifest["torch"],
-            "seconds": manifest["seconds"],
-            EVALUATION_SECONDS: manifest.get(EVALUATION_SECONDS),
-            "data": canonical(manifest["data"]),
-            "whole_digest": cell.get("spec", {}).get("data", {}).get("digest"),
-        }
-        for entry in cell["entries"]
-        for result, values in manifest["results"].items()
-    ]
-
-
-def _each(value: Any) -> tuple[str, ...]:
-    """One value, or several of a cell that went on elsewhere; none in older bundles."""
-    return tuple(map(str, value)) if isinstance(value, list | tuple) else (str(value),)
+def one_per_cell(numbers: list[Number]) -> list[Number]:
+    """Return the first number of each cell."""
+    firsts: dict[str, Number] = {}
+    for number in numbers:
+        firsts.setdefault(number.cell.fingerprint, number)
+    return list(firsts.values())

@@ -1,16 +1,18 @@
-"""What a bundle's lines must hold: all that tables and figures read of them."""
+"""The lines of a bundle as typed records: everything that tables and figures read of them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from harness import methods
 from harness.common.errors import first_error
-from harness.common.metrics import SelectionRule, ncm_metric
+from harness.common.metrics import SelectionRule, ncm_metric, unbiased_rule
 from harness.experiment.tasks import ALL, Task, Tasks
 from harness.plan import TEACHER
 from harness.store.cell_files import parse_json
@@ -22,25 +24,37 @@ Dimension = Annotated[int, Field(ge=0)] | Literal["all"]
 
 
 class Part(BaseModel):
-    """A piece of a line. Further fields are left alone: a newer version may have written them."""
+    """Part of a line. Unknown fields are ignored: a newer version may have written them."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
 
 
+H = TypeVar("H", bound=Part)  # a header
+R = TypeVar("R", bound=Part)  # a record
+
+
 class ProtocolPart(Part):
+    """The protocol's switches that a table depends on."""
+
     ncm_centers: str
     evaluate_every: int = 1
 
 
 class TrialsPart(Part):
+    """The number of tuning trials behind some settings; None for settings written by hand."""
+
     trials: int | None
 
 
 class TunedPart(TrialsPart):
+    """The tuning trials of one method."""
+
     tasks: list[TrialsPart] = []
 
 
 class ExperimentPart(Part):
+    """The fields of an experiment that tables read."""
+
     name: str
     methods: list[str] = Field(min_length=1)
     seeds: list[int]
@@ -50,7 +64,7 @@ class ExperimentPart(Part):
 
 
 class Header(Part):
-    """The first line."""
+    """The first line of a bundle."""
 
     bundle: int
     experiment: ExperimentPart
@@ -62,7 +76,7 @@ class Header(Part):
 
 
 class TableEntryPart(Part):
-    """A bundle may be older than tasks, which have overlap and shots."""
+    """An entry of the table. A bundle may be older than tasks, which have overlap and shots."""
 
     stage: str
     method: str
@@ -71,14 +85,28 @@ class TableEntryPart(Part):
     overlap: Dimension | None = None
     shots: Dimension | None = None
 
+    @cached_property
+    def task(self) -> Task | None:
+        """The student's task; None without tasks, and for what is trained on the teacher's."""
+        dimensions = {"overlap": self.overlap, "shots": self.shots}
+        if all(value is None for value in dimensions.values()):
+            return None
+        return Task.from_dimensions(
+            {name: ALL if v is None else v for name, v in dimensions.items()}
+        )
 
-class Forms(Part):
+
+class Accuracies(Part):
+    """One metric on the test set under each selection rule, as fractions."""
+
     last: float
     selected: float
     best_on_test: float
 
 
 class DataPart(Part):
+    """The data set that a cell saw; further fields are the sizes of further parts."""
+
     model_config = ConfigDict(strict=True, extra="allow")
     name: str
     digest: str
@@ -86,30 +114,61 @@ class DataPart(Part):
     test: int
     __pydantic_extra__: dict[str, int]
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The number of images of each part, by its name."""
+        return dict(
+            sorted({"train": self.train, "test": self.test, **(self.model_extra or {})}.items())
+        )
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    """One value, or several if a cell was resumed on another machine."""
+    return tuple(map(str, value)) if isinstance(value, list | tuple) else (str(value),)
+
+
+def _from_list(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
 
 class ManifestPart(Part):
-    results: dict[str, Forms]
+    """A finished cell's manifest. Older bundles have neither processor nor threads."""
+
+    results: dict[str, Accuracies]
     selected_epoch: int
     epochs: int
     seconds: float
     evaluation_seconds: float | None = None
     device: str
+    processor: Annotated[tuple[str, ...], BeforeValidator(_texts)] = ()
+    threads: Annotated[tuple[str, ...], BeforeValidator(_texts)] = ()
     torch: str
-    commits: list[str]
+    commits: Annotated[tuple[str, ...], BeforeValidator(_from_list)]
     dirty: bool | None
     data: DataPart
 
 
 class SpecDataPart(Part):
+    """The digest of the data set before a task's classes and images were chosen."""
+
     digest: str | None = None
 
 
 class SpecPart(Part):
+    """The part of a cell's config that tables read."""
+
     data: SpecDataPart = SpecDataPart()
 
 
-class CellLine(Part):
-    """Every other line. A bundle may be older than curves and confusions."""
+class CellRecord(Part):
+    """A finished cell: every line of a bundle but the first.
+
+    A bundle may be older than curves and confusions.
+
+    Attributes:
+        curves: Metric -> its value after each epoch, None if it was not measured there.
+        confusion: [class, predicted class, number of test images], without zeros.
+    """
 
     fingerprint: str
     entries: list[TableEntryPart]
@@ -120,52 +179,110 @@ class CellLine(Part):
     confusion: list[Annotated[list[Class], Field(min_length=2)]] | None = None
 
 
-def parse_lines(path: Path, text: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The header and the cells' lines.
+@dataclass(frozen=True, slots=True)
+class Number:
+    """One number of the results: a metric that one cell measured for one entry of the table.
+
+    Attributes:
+        task: The student's task; None without tasks, and for what is trained on the teacher's.
+        result: The name of the metric.
+        last, selected, best_on_test: The metric under each selection rule, as a fraction.
+        cell: The cell that measured it.
+    """
+
+    stage: str
+    method: str
+    student: str
+    seed: int
+    task: Task | None
+    result: str
+    last: float
+    selected: float
+    best_on_test: float
+    cell: CellRecord
+
+    def accuracy(self, rule: str) -> float:
+        """Return the number under a selection rule, as a fraction."""
+        return float(getattr(self, rule))
+
+    def leak(self, reported: str) -> float:
+        """Return how much choosing the epoch on the test set adds to the honest choice."""
+        return self.best_on_test - self.accuracy(unbiased_rule(reported))
+
+
+def numbers_of(cell: CellRecord) -> list[Number]:
+    """Return one number per entry and metric of a cell."""
+    return [
+        Number(
+            *(entry.stage, entry.method, entry.student, entry.seed, entry.task, result),
+            *(values.last, values.selected, values.best_on_test, cell),
+        )
+        for entry in cell.entries
+        for result, values in cell.manifest.results.items()
+    ]
+
+
+def parse_lines(path: Path, text: str) -> tuple[dict[str, Any], Header, list[CellRecord]]:
+    """Parse a bundle.
+
+    Returns:
+        The experiment as plain data, the header, and the cells.
 
     Raises:
-        ValueError: a line cannot be read, or a field is missing or has another type; which one.
-        UserError: a method that this version does not know.
+        ValueError: A line cannot be read, or a field is missing or has another type; which one.
+        UserError: This version does not know one of the methods.
     """
-    header, *cells = checked_lines(text, Header, lambda line: CellLine)
+    raw, header, cells = read_records(text, Header, lambda line: CellRecord)
     if not cells:
         raise ValueError("has no cells")
-    _check_experiment(path, header["experiment"])
+    _check_experiment(path, raw["experiment"])
     _check_together(header, cells)
-    return header, cells
+    return raw["experiment"], header, cells
 
 
-def checked_lines(
-    text: str, first: type[Part], model_of: Callable[[dict[str, Any]], type[Part]]
-) -> list[dict[str, Any]]:
-    """The lines of a bundle, the first as `first` has it, each other one as its model.
+def read_records(
+    text: str, header_model: type[H], model_of: Callable[[dict[str, Any]], type[R]]
+) -> tuple[dict[str, Any], H, list[R]]:
+    """Parse JSON lines: a header, then records.
+
+    Args:
+        model_of: Returns the model of a record.
+
+    Returns:
+        The header as plain data and as its model, and the records.
 
     Raises:
-        ValueError: a line cannot be read, or a field is missing or has another type; which one.
+        ValueError: A line cannot be read, or a field is missing or has another type; which one.
     """
     lines = text.split("\n")
-    found: list[dict[str, Any]] = []
+    raw_header: dict[str, Any] = {}
+    header: H | None = None
+    records: list[R] = []
     for number, line in enumerate(lines[:-1] if lines[-1] == "" else lines, 1):
         try:
-            read = parse_json(line.encode("utf-8", "surrogateescape"))
-            if not isinstance(read, dict):
+            raw = parse_json(line.encode("utf-8", "surrogateescape"))
+            if not isinstance(raw, dict):
                 raise ValueError("is no JSON object")
-            _check(model_of(read) if found else first, read)
+            if header is None:
+                raw_header, header = raw, _validated(header_model, raw)
+            else:
+                records.append(_validated(model_of(raw), raw))
         except ValueError as error:
             raise ValueError(f"line {number} {error}") from None
-        found.append(read)
-    return found
+    if header is None:
+        raise ValueError("is empty")
+    return raw_header, header, records
 
 
-def _check(model: type[Part], line: dict[str, Any]) -> None:
+def _validated(model: type[R], line: dict[str, Any]) -> R:
     try:
-        model.model_validate(line)
+        return model.model_validate(line)
     except ValidationError as error:
         raise ValueError(f"has a wrong field: {first_error(error, model)[:200]}") from None
 
 
 def _check_experiment(path: Path, experiment: dict[str, Any]) -> None:
-    """The sections that the methods' labels and schedules come from."""
+    """Check the sections that the methods' labels and schedules come from."""
     for name in experiment["methods"]:
         method = methods.get_method(name, f"{path}: experiment.methods")
         try:
@@ -180,32 +297,24 @@ def _check_experiment(path: Path, experiment: dict[str, Any]) -> None:
         raise ValueError("line 1 has unknown protocol.ncm_centers") from None
 
 
-def task_of(entry: dict[str, Any]) -> Task | None:
-    """What an entry's student learns; None without tasks, and on the teacher's."""
-    dimensions = {name: entry.get(name) for name in ("overlap", "shots")}
-    if all(value is None for value in dimensions.values()):
-        return None
-    return Task.from_dimensions({name: ALL if v is None else v for name, v in dimensions.items()})
-
-
-def _check_together(header: dict[str, Any], cells: list[dict[str, Any]]) -> None:
-    rows = [e for c in cells for e in c["entries"] if c["manifest"]["results"]]
-    section = header["experiment"].get("tasks")
-    known = {None} if section is None else {None, *Tasks.model_validate(section).all}
-    for number, cell in enumerate(cells, 2):
-        if any(task_of(entry) not in known for entry in cell["entries"]):
-            raise ValueError(f"line {number} is of a task that line 1 does not have")
-    if section is not None and all(task_of(e) is None for e in rows):
+def _check_together(header: Header, cells: list[CellRecord]) -> None:
+    entries = [entry for cell in cells for entry in cell.entries if cell.manifest.results]
+    tasks = header.experiment.tasks
+    known = {None} if tasks is None else {None, *tasks.all}
+    for line, cell in enumerate(cells, 2):
+        if any(entry.task not in known for entry in cell.entries):
+            raise ValueError(f"line {line} is of a task that line 1 does not have")
+    if tasks is not None and all(entry.task is None for entry in entries):
         raise ValueError("has no student of a task")
-    if all(e["stage"] == TEACHER for e in rows):
+    if all(entry.stage == TEACHER for entry in entries):
         raise ValueError("has no student")
-    needs_teacher = any(methods.get_method(m).needs for m in header["experiment"]["methods"])
-    if needs_teacher and not any(e["stage"] == TEACHER for e in rows):
+    needs_teacher = any(methods.get_method(m).needs for m in header.experiment.methods)
+    if needs_teacher and not any(entry.stage == TEACHER for entry in entries):
         raise ValueError("has no teacher")
-    if any({"source", "row", "protocol"} - row.keys() for row in header["published"]):
+    if any({"source", "row", "protocol"} - row.keys() for row in header.published):
         raise ValueError("line 1 has a published row without source, row or protocol")
-    names = header.get("class_names")
-    for number, cell in enumerate(cells, 2):
-        for entry in cell.get("confusion") or []:
-            if len(entry) != 3 or (names is not None and max(entry[:2]) >= len(names)):
-                raise ValueError(f"line {number} has a confusion of classes that are not there")
+    names = header.class_names
+    for line, cell in enumerate(cells, 2):
+        for counted in cell.confusion or []:
+            if len(counted) != 3 or (names is not None and max(counted[:2]) >= len(names)):
+                raise ValueError(f"line {line} has a confusion of classes that are not there")

@@ -14,17 +14,18 @@ from pathlib import Path
 
 from harness.common.errors import UserError
 
+TABLE, SUMMARY = "table", "summary"  # kinds of markers
 README = Path("README.md")
 DOCS = Path("docs")  # a table stands in README.md or on a page here, where its markers are
 
 
-def has_markers(text: str, name: str, kind: str = "table") -> bool:
+def has_markers(text: str, name: str, kind: str = TABLE) -> bool:
     """Whether a line of the text opens the place of `name`'s table."""
     return f"<!-- {kind}:{name} -->" in text.splitlines()
 
 
 def replace_between_markers(
-    text: str, name: str, content: str, where: str, kind: str = "table"
+    text: str, name: str, content: str, where: str, kind: str = TABLE
 ) -> str:
     """`text` with what stands between the markers of `name` replaced by `content`.
 

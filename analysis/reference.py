@@ -58,7 +58,7 @@ class Comparison:
         return not self.count("differs")
 
     @property
-    def said(self) -> str:
+    def summary(self) -> str:
         """The first line of the answer."""
         if self.other_settings:
             fields = ", ".join(self.other_settings)

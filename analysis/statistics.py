@@ -18,19 +18,6 @@ class Estimate:
     half_width: float | None
     n: int
 
-    def percent(self) -> str:
-        """'98.43 ± 0.31 (3)'; without a spread for one seed."""
-        return f"{100 * self.mean:.2f}{self._spread}"
-
-    def points(self) -> str:
-        """Of a difference: '+1.20 ± 0.31 (3)'."""
-        return f"{100 * self.mean:+.2f}{self._spread}"
-
-    @property
-    def _spread(self) -> str:
-        width = "" if self.half_width is None else f" ± {100 * self.half_width:.2f}"
-        return f"{width} ({self.n})"
-
 
 def estimate(values: Sequence[float], confidence: float = 0.95) -> Estimate | None:
     """Student's t-interval of the mean: t(n - 1) s / sqrt(n). None for no values at all."""

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import optuna
 from pydantic import Field
 
-from harness.analysis.bundle_fields import Part, checked_lines
+from harness.analysis.bundle_fields import Part, read_records
 from harness.analysis.figures.base import default_settings, pixels
 from harness.analysis.figures.studies import KINDS, StudyTrials, drawable
 from harness.common.errors import UserError
@@ -59,16 +59,16 @@ def read_tuning_bundle(path: Path) -> TuningBundle:
         UserError: no such file, or not a bundle of a tuning.
     """
     try:
-        header, *lines = checked_lines(
+        _, header, lines = read_records(
             path.read_text(encoding="utf-8"),
             TuningHeader,
             lambda line: CandidateLine if "candidate" in line else TrialLine,
         )
-        if header["tuning"] != FORMAT:
+        if header.tuning != FORMAT:
             raise ValueError("line 1 is of another format")
-        trials = [line for line in lines if "trial" in line]
+        trials = [line for line in lines if isinstance(line, TrialLine)]
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        studies = {m: _study(header, trials, m) for m in header["studies"]}
+        studies = {m: _study(header, trials, m) for m in header.studies}
     except FileNotFoundError:
         raise UserError(f"{path}: no such bundle; `harness tune` writes it") from None
     except ValueError as error:
@@ -76,33 +76,31 @@ def read_tuning_bundle(path: Path) -> TuningBundle:
         raise UserError(
             f"{path}: not a bundle of this version ({why}); `harness tune` writes it again"
         ) from None
-    return TuningBundle(header["name"], header["metric"], studies)
+    return TuningBundle(header.name, header.metric, studies)
 
 
-def _study(header: dict[str, Any], trials: list[dict[str, Any]], method: str) -> optuna.Study:
+def _study(header: TuningHeader, trials: list[TrialLine], method: str) -> optuna.Study:
     """
     Raises:
         ValueError: it has no trials, or Optuna refuses one.
     """
-    study = optuna.create_study(
-        study_name=f"{header['name']}/{method}", direction=header["direction"]
-    )
-    for line in (t for t in trials if t["method"] == method):
-        curve = {int(epoch): value for epoch, value in line["curve"].items()}
-        pruned = None if line["state"] == "COMPLETE" else curve.get(max(curve, default=0))
+    study = optuna.create_study(study_name=f"{header.name}/{method}", direction=header.direction)
+    for line in (t for t in trials if t.method == method):
+        curve = {int(epoch): value for epoch, value in line.curve.items()}
+        pruned = None if line.state == "COMPLETE" else curve.get(max(curve, default=0))
         try:
             trial = optuna.trial.create_trial(
-                state=optuna.trial.TrialState[line["state"]],
-                value=line["value"] if pruned is None else pruned,
-                params=line["params"],
+                state=optuna.trial.TrialState[line.state],
+                value=line.value if pruned is None else pruned,
+                params=line.params,
                 distributions={
                     name: optuna.distributions.json_to_distribution(text)
-                    for name, text in line["distributions"].items()
+                    for name, text in line.distributions.items()
                 },
                 intermediate_values=curve,
             )
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ValueError(f"trial {line['trial']} of {method}: {error}") from None
+            raise ValueError(f"trial {line.trial} of {method}: {error}") from None
         study.add_trial(trial)
     if not study.trials:
         raise ValueError(f"no trials of {method}")

@@ -28,9 +28,9 @@ from harness.analysis.tables.rows import (
     cell_estimate,
     columns_of,
     main_metric,
-    of_every_seed,
     rows_of,
     select,
+    select_all_seeds,
 )
 from harness.experiment.claims import Claim, Quantity, find_published, parse_claim, parse_quantity
 from harness.methods import DEFAULT, get_method
@@ -58,16 +58,9 @@ class Verdict:
     seeds_needed: int | None
     why: str
 
-    @property
-    def said(self) -> str:
-        """One sentence without a full stop."""
-        where = f", {self.column}" if self.column else ""
-        p = "" if self.p is None else f", p {p_said(self.p)}"
-        why = f"; {self.why}" if self.why else ""
-        return f"{self.claim}{where}: {self.outcome}; {self.difference.points()} points{p}{why}"
 
-
-def p_said(p: float) -> str:
+def p_text(p: float) -> str:
+    """Return a p-value with three decimals."""
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
@@ -95,7 +88,7 @@ def row_of(bundle: Bundle, quantity: Quantity) -> Row | None:
 
 def by_seed(bundle: Bundle, row: Row, column: Column) -> dict[int, float]:
     """Seed -> the reported accuracy. A teacher that is one run for all seeds has it for each."""
-    return {n["seed"]: n[bundle.reported] for n in of_every_seed(bundle, row, column)}
+    return {n.seed: n.accuracy(bundle.reported) for n in select_all_seeds(bundle, row, column)}
 
 
 def paired(left: dict[int, float], right: dict[int, float]) -> list[float]:
@@ -201,7 +194,7 @@ def _network(bundle: Bundle, row: Row, column: Column) -> str:
 
 def _same_cells(bundle: Bundle, left: Row, right: Row, column: Column) -> bool:
     """As of the teacher and of a plain student of the same network."""
-    cells = ({n["fingerprint"] for n in select(bundle, row, column)} for row in (left, right))
+    cells = ({n.cell.fingerprint for n in select(bundle, row, column)} for row in (left, right))
     return next(cells) == next(cells)
 
 

@@ -23,8 +23,7 @@ from frame import Record, record, rounded
 from grid import ROOT, harness
 
 from harness.analysis.bundle import read_bundle
-from harness.analysis.tables.markdown import markdown
-from harness.analysis.tables.runs import runs_markdown
+from harness.analysis.tables.pages import results_page
 from harness.data import Dataset, load
 from harness.execute.scheduler import Progress, run
 from harness.experiment.experiment import Experiment
@@ -133,12 +132,11 @@ def bundle_text(n_runs: int = RUNS) -> str:
 
 
 def tables_seconds(text: str) -> float:
-    """From a bundle's text to its table and the page of its runs."""
+    """Return the seconds from a bundle's text to its results page."""
 
     def make() -> None:
         bundle = read_bundle(BUNDLE, text)
-        markdown(bundle, "runs.md", allow_mixed=True)
-        runs_markdown(bundle)
+        results_page(bundle)
 
     return timed(make)
 

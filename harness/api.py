@@ -59,21 +59,24 @@ def results(
     bundle = _bundle(Path(file), Path(store), list(changes), committed)
     rows = {(r.method, r.stage, r.result): r for r in rows_of(bundle)}
     found = []
-    for number in bundle.rows:
-        row = rows.get((number["method"], number["stage"], number["result"]))
+    for number in bundle.numbers:
+        row = rows.get((number.method, number.stage, number.result))
         if row is None:  # of a stage whose number no table shows
             continue
         found.append(
             {
                 "label": row.label,
-                **{name: number[name] for name in ("method", "stage", *TASK, "seed", "result")},
+                **{name: getattr(number, name) for name in ("method", "stage", "student")},
+                **(number.task.dimensions if number.task else {"overlap": None, "shots": None}),
+                "seed": number.seed,
+                "result": number.result,
                 "final": row.is_final,
-                "accuracy": number[bundle.reported],
-                **{form: number[form] for form in SELECTION_RULES},
-                "epochs": number["epochs"],
-                "seconds": number["seconds"],
-                "cell": number["fingerprint"],
-                "run": number["mlflow_run_id"],
+                "accuracy": number.accuracy(bundle.reported),
+                **{rule: number.accuracy(rule) for rule in SELECTION_RULES},
+                "epochs": number.cell.manifest.epochs,
+                "seconds": number.cell.manifest.seconds,
+                "cell": number.cell.fingerprint,
+                "run": number.cell.mlflow_run_id,
             }
         )
     frame = pd.DataFrame(found)

@@ -11,13 +11,8 @@ import numpy as np
 
 from harness import methods
 from harness.analysis.bundle import Bundle, export, read_bundle
-from harness.common.metrics import (
-    ACCURACY,
-    EVALUATION_SECONDS,
-    SELECTION_RULES,
-    group_metric,
-    measured_metrics,
-)
+from harness.analysis.bundle_fields import CellRecord, Number
+from harness.common.metrics import ACCURACY, SELECTION_RULES, group_metric, measured_metrics
 from harness.data import load
 from harness.data.views import View, apply
 from harness.experiment.file import parse, read
@@ -165,48 +160,51 @@ def task_bundle(root: Path, **changes: Any) -> Bundle:
     return read_bundle(Path("cross.jsonl"), without_training(planned(**changes), root))
 
 
-def made_up(numbers: dict[tuple[str, str, str], list[float]], **changes: Any) -> Bundle:
+def sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def made_up_cell(**changes: Any) -> CellRecord:
+    """A cell of ten epochs; changes: of the record, or of its manifest."""
+    manifest: Line = {
+        "results": {},
+        "data": {"digest": "0", "name": "digits", "test": 1000, "train": 500},
+        "selected_epoch": 9,
+        "epochs": 10,
+        "seconds": 8.0,
+        "device": "cpu",
+        "processor": "P",
+        "threads": 1,
+        "torch": "2",
+        "commits": ["0" * 40],
+        "dirty": False,
+    }
+    record = {"fingerprint": "0", "entries": [], "mlflow_run_id": None}
+    record |= {name: value for name, value in changes.items() if name in record}
+    manifest |= {name: value for name, value in changes.items() if name not in record}
+    return CellRecord.model_validate(record | {"manifest": manifest})
+
+
+def made_up(accuracies: dict[tuple[str, str, str], list[float]], **changes: Any) -> Bundle:
     """A bundle of two students without tasks, of these accuracies.
 
     Args:
-        numbers: (method, stage, student) -> accuracy of each seed from 0, as a fraction; of an NCM
-            stage, of both forms. The teacher's: ("teacher", "teacher", "").
+        accuracies: (method, stage, student) -> accuracy of each seed from 0, as a fraction; for an
+            NCM stage, of both metrics. The teacher's: ("teacher", "teacher", "").
         changes: of the experiment.
     """
     students = [{"depth": 10, "width": 1}, {"depth": 10, "width": 2}]
     raw = {k: v for k, v in TASKS.items() if k != "tasks"} | {"students": students} | changes
     experiment = parse(raw)
-    rows = []
-    for (method, stage, student), values in numbers.items():
+    numbers = []
+    for (method, stage, student), values in accuracies.items():
         result = methods.STAGES[stage].metric if stage in methods.STAGES else ACCURACY
         for (seed, value), name in itertools.product(enumerate(values), measured_metrics(result)):
-            rows.append(
-                {
-                    "method": method,
-                    "stage": stage,
-                    "seed": seed,
-                    "result": name,
-                    "student": student or experiment.teacher.label,
-                    **dict.fromkeys(("overlap", "shots", "task", "mlflow_run_id")),
-                    **dict.fromkeys(SELECTION_RULES, value),
-                    "fingerprint": hashlib.sha256(
-                        f"{method, stage, student, seed}".encode()
-                    ).hexdigest(),
-                    "data": '{"digest": "0", "name": "digits", "test": 1000, "train": 500}',
-                    "selected_epoch": 9,
-                    "epochs": 10,
-                    "seconds": 8.0,
-                    "device": "cpu",
-                    "processor": ("P",),
-                    "threads": ("1",),
-                    "torch": "2",
-                    "commits": ("0" * 40,),
-                    "dirty": False,
-                    EVALUATION_SECONDS: None,
-                    "whole_digest": None,
-                }
-            )
+            cell = made_up_cell(fingerprint=sha256(f"{method, stage, student, seed}"))
+            label = student or experiment.teacher.label
+            accuracy = dict.fromkeys(SELECTION_RULES, value)
+            numbers.append(Number(stage, method, label, seed, None, name, **accuracy, cell=cell))
     reported, label = experiment.protocol.reported, experiment.protocol.label
     header = experiment.model_dump(mode="json")
-    command = "harness run experiments/cross.yaml"
-    return Bundle(Path("made-up.jsonl"), header, command, reported, label, [], rows, {}, {}, None)
+    path, command = Path("made-up.jsonl"), "harness run experiments/cross.yaml"
+    return Bundle(path, header, command, reported, label, [], numbers, {}, {}, None)

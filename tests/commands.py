@@ -20,7 +20,7 @@ import atexit, gc, json, os, sys, threading
 import mlflow.pytorch, optuna, sklearn.datasets, torch._dynamo
 import mlflow.store.db.utils, mlflow.store.model_registry.sqlalchemy_store
 import mlflow.store.tracking.sqlalchemy_store, sqlalchemy.orm
-import harness.analysis.commands, harness.analysis.mlflow_summary
+import harness.analysis.generated_files, harness.analysis.mlflow_summary
 import harness.__main__, harness.cli, harness.run.grid, harness.tune.search
 import harness.track.mlflow_model, harness.track.sync
 sqlalchemy.orm.configure_mappers()

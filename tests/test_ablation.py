@@ -19,16 +19,16 @@ import harness.run.ablate
 from harness.analysis.ablation_tables import (
     FOLDER,
     Measured,
+    ablation_blocks,
     read_ablation,
     refreshed,
     report,
-    tables,
     text_of,
     together,
     worth,
 )
-from harness.analysis.commands import make_tables
-from harness.analysis.tables.rows import points
+from harness.analysis.generated_files import make_tables
+from harness.analysis.tables.result_table import Cell, ResultTable
 from harness.cli import main
 from harness.common.errors import UserError
 from harness.experiment.ablation import SWITCHES, Step, left_out, steps
@@ -195,7 +195,7 @@ def test_worth_by_hand(text: str) -> None:
     assert switch.mean == pytest.approx(0.03)
     half = stats.t.ppf(0.975, 2) * math.sqrt((0.02**2 + 0.01**2 + 0.03**2) / 2) / math.sqrt(3)
     assert switch.half_width == pytest.approx(half)
-    assert points(switch) == f"+3.00 ± {100 * half:.2f} (3)"
+    assert Cell.points(switch).text == f"+3.00 ± {100 * half:.2f} (3)"
     assert worth(found[1], found[2], KD).mean == pytest.approx(0)  # type: ignore[union-attr]
 
 
@@ -210,6 +210,8 @@ def test_the_switches_add_up_to_the_whole_way(text: str) -> None:
 
 def test_untouched_methods_have_a_dash(text: str) -> None:
     found = read_ablation(Path("x.jsonl"), text)
+    worths = ablation_blocks(found)[1]
+    assert isinstance(worths, ResultTable)
     steps_of = {m.step.switch: n for n, m in enumerate(found)}
     touched = {
         "center_images": {("refilled", "stage2")},
@@ -220,13 +222,9 @@ def test_untouched_methods_have_a_dash(text: str) -> None:
     for switch, expected in touched.items():
         n = steps_of[switch]
         assert {k for k in found[n].rows if worth(found[n - 1], found[n], k)} == expected
-        (row,) = [
-            line
-            for line in tables(found).splitlines()
-            if line.startswith(f"| `{switch}`") and "–" in line.rpartition("→")[2]
-        ] or [""]
-        assert row.count("–") == len(found[n].rows) - len(expected)
-    assert points(None) == "–"
+        row = worths.rows[n - 1]
+        assert row[0].value == switch
+        assert sum(cell.value is None for cell in row) == len(found[n].rows) - len(expected)
 
 
 def test_ncm_is_the_one_that_the_step_goes_by(text: str) -> None:
@@ -238,35 +236,33 @@ def test_ncm_is_the_one_that_the_step_goes_by(text: str) -> None:
 
 def test_the_tables(text: str) -> None:
     found = with_values(text, lambda step, seed, *_: 0.9 - 0.01 * step + 0.001 * seed)
-    shown = tables(found).splitlines()
-    names = "Teacher | Student | KD | ReFilled (tuple) after stage 1 | ReFilled (tuple)"
-    assert shown[0] == f"| reported, in %, after | {names} |"
-    assert shown[2].startswith("| `legacy` | 90.10 ± 0.25 (3) | 90.10 ± 0.25 (3) |")
-    assert shown[3].startswith("| `train_on`: train+validation → train | 89.10 ± 0.25 (3)")
-    total = 100 * 0.01 * (N - 1)
-    (whole,) = [line for line in shown if line.startswith("| **legacy - strict**")]
-    assert whole.count(f"+{total:.2f} ± 0.00 (3)") == 5
-    assert shown[-1] == (
-        "What the leak is worth, legacy minus strict, in points: "
-        f"Student +{total:.2f} ± 0.00 (3); KD +{total:.2f} ± 0.00 (3); "
-        f"ReFilled (tuple) +{total:.2f} ± 0.00 (3)."
+    means, worths, answer = ablation_blocks(found)
+    assert isinstance(means, ResultTable) and isinstance(worths, ResultTable)
+    names = ["Teacher", "Student", "KD", "ReFilled (tuple) after stage 1", "ReFilled (tuple)"]
+    assert means.head[1:] == worths.head[1:] == names
+    assert [cell.text for cell in means.rows[0]] == ["legacy", *["90.10 ± 0.25 (3)"] * 5]
+    label, value, *_ = means.rows[1]
+    assert (label.text + label.note, value.text) == (
+        "train_on: train+validation → train",
+        "89.10 ± 0.25 (3)",
     )
-    assert "Command: `harness ablate experiments/tiny.yaml`" in shown
-    assert any("wrn-10-1, wrn-10-2" in line for line in shown)
+    total = f"+{N - 1:.2f} ± 0.00 (3)"
+    assert [cell.text for cell in worths.rows[-1]] == ["legacy - strict", *[total] * 5]
+    assert isinstance(answer, str) and answer.count(total) == 3, "one for each method's result"
+    assert worths.caption[-1] == "Command: `harness ablate experiments/tiny.yaml`"
+    assert "wrn-10-1, wrn-10-2" in worths.caption[0]
 
 
 def test_many_methods_stand_in_several_tables(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    import harness.analysis.ablation_tables
-
     found = read_ablation(Path("x.jsonl"), text)
-    monkeypatch.setattr(harness.analysis.ablation_tables, "MOST_METHODS", 3)
-    heads = [line for line in tables(found).splitlines() if line.startswith("| reported")]
-    assert [line.count("|") for line in heads] == [5, 4]
+    monkeypatch.setattr("harness.analysis.ablation_tables.MOST_METHODS", 3)
+    tables = [b for b in ablation_blocks(found) if isinstance(b, ResultTable)]
+    assert [len(table.head) for table in tables] == [4, 4, 3, 3]
 
 
 def test_a_bundle_holds_no_curves(text: str) -> None:
     assert len(text) < 2_000_000 and '"curves"' not in text and '"confusion"' not in text
-    assert len({c["fingerprint"] for c in together(read_ablation(Path("x"), text)).cells}) > 20
+    assert len({c.fingerprint for c in together(read_ablation(Path("x"), text)).cells}) > 20
 
 
 def drop_step(lines: list[Line]) -> None:
@@ -323,7 +319,7 @@ def test_the_page_follows_the_results(
     results = FOLDER.parent / "x.jsonl"
     results.write_text(without_training(plan_of(parse(SMALL | {"name": "x"})), tmp_path / "runs"))
     (tmp_path / "README.md").write_text("<!-- table:x -->\n<!-- /table:x -->\n")
-    monkeypatch.setattr("harness.analysis.commands.make_figures", lambda paths: None)
+    monkeypatch.setattr("harness.analysis.generated_files.make_figures", lambda paths: None)
     assert make_tables([], store) == 0 and make_tables([], store, check=True) == 0
     for path in (home, FOLDER / "tiny.md"):
         good = path.read_text()

@@ -13,14 +13,17 @@ from bundles import BUNDLE, FILE, as_text, changed_bundle, exported, with_seeds
 from helpers import cells, one_error_line, snapshot, write_experiment
 from scipy import stats
 
-from harness.analysis.bundle import export, read_bundle
+from harness.analysis.bundle import Bundle, check_unmixed, export, read_bundle
 from harness.analysis.readme import replace_between_markers
 from harness.analysis.statistics import estimate
-from harness.analysis.tables.markdown import DASH, markdown
+from harness.analysis.tables.accuracy import accuracy_tables
+from harness.analysis.tables.caption import caption
+from harness.analysis.tables.pages import results_page, table_blocks
+from harness.analysis.tables.result_table import DASH, Cell
 from harness.analysis.tables.rows import epochs_of, rows_of
-from harness.analysis.tables.runs import runs_markdown
 from harness.cli import main
 from harness.common.errors import UserError
+from harness.common.metrics import SELECTION_RULES
 from harness.experiment.file import read
 from harness.run.grid import plan_of
 from harness.store import Store
@@ -46,7 +49,7 @@ def test_interval_of_three_by_hand() -> None:
     # s = 0.1; with 2 degrees of freedom, t(p) = (2p - 1) / sqrt(2p (1 - p)) = 4.3027.
     t = 0.95 / math.sqrt(2 * 0.975 * 0.025)
     assert found.half_width == pytest.approx(t * 0.1 / math.sqrt(3), rel=1e-12)
-    assert found.percent() == "80.00 ± 24.84 (3)"
+    assert Cell.percent(found).text == "80.00 ± 24.84 (3)"
 
 
 @pytest.mark.parametrize("confidence", [0.9, 0.95, 0.99])
@@ -64,13 +67,13 @@ def test_interval_is_scipys(confidence: float) -> None:
 def test_one_value_has_no_spread_and_none_no_estimate() -> None:
     found = estimate([0.5])
     assert found is not None and found.half_width is None
-    assert found.percent() == "50.00 (1)" and "±" not in found.percent()
+    assert Cell.percent(found).text == "50.00 (1)" and "±" not in Cell.percent(found).text
     assert estimate([]) is None
 
 
 def test_equal_values_have_a_spread_of_zero() -> None:
     found = estimate([0.25, 0.25])
-    assert found is not None and found.percent() == "25.00 ± 0.00 (2)"
+    assert found is not None and Cell.percent(found).text == "25.00 ± 0.00 (2)"
 
 
 # -- markers ---------------------------------------------------------------------------------------
@@ -117,38 +120,30 @@ def bundle_text(finished: Path) -> str:
     return exported(finished)
 
 
-def table_rows(text: str) -> dict[str, list[str]]:
-    """Label -> numbers, of the first table in `text`; its epochs aside."""
-    table = text[text.index("| |") :].split("\n\n")[0]
-    rows = [[c.strip() for c in line.strip("|").split("|")] for line in table.splitlines()[2:]]
-    return {row[0]: row[2:] for row in rows}
-
-
-def shown(cell: str) -> str:
-    """What a reader sees of a cell: the text of its link, bold or not."""
-    return re.sub(r"\[(.*)\]\(.*\)", r"\1", cell).strip("*")
+def table_rows(bundle: Bundle) -> dict[str, list[str]]:
+    """Label -> texts of the cells, with the epochs aside."""
+    (table,) = accuracy_tables(bundle)
+    return {row[0].text: [cell.text for cell in row[2:]] for row in table.rows}
 
 
 def test_a_bundle_holds_what_the_manifests_say(finished: Path, bundle_text: str) -> None:
     bundle = read_bundle(Path("x.jsonl"), bundle_text)
     assert bundle.name == "tiny" and bundle.reported == "selected"
-    numbers = bundle.numbers.set_index(["stage", "result"])
-    for stage, result in numbers.index:
-        kind = "supervised" if stage in ("teacher", "student") else stage
+    for number in bundle.numbers:
+        kind = "supervised" if number.stage in ("teacher", "student") else number.stage
         manifest = cells(finished)[kind].manifest
-        row = numbers.loc[(stage, result)]
-        assert dict(row[["last", "selected", "best_on_test"]]) == manifest["results"][result]
-        assert list(row["commits"]) == manifest["commits"] and row["torch"] == manifest["torch"]
-    assert set(numbers.index.get_level_values("stage")) == {
-        *("teacher", "student", "kd", "stage1", "stage2")
-    }
-    assert bundle.numbers.mlflow_run_id.str.fullmatch("[0-9a-f]{32}").all()
+        for rule in SELECTION_RULES:
+            assert number.accuracy(rule) == manifest["results"][number.result][rule]
+        assert list(number.cell.manifest.commits) == manifest["commits"]
+        assert number.cell.manifest.torch == manifest["torch"]
+        assert re.fullmatch("[0-9a-f]{32}", number.cell.mlflow_run_id or "")
+    assert {n.stage for n in bundle.numbers} == {"teacher", "student", "kd", "stage1", "stage2"}
 
 
 def test_mean_and_interval_over_seeds(bundle_text: str) -> None:
     bundle = changed_bundle(bundle_text, with_seeds([0.7, 0.8, 0.9]))
-    rows = table_rows(markdown(bundle, PAGE))
-    assert {shown(c) for row in rows.values() for c in row} == {"80.00 ± 24.84 (3)"}
+    rows = table_rows(bundle)
+    assert {text for row in rows.values() for text in row} == {"80.00 ± 24.84 (3)"}
     assert list(rows) == [
         "Teacher",
         "Student",
@@ -159,12 +154,10 @@ def test_mean_and_interval_over_seeds(bundle_text: str) -> None:
     ]
 
 
-def test_epochs_stand_beside_each_row_and_not_below(bundle_text: str) -> None:
-    text = markdown(changed_bundle(bundle_text, published), PAGE)
-    rows = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("|")]
-    assert [cell.strip() for cell in rows[0][:2]] == ["", "epochs"]
-    assert [row[1].strip() for row in rows[2:9]] == ["2", "2", "2", "2", "2", "2 + 2", DASH]
-    assert "Epochs: 2" not in text
+def test_epochs_stand_beside_each_row(bundle_text: str) -> None:
+    (table,) = accuracy_tables(changed_bundle(bundle_text, published))
+    assert table.head[:2] == ["", "epochs"]
+    assert [row[1].text for row in table.rows] == ["2", "2", "2", "2", "2", "2 + 2", DASH]
 
 
 def test_epochs_of_a_stage_without_cells_are_unknown(bundle_text: str) -> None:
@@ -182,15 +175,14 @@ def test_the_reported_form_follows_the_protocol(bundle_text: str) -> None:
             with_seeds([0.5])(header, lines)
             header["reported"] = form
 
-        text = markdown(changed_bundle(bundle_text, change), PAGE)
-        assert shown(table_rows(text)["KD"][0]) == expected
-    assert "leak" in text, "a number chosen on the test set must say so"
+        bundle = changed_bundle(bundle_text, change)
+        assert table_rows(bundle)["KD"] == [expected]
+    assert any("leak" in line for line in caption(bundle)), "chosen on the test set: it says so"
 
 
 def test_one_seed_prints_no_spread(bundle_text: str) -> None:
-    text = markdown(read_bundle(BUNDLE, bundle_text), PAGE)
-    for row in table_rows(text).values():
-        assert re.fullmatch(r"\d+\.\d\d \(1\)", shown(row[0])), row
+    for row in table_rows(read_bundle(BUNDLE, bundle_text)).values():
+        assert re.fullmatch(r"\d+\.\d\d \(1\)", row[0]), row
 
 
 def test_missing_prints_as_a_dash(bundle_text: str) -> None:
@@ -198,8 +190,8 @@ def test_missing_prints_as_a_dash(bundle_text: str) -> None:
         lines[:] = [line for line in lines if line["kind"] != "kd"]
 
     bundle = changed_bundle(bundle_text, drop_kd)
-    assert table_rows(markdown(bundle, PAGE))["KD"] == [DASH]
-    assert "## KD" not in runs_markdown(bundle)
+    assert table_rows(bundle)["KD"] == [DASH]
+    assert "### KD" not in results_page(bundle)
 
 
 def published(header: dict[str, Any], _: list[dict[str, Any]]) -> None:
@@ -220,10 +212,11 @@ def test_published_rows_appear_with_dashes(bundle_text: str) -> None:
             ]
             lines.append(line)
 
-    rows = table_rows(markdown(changed_bundle(bundle_text, two_students), PAGE))
-    assert rows["*Theirs* (paper, unstated)"] == ["77.49", DASH]
-    assert not any("Elsewhere" in label for label in rows), "a row without a number here"
-    assert len(rows["KD"]) == 2
+    (table,) = accuracy_tables(changed_bundle(bundle_text, two_students))
+    label, _, *values = table.rows[-1]
+    assert (label.value, label.note) == ("Theirs", " (paper, unstated)")
+    assert [cell.text for cell in values] == ["77.49", DASH], "wrn-40-2 is no student here"
+    assert not any(row[0].value == "Elsewhere" for row in table.rows), "no number for a column"
 
 
 def github_slugs(page: str) -> list[str]:
@@ -252,14 +245,15 @@ def test_every_number_links_to_a_heading(bundle_text: str) -> None:
             lines.append(line)
 
     bundle = changed_bundle(bundle_text, odd_names)
-    targets = re.findall(rf"\]\({PAGE}#(.*?)\)", markdown(bundle, PAGE))
-    page = runs_markdown(bundle)
+    page = results_page(bundle)
+    targets = re.findall(r"\]\(#(.*?)\)", page)
     slugs = github_slugs(page)
     assert len(targets) > 12 and set(targets) <= set(slugs)
     assert len(set(slugs)) == len(slugs)
-    for row in bundle.numbers.to_dict("records"):
-        assert f"| {row['seed']} | " in page
-        assert f"`{row['fingerprint'][:16]}`" in page and row["mlflow_run_id"] in page
+    for number in bundle.numbers:
+        assert f"| {number.seed} | " in page
+        assert f"`{number.cell.fingerprint[:16]}`" in page
+        assert number.cell.mlflow_run_id and number.cell.mlflow_run_id in page
 
 
 @pytest.mark.parametrize(
@@ -271,8 +265,9 @@ def test_mixed_cells_are_refused(bundle_text: str, column: str, value: Any) -> N
 
     bundle = changed_bundle(bundle_text, mix)
     with pytest.raises(UserError, match=f"cells of different {column}.*--mixed"):
-        markdown(bundle, PAGE)
-    text = markdown(bundle, PAGE, allow_mixed=True)
+        check_unmixed(bundle, allow_mixed=False)
+    check_unmixed(bundle, allow_mixed=True)
+    text = "\n".join(caption(bundle))
     for name in [value] if isinstance(value, str) else value:
         assert name[:12] in text, "what is mixed must be said"
 
@@ -283,12 +278,12 @@ def test_one_cell_of_two_commits_is_mixed_too(bundle_text: str) -> None:
             line["manifest"]["commits"] = ["0" * 40, "1" * 40]
 
     with pytest.raises(UserError, match="different commits"):
-        markdown(changed_bundle(bundle_text, resumed_after_a_pull), PAGE)
+        check_unmixed(changed_bundle(bundle_text, resumed_after_a_pull), allow_mixed=False)
 
 
 def test_the_caption_says_how_to_get_the_numbers_again(bundle_text: str) -> None:
     bundle = read_bundle(BUNDLE, bundle_text)
-    text = markdown(bundle, PAGE)
+    text = "\n".join(caption(bundle))
     manifest = json.loads(bundle_text.splitlines()[-1])["manifest"]
     for part in ("harness run", "tiny.yaml", "strict", "validation", "297 train", "1400 test"):
         assert part in text
@@ -309,7 +304,7 @@ def test_rows_of_a_plain_grid_have_no_teacher(bundle_text: str) -> None:
 
     bundle = changed_bundle(bundle_text, plain)
     assert [r.label for r in rows_of(bundle)] == ["Student"]
-    assert list(table_rows(markdown(bundle, PAGE))) == ["Student"]
+    assert list(table_rows(bundle)) == ["Student"]
 
 
 # -- the commands ----------------------------------------------------------------------------------
@@ -330,12 +325,11 @@ def test_tables_writes_readme_bundle_page_and_figure(project: Path) -> None:
     before, after = README.split("<!-- table:tiny -->\n<!-- /table:tiny -->\n")
     assert text.startswith(before) and text.endswith(after)
     (link,) = set(re.findall(r"\]\((\S+)#", text))
-    assert (project / link).read_text().startswith("# Runs behind")
+    assert "## Runs" in (project / link).read_text()
     assert (project / "docs/figures/tiny/accuracy.png").read_bytes().startswith(b"\x89PNG")
     accuracy = cells(project)["kd"].manifest["results"]["accuracy"]["selected"]
-    assert shown(table_rows(text[text.index("\n<!-- table:") :])["KD"][0]) == (
-        f"{100 * accuracy:.2f} (1)"
-    )
+    (line,) = (line for line in text.splitlines() if line.startswith("| KD |"))
+    assert f"{100 * accuracy:.2f} (1)" in line
 
 
 def test_a_table_may_stand_on_a_page_of_docs(project: Path) -> None:
@@ -479,8 +473,8 @@ def test_the_bundle_survives_a_round_trip(project: Path) -> None:
     assert text == export(plan, Path("runs"), Path(FILE), [])
     again = as_text([json.loads(line) for line in text.splitlines()])
     one, two = read_bundle(BUNDLE), read_bundle(BUNDLE, again)
-    pd.testing.assert_frame_equal(one.numbers, two.numbers)
-    assert markdown(one, PAGE) == markdown(two, PAGE)
+    assert one.numbers == two.numbers
+    assert table_blocks(one) == table_blocks(two)
     assert len(text) < 20_000, "weights have no place in a bundle"
     assert len(Store(Path("runs")).all()) == len(text.splitlines()) - 1
 

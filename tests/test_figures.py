@@ -19,14 +19,14 @@ from PIL import Image
 from scipy import stats
 
 from harness.analysis.bundle import RESULTS, Bundle, read_bundle
-from harness.analysis.commands import figure_folder, make_figures
 from harness.analysis.figures import FIGURES, default_settings, draw_all, drawable
 from harness.analysis.figures.base import OLD_BUNDLE, labels_of, styles_of
 from harness.analysis.figures.confusion import confusion_matrix, most_confused, row_percent
 from harness.analysis.figures.curves import Band, accuracy_metric, band, bands, second_half
 from harness.analysis.figures.ncm_scatter import NcmPoint, ncm_points, rank_correlation
 from harness.analysis.figures.style import COLORS, STYLES, log_ticks, tick_text
-from harness.analysis.tables.markdown import markdown
+from harness.analysis.generated_files import figure_folder, make_figures
+from harness.analysis.tables.pages import table_blocks
 from harness.methods import REGISTRY, get_method
 
 STUDENTS = ("wide", "narrow")
@@ -422,8 +422,7 @@ def test_an_old_bundle_has_its_table_and_two_figures(
     kept.touch()
     path.write_text(old(bundle_text))
     bundle = read_bundle(path)
-    page = path.with_suffix(".md").as_posix()
-    assert markdown(bundle, page) == markdown(read_bundle(path, bundle_text), page)
+    assert table_blocks(bundle) == table_blocks(read_bundle(path, bundle_text))
     make_figures()
     assert sorted(p.name for p in figure_folder(path).iterdir()) == [
         "accuracy.png",
@@ -446,6 +445,6 @@ def test_the_repositorys_bundles_can_be_read() -> None:
 
 
 def test_tables_that_are_up_to_date_need_no_matplotlib(tmp_path: Path) -> None:
-    code = "import sys, harness.analysis.commands; sys.exit('matplotlib' in sys.modules)"
+    code = "import sys, harness.analysis.generated_files; sys.exit('matplotlib' in sys.modules)"
     done: Any = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment())
     assert done.returncode == 0

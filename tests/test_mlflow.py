@@ -279,7 +279,7 @@ def test_links_of_the_grids_page_lead_to_a_numbers_runs(
             (text,) = parse_qs(urlsplit(address).query)["searchFilter"]
             found = {r.data.tags["fingerprint"] for r in client.search_runs([experiment], text)}
             numbers = select(bundle, row, column)
-            fingerprints = {number["fingerprint"] for number in numbers}
+            fingerprints = {number.cell.fingerprint for number in numbers}
             assert found == fingerprints, (row.label, column.label, text)
             n += len(numbers)
     assert n > 50

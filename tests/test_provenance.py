@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 from helpers import ROOT
 
-from harness.analysis.bundle import Bundle, read_bundle
-from harness.analysis.commands import check_owner
-from harness.analysis.tables.markdown import check_unmixed
+from harness.analysis.bundle import Bundle, check_unmixed, read_bundle
+from harness.analysis.generated_files import check_owner
 from harness.analysis.tables.rows import DASH, cell_estimate, columns_of, epochs_of, rows_of, select
 from harness.common import provenance
 from harness.common.errors import UserError
@@ -130,10 +129,7 @@ DIGITS = ROOT / "experiments" / "results" / "digits-all-images.jsonl"
 def test_what_makes_other_numbers_is_not_mixed(column: str) -> None:
     bundle = read_bundle(DIGITS)
     check_unmixed(bundle, False)
-    first = bundle.rows[0]["fingerprint"]
-    for row in bundle.rows:
-        if row["fingerprint"] == first:
-            row[column] = ("abc",) if column == "commits" else "other"
+    setattr(bundle.numbers[0].cell.manifest, column, ("abc",) if column == "commits" else "other")
     with pytest.raises(UserError, match=f"cells of different {column}"):
         check_unmixed(bundle, False)
     check_unmixed(bundle, True)
@@ -177,10 +173,11 @@ def test_another_experiment_of_that_name_replaces_no_bundle(tmp_path: Path) -> N
         check_owner(tmp_path / "none.jsonl", other, text)
 
 
-def change_teachers(bundle: Bundle, **values: Any) -> None:
-    for row in bundle.rows:
-        if row["stage"] == "teacher":
-            row.update(values)
+def import_teachers(bundle: Bundle) -> None:
+    """Make the teachers of all seeds one cell that was trained elsewhere."""
+    for number in bundle.numbers:
+        if number.stage == "teacher":
+            number.cell.fingerprint, number.cell.manifest.epochs = "imported", 0
 
 
 def test_an_imported_teacher_of_all_seeds_is_one_run() -> None:
@@ -188,7 +185,7 @@ def test_an_imported_teacher_of_all_seeds_is_one_run() -> None:
     teacher, column = rows_of(bundle)[0], columns_of(bundle)[0]
     before = cell_estimate(bundle, teacher, column)
     assert before is not None and before.n == 3
-    change_teachers(bundle, fingerprint="imported")
+    import_teachers(bundle)
     after = cell_estimate(bundle, teacher, column)
     assert after is not None and (after.n, after.half_width) == (1, None)
 
@@ -199,16 +196,16 @@ def test_a_numbers_runs_are_in_the_order_of_their_seeds() -> None:
     bundle = read_bundle(DIGITS, "".join([header, *reversed(cells)]))
     for row in rows_of(bundle):
         for column in columns_of(bundle):
-            assert [n["seed"] for n in select(bundle, row, column)] == [0, 1, 2]
+            assert [n.seed for n in select(bundle, row, column)] == [0, 1, 2]
     bundle = read_bundle(DIGITS)
-    change_teachers(bundle, fingerprint="imported")
+    import_teachers(bundle)
     (only,) = select(bundle, rows_of(bundle)[0], columns_of(bundle)[0])
-    assert only["seed"] == 0
+    assert only.seed == 0
 
 
 def test_an_imported_teacher_has_no_epochs_here() -> None:
     bundle = read_bundle(DIGITS)
     teacher = rows_of(bundle)[0]
     assert epochs_of(bundle, teacher) == "20"
-    change_teachers(bundle, epochs=0)
+    import_teachers(bundle)
     assert epochs_of(bundle, teacher) == DASH

@@ -18,9 +18,8 @@ from hypothesis.strategies import DrawFn, SearchStrategy
 from optuna.distributions import FloatDistribution, distribution_to_json
 
 from harness.analysis.bundle import confusion_of, curves_of, read_bundle
-from harness.analysis.tables.markdown import markdown
-from harness.analysis.tables.runs import runs_markdown
-from harness.analysis.tables.text import for_terminal
+from harness.analysis.tables.pages import results_page, table_blocks
+from harness.analysis.tables.terminal import terminal_text
 from harness.analysis.tuning import read_tuning_bundle
 from harness.common.canonical_json import canonical
 from harness.common.errors import UserError
@@ -273,8 +272,8 @@ def test_bundle(data: bytes) -> None:
             assert "`harness tables FILE`" in text or "unknown method" in text
             return
         with contextlib.suppress(UserError):
-            for_terminal(markdown(bundle, "page.md", allow_mixed=True))
-            runs_markdown(bundle)
+            terminal_text(table_blocks(bundle))
+            results_page(bundle)
 
 
 TUNING: dict[str, Any] = {

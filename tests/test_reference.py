@@ -13,7 +13,7 @@ from helpers import one_error_line, snapshot
 from harness.analysis.bundle import Bundle
 from harness.analysis.reference import FREE, Comparison, compare, different
 from harness.analysis.statistics import t_quantile
-from harness.analysis.tables.comparisons import comparison_markdown
+from harness.analysis.tables.comparisons import comparison_table
 from harness.cli import main
 
 SMALL, LARGE = "wrn-10-1", "wrn-10-2"
@@ -44,18 +44,18 @@ def agreements(found: Comparison) -> list[str]:
 def test_the_same_numbers() -> None:
     found = compare(bundle(), bundle())
     assert agreements(found) == ["equal"] * 4 and found.reproduces
-    assert found.said == "4 of 4 numbers agree with made-up.jsonl (4 equal to the last digit)"
+    assert found.summary == "4 of 4 numbers agree with made-up.jsonl (4 equal to the last digit)"
 
 
 def test_another_draw_agrees_and_a_shift_does_not() -> None:
     found = compare(bundle(noise()), bundle())
     assert agreements(found) == ["agrees"] * 4 and found.reproduces
-    assert found.said.startswith("4 of 4 numbers agree")
+    assert found.summary.startswith("4 of 4 numbers agree")
     shifted = noise()
     shifted[3] += 0.05
     found = compare(bundle(shifted), bundle())
     assert agreements(found) == ["agrees"] * 3 + ["differs"] and not found.reproduces
-    assert found.said.startswith("3 of 4 numbers agree")
+    assert found.summary.startswith("3 of 4 numbers agree")
 
 
 def test_the_interval_is_pooled_over_a_row_and_holds_for_all() -> None:
@@ -94,7 +94,7 @@ def test_fewer_seeds() -> None:
     assert agreements(compare(bundle(0.3, n_seeds=1), bundle())) == ["differs"] * 4
     found = compare(bundle(0.01, n_seeds=1), bundle(n_seeds=1))
     assert agreements(found) == ["one run"] * 4 and found.reproduces
-    assert "4 of one run" in found.said and found.said.startswith("0 of 4 numbers agree")
+    assert "4 of one run" in found.summary and found.summary.startswith("0 of 4 numbers agree")
 
 
 def test_only_what_both_have_is_compared() -> None:
@@ -109,7 +109,7 @@ def test_only_what_both_have_is_compared() -> None:
 def test_other_settings_are_not_compared() -> None:
     found = compare(bundle(training={"epochs": 4}), bundle())
     assert found.checked == [] and found.reproduces
-    assert "training.epochs: 10 there, 4 here" in found.said
+    assert "training.epochs: 10 there, 4 here" in found.summary
     assert different({"kd": {"alpha": 1}, "seeds": [0]}, {"seeds": [1]}) == []
     for name in FREE:  # lists that may be shorter, and what changes no number
         assert different({name: ["a"]}, {name: ["b"]}) == [], name
@@ -122,14 +122,11 @@ def test_the_table() -> None:
     shifts = noise()
     shifts[0] = 0
     shifts[3] += 0.05
-    text = comparison_markdown(compare(bundle(shifts), bundle()))
-    lines = text.splitlines()
-    assert lines[0] == "|  |  | yours | reference | difference | verdict |"
-    assert lines[2].startswith(
-        "| Student | wrn-10-1 | 92.00 ± 4.97 (3) | 92.00 ± 4.97 (3) | 0 | eq"
-    )
-    assert lines[5].endswith("| **differs** |")
-    assert "for all 4 numbers together (95 %, Bonferroni)" in text
+    table = comparison_table(compare(bundle(shifts), bundle()))
+    rows = [[cell.text for cell in row] for row in table.rows]
+    assert rows[0] == ["Student", SMALL, "92.00 ± 4.97 (3)", "92.00 ± 4.97 (3)", "0", "equal"]
+    assert rows[3][-1] == "differs" and rows[3][-2].startswith("+")
+    assert [row[-1].bold for row in table.rows] == [False, False, False, True]
 
 
 # -- the command -----------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from helpers import (
 from test_tune_resume import TUNING
 
 from harness.analysis.bundle import read_bundle
+from harness.analysis.tables.result_table import Cell
 from harness.analysis.tables.rows import cell_estimate, columns_of, epochs_of, rows_of
 from harness.experiment.file import parse, read
 from harness.plan import Plan
@@ -96,15 +97,15 @@ def test_the_grids_description_is_its_table(finished: Path) -> None:
     path = client.download_artifacts(run.info.run_id, "result/tiny.jsonl")
     bundle = read_bundle(Path(path))
     (column,) = columns_of(bundle)
-    assert f"| | epochs | {column.label} |" in lines
+    assert f"|  | epochs | {column.label} |" in lines
     for row in rows_of(bundle):
         estimate = cell_estimate(bundle, row, column)
         assert estimate is not None
         (line,) = [x for x in lines if x.startswith(f"| {row.label} | ")]
-        start = f"| {row.label} | {epochs_of(bundle, row)} | [{estimate.percent()}]("
+        start = f"| {row.label} | {epochs_of(bundle, row)} | [{Cell.percent(estimate).text}]("
         assert f"{start}#/experiments/{run.info.experiment_id}/runs?" in line.replace("**", "")
     assert any(line.startswith("Data: digits (1400 test") for line in lines)
-    assert lines[0].startswith("| |"), "MLflow folds long texts: the table comes first"
+    assert lines[0].startswith("|  |"), "MLflow folds long texts: the table comes first"
     assert "Command: `harness run experiments/tiny.yaml`" in lines
 
 

@@ -12,15 +12,16 @@ from pathlib import Path
 
 import browser as look
 import pytest
-from bundles import BUNDLE, FILE, as_text, exported, made_up
+from bundles import BUNDLE, FILE, as_text, exported, made_up, made_up_cell
 from helpers import one_error_line
 
 from harness.analysis.bundle import Bundle, read_bundle
 from harness.analysis.figures import draw_all
 from harness.analysis.report.page import commands_of, environment_of, html, inline
 from harness.analysis.statistics import estimate
-from harness.analysis.tables.comparisons import counted
-from harness.analysis.tables.csv_and_latex import HEAD, csv_text, latex_escaped, tex_text
+from harness.analysis.tables.accuracy import CSV_COLUMNS, accuracy_tables, number_table
+from harness.analysis.tables.csv_and_latex import csv_text, latex_escaped, latex_text
+from harness.analysis.tables.result_table import Cell
 from harness.analysis.tables.runs import sections
 from harness.analysis.verdicts import verdicts_of
 from harness.cli import main
@@ -100,16 +101,13 @@ def section(page: str, name: str) -> list[str]:
 
 
 def test_every_verdict_is_a_line(claiming: Bundle) -> None:
-    page = html(claiming, [])
-    cells = section(page, "verdicts")
-    lines = [cells[i : i + 6] for i in range(6, len(cells), 6)]
+    cells = section(html(claiming, []), "verdicts")
+    lines = [cells[i : i + 5] for i in range(5, len(cells), 5)]
     verdicts = verdicts_of(claiming)
     assert {v.outcome for v in verdicts} == {"supported", "contradicted", "undecided"}
-    assert [line[:3] for line in lines] == [[v.claim, v.outcome, v.column] for v in verdicts]
-    for line, verdict in zip(lines, verdicts, strict=True):
-        assert line[3] == verdict.difference.points()
-        assert line[5] == (verdict.why or "–")
-    assert f"<p>{counted(verdicts)}. " in page
+    for line, v in zip(lines, verdicts, strict=True):
+        assert line[:3] == [v.claim, v.column, Cell.points(v.difference).text]
+        assert line[4] == v.outcome + (f"; {v.why}" if v.why else "")
 
 
 def test_the_best_of_a_column_is_bold_and_leads_to_its_runs(claiming: Bundle) -> None:
@@ -119,8 +117,8 @@ def test_the_best_of_a_column_is_bold_and_leads_to_its_runs(claiming: Bundle) ->
     assert [text.partition(" ")[0] for _, text in bold] == best
     runs = page.split(f'<h3 id="{bold[0][0]}">')[1].split("<h3")[0]
     assert "KD, wrn-10-1" in runs and "96.10" in runs and "9 of 10" in runs
-    kd = [n for n in claiming.rows if (n["method"], n["student"]) == ("kd", SMALL)]
-    assert all(n["fingerprint"][:16] in runs for n in kd)
+    kd = [n for n in claiming.numbers if (n.method, n.student) == ("kd", SMALL)]
+    assert all(n.cell.fingerprint[:16] in runs for n in kd)
 
 
 def test_differences_and_published_numbers(claiming: Bundle) -> None:
@@ -137,9 +135,9 @@ def test_differences_and_published_numbers(claiming: Bundle) -> None:
 
 
 def test_the_environment_names_every_value_that_occurs(claiming: Bundle) -> None:
-    rows = [dict(row) for row in claiming.rows]
-    rows[0] |= {"device": "cuda:0", "torch": "2.1", "dirty": True, "threads": ("4",)}
-    found = environment_of(dataclasses.replace(claiming, rows=rows))
+    other = made_up_cell(fingerprint="1", device="cuda:0", torch="2.1", dirty=True, threads=4)
+    numbers = [dataclasses.replace(claiming.numbers[0], cell=other), *claiming.numbers[1:]]
+    found = environment_of(dataclasses.replace(claiming, numbers=numbers))
     assert (found["Device"], found["torch"]) == ("cpu, cuda:0", "2, 2.1")
     assert found["Threads of a cell"] == "1, 4" and found["Digest of the data"] == "`0`"
     assert found["Commits"] == "`000000000000` with uncommitted changes"
@@ -191,24 +189,31 @@ def test_on_a_phone_and_in_the_dark(claiming: Bundle, tmp_path: Path) -> None:
         assert said == [] and browser.foreign == []
 
 
+def tex_of(bundle: Bundle) -> str:
+    (table,) = accuracy_tables(bundle, published=False)
+    return latex_text(table, "comment")
+
+
 # -- for other programs ----------------------------------------------------------------------------
 
 
 def test_inline_shows_code_and_escapes_the_rest() -> None:
-    assert inline("`a<b` *x*") == "<code>a&lt;b</code> <em>x</em>"
+    assert inline("x < `a<b` *y*") == "x &lt; <code>a&lt;b</code> *y*"
 
 
 def test_csv_has_a_line_a_number_in_per_cent(bundle: Bundle) -> None:
-    lines = list(csv.DictReader(io.StringIO(csv_text(bundle))))
-    assert tuple(lines[0]) == HEAD
+    lines = list(csv.DictReader(io.StringIO(csv_text(number_table(bundle)))))
+    assert tuple(lines[0]) == CSV_COLUMNS
     assert len(lines) == len(sections(bundle))
     teacher = next(line for line in lines if line["row"] == "Teacher")
-    rows = [r for r in bundle.rows if r["stage"] == "teacher"]
-    assert float(teacher["last"]) == pytest.approx(100 * sum(r["last"] for r in rows) / len(rows))
+    numbers = [n for n in bundle.numbers if n.stage == "teacher"]
+    assert float(teacher["last"]) == pytest.approx(
+        100 * sum(n.last for n in numbers) / len(numbers)
+    )
 
 
 def test_a_line_of_the_csv(claiming: Bundle) -> None:
-    lines = list(csv.DictReader(io.StringIO(csv_text(claiming))))
+    lines = list(csv.DictReader(io.StringIO(csv_text(number_table(claiming)))))
     found = {(line["method"], line["student"]): line for line in lines}
     assert ("teacher", claiming.teacher) in found and len(found) == len(lines) == 5
     kd, expected = found["kd", SMALL], estimate([0.950, 0.961, 0.969])
@@ -222,21 +227,21 @@ def test_a_line_of_the_csv(claiming: Bundle) -> None:
 def test_the_csv_of_tasks() -> None:
     """What the teacher's own task gives has none."""
     path = PATH.with_name("digits-overlap-tuned.jsonl")
-    lines = list(csv.DictReader(io.StringIO(csv_text(read_bundle(path)))))
+    lines = list(csv.DictReader(io.StringIO(csv_text(number_table(read_bundle(path))))))
     plain = [(n["overlap"], n["shots"]) for n in lines if n["method"] == "plain"]
     assert len(plain) == len(set(plain)) > 1 and all(all(task) for task in plain)
     assert [(n["overlap"], n["shots"]) for n in lines if n["method"] == "teacher"] == [("", "")]
 
 
 def test_the_best_of_a_column_is_bold_in_latex(claiming: Bundle) -> None:
-    lines = tex_text(claiming).splitlines()
+    lines = tex_of(claiming).splitlines()
     bold = {line.partition(" &")[0]: line.count("mathbf") for line in lines if "&" in line}
     assert bold == {"": 0, "Teacher": 0, "Student": 0, "KD": 2}
 
 
 def test_latex_is_escaped(bundle: Bundle) -> None:
     assert latex_escaped(r"a_b & 5 % \x") == r"a\_b \& 5 \% \textbackslash{}x"
-    text = tex_text(bundle)
+    text = tex_of(bundle)
     assert text.count(r"\toprule") == text.count(r"\bottomrule") == 1
     assert r"\mathbf{99.03}" in text
 

@@ -17,27 +17,26 @@ from harness.analysis.figures.base import MANY_TASKS
 from harness.analysis.figures.by_task import against, panels_of, places, points
 from harness.analysis.methods_page import methods_page
 from harness.analysis.statistics import estimate
-from harness.analysis.tables.caption import caption, tasks_said, tuning_budget
-from harness.analysis.tables.markdown import leak_markdown, markdown
+from harness.analysis.tables.accuracy import accuracy_tables, final_tables, leak_blocks
+from harness.analysis.tables.caption import caption, describe_tasks, tuning_budget
+from harness.analysis.tables.pages import link_to_runs, results_page
+from harness.analysis.tables.result_table import DASH, Cell, ResultTable
 from harness.analysis.tables.rows import (
-    DASH,
     MOST_COLUMNS,
     Row,
+    column_groups,
     columns_of,
     epochs_of,
     rows_of,
     select,
-    tables_of,
 )
-from harness.analysis.tables.runs import anchors, runs_markdown
-from harness.analysis.tables.text import for_terminal
+from harness.analysis.tables.runs import anchors, sections
 from harness.common.errors import UserError
 from harness.data import load
 from harness.experiment.file import parse
 from harness.experiment.tasks import Task, Tasks
 from harness.plan import Plan
 
-PAGE = "cross.md"
 NARROW, WIDE = "wrn-10-1", "wrn-10-2"
 
 
@@ -61,10 +60,11 @@ def row_of(bundle: Bundle, label: str) -> Row:
     return row
 
 
-def lines_of(text: str) -> list[list[str]]:
-    """The cells of every line of every table; links as their text."""
-    lines = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("|")]
-    return [[re.sub(r"\[(.*)\]\(.*\)", r"\1", cell.strip()) for cell in line] for line in lines]
+def row_texts(bundle: Bundle, label: str) -> list[str]:
+    """The texts of one row of the table."""
+    (table,) = accuracy_tables(bundle)
+    (row,) = (row for row in table.rows if row[0].text == label)
+    return [cell.text for cell in row]
 
 
 # -- the bundle ------------------------------------------------------------------------------------
@@ -81,18 +81,15 @@ def test_entries_have_their_tasks_as_numbers(plan: Plan, text: str) -> None:
 
 
 def test_numbers_can_be_grouped_by_task(bundle: Bundle) -> None:
-    numbers = bundle.numbers[(bundle.numbers.method == "plain") & bundle.numbers.overlap.notna()]
-    means = numbers.groupby(["overlap", "shots"], sort=False).selected.mean()
-    assert set(means.index) == {(2, 5), (2, "all"), ("all", 5), ("all", "all")}
-    assert all(type(n) is int for n in numbers.overlap if n != "all"), "not 2.0"
-    assert (numbers.task.map(lambda t: t.overlap is None) == (numbers.overlap == "all")).all()
-    assert bundle.numbers[bundle.numbers.stage == "pretrain"].task.isna().all()
+    groups = bundle.by("method", "task")
+    tasks = [Task(2, 5), Task(2, None), Task(None, 5), Task(None, None)]
+    assert {task for method, task in groups if method == "plain"} == {*tasks}
+    assert {n.task for n in bundle.numbers if n.stage == "pretrain"} == {None}
 
 
 def test_numbers_stay_whole_without_all(tmp_path: Path) -> None:
     tasks = {"classes": 5, "overlap": [0, 2], "shots": 5}
     found = task_bundle(tmp_path, tasks=tasks, methods=["plain", "teacher_ncm"], seeds=[0])
-    assert {type(n) for n in found.numbers.overlap} == {int, type(None)}, "not 2.0 and NaN"
     assert [c.words["overlap"] for c in columns_of(found)][:2] == ["overlap 0", "overlap 2"]
     said = "\n".join(caption(found))
     assert re.search(r"students [^;.]* 25 train", said), "without the teacher's images"
@@ -173,12 +170,10 @@ def test_a_label_shows_what_differs(
 
 def test_every_number_is_of_its_own_cells(plan: Plan, bundle: Bundle) -> None:
     """Looked up in the plan."""
-    lines = iter(lines_of(markdown(bundle, PAGE).partition("<details>")[0])[2:])
-    columns = columns_of(bundle)
-    for row in rows_of(bundle):
-        label, _, *shown = next(lines)
-        assert label.strip("*") == row.label
-        for column, cell in zip(columns, shown, strict=True):
+    (table,) = accuracy_tables(bundle)
+    for row, (label, _, *cells) in zip(rows_of(bundle), table.rows, strict=True):
+        assert label.text == row.label
+        for column, cell in zip(columns_of(bundle), cells, strict=True):
             own = {
                 e.fingerprint
                 for e in plan.entries
@@ -186,29 +181,31 @@ def test_every_number_is_of_its_own_cells(plan: Plan, bundle: Bundle) -> None:
                 and (e.student == column.student or row.stage in ("teacher", "teacher_ncm"))
                 and e.task in (None, column.task)
             }
-            found = estimate([accuracy_of(f, row.result) for f in sorted(own)])
-            expected = DASH if found is None else found.percent()
-            assert cell.strip("*") == expected, (row.label, column.label)
+            expected = Cell.percent(estimate([accuracy_of(f, row.result) for f in sorted(own)]))
+            assert cell.text == expected.text, (row.label, column.label)
 
 
-def test_a_method_without_the_task_has_a_dash(bundle: Bundle) -> None:
-    line = next(x for x in lines_of(markdown(bundle, PAGE)) if x[0] == "KD")
-    assert [cell == DASH for cell in line[2:]] == [True, True, False, False] * 2
-    assert "## KD, wrn-10-1, overlap 2" not in runs_markdown(bundle)
+def test_a_method_without_the_task_has_no_number(bundle: Bundle) -> None:
+    _, _, *cells = row_texts(bundle, "KD")
+    assert [cell == DASH for cell in cells] == [True, True, False, False] * 2
+    assert "KD, wrn-10-1, overlap 2, shots 5" not in sections(bundle)
 
 
 def test_what_is_the_teachers_is_the_same_everywhere(bundle: Bundle) -> None:
-    lines = {x[0]: x[2:] for x in reversed(lines_of(markdown(bundle, PAGE).partition("<det")[0]))}
-    assert len(set(lines["Teacher"])) == 1
-    assert lines["Teacher NCM"][:4] == lines["Teacher NCM"][4:]
-    assert len(set(lines["Teacher NCM"])) == 4
-    pretrained = lines["Fine-tuning after stage 1: the teacher's task"]
+    teacher, readout, pretrained = (
+        row_texts(bundle, label)[2:]
+        for label in ("Teacher", "Teacher NCM", "Fine-tuning after stage 1: the teacher's task")
+    )
+    assert len(set(teacher)) == 1
+    assert readout[:4] == readout[4:] and len(set(readout)) == 4
     assert len(set(pretrained[:4])) == len(set(pretrained[4:])) == 1
     assert len(set(pretrained)) == 2, "each student has its own"
 
 
 def test_epochs_stand_beside_each_row(bundle: Bundle) -> None:
-    assert {row.label: epochs_of(bundle, row) for row in rows_of(bundle)} == {
+    (table,) = accuracy_tables(bundle)
+    assert table.head[1] == "epochs"
+    assert {label.text: epochs.text for label, epochs, *_ in table.rows} == {
         "Teacher": "10",
         "Student": "10",
         "Student, epochs of both stages": "17",
@@ -220,20 +217,14 @@ def test_epochs_stand_beside_each_row(bundle: Bundle) -> None:
         "ReFilled (tuple) after stage 1: NCM, centres from the evaluated set": "7",
         "ReFilled (tuple)": "7 + 10",
     }
-    lines = lines_of(markdown(bundle, PAGE))
-    assert lines[0][:2] == ["", "epochs"]
-    assert [x[1] for x in lines[2 : 2 + len(rows_of(bundle))]] == [
-        epochs_of(bundle, row) for row in rows_of(bundle)
-    ]
 
 
 # -- several tables --------------------------------------------------------------------------------
 
 
-def test_few_columns_are_one_table(bundle: Bundle) -> None:
-    (table,) = tables_of(columns_of(bundle))
-    assert table.heads == [c.label for c in columns_of(bundle)]
-    assert "**wrn" not in markdown(bundle, PAGE)
+def test_few_columns_are_one_table_without_a_title(bundle: Bundle) -> None:
+    (table,) = accuracy_tables(bundle)
+    assert table.head[2:] == [c.label for c in columns_of(bundle)] and table.title == ""
 
 
 @pytest.fixture(scope="module")
@@ -249,16 +240,16 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 def test_many_columns_are_a_table_a_student_and_overlap(many: Bundle) -> None:
-    tables = tables_of(columns_of(many))
+    tables = accuracy_tables(many)
     assert [t.title for t in tables] == [
         f"{student}, overlap {n}" for student in (NARROW, WIDE) for n in ("all", 2, 0)
     ]
-    assert all(t.heads == ["shots 5", "shots 9", "shots 20", "shots all"] for t in tables)
-    assert [c for t in tables for c in t.columns] == columns_of(many)
-    text = markdown(many, PAGE).partition("<details>")[0]
-    assert re.findall(r"^\*\*(.*)\*\*\n\n\| \| epochs \| shots 5 \|", text, re.MULTILINE) == [
-        t.title for t in tables
-    ]
+    assert {tuple(t.head[2:]) for t in tables} == {("shots 5", "shots 9", "shots 20", "shots all")}
+    groups = column_groups(columns_of(many))
+    assert [c for g in groups for c in g.columns] == columns_of(many)
+    labels = {tuple(row[0].text for row in t.rows) for t in tables}
+    assert labels == {("Teacher", "Student", "KD", "Teacher NCM")}
+    assert [t.head[0] for t in final_tables(many)] == [t.title for t in tables]
 
 
 @pytest.mark.parametrize(
@@ -272,7 +263,7 @@ def test_no_table_is_too_wide(
     tmp_path: Path, tasks: dict[str, Any], titles: list[str], widths: list[int]
 ) -> None:
     changes = {"tasks": tasks, "methods": ["plain"], "seeds": [0]}
-    tables = tables_of(columns_of(task_bundle(tmp_path, **changes)))
+    tables = column_groups(columns_of(task_bundle(tmp_path, **changes)))
     assert [t.title for t in tables] == titles
     assert [len(t.columns) for t in tables] == widths and max(widths) <= MOST_COLUMNS
 
@@ -280,53 +271,31 @@ def test_no_table_is_too_wide(
 def test_students_without_tasks_are_never_split(bundle: Bundle) -> None:
     columns = [c for c in columns_of(bundle) if c.task == Task(2, 5)] * 6
     plain = [type(c)(c.student, None, {"student": c.student}) for c in columns]
-    assert len(tables_of(plain)) == 1 and len(plain) > MOST_COLUMNS
+    assert len(column_groups(plain)) == 1 and len(plain) > MOST_COLUMNS
 
 
-def test_the_terminal_shows_every_table(many: Bundle) -> None:
-    shown = for_terminal(markdown(many, PAGE))
-    lines = shown.splitlines()
-    titles = [i for i, line in enumerate(lines) if re.fullmatch(r"wrn-10-\d, overlap \w+", line)]
-    assert len(titles) == 6
-    for i in titles:
-        assert lines[i + 1] == ""
-        table = lines[i + 2 : i + 2 + 5]
-        assert [re.split("  +", line)[0] for line in table[1:]] == [
-            "Teacher", "Student", "KD", "Teacher NCM"
-        ]  # fmt: skip
-        assert len({len(line) for line in table}) == 1, "aligned"
-        assert re.split("  +", table[0])[1:] == [
-            "epochs",
-            "shots 5",
-            "shots 9",
-            "shots 20",
-            "shots all",
-        ]
-    assert "](" not in shown and "**" not in shown and "|" not in shown
-
-
-# -- the page of runs ------------------------------------------------------------------------------
+# -- the page of results ---------------------------------------------------------------------------
 
 
 def test_headings_and_targets_are_unique(tmp_path: Path) -> None:
     methods = ["plain", "plain@both", "plain@2", "kd", "kd@2.5", "kd@25", "teacher_ncm"]
     changes = {"methods": methods, "students": TASKS["students"][:1], "seeds": [0]}
     found = task_bundle(tmp_path, **changes)
-    page = runs_markdown(found)
-    headings = re.findall(r"^## (.*)$", page, re.MULTILINE)
+    page = results_page(found)
+    headings = re.findall(r"^### (.*)$", page, re.MULTILINE)
     assert headings == list(anchors(found)) and len(set(headings)) == len(headings)
     for label in ("Student", "Student, epochs of both stages", "Student, 2 x epochs"):
         assert f"{label}, overlap 2, shots 5" in headings
-    targets = re.findall(rf"\]\({PAGE}#(.*?)\)", markdown(found, PAGE))
-    assert set(targets) == set(anchors(found).values())
-    assert len(set(targets)) == len(headings)
-    assert {"kd-25-x-epochs-overlap-all-shots-5", "kd-25-x-epochs-overlap-all-shots-5-1"} <= {
-        *targets
-    }
+    (table,) = accuracy_tables(found, link_to_runs(found))
+    targets = {cell.link for row in table.rows for cell in row} - {""}
+    assert targets == {f"#{target}" for target in anchors(found).values()}
+    assert len(targets) == len(headings)
+    equal = "#kd-25-x-epochs-overlap-all-shots-5"
+    assert {equal, f"{equal}-1"} <= targets
 
 
-def test_the_page_names_what_a_number_depends_on(bundle: Bundle) -> None:
-    headings = re.findall(r"^## (.*)$", runs_markdown(bundle), re.MULTILINE)
+def test_a_heading_names_what_a_number_depends_on(bundle: Bundle) -> None:
+    headings = list(sections(bundle))
     assert headings.count("Teacher") == 1
     assert [h for h in headings if h.startswith("Teacher NCM")] == [
         f"Teacher NCM, overlap {o}, shots {s}" for o in (2, "all") for s in (5, "all")
@@ -337,10 +306,11 @@ def test_the_page_names_what_a_number_depends_on(bundle: Bundle) -> None:
 
 
 def test_all_three_accuracies_name_the_task(bundle: Bundle) -> None:
-    details = lines_of(leak_markdown(bundle))
-    assert details[0][1] == "student, task"
-    whose = [(x[0], x[1]) for x in details[2:]]
-    assert len(set(whose)) == len(whose) == len(anchors(bundle))
+    """Whose cells have no look at the test set in their journals are listed: none is known."""
+    (table,) = leak_blocks(bundle)
+    assert isinstance(table, ResultTable) and table.head[1] == "student, task"
+    whose = [(row[0].text, row[1].text) for row in table.rows]
+    assert len(set(whose)) == len(whose) == len(sections(bundle))
     assert ("Teacher", "wrn-16-2") in whose and ("Teacher NCM", "overlap 2, shots 5") in whose
     assert ("KD", f"{WIDE}, overlap all, shots 5") in whose
 
@@ -355,7 +325,7 @@ def test_the_caption_says_what_the_tasks_are(plan: Plan, bundle: Bundle) -> None
         "Overlap: how many of a student's classes are the teacher's, too (all: 5).",
         "Shots: training images of each class, drawn anew for each seed; the teacher has all.",
         f"teacher wrn-16-2, students {NARROW}, {WIDE}.",
-        "measured every 5 epochs and after the last one: *selected* and *best on test*",
+        "measured every 5 epochs and after the last one: `selected` and `best_on_test`",
         "Training took 90 % of the cells' time, evaluation the rest.",
         "0: fitted at once",
     ):
@@ -364,8 +334,10 @@ def test_the_caption_says_what_the_tasks_are(plan: Plan, bundle: Bundle) -> None
     (digest,) = {c.spec["data"]["digest"] for c in plan.cells.values()}
     assert re.findall(r"digest `(\w+)`", said) == [digest[:12]]
     sizes = {
-        whose: {json.loads(d)["train"] for d in numbers.data}
-        for whose, numbers in bundle.numbers.groupby(bundle.numbers.task.notna())
+        of_task: {
+            n.cell.manifest.data.train for n in bundle.numbers if (n.task is not None) == of_task
+        }
+        for of_task in (False, True)
     }
     (of_teacher,) = sizes[False]
     assert re.search(rf"teacher \d+ test, {of_teacher} train", said)
@@ -384,7 +356,7 @@ def test_the_caption_says_what_the_tasks_are(plan: Plan, bundle: Bundle) -> None
     ],
 )
 def test_orders_draws_and_new_classes_are_said(section: dict[str, Any], parts: list[str]) -> None:
-    said = tasks_said(Tasks.model_validate(section))
+    said = describe_tasks(Tasks.model_validate(section))
     assert all(part in said for part in parts), said
     assert ("Overlap" in said) == ("overlap" in section)
 
@@ -437,7 +409,7 @@ def test_old_and_new_classes_stand_under_each_method(incremental: Bundle) -> Non
             chosen = select(incremental, row, column)
             assert len(chosen) == 2
             for r in chosen:
-                assert r["selected"] == accuracy_of(r["fingerprint"], row.result)
+                assert r.selected == accuracy_of(r.cell.fingerprint, row.result)
     old = row_of(incremental, "ReFilled (tuple): old classes")
     assert epochs_of(incremental, old) == "7 + 10"
     assert "accuracy on their test images" in "\n".join(caption(incremental))
@@ -453,8 +425,7 @@ def test_all_stands_where_it_is(bundle: Bundle, incremental: Bundle) -> None:
     assert all(places(bundle, p, "overlap") == [2, 5] for p in panels)
     for panel in panels_of(bundle, "shots"):
         train = {
-            json.loads(d)["train"]
-            for d in bundle.numbers[bundle.numbers.task == panel.columns[1].task].data
+            n.cell.manifest.data.train for n in bundle.numbers if n.task == panel.columns[1].task
         }
         assert places(bundle, panel, "shots") == [5, train.pop() / 5]
     (panel,) = panels_of(incremental, "shots")
@@ -487,7 +458,7 @@ def test_a_line_is_what_the_table_says(bundle: Bundle) -> None:
     for label, line in found.items():
         row = row_of(bundle, label)
         for point, column in zip(line, panel.columns[-len(line) :], strict=True):
-            assert point.values == [n["selected"] for n in select(bundle, row, column)]
+            assert point.values == [n.selected for n in select(bundle, row, column)]
             assert len(point.values) == 2
 
 
@@ -549,7 +520,7 @@ def test_which_figures_a_bundle_of_tasks_has(bundle: Bundle, many: Bundle, tmp_p
     assert len(draw_all(many, tmp_path)) == 3
     with default_settings():
         panels = FIGURES["accuracy"].draw(many).axes
-    assert [a.get_title() for a in panels] == [t.title for t in tables_of(columns_of(many))]
+    assert [a.get_title() for a in panels] == [g.title for g in column_groups(columns_of(many))]
 
 
 def test_curves_leave_out_what_takes_no_steps_and_the_teachers_task(bundle: Bundle) -> None:
@@ -571,7 +542,7 @@ def test_what_is_tuned_for_each_task_has_a_number_for_each(tmp_path: Path) -> No
     bundle = read_bundle(tmp_path / "x.jsonl", without_training(plan, tmp_path / "runs"))
     row = row_of(bundle, "Fine-tuning after stage 1: the teacher's task")
     found = {
-        c.label: {n["fingerprint"] for n in select(bundle, row, c)} for c in columns_of(bundle)
+        c.label: {n.cell.fingerprint for n in select(bundle, row, c)} for c in columns_of(bundle)
     }
     assert {len(cells) for cells in found.values()} == {2}, "one a seed"
     narrow = [label for label in found if NARROW in label]

@@ -1,6 +1,7 @@
 """Verdicts on claims: the statistics beside scipy.stats, and what is made of them."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,12 +21,20 @@ from harness.analysis.statistics import (
     seeds_within,
 )
 from harness.analysis.tables.comparisons import (
-    counted,
-    differences_markdown,
-    published_markdown,
-    verdicts_markdown,
+    count_outcomes,
+    difference_blocks,
+    published_blocks,
+    verdict_blocks,
 )
-from harness.analysis.verdicts import Verdict, beside_published, differences_of, p_said, verdicts_of
+from harness.analysis.tables.result_table import Block, ResultTable
+from harness.analysis.verdicts import (
+    Verdict,
+    beside_published,
+    differences_of,
+    p_text,
+    paired,
+    verdicts_of,
+)
 
 VALUES = [0.012, 0.031, -0.004, 0.022, 0.017]
 BASE = [0.90, 0.91, 0.92, 0.93, 0.94]
@@ -92,6 +101,13 @@ def test_sampling_error() -> None:
     assert sampling_error(0.985, 1000) == pytest.approx(0.0075, abs=5e-5)
 
 
+def texts_of(blocks: list[Block]) -> list[list[str]]:
+    """The cells of a table that has a sentence above it."""
+    _, table = blocks
+    assert isinstance(table, ResultTable)
+    return [[cell.text + cell.note for cell in row] for row in table.rows]
+
+
 # -- verdicts --------------------------------------------------------------------------------------
 
 
@@ -145,9 +161,9 @@ def test_an_undecided_claim_says_how_many_seeds() -> None:
     (found,) = verdicts(["kd > plain"], {SMALL: plus(shifts)})
     expected = seeds_above(0.0022, deviation(shifts), 0.025)
     assert found.seeds_needed == expected and expected is not None and expected > 5
-    assert found.said.endswith(f"p {found.p:.3f}; about {expected} seeds would decide it")
+    assert f"about {expected} seeds" in found.why
     (never,) = verdicts(["kd > plain"], {SMALL: plus([1e-6 + n - 0.0002 for n in NOISE])})
-    assert never.seeds_needed is None and "more than 1,000 seeds" in never.said
+    assert never.seeds_needed is None and "more than 1,000 seeds" in never.why
 
 
 @pytest.mark.parametrize(
@@ -172,13 +188,8 @@ def test_seeds_are_counted_from_the_nearest_margin(
     assert found.seeds_needed == seeds(distance, deviation(shifts), 0.025) and found.seeds_needed
 
 
-def test_a_verdict_in_words() -> None:
-    (found,) = verdicts(["kd > plain by 1.9"], {SMALL: plus([0.02 + n for n in NOISE])})
-    assert found.said == (
-        f"kd > plain by 1.9, wrn-10-1: undecided; +2.02 ± 0.24 (5) points, p {found.p:.3f}; "
-        f"about {found.seeds_needed} seeds would decide it"
-    )
-    assert [p_said(p) for p in (0.0009, 0.001, 0.04)] == ["< 0.001", "0.001", "0.040"]
+def test_p_values() -> None:
+    assert [p_text(p) for p in (0.0009, 0.001, 0.04)] == ["< 0.001", "0.001", "0.040"]
 
 
 def test_two_seeds_have_a_spread() -> None:
@@ -201,9 +212,18 @@ def test_without_a_spread_nothing_is_decided(kd: list[float], why: str) -> None:
     assert found.outcome == "undecided" and found.p is None and why in found.why
 
 
-def test_only_seeds_that_both_have_are_paired() -> None:
-    (found,) = verdicts(["kd > plain"], {SMALL: plus([0.01 + n for n in NOISE])[:3]})
-    assert found.difference.n == 3
+def test_numbers_are_paired_by_seed_not_by_position() -> None:
+    """One side lacks the first seeds: of those that both have, kd is one point better."""
+    values = plus([0.01] * 5, [0.9, 0.5, 0.7, 0.6, 0.8])
+    bundle = made_up(
+        {("plain", "student", SMALL): [0.9, 0.5, 0.7, 0.6, 0.8], ("kd", "kd", SMALL): values},
+        methods=["plain", "kd"],
+        claims=["kd > plain"],
+    )
+    bundle.numbers[:] = [n for n in bundle.numbers if n.method == "plain" or n.seed >= 2]
+    (found,) = verdicts_of(bundle)
+    assert found.difference.n == 3 and found.difference.mean == pytest.approx(0.01)
+    assert paired({3: 0.5, 4: 0.9}, {1: 0.1, 3: 0.4}) == pytest.approx([0.1])
 
 
 def test_a_cell_is_not_compared_with_itself() -> None:
@@ -214,15 +234,15 @@ def test_a_cell_is_not_compared_with_itself() -> None:
         claims=["teacher > plain"],
     )
     assert len(verdicts_of(bundle)) == 1
-    for row in bundle.rows:
-        row["fingerprint"] = "the same"
+    for number in bundle.numbers:
+        number.cell.fingerprint = "the same"
     assert verdicts_of(bundle) == []
 
 
 def test_claims_of_what_is_left_out_have_no_verdict() -> None:
     claims = ["kd > plain", "plain > kd", "plain within 2 of kd"]
     bundle = made_up({("plain", "student", SMALL): BASE}, methods=["plain"], claims=claims)
-    assert verdicts_of(bundle) == [] and verdicts_markdown(bundle) == ""
+    assert verdicts_of(bundle) == [] and verdict_blocks(bundle) == []
 
 
 def test_after_stage_1_the_metric_of_the_protocol_counts() -> None:
@@ -232,9 +252,9 @@ def test_after_stage_1_the_metric_of_the_protocol_counts() -> None:
     }
     claims = ["refilled > refilled-triplet after stage 1"]
     bundle = made_up(numbers, methods=["refilled", "refilled-triplet"], claims=claims)
-    for row in bundle.rows:
-        if row["result"] == "ncm_eval_centers":
-            row["selected"] = 0.5
+    bundle.numbers[:] = [
+        replace(n, selected=0.5) if n.result == "ncm_eval_centers" else n for n in bundle.numbers
+    ]
     (found,) = verdicts_of(bundle)
     assert found.outcome == "supported" and found.difference.mean == pytest.approx(0.0102)
 
@@ -268,16 +288,17 @@ def test_ours_beside_the_published_numbers() -> None:
     assert kd.difference.mean == pytest.approx(0.0102)
     assert kd.difference.half_width == kd.ours.half_width
     assert (teacher.row, teacher.network, teacher.published) == ("Teacher", "wrn-16-2", 0.95)
-    text = published_markdown(with_published())
-    assert "| KD | wrn-10-1 | a, p \\| q | 91.00 | 92.02 ± " in text and "| +1.02 ± " in text
+    *texts, ours, difference = texts_of(published_blocks(with_published()))[0]
+    assert texts == ["KD", SMALL, "a, p | q", "91.00"]
+    assert ours.startswith("92.02 ± ") and difference.startswith("+1.02 ± ")
 
 
 def test_an_imported_teacher_is_one_run() -> None:
     """Its number stands for each seed in differences, and has no spread of its own."""
     bundle = with_published()
-    for row in bundle.rows:
-        if row["method"] == "teacher":
-            row["fingerprint"] = "imported"
+    for number in bundle.numbers:
+        if number.method == "teacher":
+            number.cell.fingerprint = "imported"
     assert beside_published(bundle)[1].ours.n == 1
 
 
@@ -293,15 +314,15 @@ def test_differences_from_the_plain_student() -> None:
     assert found[0].difference.mean == pytest.approx(0.0102)
     expected = scipy.stats.t.ppf(0.975, 4) * deviation(NOISE) / math.sqrt(5)
     assert found[0].difference.half_width == pytest.approx(expected)
-    line = f"| KD | +1.02 ± {100 * expected:.2f} (5) | +1.02 ± {100 * expected:.2f} (5) |"
-    assert line in differences_markdown(bundle)
+    number = f"+1.02 ± {100 * expected:.2f} (5)"
+    assert texts_of(difference_blocks(bundle)) == [["KD", number, number]]
     # Neither raw pixels, which need no teacher either, nor a method that other tables begin with.
     numbers = {("pixels_ncm", "pixels_ncm", SMALL): BASE, **numbers}
     bundle = made_up(numbers, methods=["pixels_ncm", "plain", "kd"])
     assert {d.baseline for d in differences_of(bundle)} == {"Student"}
     assert len(differences_of(bundle)) == 4
     alone = made_up({("plain", "student", SMALL): BASE}, methods=["plain"])
-    assert differences_markdown(alone) == ""
+    assert difference_blocks(alone) == []
 
 
 def test_the_table_of_verdicts() -> None:
@@ -311,10 +332,10 @@ def test_the_table_of_verdicts() -> None:
     }
     claims = ["kd > plain", "kd within 0.5 of plain", "kd > plain by 1.9"]
     bundle = made_up(numbers, methods=["plain", "kd"], claims=claims)
-    text = verdicts_markdown(bundle)
-    assert counted(verdicts_of(bundle)) == "1 supported, 1 contradicted, 1 undecided"
-    assert "for all 3 comparisons together (Holm)" in text
-    assert "| kd \\> plain | wrn-10-1 | +2.02 ± 0.24 (5) | \\< 0.001 | supported |" in text
+    assert count_outcomes(verdicts_of(bundle)) == "1 supported, 1 contradicted, 1 undecided"
+    first, *_, last = texts_of(verdict_blocks(bundle))
+    assert first == ["kd > plain", SMALL, "+2.02 ± 0.24 (5)", "< 0.001", "supported"]
+    assert last[-1].startswith("undecided; ")
 
 
 def test_the_tags_of_the_grids_run() -> None:

@@ -21,7 +21,7 @@ from harness.analysis.figures.base import (
     title,
 )
 from harness.analysis.figures.style import stagger, write_legend
-from harness.analysis.tables.rows import Row, Table, cell_estimate, columns_of, tables_of
+from harness.analysis.tables.rows import ColumnGroup, Row, cell_estimate, column_groups, columns_of
 
 AROUND = 0.8  # inches beside the axes
 
@@ -29,7 +29,7 @@ AROUND = 0.8  # inches beside the axes
 def accuracy(bundle: Bundle) -> Figure:
     """Test accuracy of each student by each method, with 95 % t-intervals over seeds; a panel for
     each of the bundle's tables."""
-    tables = tables_of(columns_of(bundle))
+    tables = column_groups(columns_of(bundle))
     rows = rows_in_stage(bundle, LAST)
     n = max(len(table.columns) for table in tables)
     width = max(7.2, 1.3 * n, 0.22 * n * len(rows))
@@ -56,7 +56,9 @@ def accuracy(bundle: Bundle) -> Figure:
     return figure
 
 
-def _draw(bundle: Bundle, axes: Axes, table: Table, rows: list[Row], inches: float) -> set[int]:
+def _draw(
+    bundle: Bundle, axes: Axes, table: ColumnGroup, rows: list[Row], inches: float
+) -> set[int]:
     """One table's numbers; how many seeds they are of. inches: the width of the axes."""
     styles, labels = styles_of(bundle), labels_of(bundle)
     # Methods of one student stand beside each other, those of the next one apart from them.

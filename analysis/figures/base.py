@@ -7,7 +7,6 @@ whatever else it has set. `look.py` has their colours, markers and ticks.
 from __future__ import annotations
 
 import contextlib
-import json
 import textwrap
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
@@ -76,11 +75,11 @@ def data_of(bundle: Bundle) -> dict[str, str]:
     "40 to 60" of several tasks."""
     without_tasks = bundle.tasks is None
     students = [
-        row
-        for row in bundle.rows
-        if (row["stage"] != TEACHER if without_tasks else row["task"] is not None)
+        number
+        for number in bundle.numbers
+        if (number.stage != TEACHER if without_tasks else number.task is not None)
     ]
-    return {"name": json.loads(students[0]["data"])["name"], **part_sizes(students)}
+    return {"name": students[0].cell.manifest.data.name, **part_sizes(students)}
 
 
 def column_axis(columns: list[Column]) -> str:

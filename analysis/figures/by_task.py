@@ -85,7 +85,7 @@ def points(bundle: Bundle, panel: Panel, dimension: Dimension) -> dict[str, list
     found: dict[str, list[Point]] = {}
     for row in rows_in_stage(bundle, LAST):
         for x, column in sorted(zip(xs, panel.columns, strict=True), key=lambda pair: pair[0]):
-            values = [number[bundle.reported] for number in select(bundle, row, column)]
+            values = [number.accuracy(bundle.reported) for number in select(bundle, row, column)]
             if values:
                 found.setdefault(labels[row.method], []).append(Point(x, values))
     return found

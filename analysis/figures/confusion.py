@@ -56,7 +56,7 @@ def confusion_matrix(bundle: Bundle) -> ConfusionMatrix | None:
     """Summed over seeds; None if a seed has no predictions."""
     row, column = chosen_for_confusion(bundle)
     numbers = select(bundle, row, column)
-    found = [bundle.confusions.get(number["fingerprint"]) for number in numbers]
+    found = [bundle.confusions.get(number.cell.fingerprint) for number in numbers]
     if not found or None in found:
         return None
     entries = [entry for one in found if one is not None for entry in one]

@@ -84,7 +84,7 @@ def bands(bundle: Bundle, number: int, metric: str) -> dict[str, dict[str, Band]
         for row in rows_in_stage(bundle, number):
             if not row.takes_steps:
                 continue  # one look is no curve
-            fingerprints = [number["fingerprint"] for number in select(bundle, row, column)]
+            fingerprints = [number.cell.fingerprint for number in select(bundle, row, column)]
             curves = [bundle.curves.get(f, {}).get(metric) for f in fingerprints]
             found = band([c for c in curves if c])
             if found is not None:

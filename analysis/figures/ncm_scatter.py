@@ -55,7 +55,10 @@ def ncm_points(bundle: Bundle) -> list[NcmPoint]:
             continue
         for column in columns_of(bundle):
             before, after = (
-                {number["seed"]: number[bundle.reported] for number in select(bundle, r, column)}
+                {
+                    number.seed: number.accuracy(bundle.reported)
+                    for number in select(bundle, r, column)
+                }
                 for r in (first, final[first.method])
             )
             points += [

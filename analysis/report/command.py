@@ -6,7 +6,7 @@ import webbrowser
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from harness.analysis.bundle import RESULTS, Bundle, read_bundle, trained, unfinished_said
+from harness.analysis.bundle import RESULTS, Bundle, describe_unfinished, read_bundle, trained
 from harness.analysis.figures import draw_all
 from harness.analysis.reference import different
 from harness.analysis.report.page import html
@@ -56,7 +56,7 @@ def _bundle(experiment: Experiment, file: Path, root: Path, assignments: list[st
             raise
         why = one_line(error)
     else:
-        why = unfinished_said(plan, root)
+        why = describe_unfinished(plan, root)
         if not why:
             return trained(plan, root, file, assignments)
     first = f"`harness run {file}` with them first"

@@ -1,85 +1,100 @@
-"""What stands under a table: what a reader needs to get its numbers again."""
+"""The caption of a table: everything a reader needs to get its numbers again."""
 
 from __future__ import annotations
 
-import json
 import math
 from typing import Any
 
-from harness.analysis.bundle import Bundle, Number
+from harness.analysis.bundle import Bundle
+from harness.analysis.bundle_fields import Number
 from harness.analysis.statistics import sampling_error
+from harness.analysis.tables.result_table import Command
 from harness.analysis.tables.rows import cell_estimate, columns_of, part_sizes, rows_of, select
-from harness.common.metrics import EVALUATION_SECONDS, selection_rule_text
+from harness.common.metrics import SELECTION_RULE_TEXTS, selection_rule_text
 from harness.common.provenance import UNKNOWN
 from harness.experiment.tasks import ALL, Tasks
 from harness.plan import TEACHER
 
 
 def caption(bundle: Bundle) -> list[str]:
-    """Lines of Markdown."""
+    """Return the lines below the whole table; code stands between backticks."""
     experiment, made = bundle.experiment, made_with(bundle)
     processors = f", {', '.join(made['processor'])}" if made["processor"] else ""
     return [
         *how_to_read(bundle),
-        f"Data: {data_said(bundle)}. "
-        f"Protocol: {protocol_said(bundle)}"
+        f"Data: {describe_data(bundle)}. "
+        f"Protocol: {describe_protocol(bundle)}"
         f"Seeds: {', '.join(map(str, experiment['seeds']))}. "
         f"Device: {', '.join(made['device'])}{processors}. "
         f"torch {', '.join(made['torch'])}. "
-        f"Commit: {commits_said(bundle)}.",
+        f"Commit: {describe_commits(bundle)}.",
         *tuning_budget(experiment),
-        f"Command: `{bundle.command}`",
+        Command(f"Command: `{bundle.command}`"),
     ]
 
 
+def short_caption(bundle: Bundle, addition: str = "") -> str:
+    """Return the line below the final accuracies: what they are, and by which protocol."""
+    n = len(bundle.experiment["seeds"])
+    spread = f"mean ± half-width of the 95 % t-interval over {n} seeds" if n > 1 else "of one seed"
+    protocol = f"Protocol: {bundle.protocol}, {SELECTION_RULE_TEXTS[bundle.reported]}."
+    return f"Test accuracy in %, {spread}{addition}. {protocol}"
+
+
 def how_to_read(bundle: Bundle) -> list[str]:
-    """What a number of the table is, and what its interval says."""
+    """Return what a number of the table is, and what its interval covers."""
     at_once = "" if all(row.takes_steps for row in rows_of(bundle)) else ", 0: fitted at once"
     return [
         "Test accuracy in %, mean ± half-width of the 95 % t-interval over seeds "
         "(number of seeds); each number links to its runs. "
         "The best student of a column is bold, whether or not the difference is decided. "
         f"Epochs: of all stages that lead to a row{at_once}.",
-        *filter(None, [sampling_said(bundle)]),
-        *([f"{tasks_said(bundle.tasks)} {networks_said(bundle)}"] if bundle.tasks else []),
+        *filter(None, [describe_sampling_error(bundle)]),
+        *([f"{describe_tasks(bundle.tasks)} {describe_networks(bundle)}"] if bundle.tasks else []),
     ]
 
 
-def protocol_said(bundle: Bundle) -> str:
+def describe_protocol(bundle: Bundle) -> str:
+    """Return the protocol, the reported epoch, and how often classifiers were measured."""
     select_by = bundle.experiment["protocol"].get("select_by", "accuracy")
     rule = selection_rule_text(bundle.reported, select_by)
-    return f"{bundle.protocol}, {rule}. {evaluation_said(bundle)}"
+    return f"{bundle.protocol}, {rule}. {describe_evaluation(bundle)}"
 
 
 def made_with(bundle: Bundle) -> dict[str, list[str]]:
-    """device, processor, threads, torch: each value that occurs; processors and threads of what
-    was trained here, none in bundles that were written before they held them."""
-    cells = bundle.cells
-    trained = [cell for cell in cells if cell["epochs"] > 0]
+    """Return each value of device, processor, threads and torch among the cells.
+
+    Imported cells have neither processor nor threads, and older bundles have none at all.
+    """
+    cells = [cell.manifest for cell in bundle.cells]
+    trained = [cell for cell in cells if cell.epochs > 0]
     return {
-        "device": sorted({cell["device"] for cell in cells}),
-        "processor": sorted({name for cell in trained for name in cell["processor"]}),
-        "threads": sorted({n for cell in trained for n in cell["threads"]}),
-        "torch": sorted({cell["torch"] for cell in cells}),
+        "device": sorted({cell.device for cell in cells}),
+        "processor": sorted({name for cell in trained for name in cell.processor}),
+        "threads": sorted({n for cell in trained for n in cell.threads}),
+        "torch": sorted({cell.torch for cell in cells}),
     }
 
 
-def commits_said(bundle: Bundle) -> str:
-    cells = bundle.cells
-    commits = sorted({UNKNOWN if c == "None" else c for cell in cells for c in cell["commits"]})
-    dirty = " with uncommitted changes" if any(cell["dirty"] for cell in cells) else ""
+def describe_commits(bundle: Bundle) -> str:
+    """Return the commits that trained the cells, and whether some had uncommitted changes."""
+    cells = [cell.manifest for cell in bundle.cells]
+    commits = sorted({UNKNOWN if c == "None" else c for cell in cells for c in cell.commits})
+    dirty = " with uncommitted changes" if any(cell.dirty for cell in cells) else ""
     return f"{', '.join(f'`{c[:12]}`' for c in commits)}{dirty}"
 
 
-def sampling_said(bundle: Bundle) -> str:
-    """What the intervals over seeds leave out: the choice of test images, at the number where it
-    matters most, and the processor."""
+def describe_sampling_error(bundle: Bundle) -> str:
+    """Return what the intervals over seeds leave out: the choice of test images, and the processor.
+
+    The choice of images is given for the number where it matters most.
+    """
     found = []
     for row in rows_of(bundle):
         for column in columns_of(bundle):
             mean, numbers = cell_estimate(bundle, row, column), select(bundle, row, column)
             if row.is_final and mean:
-                n_images = json.loads(numbers[0]["data"])["test"]
+                n_images = numbers[0].cell.manifest.data.test
                 found.append((sampling_error(mean.mean, n_images), mean.mean, n_images))
     if not found:
         return ""
@@ -92,8 +107,8 @@ def sampling_said(bundle: Bundle) -> str:
     )
 
 
-def tasks_said(tasks: Tasks) -> str:
-    """What teacher and students learn, and what the dimensions of the columns count."""
+def describe_tasks(tasks: Tasks) -> str:
+    """Return what teacher and students learn, and what the dimensions of the columns count."""
     order = {
         "labels": "in the order of their labels",
         "random": f"in a random order (seed {tasks.order_seed})",
@@ -118,57 +133,59 @@ def tasks_said(tasks: Tasks) -> str:
     )
 
 
-def networks_said(bundle: Bundle) -> str:
-    """Columns of several tasks need not name the only student."""
-    has_teacher = any(row["stage"] == TEACHER for row in bundle.rows)
+def describe_networks(bundle: Bundle) -> str:
+    """Return the labels of teacher and students, which columns of tasks need not name."""
+    has_teacher = any(number.stage == TEACHER for number in bundle.numbers)
     teacher = f"teacher {bundle.teacher}, " if has_teacher else ""
     students = list(dict.fromkeys(column.student for column in columns_of(bundle)))
     return f"Networks: {teacher}student{'s' * (len(students) > 1)} {', '.join(students)}."
 
 
-def data_said(bundle: Bundle) -> str:
-    """Name, number of images and digest: of tasks, of the whole data set they are taken from."""
-    rows = bundle.rows
-    data = json.loads(rows[0]["data"])
+def describe_data(bundle: Bundle) -> str:
+    """Return name, number of images and digest of the data; with tasks, of the whole data set."""
+    numbers = bundle.numbers
+    data = numbers[0].cell.manifest.data
     if bundle.tasks is None:
-        return f"{data['name']} ({_sizes(rows)} images, digest `{data['digest'][:12]}`)"
-    digests = sorted({d for row in rows if (d := row["whole_digest"]) is not None})
-    whole = f" (digest `{digests[0][:12]}`)" if len(digests) == 1 else ""
-    teacher = [row for row in rows if row["stage"] == TEACHER]
-    students = [row for row in rows if row["task"] is not None]
+        return f"{data.name} ({_sizes(numbers)} images, digest `{data.digest[:12]}`)"
+    digests = {d for cell in bundle.cells if (d := cell.spec.data.digest) is not None}
+    whole = f" (digest `{digests.pop()[:12]}`)" if len(digests) == 1 else ""
+    teacher = [number for number in numbers if number.stage == TEACHER]
+    students = [number for number in numbers if number.task is not None]
     had = [("teacher", teacher)] if teacher else []
     parts = [f"{who} {_sizes(of)}" for who, of in [*had, ("students", students)]]
-    return f"{data['name']}{whole}; images: {'; '.join(parts)}"
+    return f"{data.name}{whole}; images: {'; '.join(parts)}"
 
 
 def _sizes(numbers: list[Number]) -> str:
     return ", ".join(f"{size} {part}" for part, size in part_sizes(numbers).items())
 
 
-def evaluation_said(bundle: Bundle) -> str:
-    """How often classifiers were measured, if not after every epoch, and how much of the time
-    that took, where the cells know it."""
+def describe_evaluation(bundle: Bundle) -> str:
+    """Return how often classifiers were measured, and the share of the time that it took.
+
+    Nothing is said of an evaluation after every epoch, and of times that no cell knows.
+    """
     every = bundle.experiment["protocol"].get("evaluate_every", 1)
-    said = ""
+    text = ""
     if every > 1:
-        said = (
-            f"Classifiers were measured every {every} epochs and after the last one: *selected* "
-            "and *best on test* are chosen among these. "
+        text = (
+            f"Classifiers were measured every {every} epochs and after the last one: `selected` "
+            "and `best_on_test` are chosen among these. "
         )
-    cells = bundle.cells
-    known = [cell for cell in cells if cell[EVALUATION_SECONDS] is not None]
+    cells = [cell.manifest for cell in bundle.cells]
+    known = [(c.seconds, c.evaluation_seconds) for c in cells if c.evaluation_seconds is not None]
     training, evaluation = (
-        math.fsum(cell[name] for cell in known) for name in ("seconds", EVALUATION_SECONDS)
+        (math.fsum(seconds) for seconds in zip(*known, strict=True)) if known else (0.0, 0.0)
     )
     if training > 0 and evaluation > 0:
         share = f"{100 * training / (training + evaluation):.0f} %"
         of = "" if len(known) == len(cells) else f" (known of {len(known)} of {len(cells)})"
-        said += f"Training took {share} of the cells' time{of}, evaluation the rest. "
-    return said
+        text += f"Training took {share} of the cells' time{of}, evaluation the rest. "
+    return text
 
 
 def tuning_budget(experiment: dict[str, Any]) -> list[str]:
-    """How many trials each method's settings come from; nothing for an untuned experiment."""
+    """Return the number of tuning trials per method; nothing for an untuned experiment."""
     tuned = experiment.get("tuned") or {}
     budget = [f"{m} {_trials(t)}" for m, t in tuned.items()]
     budget += [f"{m} none" for m in experiment["methods"] if tuned and m not in tuned]

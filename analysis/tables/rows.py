@@ -1,44 +1,37 @@
-"""The rows and columns of a bundle's tables, from what its methods and tasks say about themselves,
-and the numbers behind each."""
+"""The rows and columns of a bundle's tables, and the numbers behind each cell."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from harness import methods
-from harness.analysis.bundle import Bundle, Number, first_of_each
+from harness.analysis.bundle import Bundle, one_per_cell
+from harness.analysis.bundle_fields import Number
 from harness.analysis.statistics import Estimate, estimate
+from harness.analysis.tables.result_table import DASH
 from harness.common import metrics
-from harness.common.metrics import (
-    ACCURACY,
-    NCM_METRICS,
-    SELECTION_RULES,
-    group_metric,
-    leak,
-    measured_metrics,
-)
-from harness.experiment.published import SHOWN
+from harness.common.metrics import ACCURACY, NCM_METRICS, group_metric, measured_metrics
 from harness.experiment.tasks import Task
 from harness.methods import Method
 from harness.plan import TEACHER
 
-DASH = "–"  # for what is not there
 DIMENSIONS = ("student", "overlap", "shots")  # of a column
 MOST_COLUMNS = 8  # of one table with tasks; more are split
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the table: which numbers it shows.
+    """One row of the tables.
 
-    number: of its stage among the method's, from 1; 0 for the teacher. is_final: the accuracy after
-    its last one, which is the method's result. by_student, by_task: whether the number depends on
-    the student's network and on its task: not where the teacher's own network or task is used.
-    on_teachers: whether its images and classes are those of the teacher's task.
-    takes_steps: whether the stage trains for epochs; else what it fits is found at once.
+    Attributes:
+        number: The stage's position in its method, from 1; 0 for the teacher.
+        is_final: True for the method's result, the accuracy after its last stage.
+        by_student, by_task: Whether the number depends on the student's network and on its task;
+            it does not if the teacher's own network or task is used.
+        on_teachers: Whether its images and classes are those of the teacher's task.
+        takes_steps: Whether the stage trains for epochs; else it is fitted at once.
     """
 
     label: str
@@ -55,11 +48,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Column:
-    """One column of the tables: a student, and what it learns.
+    """One column of the tables: a student and its task.
 
-    task: None where the experiment has no tasks.
-    words: dimension -> what to call it by, of those in which the bundle's columns differ: without
-        tasks it is the student.
+    Attributes:
+        task: None in an experiment without tasks.
+        words: Dimension -> its value in words, for the dimensions in which the bundle's columns
+            differ; without tasks, the student.
     """
 
     student: str
@@ -68,29 +62,30 @@ class Column:
 
     @property
     def label(self) -> str:
+        """The column's name."""
         return ", ".join(self.words.values())
 
     def part(self, row: Row) -> str:
-        """What of the label a row's number depends on; "" where it is the same in every column."""
+        """Return the part of the label that a row depends on; "" if all columns share the row."""
         depends = {"student": row.by_student, "overlap": row.by_task, "shots": row.by_task}
         return ", ".join(word for name, word in self.words.items() if depends[name])
 
 
 @dataclass(frozen=True)
-class Table:
-    """The columns of one of a bundle's tables."""
+class ColumnGroup:
+    """The columns of one table; an experiment with many tasks has several tables."""
 
     columns: list[Column]
 
     @property
     def shared(self) -> dict[str, str]:
-        """The words that stand in all columns."""
+        """The words that all columns have in common."""
         first, *others = (column.words for column in self.columns)
         return {k: w for k, w in first.items() if all(o.get(k) == w for o in others)}
 
     @property
     def heads(self) -> list[str]:
-        """What tells each column from the others."""
+        """The words that tell each column from the others."""
         words = (
             [word for name, word in column.words.items() if name not in self.shared]
             for column in self.columns
@@ -99,22 +94,26 @@ class Table:
 
     @property
     def title(self) -> str:
+        """What the columns share, or the first and the last of them."""
         return ", ".join(self.shared.values()) or f"{self.heads[0]} to {self.heads[-1]}"
 
 
-def methods_for_task(bundle: Bundle) -> list[Method]:
-    """
+def methods_of(bundle: Bundle) -> list[Method]:
+    """Return the methods of a bundle.
+
     Raises:
-        UserError: it is of a method that this version does not know.
+        UserError: This version does not know one of them.
     """
     field = f"{bundle.path}: experiment.methods"
     return [methods.get_method(name, field) for name in bundle.experiment["methods"]]
 
 
 def rows_of(bundle: Bundle) -> list[Row]:
-    """Teacher, then each method: after each stage all that it measures, and the final accuracy; of
-    an incremental task, also that of its old and of its new classes."""
-    used = methods_for_task(bundle)
+    """Return the rows: the teacher, then each method with every metric of each stage.
+
+    An incremental task also has the accuracies of its old and its new classes.
+    """
+    used = methods_of(bundle)
     rows = []
     if any(m.needs for m in used):
         rows = [Row("Teacher", TEACHER, TEACHER, ACCURACY, by_student=False, by_task=False)]
@@ -124,13 +123,13 @@ def rows_of(bundle: Bundle) -> list[Row]:
         label = method.label_in(bundle.experiment)
         for number, stage in enumerate(method.stages, 1):
             is_final = stage is method.final
-            shown = {}
+            labels = {}
             for result in measured_metrics(stage.metric):
                 what = ": the teacher's task" if stage.task == TEACHER else ""
                 what = f": {NCM_METRICS[result]}" if result in NCM_METRICS else what
-                shown[result] = label if is_final else f"{label} after stage {number}{what}"
+                labels[result] = label if is_final else f"{label} after stage {number}{what}"
             if is_final:
-                shown |= {group_metric(group): f"{label}: {group} classes" for group in groups}
+                labels |= {group_metric(group): f"{label}: {group} classes" for group in groups}
             rows += [
                 Row(
                     text,
@@ -144,13 +143,13 @@ def rows_of(bundle: Bundle) -> list[Row]:
                     on_teachers=stage.task == TEACHER,
                     takes_steps=stage.schedule is not None,
                 )
-                for result, text in shown.items()
+                for result, text in labels.items()
             ]
     return rows
 
 
 def columns_of(bundle: Bundle) -> list[Column]:
-    """A column a student, in their order; with tasks, one each of the tasks that it learns."""
+    """Return one column per student, or per student and task."""
     students = dict.fromkeys(s for s, stage in bundle.by("student", "stage") if stage != TEACHER)
     there = bundle.by("student", "task")
     tasks: list[Task | None] = [None] if bundle.tasks is None else [*bundle.tasks.all]
@@ -168,18 +167,17 @@ def columns_of(bundle: Bundle) -> list[Column]:
     ]
 
 
-def tables_of(columns: list[Column]) -> list[Table]:
-    """The columns as one table or, with more tasks than fit beside each other, as several: one a
-    student, then one an overlap."""
+def column_groups(columns: list[Column]) -> list[ColumnGroup]:
+    """Split the columns into tables that are narrow enough: by student, then by overlap."""
     if len(columns) <= MOST_COLUMNS or columns[0].task is None:
-        return [Table(columns)]
+        return [ColumnGroup(columns)]
     for dimension in ("student", "overlap"):
         words = dict.fromkeys(column.words.get(dimension) for column in columns)
         if 1 < len(words) < len(columns):
             parts = ([c for c in columns if c.words.get(dimension) == word] for word in words)
-            return [table for part in parts for table in tables_of(part)]
+            return [group for part in parts for group in column_groups(part)]
     width = math.ceil(len(columns) / math.ceil(len(columns) / MOST_COLUMNS))
-    return [Table(columns[i : i + width]) for i in range(0, len(columns), width)]
+    return [ColumnGroup(columns[i : i + width]) for i in range(0, len(columns), width)]
 
 
 def main_metric(bundle: Bundle, result: str) -> str:
@@ -188,78 +186,55 @@ def main_metric(bundle: Bundle, result: str) -> str:
 
 
 def select(bundle: Bundle, row: Row, column: Column) -> list[Number]:
-    """The numbers of one table cell, a row a seed. An imported teacher is one run, not one a seed;
-    what the teacher's own network gives is one run of all students."""
-    return first_of_each(of_every_seed(bundle, row, column))
+    """Return the numbers behind one table cell, one per run.
+
+    An imported teacher is one run of all seeds; a number of the teacher's own network is one run of
+    all students.
+    """
+    return one_per_cell(select_all_seeds(bundle, row, column))
 
 
-def of_every_seed(bundle: Bundle, row: Row, column: Column) -> list[Number]:
-    """The same, where one run of several seeds stands once for each."""
-    wanted: Number = {"stage": row.stage, "method": row.method, "result": row.result}
+def select_all_seeds(bundle: Bundle, row: Row, column: Column) -> list[Number]:
+    """Return the numbers behind one table cell, one per seed, even if one run serves several."""
+    key: dict[str, object] = {"stage": row.stage, "method": row.method, "result": row.result}
     if row.by_student:
-        wanted["student"] = column.student
+        key["student"] = column.student
     if row.by_task and column.task is not None:
-        wanted["task"] = column.task
-    chosen = bundle.by(*wanted).get(tuple(wanted.values()), [])
-    return sorted(chosen, key=lambda number: number["seed"])
+        key["task"] = column.task
+    numbers = bundle.by(*key).get(tuple(key.values()), [])
+    return sorted(numbers, key=lambda number: number.seed)
 
 
 def cell_estimate(bundle: Bundle, row: Row, column: Column) -> Estimate | None:
-    return estimate([number[bundle.reported] for number in select(bundle, row, column)])
+    """Return the mean and interval of one table cell over seeds; None if it has no numbers."""
+    return estimate([number.accuracy(bundle.reported) for number in select(bundle, row, column)])
 
 
 def final_rows(bundle: Bundle) -> list[Row]:
-    """The teacher, and each method's final accuracy."""
+    """Return the teacher's row and each method's final accuracy."""
     return [row for row in rows_of(bundle) if row.is_final or row.stage == TEACHER]
 
 
-def percent(found: Estimate | None) -> str:
-    """'98.43 ± 0.31 (3)'; a dash for what is not there."""
-    return DASH if found is None else found.percent()
-
-
-def points(found: Estimate | None) -> str:
-    """Of a difference: '+1.20 ± 0.31 (3)'; a dash for what is not there."""
-    return DASH if found is None else found.points()
-
-
 def best_rows(bundle: Bundle, column: Column) -> set[Row]:
-    """The trained students with the highest mean of a column: what stands out, where there are
-    others. The verdicts say whether it is higher than another. Not the teacher's own network, nor
-    what is found in one look at the images."""
+    """Return the rows to print bold: the trained students with the highest mean of a column.
+
+    The teacher's own network and methods that are fitted at once do not compete; the verdicts say
+    whether a difference is decided.
+    """
     rows = (r for r in rows_of(bundle) if r.is_final and r.by_student and r.takes_steps)
-    means = {row: found.mean for row in rows if (found := cell_estimate(bundle, row, column))}
+    means = {row: e.mean for row in rows if (e := cell_estimate(bundle, row, column))}
     return {row for row in means if len(means) > 1 and means[row] == max(means.values())}
 
 
-def forms_and_leak(bundle: Bundle, row: Row, column: Column) -> list[Estimate | None]:
-    """Return a number under each selection rule, then the leak.
-
-    The leak is how much choosing the epoch on the test set adds to the honest choice.
-    """
-    chosen = select(bundle, row, column)
-    forms = [[number[form] for number in chosen] for form in SELECTION_RULES]
-    return [*map(estimate, forms), estimate([leak(n, bundle.reported) for n in chosen])]
-
-
-def published_lines(bundle: Bundle, columns: list[Column]) -> list[tuple[list[str], list[str]]]:
-    """Of each published row with a number in one of these columns: its name, source and protocol,
-    and the numbers."""
-    found = []
-    for row in bundle.published:
-        values = [row.get(column.student, "") for column in columns]
-        if any(values):
-            found.append(([row[name] for name in SHOWN], [value or DASH for value in values]))
-    return found
-
-
 def epochs_of(bundle: Bundle, row: Row) -> str:
-    """What a row's weights were trained for: "20"; "15 + 20" after the last of two stages; "0"
-    where no step is taken; a dash for a teacher that was trained elsewhere."""
+    """Return the epochs behind a row: "20"; "15 + 20" after two stages; "0" if fitted at once.
+
+    A teacher that was trained elsewhere has a dash.
+    """
     groups = bundle.by("method", "stage")
 
     def of_stage(name: str) -> str:
-        epochs = {number["epochs"] for number in groups.get((row.method, name), [])}
+        epochs = {number.cell.manifest.epochs for number in groups.get((row.method, name), [])}
         return " or ".join(map(str, sorted(epochs - {0}))) or DASH
 
     if row.method == TEACHER:
@@ -271,10 +246,9 @@ def epochs_of(bundle: Bundle, row: Row) -> str:
 
 
 def part_sizes(numbers: list[Number]) -> dict[str, str]:
-    """Part -> how many images the cells of these numbers had of it: "502", or "25 to 502"."""
-    found: dict[str, set[int]] = {}
-    for text in dict.fromkeys(number["data"] for number in numbers):
-        for part, size in json.loads(text).items():
-            if part not in ("name", "digest"):
-                found.setdefault(part, set()).add(size)
-    return {part: f"{min(n)} to {max(n)}" if len(n) > 1 else str(*n) for part, n in found.items()}
+    """Return the number of images of each part that the cells saw: "502", or "25 to 502"."""
+    sizes: dict[str, set[int]] = {}
+    for cell in {id(number.cell): number.cell for number in numbers}.values():
+        for part, size in cell.manifest.data.sizes.items():
+            sizes.setdefault(part, set()).add(size)
+    return {part: f"{min(n)} to {max(n)}" if len(n) > 1 else str(*n) for part, n in sizes.items()}

@@ -31,7 +31,7 @@ def result_of(file: Path, assignments: list[str] | None, store: Path) -> Callabl
     """What prints the result of a plan that has been trained."""
 
     def show(plan: Plan) -> None:
-        from harness.analysis.commands import print_result
+        from harness.analysis.print_results import print_result
 
         options = [] if store == RUNS else ["--store", str(store)]
         print_result(plan, file, store, assignments or [], options)

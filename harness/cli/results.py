@@ -45,7 +45,7 @@ def tables(
     mixed: Mixed = False,
 ) -> None:
     """Rewrite the README's tables from the finished cells of FILES, or from the stored bundles."""
-    from harness.analysis.commands import make_tables
+    from harness.analysis.generated_files import make_tables
 
     plans = [(plan_of_file(file, set_), file) for file in files or []]
     changed = make_tables(
@@ -62,7 +62,7 @@ def tables(
 @app.command()
 def verdicts(file: File, set_: Set = None, store: StoreOption = RUNS) -> None:
     """Say whether the numbers agree with the committed ones, and what they show."""
-    from harness.analysis.verdict_command import print_verdicts
+    from harness.analysis.print_results import print_verdicts
 
     raise typer.Exit(print_verdicts(plan_of_file(file, set_), file, store, set_ or []))
 
@@ -117,7 +117,7 @@ def ablate(
 @app.command()
 def figures() -> None:
     """Redraw docs/figures from the stored bundles."""
-    from harness.analysis.commands import make_figures
+    from harness.analysis.generated_files import make_figures
     from harness.analysis.tuning import make_tuning_figures
 
     make_figures()

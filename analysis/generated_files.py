@@ -1,0 +1,184 @@
+"""The generated files of a project: bundles, tables, results pages and figures."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import shlex
+from pathlib import Path
+
+from harness.analysis import ablation_tables, methods_page
+from harness.analysis.bundle import RESULTS, Bundle, bundle_path, check_unmixed, export, read_bundle
+from harness.analysis.print_results import print_blocks
+from harness.analysis.readme import (
+    DOCS,
+    README,
+    SUMMARY,
+    TABLE,
+    has_markers,
+    replace_between_markers,
+)
+from harness.analysis.tables.markdown import markdown
+from harness.analysis.tables.pages import link_to_runs, result_files, summary_blocks, table_blocks
+from harness.common.errors import UserError
+from harness.plan import Plan
+
+FIGURES = DOCS / "figures"
+
+
+def make_tables(
+    plans: list[tuple[Plan, Path]],
+    store: Path,
+    *,
+    assignments: list[str] | None = None,
+    check: bool = False,
+    print_only: bool = False,
+    allow_mixed: bool = False,
+) -> int:
+    """Refresh the bundles of `plans` from the store, then every file made from a stored bundle.
+
+    Returns:
+        1 if `check` found a difference (nothing is written then), else 0.
+
+    Raises:
+        UserError: Unfinished or mixed cells, or a missing README or marker; nothing is written.
+    """
+    fresh: dict[Path, str] = {}
+    for plan, file in plans:
+        path, text = bundle_path(plan), export(plan, store, file, assignments or [])
+        check_owner(path, text, fresh.get(path))
+        fresh[path] = text
+    if not print_only and not README.exists():
+        raise UserError(
+            "README.md: not in this folder; run from the project's root, or use --print"
+        )
+    stored = [] if print_only and fresh else RESULTS.glob("*.jsonl")
+    paths = sorted({*stored, *fresh})
+    if not paths:
+        raise UserError(f"{RESULTS}: no bundle there yet; name an experiment file")
+    bundles = [read_bundle(path, fresh.get(path)) for path in paths]
+    for bundle in bundles:
+        check_unmixed(bundle, allow_mixed)
+        if print_only or bundle.path in fresh:
+            print_blocks(table_blocks(bundle))
+    if print_only:
+        return 0
+    outputs = _outputs(bundles) | fresh
+    changed = {p: text for p, text in outputs.items() if not p.exists() or p.read_text() != text}
+    if check:
+        return _report_differences(changed)
+    for path, text in changed.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    redraw = [p for p in paths if p in changed or not _has_figures(p)]
+    if redraw:
+        make_figures(redraw)
+    print(f"changed: {', '.join(map(str, changed))}" if changed else "tables are up to date")
+    return 0
+
+
+def _outputs(bundles: list[Bundle]) -> dict[Path, str]:
+    """Return the text of every file that is made from bundles."""
+    pages = {p: p.read_text(encoding="utf-8") for p in (README, *sorted(DOCS.glob("*.md")))}
+    outputs: dict[Path, str] = {}
+    for bundle in bundles:
+        _fill_markers(pages, bundle)
+        outputs |= {
+            bundle.path.with_suffix(suffix): text for suffix, text in result_files(bundle).items()
+        }
+    outputs |= ablation_tables.refreshed(pages)
+    if methods_page.PATH.exists():
+        pages[methods_page.PATH] = methods_page.methods_page()
+    return outputs | pages
+
+
+def _fill_markers(pages: dict[Path, str], bundle: Bundle) -> None:
+    """Fill the markers of a bundle's table and of its summary on all pages.
+
+    Raises:
+        UserError: No page has any, or one page has only half of a pair.
+    """
+    results = bundle.path.with_suffix(".md")
+    places = [
+        (page, kind)
+        for page, text in pages.items()
+        for kind in (TABLE, SUMMARY)
+        if has_markers(text, bundle.name, kind)
+    ]
+    for page, kind in places or [(README, TABLE)]:  # without a place, the README's is missing
+        address = Path(os.path.relpath(results, page.parent)).as_posix()
+        blocks = (
+            summary_blocks(bundle, address)
+            if kind == SUMMARY
+            else table_blocks(bundle, link_to_runs(bundle, address))
+        )
+        pages[page] = replace_between_markers(
+            pages[page], bundle.name, markdown(blocks), str(page), kind
+        )
+
+
+def check_owner(path: Path, text: str, other: str | None) -> None:
+    """Check that a new bundle does not replace that of another experiment file of the same name.
+
+    Args:
+        text: The new bundle.
+        other: Another new bundle of this call for the same path; None to look at the stored one.
+
+    Raises:
+        UserError: It would replace it.
+    """
+    try:
+        old = read_bundle(path, other)
+    except UserError:
+        return  # none yet, or none that can be read: this one takes its place
+    new = read_bundle(path, text)
+    files = [shlex.split(bundle.command)[2] for bundle in (old, new)]
+    settings = [
+        {k: v for k, v in bundle.experiment.items() if k not in ("seeds", "description")}
+        for bundle in (old, new)
+    ]
+    if Path(files[0]) != Path(files[1]) and settings[0] != settings[1]:
+        raise UserError(
+            f"name: {files[1]} and {files[0]} are both called {new.name!r}, and {path} holds the "
+            f"results of {files[0]}; give {files[1]} another `name`, or delete {path} if it has "
+            "taken its place"
+        )
+
+
+def _report_differences(changed: dict[Path, str]) -> int:
+    for path, text in changed.items():
+        old = path.read_text().splitlines() if path.exists() else []
+        diff = difflib.unified_diff(old, text.splitlines(), str(path), "from the results", n=0)
+        print("\n".join(list(diff)[:40]))
+    print("tables differ: run `harness tables`" if changed else "tables match the results")
+    return 1 if changed else 0
+
+
+def figure_folder(bundle: Path) -> Path:
+    """Return the folder of a bundle's figures.
+
+    The folder `tuning` also holds the figures of tuning studies (analysis/tuning.py), which have
+    other names.
+    """
+    return FIGURES / bundle.stem
+
+
+def _has_figures(path: Path) -> bool:
+    from harness.analysis.figures import drawable
+
+    names, _ = drawable(read_bundle(path))
+    return all((figure_folder(path) / f"{name}.png").exists() for name in names)
+
+
+def make_figures(paths: list[Path] | None = None) -> None:
+    """Draw the figures of each bundle, by default of all stored ones; print what is left out."""
+    from harness.analysis.figures import draw_all, drawable  # matplotlib takes its time
+
+    for path in sorted(RESULTS.glob("*.jsonl")) if paths is None else paths:
+        bundle = read_bundle(path)
+        drawn = draw_all(bundle, figure_folder(path))
+        print(f"drawn: {', '.join(map(str, drawn))}")
+        _, left_out = drawable(bundle)
+        for reason in dict.fromkeys(left_out.values()):
+            names = ", ".join(name for name, why in left_out.items() if why == reason)
+            print(f"left out: {names} of {bundle.name}: {reason}")

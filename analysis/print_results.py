@@ -1,0 +1,90 @@
+"""Results that commands print: a run's closing table, tables, verdicts."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness.analysis.bundle import Bundle, bundle_path, describe_unfinished, read_bundle, trained
+from harness.analysis.reference import compare
+from harness.analysis.tables.comparisons import comparison_table, verdict_blocks
+from harness.analysis.tables.pages import closing_blocks
+from harness.analysis.tables.result_table import Block
+from harness.analysis.tables.terminal import terminal_text, terminal_width
+from harness.common.errors import UserError
+from harness.common.names import command_name
+from harness.plan import Plan
+
+NEXT = {
+    "verdicts": "what it shows, beside the committed numbers",
+    "tables --print": "all numbers",
+    "report": "all of it as a page",
+}
+
+
+def print_blocks(blocks: Sequence[Block]) -> None:
+    """Print tables and paragraphs, as wide as the terminal is."""
+    print(terminal_text(blocks, terminal_width()))
+
+
+def print_result(
+    plan: Plan, file: Path, store: Path, assignments: list[str], options: list[str]
+) -> None:
+    """Print what `harness run` ends with: the final accuracies, and what to call next.
+
+    Args:
+        options: Options of the command that the next ones need as well.
+    """
+    bundle = trained(plan, store, file, assignments)
+    print()
+    print_blocks(closing_blocks(bundle))
+    print()
+    for command, what in NEXT.items():
+        words = [command_name(), *bundle.command_of(*command.split())[1:], *options]
+        print(f"  {shlex.join(words)}  # {what}")
+    print(f"  {command_name()} ui  # every run in MLflow")
+
+
+def print_verdicts(plan: Plan, file: Path, root: Path, assignments: list[str]) -> int:
+    """Print whether numbers agree with the committed ones, and what they show; write nothing.
+
+    Returns:
+        1 if a number differs from the reference, else 0.
+
+    Raises:
+        UserError: The grid is not finished in the store, and there is no reference.
+    """
+    path = bundle_path(plan)
+    reference = read_bundle(path) if path.exists() else None
+    unfinished = describe_unfinished(plan, root)
+    if not unfinished:
+        yours = trained(plan, root, file, assignments)
+        if reference is None:
+            print(f"no reference {path} to compare with; `harness tables {file}` makes one")
+        status = _print_comparison(yours, reference) if reference else 0
+        _print_claims(yours, "your")
+        return status
+    if reference is None:
+        raise UserError(
+            f"{plan.experiment.name}: {unfinished}, and there is no {path}; "
+            f"`harness run {file}` first"
+        )
+    print(f"{unfinished}: of {path} alone")
+    _print_claims(reference, "the reference's")
+    return 0
+
+
+def _print_comparison(yours: Bundle, reference: Bundle) -> int:
+    comparison = compare(yours, reference)
+    print(comparison.summary)
+    if comparison.checked:
+        print()
+        print_blocks([comparison_table(comparison)])
+    return 0 if comparison.reproduces else 1
+
+
+def _print_claims(bundle: Bundle, whose: str) -> None:
+    if blocks := verdict_blocks(bundle):
+        print()
+        print_blocks([f"By {whose} numbers. {blocks[0]}", *blocks[1:]])

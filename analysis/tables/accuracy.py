@@ -1,0 +1,185 @@
+"""Tables of a bundle's accuracies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from harness.analysis.bundle import Bundle
+from harness.analysis.statistics import Estimate, estimate
+from harness.analysis.tables.result_table import Block, Cell, ResultTable
+from harness.analysis.tables.rows import (
+    Column,
+    ColumnGroup,
+    Row,
+    best_rows,
+    cell_estimate,
+    column_groups,
+    columns_of,
+    epochs_of,
+    final_rows,
+    rows_of,
+    select,
+)
+from harness.analysis.tables.runs import sections
+from harness.common.metrics import SELECTION_RULES, metric_name, unbiased_rule
+from harness.experiment.published import SHOWN
+
+Link = Callable[[Row, Column], str]  # -> the address of the runs behind a number; "" for none
+CSV_COLUMNS = (
+    *("row", "method", "stage", "student", "overlap", "shots", "result"),
+    *("n", "mean", "half_width", *SELECTION_RULES),
+)
+
+
+def unlinked(row: Row, column: Column) -> str:
+    """Return no address: for tables whose numbers lead nowhere."""
+    return ""
+
+
+def accuracy_tables(
+    bundle: Bundle, link: Link = unlinked, *, published: bool = True
+) -> list[ResultTable]:
+    """Return everything measured, ours and the published rows; one table, or one per group.
+
+    A column that every printed form should have, from Markdown to LaTeX, is added here.
+    """
+    groups = column_groups(columns_of(bundle))
+    tables = []
+    for group in groups:
+        numbers = _numbers(bundle, group, rows_of(bundle), link)
+        rows = [
+            [Cell(row.label), Cell(epochs_of(bundle, row)), *cells]
+            for row, cells in numbers.items()
+        ]
+        tables.append(
+            ResultTable(
+                ["", "epochs", *group.heads],
+                [*rows, *(_published_rows(bundle, group) if published else [])],
+                title=group.title if len(groups) > 1 else "",
+            )
+        )
+    return tables
+
+
+def final_tables(bundle: Bundle) -> list[ResultTable]:
+    """Return the teacher's and each method's final accuracy, in short numbers."""
+    tables = []
+    for group in column_groups(columns_of(bundle)):
+        numbers = _numbers(bundle, group, final_rows(bundle), unlinked)
+        shared = ", ".join(group.shared.values())
+        head = ["" if shared in group.heads else shared, *group.heads]
+        rows = [[Cell(row.label), *cells] for row, cells in numbers.items()]
+        tables.append(ResultTable(head, rows).compact())
+    return tables
+
+
+def _numbers(
+    bundle: Bundle, group: ColumnGroup, rows: list[Row], link: Link
+) -> dict[Row, list[Cell]]:
+    """Return each row's numbers, the best of a column bold."""
+    best = {column: best_rows(bundle, column) for column in group.columns}
+    numbers: dict[Row, list[Cell]] = {}
+    for row in rows:
+        numbers[row] = []
+        for column in group.columns:
+            accuracy = cell_estimate(bundle, row, column)
+            address = link(row, column) if accuracy else ""
+            numbers[row].append(Cell.percent(accuracy, link=address, bold=row in best[column]))
+    return numbers
+
+
+def _published_rows(bundle: Bundle, group: ColumnGroup) -> list[list[Cell]]:
+    """Return the published rows with a number in one of the columns."""
+    rows = []
+    for published in bundle.published:
+        values = [published.get(column.student, "") for column in group.columns]
+        if any(values):
+            name, source, protocol = (published[column] for column in SHOWN)
+            label = Cell(name, italic=True, note=f" ({source}, {protocol})")
+            rows.append([label, Cell(), *(Cell(value or None) for value in values)])
+    return rows
+
+
+def has_one_look(bundle: Bundle, row: Row, column: Column) -> bool:
+    """Return whether each run was measured on the test set once.
+
+    All three accuracies are then the same, and the leak is 0 by construction. A bundle that is
+    older than curves does not tell.
+    """
+    numbers = select(bundle, row, column)
+    curves = (n.cell.curves.get(metric_name("test", n.result), []) for n in numbers)
+    return all(sum(value is not None for value in curve) == 1 for curve in curves)
+
+
+def leak_blocks(bundle: Bundle) -> list[Block]:
+    """Return all three accuracies of every number, and the leak.
+
+    The leak is how much choosing the epoch on the test set adds to the honest choice. Numbers with
+    a single look at the test set have none: one sentence names them.
+    """
+    rows, one_look = [], dict[str, None]()
+    columns = columns_of(bundle)
+    for title, (row, column) in sections(bundle).items():
+        if has_one_look(bundle, row, column):
+            everywhere = all(has_one_look(bundle, row, other) for other in columns)
+            one_look[row.label if everywhere else title] = None
+            continue
+        part = column.part(row) or (column.student if row.by_student else bundle.teacher)
+        rules = (Cell.percent(accuracy) for accuracy in by_rule(bundle, row, column))
+        leak = estimate([n.leak(bundle.reported) for n in select(bundle, row, column)])
+        rows.append([Cell(row.label), Cell(part), *rules, Cell.percent(leak)])
+    whose = "student" if bundle.tasks is None else "student, task"
+    leak_head = f"leak (best on test - {unbiased_rule(bundle.reported)})"
+    head = ["", whose, "last", "selected", "best on test", leak_head]
+    sentence = (
+        "Not listed, as they are measured on the test set only once, so that the three accuracies "
+        f"are equal and the leak is 0: {'; '.join(one_look)}."
+    )
+    return [
+        *([ResultTable(head, rows, align="ll")] if rows else []),
+        *([sentence] if one_look else []),
+    ]
+
+
+def by_rule(bundle: Bundle, row: Row, column: Column) -> list[Estimate | None]:
+    """Return the mean and interval of a number under each selection rule."""
+    numbers = select(bundle, row, column)
+    return [estimate([n.accuracy(rule) for n in numbers]) for rule in SELECTION_RULES]
+
+
+def number_table(bundle: Bundle) -> ResultTable:
+    """Return one row per number for other programs, in per cent; what does not apply is missing."""
+    rows = []
+    for row, column in sections(bundle).values():
+        accuracy, rules = cell_estimate(bundle, row, column), by_rule(bundle, row, column)
+        assert accuracy is not None
+        task = column.task.dimensions.values() if row.by_task and column.task else (None, None)
+        width = None if accuracy.half_width is None else 100 * accuracy.half_width
+        values = [
+            *(row.label, row.method, row.stage),
+            *(column.student if row.by_student else bundle.teacher, *task, row.result),
+            *(accuracy.n, 100 * accuracy.mean, width),
+            *(100 * rule.mean for rule in rules if rule),
+        ]
+        rows.append([Cell(value, digits=4) for value in values])
+    return ResultTable(CSV_COLUMNS, rows)
+
+
+def run_table(bundle: Bundle, row: Row, column: Column) -> ResultTable:
+    """Return the runs behind a number, one row per seed."""
+    rows = []
+    for number in select(bundle, row, column):
+        cell, manifest = number.cell, number.cell.manifest
+        run = Cell(cell.mlflow_run_id, code=True) if cell.mlflow_run_id else Cell()
+        rows.append(
+            [
+                Cell(number.seed),
+                *(Cell(100 * number.accuracy(rule)) for rule in SELECTION_RULES),
+                Cell(f"{manifest.selected_epoch} of {manifest.epochs}"),
+                Cell(cell.fingerprint[:16], code=True),
+                run,
+            ]
+        )
+    rules = [rule.replace("_", " ") for rule in SELECTION_RULES]
+    head = ["seed", *rules, "selected epoch", "cell", "MLflow run"]
+    return ResultTable(head, rows, align="rrrrrll")

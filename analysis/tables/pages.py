@@ -1,0 +1,106 @@
+"""What stands where: the page of an experiment's results, a page's summary, a run's last words."""
+
+from __future__ import annotations
+
+from harness.analysis.bundle import Bundle
+from harness.analysis.tables.accuracy import (
+    Link,
+    accuracy_tables,
+    final_tables,
+    leak_blocks,
+    number_table,
+    run_table,
+    unlinked,
+)
+from harness.analysis.tables.caption import caption, short_caption
+from harness.analysis.tables.comparisons import (
+    claims_blocks,
+    difference_blocks,
+    published_blocks,
+    verdict_blocks,
+)
+from harness.analysis.tables.csv_and_latex import csv_text, latex_escaped, latex_text
+from harness.analysis.tables.markdown import markdown
+from harness.analysis.tables.result_table import Block, captioned
+from harness.analysis.tables.rows import column_groups, columns_of
+from harness.analysis.tables.runs import anchors, heading, sections
+
+VERDICTS = "Verdicts"
+DIFFERENCES = "Differences from the plain student, paired by seed"
+PUBLISHED = "Beside the published numbers"
+LEAK = "All three accuracies, and the leak of choosing the epoch on the test set"
+RUNS = "Runs"
+HEADINGS = (VERDICTS, DIFFERENCES, PUBLISHED, LEAK, RUNS)
+
+
+def table_blocks(bundle: Bundle, link: Link = unlinked) -> list[Block]:
+    """Return everything measured with its caption, then the verdicts."""
+    return [*captioned(accuracy_tables(bundle, link), caption(bundle)), *verdict_blocks(bundle)]
+
+
+def link_to_runs(bundle: Bundle, page: str = "") -> Link:
+    """Return the function that gives a number's address on a results page; "" for this page."""
+    targets = anchors(bundle, (_title(bundle), *HEADINGS))
+    return lambda row, column: f"{page}#{targets[heading(row, column)]}"
+
+
+def summary_blocks(bundle: Bundle, page: str) -> list[Block]:
+    """Return what a page shows of an experiment: final accuracies, and its claims.
+
+    Args:
+        page: The address of the results page.
+    """
+    lines = short_caption(bundle, "; the best student of a column is bold")
+    link = f"[All numbers, verdicts and runs]({page})."
+    return [*captioned(final_tables(bundle), [f"{lines} {link}"]), *claims_blocks(bundle)]
+
+
+def closing_blocks(bundle: Bundle) -> list[Block]:
+    """Return what `harness run` ends with: the final accuracies."""
+    return captioned(final_tables(bundle), [short_caption(bundle)])
+
+
+def results_page(bundle: Bundle) -> str:
+    """Return the page of everything that an experiment has measured, as Markdown."""
+    tables = accuracy_tables(bundle, link_to_runs(bundle))
+    blocks: list[Block] = [
+        f"# {_title(bundle)}",
+        f"Made by `harness tables` from [{bundle.path.name}]({bundle.path.name}).",
+        *captioned(tables, caption(bundle)),
+    ]
+    for title, part in (
+        (VERDICTS, verdict_blocks(bundle)),
+        (DIFFERENCES, difference_blocks(bundle)),
+        (PUBLISHED, published_blocks(bundle)),
+        (LEAK, leak_blocks(bundle)),
+    ):
+        blocks += [f"## {title}", *part] if part else []
+    blocks += [
+        f"## {RUNS}",
+        f"The tables show the column **{bundle.reported.replace('_', ' ')}**. *best on test* is "
+        "chosen by looking at the test set: it measures how much that inflates a number, and is no "
+        "result. A cell's directory is `runs/CELL` of the store that trained it; a run id is "
+        "MLflow's there.",
+    ]
+    for title, (row, column) in sections(bundle).items():
+        blocks += [f"### {title}", run_table(bundle, row, column)]
+    return markdown(blocks)
+
+
+def _title(bundle: Bundle) -> str:
+    return f"Results of {bundle.name}"
+
+
+def result_files(bundle: Bundle) -> dict[str, str]:
+    """Return the files beside a bundle by suffix: its results page, and its numbers."""
+    comment = "mean and 95 % t-interval over seeds (their number), in per cent"
+    tables = accuracy_tables(bundle, published=False)
+    titles = [group.title for group in column_groups(columns_of(bundle))]
+    return {
+        ".md": results_page(bundle),
+        ".csv": csv_text(number_table(bundle)),
+        ".tex": "\n".join(
+            latex_text(table, f"{latex_escaped(f'{bundle.name}: {title}')}; {comment}")
+            for table, title in zip(tables, titles, strict=True)
+        ),
+    }
