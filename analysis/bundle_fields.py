@@ -288,7 +288,8 @@ def _check_experiment(path: Path, experiment: dict[str, Any]) -> None:
         try:
             method.label_in(experiment)
             for stage in (methods.SUPERVISED, *method.stages):
-                methods.n_epochs(stage.kind, experiment)
+                if stage.schedule:
+                    int(experiment[stage.schedule]["epochs"])
         except (KeyError, TypeError, ValueError, AttributeError, IndexError):
             raise ValueError(f"line 1 lacks settings of the method {name!r}") from None
     try:

@@ -37,9 +37,9 @@ MANY = 50
 
 def harness_side(case: Case, kind: str, images: Images, answers: Path | None = None) -> Step:
     """An epoch of the harness's loop. answers: where those of its first call are kept."""
-    spec = case.spec
-    p = case.training(kind, spec, images, answers)
-    return lambda: train_epoch(p.model, p.training, p.optimizer, images, spec, 0, lambda: False)
+    config = case.config
+    p = case.training(kind, config, images, answers)
+    return lambda: train_epoch(p.model, p.training, p.optimizer, images, config, 0, lambda: False)
 
 
 def bare_side(case: Case, kind: str, images: Images, with_teacher: bool = True) -> Step:

@@ -12,11 +12,13 @@ import numpy as np
 import torch
 from torch.nn import Parameter
 
+from harness.cell import CellConfig, CellData
 from harness.data import Augmentation, Dataset, ImageSet
 from harness.data.batches import Images
 from harness.data.placement import on_device
+from harness.experiment.experiment import Optimizer
 from harness.methods import REGISTRY, SECTIONS
-from harness.networks import build
+from harness.networks import WideResNetOptions, build
 from harness.networks.base import Network
 from harness.train.device import be_deterministic
 from harness.train.methods.base import Context, Training, training_of
@@ -51,15 +53,19 @@ class Case:
         }
 
     @property
-    def spec(self) -> dict[str, Any]:
-        """Of a cell, as far as a training looks at it: each method with its defaults."""
-        sections = {name: model.model_validate({}).model_dump() for name, model in SECTIONS.items()}
-        for section in sections.values():
-            if "lr" in section:
-                section["lr"] = LR
-        optimizer = {"batch_size": self.batch, "precision": "float32"}
-        return {**sections, "seed": 0, "optimizer": optimizer, "ncm_centers": "train",
-                "center_images": "plain", "protocol": {}}  # fmt: skip
+    def config(self) -> CellConfig:
+        """The config of a cell with the default settings of every method."""
+        depth, width = map(int, self.student.split("-"))
+        sections = {
+            name: model.model_validate({"lr": LR} if "lr" in model.model_fields else {})
+            for name, model in SECTIONS.items()
+        }
+        return CellConfig(
+            data=CellData(digest=""),
+            network=WideResNetOptions(depth=depth, width=width),
+            optimizer=Optimizer(batch_size=self.batch),
+            sections=sections,
+        )
 
     def network(self, options: str) -> Network:
         depth, width = map(int, options.split("-"))
@@ -71,7 +77,7 @@ class Case:
         return images_of(self.images, self.classes, self.device)
 
     def training(
-        self, kind: str, spec: dict[str, Any], images: Images, answers: Path | None = None
+        self, kind: str, config: CellConfig, images: Images, answers: Path | None = None
     ) -> Prepared:
         """A training of this kind of cell, as a cell's process has it. answers: where the
         teacher's are kept."""
@@ -81,7 +87,7 @@ class Case:
         if answers is not None and teacher is not None:
             embed, width = torch.no_grad()(teacher.embed), teacher.embedding_dim
             kept = TeacherCache(answers, {}, 10**9, embed, width, self.device)
-        context = Context(spec, {"train": images}, self.classes, student, teacher, kept)
+        context = Context(config, {"train": images}, self.classes, student, teacher, kept)
         training = training_of(kind, context)
         training.module.to(self.device)
         parameters = [*student.parameters(), *training.module.parameters()]
@@ -89,8 +95,7 @@ class Case:
 
     def optimizer(self, parameters: Iterable[Parameter]) -> torch.optim.SGD:
         """As the loop has it."""
-        settings = {"momentum": 0.9, "weight_decay": 5e-4, "nesterov": True}
-        made = make_optimizer(parameters, settings, self.device)
+        made = make_optimizer(parameters, Optimizer(), self.device)
         for group in made.param_groups:
             group["lr"] = LR
         return made

@@ -41,16 +41,17 @@ def step(prepared: Prepared, batches: Iterator[Batch]) -> None:
 
 def trainings(case: Case) -> dict[str, Prepared]:
     """Method, or method and stage -> its training. Variants of one method cost the same."""
-    images, spec, found = case.noise(), case.spec, {}
+    images, config, found = case.noise(), case.config, {}
     # Centres of one batch cost no pass over the whole set before the first step.
-    spec["stage2"]["centers"] = "local"
+    stage2 = config.sections["stage2"].model_copy(update={"centers": "local"})
+    config = config.model_copy(update={"sections": {**config.sections, "stage2": stage2}})
     for name in [*(n for n, m in REGISTRY.items() if m.variant_of is None), SUM]:
         method = get_method(name)
         for stage in method.stages:
             if stage.schedule is None:
                 continue  # it takes no steps
             label = name if stage is method.final else f"{name}, {stage.name}"
-            found[label] = case.training(stage.kind, spec, images)
+            found[label] = case.training(stage.kind, config, images)
     return found
 
 

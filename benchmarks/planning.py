@@ -24,11 +24,12 @@ from grid import ROOT, harness
 
 from harness.analysis.bundle import read_bundle
 from harness.analysis.tables.pages import results_page
+from harness.cell import Cell
 from harness.data import Dataset, load
 from harness.execute.scheduler import Progress, run
 from harness.experiment.experiment import Experiment
 from harness.experiment.file import read
-from harness.plan import Cell, Plan, make_plan
+from harness.plan import Plan, make_plan
 from harness.run.grid import plan_of
 from harness.store import CellDir, Store
 from harness.train.exit_status import STOPPED

@@ -2,62 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TypeVar
 
-from harness.common.canonical_json import canonical
+from pydantic import BaseModel
+
+from harness.cell import Cell, CellConfig, CellData, network_options
 from harness.common.metrics import ACCURACY
 from harness.data import Dataset, DatasetOptions
-from harness.data.views import View
 from harness.experiment.experiment import Experiment
-from harness.experiment.protocol import PRESETS
+from harness.experiment.protocol import Protocol
 from harness.experiment.tasks import Task, TaskViews
-from harness.methods import IMPORTED, SUPERVISED, get_method, stage_of
+from harness.methods import IMPORTED, SUPERVISED, get_method
 from harness.methods.base import TEACHER as TEACHER
 from harness.methods.base import Method, Stage
 from harness.networks import PIXELS, NetworkOptions, PixelsOptions
 
-# Raise it when the same cell would train to different numbers: every older cell becomes stale.
-SEMANTICS = 1
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One training run.
-
-    kind: of a stage (harness.methods), or `imported`: a teacher from a published file, made by
-        `harness import-checkpoint`.
-    spec: everything that decides the result, as plain JSON data.
-    upstream: role ("teacher", "initial") -> fingerprint of the cell whose model it starts from.
-    """
-
-    kind: str
-    spec: dict[str, Any]
-    upstream: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def fingerprint(self) -> str:
-        return hashlib.sha256(canonical(self.as_json()).encode()).hexdigest()
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "kind": self.kind,
-            "semantics": SEMANTICS,
-            "spec": self.spec,
-            "upstream": self.upstream,
-        }
-
-    @property
-    def metric(self) -> str:
-        return metric_of_kind(self.kind)
-
-
-def metric_of_kind(kind: str) -> str:
-    """What a cell of this kind measures on the test set (harness.common.metrics)."""
-    return (SUPERVISED if kind == IMPORTED else stage_of(kind)).metric
+M = TypeVar("M", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -158,56 +121,57 @@ def longest_chains(cells: dict[str, Cell], lengths: Mapping[str, float]) -> dict
     return found
 
 
-def data_spec(options: DatasetOptions, dataset: Dataset) -> dict[str, Any]:
-    """The data of a cell that sees all of them: what they are, and the digest of their pixels."""
+def whole_data(options: DatasetOptions, dataset: Dataset) -> CellData:
+    """Return the data of a cell that sees all of them."""
     data = {**options.identity(), "digest": dataset.digest}
     if dataset.test is None:  # a tuning cell: its process must not have the test images either
         data["without_test"] = True
-    return data
-
-
-def view_field(view: View) -> dict[str, Any]:
-    """Of a cell's data: what it sees of them; nothing, if that is everything."""
-    return {} if view == View() else {"view": view.identity}
+    return CellData.model_validate(data)
 
 
 # Switches of the protocol that came later: written where they differ from what was always done.
 LATER = ("ties", "last_look", "initial_weights", "evaluate_every", "select_by")
 
 
-def stage_spec(
+def cell_config(
     experiment: Experiment,
     stage: Stage,
     network: NetworkOptions,
-    data: dict[str, Any],
+    data: CellData,
     seed: int,
     starts_anew: bool = False,
-) -> dict[str, Any]:
-    """Everything that decides the result of a stage.
+) -> CellConfig:
+    """Return everything that decides the result of a stage, as far as the stage depends on it.
 
-    experiment: with the method's own settings (`Experiment.for_method`).
-    starts_anew: it is a student's first stage, which draws its initial weights.
+    Args:
+        experiment: with the method's own settings (`Experiment.for_method`).
+        starts_anew: it is a student's first stage, which draws its initial weights.
     """
-    protocol = experiment.protocol.model_dump(mode="json")
-    switches = ["train_on", "selection", *(["initial_weights"] if starts_anew else [])]
+    protocol, always = experiment.protocol, Protocol()
+    switches = ["train_on", "selection", *stage.switches]
+    if starts_anew:
+        switches.append("initial_weights")
     if stage.schedule and stage.metric == ACCURACY:
         switches += ["evaluate_every", "select_by"]
-    if protocol["selection"] != "last":
+    if protocol.selection != "last":
         switches.append("ties")
+    values = {name: getattr(protocol, name) for name in switches}
+    written = {n: v for n, v in values.items() if n not in LATER or v != getattr(always, n)}
+    sections = {name: written_out(getattr(experiment, name)) for name in stage.all_sections}
+    return CellConfig(
+        data=data,
+        network=written_out(network),
+        optimizer=written_out(experiment.optimizer),
+        protocol=Protocol(**written),
+        seed=seed,
+        sections=sections,
+    )
 
-    def chosen(names: Iterable[str]) -> dict[str, Any]:
-        always = PRESETS["strict"]
-        return {s: protocol[s] for s in names if s not in LATER or protocol[s] != always[s]}
 
-    return {
-        "data": data,
-        "network": network.model_dump(mode="json"),
-        "optimizer": experiment.optimizer.model_dump(mode="json"),
-        "protocol": chosen(switches),
-        "seed": seed,
-        **experiment.sections(stage.all_sections),
-        **chosen(stage.switches),
-    }
+def written_out(model: M) -> M:
+    """Return the model with every default in its JSON: a cell depends on the value, whoever chose
+    it."""
+    return model.model_copy(update=dict(model))
 
 
 def task_views(experiment: Experiment, dataset: Dataset) -> TaskViews:
@@ -224,12 +188,13 @@ def settings_differ(experiment: Experiment, method: str) -> bool:
     return tuned is not None and bool(tuned.tasks)
 
 
-def imported_cell(experiment: Experiment, data: dict[str, Any]) -> Cell:
-    """One cell for all seeds; only what the file itself decides is part of it."""
-    decided_elsewhere = {"dropout", "final_bn_momentum"}
-    network = experiment.teacher.model_dump(mode="json", exclude=decided_elsewhere)
-    spec = {"data": data, "network": network, "checkpoint": experiment.teacher_checkpoint}
-    return Cell(IMPORTED, spec)
+def imported_cell(experiment: Experiment, data: CellData) -> Cell:
+    """Return the teacher from a published file: one cell for all seeds, which depends on nothing
+    that the file does not decide."""
+    elsewhere = {"dropout", "final_bn_momentum"}
+    network = network_options(experiment.teacher.model_dump(exclude=elsewhere))
+    checkpoint = experiment.teacher_checkpoint
+    return Cell(IMPORTED, CellConfig(data=data, network=network, checkpoint=checkpoint))
 
 
 def make_plan(experiment: Experiment, dataset: Dataset) -> Plan:
@@ -240,8 +205,8 @@ def make_plan(experiment: Experiment, dataset: Dataset) -> Plan:
     """
     views = task_views(experiment, dataset)
     # The one place that says which data a cell has.
-    whole = data_spec(experiment.dataset, dataset)
-    teacher_data = whole | view_field(views.teacher())
+    whole = whole_data(experiment.dataset, dataset)
+    teacher_data = whole.seen_through(views.teacher())
     tasks = [None] if experiment.tasks is None else experiment.tasks.all
     methods = {task: experiment.methods_for_task(task) for task in tasks}
     own = {
@@ -259,8 +224,8 @@ def make_plan(experiment: Experiment, dataset: Dataset) -> Plan:
     def teacher_of(seed: int) -> Cell:
         if experiment.teacher_checkpoint:
             return imported_cell(experiment, teacher_data)
-        spec = stage_spec(experiment, SUPERVISED, experiment.teacher, teacher_data, seed)
-        return Cell(SUPERVISED.kind, spec)
+        config = cell_config(experiment, SUPERVISED, experiment.teacher, teacher_data, seed)
+        return Cell(SUPERVISED.kind, config)
 
     def stages_of(
         method: Method,
@@ -268,7 +233,7 @@ def make_plan(experiment: Experiment, dataset: Dataset) -> Plan:
         task: Task | None,
         seed: int,
         teacher: dict[str, str],
-        students_data: dict[str, Any],
+        students_data: CellData,
     ) -> Iterator[TableEntry]:
         settings = own[method.name, task]
         upstream = teacher if method.needs else {}
@@ -282,8 +247,8 @@ def make_plan(experiment: Experiment, dataset: Dataset) -> Plan:
                 height, width = dataset.image_size
                 network = PixelsOptions(height=height, width=width)
             starts_anew = stage.by_student and "initial" not in upstream
-            spec = stage_spec(settings, stage, network, data, seed, starts_anew)
-            fingerprint = add(Cell(stage.kind, spec, upstream))
+            config = cell_config(settings, stage, network, data, seed, starts_anew)
+            fingerprint = add(Cell(stage.kind, config, upstream))
             of = None if on_teachers and not settings_differ(experiment, method.name) else task
             yield TableEntry(fingerprint, stage.name, method.name, student.label, seed, of)
             upstream = {**upstream, "initial": fingerprint}
@@ -295,7 +260,7 @@ def make_plan(experiment: Experiment, dataset: Dataset) -> Plan:
                 teacher = {TEACHER: add(teacher_of(seed))}
                 label = experiment.teacher.label
                 yield TableEntry(teacher[TEACHER], TEACHER, TEACHER, label, seed)
-            students_data = {task: whole | view_field(views.student(task, seed)) for task in tasks}
+            students_data = {task: whole.seen_through(views.student(task, seed)) for task in tasks}
             for student in experiment.students:
                 for task in tasks:
                     for method in methods[task]:

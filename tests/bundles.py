@@ -14,9 +14,8 @@ from harness.analysis.bundle import Bundle, export, read_bundle
 from harness.analysis.bundle_fields import CellRecord, Number
 from harness.common.metrics import ACCURACY, SELECTION_RULES, group_metric, measured_metrics
 from harness.data import load
-from harness.data.views import View, apply
+from harness.data.views import apply
 from harness.experiment.file import parse, read
-from harness.methods import n_epochs
 from harness.plan import Plan
 from harness.run.grid import plan_of
 from harness.store import Store
@@ -99,11 +98,11 @@ def without_training(plan: Plan, root: Path) -> str:
     store.create()
     for fingerprint, cell in plan.cells.items():
         directory = store.prepare(cell)
-        view = View.model_validate(cell.spec["data"].get("view", {}))
+        view = cell.config.data.view
         seen = apply(dataset, view)
         assert seen.test is not None and seen.validation is not None
         results = [*measured_metrics(cell.metric), *(group_metric(g) for g in view.groups)]
-        epochs = n_epochs(cell.kind, cell.spec)
+        epochs = cell.epochs
         directory.append("start", device="cpu", commit="0" * 40, dirty=False)
         for epoch in range(1, epochs + 1):
             measured = {"loss/total": 1 / epoch, "validation/accuracy": 1 - 1 / (1 + epoch)}

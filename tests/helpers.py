@@ -133,7 +133,7 @@ def end_processes_in(folder: Path) -> None:
 
 def cells(folder: Path) -> dict[str, CellDir]:
     """Kind -> directory of the cells that were prepared, for experiments with one cell a kind."""
-    return {d.description["kind"]: d for d in Store(folder / "runs").all()}
+    return {d.cell.kind: d for d in Store(folder / "runs").all()}
 
 
 def epochs_of(cell: CellDir) -> list[int]:

@@ -146,7 +146,7 @@ def test_the_curves_of_many_cells(browser: Browser, shown: Dashboard, grid: Grid
     by_group: dict[tuple[str, str], list[list[float]]] = {}
     for cell in Store(grid.folder / "runs").all():
         if "train/accuracy" in cell.epochs()[0]:
-            what = cell.description["kind"], str(cell.description["spec"]["network"])
+            what = cell.cell.kind, str(cell.cell.config.network)
             values = [epoch["validation/accuracy"] for epoch in cell.epochs()]
             by_group.setdefault(what, []).append(values)
     recorded = [[sum(e) / len(e) for e in zip(*seeds, strict=True)] for seeds in by_group.values()]

@@ -191,7 +191,7 @@ def test_losses_equal_those_of_the_cpu(
     # TF32 convolutions, PyTorch's default on a GPU, keep three digits: not what is tested here.
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     grid = tiny(tmp_path, "network.dropout=0", f"optimizer.precision={precision}")
-    spec, dataset = grid.cell(kind).spec, load(grid.plan.experiment.dataset)
+    config, dataset = grid.cell(kind).config, load(grid.plan.experiment.dataset)
     torch.manual_seed(0)
     student, teacher = (build("wide_resnet", 10, depth=10, width=w, dropout=0) for w in (1, 2))
 
@@ -199,7 +199,7 @@ def test_losses_equal_those_of_the_cpu(
         device = torch.device(name)
         images = {"train": DeviceImages(dataset, dataset.train, device)}
         model = copy.deepcopy(student).to(device).train()
-        context = Context(spec, images, 10, model, copy.deepcopy(teacher).to(device))
+        context = Context(config, images, 10, model, copy.deepcopy(teacher).to(device))
         method = training_of(kind, context)
         with autocast(device, precision):
             values, _ = method.losses(model, first_batch(images["train"]), 0)

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from harness.common.canonical_json import canonical
 from harness.common.errors import UserError
 from harness.data import load
 from harness.experiment.experiment import Experiment
 from harness.experiment.file import parse
+from harness.networks import NetworkOptions
 from harness.plan import make_plan
 from harness.run.estimate import Speed, estimate, fit_budget, measure_networks, start_seconds
 from harness.run.grid import within_budget
@@ -38,8 +38,8 @@ def experiment(**fields: Any) -> Experiment:
     )
 
 
-def speeds(e: Experiment) -> dict[str, Speed]:
-    teacher, student = (canonical(n.model_dump(mode="json")) for n in (e.teacher, e.students[0]))
+def speeds(e: Experiment) -> dict[NetworkOptions, Speed]:
+    teacher, student = e.teacher, e.students[0]
     return {teacher: Speed(2.0, 1.0, 1000, 10), student: Speed(0.5, 0.1, 100, 5)}
 
 
@@ -69,7 +69,7 @@ def test_the_plan_counts_and_names_several_devices(
 
     asked: list[tuple[Any, ...]] = []
 
-    def measure(_: Experiment, __: Any, *on: Any) -> dict[str, Speed]:
+    def measure(_: Experiment, __: Any, *on: Any) -> dict[NetworkOptions, Speed]:
         asked.append(on)
         return speeds(experiment())
 

@@ -22,11 +22,12 @@ from training import (
 
 import harness.train.cell
 from harness import methods
+from harness.cell import Cell
 from harness.data.batches import Batch
 from harness.methods import REGISTRY, get_method
 from harness.methods.base import Stage
 from harness.networks.base import Network
-from harness.plan import TEACHER, Cell
+from harness.plan import TEACHER
 from harness.store import CellDir, Store
 from harness.train.checkpoint import copy_state, from_bytes
 from harness.train.exit_status import DONE, STOPPED
@@ -121,7 +122,7 @@ def owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CellDir:
     monkeypatch.setitem(methods.STAGES, "own", stage)
     grid = tiny(tmp_path, "methods=[plain]")
     (cell,) = grid.plan.cells.values()
-    return grid.store.prepare(Cell("own", cell.spec))
+    return grid.store.prepare(Cell("own", cell.config))
 
 
 def own_state(directory: CellDir) -> dict[str, Tensor]:
@@ -150,7 +151,7 @@ def test_it_goes_on_with_the_same_bits(owner: CellDir, tmp_path: Path) -> None:
     """Its term of the loss, which comes from projection and memory, is in every line."""
     again = Store(tmp_path / "again")
     again.create()
-    other = again.prepare(Cell("own", owner.description["spec"]))
+    other = again.prepare(Cell("own", owner.cell.config))
     assert go(owner) == DONE
     for _ in range(2):
         assert go(other, StopAfter(7)) == STOPPED

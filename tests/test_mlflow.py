@@ -183,7 +183,7 @@ def test_artifacts_and_data_set(finished: Path, logged: dict[str, Any]) -> None:
     assert folder.is_relative_to(finished), "weights must not land outside the project"
     (given,) = run.inputs.dataset_inputs
     assert given.dataset.name == "digits"
-    digest = cell.description["spec"]["data"]["digest"]
+    digest = cell.cell.config.data.digest
     assert digest.startswith(given.dataset.digest) and len(given.dataset.digest) >= 32
     assert run.data.params["data.digest"] == digest
     from mlflow.data.schema import TensorDatasetSchema
@@ -259,12 +259,12 @@ def test_views_of_one_data_set_differ(cross: tuple[Tracker, Bundle, dict[str, An
         (given,) = runs[key].inputs.dataset_inputs
         return str(given.dataset.digest)
 
-    seen = {canonical(c.spec["data"]): digest(f) for f, c in tracker.plan.cells.items()}
+    seen = {canonical(c.config.data.as_json()): digest(f) for f, c in tracker.plan.cells.items()}
     assert len(set(seen.values())) == len(seen) == 4, "the teacher has one of the four"
     for text, found in seen.items():
         assert found == hashlib.sha256(text.encode()).hexdigest()[:32]
     first = next(iter(tracker.plan.cells.values()))
-    assert first.spec["data"]["digest"].startswith(digest("grid")), "the grid has all of it"
+    assert first.config.data.digest.startswith(digest("grid")), "the grid has all of it"
 
 
 def test_links_of_the_grids_page_lead_to_a_numbers_runs(

@@ -9,13 +9,12 @@ import torch
 from helpers import weights
 from training import CPU, Grid, go, tiny, train_all
 
-from harness.common.canonical_json import canonical
 from harness.common.errors import UserError
 from harness.data import Dataset, ImageSet, ResizedCrop, load
 from harness.data.batches import epoch_generator
 from harness.data.small import DeviceImages
-from harness.data.views import View, apply
-from harness.networks import build
+from harness.data.views import apply
+from harness.networks import NetworkOptions, PixelsOptions, build
 from harness.run.estimate import Speed, estimate
 from harness.store import Store
 from harness.track.run_fields import tags_of
@@ -44,8 +43,7 @@ def nearest_means(
 
 def seen(grid: Grid, kind: str) -> Dataset:
     """What a cell has of the data."""
-    view = View.model_validate(grid.cell(kind).spec["data"].get("view", {}))
-    return apply(load(grid.plan.experiment.dataset), view)
+    return apply(load(grid.plan.experiment.dataset), grid.cell(kind).config.data.view)
 
 
 @pytest.mark.parametrize("task", ["tasks=null", FEW])
@@ -89,7 +87,7 @@ def test_untrained_by_an_independent_computation(tmp_path: Path) -> None:
         state[f"{norm}.running_var"].double(), first.var((0, 2, 3)), atol=1e-5, rtol=1e-4
     )
 
-    model = load_model(directory / "model.pt", grid.cell("untrained_ncm").spec["network"]).eval()
+    model = load_model(directory / "model.pt", grid.cell("untrained_ncm").config.network).eval()
     assert dataset.test is not None
     with torch.no_grad():
         train, test = (
@@ -112,11 +110,7 @@ def test_what_makes_their_cells_other_ones(tmp_path: Path) -> None:
     )
     for kind, alike in (("pixels_ncm", True), ("untrained_ncm", False)):
         assert (strict.cell(kind).fingerprint == own.cell(kind).fingerprint) == alike
-    assert strict.cell("pixels_ncm").spec["network"] == {
-        "network": "pixels",
-        "height": 8,
-        "width": 8,
-    }
+    assert strict.cell("pixels_ncm").config.network == PixelsOptions(height=8, width=8)
     resized = replace(load(strict.plan.experiment.dataset), augmentation=ResizedCrop(24, False))
     assert resized.image_size == (24, 24)
 
@@ -138,8 +132,7 @@ def test_no_experiment_names_pixels_as_a_network(tmp_path: Path) -> None:
 def test_an_estimate_counts_them(tmp_path: Path) -> None:
     grid = tiny(tmp_path, "methods=[pixels_ncm]")
     dataset = load(grid.plan.experiment.dataset)
-    teacher = canonical(grid.plan.experiment.teacher.model_dump(mode="json"))
-    speeds = {teacher: Speed(1.0, 1.0, 5, 5)}
+    speeds: dict[NetworkOptions, Speed] = {grid.plan.experiment.teacher: Speed(1.0, 1.0, 5, 5)}
     found = estimate(grid.plan, Store(tmp_path), dataset, speeds)
     assert [*found.seconds.values()] == [0.0]
     assert found.finished_bytes == 4 * 10 * (3 * 8 * 8 + 1)

@@ -10,7 +10,10 @@ import torch
 from test_networks import SMALL
 from torch import Tensor, nn
 from torch.nn import functional as F
+from training import config
 
+from harness.experiment.experiment import Optimizer
+from harness.methods.refilled import Stage1Settings, Stage2Settings
 from harness.networks import NETWORKS, build
 from harness.networks.base import Network
 from harness.store import CellDir
@@ -71,18 +74,14 @@ def by_hand(
 @pytest.mark.parametrize(("momentum", "nesterov"), [(0.0, False), (0.75, False), (0.75, True)])
 def test_two_steps(tmp_path: Path, momentum: float, nesterov: bool, weight_decay: float) -> None:
     settings = {"momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay}
-    spec = {
-        "seed": 0,
-        "protocol": {"selection": "last"},
-        "optimizer": {"batch_size": 2, "precision": "float32", **settings},
-    }
+    bowl = config(protocol={"selection": "last"}, optimizer={"batch_size": 2, **settings})
     model, training = nn.Module(), Bowl()
     model.w = nn.Parameter(torch.tensor([2.0], dtype=torch.float64))
     state, epoch, lines = loop.train(
         model,
         training,
         OneBatch(),
-        spec,
+        bowl,
         2,
         CellDir(tmp_path),
         lambda: False,  # type: ignore[arg-type]
@@ -97,12 +96,11 @@ def test_two_steps(tmp_path: Path, momentum: float, nesterov: bool, weight_decay
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_cpu_steps_to_the_same_bits_as_ever(name: str) -> None:
     """As PyTorch's plain implementation, whatever the weights' memory format and size."""
-    settings = {"momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
     models = []
     for device in ("cpu", "meta"):  # of any other device PyTorch decides
         torch.manual_seed(0)
         model = build(name, 10, **SMALL[name]).to(memory_format=torch.channels_last)
-        optimizer = make_optimizer(model.parameters(), settings, torch.device(device))
+        optimizer = make_optimizer(model.parameters(), Optimizer(), torch.device(device))
         assert bool(optimizer.param_groups[0]["foreach"]) == (device == "cpu")
         for x in torch.randn(10, 8, 3, 32, 32):
             optimizer.zero_grad()
@@ -155,10 +153,8 @@ def test_the_precision_reaches_every_evaluation(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(evaluate, "autocast", watched)
     model = build("wide_resnet", 10, depth=10, width=1)
     images: Any = {k: SomeImages(torch.randn(8, 3, 8, 8)) for k in ("train", "validation")}
-    spec = {"optimizer": {"precision": "bfloat16"}, "ncm_centers": "train", "seed": 0}
-    spec["protocol"] = {}
-    context = Context(spec, images, 10, model, model)
-    settings = {"epochs": 1, "select_every": 1, "centers": "global"}
+    context = Context(config(optimizer={"precision": "bfloat16"}), images, 10, model, model)
+    settings = Stage1Settings(epochs=1, select_every=1)
     base.Classifier(context, settings).evaluate(model, 0)
     assert seen == ["bfloat16"]
     stage1.RelationMatching(context, settings).evaluate(model, 0)
@@ -177,8 +173,8 @@ def test_local_centres_count_epochs_from_1() -> None:
     student, teacher = (build("wide_resnet", 10, depth=10, width=1).eval() for _ in range(2))
     x, y = torch.randn(8, 3, 8, 8), torch.arange(8) % 3
     images: Any = {"train": SomeImages(x)}
-    context = Context({"optimizer": {"precision": "float32"}}, images, 10, student, teacher)
-    training = stage2.CenterTeaching(context, {"centers": "local", "tau2": 2.0})
+    context = Context(config(), images, 10, student, teacher)
+    training = stage2.CenterTeaching(context, Stage2Settings(centers="local"))
     batch: Any = SimpleNamespace(x=x, y=y)
     for epoch in (0, 3):
         losses, logits = training.losses(student, batch, epoch)

@@ -171,7 +171,7 @@ def test_data_come_from_here_where_a_node_has_none(
     for _ in range(2):  # the second time the data go along at once
         runner.submit(directory.path)
         assert next_ended(runner) == (directory.path, DONE), (directory / "log.txt").read_text()
-        assert directory.manifest["data"]["digest"] == cell.spec["data"]["digest"]
+        assert directory.manifest["data"]["digest"] == cell.config.data.digest
         (directory / "manifest.json").unlink()
 
 

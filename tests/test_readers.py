@@ -29,7 +29,18 @@ from harness.store.cell_files import Damaged, parse_json
 from harness.store.predictions import read_predictions_file
 from harness.track import sync_state
 
-CELL = {"kind": "supervised", "semantics": 1, "spec": {"seed": 0}, "upstream": {}}
+CELL = {
+    "kind": "supervised",
+    "semantics": 1,
+    "upstream": {},
+    "spec": {
+        "seed": 0,
+        "data": {"name": "digits", "digest": "d", "view": {"classes": [1, 2]}},
+        "network": {"network": "wide_resnet", "depth": 10, "width": 1},
+        "protocol": {"train_on": "train", "selection": "last"},
+        "training": {"epochs": 3, "milestones": [1]},
+    },
+}
 FORMS = {"last": 0.5, "selected": 0.25, "best_on_test": 0.75}
 MANIFEST = {
     "results": {"accuracy": FORMS},
@@ -216,8 +227,8 @@ def test_manifest(data: bytes) -> None:
 def test_description(data: bytes) -> None:
     with cell_with(cell_json=data) as cell:
         try:
-            use(cell.description)
-            assert isinstance(cell.description["spec"], dict)
+            use(cell.cell.as_json())
+            assert cell.cell.epochs >= 1
         except Damaged as error:
             one_line(error, "cell.json")
 

@@ -244,7 +244,7 @@ def test_another_cells_description_is_refused(
     with pytest.raises(Damaged, match=r"cell\.json is of another cell"):
         Store(tmp_path).prepare(cell)
     assert main(["repair", directory.path.name, "--store", str(tmp_path), "--yes"]) == 0
-    assert Store(tmp_path).prepare(cell).description["spec"]["seed"] == 0
+    assert Store(tmp_path).prepare(cell).cell.config.seed == 0
 
 
 def test_a_checkpoint_that_holds_the_missing_lines_is_kept(

@@ -14,13 +14,24 @@ from helpers import TINY
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harness.cell import Cell, CellConfig, CellData
 from harness.common.errors import UserError
 from harness.execute import scheduler
 from harness.execute.scheduler import OutOfTime, Progress, begin, run
 from harness.experiment.file import parse
-from harness.plan import Cell, Plan
+from harness.networks import WideResNetOptions
+from harness.plan import Plan
 from harness.store import CellDir, Store
 from harness.train.exit_status import BUSY, DONE, FAILED, STOPPED
+
+
+def name_of(cell: Cell) -> str:
+    return cell.config.data.digest
+
+
+def named(name: str) -> CellConfig:
+    """The config of a cell that is called so here."""
+    return CellConfig(data=CellData(digest=name), network=WideResNetOptions(depth=10, width=1))
 
 
 def graph(**upstream: str) -> Plan:
@@ -28,7 +39,7 @@ def graph(**upstream: str) -> Plan:
     made: dict[str, Cell] = {}
     for name, parents in upstream.items():
         sources = {f"role{p}": made[p].fingerprint for p in parents}
-        made[name] = Cell("supervised", {"name": name}, sources)
+        made[name] = Cell("supervised", named(name), sources)
     return Plan(parse(TINY), {c.fingerprint: c for c in made.values()}, ())
 
 
@@ -43,7 +54,7 @@ class FakeExecutor:
 
     def __init__(self, plan: Plan, capacity: int = 1, **ends: list[int]) -> None:
         self.capacity, self.ends = capacity, ends
-        self.names = {f[:16]: c.spec["name"] for f, c in plan.cells.items()}
+        self.names = {f[:16]: name_of(c) for f, c in plan.cells.items()}
         self.running: list[Path] = []
         self.submitted: list[str] = []
         self.most_at_once, self.cancelled = 0, 0
@@ -92,10 +103,10 @@ class Case:
     @property
     def states(self) -> dict[str, str]:
         assert self.progress is not None
-        return {self.plan.cells[f].spec["name"]: s for f, s in self.progress.state.items()}
+        return {name_of(self.plan.cells[f]): s for f, s in self.progress.state.items()}
 
     def fingerprint(self, name: str) -> str:
-        return next(f for f, c in self.plan.cells.items() if c.spec["name"] == name)
+        return next(f for f, c in self.plan.cells.items() if name_of(c) == name)
 
     def directory(self, name: str) -> CellDir:
         return self.store.directory(self.fingerprint(name))
@@ -103,7 +114,7 @@ class Case:
     def error_of(self, name: str) -> str:
         assert self.progress is not None
         return next(
-            e for f, e in self.progress.errors.items() if self.plan.cells[f].spec["name"] == name
+            e for f, e in self.progress.errors.items() if name_of(self.plan.cells[f]) == name
         )
 
 
@@ -136,7 +147,7 @@ def test_the_last_cells_go_by_the_chains_behind_them(tmp_path: Path) -> None:
 def test_chains_of_cells_that_come_later(tmp_path: Path) -> None:
     whole = graph(z="", a="", b="", c="b")
     case = Case(tmp_path, whole, capacity=2)
-    first = {f: cell for f, cell in whole.cells.items() if cell.spec["name"] in "z"}
+    first = {f: cell for f, cell in whole.cells.items() if name_of(cell) in "z"}
     case.progress = begin(Plan(whole.experiment, first, ()), case.store)
     parts = [whole]
     case.run(more=lambda: [begin(parts.pop(), case.store)] if parts else [])
@@ -150,7 +161,9 @@ def test_cells_may_come_later(tmp_path: Path, capacity: int) -> None:
     whole = graph(a="", b="a", c="a", d="c")
     parts = [
         Plan(
-            whole.experiment, {f: c for f, c in whole.cells.items() if c.spec["name"] in names}, ()
+            whole.experiment,
+            {f: c for f, c in whole.cells.items() if name_of(c) in names},
+            (),
         )
         for names in ("ab", "abc", "acd")
     ]
@@ -372,7 +385,7 @@ class Checked(Case):
         assert self.progress is not None
         state = self.progress.state
         return [
-            cell.spec["name"]
+            name_of(cell)
             for f, cell in self.plan.cells.items()
             if state[f] == "waiting" and all(state[u] == "done" for u in cell.upstream.values())
         ]
@@ -380,7 +393,7 @@ class Checked(Case):
     def chain(self, name: str) -> int:
         """Cells of the longest one that begins here."""
         its = self.fingerprint(name)
-        children = [c.spec["name"] for c in self.plan.cells.values() if its in c.upstream.values()]
+        children = [name_of(c) for c in self.plan.cells.values() if its in c.upstream.values()]
         return 1 + max(map(self.chain, children), default=0)
 
     def check_first(self, directory: Path) -> None:
@@ -445,9 +458,9 @@ def test_a_decision_costs_the_same_in_a_larger_grid(tmp_path: Path) -> None:
     lines = []
     for n in (20, 40, 80):
         pairs = {f"t{i}": "" for i in range(n // 2)}
-        made = {name: Cell("supervised", {"name": name}) for name in pairs}
+        made = {name: Cell("supervised", named(name)) for name in pairs}
         made |= {
-            f"s{name}": Cell("supervised", {"name": f"s{name}"}, {"teacher": teacher.fingerprint})
+            f"s{name}": Cell("supervised", named(f"s{name}"), {"teacher": teacher.fingerprint})
             for name, teacher in list(made.items())
         }
         plan = Plan(parse(TINY), {c.fingerprint: c for c in made.values()}, ())

@@ -109,7 +109,7 @@ def test_whole_seeds_are_done_early(folder: Path) -> None:
     simulation = Simulation(plan, folder, capacity=4, light=False)
     simulation.run(max_seconds=sum(SECONDS[c.kind] for c in plan.cells.values()) / 4 / 2)
     state = simulation.progress.state
-    seeds = Counter(c.spec["seed"] for f, c in plan.cells.items() if state[f] == "done")
+    seeds = Counter(c.config.seed for f, c in plan.cells.items() if state[f] == "done")
     assert len(seeds) < 23 and list(seeds.values()).count(24) > 15
     # It goes on where it was, and nothing that is done runs again.
     check(simulation.run())

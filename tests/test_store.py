@@ -12,16 +12,21 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from harness.cell import Cell, CellConfig, CellData, network_options
 from harness.common.errors import UserError
-from harness.plan import Cell
+from harness.methods import SECTIONS
 from harness.store import Busy, CellDir, Store
 from harness.store.files import write_atomically
 
 ROOT = Path(__file__).resolve().parent.parent
+CONFIG = CellConfig(
+    data=CellData(digest=""),
+    network=network_options({"network": "resnet", "depth": 8}),
+    sections={name: SECTIONS[name]() for name in ("training", "kd")},
+)
 
 
 @pytest.fixture
@@ -304,17 +309,18 @@ def test_create_leaves_an_empty_folder(tmp_path: Path) -> None:
 
 def test_prepare_writes_what_the_fingerprint_covers(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    cells = [Cell("kd", {"seed": i, "lr": 0.1}, {"teacher": "f" * 64}) for i in range(3)]
+    cells = [
+        Cell("kd", CONFIG.model_copy(update={"seed": i}), {"teacher": "f" * 64}) for i in range(3)
+    ]
     for cell in (*cells, *cells):
         directory = store.prepare(cell)
         assert directory.path.name == cell.fingerprint[:16]
-        read: dict[str, Any] = directory.description
-        assert Cell(read["kind"], read["spec"], read["upstream"]).fingerprint == cell.fingerprint
+        assert directory.cell.fingerprint == cell.fingerprint
     assert len(store.all()) == 3
 
 
 def test_prepare_keeps_what_is_there(tmp_path: Path) -> None:
-    store, cell = Store(tmp_path), Cell("kd", {})
+    store, cell = Store(tmp_path), Cell("kd", CONFIG)
     first = store.prepare(cell)
     first.append("start")
     written = (first / "cell.json").stat().st_ino
@@ -324,7 +330,7 @@ def test_prepare_keeps_what_is_there(tmp_path: Path) -> None:
 
 
 def test_prepare_keeps_the_options_beside_the_cell(tmp_path: Path) -> None:
-    store, cell = Store(tmp_path), Cell("kd", {})
+    store, cell = Store(tmp_path), Cell("kd", CONFIG)
     before = (store.prepare(cell) / "cell.json").read_bytes()
     assert names(store.directory(cell.fingerprint).path) == ["cell.json"]
     for path in ("/here", "/there"):
@@ -339,7 +345,7 @@ def test_prepare_keeps_the_options_beside_the_cell(tmp_path: Path) -> None:
 def test_temporary_files_of_dead_processes_are_removed(tmp_path: Path) -> None:
     """Of live ones, and of processes elsewhere, which hold a lock, they stay. So does a checkpoint:
     it may be the last good one."""
-    store, cell = Store(tmp_path), Cell("kd", {})
+    store, cell = Store(tmp_path), Cell("kd", CONFIG)
     directory = store.prepare(cell)
     dead, held, alive = 4194305, 4194306, os.getppid()  # no pid is as large as the former
     litter = f".cell.json.{dead}.tmp"

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from helpers import ROOT, environment
 
+from harness.cell import Cell, CellConfig, CellData
 from harness.common.errors import UserError
 from harness.common.metrics import SELECTION_RULES
 from harness.experiment.file import parse
-from harness.plan import Cell
+from harness.networks import WideResNetOptions
 from harness.store import CellDir, Store
 from harness.track import sync_state
 from harness.track.sync_state import SyncState
@@ -19,7 +20,8 @@ from harness.track.sync_state import SyncState
 
 @pytest.fixture
 def trained(tmp_path: Path) -> CellDir:
-    directory = Store(tmp_path).prepare(Cell("kd", {}))
+    config = CellConfig(data=CellData(digest=""), network=WideResNetOptions(depth=10, width=1))
+    directory = Store(tmp_path).prepare(Cell("kd", config))
     directory.append("start")
     directory.append("epoch", epoch=1)
     return directory

@@ -2,8 +2,6 @@
 incremental accuracies and the rhythm of measuring."""
 
 import contextlib
-import copy
-import json
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -16,10 +14,11 @@ import torch
 from helpers import weights
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
-from training import CPU, StopAfter, assert_same_result, go, metrics
+from training import CPU, StopAfter, assert_same_result, changed, go, metrics
 
 import harness.train.cell
 import harness.train.methods.stage2
+from harness.cell import Cell
 from harness.common.metrics import EVALUATION_SECONDS
 from harness.data import Augmentation, Dataset, ImageSet, load
 from harness.data.small import DeviceImages
@@ -29,7 +28,7 @@ from harness.distill.ncm import ncm_accuracy
 from harness.experiment.file import apply_overrides, parse
 from harness.experiment.tasks import Task
 from harness.networks.wide_resnet import WideResNet
-from harness.plan import Cell, Plan, TableEntry, make_plan
+from harness.plan import Plan, TableEntry, make_plan
 from harness.store import CellDir, Store
 from harness.train.checkpoint import build_network, load_model
 from harness.train.evaluate import embed_and_classify
@@ -101,14 +100,14 @@ class Watched:
     def directory(self, **wanted: Any) -> CellDir:
         return self.store.directory(self.entry(**wanted).fingerprint)
 
-    def spec(self, **wanted: Any) -> dict[str, Any]:
-        return self.plan.cells[self.entry(**wanted).fingerprint].spec
+    def view(self, **wanted: Any) -> View:
+        return self.plan.cells[self.entry(**wanted).fingerprint].config.data.view
 
-    def data_of(self, view: dict[str, Any]) -> Dataset:
+    def data_of(self, view: View) -> Dataset:
         """As a cell's process has it."""
         is_joined = self.plan.experiment.protocol.train_on == "train+validation"
         whole = join_validation(self.dataset) if is_joined else self.dataset
-        return apply(whole, View.model_validate(view))
+        return apply(whole, view)
 
 
 def unaugmented(options: Any, with_test: bool = True) -> Dataset:
@@ -161,12 +160,12 @@ def test_no_image_of_validation_or_test_is_trained_on_or_makes_a_centre(watched:
     held_out = keys(whole.test) | (keys(whole.validation) if is_strict else set())
     assert len(held_out) == 1400 + (200 if is_strict else 0)
     for fingerprint, cell in watched.plan.cells.items():
-        view, seen = cell.spec["data"]["view"], watched.seen[fingerprint].of
+        view, seen = cell.config.data.view, watched.seen[fingerprint].of
         own = watched.data_of(view)
         assert seen["training"] == keys(own.train), cell.kind
         assert not seen["training"] & held_out
         labels = {key(p): int(y) for p, y in zip(own.train.pixels(), own.train.labels, strict=True)}
-        if view.get("shots"):
+        if view.shots:
             assert np.bincount([labels[k] for k in seen["training"]]).tolist() == [5] * 4
         # Measured on all of the task's images, and no others: of stage 1 also by its own centres.
         measured = keys(own.validation) | keys(own.test)
@@ -181,8 +180,8 @@ def test_manifests_say_what_was_seen(watched: Watched) -> None:
     digests = set()
     for fingerprint, cell in watched.plan.cells.items():
         data = watched.store.directory(fingerprint).manifest["data"]
-        own = watched.data_of(cell.spec["data"]["view"])
-        assert data["digest"] == own.digest != cell.spec["data"]["digest"] == watched.dataset.digest
+        own = watched.data_of(cell.config.data.view)
+        assert data["digest"] == own.digest != cell.config.data.digest == watched.dataset.digest
         assert (data["train"], data["test"]) == (len(own.train), len(own.test or ()))
         assert data.get("validation") == (len(own.validation) if own.validation else None)
         digests.add(own.digest)
@@ -194,7 +193,7 @@ def test_manifests_say_what_was_seen(watched: Watched) -> None:
 
 def embedded(watched: Watched, network: CellDir, part: ImageSet) -> tuple[Tensor, Tensor]:
     """By a finished cell's network, one image after the other in the part's order."""
-    options = network.description["spec"]["network"]
+    options = network.cell.config.network
     model = load_model(network / "model.pt", options).to(memory_format=torch.channels_last)
     images = DeviceImages(watched.dataset, part, CPU)
     return embed_and_classify(model, images)[0], images.labels
@@ -203,7 +202,7 @@ def embedded(watched: Watched, network: CellDir, part: ImageSet) -> tuple[Tensor
 @pytest.mark.parametrize("overlap", [None, 1])
 def test_teacher_ncm_is_the_nearest_centre(watched: Watched, overlap: int | None) -> None:
     wanted = {"stage": "teacher_ncm", "task": Task(overlap, 5)}
-    own = watched.data_of(watched.spec(**wanted)["data"]["view"])
+    own = watched.data_of(watched.view(**wanted))
     teacher = watched.directory(stage="teacher")
     centers = class_centers(*embedded(watched, teacher, own.train), 4)
     assert own.test is not None
@@ -222,7 +221,7 @@ def test_teacher_ncm_is_the_nearest_centre(watched: Watched, overlap: int | None
 @pytest.mark.parametrize("overlap", [None, 1])
 def test_the_probe_is_a_logistic_regression(watched: Watched, overlap: int | None) -> None:
     wanted = {"stage": "probe", "task": Task(overlap, 5)}
-    own = watched.data_of(watched.spec(**wanted)["data"]["view"])
+    own = watched.data_of(watched.view(**wanted))
     teacher = watched.directory(stage="teacher")
     x, labels = embedded(watched, teacher, own.train)
     model = LogisticRegression(C=1.0, tol=1e-10, max_iter=10_000, solver="newton-cg")
@@ -252,13 +251,11 @@ def test_centres_of_stage2_are_those_of_its_shots(
     monkeypatch.setattr(harness.train.cell, "load", unaugmented)
     monkeypatch.setattr(harness.train.methods.stage2, "global_centers", global_centers)
     cell = watched.plan.cells[watched.entry(stage="stage2", task=Task(overlap, 5)).fingerprint]
-    again = Cell(cell.kind, copy.deepcopy(cell.spec), cell.upstream)
-    again.spec["stage2"]["lambd"] = 11.0
-    assert go(watched.store.prepare(again)) == DONE
+    assert go(watched.store.prepare(changed(cell, stage2={"lambd": 11.0}))) == DONE
     order = RAW["tasks"]["order"]
     shift = 0 if overlap is None else 4 - overlap
     names = [str(order[shift + label]) for label in range(4)]
-    own = watched.data_of(cell.spec["data"]["view"])
+    own = watched.data_of(cell.config.data.view)
     assert list(own.class_names) == names
     x, labels = embedded(watched, watched.directory(stage="teacher"), own.train)
     (centers,) = found
@@ -355,7 +352,7 @@ def test_without_old_classes_there_are_no_groups(watched: Watched) -> None:
 def test_a_class_without_images_is_never_predicted_in_half_precision(taught: Trained) -> None:
     plan = plan_with("optimizer.precision=bfloat16", methods=["teacher_ncm"], tasks=INCREMENTAL)
     cell = cell_of(plan, stage="teacher_ncm", task=Task(None, 0))
-    directory = taught.train(Cell(cell.kind, cell.spec, {"initial": taught.teacher}))
+    directory = taught.train(replace(cell, upstream={"initial": taught.teacher}))
     with np.load(directory / "predictions.npz") as file:
         assert {*file["predictions"]} == {3, 4}
 
@@ -380,10 +377,9 @@ def test_finetuning_goes_on_from_the_body_with_a_fresh_head(
     assert cell.upstream == {"initial": taught.teacher}, "the teacher's own cell"
     heads = []
     for seed in (0, 0, 1):
-        spec = {**cell.spec, "seed": seed, "training": dict(cell.spec["training"])}
-        spec["data"] = {**spec["data"], "view": {"classes": list(classes)}}
-        spec["training"]["lr"] = 0.1 + 0.01 * len(heads)  # another cell each time
-        directory = taught.train(Cell(cell.kind, spec, cell.upstream))
+        lr = 0.1 + 0.01 * len(heads)  # another cell each time
+        view = {"view": {"classes": list(classes)}}
+        directory = taught.train(changed(cell, seed=seed, data=view, training={"lr": lr}))
         before, start = weights(taught.store.directory(taught.teacher)), begun.pop()
         for name, value in before.items():
             if not name.startswith("fc."):
@@ -394,7 +390,7 @@ def test_finetuning_goes_on_from_the_body_with_a_fresh_head(
     old = weights(taught.store.directory(taught.teacher))["fc.weight"]
     assert not torch.equal(heads[0][:2], old[:2]), "nothing of the old one is left"
     torch.manual_seed(0)
-    first = build_network(cell.spec["network"], len(old)).fc.weight
+    first = build_network(cell.config.network, len(old)).fc.weight
     assert not torch.equal(heads[0][:2], first[:2]), "nor is it what the old one began with"
     bound = 1 / heads[0].shape[1] ** 0.5  # as PyTorch draws a linear layer
     assert heads[0].abs().max() <= bound < 2 * heads[0].abs().max()
@@ -460,8 +456,7 @@ def test_a_rhythm_changes_nothing_of_the_training(tmp_path: Path, selection: str
     assert len({*last}) == 1
     again = Store(tmp_path / "again")
     again.create()
-    cell = json.loads((found[3] / "cell.json").read_text())
-    directory = again.prepare(Cell(cell["kind"], cell["spec"], cell["upstream"]))
+    directory = again.prepare(found[3].cell)
     assert go(directory, StopAfter(4)) == STOPPED
     assert go(directory, lambda: len(directory.epochs()) == 4) == STOPPED
     assert go(directory, lambda: len(directory.epochs()) == 6) == STOPPED
@@ -473,6 +468,6 @@ def test_what_takes_no_steps_is_measured_whatever_the_rhythm(taught: Trained) ->
     changes = {"methods": ["probe"], "tasks": INCREMENTAL}
     plan = plan_with("protocol.evaluate_every=5", "probe.l2=0.5", **changes)
     cell = cell_of(plan, stage="probe", task=Task(None, 4))
-    directory = taught.train(Cell(cell.kind, cell.spec, {"initial": taught.teacher}))
+    directory = taught.train(replace(cell, upstream={"initial": taught.teacher}))
     (line,) = directory.epochs()
     assert "test/accuracy" in line and "accuracy" in directory.manifest["results"]

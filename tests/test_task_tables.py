@@ -331,7 +331,7 @@ def test_the_caption_says_what_the_tasks_are(plan: Plan, bundle: Bundle) -> None
     ):
         assert part in said, part
     assert "Epochs: 10" not in said
-    (digest,) = {c.spec["data"]["digest"] for c in plan.cells.values()}
+    (digest,) = {c.config.data.digest for c in plan.cells.values()}
     assert re.findall(r"digest `(\w+)`", said) == [digest[:12]]
     sizes = {
         of_task: {

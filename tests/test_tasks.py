@@ -11,6 +11,7 @@ import pytest
 import yaml
 from helpers import call, changed, one_error_line
 
+from harness.cell import Cell
 from harness.common.errors import UserError
 from harness.data import Augmentation, Dataset, ImageSet, load
 from harness.data.views import View, apply, join_validation
@@ -18,7 +19,7 @@ from harness.experiment.experiment import Experiment
 from harness.experiment.file import apply_overrides, parse, read
 from harness.experiment.tasks import Task, Tasks, TaskViews, class_order
 from harness.methods import parse_method
-from harness.plan import Cell, Plan, TableEntry, make_plan, task_views, view_field
+from harness.plan import Plan, TableEntry, make_plan, task_views
 
 NAMES = ("ant", "bee", "cat", "dog", "eel", "fox", "gnu")  # of toy animals, 7 classes
 PER_CLASS = {"train": 12, "validation": 5, "test": 6}
@@ -254,7 +255,7 @@ def test_one_teacher_a_seed_teaches_every_task() -> None:
     teachers = {e.seed: e.fingerprint for e in entries(plan, stage="teacher")}
     assert len(teachers) == 2 == len({*teachers.values()})
     assert all(e.task is None for e in entries(plan, stage="teacher"))
-    assert plan.cells[teachers[0]].spec["data"]["view"] == {"classes": [0, 1, 2]}
+    assert plan.cells[teachers[0]].config.data.view.identity == {"classes": [0, 1, 2]}
     for entry in plan.entries:
         cell = plan.cells[entry.fingerprint]
         if named_needs(entry.method):
@@ -299,13 +300,13 @@ def test_students_of_the_teacher_itself_are_one_cell_and_an_entry_each() -> None
             assert [e.student for e in pair] == ["wrn-10-1", "wrn-10-2"]
             assert pair[0].fingerprint == pair[1].fingerprint
             cell = plan.cells[pair[0].fingerprint]
-            assert cell.spec["network"] == plan.experiment.teacher.model_dump(mode="json")
+            assert cell.config.network == plan.experiment.teacher
 
 
 def test_a_cell_has_the_view_of_its_task() -> None:
     plan = plan_with("tasks.order=[6, 5, 4, 3, 2, 1, 0]")
     for entry in plan.entries:
-        view = plan.cells[entry.fingerprint].spec["data"]["view"]
+        view = plan.cells[entry.fingerprint].config.data.view.identity
         if entry.task is None:
             assert view == {"classes": [6, 5, 4]}
             continue
@@ -314,7 +315,6 @@ def test_a_cell_has_the_view_of_its_task() -> None:
         if entry.task.shots:
             expected |= {"shots": 5} | ({"shots_seed": 1} if entry.seed else {})
         assert view == expected
-    assert view_field(View()) == {}
 
 
 def test_names_of_runs_are_distinct_and_say_the_task() -> None:
@@ -359,7 +359,7 @@ def test_without_tasks_nothing_is_said_of_them() -> None:
     assert "tasks" not in plain.model_dump()
     plan = make_plan(plain, DATA)
     assert all(e.task is None and e.dimensions == {} for e in plan.entries)
-    assert not any("view" in c.spec["data"] for c in plan.cells.values())
+    assert not any(c.config.data.view != View() for c in plan.cells.values())
     # All classes and all images: the same cells, whether or not somebody says so.
     said = make_plan(parse(RAW | {"tasks": {"classes": 7}}), DATA)
     assert [*said.cells] == [*plan.cells]
@@ -410,18 +410,18 @@ def test_a_method_of_the_same_classes_needs_them_somewhere(method: str) -> None:
 def test_longer_methods_are_cells_of_that_many_epochs() -> None:
     """Both stages together have 8 epochs; the milestones keep their shares."""
     plan = plan_with("methods=[plain, plain@both, kd@2.5, refilled]", "training.milestones=[2, 3]")
-    spec = cell_of(plan, method="plain@both", task=Task(0, 5), seed=0).spec
+    spec = cell_of(plan, method="plain@both", task=Task(0, 5), seed=0).config.as_json()
     assert (spec["training"]["epochs"], spec["training"]["milestones"]) == (8, [4, 6])
     alone = plan_with("methods=[plain]", "training={epochs: 8, milestones: [4, 6]}")
     for task in experiment().tasks.all:  # type: ignore[union-attr]
         for seed in (0, 1):
             long = cell_of(plan, method="plain@both", task=task, seed=seed)
             assert long == cell_of(alone, method="plain", task=task, seed=seed)
-    spec = cell_of(plan, method="kd@2.5", task=Task(), seed=0).spec
+    spec = cell_of(plan, method="kd@2.5", task=Task(), seed=0).config.as_json()
     assert (spec["training"]["epochs"], spec["training"]["milestones"]) == (10, [5, 8])
     (teacher,) = entries(plan, stage="teacher", seed=0)
-    assert plan.cells[teacher.fingerprint].spec["training"]["epochs"] == 4, "teachers stay"
-    assert cell_of(plan, method="plain", task=Task(0), seed=0).spec["training"]["epochs"] == 4
+    assert plan.cells[teacher.fingerprint].epochs == 4, "teachers stay"
+    assert cell_of(plan, method="plain", task=Task(0), seed=0).epochs == 4
 
 
 def test_longer_methods_may_be_written_as_mappings() -> None:
@@ -445,8 +445,8 @@ def test_both_reads_the_stages_it_is_named_for() -> None:
 def test_settings_of_a_longer_method_are_its_own() -> None:
     tuned = {"kd@2": {"settings": {"kd": {"alpha": 0.5}, "training": {"lr": 0.03}}}}
     plan = plan_with(methods=["kd", "kd@2"], tuned=tuned)
-    long = cell_of(plan, method="kd@2", task=Task(), seed=0).spec
-    short = cell_of(plan, method="kd", task=Task(), seed=0).spec
+    long = cell_of(plan, method="kd@2", task=Task(), seed=0).config.as_json()
+    short = cell_of(plan, method="kd", task=Task(), seed=0).config.as_json()
     assert (long["kd"]["alpha"], long["training"]["lr"], long["training"]["epochs"]) == (
         0.5,
         0.03,
@@ -456,7 +456,7 @@ def test_settings_of_a_longer_method_are_its_own() -> None:
     both = plan_with(
         methods=["plain@both"], tuned={"plain@both": {"settings": {"training": {"lr": 0.03}}}}
     )
-    spec = cell_of(both, method="plain@both", task=Task(0), seed=0).spec
+    spec = cell_of(both, method="plain@both", task=Task(0), seed=0).config.as_json()
     assert (spec["training"]["lr"], spec["training"]["epochs"]) == (0.03, 8)
 
 
@@ -466,8 +466,8 @@ def test_settings_of_one_task_are_its_own() -> None:
     tuned = {"refilled": {"settings": common, "tasks": [own]}}
     plan, before = plan_with(tuned=tuned), plan_with(tuned={"refilled": {"settings": common}})
     for task in experiment().tasks.all:  # type: ignore[union-attr]
-        spec = cell_of(plan, stage="stage2", task=task, seed=1).spec["stage2"]
-        assert (spec["lambd"], spec["tau2"]) == (7 if task == Task(1, 5) else 3, 1)
+        spec = cell_of(plan, stage="stage2", task=task, seed=1).config.sections["stage2"]
+        assert (spec.lambd, spec.tau2) == (7 if task == Task(1, 5) else 3, 1)
     others = {e for e in plan.entries if e not in before.entries}
     assert {(e.stage, e.task) for e in others} == {("stage2", Task(1, 5))}
     assert plan.experiment.grid != before.experiment.grid
@@ -480,11 +480,11 @@ def test_a_rhythm_changes_what_it_is_about_and_its_default_nothing() -> None:
     one, same = plan_with(), plan_with("protocol.evaluate_every=1")
     assert [*one.cells] == [*same.cells]
     assert one.experiment.grid == same.experiment.grid
-    assert not any("evaluate_every" in c.spec["protocol"] for c in one.cells.values())
+    assert not any("evaluate_every" in c.config.as_json()["protocol"] for c in one.cells.values())
     rare = plan_with("protocol.evaluate_every=3")
     for entry in rare.entries:
         is_measured = entry.stage not in ("stage1", "probe", "teacher_ncm")
-        found = rare.cells[entry.fingerprint].spec["protocol"].get("evaluate_every")
+        found = rare.cells[entry.fingerprint].config.as_json()["protocol"].get("evaluate_every")
         assert found == (3 if is_measured else None), entry.name
     assert rare.experiment.protocol.label == "strict(evaluate_every=3)"
 

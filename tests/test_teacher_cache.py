@@ -15,7 +15,7 @@ import torch
 from commands import HANG
 from data_files import write_birds
 from torch import Tensor
-from training import RAW, Grid, StopAfter, assert_same_result, go, tiny
+from training import RAW, Grid, StopAfter, assert_same_result, config, go, tiny
 
 from harness.data import DigitsOptions, load
 from harness.data.small import DeviceImages
@@ -154,7 +154,7 @@ def test_maps_are_no_kept_answers(grid: Grid) -> None:
     )
     dataset = load(grid.plan.experiment.dataset)
     images: Any = {"train": DeviceImages(dataset, dataset.train, torch.device("cpu"))}
-    context = Context({"optimizer": {"precision": "float32"}}, images, 10, teacher, teacher, keeper)
+    context = Context(config(), images, 10, teacher, teacher, keeper)
     batch = next(context.asking(images["train"].plain(8), 0))
     assert not context.teach(batch).maps and len(context.teach(batch, maps=True).maps) == 3
 
@@ -178,7 +178,7 @@ def question(*changes: str) -> dict[str, Any]:
     plan = make_plan(parse(apply_overrides(RAW, ["methods=[kd]", *changes])), load(DigitsOptions()))
     (cell,) = (c for c in plan.cells.values() if c.upstream)
     own = {"sha256": cell.upstream["teacher"]}
-    return {"any": identity_of(cell.spec, {}, {}), "own": identity_of(cell.spec, own, {})}
+    return {"any": identity_of(cell.config, {}, {}), "own": identity_of(cell.config, own, {})}
 
 
 @pytest.mark.parametrize(
@@ -204,11 +204,9 @@ def test_another_question_has_another_key(change: str, is_other: bool) -> None:
 @pytest.mark.parametrize("change", ["device", "processor", "threads", "torch"])
 def test_other_machines_have_other_last_digits(change: str) -> None:
     machine = {"device": "cpu", "processor": "a", "threads": 1, "torch": "2"}
-    spec = {"data": {}, "seed": 0, "protocol": {"train_on": "train"}}
-    spec["optimizer"] = {"batch_size": 1, "precision": "float32"}
-    one = identity_of(spec, {}, machine)
-    assert one != identity_of(spec, {}, machine | {change: 3})
-    assert one != identity_of(spec, {"sha256": ""}, machine)
+    one = identity_of(config(), {}, machine)
+    assert one != identity_of(config(), {}, machine | {change: 3})
+    assert one != identity_of(config(), {"sha256": ""}, machine)
 
 
 # -- one file --------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from harness.data import Dataset, DigitsOptions, load
 from harness.data.options import FolderOptions
 from harness.data.placement import on_device
 from harness.experiment.file import read
-from harness.networks import build
+from harness.networks import WideResNetOptions, build
 from harness.plan import TEACHER
 from harness.run.find_model import Choice, choose
 from harness.run.grid import plan_of
@@ -93,7 +93,7 @@ def test_crops_are_cut_of_larger_pictures(data_root: Path, tmp_path: Path) -> No
         augmentation="resized-crop",
     )
     data = load(options)
-    network = {"network": "wide_resnet", "depth": 10, "width": 1}
+    network = WideResNetOptions(depth=10, width=1)
     said_of = about(network, data, data.digest)
     assert (said_of["resize"], said_of["image_size"]) == (32, [28, 28])
     model = TrainedModel(build("wide_resnet", 3, depth=10, width=1), said_of)

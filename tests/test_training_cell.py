@@ -7,14 +7,14 @@ import pytest
 import torch
 from helpers import weights
 from torch import Tensor
-from training import CPU, KINDS, Grid, copy_without, go, same_state, tiny, train_all
+from training import CPU, KINDS, Grid, changed, copy_without, go, same_state, tiny, train_all
 
 from harness.data import load
 from harness.data.batches import Images
 from harness.data.small import DeviceImages
 from harness.data.views import View
 from harness.networks import build
-from harness.plan import Cell, data_spec, view_field
+from harness.plan import whole_data
 from harness.train.checkpoint import build_network, copy_state, load_model
 from harness.train.evaluate import accuracy
 from harness.train.exit_status import DONE
@@ -86,7 +86,7 @@ def test_model_file_has_the_weights_of_its_accuracy(trained: Grid) -> None:
     images = DeviceImages(dataset, dataset.test, CPU)
     for kind in ("supervised", "kd", "stage2"):
         directory = trained.directory(kind)
-        network = trained.cell(kind).spec["network"]
+        network = trained.cell(kind).config.network
         model = load_model(directory / "model.pt", network, 10)
         assert accuracy(model, images) == directory.manifest["results"]["accuracy"]["selected"]
 
@@ -96,7 +96,7 @@ def test_model_file_has_the_weights_of_its_accuracy(trained: Grid) -> None:
 
 def initial_state(trained: Grid, kind: str) -> dict[str, Tensor]:
     torch.manual_seed(0)
-    return build_network(trained.cell(kind).spec["network"], 10).state_dict()
+    return build_network(trained.cell(kind).config.network, 10).state_dict()
 
 
 def test_stage1_leaves_fc_alone(trained: Grid) -> None:
@@ -156,8 +156,7 @@ def test_a_cell_sees_its_view(trained: Grid, tmp_path: Path) -> None:
     cell, (grid, _) = trained.cell("stage1"), copy_without(trained, "stage1", tmp_path)
     classes, shots = [7, 1, 3, 0], 5
     view = {"classes": classes, "shots": shots, "shots_seed": 0}
-    spec = {**cell.spec, "data": {**cell.spec["data"], "view": view}}
-    seeing = Cell(cell.kind, spec, cell.upstream)
+    seeing = changed(cell, data={"view": view})
     assert seeing.fingerprint != cell.fingerprint
     directory = grid.store.prepare(seeing)
     assert go(directory) == DONE
@@ -170,11 +169,13 @@ def test_a_cell_sees_its_view(trained: Grid, tmp_path: Path) -> None:
 
 def test_data_of_a_cell_name_its_view_only_if_it_has_one(trained: Grid) -> None:
     options = trained.plan.experiment.dataset
-    whole = data_spec(options, load(options))
-    assert "view" not in whole and whole == trained.cell("stage1").spec["data"]
-    assert view_field(View()) == {}
-    assert view_field(View(classes=(2, 1))) == {"view": {"classes": [2, 1]}}
-    assert view_field(View(shots=3, shots_seed=2)) == {"view": {"shots": 3, "shots_seed": 2}}
+    whole = whole_data(options, load(options))
+    assert whole == trained.cell("stage1").config.data
+    written = whole.as_json()
+    assert "view" not in written
+    assert whole.seen_through(View()).as_json() == written
+    for view in ({"classes": [2, 1]}, {"shots": 3, "shots_seed": 2}):
+        assert whole.seen_through(View(**view)).as_json() == {**written, "view": view}
 
 
 def test_maps_come_when_they_are_asked_for(trained: Grid) -> None:
@@ -182,7 +183,7 @@ def test_maps_come_when_they_are_asked_for(trained: Grid) -> None:
     dataset = load(trained.plan.experiment.dataset)
     images: dict[str, Images] = {"train": DeviceImages(dataset, dataset.train, CPU)}
     teacher, batch = build("wide_resnet", 10, depth=10, width=2), next(images["train"].plain(16))
-    context = Context(trained.cell("kd").spec, images, 10, teacher, teacher)
+    context = Context(trained.cell("kd").config, images, 10, teacher, teacher)
     answer, more = context.teach(batch), context.teach(batch, maps=True)
     assert answer.maps == () and [m.shape[1] for m in more.maps] == [32, 64, 128]
     with torch.no_grad():

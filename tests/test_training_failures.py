@@ -82,9 +82,7 @@ def test_a_setting_that_the_method_refuses(
     description["spec"][kind][setting] = value
     (directory / "cell.json").write_text(json.dumps(description))
     assert go(directory) == WRONG_INPUT
-    assert failure(directory).startswith(f"{kind}.{setting}: ") and repr(value) in failure(
-        directory
-    )
+    assert f"cell.json is wrong: {kind}.{setting}: " in failure(directory)
 
 
 def test_unknown_device_is_refused(tmp_path: Path) -> None:
@@ -204,4 +202,4 @@ def test_joined_data_are_those_of_the_plan() -> None:
     experiment = parse(apply_overrides(RAW, ["protocol=legacy"]))
     dataset = load(experiment.dataset)
     cell = next(iter(make_plan(experiment, dataset).cells.values()))
-    assert cell.spec["data"]["digest"] == dataset.digest != join_validation(dataset).digest
+    assert cell.config.data.digest == dataset.digest != join_validation(dataset).digest

@@ -10,12 +10,27 @@ import pytest
 import torch
 from helpers import weights
 from torch import Tensor
-from training import CPU, KINDS, Grid, copy_without, failure, go, same_state, tiny, train_all
+from training import (
+    CPU,
+    KINDS,
+    Grid,
+    changed,
+    config,
+    copy_without,
+    failure,
+    go,
+    same_state,
+    tiny,
+    train_all,
+)
 
 import harness.train.cell
 from harness.data import Dataset, ImageSet, load
 from harness.data.batches import Images
 from harness.data.small import DeviceImages
+from harness.experiment.protocol import Protocol
+from harness.methods.base import Section
+from harness.methods.refilled import Stage1Settings
 from harness.plan import make_plan
 from harness.train.checkpoint import copy_state, load_model
 from harness.train.exit_status import DONE, STOPPED, WRONG_INPUT
@@ -53,11 +68,10 @@ def test_best_keeps_the_first_as_the_release_does() -> None:
 def test_when_stage1_is_looked_at(
     epochs: int, rhythm: int, strict: list[int], legacy: list[int]
 ) -> None:
-    for last_look, expected in ((None, strict), ("rhythm", legacy)):
-        spec = {"ncm_centers": "train", "optimizer": {"precision": "float32"}}
-        spec |= {"last_look": last_look} if last_look else {}
-        context = Context(spec, {"train": None}, 10, None, None)  # type: ignore[arg-type,dict-item]
-        stage = RelationMatching(context, {"epochs": epochs, "select_every": rhythm})
+    settings = Stage1Settings(epochs=epochs, select_every=rhythm)
+    for changes, expected in (({}, strict), ({"last_look": "rhythm"}, legacy)):
+        context = Context(config(**changes), {"train": None}, 10, None, None)  # type: ignore[arg-type,dict-item]
+        stage = RelationMatching(context, settings)
         assert [e for e in range(1, epochs + 1) if stage.is_looked_at(e)] == expected
 
 
@@ -146,10 +160,10 @@ def test_stage1_selects_among_the_epochs_it_evaluates(trained: Grid, tmp_path: P
 
 @pytest.mark.parametrize("kind", ["supervised", "stage2"])
 def test_the_loss_of_validation_images_is_noted(trained: Grid, kind: str) -> None:
-    directory, spec = trained.directory(kind), trained.cell(kind).spec
+    directory, network = trained.directory(kind), trained.cell(kind).config.network
     dataset = load(trained.plan.experiment.dataset)
     assert dataset.validation is not None
-    model = load_model(directory / "model.pt", spec["network"]).eval()
+    model = load_model(directory / "model.pt", network).eval()
     images = DeviceImages(dataset, dataset.validation, CPU)
     with torch.no_grad():
         losses = [-model(b.x).log_softmax(1)[range(len(b.y)), b.y] for b in images.plain()]
@@ -160,7 +174,7 @@ def test_the_loss_of_validation_images_is_noted(trained: Grid, kind: str) -> Non
 
 def test_an_epoch_without_a_finite_loss_is_the_worst() -> None:
     """Its line says nothing of it: there is no infinity in JSON."""
-    score = scoring({"selection": "validation", "select_by": "loss"}, "accuracy")
+    score = scoring(Protocol(select_by="loss"), "accuracy")
     assert score is not None
     assert score({"validation/loss": 2.0}) == -2.0 and score({}) == -math.inf
     best = Best()
@@ -176,22 +190,21 @@ def test_a_loss_that_is_not_finite_is_not_noted(
     logits[1, 2] = value
     monkeypatch.setattr("harness.train.methods.base.logits_of", lambda *_: logits)
     images: Any = {"validation": SimpleNamespace(labels=torch.tensor([0, 1, 2, 0]))}
-    spec = {"optimizer": {"precision": "float32"}, "protocol": {}}
-    context = Context(spec, {"train": None, **images}, 3, None, None)  # type: ignore[arg-type,dict-item]
-    measured = Classifier(context, {}).evaluate(None, 0)  # type: ignore[arg-type]
+    context = Context(config(), {"train": None, **images}, 3, None, None)  # type: ignore[arg-type,dict-item]
+    measured = Classifier(context, Section()).evaluate(None, 0)  # type: ignore[arg-type]
     assert measured is not None and "validation/accuracy" in measured
     assert ("validation/loss" in measured) == math.isfinite(value)
 
 
 def test_stage1_goes_by_ncm_accuracy_whatever_classifiers_go_by(tmp_path: Path) -> None:
     key = "validation/ncm_train_centers"
-    score = scoring({"selection": "validation", "select_by": "loss"}, "ncm_train_centers")
+    score = scoring(Protocol(select_by="loss"), "ncm_train_centers")
     assert score is not None and score({key: 0.5, "validation/loss": 1.0}) == 0.5
     plain, by_loss = tiny(tmp_path), tiny(tmp_path, "protocol.select_by=loss")
     for kind in KINDS:
-        found = by_loss.cell(kind).spec["protocol"].get("select_by")
+        found = by_loss.cell(kind).config.as_json()["protocol"].get("select_by")
         assert found == (None if kind == "stage1" else "loss")
-        assert "select_by" not in plain.cell(kind).spec["protocol"]
+        assert "select_by" not in plain.cell(kind).config.as_json()["protocol"]
 
 
 # Protocols and variants
@@ -212,12 +225,12 @@ def test_legacy_centers_come_from_augmented_images(trained: Grid) -> None:
     images = {"train": DeviceImages(dataset, dataset.train, CPU)}
     cell = trained.cell("stage2")
     teacher = load_model(
-        trained.directory("supervised") / "model.pt", trained.cell("supervised").spec["network"], 10
+        trained.directory("supervised") / "model.pt", trained.cell("supervised").config.network, 10
     )
 
     def centers(center_images: str) -> Tensor:
-        spec = {**cell.spec, "center_images": center_images}
-        result = training_of("stage2", Context(spec, images, 10, teacher, teacher)).centers
+        config = changed(cell, center_images=center_images).config
+        result = training_of("stage2", Context(config, images, 10, teacher, teacher)).centers
         assert result is not None
         return result
 

@@ -12,14 +12,17 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from training import config
 
+from harness.cell import Cell
+from harness.networks import WideResNetOptions
 from harness.networks.base import Network
 from harness.store import CellDir
 from harness.train import loop
 from harness.train.checkpoint import build_network
 from harness.train.methods.base import Context, training_of
 
-TEACHER, STUDENT = ({"network": "wide_resnet", "depth": 10, "width": w} for w in (2, 1))
+TEACHER, STUDENT = (WideResNetOptions(depth=10, width=w, dropout=0.0) for w in (2, 1))
 RUNS = ("teacher", "plain", "stage1_triplet", "stage2_triplet", "stage1_tuple", "stage2_tuple")
 RELATIVE = 1e-9
 
@@ -58,15 +61,14 @@ class Run:
     centers: Tensor | None = None
 
 
-def train(
-    kind: str, spec: dict[str, Any], state: Any, network: Any, data: Any, teacher: Any, folder: Path
-) -> Run:
+def train(cell: Cell, state: Any, network: Any, data: Any, teacher: Any, folder: Path) -> Run:
     """All that this test asks of the harness: one cell's training, watched."""
     folder.mkdir()
     model = build_network(network, 10).double()
     model.load_state_dict(state)
     images = {part: Ordered(*data[part]) for part in ("train", "test")}
-    method = training_of(kind, Context(spec, images, 10, model, teacher))  # type: ignore[arg-type]
+    context = Context(cell.config, images, 10, model, teacher)  # type: ignore[arg-type]
+    method = training_of(cell.kind, context)
     run, losses = Run(), method.losses
 
     def watched(model: Network, batch: Any, epoch: int) -> Any:
@@ -77,9 +79,8 @@ def train(
         return found, logits
 
     method.losses = watched  # type: ignore[method-assign]
-    epochs = spec["training" if kind == "supervised" else kind]["epochs"]
     run.selected, run.epoch, lines = loop.train(
-        model, method, images["train"], spec, epochs, CellDir(folder), lambda: False
+        model, method, images["train"], cell.config, cell.epochs, CellDir(folder), lambda: False
     )
     run.last = model.state_dict()
     run.accuracies = [line[f"test/{method.metric}"] for line in lines]
@@ -111,15 +112,8 @@ def runs(
     epochs = dict(zip(("training", "stage1", "stage2"), n["epochs"].tolist(), strict=True))
     lr = float(n["lr"])
     common = {
-        "seed": 0,
         "protocol": {"train_on": "train+validation", "selection": "test"},
-        "optimizer": {
-            "batch_size": int(n["batch_size"]),
-            "momentum": 0.9,
-            "nesterov": True,
-            "weight_decay": 5e-4,
-            "precision": "float32",
-        },
+        "optimizer": {"batch_size": int(n["batch_size"]), "weight_decay": 5e-4},
     }
 
     def steps(section: str) -> dict[str, Any]:
@@ -133,19 +127,16 @@ def runs(
         counters = {k: v for k, v in names.items() if k.endswith("num_batches_tracked")}
         return counters | {k: torch.from_numpy(v.astype(np.float64)) for k, v in state.items()}
 
-    def network(options: dict[str, Any]) -> dict[str, Any]:
-        return {**options, "dropout": 0.0, "final_bn_momentum": 0.9}
-
     done: dict[str, Run] = {}
 
     def add(name: str, kind: str, state: Any, teacher: Any = None, **more: Any) -> None:
-        options = network(TEACHER if name == "teacher" else STUDENT)
-        spec = common | {"training": steps("training")} | more
-        done[name] = train(kind, spec, state, options, data, teacher, folder / name)
+        options = TEACHER if name == "teacher" else STUDENT
+        cell = Cell(kind, config(**common, training=steps("training"), **more))
+        done[name] = train(cell, state, options, data, teacher, folder / name)
 
     add("teacher", "supervised", initial("teacher"))
     add("plain", "supervised", initial("student"))
-    teacher = build_network(network(TEACHER), 10).double()
+    teacher = build_network(TEACHER, 10).double()
     teacher.load_state_dict(done["teacher"].selected)
     for relation in ("triplet", "tuple"):
         first = {

@@ -34,7 +34,7 @@ def there(directory: CellDir, place: Path, sent: list[tuple[str, Any]]) -> Remot
     place.mkdir()
     cell = RemoteCell(place / directory.path.name, lambda *write: sent.append(write))
     write_files(cell, read_files(directory, OWN_FILES))
-    for fingerprint in directory.description["upstream"].values():
+    for fingerprint in directory.cell.upstream.values():
         source = CellDir(directory.path.parent / fingerprint[:16])
         write_files(CellDir(place / source.path.name), read_files(source, UPSTREAM_FILES))
     return cell
@@ -164,7 +164,7 @@ def test_a_node_without_data_takes_those_that_came(tmp_path: Path) -> None:
 def test_what_a_cell_wants(trained: Grid, tmp_path: Path) -> None:
     _, directory = copy_without(trained, "kd", tmp_path)
     digits = DigitsOptions(validation=100, test=1400)
-    digest = trained.directory("kd").description["spec"]["data"]["digest"]
+    digest = trained.directory("kd").cell.config.data.digest
     assert data_request(directory) == DataRequest(digits, True, None, digest)
     options = cell_options(digits) | {"data_root": "/somewhere"}
     (directory / "options.json").write_text(json.dumps(options))

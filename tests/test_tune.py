@@ -404,7 +404,7 @@ class OneIsSlow(JournalWriter):
         self.kind = kind
 
     def poll(self, timeout: float) -> list[tuple[Path, int]]:
-        slow = [e for e in self.ended if CellDir(e[0]).description["kind"] == self.kind]
+        slow = [e for e in self.ended if CellDir(e[0]).cell.kind == self.kind]
         now = [e for e in self.ended if e not in slow] or slow
         self.ended = [e for e in self.ended if e not in now]
         return now
@@ -414,7 +414,7 @@ def test_no_method_waits_for_another(tmp_path: Path, small: Any) -> None:
     """Plain's search ends, with the same trials, before KD's first batch is at its first rung."""
     executor = OneIsSlow("kd")
     search = finished(write(tmp_path, SMALL), executor)
-    kinds = [CellDir(p).description["kind"] for p in executor.seen]
+    kinds = [CellDir(p).cell.kind for p in executor.seen]
     plain = [n for n, kind in enumerate(kinds) if kind == "supervised"]
     assert kinds[: max(plain)].count("kd") == SMALL["batch"]
     assert content(search) == small
@@ -428,7 +428,7 @@ def test_a_diverging_trial_is_pruned_and_not_tried_again(tmp_path: Path) -> None
     kd = next(s for s in search.studies if s.method == "kd")
     assert [t.state.name for t in kd.trials] == ["PRUNED"] * 8
     assert all(t.user_attrs["diverged"] and not t.intermediate_values for t in kd.trials)
-    failed = [p for p in executor.seen if CellDir(p).description["kind"] == "kd"]
+    failed = [p for p in executor.seen if CellDir(p).cell.kind == "kd"]
     assert len(failed) == len(set(failed))
 
 
@@ -442,8 +442,8 @@ def test_tuning_cells_have_no_test_images(tmp_path: Path) -> None:
     for method, space in tuning.spaces.items():
         params = {field: values.ends[0] for field, values in space.items()}
         cells = cells_of(tuning, dataset, method, 0, params).plan.cells
-        assert all(c.spec["data"]["without_test"] for c in cells.values())
-        assert all(c.spec["protocol"]["train_on"] == "train" for c in cells.values())
+        assert all(c.config.data.without_test for c in cells.values())
+        assert all(c.config.protocol.train_on == "train" for c in cells.values())
         assert not cells.keys() & make_plan(tuning.base, ordinary).cells.keys()
 
 
@@ -496,7 +496,7 @@ def test_the_tuned_file_is_an_ordinary_experiment(whole: Any) -> None:
     assert (tuned.seeds, tuned.commits) == ((101, 102, 103), ("c0ffee",))
     assert tuned.validation == best.mean
     plan = make_plan(experiment, load(experiment.dataset))
-    specs = {e.stage: plan.cells[e.fingerprint].spec for e in plan.entries}
+    specs = {e.stage: plan.cells[e.fingerprint].config.as_json() for e in plan.entries}
     assert specs["stage2"]["stage2"]["lambd"] == best.params["stage2.lambd"]
     assert specs["student"]["training"]["lr"] == winners["plain"][0].params["training.lr"]
     assert specs["teacher"]["training"]["lr"] == 0.1  # every method has the same teacher

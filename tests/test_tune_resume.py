@@ -84,7 +84,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Pa
     store = Store(folder / "runs")
 
     def in_stage2() -> bool:
-        kinds = [d.description["kind"] for d in store.all() if d.epochs()]
+        kinds = [d.cell.kind for d in store.all() if d.epochs()]
         return "stage2" in kinds
 
     assert wait_until(in_stage2), process.communicate()
@@ -123,7 +123,7 @@ def test_again_is_nothing_to_do(tuned: Path) -> None:
 
 def test_no_test_number_anywhere(tuned: Path) -> None:
     for directory in Store(tuned / "runs").all():
-        assert directory.description["spec"]["data"]["without_test"] is True
+        assert directory.cell.config.data.without_test is True
         assert not any("test/" in key for line in directory.epochs() for key in line)
         if directory.is_done:
             assert directory.manifest["results"] == {}

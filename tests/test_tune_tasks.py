@@ -120,7 +120,7 @@ def test_every_task_has_as_many_trials_on_its_own_images(tuned: tuple[Path, Writ
         assert shots == [task.dimensions["shots"]]
         teachers |= {trial.cells["teacher"] for trial in trials if "teacher" in trial.cells}
         views = [
-            store.directory(f).description["spec"]["data"].get("view", {})
+            store.directory(f).cell.config.data.view.identity
             for trial in trials
             for stage, f in trial.cells.items()
             if stage != "teacher"
@@ -149,7 +149,7 @@ def test_one_tuned_file_has_settings_for_each(tuned: tuple[Path, Writer]) -> Non
     for tuned_task in experiment.tuned["refilled"].tasks:
         task, lambd = tuned_task.task, tuned_task.settings["stage2"]["lambd"]
         (entry,) = [e for e in plan.entries if e.stage == "stage2" and e.task == task]
-        assert plan.cells[entry.fingerprint].spec["stage2"]["lambd"] == lambd
+        assert plan.cells[entry.fingerprint].config.sections["stage2"].lambd == lambd
         assert tuned_task.study == f"{slug(task)}/refilled"
         assert (tuned_task.trials, tuned_task.seeds) == (4, (7, 8))
         lambds.add(lambd)

@@ -93,8 +93,8 @@ def test_a_variant_is_the_cell_of_that_setting() -> None:
     alone = cells_of(swept(["plain", "kd"], kd={"temperature": 8}))
     assert hot == alone["kd wrn-10-1 s0"]
     assert sum(e.stage == TEACHER for e in plan.entries) == 1
-    spec = plan.cells[hot].spec
-    assert spec["kd"] == {**plan.cells[cells["kd wrn-10-1 s0"]].spec["kd"], "temperature": 8.0}
+    kd, usual = (plan.cells[f].config.sections["kd"] for f in (hot, cells["kd wrn-10-1 s0"]))
+    assert kd == usual.model_copy(update={"temperature": 8.0}) != usual
 
 
 def test_stages_are_shared_as_far_as_settings_are() -> None:

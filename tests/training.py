@@ -4,7 +4,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,11 @@ import torch
 from helpers import ROOT, weights
 from torch import Tensor
 
+from harness.cell import Cell, CellConfig
 from harness.common.metrics import EVALUATION_SECONDS
 from harness.data import load
 from harness.experiment.file import apply_overrides, parse
-from harness.plan import Cell, Plan, make_plan
+from harness.plan import Plan, make_plan
 from harness.store import CellDir, Store
 from harness.train import loop
 from harness.train.cell import run_cell
@@ -37,6 +38,23 @@ RAW: dict[str, Any] = {
     "stage1": {"epochs": 3, "select_every": 1},
     "stage2": {"epochs": 3, "lambd": 10},
 }
+
+
+def config(**parts: Any) -> CellConfig:
+    """A cell's config from JSON, with data and a network made up if they are left out."""
+    made_up = {
+        "data": {"name": "digits", "digest": ""},
+        "network": {"network": "wide_resnet", "depth": 10, "width": 1},
+    }
+    return CellConfig.from_json(made_up | parts)
+
+
+def changed(cell: Cell, **parts: Any) -> Cell:
+    """The cell with other values: of a section, only those that are given."""
+    written = cell.config.as_json()
+    for name, part in parts.items():
+        written[name] = {**written[name], **part} if isinstance(part, dict) else part
+    return replace(cell, config=CellConfig.from_json(written))
 
 
 @dataclass(frozen=True)

@@ -105,8 +105,9 @@ def begin(plan: Plan, store: Store) -> Progress:
     registered = plan.experiment.teacher_source  # `harness run` has fetched it by now
     imported = plan.imported_teacher()
     if imported and state[imported[0]] != "done" and not registered:
+        checkpoint = str(imported[1].config.checkpoint)
         raise UserError(
-            f"teacher_checkpoint: {imported[1].spec['checkpoint'][:12]}... is not in {store.root}; "
+            f"teacher_checkpoint: {checkpoint[:12]}... is not in {store.root}; "
             "`harness import-checkpoint FILE EXPERIMENT` puts it there"
         )
     sources = set()

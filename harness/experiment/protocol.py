@@ -29,16 +29,16 @@ class Protocol(Frozen):
         select_by: the measure that selects a classifier's epoch. Stage 1 always uses NCM accuracy.
     """
 
-    preset: Literal["strict", "legacy"]
-    train_on: Literal["train", "train+validation"]
-    selection: Literal["validation", "last", "test"]
-    ncm_centers: Literal["train", "evaluated"]
-    center_images: Literal["plain", "augmented"]
-    ties: Literal["later", "first"]
-    last_look: Literal["always", "rhythm"]
-    initial_weights: Literal["shared", "own"]
-    evaluate_every: Epochs
-    select_by: Literal["accuracy", "loss"]
+    preset: Literal["strict", "legacy"] = "strict"
+    train_on: Literal["train", "train+validation"] = "train"
+    selection: Literal["validation", "last", "test"] = "validation"
+    ncm_centers: Literal["train", "evaluated"] = "train"
+    center_images: Literal["plain", "augmented"] = "plain"
+    ties: Literal["later", "first"] = "later"
+    last_look: Literal["always", "rhythm"] = "always"
+    initial_weights: Literal["shared", "own"] = "shared"
+    evaluate_every: Epochs = 1
+    select_by: Literal["accuracy", "loss"] = "accuracy"
 
     @model_validator(mode="after")
     def _selection_needs_held_out_images(self) -> Protocol:
@@ -81,17 +81,7 @@ class Protocol(Frozen):
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "strict": {
-        "train_on": "train",
-        "selection": "validation",
-        "ncm_centers": "train",
-        "center_images": "plain",
-        "ties": "later",
-        "last_look": "always",
-        "initial_weights": "shared",
-        "evaluate_every": 1,
-        "select_by": "accuracy",
-    },
+    "strict": Protocol().model_dump(exclude={"preset"}),
     "legacy": {
         "train_on": "train+validation",
         "selection": "test",

@@ -139,11 +139,3 @@ def stage_of(kind: str) -> Stage:
 def needs_maps(terms: Iterable[str]) -> bool:
     """Return whether one of a stage's terms, named by its method, needs the teacher's maps."""
     return any("maps" in REGISTRY[name].needs for name in terms)
-
-
-def n_epochs(kind: str, config: dict[str, dict[str, int]]) -> int:
-    """Return the number of epochs of a cell, from its kind and config."""
-    if kind == IMPORTED:
-        return 0
-    schedule = stage_of(kind).schedule
-    return int(config[schedule]["epochs"]) if schedule else 1

@@ -22,7 +22,10 @@ Needs = Literal["embedding", "logits", "maps"]
 class Frozen(BaseModel):
     """A frozen model that refuses unknown fields and infinite numbers."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    # A renamed setting, whose alias is its old name, may be written by either (harness.cell).
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, validate_by_name=True
+    )
 
 
 class Section(Frozen):

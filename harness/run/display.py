@@ -12,10 +12,8 @@ from rich.live import Live
 from rich.table import Column, Table
 from rich.text import Text
 
-from harness.common.canonical_json import canonical
 from harness.common.metrics import latest_value, logged_name, metric_name
 from harness.execute.scheduler import ENDED, Progress
-from harness.methods import n_epochs
 
 
 def duration(seconds: float) -> str:
@@ -47,8 +45,8 @@ class Pace:
             if state in ("failed", "skipped", "paused") or fingerprint in progress.cached_cells:
                 continue
             if fingerprint not in self._kinds:
-                kind = f"{cell.kind} {canonical(cell.spec['network'])}"
-                self._kinds[fingerprint] = kind, n_epochs(cell.kind, cell.spec)
+                kind = f"{cell.kind} {cell.config.network!r}"
+                self._kinds[fingerprint] = kind, cell.epochs
             group, epochs = self._kinds[fingerprint]
             if state == "done":
                 seconds, n = self._ended(fingerprint)
@@ -153,7 +151,7 @@ class LiveDisplay:
 
 def running_row(progress: Progress, fingerprint: str) -> list[str]:
     cell = progress.plan.cells[fingerprint]
-    name, total = progress.plan.name_of(fingerprint), n_epochs(cell.kind, cell.spec)
+    name, total = progress.plan.name_of(fingerprint), cell.epochs
     lines = progress.directory(fingerprint).epochs()
     if not lines:
         return [name, f"0/{total}", "", "", "", ""]

@@ -10,17 +10,17 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from harness.common.canonical_json import canonical
+from harness.cell import Cell, CellData
 from harness.common.errors import UserError
 from harness.common.metrics import NCM
 from harness.data import Dataset
 from harness.data.batches import epoch_generator
 from harness.data.placement import on_device
-from harness.data.views import View, apply, join_validation, without_pixels
+from harness.data.views import apply, join_validation, without_pixels
 from harness.experiment.experiment import Experiment
-from harness.methods import IMPORTED, n_epochs, needs_maps, stage_of
-from harness.networks import PixelsOptions
-from harness.plan import TEACHER, Cell, Plan, longest_chains, make_plan
+from harness.methods import IMPORTED, needs_maps, stage_of
+from harness.networks import NetworkOptions, PixelsOptions
+from harness.plan import TEACHER, Plan, longest_chains, make_plan
 from harness.store import Store
 from harness.train.checkpoint import build_network
 from harness.train.device import resolve_device
@@ -74,22 +74,19 @@ def start_seconds(n_cells: int, jobs: int, imported: float) -> float:
 
 def measure_networks(
     experiment: Experiment, dataset: Dataset, device_name: str, threads: int, n_workers: int = 0
-) -> dict[str, Speed]:
-    """Speed of every network of the experiment, keyed by its canonical options."""
+) -> dict[NetworkOptions, Speed]:
+    """Speed of every network of the experiment."""
     torch.set_num_threads(threads)
     device = resolve_device(device_name)
     images = on_device(dataset, dataset.train, device, n_workers)
     size, precision = experiment.optimizer.batch_size, experiment.optimizer.precision
-    settings = experiment.optimizer.model_dump()
-    speeds: dict[str, Speed] = {}
+    speeds: dict[NetworkOptions, Speed] = {}
     for options in (experiment.teacher, *experiment.students):
-        network = options.model_dump(mode="json")
-        key = canonical(network)
-        if key in speeds:
+        if options in speeds:
             continue
-        model = build_network(network, len(dataset.class_names)).to(device)
+        model = build_network(options, len(dataset.class_names)).to(device)
         model = model.to(memory_format=torch.channels_last)
-        optimizer = make_optimizer(model.parameters(), settings, device)
+        optimizer = make_optimizer(model.parameters(), experiment.optimizer, device)
 
         def step(batch: Any) -> None:
             with autocast(device, precision):
@@ -120,7 +117,7 @@ def measure_networks(
         forward(warm)
         parameters = sum(p.numel() for p in model.parameters())
         forward_seconds = _now(device) - started
-        speeds[key] = Speed(step_seconds, forward_seconds, parameters, model.embedding_dim)
+        speeds[options] = Speed(step_seconds, forward_seconds, parameters, model.embedding_dim)
     return speeds
 
 
@@ -131,7 +128,11 @@ def _now(device: torch.device) -> float:
 
 
 def estimate(
-    plan: Plan, store: Store, dataset: Dataset, speeds: dict[str, Speed], teacher_cache: int = 0
+    plan: Plan,
+    store: Store,
+    dataset: Dataset,
+    speeds: dict[NetworkOptions, Speed],
+    teacher_cache: int = 0,
 ) -> Cost:
     """Times of the cells that are not done; finished epochs of interrupted ones do not count.
 
@@ -144,20 +145,20 @@ def estimate(
         dataset = join_validation(dataset)
     size = plan.experiment.optimizer.batch_size
     parts = sizes_of(plan, dataset)
-    teacher = speeds[canonical(plan.experiment.teacher.model_dump(mode="json"))]
+    teacher = speeds[plan.experiment.teacher]
     seconds, disk, peak, room = {}, 0, 0, teacher_cache
-    kept: dict[tuple[str, str], int] = {}  # teacher and data -> epochs with answers
+    kept: dict[tuple[str, CellData], int] = {}  # teacher and data -> epochs with answers
     for fingerprint, cell in plan.cells.items():
         if cell.kind == IMPORTED:
             continue
-        speed = speeds.get(canonical(cell.spec["network"])) or _of_pixels(cell, dataset)
+        speed = speeds.get(cell.config.network) or _of_pixels(cell, dataset)
         disk += speed.parameters * FLOAT
         peak = max(peak, 3 * speed.parameters * FLOAT)
         directory = store.directory(fingerprint)
         if directory.is_done:
             continue
-        left = n_epochs(cell.kind, cell.spec) - len(directory.epochs())
-        train, evaluated = parts[canonical(cell.spec["data"])]
+        left = cell.epochs - len(directory.epochs())
+        train, evaluated = parts[cell.config.data]
         epoch = (speed.forward / size) * (
             _evaluation_share(cell) * (evaluated + (train if cell.metric == NCM else 0))
         )
@@ -167,7 +168,7 @@ def estimate(
         epoch += n_batches * (speed.step if takes_steps else speed.forward)
         seconds[fingerprint] = left * epoch
         if TEACHER in cell.upstream:
-            asked = cell.upstream[TEACHER], canonical(cell.spec["data"])
+            asked = cell.upstream[TEACHER], cell.config.data
             is_kept = not needs_maps(stage_of(cell.kind).terms)
             known = kept.get(asked, 0) if is_kept else 0
             new = max(0, left - known)
@@ -181,17 +182,18 @@ def estimate(
 
 def _of_pixels(cell: Cell, dataset: Dataset) -> Speed:
     """Nothing is computed where the pixels are the embedding: one look at the images."""
-    features = PixelsOptions.model_validate(cell.spec["network"]).features
+    assert isinstance(cell.config.network, PixelsOptions)
+    features = cell.config.network.features
     return Speed(0.0, 0.0, (features + 1) * len(dataset.class_names), features)
 
 
-def sizes_of(plan: Plan, dataset: Dataset) -> dict[str, tuple[int, int]]:
-    """How many images a cell trains on, and how many are evaluated, by its canonical data."""
-    found: dict[str, tuple[int, int]] = {}
+def sizes_of(plan: Plan, dataset: Dataset) -> dict[CellData, tuple[int, int]]:
+    """How many images a cell trains on, and how many are evaluated, by its data."""
+    found: dict[CellData, tuple[int, int]] = {}
     for cell in plan.cells.values():
-        key = canonical(cell.spec["data"])
+        key = cell.config.data
         if key not in found:
-            seen = apply(dataset, View.model_validate(cell.spec["data"].get("view", {})))
+            seen = apply(dataset, key.view)
             evaluated = sum(len(p) for p in (seen.validation, seen.test) if p is not None)
             found[key] = len(seen.train), evaluated
     return found
@@ -199,16 +201,15 @@ def sizes_of(plan: Plan, dataset: Dataset) -> dict[str, tuple[int, int]]:
 
 def _evaluation_share(cell: Cell) -> float:
     """Of the epochs, how many end with an evaluation."""
-    schedule = stage_of(cell.kind).schedule
-    own = cell.spec[schedule].get("select_every") if schedule else None
-    return 1 / (own or cell.spec["protocol"].get("evaluate_every", 1))
+    rhythm: int = getattr(cell.schedule, "select_every", cell.config.protocol.evaluate_every)
+    return 1 / rhythm
 
 
 def fit_budget(
     experiment: Experiment,
     dataset: Dataset,
     store: Store,
-    speeds: dict[str, Speed],
+    speeds: dict[NetworkOptions, Speed],
     jobs: int,
     budget: float,
     teacher_cache: int = 0,

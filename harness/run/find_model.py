@@ -16,7 +16,7 @@ from harness.experiment.file import EXPERIMENTS, experiment_file
 from harness.experiment.tasks import ALL
 from harness.methods import get_method
 from harness.methods.base import TEACHER
-from harness.plan import Plan, TableEntry, metric_of_kind
+from harness.plan import Plan, TableEntry
 from harness.store import CellDir, Store
 from harness.trained.model import WEIGHTS_FILE, TrainedModel, model_of, read_model
 
@@ -151,9 +151,9 @@ def of_cell(directory: CellDir) -> TrainedModel:
         raise UserError(f"MODEL: the cell {directory.path} has no model.pt; it is not trained yet")
     content = from_bytes(path.read_bytes(), path)
     if "about" not in content:
-        spec, kind = directory.description["spec"], directory.description["kind"]
-        data, classifies = dataset_of(directory, spec), metric_of_kind(kind) == ACCURACY
-        content["about"] = about(spec["network"], data, spec["data"]["digest"], classifies)
+        cell = directory.cell
+        config, data = cell.config, dataset_of(directory, cell.config)
+        content["about"] = about(config.network, data, config.data.digest, cell.metric == ACCURACY)
     return model_of(content, path)
 
 

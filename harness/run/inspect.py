@@ -17,7 +17,6 @@ from harness.data.views import apply, join_validation, without_pixels
 from harness.execute.local import threads_for
 from harness.execute.scheduler import begin
 from harness.experiment.experiment import Experiment
-from harness.methods import n_epochs
 from harness.plan import Plan, make_plan, task_views
 from harness.run.display import duration
 from harness.run.options import RunOptions
@@ -50,7 +49,7 @@ def print_plan(experiment: Experiment, options: RunOptions, measure: bool = True
     table = _table("cell", "name", "epochs", "state")
     epochs = {True: 0, False: 0}
     for fingerprint, cell in plan.cells.items():
-        done, n = progress.state[fingerprint] == "done", n_epochs(cell.kind, cell.spec)
+        done, n = progress.state[fingerprint] == "done", cell.epochs
         epochs[done] += n
         name = " = ".join(e.name for e in plan.entries_of(fingerprint))
         table.add_row(fingerprint[:12], name, str(n), "done" if done else "to train")
@@ -125,7 +124,7 @@ def print_status(plan: Plan, root: Path) -> None:
         except Damaged as error:
             damage.append(error)
             state, epochs = f"damaged: {error.path.name} {error.what}", "?"
-        of = f"{epochs}/{n_epochs(cell.kind, cell.spec)}"
+        of = f"{epochs}/{cell.epochs}"
         table.add_row(fingerprint[:12], plan.name_of(fingerprint), of, escape(state))
     Console().print(table)
     if damage:

@@ -11,10 +11,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from harness.cell import Cell
 from harness.common.canonical_json import canonical
 from harness.common.errors import UserError
 from harness.common.locks import is_locked, try_lock
-from harness.plan import Cell
 from harness.store.cell_files import (
     DESCRIPTION,
     MANIFEST,
@@ -49,7 +49,22 @@ class CellDir:
             return False
 
     @property
+    def cell(self) -> Cell:
+        """The cell itself.
+
+        Raises:
+            Damaged: cell.json cannot be read, or has a setting that is wrong; it is named.
+        """
+        try:
+            return Cell.from_json(self.description)
+        except Damaged:
+            raise
+        except UserError as error:
+            raise Damaged(self / "cell.json", f"is wrong: {error}") from None
+
+    @property
     def description(self) -> dict[str, Any]:
+        """cell.json as it is, whatever version wrote it."""
         return read_fields(self / "cell.json", DESCRIPTION)
 
     @property

@@ -202,7 +202,7 @@ class Mirror:
             experiment=self.plan.experiment.name,
             folder=folder,
             tags=tags_of(self.plan, entry) | {"fingerprint": fingerprint},
-            config=flatten(cell.spec),
+            config=flatten(cell.config.as_json()),
             started=started,
         )
         folder.mkdir(parents=True, exist_ok=True)

@@ -56,7 +56,8 @@ def register_teacher(
     from harness.trained.model import WEIGHTS_FILE, read_model
 
     experiment, manifest = plan.experiment, directory.manifest
-    spec = plan.cells[fingerprint].spec
+    config = plan.cells[fingerprint].config
+    written = config.as_json()
     seed = next(e.seed for e in plan.entries_of(fingerprint) if e.stage == TEACHER)
     name = model_name(plan)
     try:
@@ -91,10 +92,10 @@ def register_teacher(
                 "fingerprint": fingerprint,
                 "seed": str(seed),
                 "sha256": manifest["model_sha256"],
-                "network": canonical(spec["network"]),
+                "network": canonical(written["network"]),
                 "data": experiment.dataset.label,
-                "data_digest": spec["data"]["digest"],
-                **({"view": canonical(spec["data"]["view"])} if "view" in spec["data"] else {}),
+                "data_digest": config.data.digest,
+                **({"view": canonical(view)} if (view := config.data.view.identity) else {}),
             },
             description=f"{experiment.teacher.label} on {experiment.dataset.label}, seed {seed}"
             f"{shown}",
@@ -227,7 +228,7 @@ def fetch_teacher(plan: Plan, store: Store, device: str, dataset: Dataset) -> No
     from harness.trained.published_file import sha256_of
 
     cell, found = imported[1], look_up(source)
-    if found.data_digest != cell.spec["data"]["digest"]:
+    if found.data_digest != cell.config.data.digest:
         print(
             f"warning: teacher: {source} was trained on other data or another split; it may have "
             "seen images that this experiment tests on",
@@ -241,7 +242,7 @@ def fetch_teacher(plan: Plan, store: Store, device: str, dataset: Dataset) -> No
                 f"teacher: {source} holds {len(files)} files of weights (.pt, .pth), not one; "
                 "register it with one"
             )
-        digest, expected = sha256_of(files[0]), cell.spec["checkpoint"]
+        digest, expected = sha256_of(files[0]), str(cell.config.checkpoint)
         if digest != expected:
             raise UserError(
                 f"teacher: the file of {source} has the SHA-256 {digest[:12]}..., not "
@@ -249,7 +250,7 @@ def fetch_teacher(plan: Plan, store: Store, device: str, dataset: Dataset) -> No
             )
         text = add_teacher(read_published(files[0]), plan.experiment, dataset, store, device)
     print(f"teacher: {source}, {text.splitlines()[1]}")
-    if found.view != cell.spec["data"].get("view", {}):
+    if found.view != cell.config.data.view.identity:
         print(
             f"warning: teacher: {source} has learned other classes than the first of this "
             "experiment's tasks; make classes and order in tasks those that it was trained with",

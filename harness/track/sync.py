@@ -187,7 +187,7 @@ class Tracker:
         if {mlflow_name(key) for key in flatten(resolved)} - run.data.params.keys():
             client.log_dict(run_id, resolved, "experiment.resolved.json")
             first = next(iter(self.plan.cells.values()))
-            whole = {k: v for k, v in first.spec["data"].items() if k != "view"}
+            whole = {k: v for k, v in first.config.data.as_json().items() if k != "view"}
             self._log_data_set(client, run_id, whole)
             log_params(client, run_id, flatten(resolved), known=run.data.params)
         self._parent_id = run_id
@@ -301,8 +301,8 @@ class Tracker:
         """Send what never changes for a cell: tags, parameters, data set and description."""
         cell, entry = self.plan.cells[fingerprint], main_entry(self.plan, fingerprint)
         log_tags(client, run_id, tags_of(self.plan, entry))
-        log_params(client, run_id, flatten(cell.spec))
-        self._log_data_set(client, run_id, cell.spec["data"])
+        log_params(client, run_id, flatten(cell.config.as_json()))
+        self._log_data_set(client, run_id, cell.config.data.as_json())
         client.log_artifact(run_id, str(self.store.directory(fingerprint) / "cell.json"))
 
     def _log_data_set(self, client: MlflowClient, run_id: str, data: dict[str, Any]) -> None:

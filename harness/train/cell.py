@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from harness.cell import CellConfig
 from harness.common.errors import UserError
 from harness.common.metrics import ACCURACY, EVALUATION_SECONDS, metric_name, summary
 from harness.common.provenance import UNKNOWN, code_version, processor, software
@@ -31,7 +32,7 @@ from harness.data import Dataset, DatasetOptions, load, using_data_root
 from harness.data.batches import Images, epoch_generator
 from harness.data.placement import on_device
 from harness.data.views import View, apply, join_validation
-from harness.methods import n_epochs, stage_of
+from harness.methods import stage_of
 from harness.networks.base import Network
 from harness.store import Busy, CellDir
 from harness.store.cell_files import Damaged
@@ -114,26 +115,27 @@ def _train(
     should_stop: Callable[[], bool],
     loaded: Loaded,
 ) -> None:
-    cell = directory.description
-    spec, upstream = cell["spec"], cell["upstream"]
-    dataset = dataset_of(directory, spec, loaded)
+    cell = directory.cell
+    config = cell.config
+    dataset = dataset_of(directory, config, loaded)
     n_classes = len(dataset.class_names)
-    models = {role: _upstream(directory, fingerprint) for role, fingerprint in upstream.items()}
+    models = {
+        role: _upstream(directory, fingerprint) for role, fingerprint in cell.upstream.items()
+    }
 
-    torch.manual_seed(initial_seed(spec))
-    new_head = stage_of(cell["kind"]).new_head
+    torch.manual_seed(initial_seed(config))
+    new_head = stage_of(cell.kind).new_head
     if "initial" in models:
         path = models["initial"] / "model.pt"
-        model = load_model(path, spec["network"], None if new_head else n_classes)
+        model = load_model(path, config.network, None if new_head else n_classes)
         if new_head:
-            model.fc = build_network(spec["network"], n_classes).fc
+            model.fc = build_network(config.network, n_classes).fc
     else:
-        model = build_network(spec["network"], n_classes)
+        model = build_network(config.network, n_classes)
     teacher = kept = None
     if "teacher" in models:
         source = models["teacher"]
-        network = source.description["spec"]["network"]
-        teacher = load_model(source / "model.pt", network)
+        teacher = load_model(source / "model.pt", source.cell.config.network)
         teacher = teacher.to(device).to(memory_format=torch.channels_last)
         kept = _kept_answers(directory, source, teacher, device)
     model = model.to(device).to(memory_format=torch.channels_last)
@@ -142,20 +144,18 @@ def _train(
     images: dict[str, Images] = {
         name: on_device(dataset, part, device, n_workers) for name, part in dataset.parts.items()
     }
-    if spec["protocol"]["selection"] not in ("last", *images):
+    if (selection := config.protocol.selection) not in ("last", *images):
         raise UserError(
-            f"protocol.selection: {spec['protocol']['selection']!r}, but there are no such images; "
-            "use 'last'"
+            f"protocol.selection: {selection!r}, but there are no such images; use 'last'"
         )
-    context = Context(spec, images, n_classes, model, teacher, kept)
-    training = training_of(cell["kind"], context)
-    epochs = n_epochs(cell["kind"], spec)
+    context = Context(config, images, n_classes, model, teacher, kept)
+    training = training_of(cell.kind, context)
     state, epoch, lines = train(
         model,
         training,
         images["train"],
-        spec,
-        epochs,
+        config,
+        cell.epochs,
         directory,
         should_stop,
         directory.pause_after,
@@ -167,9 +167,7 @@ def _train(
         "state_dict": state,
         "validating_accuracy": accuracy,
         "epoch": epoch,
-        "about": about(
-            spec["network"], dataset, spec["data"]["digest"], training.metric == ACCURACY
-        ),
+        "about": about(config.network, dataset, config.data.digest, training.metric == ACCURACY),
     }
     data = to_bytes(content)
     write_atomically(directory / "model.pt", data)
@@ -177,7 +175,7 @@ def _train(
         predicted = training.selected.get("test")
         if predicted is None:  # selected before a kill
             model.load_state_dict(state)
-            predicted = classify(model, images["test"], spec["optimizer"]["precision"])
+            predicted = classify(model, images["test"], config.optimizer.precision)
         file = predictions_file(predicted, images["test"].labels_cpu, dataset.class_names)
         write_atomically(directory / "predictions.npz", file)
     directory.append("end", selected_epoch=epoch)
@@ -186,12 +184,12 @@ def _train(
         {
             "results": results,
             "selected_epoch": epoch,
-            "epochs": epochs,
+            "epochs": cell.epochs,
             "seconds": round(sum(line["seconds"] for line in lines), 2),
             EVALUATION_SECONDS: round(sum(line.get(EVALUATION_SECONDS, 0) for line in lines), 2),
             "parameters": sum(p.numel() for p in model.parameters()),
             "model_sha256": hashlib.sha256(data).hexdigest(),
-            "data": data_summary(dataset, spec),
+            "data": data_summary(dataset, config),
             "device": describe(device),
             # Of all attempts: one that went on elsewhere has other last digits from there.
             "threads": _each(attempts, "threads"),
@@ -209,10 +207,10 @@ def _kept_answers(
     directory: CellDir, source: CellDir, teacher: Network, device: torch.device
 ) -> TeacherCache | None:
     """Of the teacher that `source` is of; None where none are kept."""
-    spec, limit = directory.description["spec"], directory.options.get("teacher_cache", 0)
+    config, limit = directory.cell.config, directory.options.get("teacher_cache", 0)
     if not limit:
         return None
-    precision = spec["optimizer"]["precision"]
+    precision = config.optimizer.precision
 
     @torch.no_grad()
     def embed(x: Tensor) -> Tensor:
@@ -220,7 +218,7 @@ def _kept_answers(
             return teacher.embed(x)
 
     of = {
-        "network": source.description["spec"]["network"],
+        "network": source.cell.config.as_json()["network"],
         "sha256": source.manifest["model_sha256"],
     }
     machine = {
@@ -229,17 +227,17 @@ def _kept_answers(
         "threads": torch.get_num_threads(),
         "torch": software()["torch"],
     }
-    identity = identity_of(spec, of, machine)
+    identity = identity_of(config, of, machine)
     width = teacher.embedding_dim
     return TeacherCache(directory.path.parent, identity, limit, embed, width, device)
 
 
-def initial_seed(spec: dict[str, Any]) -> int:
+def initial_seed(config: CellConfig) -> int:
     """Of the initial weights: networks of one kind and seed start alike, teacher and student, too,
     unless the protocol gives students a stream of their own."""
-    if spec["protocol"].get("initial_weights") == "own":
-        return epoch_generator(spec["seed"], 0, stream=2).initial_seed()
-    return int(spec["seed"])
+    if config.protocol.initial_weights == "own":
+        return epoch_generator(config.seed, 0, stream=2).initial_seed()
+    return config.seed
 
 
 def _each(attempts: list[dict[str, Any]], field: str) -> Any:
@@ -267,15 +265,15 @@ def predict_again(directory: CellDir) -> None:
     Raises:
         UserError: the cell's data are not on this machine.
     """
-    spec = directory.description["spec"]
-    dataset = dataset_of(directory, spec)
+    config = directory.cell.config
+    dataset = dataset_of(directory, config)
     if dataset.test is None:
         return
     device = resolve_device("cpu")
-    model = load_model(directory / "model.pt", spec["network"], len(dataset.class_names))
+    model = load_model(directory / "model.pt", config.network, len(dataset.class_names))
     model = model.to(memory_format=torch.channels_last)
     images = on_device(dataset, dataset.test, device, 0)
-    predicted = classify(model, images, spec["optimizer"]["precision"])
+    predicted = classify(model, images, config.optimizer.precision)
     file = predictions_file(predicted, images.labels_cpu, dataset.class_names)
     write_atomically(directory / "predictions.npz", file)
 
@@ -311,7 +309,7 @@ class Loaded:
         return self._dataset
 
 
-def dataset_of(directory: CellDir, spec: dict[str, Any], loaded: Loaded | None = None) -> Dataset:
+def dataset_of(directory: CellDir, config: CellConfig, loaded: Loaded | None = None) -> Dataset:
     """The cell's data: the part of the data set that it has the view of."""
     wanted = data_request(directory)
     dataset = (loaded or Loaded()).dataset(wanted.options, wanted.with_test, wanted.root)
@@ -320,16 +318,16 @@ def dataset_of(directory: CellDir, spec: dict[str, Any], loaded: Loaded | None =
             f"dataset: {wanted.options.name} on this machine is not the data this cell was planned "
             "with (other digest); plan again here with `harness run`"
         )
-    if spec["protocol"]["train_on"] == "train+validation":
+    if config.protocol.train_on == "train+validation":
         dataset = join_validation(dataset)
-    return apply(dataset, View.model_validate(spec["data"].get("view", {})))
+    return apply(dataset, config.data.view)
 
 
-def data_summary(dataset: Dataset, spec: dict[str, Any]) -> dict[str, Any]:
+def data_summary(dataset: Dataset, config: CellConfig) -> dict[str, Any]:
     """Of what a cell has seen: name, number of images of each part, and the digest, of a view its
     own."""
     sizes = {name: len(part) for name, part in dataset.parts.items()}
-    digest = dataset.digest if "view" in spec["data"] else spec["data"]["digest"]
+    digest = config.data.digest if config.data.view == View() else dataset.digest
     return {"name": dataset.name, "digest": digest, **sizes}
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from harness.common.errors import UserError
 from harness.data import Dataset, ResizedCrop
-from harness.networks import build
+from harness.networks import NetworkOptions, build
 from harness.networks.base import Network
 
 State = dict[str, Tensor]
@@ -38,12 +38,11 @@ def from_bytes(data: bytes, where: Path) -> dict[str, Any]:
 
 
 def about(
-    network: dict[str, Any], dataset: Dataset, digest: str, classifies: bool = True
+    network: NetworkOptions, dataset: Dataset, digest: str, classifies: bool = True
 ) -> dict[str, Any]:
     """What a file of weights says of its network, as plain data.
 
     Args:
-        network: a cell's `network` entry.
         dataset: what the network has learned, after its view.
         digest: of the whole data set with its split, before the view.
         classifies: whether its last layer is trained, or only its embedding.
@@ -56,10 +55,11 @@ def about(
     """
     augmentation, (height, width) = dataset.augmentation, dataset.image_size
     resize = min(height, width)
+    written = network.model_dump(mode="json", by_alias=True, exclude_unset=True)
     if isinstance(augmentation, ResizedCrop):
         resize = augmentation.shorter_side
     return {
-        "network": dict(network),
+        "network": dict(sorted(written.items())),
         "classifies": classifies,
         "data": dataset.name,
         "data_digest": digest,
@@ -79,13 +79,12 @@ def copy_state(model: nn.Module) -> State:
     }
 
 
-def build_network(options: dict[str, Any], n_classes: int) -> Network:
-    """A freshly initialised network from a cell's `network` entry."""
-    arguments = {k: v for k, v in options.items() if k != "network"}
-    return build(options["network"], n_classes, **arguments)
+def build_network(options: NetworkOptions, n_classes: int) -> Network:
+    """Return a freshly initialised network."""
+    return build(options.network, n_classes, **options.model_dump(exclude={"network"}))
 
 
-def load_model(path: Path, options: dict[str, Any], n_classes: int | None = None) -> Network:
+def load_model(path: Path, options: NetworkOptions, n_classes: int | None = None) -> Network:
     """A network of the given options with the weights of a finished cell's model.pt.
 
     Args:
@@ -99,7 +98,7 @@ def load_model(path: Path, options: dict[str, Any], n_classes: int | None = None
 
 
 def network_of(
-    content: dict[str, Any], path: Path, options: dict[str, Any], n_classes: int | None = None
+    content: dict[str, Any], path: Path, options: NetworkOptions, n_classes: int | None = None
 ) -> Network:
     """The same, of what `path` holds."""
     try:

@@ -27,14 +27,11 @@ def data_request(directory: CellDir) -> DataRequest:
     Raises:
         UserError: options.json does not describe a data set.
     """
-    data, here = directory.description["spec"]["data"], directory.options
-    fields = here.get("dataset") or {
-        k: v for k, v in data.items() if k not in ("digest", "without_test", "view")
-    }
+    data, here = directory.cell.config.data, directory.options
+    fields = here.get("dataset") or data.identity
     model = DATASETS[fields["name"]][0]
     try:
         chosen = model.model_validate(fields)
     except ValidationError as error:
         raise UserError(first_error(error, model, "dataset")) from None
-    with_test = not data.get("without_test", False)
-    return DataRequest(chosen, with_test, here.get("data_root"), data["digest"])
+    return DataRequest(chosen, not data.without_test, here.get("data_root"), data.digest)

@@ -14,8 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from harness.cell import CellConfig
 from harness.common.metrics import ACCURACY, EVALUATION_SECONDS, VALIDATION_LOSS, metric_name
 from harness.data.batches import Batch, Images, epoch_generator
+from harness.experiment.protocol import Protocol
 from harness.networks.base import Network
 from harness.store import CellDir
 from harness.store.cell_files import Damaged
@@ -56,7 +58,7 @@ def train(
     model: Network,
     training: Training,
     images: Images,
-    spec: dict[str, Any],
+    config: CellConfig,
     n_epochs: int,
     directory: CellDir,
     should_stop: Callable[[], bool],
@@ -78,9 +80,9 @@ def train(
     """
     own = training.module.to(images.device)
     parameters = [*model.parameters(), *own.parameters()]
-    optimizer = make_optimizer(parameters, spec["optimizer"], images.device)
-    score = scoring(spec["protocol"], training.metric)
-    ties = spec["protocol"].get("ties", "later")
+    optimizer = make_optimizer(parameters, config.optimizer, images.device)
+    score = scoring(config.protocol, training.metric)
+    ties = config.protocol.ties
     best, selected, done = Best(ties=ties), copy_state(model), 0
 
     data = directory.read_checkpoint()
@@ -106,7 +108,7 @@ def train(
         if pause_after is not None and epoch >= pause_after:
             raise Interrupted
         try:
-            line = train_epoch(model, training, optimizer, images, spec, epoch, should_stop)
+            line = train_epoch(model, training, optimizer, images, config, epoch, should_stop)
         except Diverged:
             directory.extend(unsaved)  # how it came to it
             raise
@@ -142,20 +144,18 @@ def train(
     return selected, best.epoch, directory.epochs()
 
 
-def scoring(
-    protocol: dict[str, Any], metric: str
-) -> Callable[[dict[str, Any]], float | None] | None:
+def scoring(protocol: Protocol, metric: str) -> Callable[[dict[str, Any]], float | None] | None:
     """What the kept epoch is best in, from the journal's line of an epoch that was measured; None
     for the last epoch.
 
     Args:
         metric: the training's. Of NCM accuracies the protocol's select_by says nothing.
     """
-    if protocol["selection"] == "last":
+    if protocol.selection == "last":
         return None
-    if protocol.get("select_by") == "loss" and metric == ACCURACY:
+    if protocol.select_by == "loss" and metric == ACCURACY:
         return lambda line: -line.get(VALIDATION_LOSS, math.inf)  # it is left out if not finite
-    return lambda line: line.get(metric_name(protocol["selection"], metric))
+    return lambda line: line.get(metric_name(protocol.selection, metric))
 
 
 def train_epoch(
@@ -163,14 +163,14 @@ def train_epoch(
     training: Training,
     optimizer: torch.optim.Optimizer,
     images: Images,
-    spec: dict[str, Any],
+    config: CellConfig,
     epoch: int,
     should_stop: Callable[[], bool],
 ) -> dict[str, Any]:
     """One pass over the training images (epoch counts from 0); the journal's line about it."""
-    generator = epoch_generator(spec["seed"], epoch)
-    torch.manual_seed(epoch_generator(spec["seed"], epoch, stream=1).initial_seed())  # dropout
-    precision, lr = spec["optimizer"]["precision"], training.lr(epoch)
+    generator = epoch_generator(config.seed, epoch)
+    torch.manual_seed(epoch_generator(config.seed, epoch, stream=1).initial_seed())  # dropout
+    precision, lr = config.optimizer.precision, training.lr(epoch)
     for group in optimizer.param_groups:
         group["lr"] = lr
     model.train()
@@ -184,7 +184,7 @@ def train_epoch(
     fitted = training.fit(model, epoch)
     batches: Iterable[Batch] = ()
     if fitted is None:
-        batches = images.augmented(spec["optimizer"]["batch_size"], generator)
+        batches = images.augmented(config.optimizer.batch_size, generator)
         batches = training.prepared(batches, epoch)
     for batch in batches:
         if should_stop():

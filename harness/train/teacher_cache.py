@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from harness.cell import CellConfig
 from harness.common.canonical_json import canonical
 from harness.common.locks import try_lock_bytes
 from harness.data.batches import Batch
@@ -251,22 +252,22 @@ def _with_starts(batches: Iterable[Batch]) -> Iterator[tuple[int, Batch]]:
 
 
 def identity_of(
-    spec: dict[str, Any], teacher: dict[str, Any], machine: dict[str, Any]
+    config: CellConfig, teacher: dict[str, Any], machine: dict[str, Any]
 ) -> dict[str, Any]:
     """All that the answers to a cell's batches depend on, to the last digit.
 
     Args:
-        spec: the cell's.
+        config: the cell's.
         teacher: its network and the SHA-256 of its weights.
         machine: device, processor, threads, release of torch: sums have other last digits on
             others.
     """
     return {
         "teacher": teacher,
-        "data": spec["data"],
-        "train_on": spec["protocol"]["train_on"],
-        "seed": spec["seed"],
-        "batch_size": spec["optimizer"]["batch_size"],
-        "precision": spec["optimizer"]["precision"],
+        "data": config.data.as_json(),
+        "train_on": config.protocol.train_on,
+        "seed": config.seed,
+        "batch_size": config.optimizer.batch_size,
+        "precision": config.optimizer.precision,
         "machine": machine,
     }

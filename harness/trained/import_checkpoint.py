@@ -17,6 +17,7 @@ from typing import Any
 from pydantic import ValidationError
 from torch import Tensor
 
+from harness.cell import network_options
 from harness.common.errors import UserError
 from harness.common.metrics import ACCURACY, SELECTION_RULES
 from harness.common.provenance import UNKNOWN, code_version, software
@@ -26,7 +27,7 @@ from harness.data.views import apply
 from harness.experiment.experiment import Experiment
 from harness.networks import NETWORKS
 from harness.networks.base import Network
-from harness.plan import data_spec, imported_cell, task_views, view_field
+from harness.plan import imported_cell, task_views, whole_data
 from harness.store import Store
 from harness.store.cell_options import cell_options
 from harness.store.files import write_atomically
@@ -81,7 +82,7 @@ def checked_model(state: dict[str, Tensor], network: dict[str, Any], n_classes: 
             f"FILE: it has {classes} classes, the experiment's teacher {n_classes}; name an "
             "experiment on its data set, whose tasks.classes are as many"
         )
-    model = build_network(network, n_classes)
+    model = build_network(network_options(network), n_classes)
     expected = model.state_dict()
     for name in [*expected, *state]:
         ours = tuple(expected[name].shape) if name in expected else None
@@ -151,7 +152,7 @@ def add_teacher(
     }
     cell = imported_cell(
         with_teacher(experiment, network, file.digest),
-        data_spec(experiment.dataset, dataset) | view_field(view),
+        whole_data(experiment.dataset, dataset).seen_through(view),
     )
     store.create()
     directory = store.prepare(cell, cell_options(experiment.dataset))
@@ -161,7 +162,7 @@ def add_teacher(
             content = {
                 "state_dict": file.state,
                 **file.claims,
-                "about": about(network, seen, dataset.digest),
+                "about": about(network_options(network), seen, dataset.digest),
             }
             data = to_bytes(content)
             directory.append("start", device=describe(device), **version, **software())
@@ -178,7 +179,7 @@ def add_teacher(
                     "seconds": 0.0,
                     "parameters": sum(p.numel() for p in model.parameters()),
                     "model_sha256": hashlib.sha256(data).hexdigest(),
-                    "data": data_summary(seen, cell.spec),
+                    "data": data_summary(seen, cell.config),
                     "device": describe(device),
                     "attempts": 1,
                     "commits": [version["commit"] or UNKNOWN],

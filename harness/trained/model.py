@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from harness.cell import network_options
 from harness.common.errors import UserError, one_line
 from harness.data.batches import chunk_size
 from harness.data.decode import Encoded, ImageFormat, central, fitted, rgb
@@ -161,7 +162,8 @@ def model_of(content: dict[str, Any], path: Path) -> TrainedModel:
             "older ones do not; `harness import-checkpoint FILE EXPERIMENT` makes a cell of it"
         )
     try:
-        network = network_of(content, path, about["network"], len(about["class_names"]))
+        options = network_options(about["network"])
+        network = network_of(content, path, options, len(about["class_names"]))
         return TrainedModel(network, about)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(

@@ -12,7 +12,7 @@ from typing import Any
 
 from harness.common.errors import UserError
 from harness.execute.scheduler import Progress
-from harness.methods import get_method, n_epochs
+from harness.methods import get_method
 from harness.store import Store
 from harness.tune.interleave import Steps
 from harness.tune.trials import (
@@ -65,7 +65,7 @@ def check_rungs(tuning: Tuning) -> None:
     for method in tuning.spaces:
         stage = get_method(method).final
         settings = tuning.base.for_method(method)
-        n = n_epochs(stage.kind, {s: vars(getattr(settings, s)) for s in stage.all_sections})
+        n = getattr(settings, stage.schedule).epochs if stage.schedule else 1
         if 0 in rung_epochs(pruning.rungs, n, every):
             raise UserError(
                 f"pruning.rungs: {pruning.rungs[0]:g} of {method!r}'s {n} epochs comes before it "

@@ -12,6 +12,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
+from harness.cell import SEMANTICS
 from harness.common.errors import UserError, one_line
 from harness.common.exit_status import FAILED, INTERRUPTED, OK, UNFINISHED, WRONG_USE
 from harness.common.provenance import code_version_or_warn
@@ -22,7 +23,7 @@ from harness.execute.executors import make_executor
 from harness.execute.scheduler import OutOfTime, Progress, begin, run
 from harness.methods import get_method
 from harness.methods.base import TRAINING
-from harness.plan import SEMANTICS, Plan, task_views
+from harness.plan import Plan, task_views
 from harness.run.display import LiveDisplay, duration
 from harness.run.options import RunOptions
 from harness.run.session import (

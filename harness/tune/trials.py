@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from harness.data import Dataset
-from harness.methods import n_epochs
 from harness.plan import TEACHER, Plan, make_plan
 from harness.store import CellDir, Store
 from harness.tune.space import as_field
@@ -57,8 +56,7 @@ class TrialCells:
 
     def n_epochs(self, fingerprint: str) -> int:
         """Return the number of epochs of one of the cells."""
-        cell = self.plan.cells[fingerprint]
-        return n_epochs(cell.kind, cell.spec)
+        return self.plan.cells[fingerprint].epochs
 
 
 def cells_of(

@@ -245,7 +245,7 @@ class RayExecutor:
         directory.read_checkpoint()  # checks its digest
         upstream = {
             f[:16]: self._model(CellDir(directory.path.parent / f[:16]))
-            for f in directory.description["upstream"].values()
+            for f in directory.cell.upstream.values()
         }
         request = data_request(directory)
         key = data_key(request)

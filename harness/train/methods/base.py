@@ -10,19 +10,17 @@ import math
 import pkgutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from harness.common.errors import UserError, first_error
+from harness.cell import CellConfig
 from harness.common.metrics import ACCURACY, VALIDATION_LOSS, metric_name
 from harness.data.batches import Batch, Images
-from harness.data.views import View
 from harness.distill.relations import upcast_to_float32
-from harness.methods import SECTIONS, stage_of
+from harness.methods import stage_of
+from harness.methods.base import Schedule, Section, StepSchedule
 from harness.networks.base import Network
 from harness.train.evaluate import accuracies, embed_and_classify, logits_of
 from harness.train.schedule import multistep_lr
@@ -50,11 +48,11 @@ class NetworkOutput:
 
 
 class Context:
-    """What a training may use: the cell's spec, the images on the device, the frozen teacher."""
+    """What a training may use: the cell's config, the images on the device, the frozen teacher."""
 
     def __init__(
         self,
-        spec: dict[str, Any],
+        config: CellConfig,
         images: dict[str, Images],
         n_classes: int,
         student: Network,
@@ -66,14 +64,14 @@ class Context:
             student: on the images' device; a training's own module may fit its shapes.
             kept: the teacher's answers, where they are kept.
         """
-        self.spec = spec
+        self.config = config
         self.student = student
         self.images = images
         self.train = images["train"]
         self.evaluated = {k: v for k, v in images.items() if k != "train"}
         self.n_classes = n_classes
-        self.groups = View.model_validate(spec.get("data", {}).get("view", {})).groups
-        self.precision: str = spec["optimizer"]["precision"]
+        self.groups = config.data.view.groups
+        self.precision = config.optimizer.precision
         self._teacher = teacher.eval().requires_grad_(False) if teacher is not None else None
         self._kept = kept
         self._answered: tuple[Batch, Tensor] | None = None
@@ -127,9 +125,13 @@ class Training:
     """
 
     metric = ACCURACY
+    settings: Section
 
-    def __init__(self, context: Context, settings: dict[str, Any]) -> None:
-        """settings: the section of the cell's spec that holds its schedule; nothing without one."""
+    def __init__(self, context: Context, settings: Section) -> None:
+        """
+        Args:
+            settings: the first of its stage's sections, which holds the schedule if there is one.
+        """
         self.context = context
         self.settings = settings
         self.module: nn.Module = nn.Module()
@@ -160,23 +162,24 @@ class Training:
 
 
 class Classifier(Training):
-    """A training whose student classifies: milestones, and its accuracy in the protocol's rhythm
-    and after the last epoch; of an incremental task, of its old and its new classes, too. And its
-    loss on the validation images.
+    """A training whose student classifies. It measures accuracy in the protocol's rhythm and after
+    the last epoch, also that of the old and the new classes of an incremental task, and the loss on
+    the validation images.
 
-    is_probabilistic: whether the softmax of its logits means something.
+    Attributes:
+        is_probabilistic: whether the softmax of its logits means something.
+        epochs: how many it trains for.
     """
 
     is_probabilistic = True
 
-    def lr(self, epoch: int) -> float:
-        s = self.settings
-        return multistep_lr(epoch, s["lr"], s["milestones"], s["gamma"])
+    @property
+    def epochs(self) -> int:
+        return self.settings.epochs if isinstance(self.settings, Schedule) else 1
 
     def evaluate(self, model: Network, epoch: int) -> dict[str, float] | None:
         c = self.context
-        every, last = c.spec["protocol"].get("evaluate_every", 1), self.settings.get("epochs", 1)
-        if (epoch + 1) % every and epoch + 1 != last:
+        if (epoch + 1) % c.config.protocol.evaluate_every and epoch + 1 != self.epochs:
             return None
         logits = {p: logits_of(model, images, c.precision) for p, images in c.evaluated.items()}
         self.predicted = {part: of_part.argmax(1) for part, of_part in logits.items()}
@@ -192,24 +195,25 @@ class Classifier(Training):
         return measured
 
 
+class ScheduledClassifier(Classifier):
+    """A classifier that is trained by gradient steps, at a rate that falls at milestones."""
+
+    settings: StepSchedule
+
+    def lr(self, epoch: int) -> float:
+        s = self.settings
+        return multistep_lr(epoch, s.lr, s.milestones, s.gamma)
+
+
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean over the batch, in float32 at least. logits: (B, C); labels: (B,)."""
     return F.cross_entropy(upcast_to_float32(logits), labels)
 
 
 def training_of(kind: str, context: Context) -> Training:
-    """What trains a cell of this kind.
-
-    Raises:
-        UserError: its spec, which may have been edited, has a setting that the method refuses.
-    """
+    """Return what trains a cell of this kind."""
     stage = stage_of(kind)
-    for section in stage.all_sections:
-        try:
-            SECTIONS[section].model_validate(context.spec[section])
-        except ValidationError as error:
-            raise UserError(first_error(error, SECTIONS[section], section)) from None
     trainer: type[Training] = pkgutil.resolve_name(stage.trainer)
     terms = {"terms": stage.terms} if stage.terms else {}
-    settings = context.spec[stage.schedule] if stage.schedule else {}
-    return trainer(context, settings, **terms)
+    sections = [context.config.sections[name] for name in stage.all_sections]
+    return trainer(context, sections[0] if sections else Section(), **terms)

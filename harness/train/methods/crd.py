@@ -1,13 +1,12 @@
 """Contrast with images of other classes, from a memory."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from harness.data.batches import Batch, epoch_generator
 from harness.distill.crd_memory import CrdMemory
 from harness.distill.negatives import draw_negatives
+from harness.methods.crd import CrdSettings
 from harness.train.methods.base import Context, NetworkOutput
 from harness.train.methods.distillation import Term
 
@@ -18,15 +17,17 @@ class Crd(Term):
     """The memory is a buffer, so a checkpoint has it. Which negatives a batch has follows from
     (seed, epoch) and its place in the epoch."""
 
-    def __init__(self, context: Context, settings: dict[str, Any]) -> None:
+    settings: CrdSettings
+
+    def __init__(self, context: Context, settings: CrdSettings) -> None:
         super().__init__(context, settings)
         self.memory = CrdMemory(
             context.student.embedding_dim,
             context.teacher.embedding_dim,
             len(context.train),
-            features=settings["features"],
-            temperature=settings["temperature"],
-            momentum=settings["momentum"],
+            features=settings.features,
+            temperature=settings.temperature,
+            momentum=settings.momentum,
         )
         self.epoch = -1
 
@@ -35,11 +36,11 @@ class Crd(Term):
     ) -> Tensor:
         labels = self.context.train.labels
         if epoch != self.epoch:
-            seed = epoch_generator(self.context.spec["seed"], epoch, STREAM).initial_seed()
+            seed = epoch_generator(self.context.config.seed, epoch, STREAM).initial_seed()
             self.epoch = epoch
             self.generator = torch.Generator(labels.device).manual_seed(seed)
-        negatives = draw_negatives(labels, batch.y, self.settings["negatives"], self.generator)
-        return self.settings["weight"] * self.memory(
+        negatives = draw_negatives(labels, batch.y, self.settings.negatives, self.generator)
+        return self.settings.weight * self.memory(
             student.embedding,
             teacher.embedding,
             batch.index,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pkgutil
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +12,15 @@ from torch import Tensor, nn
 from harness.data.batches import Batch
 from harness.distill.relations import upcast_to_float32
 from harness.methods import needs_maps
+from harness.methods.base import PairedMaps, Section
 from harness.networks.base import Network
-from harness.train.methods.base import Classifier, Context, Losses, NetworkOutput, cross_entropy
+from harness.train.methods.base import (
+    Context,
+    Losses,
+    NetworkOutput,
+    ScheduledClassifier,
+    cross_entropy,
+)
 
 
 class Term(nn.Module):
@@ -25,9 +31,13 @@ class Term(nn.Module):
     """
 
     ce_weight = 1.0
+    settings: Section
 
-    def __init__(self, context: Context, settings: dict[str, Any]) -> None:
-        """settings: the section of the cell's spec that is the method's own."""
+    def __init__(self, context: Context, settings: Section) -> None:
+        """
+        Args:
+            settings: the method's own section.
+        """
         super().__init__()
         self.context = context
         self.settings = settings
@@ -43,6 +53,8 @@ class Term(nn.Module):
 class MapPairs(Term):
     """A loss of each pair of maps, summed and times `weight`."""
 
+    settings: PairedMaps
+
     def loss(self, student_map: Tensor, teacher_map: Tensor, place: int) -> Tensor:
         """Of one pair, a scalar. place: from 0, the shallowest."""
         raise NotImplementedError
@@ -52,22 +64,20 @@ class MapPairs(Term):
     ) -> Tensor:
         pairs = zip(student.maps, teacher.maps, strict=True)
         losses = [self.loss(s, t, place) for place, (s, t) in enumerate(pairs)]
-        return self.settings["weight"] * torch.stack(losses).sum()
+        return self.settings.weight * torch.stack(losses).sum()
 
 
-class Distillation(Classifier):
+class Distillation(ScheduledClassifier):
     """The cross-entropy once, with the largest weight that one of the terms gives it, and each
     term."""
 
     module: nn.ModuleDict
 
-    def __init__(
-        self, context: Context, settings: dict[str, Any], terms: Mapping[str, str]
-    ) -> None:
+    def __init__(self, context: Context, settings: Section, terms: Mapping[str, str]) -> None:
         """terms: method -> "module:class" of its term; its section has the same name."""
         super().__init__(context, settings)
         self.terms: dict[str, Term] = {
-            name: pkgutil.resolve_name(target)(context, context.spec[name])
+            name: pkgutil.resolve_name(target)(context, context.config.sections[name])
             for name, target in terms.items()
         }
         self.module = nn.ModuleDict(self.terms)

@@ -1,21 +1,23 @@
 """Classic distillation on logits."""
 
-from typing import Any
-
 from torch import Tensor
 
 from harness.data.batches import Batch
 from harness.distill.kd import kd_term
+from harness.methods.kd import KdSettings
 from harness.train.methods.base import Context, NetworkOutput
 from harness.train.methods.distillation import Term
 
 
 class Kd(Term):
-    def __init__(self, context: Context, settings: dict[str, Any]) -> None:
+    settings: KdSettings
+
+    def __init__(self, context: Context, settings: KdSettings) -> None:
         super().__init__(context, settings)
-        self.ce_weight = 1 - settings["alpha"]
+        self.ce_weight = 1 - settings.alpha
 
     def forward(
         self, student: NetworkOutput, teacher: NetworkOutput, batch: Batch, epoch: int
     ) -> Tensor:
-        return kd_term(student.logits, teacher.logits, **self.settings)
+        s = self.settings
+        return kd_term(student.logits, teacher.logits, temperature=s.temperature, alpha=s.alpha)

@@ -1,24 +1,25 @@
 """Distillation on standardised logits."""
 
-from typing import Any
-
 from torch import Tensor
 
 from harness.data.batches import Batch
 from harness.distill.kd_standardised import standardised_kd_loss
+from harness.methods.kd_standardised import StandardisedKdSettings
 from harness.train.methods.base import Context, NetworkOutput
 from harness.train.methods.distillation import Term
 
 
 class StandardisedKd(Term):
-    def __init__(self, context: Context, settings: dict[str, Any]) -> None:
+    settings: StandardisedKdSettings
+
+    def __init__(self, context: Context, settings: StandardisedKdSettings) -> None:
         super().__init__(context, settings)
-        self.ce_weight = settings["ce_weight"]
+        self.ce_weight = settings.ce_weight
 
     def forward(
         self, student: NetworkOutput, teacher: NetworkOutput, batch: Batch, epoch: int
     ) -> Tensor:
         s = self.settings
-        return s["weight"] * standardised_kd_loss(
-            student.logits, teacher.logits, temperature=s["temperature"]
+        return s.weight * standardised_kd_loss(
+            student.logits, teacher.logits, temperature=s.temperature
         )

@@ -4,12 +4,15 @@ from torch import Tensor
 
 from harness.data.batches import Batch
 from harness.distill.pkt import pkt_loss
+from harness.methods.pkt import PktSettings
 from harness.train.methods.base import NetworkOutput
 from harness.train.methods.distillation import Term
 
 
 class Pkt(Term):
+    settings: PktSettings
+
     def forward(
         self, student: NetworkOutput, teacher: NetworkOutput, batch: Batch, epoch: int
     ) -> Tensor:
-        return self.settings["weight"] * pkt_loss(student.embedding, teacher.embedding)
+        return self.settings.weight * pkt_loss(student.embedding, teacher.embedding)

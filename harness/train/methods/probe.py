@@ -3,10 +3,12 @@
 from torch import Tensor
 
 from harness.distill.probe import linear_probe
+from harness.methods.probe import ProbeSettings
 from harness.train.methods.readout import Readout
 
 
 class Probe(Readout):
+    settings: ProbeSettings
+
     def head(self, embedding: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        l2 = self.context.spec["probe"]["l2"]
-        return linear_probe(embedding, labels, self.context.n_classes, l2=l2)
+        return linear_probe(embedding, labels, self.context.n_classes, l2=self.settings.l2)

@@ -4,12 +4,15 @@ from torch import Tensor
 
 from harness.data.batches import Batch
 from harness.distill.sp import sp_loss
+from harness.methods.sp import SpSettings
 from harness.train.methods.base import NetworkOutput
 from harness.train.methods.distillation import Term
 
 
 class Sp(Term):
+    settings: SpSettings
+
     def forward(
         self, student: NetworkOutput, teacher: NetworkOutput, batch: Batch, epoch: int
     ) -> Tensor:
-        return self.settings["weight"] * sp_loss(student.maps[-1], teacher.maps[-1])
+        return self.settings.weight * sp_loss(student.maps[-1], teacher.maps[-1])

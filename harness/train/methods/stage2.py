@@ -1,7 +1,5 @@
 """Stage 2 of ReFilled: cross-entropy, with the teacher's class centres as soft targets."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -9,19 +7,21 @@ from harness.data.batches import Batch, epoch_generator
 from harness.distill.centers import class_centers
 from harness.distill.relations import upcast_to_float32
 from harness.distill.stage2 import local_teaching_loss, teaching_loss
+from harness.methods.refilled import Stage2Settings
 from harness.networks.base import Network
 from harness.train.evaluate import autocast
-from harness.train.methods.base import Classifier, Context, Losses, cross_entropy
+from harness.train.methods.base import Context, Losses, ScheduledClassifier, cross_entropy
 
 
-class CenterTeaching(Classifier):
-    def __init__(self, context: Context, settings: dict[str, Any]) -> None:
+class CenterTeaching(ScheduledClassifier):
+    settings: Stage2Settings
+
+    def __init__(self, context: Context, settings: Stage2Settings) -> None:
         super().__init__(context, settings)
         self.centers = None
-        if settings["centers"] == "global":
-            self.centers = global_centers(
-                context, augmented=context.spec["center_images"] == "augmented"
-            )
+        if settings.centers == "global":
+            augmented = context.config.protocol.center_images == "augmented"
+            self.centers = global_centers(context, augmented)
 
     def losses(self, model: Network, batch: Batch, epoch: int) -> tuple[Losses, Tensor | None]:
         answer = self.context.teach(batch)
@@ -29,7 +29,7 @@ class CenterTeaching(Classifier):
         s = self.settings
         if self.centers is None:
             teaching = local_teaching_loss(
-                logits, answer.embedding, batch.y, tau2=s["tau2"], epoch=epoch + 1
+                logits, answer.embedding, batch.y, tau2=s.tau2, epoch=epoch + 1
             )
         else:
             teaching = teaching_loss(
@@ -37,11 +37,11 @@ class CenterTeaching(Classifier):
                 answer.embedding,
                 batch.y,
                 self.centers,
-                tau2=s["tau2"],
-                lambd=s["lambd"],
-                tau_on=s["tau_on"],
-                teacher_logits=answer.logits if s["weighted"] else None,
-                weighted=s["weighted"],
+                tau2=s.tau2,
+                lambd=s.lambd,
+                tau_on=s.tau_on,
+                teacher_logits=answer.logits if s.weighted else None,
+                weighted=s.weighted,
             )
         return {"ce": cross_entropy(logits, batch.y), "teaching": teaching}, logits
 
@@ -53,7 +53,7 @@ def global_centers(context: Context, augmented: bool) -> Tensor:
     c = context
     if not augmented:
         return class_centers(c.teacher_embedding(), c.train.labels, c.n_classes)
-    batches = c.train.augmented(512, epoch_generator(c.spec["seed"], 0))
+    batches = c.train.augmented(512, epoch_generator(c.config.seed, 0))
     with autocast(c.train.device, c.precision):
         parts = [(upcast_to_float32(c.teacher.embed(b.x)), b.y) for b in batches]
     embedding, labels = (torch.cat(p) for p in zip(*parts, strict=True))

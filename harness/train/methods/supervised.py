@@ -4,10 +4,10 @@ from torch import Tensor
 
 from harness.data.batches import Batch
 from harness.networks.base import Network
-from harness.train.methods.base import Classifier, Losses, cross_entropy
+from harness.train.methods.base import Losses, ScheduledClassifier, cross_entropy
 
 
-class Supervised(Classifier):
+class Supervised(ScheduledClassifier):
     def losses(self, model: Network, batch: Batch, epoch: int) -> tuple[Losses, Tensor | None]:
         logits = model(batch.x)
         return {"ce": cross_entropy(logits, batch.y)}, logits

@@ -17,7 +17,7 @@ class UntrainedNcm(NearestMeans):
         better, so the fairer, floor. With those that a network starts with (mean 0, variance 1)
         WRNs get 62 % on the digits, in place of 76 to 86 % (means of ten seeds)."""
         c = self.context
-        size, generator = c.spec["optimizer"]["batch_size"], epoch_generator(c.spec["seed"], epoch)
+        size, generator = c.config.optimizer.batch_size, epoch_generator(c.config.seed, epoch)
         take_statistics(model, c.train.augmented(size, generator))
         return super().fit(model, epoch)
 

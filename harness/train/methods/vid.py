@@ -1,16 +1,15 @@
 """The teacher's maps, predicted with a variance, summed over the groups of blocks."""
 
-from typing import Any
-
 from torch import Tensor, nn
 
 from harness.distill.vid import VidRegressor, vid_loss
+from harness.methods.vid import VidSettings
 from harness.train.methods.base import Context
 from harness.train.methods.distillation import MapPairs
 
 
 class Vid(MapPairs):
-    def __init__(self, context: Context, settings: dict[str, Any]) -> None:
+    def __init__(self, context: Context, settings: VidSettings) -> None:
         super().__init__(context, settings)
         channels = zip(context.student.map_channels, context.teacher.map_channels, strict=True)
         self.regressors = nn.ModuleList(VidRegressor(s, t) for s, t in channels)
