@@ -5,12 +5,14 @@ and beside them `about`: what one needs to use the network (`about`, harness.tra
 """
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from harness.common.canonical_json import canonical
 from harness.common.errors import UserError
 from harness.data import Dataset, ResizedCrop
 from harness.networks import NetworkOptions, build
@@ -59,7 +61,7 @@ def about(
     if isinstance(augmentation, ResizedCrop):
         resize = augmentation.shorter_side
     return {
-        "network": dict(sorted(written.items())),
+        "network": json.loads(canonical(written)),  # byte for byte as cell.json has it
         "classifies": classifies,
         "data": dataset.name,
         "data_digest": digest,
