@@ -160,9 +160,9 @@ def load_student(
         UserError: nothing like it, more than one, not yet trained, or a file that does not say
             what it is of.
     """
-    from harness.run.find_model import Choice, load
+    from harness.run.find_model import TrainingFilter, load
 
-    choice = Choice(student, method, seed, overlap, shots)
+    choice = TrainingFilter(student, method, seed, overlap, shots)
     return load(
         Path(source) if isinstance(source, PathLike) else source, choice, Path(store), changes
     )

@@ -138,7 +138,7 @@ def test_kept_answers_are_computed_once(tmp_path: Path) -> None:
     dataset = load(e.dataset)
     plan, store = make_plan(e, dataset), Store(tmp_path)
     size, alone = 297 * (4 * 10 + 8), estimate(plan, store, dataset, speeds(e))
-    assert alone.answer_bytes == 0
+    assert alone.teacher_cache_bytes == 0
     for room, stage1, stage2 in (
         (10**9, 10, 0),  # KD has asked for the first 10 of 20 epochs, both for all of stage 2
         (12 * size, 10, 0),
@@ -146,7 +146,7 @@ def test_kept_answers_are_computed_once(tmp_path: Path) -> None:
         (0, 20, 10),
     ):
         found = estimate(plan, store, dataset, speeds(e), room)
-        assert found.answer_bytes == min(room // size, 20) * size
+        assert found.teacher_cache_bytes == min(room // size, 20) * size
         saved = [a - b for a, b in zip(alone.seconds.values(), found.seconds.values(), strict=True)]
         expected = [0, 0, 20 - stage1, 10 - stage2, 0]  # teacher, kd, both stages, vid
         assert saved == pytest.approx([3 * 1.0 * n for n in expected])

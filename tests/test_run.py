@@ -94,7 +94,7 @@ def test_the_teachers_answers_are_kept_and_freed(finished: Path, finished_copy: 
     assert {cell.options["teacher_cache"] for cell in cells(finished).values()} == {20 * 10**9}
     before = {p: d for p, d in snapshot(finished_copy).items() if FOLDER not in p}
     done = call(finished_copy, "gc")
-    assert done.returncode == 0 and "0.2 MB of teachers' answers removed from runs" in done.stdout
+    assert done.returncode == 0 and "0.2 MB " in done.stdout
     assert snapshot(finished_copy) == before
     options = ("--teacher-cache", "0", "--set", "kd.temperature=2")
     again = call(finished_copy, "run", "experiments/tiny.yaml", *OPTIONS, *options)

@@ -1,6 +1,6 @@
 """The `harness` command. Each command checks its input, then calls one function elsewhere.
 
-These are the only files of `harness` that may import `analysis` (inside commands): the tables are a
+Besides harness.api, only these files import harness.analysis, inside commands: the tables are a
 view of the results, and training must not need them. Heavy imports stay inside the commands.
 """
 
@@ -16,6 +16,7 @@ import typer
 from harness.cli import models, project, results, training
 from harness.cli.spelling import published_spelling, take_data_root
 from harness.common.errors import UserError
+from harness.common.exit_status import FAILED, INTERRUPTED, OK, WRONG_USE
 from harness.common.output import keep_output_open
 from harness.common.redaction import redacted
 from harness.data import using_data_root
@@ -28,8 +29,8 @@ app = typer.Typer(
 )
 
 
-def _print_version(is_asked: bool) -> None:
-    if is_asked:
+def _print_version(is_given: bool) -> None:
+    if is_given:
         from harness.common.provenance import version_text
 
         print(version_text())
@@ -40,7 +41,7 @@ def _print_version(is_asked: bool) -> None:
 def options(
     version: Annotated[
         bool,
-        typer.Option("--version", callback=_print_version, is_eager=True, help="say it and end"),
+        typer.Option("--version", callback=_print_version, is_eager=True, help="print it and exit"),
     ] = False,
 ) -> None:
     """Reproduce the tables of a knowledge-distillation paper (ReFilled, CVPR 2020)."""
@@ -53,8 +54,15 @@ app.add_typer(project.app)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; its exit status. Errors are one line on stderr, status 2; `--debug`
-    anywhere shows the traceback instead."""
+    """Run the command line.
+
+    Args:
+        arguments: Those of the command line; by default this process's.
+
+    Returns:
+        The exit status. An error is one line on stderr and status 2; `--debug` anywhere adds the
+        traceback.
+    """
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
     if arguments is None:
@@ -62,7 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return _main(given, debug)
     finally:
-        if arguments is None:  # what follows is Python's own end: nothing to interrupt
+        if arguments is None:  # only the interpreter's own shutdown follows
             signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
@@ -71,12 +79,12 @@ def _main(given: list[str], debug: bool) -> int:
         given, data_root = take_data_root(given)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return WRONG_USE
     given = published_spelling([a for a in given if a != "--debug"])
     cause: Exception
     try:
         with using_data_root(data_root):
-            return app(given or ["--help"], prog_name="harness", standalone_mode=False) or 0
+            return app(given or ["--help"], prog_name="harness", standalone_mode=False) or OK
     except UserError as error:
         cause, message = error, str(error)
     except typer.exceptions.TyperException as error:
@@ -84,9 +92,9 @@ def _main(given: list[str], debug: bool) -> int:
         context = getattr(error, "ctx", None)
         message += f" (see `{context.command_path} --help`)" if context else ""
     except (typer.Abort, KeyboardInterrupt):
-        return 130
+        return INTERRUPTED
     except BrokenPipeError:
-        return 0
+        return OK
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         cause, message = error, f"{where}{error.strerror or error}; check the path and its disk"
@@ -97,10 +105,10 @@ def _main(given: list[str], debug: bool) -> int:
                 f"error: {type(error).__name__}: {text} (this is a bug; --debug shows where)",
                 file=sys.stderr,
             )
-            return 1
+            return FAILED
         print(redacted(traceback.format_exc()), file=sys.stderr)
-        return 1
+        return FAILED
     if debug:
         print(redacted("".join(traceback.format_exception(cause))), file=sys.stderr)
     print(f"error: {redacted(message)}", file=sys.stderr)
-    return 2
+    return WRONG_USE

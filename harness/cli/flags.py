@@ -1,4 +1,4 @@
-"""Options of the commands: what several take, and what takes several lines."""
+"""Options that several commands have, and how they are read."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ Budget = Annotated[
     Optional[str], typer.Option("--budget", help="drop whole seeds until it fits: 6h")
 ]
 Workers = Annotated[
-    int, typer.Option("--n-workers", min=0, help="loader workers of each cell (large images)")
+    int, typer.Option("--n-workers", min=0, help="loader workers per cell (large images)")
 ]
 TeacherCache = Annotated[
     str,
     typer.Option(
         "--teacher-cache",
-        help="disk for teachers' answers, computed once: 20GB, 500MB; 0 keeps none",
+        help="disk for cached teacher outputs: 20GB, 500MB; 0 caches none",
     ),
 ]
 Trackers = Annotated[
@@ -59,7 +59,7 @@ Out = Annotated[
     Optional[Path], typer.Option("--out", help="default: reports/NAME.html", metavar="PATH")
 ]
 Open = Annotated[bool, typer.Option("--open", help="show the page in a browser")]
-Host = Annotated[str, typer.Option("--host", help="loopback unless you say otherwise")]
+Host = Annotated[str, typer.Option("--host", help="loopback by default")]
 ExecutorName = Annotated[
     str, typer.Option("--executor", help="where cells train: local (this machine) or ray")
 ]
@@ -69,14 +69,17 @@ RayAddress = Annotated[
 ]
 CpusPerCell = Annotated[
     Optional[int],
-    typer.Option("--cpus-per-cell", min=1, help="of Ray: cores and threads of each cell [1]"),
+    typer.Option("--cpus-per-cell", min=1, help="with Ray: cores and threads per cell [1]"),
 ]
 GpusPerCell = Annotated[
-    Optional[float], typer.Option("--gpus-per-cell", help="of Ray: 1, or a fraction: 0.25 [0]")
+    Optional[float],
+    typer.Option("--gpus-per-cell", help="with Ray: GPUs per cell: 1, or a fraction: 0.25 [0]"),
 ]
 NoSharedFiles = Annotated[
     bool,
-    typer.Option("--no-shared-files", help="of Ray: send cells' files even where a node has them"),
+    typer.Option(
+        "--no-shared-files", help="with Ray: send cells' files even to nodes that see them"
+    ),
 ]
 RUNS = RunOptions.store
 TEACHER_CACHE = f"{RunOptions.teacher_cache / 1e9:g}GB"
@@ -117,10 +120,10 @@ def run_options(context: typer.Context, **changes: Any) -> RunOptions:
 
 
 def seconds(text: str | None, field: str = "--max-time") -> float | None:
-    """'90s', '9m', '2h' or '90' -> seconds.
+    """Return the seconds of a duration: '90s', '9m', '2h' or '90'.
 
     Raises:
-        UserError: anything else.
+        UserError: It is written otherwise.
     """
     if text is None:
         return None
@@ -131,10 +134,10 @@ def seconds(text: str | None, field: str = "--max-time") -> float | None:
 
 
 def n_bytes(text: str) -> int:
-    """'20GB', '1.5 TB', '500MB' or '0' -> bytes, of --teacher-cache.
+    """Return the bytes of a size, as --teacher-cache takes it: '20GB', '1.5 TB', '500MB' or '0'.
 
     Raises:
-        UserError: anything else.
+        UserError: It is written otherwise.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT]?)B?", text.strip(), re.IGNORECASE)
     if not match or (not match[2] and float(match[1]) > 0):

@@ -23,14 +23,18 @@ Model = Annotated[
         help="an experiment (see --method, --student), a cell, a model.pt, or models:/NAME@ALIAS",
     ),
 ]
-Method = Annotated[Optional[str], typer.Option("--method", help="of an experiment's, or teacher")]
-Student = Annotated[Optional[str], typer.Option("--student", help="network, as wrn-10-1")]
+Method = Annotated[
+    Optional[str], typer.Option("--method", help="a method of the experiment, or teacher")
+]
+Student = Annotated[Optional[str], typer.Option("--student", help="its network, as wrn-10-1")]
 Seed = Annotated[Optional[int], typer.Option("--seed", min=0, help="default: the first")]
-Overlap = Annotated[Optional[str], typer.Option("--overlap", help="of its tasks: a number, or all")]
-Shots = Annotated[Optional[str], typer.Option("--shots", help="of its tasks: a number, or all")]
+Overlap = Annotated[Optional[str], typer.Option("--overlap", help="of its task: a number, or all")]
+Shots = Annotated[Optional[str], typer.Option("--shots", help="of its task: a number, or all")]
 
 
 class PartName(StrEnum):
+    """The parts of a data set."""
+
     test = "test"
     validation = "validation"
     train = "train"
@@ -46,9 +50,9 @@ def _load(
     set_: list[str] | None,
     store: Path,
 ) -> TrainedModel:
-    from harness.run.find_model import Choice, load
+    from harness.run.find_model import TrainingFilter, load
 
-    return load(model, Choice(student, method, seed, overlap, shots), store, set_ or [])
+    return load(model, TrainingFilter(student, method, seed, overlap, shots), store, set_ or [])
 
 
 @app.command()
@@ -66,13 +70,13 @@ def predict(
         Optional[Path], typer.Option("--out", metavar="PATH", help="default: the terminal")
     ] = None,
 ) -> None:
-    """Say what a trained network sees in IMAGES, as CSV: file, class, probability."""
+    """Classify IMAGES with a trained network; print CSV: file, class, probability."""
     from harness.store.files import write_atomically
     from harness.trained.predict import as_csv, picture_files, predictions
 
     files = picture_files(images)
-    found = _load(model, method, student, seed, overlap, shots, set_, store)
-    text = as_csv(predictions(found, files))
+    network = _load(model, method, student, seed, overlap, shots, set_, store)
+    text = as_csv(predictions(network, files))
     if out is None:
         print(text, end="")
     else:
@@ -99,8 +103,8 @@ def evaluate(
     """Measure a trained network's accuracy on a data set."""
     from harness.trained.measure import evaluate as measure
 
-    found = _load(model, method, student, seed, overlap, shots, set_, store)
-    print(measure(found, dataset, part.value))
+    network = _load(model, method, student, seed, overlap, shots, set_, store)
+    print(measure(network, dataset, part.value))
 
 
 @app.command()
@@ -121,8 +125,8 @@ def export(
     from harness.trained.graph import to_onnx
 
     if onnx is None:
-        raise UserError("--onnx: missing; write where to, as --onnx student.onnx")
-    found = _load(model, method, student, seed, overlap, shots, set_, store)
-    to_onnx(found, onnx)
-    height, width = found.image_size
+        raise UserError("--onnx: missing; name the file to write, as --onnx student.onnx")
+    network = _load(model, method, student, seed, overlap, shots, set_, store)
+    to_onnx(network, onnx)
+    height, width = network.image_size
     print(f"written: {onnx}, images (B, 3, {height}, {width}) of [0, 1] -> logits")

@@ -1,4 +1,4 @@
-"""Commands about this machine and about files to begin with."""
+"""Commands about this machine, and commands that write files to start with."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ app = typer.Typer()
 
 @app.command()
 def doctor(store: StoreOption = RUNS) -> None:
-    """Say what this machine has, and what would stop a run here."""
+    """Report what this machine has, and what would prevent a run here."""
     from harness.run.doctor import print_findings
 
     raise typer.Exit(print_findings(store))
@@ -21,9 +21,7 @@ def doctor(store: StoreOption = RUNS) -> None:
 
 @app.command()
 def studies(
-    name: Annotated[
-        Optional[str], typer.Argument(help="of the tuning; by default the newest")
-    ] = None,
+    name: Annotated[Optional[str], typer.Argument(help="the tuning; by default the newest")] = None,
     store: StoreOption = RUNS,
     port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 8080,
     host: Host = "127.0.0.1",
@@ -36,9 +34,9 @@ def studies(
 
 @app.command()
 def init(
-    name: Annotated[str, typer.Argument(help="of the experiment: experiments/NAME.yaml")],
+    name: Annotated[str, typer.Argument(help="the experiment: experiments/NAME.yaml")],
 ) -> None:
-    """Write a commented experiment file to begin with."""
+    """Write a commented experiment file to start with."""
     from harness.common.names import command_name
     from harness.experiment.example import write_example
     from harness.experiment.file import EXPERIMENTS

@@ -1,4 +1,4 @@
-"""What the commands' files stand for."""
+"""Reading the files that commands are given."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 
 def read_file(file: Path, assignments: list[str] | None) -> Experiment:
+    """Read an experiment file, with the changes of `--set`."""
     from harness.experiment.file import read
     from harness.track.registry import resolve_teacher
 
@@ -22,13 +23,14 @@ def read_file(file: Path, assignments: list[str] | None) -> Experiment:
 
 
 def plan_of_file(file: Path, assignments: list[str] | None) -> Plan:
+    """Return the plan of an experiment file, with the changes of `--set`."""
     from harness.run.grid import plan_of
 
     return plan_of(read_file(file, assignments))
 
 
 def result_of(file: Path, assignments: list[str] | None, store: Path) -> Callable[[Plan], None]:
-    """What prints the result of a plan that has been trained."""
+    """Return a function that prints the result of a trained plan."""
 
     def show(plan: Plan) -> None:
         from harness.analysis.print_results import print_result
@@ -40,7 +42,7 @@ def result_of(file: Path, assignments: list[str] | None, store: Path) -> Callabl
 
 
 def summary_builder(file: Path, assignments: list[str] | None, store: Path) -> SummaryBuilder:
-    """What a finished grid's run in MLflow shows."""
+    """Return a function that builds the summary of a finished grid for MLflow."""
 
     def build(plan: Plan, experiment_id: str, folder: Path) -> GridSummary:
         from harness.analysis.mlflow_summary import build_summary

@@ -61,7 +61,7 @@ def tables(
 
 @app.command()
 def verdicts(file: File, set_: Set = None, store: StoreOption = RUNS) -> None:
-    """Say whether the numbers agree with the committed ones, and what they show."""
+    """Compare the numbers with the committed ones, and evaluate the claims."""
     from harness.analysis.print_results import print_verdicts
 
     raise typer.Exit(print_verdicts(plan_of_file(file, set_), file, store, set_ or []))
@@ -99,7 +99,7 @@ def ablate(
     ] = False,
     mixed: Mixed = False,
 ) -> None:
-    """Go from protocol legacy to strict, one switch at a time, and say what each is worth."""
+    """Go from protocol legacy to strict, one switch at a time; print the effect of each."""
     from harness.analysis.ablation_tables import report
     from harness.experiment.ablation import steps
     from harness.run.ablate import run_steps

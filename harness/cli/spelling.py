@@ -1,4 +1,4 @@
-"""What the `harness` command makes of its arguments before they are parsed."""
+"""Changes to the arguments of `harness` before they are parsed."""
 
 from __future__ import annotations
 
@@ -7,11 +7,18 @@ from pathlib import Path
 
 from harness.common.errors import UserError
 
-LISTS = ("--point", "--devices")  # of numbers, which the releases write with spaces
+LIST_OPTIONS = ("--point", "--devices")  # numbers, which the releases separate by spaces
 
 
 def take_data_root(arguments: list[str]) -> tuple[list[str], str | None]:
-    """The other arguments, and the folder of `--data-root DIR`, which every command takes."""
+    """Remove `--data-root DIR`, which every command takes.
+
+    Returns:
+        The other arguments, and the folder; None if it is not given.
+
+    Raises:
+        UserError: There is no such folder.
+    """
     for i, argument in enumerate(arguments):
         name, equals, value = argument.partition("=")
         if name in ("--data-root", "--data_root"):
@@ -25,14 +32,17 @@ def take_data_root(arguments: list[str]) -> tuple[list[str], str | None]:
 
 
 def published_spelling(arguments: list[str]) -> list[str]:
-    """The releases' spelling in ours: --batch_size 64 -> --batch-size 64, and
-    --point 100 140 180 -> --point 100,140,180, and so for --devices."""
+    """Return the arguments with the published spelling of options replaced by ours.
+
+    --batch_size 64 becomes --batch-size 64, and --point 100 140 180 becomes --point 100,140,180,
+    likewise for --devices.
+    """
     result: list[str] = []
     for argument in arguments:
         if argument.startswith("--"):
             name, equals, value = argument.partition("=")
             result.append(name.replace("_", "-") + equals + value)
-        elif len(result) > 1 and result[-2] in LISTS and re.fullmatch(r"\d+", argument):
+        elif len(result) > 1 and result[-2] in LIST_OPTIONS and re.fullmatch(r"\d+", argument):
             result[-1] += f",{argument}"
         else:
             result.append(argument)

@@ -1,4 +1,4 @@
-"""Commands that train, and that look at what is trained."""
+"""Commands that train, and commands about trained cells."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ def plan(
     jobs_per_device: JobsPerDevice = None,
     budget: Budget = None,
     teacher_cache: TeacherCache = TEACHER_CACHE,
-    no_estimate: Annotated[bool, typer.Option("--no-estimate", help="measure nothing")] = False,
+    no_estimate: Annotated[bool, typer.Option("--no-estimate", help="skip the estimate")] = False,
 ) -> None:
-    """Show the cells, which are done already, and the time and disk the others need."""
+    """Show the cells, which of them are done, and the time and disk that the others need."""
     from harness.run.inspect import print_plan
 
     options = run_options(context)
@@ -137,7 +137,7 @@ def explain(
     set_: Set = None,
     store: StoreOption = RUNS,
 ) -> None:
-    """Show what a cell is and, given an experiment, which field makes it stale there."""
+    """Show what a cell is and, given an experiment, which fields make it stale there."""
     from harness.run.inspect import print_explanation
 
     print_explanation(cell, None if file is None else plan_of_file(file, set_), store)
@@ -147,25 +147,25 @@ def explain(
 def repair(
     cell: Annotated[str, typer.Argument(help="first characters of a cell's fingerprint")],
     store: StoreOption = RUNS,
-    yes: Annotated[bool, typer.Option("--yes", help="do it; otherwise only say it")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="repair it; otherwise only report")] = False,
 ) -> None:
-    """Say what a damaged cell can keep and what must be trained again; with --yes, mend it."""
-    from harness.run.repair import repair as mend
+    """Report what a damaged cell can keep and what must be retrained; with --yes, repair it."""
+    from harness.run.repair import repair as repair_cell
 
-    mend(cell, store, yes)
+    repair_cell(cell, store, yes)
 
 
 @app.command()
 def gc(store: StoreOption = RUNS) -> None:
-    """Free the disk that the teachers' kept answers take; trainings compute them again."""
+    """Delete the cached teacher outputs; training computes them again."""
     from harness.store.teacher_cache import clean
 
-    print(f"{clean(store) / 1e6:.1f} MB of teachers' answers removed from {store}")
+    print(f"{clean(store) / 1e6:.1f} MB of cached teacher outputs removed from {store}")
 
 
 @app.command()
 def sync(file: File, set_: Set = None, store: StoreOption = RUNS, tracker: Trackers = None) -> None:
-    """Send to MLflow what it does not have yet; rebuilds it from the journals."""
+    """Send to MLflow what it lacks, from the cells' journals."""
     from harness.run.session import connect
     from harness.store import Store
     from harness.track.mirrors import make_mirrors, send

@@ -1,1 +1,1 @@
-"""What a command does from start to end: its session, the grid, display, costs, report."""
+"""The commands from start to end: options, session, grid, display, estimate, inspection, repair."""

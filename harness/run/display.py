@@ -1,4 +1,4 @@
-"""What `harness run` shows: a live table on a terminal, plain lines elsewhere."""
+"""The display of `harness run`: a live table on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from harness.execute.scheduler import ENDED, Progress
 
 
 def duration(seconds: float) -> str:
-    """'7 s', '2 min 05 s' or '3 h 20 min'."""
+    """Return a duration as text: '7 s', '2 min 05 s' or '3 h 20 min'."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -27,77 +27,82 @@ def duration(seconds: float) -> str:
 
 
 class Pace:
-    """How long the cells that are left will take, by what an epoch of their kind and network took
-    so far, in this run: cells differ, and the first ones are teachers."""
+    """An estimate of the time left, from the epochs of this run.
+
+    Cells of one kind and network are expected to take equally long per epoch; the first cells, the
+    teachers, say little about the others.
+    """
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
-        self._seen: dict[str, tuple[float, int]] = {}  # of cells that ended: seconds, epochs
-        self._kinds: dict[str, tuple[str, int]] = {}  # of cells: kind with network, epochs
+        self._ended: dict[str, tuple[float, int]] = {}  # cells that ended: seconds, epochs
+        self._groups: dict[str, tuple[str, int]] = {}  # cells: kind with network, epochs
 
     def seconds_left(self) -> float | None:
-        """Of wall time, if as many cells run as now; None before anything is known."""
+        """Return the wall time left if as many cells run as now; None before the first epoch."""
         progress = self._progress
-        left: dict[str, int] = {}
-        known: dict[str, tuple[float, int]] = {}
+        epochs_left: dict[str, int] = {}
+        measured: dict[str, tuple[float, int]] = {}  # seconds, epochs
         for fingerprint, cell in progress.plan.cells.items():
             state = progress.state[fingerprint]
             if state in ("failed", "skipped", "paused") or fingerprint in progress.cached_cells:
                 continue
-            if fingerprint not in self._kinds:
+            if fingerprint not in self._groups:
                 kind = f"{cell.kind} {cell.config.network!r}"
-                self._kinds[fingerprint] = kind, cell.epochs
-            group, epochs = self._kinds[fingerprint]
+                self._groups[fingerprint] = kind, cell.epochs
+            group, epochs = self._groups[fingerprint]
             if state == "done":
-                seconds, n = self._ended(fingerprint)
+                seconds, n = self._measure_ended(fingerprint)
             else:
                 lines = progress.directory(fingerprint).epochs() if state == "running" else []
                 seconds, n = sum(line["seconds"] for line in lines), len(lines)
-                left[group] = left.get(group, 0) + epochs - n
-            before = known.get(group, (0.0, 0))
-            known[group] = before[0] + seconds, before[1] + n
-        total, n_known = (sum(column) for column in zip((0.0, 0), *known.values(), strict=True))
-        if not n_known:
+                epochs_left[group] = epochs_left.get(group, 0) + epochs - n
+            before = measured.get(group, (0.0, 0))
+            measured[group] = before[0] + seconds, before[1] + n
+        total, n_total = (sum(column) for column in zip((0.0, 0), *measured.values(), strict=True))
+        if not n_total:
             return None
-        mean = total / n_known  # of what nothing is known of
-        rates = {group: s / n for group, (s, n) in known.items() if n}
+        mean = total / n_total  # for groups without a finished epoch
+        rates = {group: s / n for group, (s, n) in measured.items() if n}
         jobs = max(1, progress.count("running"))
-        return sum(n * rates.get(group, mean) for group, n in left.items()) / jobs
+        return sum(n * rates.get(group, mean) for group, n in epochs_left.items()) / jobs
 
-    def _ended(self, fingerprint: str) -> tuple[float, int]:
-        if fingerprint not in self._seen:
+    def _measure_ended(self, fingerprint: str) -> tuple[float, int]:
+        if fingerprint not in self._ended:
             manifest = self._progress.directory(fingerprint).manifest
-            self._seen[fingerprint] = manifest["seconds"], manifest["epochs"]
-        return self._seen[fingerprint]
+            self._ended[fingerprint] = manifest["seconds"], manifest["epochs"]
+        return self._ended[fingerprint]
 
 
 def ended_line(progress: Progress, fingerprint: str) -> str:
-    """One line about a cell that ended."""
-    over = progress.count(*ENDED)
+    """Return the line about a cell that ended."""
+    n_ended = progress.count(*ENDED)
     name, state = progress.plan.name_of(fingerprint), progress.state[fingerprint]
-    head = f"[{over:>3}/{len(progress.plan.cells)}] {name}: "
+    head = f"[{n_ended:>3}/{len(progress.plan.cells)}] {name}: "
     if state != "done":
         return f"{head}{state} ({progress.errors.get(fingerprint, 'stopped')})"
     manifest, protocol = progress.directory(fingerprint).manifest, progress.plan.experiment.protocol
     stage = progress.plan.entries_of(fingerprint)[0].stage
     result = protocol.main_metric(progress.plan.cells[fingerprint].metric)
     value = manifest["results"].get(result, {}).get(protocol.reported)
-    shown = "" if value is None else f"{logged_name(stage, result)} {100 * value:.2f} %, "
-    return f"{head}{shown}{duration(manifest['seconds'])}"
+    accuracy = "" if value is None else f"{logged_name(stage, result)} {100 * value:.2f} %, "
+    return f"{head}{accuracy}{duration(manifest['seconds'])}"
 
 
 class Display(Protocol):
+    """A context manager that shows the progress of a run."""
+
     def __enter__(self) -> Display: ...
     def __exit__(
         self, kind: type[BaseException] | None, e: BaseException | None, t: TracebackType | None
     ) -> None: ...
     def update(self, fingerprint: str | None) -> None:
-        """A cell ended, or (None) some time passed."""
+        """Show that a cell ended or, if None, that some time passed."""
         ...
 
 
 class PlainDisplay:
-    """One line for each cell that ended."""
+    """A display of one line per cell that ended."""
 
     def __init__(self, progress: Progress) -> None:
         self.progress = progress
@@ -109,12 +114,13 @@ class PlainDisplay:
         return None
 
     def update(self, fingerprint: str | None) -> None:
+        """Print a line about a cell that ended."""
         if fingerprint is not None:
             print(ended_line(self.progress, fingerprint), flush=True)
 
 
 class LiveDisplay:
-    """Running cells with epoch, metric and time left; ended ones scroll away above."""
+    """A table of the running cells; those that ended scroll away above it."""
 
     def __init__(self, progress: Progress) -> None:
         self.progress, self.pace = progress, Pace(progress)
@@ -128,11 +134,13 @@ class LiveDisplay:
         self.live.__exit__(*arguments)
 
     def update(self, fingerprint: str | None) -> None:
+        """Print a line about a cell that ended, and redraw the table."""
         if fingerprint is not None:
             self.live.console.print(ended_line(self.progress, fingerprint), highlight=False)
         self.live.update(self.render())
 
     def render(self) -> Group:
+        """Return the table, with the counts and the time left below it."""
         progress = self.progress
         name = Column("cell", no_wrap=True, overflow="ellipsis", ratio=1)
         others = [
@@ -150,6 +158,7 @@ class LiveDisplay:
 
 
 def running_row(progress: Progress, fingerprint: str) -> list[str]:
+    """Return a running cell's row: name, epoch, accuracy, loss, images per second, time left."""
     cell = progress.plan.cells[fingerprint]
     name, total = progress.plan.name_of(fingerprint), cell.epochs
     lines = progress.directory(fingerprint).epochs()
@@ -170,5 +179,6 @@ def running_row(progress: Progress, fingerprint: str) -> list[str]:
 
 
 def make_display(progress: Progress, no_bar: bool) -> Display:
+    """Return the display for this output."""
     plain = no_bar or not sys.stdout.isatty()
     return PlainDisplay(progress) if plain else LiveDisplay(progress)

@@ -1,4 +1,4 @@
-"""`harness doctor`: what this machine has, and what would stop a run here."""
+"""`harness doctor`: what this machine has, and what would prevent a run here."""
 
 from __future__ import annotations
 
@@ -26,37 +26,43 @@ from harness.track.database_file import sqlite_path
 from harness.track.environment import as_user_error, check_uri, tracking_uri
 
 PACKAGES = ("torch", "torchvision", "mlflow", "optuna")
-SIDE = 1024  # of the square matrices of the timed product
+MATRIX_SIZE = 1024  # of the timed product
 LEAST_FREE = 1e9  # bytes: a small grid and its MLflow database
 
 
 class Finding(NamedTuple):
-    """problem: what to do about it; "" where all is well."""
+    """One line of the report.
 
-    what: str
-    found: str
+    Attributes:
+        subject: What was examined.
+        state: How it is.
+        problem: What to do about it; "" if all is well.
+    """
+
+    subject: str
+    state: str
     problem: str = ""
 
 
 def findings(root: Path) -> Iterator[Finding]:
-    """One after the other, the quick ones first."""
+    """Yield the findings, the quick ones first."""
     yield Finding("Python", f"{platform.python_version()} ({sys.executable})")
     yield Finding("packages", ", ".join(f"{name} {version(name)}" for name in PACKAGES))
     yield Finding("code", version_text())
     yield _disk(root)
     yield from _data()
-    yield _asked("MLflow", _mlflow)
+    yield _try("MLflow", _mlflow)
     if os.environ.get("OPTUNA_STORAGE"):
-        yield _asked("Optuna", _optuna)
+        yield _try("Optuna", _optuna)
     yield from _devices()
 
 
 def _disk(root: Path) -> Finding:
-    place = next(p for p in (root.absolute(), *root.absolute().parents) if p.exists())
-    free = shutil.disk_usage(place).free
+    folder = next(p for p in (root.absolute(), *root.absolute().parents) if p.exists())
+    free = shutil.disk_usage(folder).free
     store = Store(root)
     n = sum(d.is_done for d in store.all()) if root.exists() else 0
-    problem = "" if os.access(place, os.W_OK) else f"{place} cannot be written to; allow it"
+    problem = "" if os.access(folder, os.W_OK) else f"{folder} cannot be written to; allow it"
     if free < LEAST_FREE:
         problem = "little free disk: make room, or choose another --store"
     return Finding("store", f"{root}: {n} cells done, {free / 1e9:.1f} GB free", problem)
@@ -64,20 +70,20 @@ def _disk(root: Path) -> Finding:
 
 def _data() -> Iterator[Finding]:
     yield Finding("data root", str(data_root()))
-    places = {
+    paths = {
         **{name: cifar.place(name) for name in cifar.CIFAR},
         "fashion_mnist": fashion_mnist.place(),
         "cub200": cub.place(),
     }
-    for name, place in places.items():
-        yield Finding(f"  {name}", str(place) if place else "not here; fetched when it is needed")
+    for name, path in paths.items():
+        yield Finding(f"  {name}", str(path) if path else "not here; fetched when it is needed")
 
 
-def _asked(what: str, ask: Callable[[], str]) -> Finding:
+def _try(subject: str, examine: Callable[[], str]) -> Finding:
     try:
-        return Finding(what, ask())
+        return Finding(subject, examine())
     except UserError as error:
-        return Finding(what, "cannot be used", one_line(error))
+        return Finding(subject, "cannot be used", one_line(error))
 
 
 def _mlflow() -> str:
@@ -95,15 +101,15 @@ def _mlflow() -> str:
 
 
 def _optuna() -> str:
-    place = os.environ["OPTUNA_STORAGE"]
-    if database.is_postgres(place):
-        database.connect(place, "OPTUNA_STORAGE", pauses=()).close()
-        return f"{without_password(place)} answers"
-    return without_password(place)
+    address = os.environ["OPTUNA_STORAGE"]
+    if database.is_postgres(address):
+        database.connect(address, "OPTUNA_STORAGE", pauses=()).close()
+        return f"{without_password(address)} answers"
+    return without_password(address)
 
 
 def _devices() -> Iterator[Finding]:
-    """With a timed product of two matrices: a device that is there may still not work."""
+    """Yield each device with a timed matrix product: one that is listed may still not work."""
     import torch
 
     names = {"cpu": f"{processor()}, {n_cores()} cores, {torch.get_num_threads()} threads"}
@@ -115,7 +121,7 @@ def _devices() -> Iterator[Finding]:
         names["mps"] = "Apple GPU"
     for name, about in names.items():
         try:
-            speed = f"{_product(name) / 1e9:,.0f} GFLOP/s in float32"
+            speed = f"{_flops(name) / 1e9:,.0f} GFLOP/s in float32"
             yield Finding(f"device {name}", f"{about}: {speed}")
         except RuntimeError as error:
             yield Finding(f"device {name}", about, f"cannot compute ({one_line(error)})")
@@ -123,30 +129,31 @@ def _devices() -> Iterator[Finding]:
         yield Finding("GPU", "none: the digits and Fashion-MNIST grids need none")
 
 
-def _product(device: str) -> float:
-    """Floating-point operations a second, the best of some products."""
+def _flops(device: str) -> float:
+    """Return the floating-point operations per second of the fastest of some matrix products."""
     import torch
 
-    a = torch.ones(SIDE, SIDE, device=device)
+    a = torch.ones(MATRIX_SIZE, MATRIX_SIZE, device=device)
     seconds = []
     for _ in range(5):
         started = time.perf_counter()
         (a @ a).sum().item()  # `item` waits for the device
         seconds.append(time.perf_counter() - started)
-    return 2 * SIDE**3 / min(seconds)
+    return 2 * MATRIX_SIZE**3 / min(seconds)
 
 
 def print_findings(root: Path) -> int:
-    """
+    """Print the findings.
+
     Returns:
-        1 if something would stop a run here, else 0.
+        1 if something would prevent a run here, else 0.
     """
     console, problems = Console(), []
     table = Table(box=None, pad_edge=False, show_header=False)
-    for found in findings(root):
-        table.add_row(found.what, escape(found.found))
-        if found.problem:
-            problems.append(f"{found.what.strip()}: {found.problem}")
+    for finding in findings(root):
+        table.add_row(finding.subject, escape(finding.state))
+        if finding.problem:
+            problems.append(f"{finding.subject.strip()}: {finding.problem}")
     console.print(table)
     for problem in problems:
         print(f"problem: {problem}")

@@ -1,5 +1,7 @@
-"""How long a plan will take and how much disk it needs, from a few measured steps of each network
-on this device. Also `--budget`: dropping whole seeds until it fits."""
+"""The time and disk that a plan needs, estimated from a few steps of each network on this device.
+
+Also `--budget`, which drops whole seeds until the estimate fits.
+"""
 
 from __future__ import annotations
 
@@ -30,13 +32,19 @@ from harness.train.teacher_cache import PassFile
 
 MEASURED_STEPS = 3
 FLOAT = 4  # bytes
-CELL_SECONDS = 0.2  # loading, checkpoints, manifest; of `make reproduce`'s grids 0.16 and 0.23
+CELL_SECONDS = 0.2  # loading, checkpoints, manifest; 0.16 and 0.23 in `make reproduce`'s grids
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Of one network at the experiment's batch size: seconds of a training step (data included)
-    and of a forward pass; its number of parameters, and the width of its embedding."""
+    """The measured speed of one network at the experiment's batch size.
+
+    Attributes:
+        step: Seconds per training step, data included.
+        forward: Seconds per forward pass.
+        parameters: The number of parameters.
+        width: The width of the embedding.
+    """
 
     step: float
     forward: float
@@ -46,28 +54,37 @@ class Speed:
 
 @dataclass(frozen=True)
 class Cost:
-    """seconds: of training, one job at a time, by fingerprint (cells still to train only).
-    longest_chain: seconds of those cells, each waiting for the one before, that take longest.
-    finished_bytes: what all cells leave; peak_bytes: the checkpoint of one training cell on top;
-    answer_bytes: the kept answers of the teachers."""
+    """The time and disk that a plan needs.
+
+    Attributes:
+        seconds: fingerprint -> seconds of training, for the cells that are still to train.
+        longest_chain: Seconds of the longest chain of cells that wait for one another.
+        finished_bytes: Disk that all finished cells take.
+        peak_bytes: Disk that the checkpoint of one running cell takes in addition.
+        teacher_cache_bytes: Disk that the cached teacher outputs take.
+    """
 
     seconds: dict[str, float]
     longest_chain: float
     finished_bytes: int
     peak_bytes: int
-    answer_bytes: int
+    teacher_cache_bytes: int
 
     def wall_seconds(self, jobs: int) -> float:
-        """However many jobs there are, it takes as long as the longest chain."""
+        """Return the seconds with `jobs` cells at once: at least those of the longest chain."""
         return max(sum(self.seconds.values()) / jobs, self.longest_chain)
 
 
 def start_seconds(n_cells: int, jobs: int, imported: float) -> float:
-    """Of a run, what is neither training nor evaluation: the workers' start, which imports what
-    this process has just imported, twice over, and what stands around each cell.
+    """Return the seconds of a run that are neither training nor evaluation.
+
+    They are those of starting the workers, which import twice what this process has just imported,
+    and of loading and saving around each cell.
 
     Args:
-        imported: seconds that importing torch took here.
+        n_cells: The number of cells to train.
+        jobs: The number of cells at once.
+        imported: Seconds that importing torch took here.
     """
     return 2 * imported + CELL_SECONDS * n_cells / jobs
 
@@ -75,7 +92,7 @@ def start_seconds(n_cells: int, jobs: int, imported: float) -> float:
 def measure_networks(
     experiment: Experiment, dataset: Dataset, device_name: str, threads: int, n_workers: int = 0
 ) -> dict[NetworkOptions, Speed]:
-    """Speed of every network of the experiment."""
+    """Measure the speed of every network of the experiment."""
     torch.set_num_threads(threads)
     device = resolve_device(device_name)
     images = on_device(dataset, dataset.train, device, n_workers)
@@ -108,7 +125,7 @@ def measure_networks(
             n_steps += 1
             if n_steps == MEASURED_STEPS:
                 break
-        if n_steps == 0:  # the whole set is one batch
+        if n_steps == 0:  # all images are one batch
             step(warm)
             n_steps = 1
         step_seconds = (_now(device) - started) / n_steps
@@ -134,11 +151,15 @@ def estimate(
     speeds: dict[NetworkOptions, Speed],
     teacher_cache: int = 0,
 ) -> Cost:
-    """Times of the cells that are not done; finished epochs of interrupted ones do not count.
+    """Estimate what the cells that are not done need, without the epochs they already have.
 
     Args:
-        teacher_cache: bytes that the teachers' kept answers may take. What fits is computed once;
-            what earlier calls have kept does not count.
+        plan: The plan.
+        store: Where its cells are.
+        dataset: The data set.
+        speeds: The speed of every network.
+        teacher_cache: Bytes that cached teacher outputs may take. Outputs that fit are computed
+            once; those that earlier calls have cached are ignored.
     """
     dataset = without_pixels(dataset)
     if plan.experiment.protocol.train_on == "train+validation":
@@ -147,11 +168,11 @@ def estimate(
     parts = sizes_of(plan, dataset)
     teacher = speeds[plan.experiment.teacher]
     seconds, disk, peak, room = {}, 0, 0, teacher_cache
-    kept: dict[tuple[str, CellData], int] = {}  # teacher and data -> epochs with answers
+    cached: dict[tuple[str, CellData], int] = {}  # teacher and data -> epochs with cached outputs
     for fingerprint, cell in plan.cells.items():
         if cell.kind == IMPORTED:
             continue
-        speed = speeds.get(cell.config.network) or _of_pixels(cell, dataset)
+        speed = speeds.get(cell.config.network) or _pixels_speed(cell, dataset)
         disk += speed.parameters * FLOAT
         peak = max(peak, 3 * speed.parameters * FLOAT)
         directory = store.directory(fingerprint)
@@ -162,45 +183,46 @@ def estimate(
         epoch = (speed.forward / size) * (
             _evaluation_share(cell) * (evaluated + (train if cell.metric == NCM else 0))
         )
-        # A batch of a few images, where there are no more, costs a share of a whole one.
+        # With fewer images than a batch, a step costs its share of a whole one.
         n_batches = -(-train // size) if train > size else train / size
         takes_steps = stage_of(cell.kind).schedule is not None
         epoch += n_batches * (speed.step if takes_steps else speed.forward)
         seconds[fingerprint] = left * epoch
         if TEACHER in cell.upstream:
-            asked = cell.upstream[TEACHER], cell.config.data
-            is_kept = not needs_maps(stage_of(cell.kind).terms)
-            known = kept.get(asked, 0) if is_kept else 0
-            new = max(0, left - known)
+            key = cell.upstream[TEACHER], cell.config.data
+            is_cached = not needs_maps(stage_of(cell.kind).terms)
+            n_cached = cached.get(key, 0) if is_cached else 0
+            new = max(0, left - n_cached)
             seconds[fingerprint] += new * n_batches * teacher.forward
-            an_epoch = PassFile.size(train, teacher.width)
-            fits = min(new, room // an_epoch) if is_kept else 0
-            kept[asked], room = max(kept.get(asked, 0), known + fits), room - fits * an_epoch
+            epoch_bytes = PassFile.size(train, teacher.width)
+            fits = min(new, room // epoch_bytes) if is_cached else 0
+            cached[key] = max(cached.get(key, 0), n_cached + fits)
+            room -= fits * epoch_bytes
     longest = max(longest_chains(plan.cells, seconds).values(), default=0.0)
     return Cost(seconds, longest, disk, peak, teacher_cache - room)
 
 
-def _of_pixels(cell: Cell, dataset: Dataset) -> Speed:
-    """Nothing is computed where the pixels are the embedding: one look at the images."""
+def _pixels_speed(cell: Cell, dataset: Dataset) -> Speed:
+    """Return the speed of a cell whose embedding is the pixels: nothing is computed."""
     assert isinstance(cell.config.network, PixelsOptions)
     features = cell.config.network.features
     return Speed(0.0, 0.0, (features + 1) * len(dataset.class_names), features)
 
 
 def sizes_of(plan: Plan, dataset: Dataset) -> dict[CellData, tuple[int, int]]:
-    """How many images a cell trains on, and how many are evaluated, by its data."""
-    found: dict[CellData, tuple[int, int]] = {}
+    """Return the numbers of training and of evaluated images, by a cell's data."""
+    sizes: dict[CellData, tuple[int, int]] = {}
     for cell in plan.cells.values():
         key = cell.config.data
-        if key not in found:
+        if key not in sizes:
             seen = apply(dataset, key.view)
             evaluated = sum(len(p) for p in (seen.validation, seen.test) if p is not None)
-            found[key] = len(seen.train), evaluated
-    return found
+            sizes[key] = len(seen.train), evaluated
+    return sizes
 
 
 def _evaluation_share(cell: Cell) -> float:
-    """Of the epochs, how many end with an evaluation."""
+    """Return the share of a cell's epochs that end with an evaluation."""
     rhythm: int = getattr(cell.schedule, "select_every", cell.config.protocol.evaluate_every)
     return 1 / rhythm
 
@@ -214,11 +236,12 @@ def fit_budget(
     budget: float,
     teacher_cache: int = 0,
 ) -> Experiment:
-    """The experiment with as many of its seeds, from the first, as fit into `budget` seconds.
-    Whole seeds only: a comparison is never left half done.
+    """Return the experiment with as many of its first seeds as fit into `budget` seconds.
+
+    Only whole seeds are dropped, so that no comparison is left half done.
 
     Raises:
-        UserError: not even one seed fits.
+        UserError: Not even one seed fits.
     """
     needed = 0.0
     for n in range(len(experiment.seeds), 0, -1):

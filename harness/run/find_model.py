@@ -1,4 +1,4 @@
-"""Which trained network is meant: one of an experiment, a cell, a file, or one that MLflow has."""
+"""Finding a trained network: in an experiment, a cell, a file, or MLflow's registry."""
 
 from __future__ import annotations
 
@@ -24,11 +24,15 @@ REGISTERED = "models:/"
 
 
 @dataclass(frozen=True)
-class Choice:
-    """Of an experiment's trainings, one: None leaves open what there is only one of.
+class TrainingFilter:
+    """Selects one of an experiment's trainings. Fields with a single possible value may be None.
 
-    student: label of the network, as "wrn-10-1". method: as in the experiment file, or "teacher".
-    seed: by default the experiment's first. overlap, shots: of its tasks.
+    Attributes:
+        student: Label of the network, as "wrn-10-1".
+        method: As in the experiment file, or "teacher".
+        seed: By default the experiment's first.
+        overlap: The overlap of the task.
+        shots: The shots of the task.
     """
 
     student: str | None = None
@@ -39,34 +43,37 @@ class Choice:
 
     @property
     def given(self) -> dict[str, Any]:
+        """The fields that are set."""
         return {name: value for name, value in vars(self).items() if value is not None}
 
 
 def load(
-    source: str | Path, choice: Choice, store: Path, changes: Sequence[str] = ()
+    source: str | Path, choice: TrainingFilter, store: Path, changes: Sequence[str] = ()
 ) -> TrainedModel:
-    """
+    """Load a trained network.
+
     Args:
-        source: an experiment's file or name; the fingerprint of a cell in the store, or its first
-            digits; a model.pt or a cell's folder; or models:/NAME@ALIAS of MLflow's registry.
-        choice: which training of an experiment.
-        changes: to the experiment, as behind `--set`.
+        source: The file or name of an experiment; the fingerprint of a cell in the store, or its
+            first digits; a model.pt or a cell's folder; or models:/NAME@ALIAS of MLflow's registry.
+        choice: Which training of an experiment.
+        store: The folder of the trained cells.
+        changes: Changes to the experiment, as for `--set`.
 
     Raises:
-        UserError: there is nothing like it, or not yet, or more than one.
+        UserError: There is no such network, it is not trained yet, or there is more than one.
     """
     text, path = str(source), Path(source)
     if (file := experiment_file(text)) is not None:
-        return of_cell(_chosen(file, choice, store, list(changes)))
-    opened: Callable[[], TrainedModel]
+        return from_cell(_chosen(file, choice, store, list(changes)))
+    load_it: Callable[[], TrainedModel]
     if text.startswith(REGISTERED):
-        opened = partial(_of_registry, text)
+        load_it = partial(_from_registry, text)
     elif (path / "cell.json").is_file():
-        opened = partial(of_cell, CellDir(path))
+        load_it = partial(from_cell, CellDir(path))
     elif path.suffix in (".pt", ".pth"):
-        opened = partial(read_model, path)
+        load_it = partial(read_model, path)
     elif re.fullmatch(r"[0-9a-f]{6,64}", text):
-        opened = partial(_by_digits, text, store)
+        load_it = partial(_from_fingerprint, text, store)
     else:
         names = {p.stem for p in EXPERIMENTS.glob("*.yaml")}
         raise UserError(
@@ -76,10 +83,10 @@ def load(
     if choice.given or changes:
         field = next(iter(choice.given), "changes")
         raise UserError(f"{field}: chooses among an experiment's trainings; name an experiment")
-    return opened()
+    return load_it()
 
 
-def _chosen(file: Path, choice: Choice, store: Path, changes: list[str]) -> CellDir:
+def _chosen(file: Path, choice: TrainingFilter, store: Path, changes: list[str]) -> CellDir:
     from harness.experiment.file import read
     from harness.run.grid import plan_of
     from harness.track.registry import resolve_teacher
@@ -95,53 +102,54 @@ def _chosen(file: Path, choice: Choice, store: Path, changes: list[str]) -> Cell
     return directory
 
 
-def choose(plan: Plan, choice: Choice) -> TableEntry:
-    """The one entry that is meant, in the stage that gives a method's result.
+def choose(plan: Plan, choice: TrainingFilter) -> TableEntry:
+    """Return the entry that is selected, in the stage that gives a method's result.
 
     Raises:
-        UserError: there is none, or which of several is open; the line names what there is.
+        UserError: There is none, or more than one; the message lists them.
     """
     finals = [
         e for e in plan.entries if e.method == TEACHER or e.stage == get_method(e.method).final.name
     ]
-    found = [e for e in finals if plan.cells[e.fingerprint].metric == ACCURACY]  # a classifier
-    for name, wanted in choice.given.items():
-        values = list(dict.fromkeys(str(_values(e)[name]) for e in found))
-        found = [e for e in found if str(_values(e)[name]) == str(wanted)]
-        if not found:
-            raise UserError(f"{name}: no training of {wanted!r}; there are {', '.join(values)}")
+    entries = [e for e in finals if plan.cells[e.fingerprint].metric == ACCURACY]  # a classifier
+    for name, value in choice.given.items():
+        values = list(dict.fromkeys(str(_values(e)[name]) for e in entries))
+        entries = [e for e in entries if str(_values(e)[name]) == str(value)]
+        if not entries:
+            raise UserError(f"{name}: no training of {value!r}; there are {', '.join(values)}")
     if choice.seed is None:
-        first = found[0].seed
-        found = [e for e in found if e.seed == first]
+        first = entries[0].seed
+        entries = [e for e in entries if e.seed == first]
     for name in ("method", "student", "overlap", "shots"):
-        values = list(dict.fromkeys(str(_values(e)[name]) for e in found))
+        values = list(dict.fromkeys(str(_values(e)[name]) for e in entries))
         if len(values) > 1:
-            raise UserError(f"{name}: which one? choose of {', '.join(values)}")
-    return found[0]
+            raise UserError(f"{name}: which one? choose one of {', '.join(values)}")
+    return entries[0]
 
 
 def _values(entry: TableEntry) -> dict[str, Any]:
-    of_task = {name: entry.dimensions.get(name, ALL) for name in ("overlap", "shots")}
-    return {"method": entry.method, "student": entry.student, "seed": entry.seed, **of_task}
+    task = {name: entry.dimensions.get(name, ALL) for name in ("overlap", "shots")}
+    return {"method": entry.method, "student": entry.student, "seed": entry.seed, **task}
 
 
-def _by_digits(text: str, store: Path) -> TrainedModel:
-    found = [cell for cell in Store(store).all() if cell.path.name.startswith(text)]
-    if len(found) != 1:
+def _from_fingerprint(text: str, store: Path) -> TrainedModel:
+    cells = [cell for cell in Store(store).all() if cell.path.name.startswith(text)]
+    if len(cells) != 1:
         raise UserError(
-            f"MODEL: {len(found) or 'no'} cells in {store} begin with {text}; "
-            + ("write more of its digits" if found else "name the store that has it")
+            f"MODEL: {len(cells) or 'no'} cells in {store} begin with {text}; "
+            + ("write more of its digits" if cells else "name the store that has it")
         )
-    if not found[0].is_done:
+    if not cells[0].is_done:
         raise UserError(f"MODEL: the cell {text} is not trained yet; run its experiment first")
-    return of_cell(found[0])
+    return from_cell(cells[0])
 
 
-def of_cell(directory: CellDir) -> TrainedModel:
-    """
+def from_cell(directory: CellDir) -> TrainedModel:
+    """Load the network of a cell.
+
     Raises:
-        UserError: it is not trained; or it is older than files that say what they are of, and its
-            data are not here.
+        UserError: It is not trained, or its file is so old that it lacks a description of the
+            network and the cell's data are not here.
     """
     from harness.train.cell import dataset_of
     from harness.train.checkpoint import about, from_bytes
@@ -157,7 +165,7 @@ def of_cell(directory: CellDir) -> TrainedModel:
     return model_of(content, path)
 
 
-def _of_registry(uri: str) -> TrainedModel:
+def _from_registry(uri: str) -> TrainedModel:
     from harness.track.registry import download_model
 
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""`harness plan`, `status` and `explain`: what is there, and why a cell is not reused."""
+"""`harness plan`, `status` and `explain`: the cells' states, and why one is not reused."""
 
 from __future__ import annotations
 
@@ -31,11 +31,15 @@ def _table(*columns: str) -> Table:
 
 
 def print_plan(experiment: Experiment, options: RunOptions, measure: bool = True) -> None:
-    """Every cell with its epochs; cells in the store are marked. Unless told not to, time and disk
-    from a few measured steps of each network.
+    """Print every cell with its epochs and state, and the time and disk that the others need.
+
+    Args:
+        experiment: The experiment.
+        options: How its cells would be trained.
+        measure: Whether to estimate time and disk from a few steps of each network.
 
     Raises:
-        UserError: not even one seed fits into the budget.
+        UserError: Not even one seed fits into the budget.
     """
     from harness.data import load
     from harness.run.grid import within_budget
@@ -75,13 +79,13 @@ def print_plan(experiment: Experiment, options: RunOptions, measure: bool = True
         print(
             f"about {duration(seconds)} with {jobs} jobs on {on}, "
             f"{needs.finished_bytes / 1e6:.0f} MB of weights, "
-            f"{needs.answer_bytes / 1e6:.0f} MB of teachers' answers, and up to "
+            f"{needs.teacher_cache_bytes / 1e6:.0f} MB of cached teacher outputs, and up to "
             f"{jobs * needs.peak_bytes / 1e6:.0f} MB of checkpoints while it runs"
         )
 
 
 def print_data(dataset: Dataset) -> None:
-    """How many classes and images there are, and what was left out and why."""
+    """Print the numbers of classes and images, and what was left out and why."""
     sizes = ", ".join(f"{len(part):,} {name}" for name, part in dataset.parts.items())
     print(f"{dataset.name}: {len(dataset.class_names)} classes; {sizes} images")
     for left in dataset.left_out:
@@ -89,7 +93,7 @@ def print_data(dataset: Dataset) -> None:
 
 
 def print_tasks(experiment: Experiment, dataset: Dataset) -> None:
-    """What the teacher and the first seed's students have of the data; nothing without tasks."""
+    """Print the data of the teacher and of the first seed's students; nothing without tasks."""
     if experiment.tasks is None:
         return
     whole = without_pixels(dataset)
@@ -109,10 +113,10 @@ def print_tasks(experiment: Experiment, dataset: Dataset) -> None:
 
 
 def print_status(plan: Plan, root: Path) -> None:
-    """Every cell with the epochs it has and its last event.
+    """Print every cell with the epochs it has and its state.
 
     Raises:
-        Damaged: one of them is; all are shown before.
+        Damaged: One of them is damaged; all are printed first.
     """
     store = Store(root)
     table = _table("cell", "name", "epochs", "state")
@@ -132,9 +136,10 @@ def print_status(plan: Plan, root: Path) -> None:
 
 
 def _state(directory: CellDir) -> str:
-    """
+    """Return a cell's state, and check all its files.
+
     Raises:
-        Damaged: a file of the cell is not what was written.
+        Damaged: A file is not what was written.
     """
     with contextlib.suppress(FileNotFoundError):
         check_identity(directory / "cell.json")
@@ -153,11 +158,12 @@ def _state(directory: CellDir) -> str:
 
 
 def print_explanation(prefix: str, plan: Plan | None, root: Path) -> None:
-    """What a stored cell is; with a plan, whether it is used there and, if not, how the nearest
-    cell of the plan differs.
+    """Print a stored cell's description and, given a plan, whether it is used there.
+
+    If it is not, the fields are printed in which the plan's nearest cell differs.
 
     Raises:
-        UserError: no cell, or more than one, begins with `prefix`.
+        UserError: No cell, or more than one, has a fingerprint that begins with `prefix`.
     """
     directory = Store(root).find(prefix)
     cell = directory.description

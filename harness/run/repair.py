@@ -1,8 +1,8 @@
 """`harness repair`: what a damaged cell can keep and what must be trained again.
 
-Nothing is deleted: what is damaged is moved into `damaged-TIME/` in the cell's directory. A
-finished model stays if it has its manifest's SHA-256, a checkpoint if it has its own and the
-journal has all epochs before it; a cell that keeps neither is trained from its start.
+Nothing is deleted: damaged files are moved into `damaged-TIME/` in the cell's directory. A finished
+model is kept if it has the SHA-256 of its manifest. A checkpoint is kept if it has its own SHA-256
+and the journal has all epochs before it. A cell that keeps neither is trained from the start.
 """
 
 from __future__ import annotations
@@ -38,11 +38,15 @@ Events = list[dict[str, Any]]
 
 @dataclass
 class Remedy:
-    """What is to be done with one cell.
+    """How to repair one cell.
 
-    damage: what is wrong, a line each. aside: files that are moved away, in this order. write: what
-    stands in the place of some of them. keep, again: what stays, what is trained again.
-    predict: whether the finished model is asked again for its predictions.
+    Attributes:
+        damage: What is wrong, one line each.
+        aside: The files to move away, in this order.
+        write: name -> content of the files to write, some of them in place of those moved away.
+        keep: What stays, one line each.
+        again: What is trained again.
+        predict: Whether the finished model has to make its predictions again.
     """
 
     damage: list[str] = field(default_factory=list)
@@ -53,30 +57,32 @@ class Remedy:
     predict: bool = False
 
     def spoil(self, name: str, what: str) -> None:
+        """Mark a file as damaged, to be moved away."""
         self.damage.append(f"{name} {what}")
         self.aside.append(name)
 
 
 def repair(prefix: str, root: Path, do_it: bool) -> None:
-    """Say what is damaged and, if told to, mend it under the cell's lease.
+    """Report the damage of a cell and, if `do_it`, repair it while holding its lease.
 
     Raises:
-        UserError: no cell, or more than one, begins with `prefix`; or it is being trained.
+        UserError: No cell, or more than one, has a fingerprint that begins with `prefix`; or the
+            cell is being trained.
     """
     directory = Store(root).find(prefix)
-    again = f"harness repair {directory.path.name} --store {root}"
+    command = f"harness repair {directory.path.name} --store {root}"
     if not do_it:
         if directory.is_leased:
             raise UserError(f"CELL: {directory.path.name} is being trained; stop that first")
         remedy = examine(directory)
-        _say(directory, remedy)
+        _report(directory, remedy)
         if remedy.aside or remedy.write:
-            print(f"nothing was changed; `{again} --yes` does it")
+            print(f"nothing was changed; `{command} --yes` does it")
         return
     try:
         with directory.lease():
             remedy = examine(directory)
-            _say(directory, remedy)
+            _report(directory, remedy)
             if remedy.aside or remedy.write:
                 _apply(directory, remedy)
     except Busy as error:
@@ -86,7 +92,7 @@ def repair(prefix: str, root: Path, do_it: bool) -> None:
 
 
 def examine(directory: CellDir) -> Remedy:
-    """Only looks: writes nothing."""
+    """Return what to do with a cell; write nothing."""
     remedy = Remedy()
     is_finished = _examine_result(directory, remedy)
     _examine_small_files(directory, remedy)
@@ -98,8 +104,11 @@ def examine(directory: CellDir) -> Remedy:
 
 
 def _examine_result(directory: CellDir, remedy: Remedy) -> bool:
-    """Whether there is a finished model that can be kept. The manifest goes first, so that a crash
-    leaves an unfinished cell and not a finished one without its model."""
+    """Return whether the cell has a finished model that can be kept.
+
+    Otherwise the manifest is moved first, so that a crash leaves an unfinished cell rather than a
+    finished one without its model.
+    """
     if not (directory / "manifest.json").exists():
         return False
     try:
@@ -113,7 +122,7 @@ def _examine_result(directory: CellDir, remedy: Remedy) -> bool:
 
 
 def _examine_small_files(directory: CellDir, remedy: Remedy) -> None:
-    """Files that the next command writes anew."""
+    """Examine the files that the next command writes anew."""
     readers: dict[str, Callable[[], Any]] = {
         "cell.json": lambda: check_identity(directory / "cell.json"),
         "options.json": lambda: directory.options,
@@ -128,7 +137,7 @@ def _examine_small_files(directory: CellDir, remedy: Remedy) -> None:
 
 
 def _salvage(directory: CellDir, remedy: Remedy) -> Events:
-    """The journal's events that can be read. Marks the journal if there are others."""
+    """Return the readable events of the journal; mark it if some are not."""
     path = directory / "journal.jsonl"
     try:
         events = read_journal(path)
@@ -144,7 +153,7 @@ def _salvage(directory: CellDir, remedy: Remedy) -> Events:
 
 
 def _mend_finished(directory: CellDir, remedy: Remedy) -> None:
-    """A finished cell keeps its weights and results. A lost epoch is a gap in its curves."""
+    """Keep weights and results; lost epochs become gaps in the curves."""
     manifest = directory.manifest
     remedy.keep.append("the finished model (it has its manifest's SHA-256) and its results")
     events = _salvage(directory, remedy)
@@ -162,20 +171,20 @@ def _mend_finished(directory: CellDir, remedy: Remedy) -> None:
 
 
 def _mend_unfinished(directory: CellDir, remedy: Remedy) -> None:
-    """A checkpoint is of use if the journal has every epoch before those that it holds itself."""
+    """Keep the checkpoint if the journal has every epoch before those that it holds itself."""
     events = _salvage(directory, remedy)
     events, n_lines = reachable(events)
     if "journal.jsonl" in remedy.aside:
         remedy.write["journal.jsonl"] = _journal(events)
-    found = _checkpoint(directory, remedy)
-    epoch, n_held = _epochs_of(found) if found is not None else (0, 0)
-    if found is not None and epoch and n_lines >= epoch - n_held:
+    checkpoint = _checkpoint(directory, remedy)
+    epoch, n_held = _epochs_of(checkpoint) if checkpoint is not None else (0, 0)
+    if checkpoint is not None and epoch and n_lines >= epoch - n_held:
         remedy.keep.append(f"the checkpoint after epoch {epoch} and the journal up to it")
         remedy.again = f"what comes after epoch {epoch}" if remedy.damage else ""
         return
     checkpoints = ("checkpoint.pt", "checkpoint.sha256")
-    if found is not None or "checkpoint.pt" in remedy.aside:
-        if found is not None:
+    if checkpoint is not None or "checkpoint.pt" in remedy.aside:
+        if checkpoint is not None:
             after = f"is of epoch {epoch}, but the journal's lines end with epoch {n_lines}"
             remedy.damage.append(f"checkpoint.pt {after if epoch else 'holds no training'}")
         remedy.write.pop("checkpoint.pt", None)
@@ -197,8 +206,11 @@ def _how_to_import(directory: CellDir) -> str:
 
 
 def _checkpoint(directory: CellDir, remedy: Remedy) -> bytes | None:
-    """The last good one: checkpoint.pt, or what a kill left of its successor, by SHA-256. Without
-    any known digest, checkpoint.pt if its own check sums hold."""
+    """Return the last intact checkpoint: checkpoint.pt, or a successor that a kill left behind.
+
+    It is recognised by its SHA-256; without any known digest, checkpoint.pt is accepted if its own
+    check sums hold.
+    """
     path, known = directory / "checkpoint.pt", directory.known_digests()
     data = path.read_bytes() if path.exists() else None
     if data is not None and hashlib.sha256(data).hexdigest() in known:
@@ -227,18 +239,18 @@ def _has_check_sums(data: bytes) -> bool:
 
 
 def _epochs_of(data: bytes) -> tuple[int, int]:
-    """The epoch of a checkpoint, 0 if it holds no training, and of how many it has the lines."""
+    """Return the epoch of a checkpoint and the number of journal lines in it; 0 if it has none."""
     from harness.train.checkpoint import from_bytes  # torch takes its time
 
     try:
         content = from_bytes(data, Path("checkpoint.pt"))
-        return int(content["epoch"]), len(content.get("lines", [0]))  # it had one line once
+        return int(content["epoch"]), len(content.get("lines", [0]))  # old ones had a single line
     except (UserError, AttributeError, KeyError, TypeError, ValueError):
         return 0, 0
 
 
 def reachable(events: Events) -> tuple[Events, int]:
-    """The events without epochs whose predecessor is lost, and the number of epochs they have."""
+    """Return the events without the epochs after a lost one, and the number of epochs left."""
     kept, n_lines = [], 0
     for event in events:
         if event["event"] == "epoch":
@@ -252,7 +264,7 @@ def reachable(events: Events) -> tuple[Events, int]:
 def with_gaps(
     events: list[dict[str, Any]], n_epochs: int
 ) -> tuple[list[dict[str, Any]], list[int]]:
-    """The events with a line without numbers for every lost epoch, and which those are."""
+    """Return the events with an empty line for every lost epoch, and the lost epochs."""
     lines: Events = []
     lost: set[int] = set()
     last, now = 0, 0.0
@@ -285,7 +297,7 @@ def _numbers(values: list[int]) -> str:
     return shown + (f" and {len(values) - 10} more" if len(values) > 10 else "")
 
 
-def _say(directory: CellDir, remedy: Remedy) -> None:
+def _report(directory: CellDir, remedy: Remedy) -> None:
     if not remedy.damage:
         print(f"{directory.path}: nothing is damaged")
         return
@@ -300,11 +312,11 @@ def _say(directory: CellDir, remedy: Remedy) -> None:
 
 
 def _apply(directory: CellDir, remedy: Remedy) -> None:
-    """Every crash between two steps leaves a cell that `harness repair` mends from there."""
+    """Move and write the files. After a crash in between, `harness repair` can be rerun."""
     aside = directory / f"damaged-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     aside.mkdir()
     for name in dict.fromkeys(remedy.aside):
-        if name in remedy.write:  # it is replaced at once: the old one stays until then
+        if name in remedy.write:  # the old one stays until it is replaced
             write_atomically(aside / name, (directory / name).read_bytes())
         else:
             os.replace(directory / name, aside / name)
