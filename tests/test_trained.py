@@ -207,7 +207,7 @@ def test_a_network_that_is_not_there(
 def test_of_tasks_and_seeds_one_is_meant(project: Path) -> None:
     changes = ["tasks={shots: [5, 20]}", "seeds=[4, 2]", "methods=[plain, kd]"]
     plan = plan_of(read(Path(FILE), changes))
-    with pytest.raises(UserError, match="^shots: .* 5, 20"):
+    with pytest.raises(UserError, match=r"^shots: .* 5, 20"):
         choose(plan, TrainingFilter(method="kd"))
     for shots in (20, "20"):
         entry = choose(plan, TrainingFilter(method="kd", shots=shots))
@@ -215,7 +215,7 @@ def test_of_tasks_and_seeds_one_is_meant(project: Path) -> None:
     assert choose(plan, TrainingFilter(method="kd", shots=5, seed=2)).seed == 2
     assert choose(plan, TrainingFilter(method=TEACHER)).stage == TEACHER
     several = plan_of(read(Path(FILE), ["students=[{depth: 10, width: 1}, {depth: 10, width: 2}]"]))
-    with pytest.raises(UserError, match="^student: .* wrn-10-1, wrn-10-2"):
+    with pytest.raises(UserError, match=r"^student: .* wrn-10-1, wrn-10-2"):
         choose(several, TrainingFilter(method="kd"))
 
 
