@@ -1,14 +1,10 @@
 """The saved views of MLflow's pages, and what `harness ui` says to open."""
 
 import json
-from pathlib import Path
-from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from helpers import mlflow_client, one_error_line
 
-from harness.cli import main
 from harness.plan import role
 from harness.track.saved_views import (
     KIND,
@@ -19,7 +15,6 @@ from harness.track.saved_views import (
     first_views,
     runs_page,
 )
-from harness.track.ui import MAX_OTHERS, what_to_open
 
 RUN = "0123456789abcdef0123456789abcdef"
 
@@ -101,44 +96,3 @@ def test_conditions_survive_an_address() -> None:
     url = runs_page("7", {"roles": "%student%", "student": "wrn-10-1"})
     assert query(url)["searchFilter"] == ["tags.roles LIKE '%student%' and tags.student='wrn-10-1'"]
     assert not set(url) & set(" ()|"), "it stands in a Markdown table"
-
-
-def grid_run(client: Any, experiment: str, name: str, start: int, end: int) -> str:
-    run = client.create_run(experiment, start_time=start, run_name=name, tags={"kind": "grid"})
-    client.set_terminated(run.info.run_id, end_time=end)
-    return str(run.info.run_id)
-
-
-@pytest.fixture
-def client(tmp_path: Path, empty_database: Path) -> Any:
-    (tmp_path / "mlflow.db").write_bytes(empty_database.read_bytes())
-    return mlflow_client(tmp_path)
-
-
-def test_the_grid_worked_on_last_comes_first(client: Any) -> None:
-    ids = [client.create_experiment(f"e{i}") for i in range(MAX_OTHERS + 3)]
-    resumed = grid_run(client, ids[0], "resumed", 1_000, 900_000)
-    for i, experiment in enumerate(ids[1:]):
-        grid_run(client, experiment, f"grid {i}", 2_000 + i, 3_000 + i)
-    client.create_run(ids[0], start_time=10**9, run_name="a cell", tags={"kind": "kd"})
-    lines = what_to_open(client, "http://x")
-    assert lines[0] == "Open first, of resumed:"
-    assert [line.split()[-1] for line in lines[1:4]] == [
-        url for _, url in first_views("http://x", ids[0], resumed)
-    ]
-    assert lines[4] == "Also there: grid 4, grid 3, grid 2 and 2 more"
-    assert len(lines) == 5
-
-
-def test_a_database_without_grids(client: Any) -> None:
-    assert what_to_open(client, "http://x") == ["No grid is logged there yet"]
-
-
-def test_ui_of_a_server_that_is_not_there(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://somebody:secret@127.0.0.1:1")
-    assert main(["ui"]) == 2
-    line = one_error_line(capsys.readouterr().err)
-    assert "MLFLOW_TRACKING_URI: cannot use http://somebody:***@127.0.0.1:1" in line
-    assert "secret" not in line and "start the server" in line

@@ -1,4 +1,4 @@
-"""PostgreSQL by URL, for MLflow and for Optuna: does it answer, and a lock that every host sees.
+"""PostgreSQL by URL, for MLflow and for Optuna: connections, and a lock that every host sees.
 
 URLs are SQLAlchemy's (postgresql://user@host:port/name). The password may be in the URL, in
 PGPASSWORD or in libpq's password file.
@@ -14,25 +14,26 @@ from typing import Any
 from harness.common.errors import UserError, one_line
 from harness.common.redaction import without_password
 
-# Seconds between tries: at the start of a command, and when a server that was there is gone.
+# Seconds between attempts: at the start of a command, and after a server has gone away.
 START_PAUSES, RESTART_PAUSES = (1, 2), (1, 2, 4, 8, 15)
 LOCK_SECONDS = 60
 NOT_YOURS = ("password", "does not exist", "pg_hba")  # the server answers: the URL is wrong
 NO_USE_WAITING = (*NOT_YOURS, "resolve host", "Name or service")
-# libpq's, for every connection: to a host that went away a call fails, it does not hang.
+# libpq's options, with which a call to a host that went away fails instead of hanging.
 TIMEOUTS = {"connect_timeout": "5", "tcp_user_timeout": "30000"}
 
 
 class Refused(UserError):
-    """The URL itself is wrong: waiting does not help, and nothing should be started with it."""
+    """The URL itself is wrong, so that waiting does not help and nothing should be started."""
 
 
 def is_postgres(url: str) -> bool:
+    """Return whether the URL names a PostgreSQL database, with any driver."""
     return url.startswith(("postgresql://", "postgresql+"))
 
 
 def same_database(a: str, b: str) -> bool:
-    """Whether two URLs lead to one database, whatever driver, user and options they name."""
+    """Return whether two URLs lead to one database, whatever driver, user and options they name."""
     from sqlalchemy import make_url
     from sqlalchemy.exc import ArgumentError
 
@@ -46,7 +47,7 @@ def same_database(a: str, b: str) -> bool:
 
 
 def with_timeouts(url: str) -> str:
-    """The URL with `TIMEOUTS`, where it names none itself."""
+    """Return the URL with those of `TIMEOUTS` that it does not set itself."""
     from sqlalchemy import make_url
 
     parsed = make_url(url)
@@ -55,11 +56,16 @@ def with_timeouts(url: str) -> str:
 
 
 def connect(url: str, field: str, pauses: tuple[float, ...] = START_PAUSES) -> Any:
-    """A connection in autocommit, after a few tries.
+    """Return a connection in autocommit mode, after a few attempts.
+
+    Args:
+        url: The database.
+        field: Where the URL was given, for messages.
+        pauses: Seconds between the attempts.
 
     Raises:
-        Refused: `field` is no such URL, or the server there says no.
-        UserError: nobody answers there.
+        Refused: The URL is wrong, or the server refuses it.
+        UserError: No server answers.
     """
     try:
         import psycopg
@@ -74,7 +80,7 @@ def connect(url: str, field: str, pauses: tuple[float, ...] = START_PAUSES) -> A
         raise Refused(
             f"{field}: not a URL ({one_line(error)}); write postgresql://user@host:5432/name"
         ) from None
-    # It prints what it ignores while it raises something, which is said by who catches that.
+    # psycopg logs what it ignores while it raises the error that is reported anyway.
     logging.getLogger("psycopg").setLevel(logging.CRITICAL)
     text = plain.render_as_string(hide_password=False)
     for pause in (*pauses, None):
@@ -92,25 +98,33 @@ def connect(url: str, field: str, pauses: tuple[float, ...] = START_PAUSES) -> A
 
 
 class Lock:
-    """One holder among all hosts: an advisory lock of the database, which ends with the
-    connection, so that there is no stale one."""
+    """A lock with one holder among all hosts: an advisory lock of the database.
+
+    It ends with the connection, so that no lock is ever stale.
+    """
 
     def __init__(self, url: str, name: str, field: str) -> None:
-        """
+        """Keep what to lock, and connect to nothing.
+
         Args:
-            name: what is locked, in words.
-            field: where the URL was given, for messages.
+            url: The database.
+            name: What is locked, in words.
+            field: Where the URL was given, for messages.
         """
         self.url, self.field = url, field
         self.key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], signed=True)
         self._connection: Any = None
 
     def acquire(self, wait: bool, pauses: tuple[float, ...] = START_PAUSES) -> bool:
-        """Whether it is held now. Without `wait` it may be somebody else's.
+        """Acquire the lock, and return whether it is held now.
+
+        Args:
+            wait: Wait for another holder; otherwise return False.
+            pauses: Seconds between attempts to connect.
 
         Raises:
-            UserError: the database does not answer.
-            psycopg.errors.LockNotAvailable: somebody else does not let it go.
+            UserError: The database does not answer.
+            psycopg.errors.LockNotAvailable: Another holder does not release it.
         """
         self._connection = connect(self.url, self.field, pauses)
         if wait:
@@ -121,7 +135,13 @@ class Lock:
         return bool(self._connection.execute(query, (self.key,)).fetchone()[0])
 
     def still_held(self) -> bool:
-        """The server may have been restarted, and somebody else been faster since."""
+        """Return whether the lock is held, and acquire it again if the server was restarted.
+
+        Another host may have been faster since.
+
+        Raises:
+            UserError: The database does not answer.
+        """
         import psycopg
 
         try:
@@ -131,6 +151,7 @@ class Lock:
             return self.acquire(wait=False, pauses=RESTART_PAUSES)
 
     def release(self) -> None:
+        """Release the lock and close the connection."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None

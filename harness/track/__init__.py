@@ -1,1 +1,1 @@
-"""Journals -> MLflow. Everything here can be deleted and rebuilt with `harness sync`."""
+"""Journals -> MLflow and other trackers, all of which `harness sync` can rebuild."""

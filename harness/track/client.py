@@ -1,4 +1,4 @@
-"""The one way to MLflow: a client with explicit run ids, opened once, of one experiment."""
+"""The only way to MLflow: a client with explicit run ids, opened once, for one experiment."""
 
 from __future__ import annotations
 
@@ -27,16 +27,25 @@ PARENT = "mlflow.parentRunId"  # the tag of a run below another
 
 
 class Connection:
-    """One experiment at one tracking server.
+    """The connection to one experiment at one tracking server.
 
-    name: what users call it. address: the server, without a password. last_answer: when it last
-    answered, as time.monotonic(). experiment_id: MLflow's, once it is open.
+    Attributes:
+        name: What users call the tracker.
+        address: The server, without a password.
+        last_answer: When the server last answered, as time.monotonic().
+        experiment_id: MLflow's id of the experiment, once the connection is open.
     """
 
     name = "MLflow"
 
     def __init__(self, experiment: str, lock_folder: Path, uri: str | None = None) -> None:
-        """lock_folder: where commands keep out of each other's way; a database file has its own."""
+        """Keep where to connect to, and open nothing.
+
+        Args:
+            experiment: The experiment's name.
+            lock_folder: Where commands keep out of each other's way, unless the database is a file.
+            uri: The server or database; by default MLFLOW_TRACKING_URI.
+        """
         self.experiment, self.lock_folder = experiment, lock_folder
         self.uri = uri or tracking_uri()
         self.address = without_password(self.uri)
@@ -46,36 +55,37 @@ class Connection:
         self._system: SystemMetrics | None = None
 
     def check(self) -> None:
-        """Before anybody is asked.
+        """Check the settings without asking any server.
 
         Raises:
-            UserError: the address itself is wrong, or system metrics are wanted and cannot be had.
+            UserError: The address itself is wrong, or system metrics are requested but impossible.
         """
         check_uri(self.uri)
         is_requested()
 
     def log_system_metrics(self, run_ids: Iterable[str]) -> None:
-        """On the runs that stand for the command, if the user asked for them."""
+        """Log system metrics to the runs that stand for the command, if the user asked for them."""
         if self._system is not None and self._client is not None:
             self._system.log(self._client, run_ids)
 
     @property
     def is_open(self) -> bool:
+        """Whether the server has answered."""
         return self._client is not None
 
     def open(self, prepare: Callable[[MlflowClient], None]) -> MlflowClient:
-        """The client. Database and experiment are created once, whoever comes first.
+        """Return the client; the first call creates database and experiment if they are missing.
 
         Args:
-            prepare: called the first time, under the lock; finds or creates parent runs.
+            prepare: Called once, under the lock; finds or creates parent runs.
 
         Raises:
-            UserError: the experiment was deleted in MLflow, or the database cannot be used.
-            Exception: whatever MLflow raises of a server that cannot be used.
+            UserError: The experiment was deleted in MLflow, or the database cannot be used.
+            Exception: Whatever MLflow raises if the server cannot be used.
         """
         if self._client is None:
-            with self.alone():
-                client = cast("MlflowClient", _Heard(self, make_client(self.uri)))
+            with self.exclusive():
+                client = cast("MlflowClient", _TimedClient(self, make_client(self.uri)))
                 self.experiment_id = find_experiment(client, self.experiment, self.uri)
                 prepare(client)
             if is_requested():
@@ -84,12 +94,13 @@ class Connection:
         return self._client
 
     @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
-        """For what is looked at and then changed, once: nobody else on this machine does, nor on
-        another host that uses the same database.
+    def exclusive(self) -> Iterator[None]:
+        """Keep others from changing in between what the block reads and then changes.
+
+        This holds on this machine, and for every host that uses the same PostgreSQL database.
 
         Raises:
-            UserError: the database does not answer.
+            UserError: The database does not answer.
         """
         with self.locked(), contextlib.ExitStack() as stack:
             if database.is_postgres(self.uri):
@@ -99,32 +110,35 @@ class Connection:
             yield
 
     def locked(self) -> contextlib.AbstractContextManager[None]:
+        """Hold the lock among the commands on this machine."""
         return locked(self.uri, self.lock_folder)
 
 
 @contextlib.contextmanager
 def locked(uri: str, folder: Path) -> Iterator[None]:
-    """Beside a database file, which several stores may share; else in `folder`."""
-    file, place = folder / ".mlflow.lock", database_file.sqlite_path(uri)
-    if place is not None:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        file = place.with_name(f"{place.name}.lock")
+    """Hold a lock beside a database file, which several stores may share; otherwise in `folder`."""
+    file, path = folder / ".mlflow.lock", database_file.sqlite_path(uri)
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.with_name(f"{path.name}.lock")
     with locks.locked(file):
         yield
 
 
 def make_client(uri: str) -> MlflowClient:
-    """MLflow's client, after a look whether anybody answers: MLflow itself tries for minutes. Under
-    the lock, as a database file is made here. The model registry is always at the same place.
+    """Return MLflow's client, with the model registry at the same address.
+
+    It is called under the lock, as it creates a database file. PostgreSQL is tried first: MLflow
+    itself would try for minutes.
 
     Raises:
-        UserError: the database is of another version, or does not answer.
-        Exception: whatever else keeps it from being used.
+        UserError: The database is of another version, or does not answer.
+        Exception: Whatever else keeps it from being used.
     """
     prepare_environment(uri)
-    file = database_file.sqlite_path(uri)
-    if file is not None:
-        database_file.prepare(file, uri)
+    path = database_file.sqlite_path(uri)
+    if path is not None:
+        database_file.prepare(path, uri)
     elif database.is_postgres(uri):
         database.connect(uri, "MLFLOW_TRACKING_URI").close()
         uri = database.with_timeouts(uri)
@@ -133,58 +147,58 @@ def make_client(uri: str) -> MlflowClient:
     return MlflowClient(uri, registry_uri=uri)
 
 
-class _Heard:
-    """MLflow's client, which notes when the server last answered: a call to one that is stuck may
-    never return."""
+class _TimedClient:
+    """MLflow's client, which notes when the server last answered: a call may never return."""
 
     def __init__(self, connection: Connection, client: MlflowClient) -> None:
-        self._connection, self._wrapped = connection, client
+        self._connection, self._client = connection, client
 
     def __getattr__(self, name: str) -> Any:
-        method = getattr(self._wrapped, name)
+        method = getattr(self._client, name)
 
-        def calling(*arguments: Any, **keywords: Any) -> Any:
+        def call(*arguments: Any, **keywords: Any) -> Any:
             try:
                 return method(*arguments, **keywords)
             finally:
                 self._connection.last_answer = time.monotonic()
 
-        return calling
+        return call
 
 
 def find_experiment(client: MlflowClient, name: str, uri: str) -> str:
-    """The id of the experiment, which is created if there is none.
+    """Return the id of the experiment, which is created if it is missing.
 
     Raises:
-        UserError: it was deleted.
+        UserError: It was deleted.
     """
     from mlflow.exceptions import MlflowException
 
-    found = client.get_experiment_by_name(name)
-    if found is None:
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
         try:
             return client.create_experiment(name, artifact_location=_artifacts(name, uri))
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-            found = client.get_experiment_by_name(name)
-    if found is None or found.lifecycle_stage != "active":
+            experiment = client.get_experiment_by_name(name)
+    if experiment is None or experiment.lifecycle_stage != "active":
         raise UserError(
             f"MLflow: experiment {name!r} is deleted at {without_password(uri)}; restore it there "
             "(`mlflow experiments restore`) or change the experiment's name"
         )
-    _say_where_artifacts_go(found.artifact_location, name, uri)
-    return found.experiment_id
+    _warn_of_lost_artifacts(experiment.artifact_location, name, uri)
+    return experiment.experiment_id
 
 
 def _artifacts(name: str, uri: str) -> str | None:
-    if is_server(uri):  # it keeps artifacts itself
+    """Return where to keep an experiment's artifacts; None if the server decides."""
+    if is_server(uri):
         return None
     return database_file.artifacts_of(database_file.sqlite_path(uri) or Path("mlflow.db"), name)
 
 
-def _say_where_artifacts_go(location: str, name: str, uri: str) -> None:
-    """A database keeps the folder where its experiment was made. After a move that is not here."""
+def _warn_of_lost_artifacts(location: str, name: str, uri: str) -> None:
+    """Warn if a database names a folder of artifacts that was made on another machine or moved."""
     expected, folder = _artifacts(name, uri), location.removeprefix("file://")
     is_file = expected is not None and location.startswith("file:")
     if is_file and location != expected and not Path(folder).exists():
@@ -195,12 +209,13 @@ def _say_where_artifacts_go(location: str, name: str, uri: str) -> None:
         )
 
 
-MAX_METRICS = 1000  # MLflow's limit for one log_batch
+MAX_METRICS, MAX_PARAMS = 1000, 100  # MLflow's limits for one log_batch
+MAX_PARAM_LENGTH = 500  # characters that MLflow keeps
 GIT_COMMIT = "mlflow.source.git.commit"
 
 
 def source_tags() -> dict[str, str]:
-    """Of a new run, in MLflow's own columns: who made it, and with what."""
+    """Return the tags of a new run that fill MLflow's own columns for user and source."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # a container's user may have no name
@@ -210,18 +225,18 @@ def source_tags() -> dict[str, str]:
 
 
 def mlflow_name(key: str) -> str:
-    """As MLflow has it, whose names may have no plus and no @: `tuned.kd-both.study`."""
+    """Return a key that MLflow accepts, which forbids plus and @: `tuned.kd-both.study`."""
     return re.sub(r"[^\w ./:-]", "-", key)
 
 
 def log_metrics(client: MlflowClient, run_id: str, metrics: list[Metric]) -> None:
-    """In as many calls as MLflow's limit asks for."""
+    """Log any number of metrics."""
     for start in range(0, len(metrics), MAX_METRICS):
         client.log_batch(run_id, metrics=metrics[start : start + MAX_METRICS])
 
 
 def log_tags(client: MlflowClient, run_id: str, tags: Mapping[str, object]) -> None:
-    """In one call: each costs a commit, or a way to the server and back."""
+    """Set tags in one call: each call costs a commit or a round trip to the server."""
     from mlflow.entities import RunTag
 
     client.log_batch(run_id, tags=[RunTag(key, str(value)) for key, value in tags.items()])
@@ -230,21 +245,24 @@ def log_tags(client: MlflowClient, run_id: str, tags: Mapping[str, object]) -> N
 def log_params(
     client: MlflowClient, run_id: str, values: dict[str, Any], known: Collection[str] = ()
 ) -> None:
-    """Params of any number and length, as far as MLflow keeps them (500 characters).
+    """Log params of any number and length, cut to the length that MLflow keeps.
 
     Args:
-        known: what the run has already and keeps: MLflow refuses to change a param.
+        client: MLflow's client.
+        run_id: The run.
+        values: Value by name.
+        known: Params that the run has already; MLflow refuses to change one.
     """
     from mlflow.entities import Param
 
-    named = {mlflow_name(key): str(value)[:500] for key, value in values.items()}
+    named = {mlflow_name(key): str(value)[:MAX_PARAM_LENGTH] for key, value in values.items()}
     params = [Param(key, value) for key, value in named.items() if key not in known]
-    for start in range(0, len(params), 100):
-        client.log_batch(run_id, params=params[start : start + 100])
+    for start in range(0, len(params), MAX_PARAMS):
+        client.log_batch(run_id, params=params[start : start + MAX_PARAMS])
 
 
 def children(client: MlflowClient, experiment_id: str, parent_id: str) -> Iterable[Run]:
-    """The runs below a run that nobody deleted."""
+    """Yield the runs below a run, without deleted ones."""
     token = None
     while True:
         page = client.search_runs(

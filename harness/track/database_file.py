@@ -1,27 +1,30 @@
-"""MLflow's database where it is a file (SQLite): made whole or not at all, checked before MLflow
-opens it, and its artifacts kept beside it when the project moves.
+"""MLflow's database where it is a file (SQLite): created whole or not at all.
 
-MLflow makes its 65 tables one after another, which takes seconds. Stopped meanwhile, it leaves a
-file that it cannot open again. So they are made in another file of the same folder, which gets the
-name when it is whole. Everything here is called under the lock of `harness.track.client`.
+MLflow creates its tables one after another, which takes seconds. Killed meanwhile, it leaves a file
+that it cannot open again. So they are created in a file aside, which is renamed when it is whole. A
+file that exists is checked first: MLflow would migrate an older one without being asked. Everything
+here is called under the lock of `harness.track.client`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
+import shutil
 import sqlite3
 import sys
 from pathlib import Path
+from urllib.parse import unquote
 
 from harness.common.errors import UserError
+from harness.track.mlflow_private import create_tables, migrations, required_tables
 
 BUSY_SECONDS = 3.0  # how long another process may hold the file
-NEW = ".new"  # end of the name while it is being made
-ASIDE = ".half-made"
 ARTIFACTS = "mlartifacts"  # beside the database
-# Rows that MLflow writes into a new database by itself.
-ITS_OWN = {
+OWN_TABLES = {"alembic_version", "experiments", "runs"}  # tell a database of MLflow from others
+# Table -> which of its rows MLflow writes by itself; of other tables, none.
+OWN_ROWS = {
     "alembic_version": "true",
     "workspaces": "name = 'default'",
     "experiments": "name = 'Default'",
@@ -36,168 +39,135 @@ ADDRESSES = [
 
 
 def sqlite_path(uri: str) -> Path | None:
-    """The file of sqlite:///PATH; None for any other database, also one in memory."""
+    """Return the file of sqlite:///PATH; None for any other database, also one in memory."""
     if not uri.startswith("sqlite"):
         return None
     name = uri.partition(":///")[2].partition("?")[0]
     return None if name in ("", ":memory:") or name.startswith("file:") else Path(name)
 
 
-def prepare(path: Path, uri: str) -> None:
-    """Make the database, if there is none, and look whether MLflow can use the one that is there.
-
-    Raises:
-        UserError: it is of another version of MLflow.
-        OSError, sqlite3.Error: the disk is full, it is locked, read-only, or no database.
-    """
-    path = path.resolve()  # behind a link, the new file must lie in the folder of the old one
-    _remove_litter(path)
-    if not path.exists() or (path.is_file() and path.stat().st_size == 0):
-        _make(path)
-        return
-    with contextlib.closing(sqlite3.connect(path, timeout=BUSY_SECONDS)) as connection:
-        tables = _tables(connection)
-        half_made = not tables or _is_half_made(connection, tables)
-        if not half_made:
-            _check_version(connection, path, uri)
-            _follow_move(connection, path.parent)
-    if half_made:
-        _set_aside(path)
-        _make(path)
-
-
 def artifacts_of(path: Path, experiment: str) -> str:
-    """The address of an experiment's artifacts: beside its database."""
+    """Return the address of an experiment's artifacts: beside its database."""
     return (path.resolve().parent / ARTIFACTS / experiment).as_uri()
 
 
-def _make(path: Path) -> None:
-    import sqlalchemy
-    from mlflow.store.db.utils import _initialize_tables
+def prepare(path: Path, uri: str) -> None:
+    """Create the database if there is none; check the one that is there.
 
-    new = path.with_name(f"{path.name}{NEW}")
+    One that is half made and holds nothing is renamed and created anew. Where a project was moved
+    or copied, the addresses of its artifacts follow.
+
+    Raises:
+        UserError: It is not MLflow's, or of another version of MLflow.
+        OSError, sqlite3.Error: The disk is full; it is locked, read-only, or no database.
+    """
+    path = path.resolve()  # behind a link, the file aside must lie in the folder of the real one
+    if path.exists() and not (path.is_file() and path.stat().st_size == 0):
+        with contextlib.closing(sqlite3.connect(path, timeout=BUSY_SECONDS)) as connection:
+            is_whole = _is_whole(connection, path.name, uri)
+            if is_whole:
+                _follow_move(connection, path.parent)
+        if is_whole:
+            return
+        _set_aside(path)
+    _create(path)
+
+
+def _create(path: Path) -> None:
+    aside = path.with_name(f".{path.name}.new")
+    shutil.rmtree(aside, ignore_errors=True)  # left by a process that was killed
+    aside.mkdir()
     try:
-        # Not as text: a folder's name may hold what means something in an address.
-        engine = sqlalchemy.create_engine(sqlalchemy.URL.create("sqlite", database=str(new)))
-        try:
-            _initialize_tables(engine)
-        finally:
-            engine.dispose()
-        with open(new, "rb") as file:
+        create_tables(aside / path.name)
+        with open(aside / path.name, "rb") as file:
             os.fsync(file.fileno())
-        os.replace(new, path)
+        os.replace(aside / path.name, path)
     finally:
-        _remove_litter(path)
-
-
-def _remove_litter(path: Path) -> None:
-    """What a process that was killed while it made the database has left: it held the lock."""
-    for end in ("", "-journal", "-wal", "-shm"):
-        path.with_name(f"{path.name}{NEW}{end}").unlink(missing_ok=True)
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _set_aside(path: Path) -> None:
-    n, kept = 1, path.with_name(f"{path.name}{ASIDE}")
-    while kept.exists():
-        n, kept = n + 1, path.with_name(f"{path.name}{ASIDE}-{n + 1}")
-    for end in ("-journal", "-wal", "-shm"):
-        with contextlib.suppress(FileNotFoundError):
-            path.with_name(path.name + end).rename(f"{kept}{end}")
+    ends = itertools.chain([""], (f"-{n}" for n in itertools.count(2)))
+    names = (path.with_name(f"{path.name}.half-made{end}") for end in ends)
+    kept = next(name for name in names if not name.exists())
     path.rename(kept)
     print(
-        f"note: {path.name} was half made and held no run; it is made anew, the old file is "
-        f"{kept.name}",
+        f"note: {path.name} was half made and held no run; it is created anew, and the old file is "
+        f"now {kept.name}",
         file=sys.stderr,
     )
 
 
-def _tables(connection: sqlite3.Connection) -> set[str]:
-    found = connection.execute("select name from sqlite_master where type = 'table'")
-    return {name for (name,) in found if not name.startswith("sqlite_")}
+def _is_whole(connection: sqlite3.Connection, name: str, uri: str) -> bool:
+    """Return whether MLflow can use the database, or False if it is half made and holds nothing.
 
-
-def _is_half_made(connection: sqlite3.Connection, tables: set[str]) -> bool:
-    """Of MLflow, without anything that somebody has written, and not at the end of its making."""
-    if not tables & {"alembic_version", "runs", "experiments"}:
+    Raises:
+        UserError: It is not MLflow's, or of another version of MLflow.
+    """
+    query = "select name from sqlite_master where type = 'table' and name not like 'sqlite_%'"
+    tables = {table for (table,) in connection.execute(query)}
+    if not tables:
         return False
-    for table in tables:
-        own = ITS_OWN.get(table, "false")
-        query = f'select 1 from "{table}" where not ({own}) limit 1'
-        if connection.execute(query).fetchone():
-            return False
-    found = _version(connection, tables)
-    return found is None or (found != _newest() and _is_known(found)) or not _needed() <= tables
-
-
-def _check_version(connection: sqlite3.Connection, path: Path, uri: str) -> None:
-    """MLflow would change an older database by itself, and half of it if it were stopped."""
-    tables = _tables(connection)
-    found = _version(connection, tables)
-    if found == _newest() or not tables & {"alembic_version", "runs"}:
-        return
-    older = found is None or _is_known(found)
-    remedy = f"`mlflow db upgrade {uri}` on a copy of it" if older else "use that version"
+    if not tables & OWN_TABLES:
+        raise UserError(f"MLFLOW_TRACKING_URI: {name} is not MLflow's; choose another file")
+    version, newest = _version(connection, tables), migrations().get_current_head()
+    is_older = version is None or (version != newest and _is_known(version))
+    is_half_made = is_older or (version == newest and not required_tables() <= tables)
+    if is_half_made and not _holds_anything(connection, tables):
+        return False
+    if version == newest:
+        return True
+    remedy = f"`mlflow db upgrade {uri}` on a copy of it" if is_older else "use that version"
     raise UserError(
-        f"MLFLOW_TRACKING_URI: {path.name} is of {'an older' if older else 'another'} version of "
-        f"MLflow ({found or 'none'}, not {_newest()}); {remedy}, or move it away"
+        f"MLFLOW_TRACKING_URI: {name} is of {'an older' if is_older else 'another'} version of "
+        f"MLflow ({version or 'none'}, not {newest}); {remedy}, or move it away"
     )
 
 
 def _version(connection: sqlite3.Connection, tables: set[str]) -> str | None:
     if "alembic_version" not in tables:
         return None
-    found = connection.execute("select version_num from alembic_version").fetchone()
-    return None if found is None else str(found[0])
-
-
-def _newest() -> str:
-    from mlflow.store.db.utils import _get_latest_schema_revision
-
-    return str(_get_latest_schema_revision())
+    row = connection.execute("select version_num from alembic_version").fetchone()
+    return row and str(row[0])
 
 
 def _is_known(version: str) -> bool:
-    from alembic.script import ScriptDirectory
     from alembic.util import CommandError
-    from mlflow.store.db.utils import _get_alembic_config
 
     try:
-        return (
-            ScriptDirectory.from_config(_get_alembic_config("")).get_revision(version) is not None
-        )
+        return migrations().get_revision(version) is not None
     except CommandError:
         return False
 
 
-def _needed() -> set[str]:
-    from mlflow.store.db.utils import Base
-
-    return set(Base.metadata.tables)
+def _holds_anything(connection: sqlite3.Connection, tables: set[str]) -> bool:
+    """Return whether a table holds a row that MLflow did not write by itself."""
+    queries = (
+        f'select 1 from "{table}" where not ({OWN_ROWS.get(table, "false")}) limit 1'
+        for table in tables
+    )
+    return any(connection.execute(query).fetchone() for query in queries)
 
 
 def _follow_move(connection: sqlite3.Connection, folder: Path) -> None:
-    """MLflow keeps whole paths of artifacts. Where a folder of them moved with its database, or was
-    copied with it, the addresses follow: else a moved project would write to its old place."""
+    """Let the addresses of artifacts follow a folder that was moved or copied with its database.
+
+    MLflow keeps whole paths, so that a moved project would write to its old place.
+    """
     query = "select artifact_location from experiments where artifact_location like 'file:%'"
-    moved = set()
-    for (address,) in connection.execute(query).fetchall():
-        old, middle, name = address.rpartition(f"/{ARTIFACTS}/")
-        is_here = (folder / ARTIFACTS / _path(name)).exists()
-        if middle and old != folder.as_uri() and (is_here or not _path(address).exists()):
-            moved.add(f"{old}{middle}{name}")
-    for address in sorted(moved):
-        name = address.rpartition("/")[2]
-        new = f"{folder.as_uri()}/{ARTIFACTS}/{name}"
-        for table, column in ADDRESSES:
-            connection.execute(
-                f"update {table} set {column} = ? || substr({column}, ?) "
-                f"where {column} = ? or substr({column}, 1, ?) = ?",
-                (new, len(address) + 1, address, len(address) + 1, f"{address}/"),
-            )
-    connection.commit()
+    with connection:
+        for (old,) in connection.execute(query).fetchall():
+            before, _, name = old.rpartition(f"/{ARTIFACTS}/")
+            new = f"{folder.as_uri()}/{ARTIFACTS}/{name}"
+            if not before or old == new or (_path(old).exists() and not _path(new).exists()):
+                continue
+            for table, column in ADDRESSES:
+                connection.execute(
+                    f"update {table} set {column} = ? || substr({column}, ?) "
+                    f"where {column} = ? or substr({column}, 1, ?) = ?",
+                    (new, len(old) + 1, old, len(old) + 1, f"{old}/"),
+                )
 
 
 def _path(address: str) -> Path:
-    from urllib.parse import unquote
-
     return Path(unquote(address.removeprefix("file://")))

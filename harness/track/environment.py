@@ -1,4 +1,4 @@
-"""Which MLflow, and how its client behaves."""
+"""Which tracking server is meant, and how MLflow's client behaves."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EXPECTED = "write http://HOST:PORT, postgresql://USER@HOST/NAME or sqlite:///FIL
 
 
 def require_package(package: str, field: str, extra: str = "", otherwise: str = "") -> None:
-    """Ask for an optional package, without importing it.
+    """Raise unless an optional package is installed; do not import it.
 
     Args:
         package: The package that is imported.
@@ -39,21 +39,21 @@ def require_package(package: str, field: str, extra: str = "", otherwise: str = 
 
 
 def tracking_uri() -> str:
-    """MLFLOW_TRACKING_URI: a server's address or a database's URL; by default a file here."""
+    """Return MLFLOW_TRACKING_URI: a server's address or a database's URL, by default a file."""
     return os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
 
 
 def is_server(uri: str) -> bool:
-    """Not a database that this process opens itself."""
+    """Return whether it is a server, not a database that this process opens itself."""
     return uri.startswith(("http://", "https://"))
 
 
 @contextlib.contextmanager
-def as_user_error(place: str, remedy: str = START) -> Iterator[None]:
-    """Around what asks MLflow.
+def as_user_error(address: str, remedy: str = START) -> Iterator[None]:
+    """Turn whatever MLflow raises within the block into one line.
 
     Raises:
-        UserError: it does not answer, or cannot be used; in one line.
+        UserError: The server does not answer, or cannot be used.
     """
     try:
         yield
@@ -61,15 +61,15 @@ def as_user_error(place: str, remedy: str = START) -> Iterator[None]:
         raise
     except Exception as error:
         raise UserError(
-            f"MLFLOW_TRACKING_URI: cannot use {place} ({one_line(error)}); correct it, {remedy}"
+            f"MLFLOW_TRACKING_URI: cannot use {address} ({one_line(error)}); correct it, {remedy}"
         ) from None
 
 
 def check_uri(uri: str) -> None:
-    """Look at the address alone; nobody is asked. The folder of a database file is made.
+    """Check the address alone, without asking any server; create the folder of a database file.
 
     Raises:
-        UserError: no tracking server can be there.
+        UserError: No tracking server can be there.
     """
     scheme, separator, rest = uri.partition("://")
     where = f"MLFLOW_TRACKING_URI: cannot use {without_password(uri)!r}"
@@ -106,33 +106,39 @@ def _check_database(uri: str, rest: str, where: str) -> None:
 
 
 def _plugins() -> set[str]:
-    """Schemes that packages installed by the user add to MLflow."""
+    """Return the schemes that installed packages add to MLflow."""
     return {entry.name for entry in importlib.metadata.entry_points(group="mlflow.tracking_store")}
 
 
 def prepare_environment(uri: str = DEFAULT_URI) -> None:
-    """Before MLflow is imported: no telemetry, few retries (a dead server must not stop training
-    for minutes), and no chatter between the lines of the display. What the user set stays, except
-    what would change what is sent. A server on this machine is reached without a proxy."""
+    """Set MLflow's environment variables and loggers; call it before MLflow is imported.
+
+    There is no telemetry, there are few retries (a dead server must not stop training for minutes),
+    and nothing is printed between the lines of the display. What the user set stays, except what
+    would change what is sent. A server on this machine is reached without a proxy.
+    """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    # Sent in another thread, an error would be lost, and the cell be marked as sent.
+    # An error in another thread would be lost, and the cell would be recorded as sent.
     os.environ["MLFLOW_ENABLE_ASYNC_LOGGING"] = "false"
     host = urlsplit(uri).hostname if is_server(uri) else None
     no_proxy((*LOOPBACK, host) if host and host.startswith("127.") else LOOPBACK)
     for name in ("alembic", "mlflow.system_metrics"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    # They print a traceback, or the address with its password, for what is raised anyway.
+    # These print a traceback, or the address with its password, although the error is raised, too.
     for name in ("mlflow.store.db.utils", "urllib3.connectionpool"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def no_proxy(hosts: tuple[str, ...]) -> None:
-    """Both spellings are read, by one library or another, and the small one comes first."""
+    """Add hosts that are reached without a proxy.
+
+    Libraries read either spelling of the variable, the small one first.
+    """
     given = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
     names = [name.strip() for name in given.split(",") if name.strip()]
     if "*" not in names:

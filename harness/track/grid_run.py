@@ -1,4 +1,4 @@
-"""The MLflow run of a whole grid: the parent of its cells, and the page that shows its result."""
+"""The MLflow run of a whole grid: the parent of its cells, which shows the result."""
 
 from __future__ import annotations
 
@@ -17,15 +17,21 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-NOTE = "mlflow.note.content"  # of a run or an experiment: its description, as Markdown
-RESULT = "result"  # the folder of its artifacts
+NOTE = "mlflow.note.content"  # the tag that holds a run's or experiment's description (Markdown)
+RESULT = "result"  # the folder of the artifacts
 SETTLE_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
 class GridSummary:
-    """What a finished grid's run shows: Markdown, its artifacts, tags to filter by, and metrics to
-    compare grids with."""
+    """The content that a finished grid's run shows.
+
+    Attributes:
+        text: The run's description in Markdown.
+        files: The run's artifacts.
+        tags: Tags to filter grids by.
+        metrics: Metrics to compare grids with.
+    """
 
     text: str
     files: list[Path]
@@ -33,18 +39,18 @@ class GridSummary:
     metrics: Mapping[str, float]
 
 
-# A finished plan, MLflow's experiment id and an empty folder for files -> what is shown.
+# Makes the summary from a finished plan, MLflow's experiment id and an empty folder for files.
 SummaryBuilder = Callable[[Plan, str, Path], GridSummary]
 
 
 def find_grid_run(
     client: MlflowClient, experiment_id: str, plan: Plan, uri: str
 ) -> tuple[Run, bool]:
-    """(the grid's run, whether it was made now)."""
+    """Return the grid's run and whether it was created by this call."""
     existing = _grid_runs(client, experiment_id, plan)
     if existing:
         client.update_run(existing[0].info.run_id, status="RUNNING")
-        _save_views(client, existing[0], plan)  # it may be older than they are
+        _save_views(client, existing[0], plan)  # the run may be older than the views
         return existing[0], False
     experiment = plan.experiment
     tags = {
@@ -57,8 +63,8 @@ def find_grid_run(
     run = client.create_run(
         experiment_id, run_name=f"grid {experiment.name} {plan.experiment.grid[:6]}", tags=tags
     )
-    # A server offers no lock that two hosts share: both may have created it. The first one counts;
-    # after the pause both hosts see both runs. A database has a lock (Tracker.connect).
+    # A server offers no lock that two hosts share, so both may have created the run. The first one
+    # counts; after the pause both hosts see both. A database has a lock (`Connection.exclusive`).
     if is_server(uri):
         time.sleep(SETTLE_SECONDS)
     first = _grid_runs(client, experiment_id, plan)[0]
@@ -80,23 +86,26 @@ def _save_views(client: MlflowClient, run: Run, plan: Plan) -> None:
 
 
 def _grid_runs(client: MlflowClient, experiment_id: str, plan: Plan) -> list[Run]:
-    found = client.search_runs(
+    runs = client.search_runs(
         [experiment_id], f"tags.kind = 'grid' and tags.grid = '{plan.experiment.grid}'"
     )
-    return sorted(found, key=lambda run: (run.info.start_time, run.info.run_id))
+    return sorted(runs, key=lambda run: (run.info.start_time, run.info.run_id))
 
 
-def publish_summary(client: MlflowClient, run_id: str, result: GridSummary, when: int) -> None:
-    """Make the result the run's description, its files the artifacts, and set its tags and
-    metrics.
+def publish_summary(client: MlflowClient, run_id: str, summary: GridSummary, when: int) -> None:
+    """Show a summary on the grid's run.
 
     Args:
-        when: milliseconds since 1970, the same whenever it is sent: MLflow then keeps one value.
+        client: MLflow's client.
+        run_id: The grid's run.
+        summary: What to show.
+        when: Milliseconds since 1970; if they are the same whenever it is sent, MLflow keeps one
+            value per metric.
     """
-    log_tags(client, run_id, {**result.tags, NOTE: result.text})
+    log_tags(client, run_id, {**summary.tags, NOTE: summary.text})
     from mlflow.entities import Metric
 
-    metrics = [Metric(name, number, when, 0) for name, number in result.metrics.items()]
+    metrics = [Metric(name, number, when, 0) for name, number in summary.metrics.items()]
     log_metrics(client, run_id, metrics)
-    for file in result.files:
+    for file in summary.files:
         client.log_artifact(run_id, str(file), RESULT)

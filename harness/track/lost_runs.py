@@ -1,5 +1,4 @@
-"""The cells whose runs MLflow has lost: with a run that somebody deleted, or with a database that
-was restored from an older copy."""
+"""The cells whose runs MLflow has lost, as somebody deleted a run or restored an old database."""
 
 from __future__ import annotations
 

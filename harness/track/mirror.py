@@ -1,4 +1,4 @@
-"""Copies the journals of a plan's cells to another tracker than MLflow; safe to repeat and to kill.
+"""Copies the journals of a plan's cells to a tracker besides MLflow; safe to repeat and to kill.
 
 Like MLflow's database, what such a tracker holds is derived: `sent.json` in the run's folder below
 the store records what has been sent, and deleting that folder sends the run again.
@@ -164,7 +164,7 @@ class Mirror:
         """Send what is missing, and return the number of cells that lacked something.
 
         Raises:
-            Exception: Whatever the tracker's client raises; nothing is lost, sync again later.
+            Exception: Whatever the tracker's client raises; sync again later.
         """
         self.connect()
         if not self.unsent_cells():

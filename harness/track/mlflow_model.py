@@ -1,4 +1,4 @@
-"""A trained network as an MLflow model, which needs PyTorch and MLflow alone to be used."""
+"""A trained network as an MLflow model, which can be used with PyTorch and MLflow alone."""
 
 from __future__ import annotations
 
@@ -11,15 +11,18 @@ from harness.trained.model import TrainedModel
 
 
 def save(model: TrainedModel, folder: Path) -> Path:
-    """Write an MLflow model: `mlflow.pytorch.load_model` gives a module that takes images (B, 3,
-    height, width) float32 of [0, 1] and returns logits (B, classes). It is saved as a graph, not as
-    a pickle, which MLflow refuses to read. Its metadata says classes and preprocessing.
+    """Write a network as an MLflow model.
+
+    `mlflow.pytorch.load_model` gives a module that takes images, (B, 3, height, width) float32 in
+    [0, 1], and returns logits, (B, classes). It is saved as a graph, since MLflow refuses to read
+    pickles. Its metadata describes classes and preprocessing.
 
     Args:
-        folder: made by this.
+        model: The network.
+        folder: The folder to create.
 
     Returns:
-        folder
+        `folder`.
     """
     import mlflow.pytorch
     from mlflow.models import infer_signature

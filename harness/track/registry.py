@@ -1,7 +1,7 @@
-"""Teachers in MLflow's model registry: one registered model a grid's teacher, one version a seed.
+"""Teachers in MLflow's model registry: one registered model per teacher, one version per seed.
 
 An experiment names one by `teacher: models:/NAME@teacher` (or models:/NAME/VERSION). The version's
-tags say which network it is and the SHA-256 of its file; a file with another digest is refused.
+tags hold its network and the SHA-256 of its file; a file with another digest is refused.
 """
 
 from __future__ import annotations
@@ -33,22 +33,27 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 ALIAS = "teacher"
-WEIGHTS = "model"  # the folder of a run's artifacts that holds model.pt
+WEIGHTS = "model"  # the folder among a run's artifacts that holds model.pt
 
 
 def model_name(plan: Plan) -> str:
-    """Of the registered model, as `digits-wrn-16-2`."""
+    """Return the name of the registered model, such as `digits-wrn-16-2`."""
     return f"{plan.experiment.name}-{plan.experiment.teacher.label}"
 
 
 def register_teacher(
     client: MlflowClient, plan: Plan, fingerprint: str, run: Run, directory: CellDir
 ) -> None:
-    """Make a finished teacher a version of the registered model, once. The first seed's version
-    gets the alias `teacher`, every other `seed-N`.
+    """Register a finished teacher as a version of the registered model, once.
+
+    Every version gets the alias `seed-N`, and the first seed's version `teacher`, too.
 
     Args:
-        run: the cell's, with `directory`'s model.pt among its artifacts.
+        client: MLflow's client.
+        plan: The plan.
+        fingerprint: The teacher's cell.
+        run: The cell's run, with model.pt among its artifacts.
+        directory: The cell's directory.
     """
     from mlflow.exceptions import MlflowException
 
@@ -63,7 +68,7 @@ def register_teacher(
     try:
         client.create_registered_model(
             name,
-            description=f"Teachers of the experiment {experiment.name}, one version a seed. "
+            description=f"Teachers of the experiment {experiment.name}, one version per seed. "
             f"In an experiment: `teacher: models:/{name}@{ALIAS}`. In Python: "
             f"`mlflow.pytorch.load_model('models:/{name}@{ALIAS}')`, which takes images (B, 3, "
             "height, width) of [0, 1] and gives logits.",
@@ -76,14 +81,15 @@ def register_teacher(
         version = known[0]
     else:
         model = None
-        with contextlib.suppress(UserError):  # older files, which do not say what they are of
+        with contextlib.suppress(UserError):  # older files do not name their network
             model = read_model(directory / WEIGHTS_FILE)
         if model is not None:
             with tempfile.TemporaryDirectory() as folder:
-                place = save(model, Path(folder, WEIGHTS))
-                client.log_artifacts(run.info.run_id, str(place), WEIGHTS)
+                client.log_artifacts(
+                    run.info.run_id, str(save(model, Path(folder, WEIGHTS))), WEIGHTS
+                )
         accuracy = manifest["results"].get(ACCURACY, {}).get(experiment.protocol.reported)
-        shown = "" if accuracy is None else f", test accuracy {100 * accuracy:.2f} %"
+        accuracy_text = "" if accuracy is None else f", test accuracy {100 * accuracy:.2f} %"
         version = client.create_model_version(
             name,
             f"{run.info.artifact_uri}/{WEIGHTS}",
@@ -98,7 +104,7 @@ def register_teacher(
                 **({"view": canonical(view)} if (view := config.data.view.identity) else {}),
             },
             description=f"{experiment.teacher.label} on {experiment.dataset.label}, seed {seed}"
-            f"{shown}",
+            f"{accuracy_text}",
         )
     client.set_registered_model_alias(name, f"seed-{seed}", version.version)
     if seed == experiment.seeds[0]:
@@ -107,10 +113,14 @@ def register_teacher(
 
 @dataclass(frozen=True)
 class RegisteredTeacher:
-    """What an experiment needs of a registered teacher.
+    """The properties of a registered teacher that an experiment needs.
 
-    source: models:/NAME/VERSION, which unlike an alias stays the same.
-    data_digest: of the whole data set; view: which classes of it were learned, {} for all.
+    Attributes:
+        source: models:/NAME/VERSION, which unlike an alias stays the same.
+        network: The network's description.
+        sha256: The digest of its file.
+        data_digest: The digest of the whole data set.
+        view: The classes of it that were learned; {} for all.
     """
 
     source: str
@@ -121,12 +131,13 @@ class RegisteredTeacher:
 
 
 def look_up(uri: str) -> RegisteredTeacher:
-    """
+    """Return a registered teacher.
+
     Args:
         uri: models:/NAME@ALIAS or models:/NAME/VERSION, at the present tracking server.
 
     Raises:
-        UserError: no such model, or not one that the harness registered.
+        UserError: There is no such model, or the harness did not register it.
     """
     match = re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))", uri)
     if not match:
@@ -149,7 +160,7 @@ def look_up(uri: str) -> RegisteredTeacher:
 def _version(name: str, alias: str | None, number: str | None, uri: str) -> ModelVersion:
     server = tracking_uri()
     check_uri(server)
-    place, file = without_password(server), sqlite_path(server)
+    file = sqlite_path(server)
     try:
         if file is not None and not file.exists():
             raise FileNotFoundError(f"there is no {file}")
@@ -160,20 +171,24 @@ def _version(name: str, alias: str | None, number: str | None, uri: str) -> Mode
         return client.get_model_version(name, str(number))
     except Exception as error:
         raise UserError(
-            f"teacher: no {uri} at {place} ({one_line(error)}); correct the name, or set "
-            "MLFLOW_TRACKING_URI to the server that has it"
+            f"teacher: no {uri} at {without_password(server)} ({one_line(error)}); correct the "
+            "name, or set MLFLOW_TRACKING_URI to the server that has it"
         ) from None
 
 
 def download_model(uri: str, folder: Path, field: str) -> Path:
-    """The files of a registered model, in `folder`; where they lie there.
+    """Download the files of a registered model.
 
     Args:
         uri: models:/NAME@ALIAS or models:/NAME/VERSION, at the present tracking server.
-        field: what a message begins with.
+        folder: Where to put them.
+        field: What a message begins with.
+
+    Returns:
+        The path of the files in `folder`.
 
     Raises:
-        UserError: they cannot be fetched.
+        UserError: They cannot be fetched.
     """
     server = tracking_uri()
     check_uri(server)
@@ -191,34 +206,35 @@ def download_model(uri: str, folder: Path, field: str) -> Path:
 
 
 def resolve_teacher(raw: dict[str, Any]) -> dict[str, Any]:
-    """An experiment's fields with a registered teacher, if it names one, looked up: a step of its
-    own between reading a file and checking it, as it asks the tracking server.
+    """Return an experiment's fields with its registered teacher, if it names one, looked up.
+
+    As it asks the tracking server, it is a step between reading a file and checking it.
 
     Raises:
-        UserError: no such model, or not the file that the experiment expects.
+        UserError: There is no such model, or it is not the file that the experiment expects.
     """
     uri, expected = raw.get("teacher"), raw.get("teacher_checkpoint")
     if not is_registered(uri):
         return raw
-    found = look_up(str(uri))
-    if expected not in (None, found.sha256):
+    teacher = look_up(str(uri))
+    if expected not in (None, teacher.sha256):
         raise UserError(
-            f"teacher_checkpoint: {uri} is now {found.source} with the SHA-256 {found.sha256}, not "
-            f"{str(expected)[:12]}...; name the version that you mean, or take the new SHA-256"
+            f"teacher_checkpoint: {uri} is now {teacher.source} with the SHA-256 {teacher.sha256}, "
+            f"not {str(expected)[:12]}...; name the version that you mean, or take the new SHA-256"
         )
     return {
         **raw,
-        "teacher": found.network,
-        "teacher_checkpoint": found.sha256,
-        "teacher_source": found.source,
+        "teacher": teacher.network,
+        "teacher_checkpoint": teacher.sha256,
+        "teacher_source": teacher.source,
     }
 
 
 def fetch_teacher(plan: Plan, store: Store, device: str, dataset: Dataset) -> None:
-    """Put the plan's registered teacher into the store, if it is not there.
+    """Put the plan's registered teacher, if it has one, into the store unless it is there.
 
     Raises:
-        UserError: it cannot be fetched, or its file is not the one that was registered.
+        UserError: It cannot be fetched, or its file is not the one that was registered.
     """
     source = plan.experiment.teacher_source
     imported = plan.imported_teacher()
@@ -227,8 +243,8 @@ def fetch_teacher(plan: Plan, store: Store, device: str, dataset: Dataset) -> No
     from harness.trained.import_checkpoint import add_teacher, read_published
     from harness.trained.published_file import sha256_of
 
-    cell, found = imported[1], look_up(source)
-    if found.data_digest != cell.config.data.digest:
+    cell, teacher = imported[1], look_up(source)
+    if teacher.data_digest != cell.config.data.digest:
         print(
             f"warning: teacher: {source} was trained on other data or another split; it may have "
             "seen images that this experiment tests on",
@@ -250,7 +266,7 @@ def fetch_teacher(plan: Plan, store: Store, device: str, dataset: Dataset) -> No
             )
         text = add_teacher(read_published(files[0]), plan.experiment, dataset, store, device)
     print(f"teacher: {source}, {text.splitlines()[1]}")
-    if found.view != cell.config.data.view.identity:
+    if teacher.view != cell.config.data.view.identity:
         print(
             f"warning: teacher: {source} has learned other classes than the first of this "
             "experiment's tasks; make classes and order in tasks those that it was trained with",

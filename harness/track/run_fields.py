@@ -1,4 +1,4 @@
-"""What a tracker shows of a cell, whichever tracker: state, names to filter by, numbers."""
+"""The fields of a run that every tracker shows: status, names to filter by, numbers."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from harness.networks import PIXELS
 from harness.plan import TEACHER, Plan, TableEntry, role
 from harness.store import CellDir
 
-NO_METRICS = ("event", "time", "epoch")  # of a journal's line
+NO_METRICS = ("event", "time", "epoch")  # fields of a journal's line that are no metrics
 BEST_ON_TEST_NOTE = "chosen by looking at the test set: it measures the leak and is no result"
 
 
 def status_of(directory: CellDir) -> str:
-    """In MLflow's words: FINISHED, RUNNING, FAILED or KILLED."""
+    """Return a cell's status in MLflow's words: FINISHED, RUNNING, FAILED or KILLED."""
     if directory.is_done:
         return "FINISHED"
     if directory.is_leased:
@@ -26,20 +26,22 @@ def status_of(directory: CellDir) -> str:
 
 
 def main_entry(plan: Plan, fingerprint: str) -> TableEntry:
-    """The number of the table that a cell's run is named after. Where a plain student is the
-    teacher's very training, its run is found as both: by its tags as the student, by `roles` as
-    the teacher."""
+    """Return the table entry that a cell's run is named after.
+
+    A cell may be the teacher and a plain student at once. Its tags then name the student, and the
+    tag `roles` the teacher, too.
+    """
     entries = plan.entries_of(fingerprint)
     return next((e for e in entries if e.stage != TEACHER), entries[0])
 
 
 def tags_of(plan: Plan, entry: TableEntry) -> dict[str, str]:
-    """To filter and group by."""
+    """Return the tags to filter and group runs by."""
     experiment, entries = plan.experiment, plan.entries_of(entry.fingerprint)
     kind, student = plan.cells[entry.fingerprint].kind, entry.student
     if kind != IMPORTED and not stage_of(kind).by_student:
         student = experiment.teacher.label if stage_of(kind).network == TEACHER else PIXELS
-    # A cell may be the teacher, or trained on its task, and a student of all its classes, too.
+    # The teacher's cell may be a student of one of the tasks, too.
     dimensions: dict[str, int | str] = next((e.dimensions for e in entries if e.task), {})
     return {
         "kind": "cell",
@@ -57,14 +59,17 @@ def tags_of(plan: Plan, entry: TableEntry) -> dict[str, str]:
 
 
 def epoch_metrics(event: Mapping[str, Any]) -> dict[str, float]:
-    """Of a journal's line of an epoch."""
+    """Return the metrics in a journal's line of an epoch."""
     return {name: float(value) for name, value in event.items() if name not in NO_METRICS}
 
 
 def final_metrics(plan: Plan, fingerprint: str, manifest: Mapping[str, Any]) -> dict[str, float]:
-    """The three accuracies of a finished cell, and the one its protocol reports, without suffix.
-    The final one of a method, or the teacher's, is `test_accuracy`: that of a number of the table,
-    whatever the method."""
+    """Return the final metrics of a finished cell, by name.
+
+    These are the three accuracies of each result, and without suffix the one that the protocol
+    reports. `test_accuracy` is the number that the table shows, whatever the method; only the
+    teacher and the last stage of a method have it.
+    """
     protocol = plan.experiment.protocol
     reported, results = protocol.reported, manifest["results"]
     entries = plan.entries_of(fingerprint)
@@ -74,12 +79,12 @@ def final_metrics(plan: Plan, fingerprint: str, manifest: Mapping[str, Any]) -> 
             name = logged_name(stage, result)
             metrics[name] = values[reported]
             metrics |= {f"{name}_{form}": value for form, value in values.items()}
-    result = plan.cells[fingerprint].metric
-    shown = results.get(protocol.main_metric(result))
+    metric = plan.cells[fingerprint].metric
+    main = results.get(protocol.main_metric(metric))
     is_final = any(
         e.stage == TEACHER or e.stage == get_method(e.method).final.name for e in entries
     )
-    if shown and (is_final or result == NCM):
-        name = TEST_NCM if result == NCM else TEST_ACCURACY
-        metrics[name] = round(shown[reported], 4)  # as the tables show it
+    if main and (is_final or metric == NCM):
+        name = TEST_NCM if metric == NCM else TEST_ACCURACY
+        metrics[name] = round(main[reported], 4)  # as the tables show it
     return metrics

@@ -1,8 +1,8 @@
 """Saved views of MLflow's web pages, and the addresses to open first.
 
 MLflow keeps a view of an experiment's runs as one experiment tag, and an address names the tag.
-MLflow 3.17 reads JSON with `name`, `createdAt` and `state`, which is again JSON; earlier versions
-read the fields of `state` from the top level, where they find the cells, and choose the charts
+MLflow 3.17 reads JSON with `name`, `createdAt` and `state`, which is JSON again. Earlier versions
+read the fields of `state` from the top level: they find the cells there, and choose the charts
 themselves. A version that finds no view opens the experiment's page.
 """
 
@@ -12,7 +12,7 @@ import json
 from typing import Any
 from urllib.parse import quote, quote_plus
 
-SHORT = (",", ":")  # a tag of the oldest MLflow that is allowed holds 5,000 characters
+COMPACT = (",", ":")  # JSON separators; in the oldest MLflow allowed a tag holds 5,000 characters
 TAG = "mlflow.sharedViewState."
 # Runs first, not traces. Newer versions read the kind from the address instead.
 KIND = {"mlflow.experimentKind": "custom_model_development"}
@@ -30,10 +30,10 @@ COLUMNS = {
     "tags.`seed`": 70,
     "tags.`selected_epoch`": 115,
 }
-# Beside them where the experiment has tasks.
+# Further columns if the experiment has tasks.
 TASK_COLUMNS = {"tags.`overlap`": 75, "tags.`shots`": 75}
-# Section -> metric -> chart; MLflow leaves out those that no run has, and adds the other metrics'
-# charts below these.
+# Section -> metric -> chart. MLflow leaves out metrics that no run has, and adds charts of all
+# other metrics below.
 SECTIONS = {
     "Classifiers: students, and last stages": {
         "validation/accuracy": "LINE",
@@ -46,20 +46,20 @@ SECTIONS = {
     },
     "Final numbers": {"test_accuracy": "BAR", "test_ncm": "BAR"},
 }
-# A curve is the mean of the runs that are alike in these tags: the seeds.
+# A curve is the mean of the runs with equal values of these tags: the mean over seeds.
 GROUPS, TASK_GROUPS = ["method", "student", "stage"], ["overlap", "shots"]
 
 
 def experiment_tags(
     parent_run_id: str, grid: str, created: int, with_tasks: bool = False
 ) -> dict[str, str]:
-    """The tags of an experiment that hold the views of one of its grids.
+    """Return the experiment tags that hold the views of one of its grids.
 
     Args:
-        parent_run_id: the grid's run.
-        grid: its name, for MLflow's list of saved views.
-        created: its start in milliseconds since 1970.
-        with_tasks: whether its cells have overlap and shots.
+        parent_run_id: The grid's run.
+        grid: The grid's name, for MLflow's list of saved views.
+        created: The grid's start in milliseconds since 1970.
+        with_tasks: Whether its cells have overlap and shots.
     """
     cells = cells_state(parent_run_id, COLUMNS | (TASK_COLUMNS if with_tasks else {}))
     groups = GROUPS + (TASK_GROUPS if with_tasks else [])
@@ -69,17 +69,17 @@ def experiment_tags(
             {
                 "name": f"{view.capitalize()} of {grid}",
                 "createdAt": created,
-                "state": json.dumps(state, separators=SHORT),
+                "state": json.dumps(state, separators=COMPACT),
                 **cells,
             },
-            separators=SHORT,
+            separators=COMPACT,
         )
         for view, state in views.items()
     }
 
 
 def first_views(base_url: str, experiment_id: str, parent_run_id: str) -> list[tuple[str, str]]:
-    """(what it shows, address) of the pages to open first: the cells, their curves, the result."""
+    """Return the pages to open first as (title, address): the cells, their curves, the result."""
     runs = f"{base_url.rstrip('/')}/#/experiments/{quote(experiment_id)}/runs"
     cells, curves = (f"viewStateShareKey={_key(v, parent_run_id)}" for v in ("cells", "curves"))
     return [
@@ -90,8 +90,11 @@ def first_views(base_url: str, experiment_id: str, parent_run_id: str) -> list[t
 
 
 def experiment_note(description: str, experiment_id: str, parent_run_id: str, grid: str) -> str:
-    """An experiment's description: whoever opens its bare address finds the way. MLflow 3.17 opens
-    what it has for language models there, above it the first line of this, folded."""
+    """Return an experiment's description with links to its views.
+
+    MLflow 3.17 opens its pages for language models at an experiment's bare address, with the first
+    line of the description above them.
+    """
     links = ", ".join(
         f"[{what}]({url.removeprefix('/')})"
         for what, url in first_views("", experiment_id, parent_run_id)
@@ -101,9 +104,15 @@ def experiment_note(description: str, experiment_id: str, parent_run_id: str, gr
 
 
 def runs_page(experiment_id: str, conditions: dict[str, str]) -> str:
-    """Where on the same server the runs with these tags are listed, the last seed first (by time,
-    MLflow would show the grid's run instead). "%" in a value stands for any characters. Short, as a
-    table full of links must fit into a tag."""
+    """Return the address, on the same server, that lists the runs with these tags.
+
+    It is short, as a table full of links must fit into a tag. The runs are sorted by seed: by time,
+    MLflow would show the grid's run instead.
+
+    Args:
+        experiment_id: MLflow's id of the experiment.
+        conditions: Value by tag; "%" in a value stands for any characters.
+    """
     words = [f"tags.{k}{' LIKE ' if '%' in v else '='}'{v}'" for k, v in conditions.items()]
     search = quote_plus(" and ".join(words), safe="='")
     runs = f"#/experiments/{quote(experiment_id)}/runs"
@@ -111,8 +120,11 @@ def runs_page(experiment_id: str, conditions: dict[str, str]) -> str:
 
 
 def cells_state(parent_run_id: str, columns: dict[str, int]) -> dict[str, Any]:
-    """The grid's cells by name, which puts the seeds of a method and student together. By time,
-    MLflow would show the grid's run and hide the cells below it."""
+    """Return the view of a grid's cells, sorted by name.
+
+    That puts the seeds of a method and student together. By time, MLflow would show the grid's run
+    and hide the cells below it.
+    """
     return {
         "searchFilter": f"tags.`mlflow.parentRunId` = '{parent_run_id}'",
         "orderByKey": "tags.`mlflow.runName`",
@@ -125,7 +137,7 @@ def cells_state(parent_run_id: str, columns: dict[str, int]) -> dict[str, Any]:
 
 
 def curves_state(cells: dict[str, Any], groups: list[str]) -> dict[str, Any]:
-    """The charts of `SECTIONS`, each with all groups of cells that have its metric."""
+    """Return the view of the charts in `SECTIONS`, with one curve per group of cells."""
     keys = [{"mode": "tag", "groupByData": tag} for tag in groups]
     return cells | {
         "groupBy": {"aggregateFunction": "average", "groupByKeys": keys},

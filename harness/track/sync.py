@@ -112,7 +112,7 @@ class Tracker:
 
         Raises:
             UserError: The experiment was deleted in MLflow.
-            Exception: Whatever the server's client raises; nothing is lost, sync again later.
+            Exception: Whatever the server's client raises; sync again later.
         """
         client = self.connect()
         self.server.log_system_metrics([self._parent_id])
@@ -143,7 +143,7 @@ class Tracker:
         else's, takes nothing away.
         """
         client = self.connect()
-        with self.server.alone():  # a smaller and a larger one may come at once
+        with self.server.exclusive():  # a smaller and a larger grid may finish at once
             n_covered = client.get_run(self._parent_id).data.tags.get(N_CELLS, "0")
             if int(n_covered) <= len(self.plan.cells):
                 with tempfile.TemporaryDirectory() as folder:
@@ -193,8 +193,10 @@ class Tracker:
         self._parent_id = run_id
 
     def _note_renamed_experiment(self, client: MlflowClient) -> None:
-        """Print a note if somebody renamed the experiment: it keeps its runs, and a new one of the
-        old name begins empty."""
+        """Print a note if somebody renamed the experiment in MLflow.
+
+        The renamed one keeps its runs, and a new one of the old name begins empty.
+        """
         from mlflow.exceptions import MlflowException
 
         folders = [self.store.root, *(self.store.directory(f).path for f in self.plan.cells)]

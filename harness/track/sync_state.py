@@ -25,7 +25,7 @@ SYNC_FILE = "mlflow.json"
 
 @dataclass(frozen=True)
 class SyncState:
-    """One entry: what a tracker has received of one cell, or of a grid's summary.
+    """The record of what a tracker has received of one cell, or of a grid's summary.
 
     Attributes:
         run_id: The cell's run in MLflow.

@@ -32,21 +32,22 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-MAX_OTHERS = 3  # other grids that are named
+MAX_OTHERS = 3  # how many other grids are named
 
 
 def serve(host: str, port: int) -> int:
-    """Serve the tracking database until Ctrl-C. Where MLFLOW_TRACKING_URI is a server already, say
-    what to open there.
+    """Serve the tracking database until Ctrl-C, and return the exit status.
+
+    If MLFLOW_TRACKING_URI is a server already, print what to open there.
 
     Raises:
-        UserError: the port is taken, the host is not this machine's, there is no database yet, or
+        UserError: The port is taken, the host is not this machine's, there is no database yet, or
             the server of MLFLOW_TRACKING_URI cannot be used.
     """
     uri = tracking_uri()
     check_uri(uri)
     if is_server(uri):
-        return point_at(uri)
+        return print_pages(uri)
     file = sqlite_path(uri)
     if file is not None and not file.exists():
         raise UserError(f"{file}: nothing logged in this folder yet; `make reproduce` first")
@@ -67,20 +68,20 @@ def serve(host: str, port: int) -> int:
         "MLFLOW_DISABLE_TELEMETRY": "true",
         # Nothing here uses MLflow's jobs, which would start eight more processes.
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        # A line a request would scroll the addresses away, and warnings are not the user's.
+        # A line per request would scroll the addresses away; warnings are not for users.
         "UVICORN_LOG_LEVEL": "warning",
         "PYTHONWARNINGS": "ignore",
     }
-    # Not as arguments, which everybody on this machine can read.
+    # In the environment: everybody on this machine can read the arguments of a command.
     stores = {"MLFLOW_BACKEND_STORE_URI": uri, "MLFLOW_REGISTRY_STORE_URI": uri}
     no_proxy((*LOOPBACK, host))
     environment = defaults | os.environ | stores
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
-    # A session of its own, so that the server's workers end with it, whatever ends this process.
+    # The server gets its own session, so that its workers end with it, whatever ends this process.
     server = subprocess.Popen(command, env=environment, start_new_session=True)
     try:
-        _say_when_it_answers(server, host, port)
+        _print_pages_once_it_answers(server, host, port)
         return server.wait()
     except KeyboardInterrupt:
         return 0
@@ -93,29 +94,29 @@ def serve(host: str, port: int) -> int:
 
 
 def check_database(uri: str) -> None:
-    """
+    """Check the database before MLflow's server does, which would print a hundred lines.
+
     Raises:
-        UserError: MLflow's server could not use it, and would say so in a hundred lines.
+        UserError: The database cannot be used.
     """
-    place = without_password(uri)
     with (
-        as_user_error(place, "or move a broken file away"),
+        as_user_error(without_password(uri), "or move a broken file away"),
         locked(uri, Path(tempfile.gettempdir())),
     ):
         make_client(uri)
 
 
-def point_at(uri: str) -> int:
-    """What to open at a server that runs already."""
-    place = without_password(uri)
-    with as_user_error(place):
-        lines = what_to_open(_client(uri), place)
-    print("\n".join([f"MLflow: {place} (it runs already)", *lines]))
+def print_pages(uri: str) -> int:
+    """Print what to open at a server that runs already, and return the exit status."""
+    address = without_password(uri)
+    with as_user_error(address):
+        lines = what_to_open(_client(uri), address)
+    print("\n".join([f"MLflow: {address} (it runs already)", *lines]))
     return 0
 
 
-def _say_when_it_answers(server: subprocess.Popen[bytes], host: str, port: int) -> None:
-    """Print what to open, once a click works. The server is there for more: no error ends it."""
+def _print_pages_once_it_answers(server: subprocess.Popen[bytes], host: str, port: int) -> None:
+    """Print what to open as soon as a click works; whatever goes wrong, the server goes on."""
     address = f"http://{host}:{port}"
     client = _client(address)  # takes as long as the server's start, so it comes first
     while server.poll() is None:
@@ -132,15 +133,15 @@ def _say_when_it_answers(server: subprocess.Popen[bytes], host: str, port: int) 
 
 
 def what_to_open(client: MlflowClient, address: str) -> list[str]:
-    """The views of the grid that was worked on last, and the names of others."""
-    found = grid_runs(client)
-    if not found:
+    """Return lines that list the views of the latest grid and the names of others."""
+    runs = grid_runs(client)
+    if not runs:
         return ["No grid is logged there yet"]
-    last, *others = found
+    last, *others = runs
     views = first_views(address, last.info.experiment_id, last.info.run_id)
-    width = max(len(what) for what, _ in views)
+    width = max(len(title) for title, _ in views)
     lines = [f"Open first, of {last.info.run_name}:"]
-    lines += [f"  {what:{width}}  {url}" for what, url in views]
+    lines += [f"  {title:{width}}  {url}" for title, url in views]
     if others:
         names = [run.info.run_name or run.info.run_id for run in others]
         more = f" and {len(names) - MAX_OTHERS} more" if len(names) > MAX_OTHERS else ""
@@ -149,10 +150,10 @@ def what_to_open(client: MlflowClient, address: str) -> list[str]:
 
 
 def grid_runs(client: MlflowClient) -> list[Run]:
-    """The runs of all grids, the one worked on last first."""
+    """Return the runs of all grids, the one worked on last first."""
     experiments = [e.experiment_id for e in client.search_experiments()]
-    found = client.search_runs(experiments, "tags.kind = 'grid'") if experiments else []
-    return sorted(found, key=lambda r: max(r.info.start_time, r.info.end_time or 0), reverse=True)
+    runs = client.search_runs(experiments, "tags.kind = 'grid'") if experiments else []
+    return sorted(runs, key=lambda r: max(r.info.start_time, r.info.end_time or 0), reverse=True)
 
 
 def _client(uri: str) -> MlflowClient:

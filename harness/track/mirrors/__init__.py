@@ -55,7 +55,7 @@ def send(mirrors: Iterable[Mirror]) -> Iterator[str]:
         except Exception as error:
             raise UserError(
                 f"--tracker: cannot send to {mirror.name} at {mirror.address} ({one_line(error)}); "
-                "nothing is lost, run the command again"
+                "run the command again to send the rest"
             ) from None
         finally:
             mirror.close(finished=True)

@@ -26,15 +26,15 @@ class TensorBoard(Sink):
         self._writers: dict[str, SummaryWriter] = {}
 
     def check(self) -> None:
-        """Ask for the package that writes event files.
+        """Raise unless the package is installed.
 
         Raises:
-            UserError: It is not installed.
+            UserError: It is not.
         """
         require_package("tensorboard", "--tracker")
 
     def send(self, run: Run, epochs: Sequence[EpochMetrics]) -> None:
-        """Append further epochs to the run's event file."""
+        """Write further epochs to the run's event file."""
         writer = self._writer(run)
         for numbers in epochs:
             write(writer, numbers)

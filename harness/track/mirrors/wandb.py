@@ -39,7 +39,7 @@ class WandB(Sink):
         self._runs: dict[str, wandb.Run] = {}
 
     def check(self) -> None:
-        """Ask for the package, its mode and an API key, without a network.
+        """Check the package, its mode and its API key, without a network.
 
         Raises:
             UserError: One of them is missing or wrong.
