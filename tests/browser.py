@@ -25,14 +25,14 @@ ARGUMENTS = [
     *("--disable-background-networking", "--disable-component-update"),
 ]
 SIZE = {"width": 1400, "height": 900}
-PATIENCE = 120_000  # milliseconds, for a machine that is busy with other things
-# MLflow opens its assistant over the page on a browser's first visit: this is a later one.
+PATIENCE = 120_000  # milliseconds, for a busy machine
+# MLflow opens its assistant over the page on the first visit of a browser.
 LATER_VISIT = 'localStorage.setItem("mlflow.assistant.fab.autoOpenedOnFirstLoad_v1", "true")'
 CARD = '[data-testid="experiment-view-compare-runs-card"]'  # one chart
 
 
 def require() -> str:
-    """Chromium's path; skips the test without it or playwright, but fails where CI promised it."""
+    """Return Chromium's path; without it or playwright, skip the test, or fail it if CI needs it."""
     chromium = shutil.which("chromium")
     missing = "" if chromium else "Chromium is not installed (Debian: apt-get install chromium)"
     try:
@@ -48,7 +48,7 @@ def require() -> str:
 
 @dataclass(frozen=True)
 class Dashboard:
-    """What `harness ui` printed."""
+    """The address and the views that `harness ui` printed."""
 
     address: str
     views: dict[str, str]
@@ -56,7 +56,7 @@ class Dashboard:
 
 @contextlib.contextmanager
 def dashboard(folder: Path) -> Iterator[Dashboard]:
-    """`harness ui` in `folder`, once it says what to open."""
+    """Run `harness ui` in `folder`; yield what it printed."""
     port = free_port()
     process = start(folder, "ui", "--port", str(port))
     assert process.stdout is not None
@@ -74,8 +74,10 @@ def dashboard(folder: Path) -> Iterator[Dashboard]:
 
 
 class Browser:
-    """`with Browser(address) as browser: page = browser.open(url)`. No page reaches another host;
-    `foreign` lists what it asked for there."""
+    """A browser whose pages reach no host but `address`; `foreign` lists the requests to others.
+
+    `with Browser(address) as browser: page = browser.open(url)`.
+    """
 
     def __init__(self, address: str) -> None:
         self.chromium, self.address = require(), address
@@ -116,23 +118,23 @@ class Browser:
         return page
 
 
-# -- pages, as far as they must have come ----------------------------------------------------------
+# -- waiting for pages ----------------------------------------------------------
 
 
 def cells(page: Any) -> None:
-    """The table of runs has its rows and columns."""
+    """Wait until the table of runs has its rows and columns."""
     page.locator(".ag-center-cols-container .ag-row .ag-cell").first.wait_for()
     page.get_by_text("matching runs").wait_for()
 
 
 def curves(page: Any) -> None:
-    """The first charts have their curves. (A level one counts as hidden: it has no height.)"""
+    """Wait until the first charts have curves. (A level curve has no height: it counts as hidden.)"""
     for i in range(2):
         page.locator(CARD).nth(i).locator(".trace path.js-line").first.wait_for(state="attached")
 
 
 def result(page: Any) -> None:
-    """The grid's table, unfolded."""
+    """Wait for the table of the grid and unfold it."""
     page.locator("table").first.wait_for()
     more = page.get_by_role("button", name="Expand description")
     if more.is_visible():
@@ -140,12 +142,12 @@ def result(page: Any) -> None:
 
 
 def teacher(page: Any) -> None:
-    """The versions of a registered model."""
+    """Wait for the versions of a registered model."""
     page.get_by_role("link", name=re.compile(r"Version \d")).first.wait_for()
 
 
 def teacher_page(shown: Dashboard) -> str:
-    """The address of the model that the printed grid's teachers are versions of."""
+    """Return the address of the registered model of the printed grid's teachers."""
     from mlflow import MlflowClient
 
     from harness.track.saved_views import WORKFLOW
@@ -160,7 +162,7 @@ def teacher_page(shown: Dashboard) -> str:
 
 
 def photograph(browser: Browser, shown: Dashboard, folder: Path) -> list[Path]:
-    """Four pictures in `folder`, which is made: cells, curves, result and teacher."""
+    """Write four pictures to `folder`, which is created: cells, curves, result and teacher."""
     addresses = [*shown.views.values(), teacher_page(shown)]
     waits: list[Callable[[Any], None]] = [cells, curves, result, teacher]
     folder.mkdir(parents=True, exist_ok=True)

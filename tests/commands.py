@@ -1,5 +1,7 @@
-"""`harness ARGUMENTS` in a process of its own, without the seconds in which Python imports torch
-and MLflow: one process has imported them, and forks for every command."""
+"""Run `harness ARGUMENTS` in a process of its own without importing torch and MLflow each time.
+
+One process has imported them, and forks for every command.
+"""
 
 import atexit
 import json
@@ -14,7 +16,7 @@ from pathlib import Path
 
 HANG = 300.0  # seconds: what takes longer hangs, on a machine however loaded
 
-# Reads a job a line; says the process id of its child, then the status that it ended with.
+# Reads one job per line; prints the process id of its child, then the exit status of the child.
 FORKING = """
 import atexit, gc, json, os, sys, threading
 import mlflow.pytorch, optuna, sklearn.datasets, torch._dynamo
@@ -37,9 +39,9 @@ for line in sys.stdin:
         for number, path in enumerate(("/dev/null", job["out"], job["err"])):
             os.dup2(os.open(path, os.O_RDWR), number)
         sys.argv = ["harness", *job["arguments"]]
-        harness.__main__._leave = lambda ended: None  # it would come before what is registered here
+        harness.__main__._leave = lambda ended: None  # too early
         status = harness.__main__.command()
-        # What Python does at its end, and then what `_leave` does.
+        # What Python does at its end, then what `_leave` does.
         threading._shutdown()
         atexit._run_exitfuncs()
         sys.stdout.flush()
@@ -68,10 +70,10 @@ class Forking:
     def run(
         self, folder: Path, arguments: tuple[str, ...], env: dict[str, str], limit: float
     ) -> "subprocess.CompletedProcess[str]":
-        """A command to its end, in a session of its own.
+        """Run a command to its end, in a session of its own.
 
         Raises:
-            subprocess.TimeoutExpired: it took longer than `limit` seconds, and was killed.
+            subprocess.TimeoutExpired: It took longer than `limit` seconds and was killed.
         """
         with tempfile.TemporaryDirectory() as place:
             out, err = Path(place, "out"), Path(place, "err")
@@ -101,7 +103,7 @@ class Forking:
     def _line(self, limit: float) -> str:
         assert self.process.stdout is not None
         pipe, line, deadline = self.process.stdout.fileno(), b"", time.monotonic() + limit
-        while not line.endswith(b"\n"):  # byte by byte: what is buffered, `select` does not see
+        while not line.endswith(b"\n"):  # byte by byte, as `select` does not see buffered data
             if not select.select([pipe], [], [], max(deadline - time.monotonic(), 0))[0]:
                 raise subprocess.TimeoutExpired("harness", limit)
             byte = os.read(pipe, 1)

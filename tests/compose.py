@@ -1,6 +1,7 @@
-"""docker/compose.yaml without Docker: its services as plain processes, on loopback, with their own
-commands, environment, secrets and health checks. Only what a container brings is replaced: names of
-hosts, ports, the paths of volumes and secrets, and the image of PostgreSQL.
+"""The services of docker/compose.yaml as plain processes, without Docker.
+
+They run on loopback with their own commands, environment, secrets and health checks. Only what a
+container provides is replaced: host names, ports, paths of volumes and secrets, and PostgreSQL.
 
     python tests/compose.py up          # start them, print what to export; Ctrl-C ends them
     python tests/compose.py reproduce   # also train the digits grid (minutes), compare its table
@@ -32,13 +33,13 @@ POSTGRES_PORT, RAY_PORT = 5432, 6379  # which no service publishes
 
 
 def defaults() -> dict[str, str]:
-    """docker/.env."""
+    """Return the variables of docker/.env."""
     lines = (DOCKER / ".env").read_text().splitlines()
     return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
 
 
 def interpolated(value: Any, variables: dict[str, str]) -> Any:
-    """`${NAME:-default}` filled in and `$$` made `$`, in every string."""
+    """Replace `${NAME:-default}` and `$$` in every string, as compose does."""
     if isinstance(value, dict):
         return {k: interpolated(v, variables) for k, v in value.items()}
     if isinstance(value, list):
@@ -50,7 +51,7 @@ def interpolated(value: Any, variables: dict[str, str]) -> Any:
 
 
 def merged(base: Any, override: Any) -> Any:
-    """As compose merges an override file: mappings by key, lists one after the other."""
+    """Merge an override file as compose does: mappings by key, lists by concatenation."""
     if isinstance(base, dict) and isinstance(override, dict):
         common = {k: merged(base[k], override[k]) for k in base.keys() & override.keys()}
         return base | override | common
@@ -60,7 +61,7 @@ def merged(base: Any, override: Any) -> Any:
 
 
 def read(*files: Path, **variables: str) -> dict[str, Any]:
-    """The compose files as one, with docker/.env and `variables` filled in."""
+    """Return the merged compose files with docker/.env and `variables` filled in."""
     model: Any = {}
     for file in files or FILES:
         model = merged(model, yaml.safe_load(file.read_text()))
@@ -68,21 +69,21 @@ def read(*files: Path, **variables: str) -> dict[str, Any]:
 
 
 def seconds(duration: str) -> float:
-    """'20s', '2m' -> seconds."""
+    """Convert '20s' or '2m' to seconds."""
     return float(duration[:-1]) * {"s": 1, "m": 60}[duration[-1]]
 
 
 def entrypoint() -> list[str]:
-    """The ENTRYPOINT of our images, in the checkout."""
+    """Return the ENTRYPOINT of our images, as a path in the checkout."""
     text = (DOCKER / "Dockerfile").read_text()
     (name,) = re.findall(r'^ENTRYPOINT \["([^"]+)"\]$', text, re.M)
     return [str(DOCKER / name)]
 
 
 class Stack:
-    """`with Stack(folder) as stack: stack.up("postgres", "mlflow"); stack.run("trainer")`.
+    """The services of the compose file: `with Stack(folder) as stack: stack.up("postgres")`.
 
-    The folder gets logs, secrets and volumes, and `work`, where the trainer's command runs.
+    The folder gets logs, secrets, volumes, and `work`, where the command of the trainer runs.
     """
 
     def __init__(self, folder: Path, **variables: str) -> None:
@@ -103,7 +104,7 @@ class Stack:
         return self.ports[int(self.services[service]["ports"][0].rsplit(":", 1)[1])]
 
     def here(self, service: str, text: str) -> str:
-        """What a string of the service's definition is outside a container."""
+        """Translate a string of the service's definition to the world outside a container."""
         names = "|".join([*self.services, r"0\.0\.0\.0"])
         text = re.sub(rf"(//|@|--host=|--address=)(?:{names})(?=[:/]|$)", r"\g<1>127.0.0.1", text)
         for inside, port in self.ports.items():
@@ -115,7 +116,7 @@ class Stack:
         return text.replace("/run/secrets", str(self.folder / "secrets"))
 
     def environment(self, service: str) -> dict[str, str]:
-        """As in a container: the service's own variables and nothing of this process's."""
+        """Return the service's own variables and, as in a container, none of this process."""
         given = self.services[service].get("environment", {})
         path = [sysconfig.get_path("scripts"), str(self.postgres.bin), os.environ["PATH"]]
         return {
@@ -129,7 +130,7 @@ class Stack:
         } | {k: self.here(service, v) for k, v in given.items()}
 
     def command(self, service: str, *given: str) -> list[str]:
-        """The service's command, or `given`, behind our images' entrypoint."""
+        """Return the service's command, or `given`, preceded by the entrypoint of our images."""
         first, *rest = [self.here(service, a) for a in given or self.services[service]["command"]]
         python = [sys.executable, *(["-m", first] if first in ("harness", "mlflow") else [])]
         program = python if first in ("harness", "mlflow", "python") else [first]
@@ -146,7 +147,7 @@ class Stack:
         )
 
     def init_postgres(self) -> None:
-        """What the image of PostgreSQL does in an empty volume."""
+        """Initialise PostgreSQL as its image does in an empty volume."""
         mounts = [m.split(":") for m in self.services["postgres"]["volumes"]]
         (script,) = [m[0] for m in mounts if m[1].startswith("/docker-entrypoint-initdb.d/")]
         where = {"PGHOST": "127.0.0.1", "PGPORT": str(self.postgres.port)} | self.postgres.env
@@ -154,10 +155,10 @@ class Stack:
         subprocess.run([DOCKER / script], env=environment, check=True)
 
     def up(self, *services: str) -> None:
-        """Start the services, each when the one before it is healthy.
+        """Start the services, each once the one before it is healthy.
 
         Raises:
-            AssertionError: one ended, or is not healthy in the time that its health check allows.
+            AssertionError: A service ended or does not become healthy.
         """
         for service in services:
             if service == "postgres":
@@ -175,14 +176,14 @@ class Stack:
                 time.sleep(0.3)
 
     def healthy(self, service: str) -> bool:
-        """Whether the service's own health check passes."""
+        """Return whether the service's own health check passes."""
         how, *command = self.services[service]["healthcheck"]["test"]
         assert how == "CMD"
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         return self.popen(service, *command, **quiet).wait() == 0
 
     def run(self, service: str, *command: str, output: TextIO | int | None = None) -> int:
-        """`docker compose run --rm SERVICE COMMAND`; its exit status."""
+        """Do what `docker compose run --rm SERVICE COMMAND` does; return the exit status."""
         process = self.popen(service, *command, stdout=output, stderr=output)
         try:
             return process.wait()
@@ -197,7 +198,7 @@ class Stack:
         """Send the stop signal, as Docker does, and wait for the end.
 
         Raises:
-            subprocess.TimeoutExpired: it does not end.
+            subprocess.TimeoutExpired: It does not end.
         """
         process = self.processes.pop(service)
         try:
@@ -218,7 +219,7 @@ class Stack:
 
 
 def _kill(process: "subprocess.Popen[bytes]") -> None:
-    """The process and what it left behind, as the end of a container does."""
+    """Kill the process and what it left behind, as the end of a container does."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -245,7 +246,7 @@ def up() -> int:
 
 
 def reproduce() -> int:
-    """The trainer's own command and `harness verdicts`, in a copy of what compose.yaml mounts."""
+    """Run the trainer's command and `harness verdicts` in a copy of what compose.yaml mounts."""
     with local_stack() as stack:
         work = stack.folder / "work"
         for volume in stack.services["trainer"]["volumes"]:

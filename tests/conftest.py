@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 Once = Callable[[str, Callable[[Path], None]], Path]
 
-# Started in the background, pytest would hand on "ignore Ctrl-C" to the processes that the tests
-# interrupt; a signal that is caught here becomes the default one again in a child.
+# If pytest runs in the background, the processes that the tests interrupt would inherit "ignore
+# Ctrl-C". A signal that is caught here has its default effect in a child.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -39,7 +39,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-# Minutes each, on real processes and servers: begun last, one would keep one worker waiting.
+# Minutes each, with real processes and servers; started last, they would leave workers idle.
 LONG = (
     *("test_postgres", "test_compose", "test_browser", "test_registry", "test_tune_resume"),
     *("test_run", "test_mlflow_sync", "test_mlflow_database", "test_mlflow_kills"),
@@ -47,20 +47,20 @@ LONG = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With `--no-loadscope-reorder`, the order in which the workers take files."""
+    """Sort the files in the order in which workers take them (with `--no-loadscope-reorder`)."""
     rank = {name: i for i, name in enumerate(LONG)}
     items.sort(key=lambda item: rank.get(item.path.stem, len(LONG)))
 
 
 @pytest.fixture(scope="session")
 def golden(pytestconfig: pytest.Config) -> Path:
-    """The folder of golden numbers."""
+    """Return the folder of golden numbers."""
     return pytestconfig.getoption("--golden")
 
 
 @pytest.fixture
 def data_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty data root, and temporary files beside it: nothing decoded by another test."""
+    """Return an empty data root, with temporary files beside it: nothing is decoded yet."""
     monkeypatch.setenv("HARNESS_DATA_ROOT", str(tmp_path / "data"))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     return tmp_path / "data"
@@ -68,17 +68,17 @@ def data_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="session")
 def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
-    """`once(name, make)`: a folder that `make` fills, in whichever worker needs it first."""
+    """Return a function that returns a folder, filled by `make` in the first worker to ask."""
     root = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
-        root = root.parent  # of all workers
+        root = root.parent  # common to all workers
 
     def shared(name: str, make: Callable[[Path], None]) -> Path:
         folder, is_made = root / name, root / f"{name}.made"
         with open(root / f"{name}.lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not is_made.exists():
-                shutil.rmtree(folder, ignore_errors=True)  # of a worker that failed
+                shutil.rmtree(folder, ignore_errors=True)  # left by a worker that failed
                 folder.mkdir()
                 make(folder)
                 is_made.touch()
@@ -89,7 +89,7 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
 
 @pytest.fixture(scope="session")
 def finished(once: Once, empty_database: Path) -> Path:
-    """A folder where `harness run experiments/tiny.yaml` has finished. Change only copies of it."""
+    """Return a folder where `harness run experiments/tiny.yaml` has finished. Do not change it."""
 
     def make(folder: Path) -> None:
         shutil.copy(empty_database, folder)
@@ -102,14 +102,14 @@ def finished(once: Once, empty_database: Path) -> Path:
 
 @pytest.fixture
 def finished_copy(finished: Path, tmp_path: Path) -> Iterator[Path]:
-    """A copy of `finished` to change."""
+    """Yield a copy of `finished` that may be changed."""
     yield Path(shutil.copytree(finished, tmp_path / "copy"))
     end_processes_in(tmp_path / "copy")
 
 
 @pytest.fixture(scope="session")
 def interrupted(once: Once, empty_database: Path) -> Interrupted:
-    """A run that was stopped by Ctrl-C and run again."""
+    """Return a run that was stopped by Ctrl-C and run again."""
 
     def make(folder: Path) -> None:
         shutil.copy(empty_database, folder)
@@ -120,7 +120,7 @@ def interrupted(once: Once, empty_database: Path) -> Interrupted:
 
 @pytest.fixture(scope="session")
 def empty_database(once: Once) -> Path:
-    """mlflow.db without runs. Creating its tables takes seconds, copying them none."""
+    """Return an mlflow.db without runs: creating its tables takes seconds, copying it none."""
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
     def make(folder: Path) -> None:
@@ -131,7 +131,7 @@ def empty_database(once: Once) -> Path:
 
 @pytest.fixture(scope="session")
 def trained(once: Once) -> "Grid":
-    """The tiny grid, trained once without interruption. Not to be changed."""
-    from training import tiny, train_all  # torch, which most tests do without
+    """Return the tiny grid, trained without interruption; it must not be changed."""
+    from training import tiny, train_all  # imports torch, which most tests do not need
 
     return tiny(once("trained", lambda folder: train_all(tiny(folder)) and None))

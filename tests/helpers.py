@@ -1,4 +1,4 @@
-"""What the tests that start real processes share: a tiny experiment, and ways to run and look."""
+"""Helpers of tests that start real processes: a tiny experiment, and ways to run and inspect it."""
 
 import contextlib
 import copy
@@ -21,7 +21,7 @@ from harness.store import CellDir, Store
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Clusters of Ray take minutes to start, to kill and to end: they are run where CI promises them.
+# Ray clusters take minutes to start, kill and stop, so they run only where CI requires them.
 WITH_RAY = "ray" in os.environ.get("HARNESS_TESTS_REQUIRE", "")
 needs_ray = pytest.mark.skipif(not WITH_RAY, reason="takes minutes; HARNESS_TESTS_REQUIRE=ray")
 
@@ -40,7 +40,7 @@ stage2: {epochs: 2}
 seeds: [0]
 """)
 
-# Of an experiment beside its folder, tiny.yaml: two trials of one method.
+# A tuning file for tiny.yaml in the folder above it: two trials of one method.
 TUNING: dict[str, Any] = {
     "name": "tiny",
     "experiment": "../tiny.yaml",
@@ -63,7 +63,7 @@ def write_experiment(path: Path, raw: dict[str, Any] = TINY, **changes: Any) -> 
 
 
 def changed(raw: dict[str, Any] = TINY, **changes: Any) -> dict[str, Any]:
-    """The experiment, without the sections of methods that the changes leave out."""
+    """Return the changed experiment, without the sections of methods that it no longer has."""
     merged = copy.deepcopy(raw) | changes
     if any(str(method).startswith("refilled") for method in merged["methods"]):
         return merged
@@ -71,14 +71,14 @@ def changed(raw: dict[str, Any] = TINY, **changes: Any) -> dict[str, Any]:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """This process's environment, for `python -m harness` in any folder."""
+    """Return this process's environment, made fit for `python -m harness` in any folder."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "HARNESS_"))}
     fixed = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
     return kept | fixed | more
 
 
 def start(folder: Path, *arguments: str, **env: str) -> "subprocess.Popen[str]":
-    """`harness ARGUMENTS` in `folder`, in a process group of its own."""
+    """Start `harness ARGUMENTS` in `folder`, in a process group of its own."""
     return subprocess.Popen(
         [sys.executable, "-m", "harness", *arguments],
         cwd=folder,
@@ -91,7 +91,7 @@ def start(folder: Path, *arguments: str, **env: str) -> "subprocess.Popen[str]":
 
 
 def call(folder: Path, *arguments: str, **env: str) -> "subprocess.CompletedProcess[str]":
-    """`harness ARGUMENTS` in `folder`, to its end."""
+    """Run `harness ARGUMENTS` in `folder` to its end."""
     return _forking().run(folder, arguments, environment(**env), HANG)
 
 
@@ -101,7 +101,7 @@ def _forking() -> Forking:
 
 
 def wait_until(condition: Callable[[], Any], limit: float = HANG) -> bool:
-    """Whether the condition came true within `limit` seconds."""
+    """Return whether the condition became true within `limit` seconds."""
     deadline = time.monotonic() + limit
     while not condition():
         if time.monotonic() > deadline:
@@ -111,7 +111,7 @@ def wait_until(condition: Callable[[], Any], limit: float = HANG) -> bool:
 
 
 def processes_in(folder: Path) -> dict[int, str]:
-    """Other live processes that work in `folder`: pid -> command line."""
+    """Return pid -> command line of the other processes whose working directory is `folder`."""
     found = {}
     pids = {p.name for p in Path("/proc").iterdir() if p.name.isdigit()} - {str(os.getpid())}
     for pid in pids:
@@ -124,7 +124,7 @@ def processes_in(folder: Path) -> dict[int, str]:
 
 
 def end_processes_in(folder: Path) -> None:
-    """After a test, also one that failed: what `start` started must not outlive it."""
+    """Kill the processes that `start` started in `folder`, also after a failed test."""
     for pid in processes_in(folder):
         with contextlib.suppress(ProcessLookupError):
             if os.getsid(pid) != os.getsid(0):  # not this process's own fork server
@@ -132,7 +132,7 @@ def end_processes_in(folder: Path) -> None:
 
 
 def cells(folder: Path) -> dict[str, CellDir]:
-    """Kind -> directory of the cells that were prepared, for experiments with one cell a kind."""
+    """Return kind -> directory of the prepared cells, for experiments with one cell per kind."""
     return {d.cell.kind: d for d in Store(folder / "runs").all()}
 
 
@@ -151,7 +151,7 @@ def weights(cell: CellDir) -> dict[str, Any]:
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
-    """Every file below `folder` with its time of change and size."""
+    """Return the modification time and the size of every file below `folder`."""
     files = [p for p in folder.rglob("*") if p.is_file()]
     return {str(p.relative_to(folder)): (p.stat().st_mtime_ns, p.stat().st_size) for p in files}
 
@@ -163,19 +163,19 @@ def mlflow_client(folder: Path, database: str = "mlflow.db"):  # type: ignore[no
 
 
 def role(run: Any) -> str:
-    """What a run of MLflow shows: the teacher, the stage of a cell, or its kind ("grid")."""
+    """Return what an MLflow run shows: the teacher, the stage of a cell, or its kind ("grid")."""
     tags = run.data.tags
     roles = tags.get("roles", "").split(", ")
     return "teacher" if "teacher" in roles else tags.get("stage", tags["kind"])
 
 
 def runs_in(client: Any, name: str) -> list[Any]:
-    """All runs of an experiment."""
+    """Return all runs of an experiment."""
     return list(client.search_runs([client.get_experiment_by_name(name).experiment_id]))
 
 
 def content_of(client: Any, name: str) -> dict[str, Any]:
-    """What MLflow holds of an experiment, without run ids: comparable between two databases."""
+    """Return the content of an experiment in MLflow without run ids, to compare databases."""
     content = {}
     for run in runs_in(client, name):
         history = {
@@ -197,7 +197,7 @@ def content_of(client: Any, name: str) -> dict[str, Any]:
 
 
 def one_error_line(text: str) -> str:
-    """The only line of stderr, an error without a traceback."""
+    """Return the only line of stderr, an error without a traceback."""
     lines = text.strip().splitlines()
     assert len(lines) == 1, text
     assert lines[0].startswith("error: ") and "this is a bug" not in text, text

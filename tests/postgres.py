@@ -14,7 +14,7 @@ PASSWORD = "only-for-tests"
 
 
 def binaries() -> Path | None:
-    """Where initdb and pg_ctl are: on the PATH, or where Debian puts them."""
+    """Return the folder of initdb and pg_ctl: on the PATH, or where Debian puts them."""
     found = shutil.which("initdb")
     places = [Path(found).parent] if found else []
     places += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
@@ -22,7 +22,7 @@ def binaries() -> Path | None:
 
 
 def require() -> Path:
-    """The binaries; skips the test without them, but fails where CI promised them."""
+    """Return that folder; without it, skip the test, or fail it if CI requires PostgreSQL."""
     place = binaries()
     if place is None:
         missing = "PostgreSQL's server is not installed (Debian: apt-get install postgresql)"
@@ -39,8 +39,10 @@ def free_port() -> int:
 
 
 class Postgres:
-    """`with Postgres() as server: server.url("mlflow")`. URLs carry no password: give child
-    processes `server.env`, as the compose file's entrypoint does."""
+    """A server: `with Postgres() as server: server.url("mlflow")`.
+
+    URLs have no password: give child processes `server.env`, as the compose file's entrypoint does.
+    """
 
     def __init__(self, databases: tuple[str, ...] = ("mlflow", "optuna")) -> None:
         self.bin, self.databases, self.port = require(), databases, free_port()
@@ -86,14 +88,14 @@ class Postgres:
         return self
 
     def start(self) -> None:
-        # Default durability: what a test says about restarts must hold for a real server.
+        # Default durability, so that tests of restarts hold for a real server.
         options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories=''"
         self._call(
             "pg_ctl", "--pgdata=data", "--log=log", "--wait", f"--options={options}", "start"
         )
 
     def stop(self, mode: str = "fast") -> None:
-        """mode: fast ends the clients' sessions; immediate is as a crash."""
+        """Stop the server: "fast" ends the sessions of clients, "immediate" is like a crash."""
         self._call("pg_ctl", "--pgdata=data", f"--mode={mode}", "--wait", "stop")
 
     def sql(self, statement: str, database: str = "postgres") -> list[tuple[object, ...]]:

@@ -20,7 +20,7 @@ TREES = {name: ast.parse(path.read_text()) for name, path in FILES.items()}
 
 
 def imported(node: ast.stmt, by: str) -> Iterator[str]:
-    """The modules of this project that an import statement names."""
+    """Yield the modules of this project that an import statement names."""
     if isinstance(node, ast.Import):
         yield from (a.name for a in node.names if a.name in FILES)
     if isinstance(node, ast.ImportFrom) and node.module:
@@ -31,7 +31,10 @@ def imported(node: ast.stmt, by: str) -> Iterator[str]:
 
 
 def statements(tree: ast.Module, everywhere: bool) -> Iterator[ast.stmt]:
-    """Of the module itself; or also inside functions. Not what only a type checker reads."""
+    """Yield the import statements of a module, except those for type checkers.
+
+    everywhere: also those inside functions.
+    """
     pending: list[ast.AST] = [tree]
     while pending:
         node = pending.pop()
@@ -44,7 +47,7 @@ def statements(tree: ast.Module, everywhere: bool) -> Iterator[ast.stmt]:
 
 
 def arrows(everywhere: bool) -> dict[str, set[str]]:
-    """Module -> modules of this project that it imports."""
+    """Return module -> modules of this project that it imports."""
     return {
         name: {m for s in statements(tree, everywhere) for m in imported(s, name)} - {name}
         for name, tree in TREES.items()
@@ -67,7 +70,7 @@ def test_no_circles() -> None:
 
 
 def package(module: str) -> str:
-    """The package directly below `harness` to which a module belongs."""
+    """Return the package directly below `harness` to which a module belongs."""
     return ".".join(module.split(".")[:2])
 
 
@@ -87,7 +90,7 @@ def test_analysis_is_imported_by_commands_alone() -> None:
                 if package(n) != "harness.analysis"
                 and any(package(m) == "harness.analysis" for m in imports)}  # fmt: skip
 
-    assert users(everywhere=False) == set()  # it loads inside functions, when it is needed
+    assert users(everywhere=False) == set()  # only inside functions, when it is needed
     assert users(everywhere=True) == {
         "harness.api",
         "harness.cli.reading",
@@ -126,8 +129,10 @@ def test_distillation_stands_alone() -> None:
 
 
 def test_a_methods_name_stands_in_its_own_module_alone() -> None:
-    """Everything else follows from the registry. Sections and stages may be called like a method;
-    what is forbidden is its name as a string of its own."""
+    """Everything else follows from the registry.
+
+    Sections and stages may have the name of a method; only its name as a string is forbidden.
+    """
     for method in REGISTRY.values():
         word = re.compile(rf"""["']{re.escape(method.name)}["']""")
         homes = {
@@ -138,7 +143,7 @@ def test_a_methods_name_stands_in_its_own_module_alone() -> None:
         }
         own = {name.rpartition(".")[2] for name in homes if name.startswith("harness.methods.")}
         assert len(own) <= 1, method.name
-        # Its modules in the rooms of descriptions, losses and trainings are called alike.
+        # Its modules of description, loss and training have the same name.
         assert {name.rpartition(".")[2] for name in homes} <= own, method.name
 
 

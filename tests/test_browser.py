@@ -1,4 +1,4 @@
-"""What a person sees of a grid in MLflow's pages: opened in a real headless Chromium."""
+"""What a person sees of a grid in MLflow's pages, in a real headless Chromium."""
 
 import os
 import re
@@ -65,13 +65,13 @@ def session(shown: Dashboard) -> Iterator[Browser]:
 
 @pytest.fixture
 def browser(session: Browser) -> Iterator[Browser]:
-    """A browser whose pages asked nothing of any other host."""
+    """Yield a browser; its pages must have sent no request to another host."""
     yield session
     assert session.foreign == []
 
 
 def rows(page: Any) -> dict[str, dict[str, str]]:
-    """The table of runs as it stands there: run name -> header -> text."""
+    """Return the visible table of runs: run name -> header -> text."""
     found: list[dict[str, str]] = page.evaluate(
         """() => {
             const header = {}, rows = {};

@@ -23,7 +23,7 @@ HARNESS = re.compile(r"(?:^|[`(;&/$]|\n) *harness ([a-z][a-z-]*)")
 
 
 def markdown_files() -> list[str]:
-    """Tracked ones and those that will be, from the project's root."""
+    """Return tracked files and those that will be, relative to the root of the project."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md"]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     found = listed.stdout.split() or [str(p.relative_to(ROOT)) for p in ROOT.glob("docs/*.md")]
@@ -31,7 +31,7 @@ def markdown_files() -> list[str]:
 
 
 def anchors(text: str) -> set[str]:
-    """Of its headings, as GitHub makes them; and those that are written out."""
+    """Return the anchors of the headings, as GitHub makes them, and those that are written out."""
     found: set[str] = set()
     counts: dict[str, int] = {}
     for heading in re.findall(r"^#+ +(.+?) *#*$", FENCE.sub("", text), re.MULTILINE):
@@ -48,7 +48,7 @@ def anchors_of(path: Path) -> set[str]:
 
 
 def broken_links(path: Path) -> list[str]:
-    """Relative links and images of a file that lead nowhere."""
+    """Return the relative links and images of a file that lead nowhere."""
     text = re.sub(r"`[^`\n]*`", "", FENCE.sub("", path.read_text()))
     broken = []
     for pair in LINK.findall(text):

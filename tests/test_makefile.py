@@ -25,7 +25,7 @@ def test_help_has_one_whole_line_a_target() -> None:
 
 
 def test_docs_are_pages_of_what_may_be_imported(tmp_path: Path) -> None:
-    # By this Python: a checkout that is tested without `make` must get no .venv by it.
+    # With this Python, because testing a checkout without `make` must not create a .venv.
     lines = make(ROOT, "--dry-run", "docs", f"SITE={tmp_path}").splitlines()
     (command,) = [line for line in lines if " -m pdoc " in line]
     words = shlex.split(command)
@@ -51,7 +51,7 @@ def test_options_of_a_run_reach_every_command() -> None:
 
 @pytest.mark.parametrize("interpreter", ["/was/here/.venv/bin/python", "/gone/bin/python3"])
 def test_a_dead_environment_is_made_anew(tmp_path: Path, interpreter: str) -> None:
-    """Of a project that has moved, or of a Python that is gone: the lock alone says nothing."""
+    """Its project has moved or its Python is gone; the lock file alone does not show this."""
     for name in ("Makefile", "requirements.lock"):
         shutil.copy(ROOT / name, tmp_path)
     script = tmp_path / ".venv" / "bin" / "harness"

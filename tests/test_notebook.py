@@ -15,7 +15,7 @@ CODE = [cell for cell in NOTEBOOK["cells"] if cell["cell_type"] == "code"]
 
 @pytest.fixture(scope="module")
 def names(finished: Path) -> dict[str, Any]:
-    """What stands in the notebook's names at its end, on the tiny grid."""
+    """Return the variables of the notebook after it has run on the tiny grid."""
     found: dict[str, Any] = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(finished)

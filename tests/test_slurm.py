@@ -1,5 +1,7 @@
-"""docker/slurm.sh without Slurm: its commands are replaced by some that run things on this machine.
-One grid runs through a real Ray of two nodes; the other tests replace Ray and harness, too."""
+"""docker/slurm.sh without Slurm: replacements of its commands start processes on this machine.
+
+One grid runs on a real Ray cluster of two nodes; the other tests replace Ray and harness, too.
+"""
 
 import os
 import random
@@ -29,7 +31,7 @@ from harness.store import Store
 
 SCRIPT = ROOT / "docker" / "slurm.sh"
 TEXT = SCRIPT.read_text()
-# A step is a process here; what is asked of Slurm is kept in `asked`.
+# A step is a process here; the file `asked` records the requests to Slurm.
 SRUN = """
 echo "srun ${*//$'\n'/ }" >> asked
 while [[ $1 == --* ]]; do
@@ -60,7 +62,7 @@ def is_free(port: int) -> bool:
 
 
 def job_number() -> int:
-    """A job whose ports nobody uses."""
+    """Return the number of a job whose ports nobody uses."""
     while True:
         number = random.randrange(10**6, 10**7)
         port = 20000 + number % 6000 * 2
@@ -70,13 +72,13 @@ def job_number() -> int:
 
 @dataclass
 class Job:
-    """Of Slurm, with two nodes: the names of this machine and of nowhere."""
+    """A Slurm job with two nodes: this machine, and a name without a machine."""
 
     folder: Path
     number: int
 
     def start(self, *arguments: str, **variables: str) -> "subprocess.Popen[str]":
-        # Nothing of a Slurm that is installed, or of a job that runs the tests.
+        # Without the variables of a real Slurm job that may run the tests.
         around = {k: v for k, v in environment().items() if not k.startswith(("SLURM_", "BASH_"))}
         mine = {
             "PATH": os.pathsep.join([str(self.folder / "slurm"), os.environ["PATH"]]),
@@ -97,7 +99,7 @@ class Job:
         )
 
     def run(self, *arguments: str, **variables: str) -> tuple[int, str]:
-        """Exit status and stderr."""
+        """Return exit status and stderr."""
         process = self.start(*arguments, **variables)
         _, said = process.communicate(timeout=HANG)
         return process.returncode, said
@@ -109,7 +111,7 @@ class Job:
 
     @property
     def tracks(self) -> list[str]:
-        """What is left of Ray: folders, and processes that name them or that took its place."""
+        """The remains of Ray: folders, and processes that name them or replace it."""
         name = f"ray-{self.number}"
         left = [str(p) for p in (Path("/tmp") / name, self.folder / name) if p.exists()]
         rays = self.folder / "rays"

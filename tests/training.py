@@ -1,4 +1,4 @@
-"""Whole cells on a few digits, for the tests of training."""
+"""Whole cells trained on a few digits, for tests of training."""
 
 import shutil
 import subprocess
@@ -41,7 +41,7 @@ RAW: dict[str, Any] = {
 
 
 def config(**parts: Any) -> CellConfig:
-    """A cell's config from JSON, with data and a network made up if they are left out."""
+    """Return a cell's config from JSON; data and network are made up if left out."""
     made_up = {
         "data": {"name": "digits", "digest": ""},
         "network": {"network": "wide_resnet", "depth": 10, "width": 1},
@@ -50,7 +50,7 @@ def config(**parts: Any) -> CellConfig:
 
 
 def changed(cell: Cell, **parts: Any) -> Cell:
-    """The cell with other values: of a section, only those that are given."""
+    """Return the cell with the given values changed, also inside sections."""
     written = cell.config.as_json()
     for name, part in parts.items():
         written[name] = {**written[name], **part} if isinstance(part, dict) else part
@@ -59,13 +59,13 @@ def changed(cell: Cell, **parts: Any) -> Cell:
 
 @dataclass(frozen=True)
 class Grid:
-    """The tiny grid (one cell a kind) in a store."""
+    """The tiny grid (one cell per kind) in a store."""
 
     plan: Plan
     store: Store
 
     def cell(self, kind: str) -> Cell:
-        """The first of its kind: of supervised ones the teacher."""
+        """Return the first cell of its kind: for "supervised", the teacher."""
         return next(c for c in self.plan.cells.values() if c.kind == kind)
 
     def directory(self, kind: str) -> CellDir:
@@ -82,7 +82,7 @@ def tiny(root: Path, *assignments: str) -> Grid:
 def go(directory: CellDir, should_stop: Callable[[], bool] = lambda: False) -> int:
     try:
         return run_cell(directory, "cpu", 1, VERSION, should_stop)  # type: ignore[arg-type]
-    finally:  # it is made for a process of its own, and changes settings
+    finally:  # it is written for a process of its own and changes settings
         torch.use_deterministic_algorithms(False)
 
 
@@ -93,7 +93,7 @@ def train_all(grid: Grid) -> Grid:
 
 
 def copy_without(trained: Grid, kind: str, root: Path) -> tuple[Grid, CellDir]:
-    """A copy of the trained store in which `kind` is not trained."""
+    """Copy the trained store without the cell of `kind`; return both."""
     shutil.copytree(trained.store.root, root / "runs")
     grid = Grid(trained.plan, Store(root / "runs"))
     shutil.rmtree(grid.directory(kind).path)
@@ -123,7 +123,7 @@ def start_process(directory: CellDir) -> "subprocess.Popen[str]":
 
 
 def metrics(directory: CellDir) -> list[dict[str, Any]]:
-    """The epoch lines, without what the clock says."""
+    """Return the epoch lines without measured times."""
     clock = ("time", "seconds", "images_per_second", EVALUATION_SECONDS)
     return [{k: v for k, v in line.items() if k not in clock} for line in directory.epochs()]
 
@@ -140,7 +140,7 @@ def assert_same_result(a: CellDir, b: CellDir) -> None:
 
 
 def failure(directory: CellDir) -> str:
-    """The reason of the last event, a failure: one line."""
+    """Return the reason of the last event, a failure: one line."""
     last = directory.events()[-1]
     assert last["event"] == "failed"
     assert "\n" not in last["error"]
