@@ -32,7 +32,7 @@ CARD = '[data-testid="experiment-view-compare-runs-card"]'  # one chart
 
 
 def require() -> str:
-    """Return Chromium's path; without it or playwright, skip the test, or fail it if CI needs it."""
+    """Return Chromium's path; without it or playwright, skip the test, or fail if CI needs it."""
     chromium = shutil.which("chromium")
     missing = "" if chromium else "Chromium is not installed (Debian: apt-get install chromium)"
     try:
@@ -128,7 +128,7 @@ def cells(page: Any) -> None:
 
 
 def curves(page: Any) -> None:
-    """Wait until the first charts have curves. (A level curve has no height: it counts as hidden.)"""
+    """Wait until the first charts have curves. (A level one has no height: it counts as hidden.)"""
     for i in range(2):
         page.locator(CARD).nth(i).locator(".trace path.js-line").first.wait_for(state="attached")
 
