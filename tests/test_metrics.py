@@ -1,4 +1,4 @@
-"""Names and forms of what is measured, in numbers worked out by hand."""
+"""Names and selection rules of what is measured, in numbers worked out by hand."""
 
 import pandas as pd
 import pytest
@@ -10,11 +10,12 @@ from harness.common.metrics import (
     logged_name,
     main_metric,
     measured_metrics,
+    selection_rule_text,
     summary,
 )
 
 
-def test_three_forms() -> None:
+def test_selection_rules() -> None:
     """Selected at epoch 3; after the last epoch that measured it; and the best one anywhere."""
     lines = [
         {"epoch": 1, "loss/ce": 3.0},
@@ -33,11 +34,11 @@ def test_three_forms() -> None:
 @pytest.mark.parametrize(
     ("reported", "value"), [("selected", 0.9 - 0.5), ("last", 0.9 - 0.6), ("best_on_test", 0.3)]
 )
-def test_leak_is_against_the_honest_choice(reported: str, value: float) -> None:
+def test_leak_is_against_the_unbiased_choice(reported: str, value: float) -> None:
     """The selected epoch where it is reported, else the last one."""
-    forms = {"last": 0.6, "selected": 0.5, "best_on_test": 0.9}
-    assert leak(forms, reported) == pytest.approx(value, abs=1e-15)
-    columns = leak(pd.DataFrame([forms, forms]), reported)
+    values = {"last": 0.6, "selected": 0.5, "best_on_test": 0.9}
+    assert leak(values, reported) == pytest.approx(value, abs=1e-15)
+    columns = leak(pd.DataFrame([values, values]), reported)
     assert columns.tolist() == pytest.approx([value, value], abs=1e-15)
 
 
@@ -50,17 +51,12 @@ def test_one_metric_stands_for_a_stage() -> None:
     assert logged_name("stage2", "accuracy") == "stage2/test_accuracy"
     assert logged_name("stage1", "ncm_eval_centers") == "stage1/ncm_eval_centers"
     assert set(metrics.SELECTION_RULE_TEXTS) == set(metrics.SELECTION_RULES)
-    assert metrics.selection_rule_text("selected") == metrics.selection_rule_text(
-        "selected", "accuracy"
-    )
-    assert (
-        metrics.selection_rule_text("selected", "loss")
-        == "the epoch with the lowest validation loss"
-    )
-    assert metrics.selection_rule_text("last", "loss") == "the last epoch"
+    assert selection_rule_text("selected") == selection_rule_text("selected", "accuracy")
+    assert selection_rule_text("selected", "loss") == metrics.LOWEST_LOSS
+    assert selection_rule_text("last", "loss") == selection_rule_text("last")
 
 
-def test_newest_value_of_the_first_name_that_is_there() -> None:
+def test_the_latest_value() -> None:
     lines = [{"a": 1.0, "b": 2.0}, {"b": 3.0}, {"c": 4.0}]
     assert latest_value(lines, ["a", "b"]) == ("b", 3.0)
     assert latest_value(lines, ["b", "a"]) == ("b", 3.0)

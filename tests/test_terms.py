@@ -239,21 +239,21 @@ def test_a_term_of_one_method_alone_keeps_its_cells(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+# Assignment -> how the message begins: with the field at fault.
 WRONG = {
     "methods=[kd+kd]": "methods: 'kd+kd': 'kd' is listed twice",
     "methods=[vid+kd, kd+vid]": "methods: 'kd+vid' is listed twice",
-    "methods=[kd+refilled]": "'refilled' is not a term beside the cross-entropy",
-    "methods=[plain+kd]": "'plain' is not a term",
-    "methods=[kd+vdi]": "unknown method 'vdi'; did you mean 'vid'?",
-    "methods=[kd+]": "unknown method ''",
-    "fitnet.map=4": "error: fitnet.map: wrn-10-1 has 3 maps, no map 4; use 1 to 3",
-    "fitnet.map=0": "fitnet.map",
-    "crd.negatives=0": "crd.negatives",
-    "dkd.warmup=-1": "dkd.warmup",
-    "rkd.angel=3": "rkd.angel: unknown key; did you mean 'angle'?",
-    "teacher={network: mobile_net, ca: 0.25}": "error: methods: 'vid' compares maps pair by "
-    "pair, but mobilenet-0.25 has 5 and wrn-10-1 3",
-    "tuned.vid.settings.vid.weight=2": "tuned.vid: not among methods",
+    "methods=[kd+refilled]": "methods: 'kd+refilled': 'refilled'",
+    "methods=[plain+kd]": "methods: 'plain+kd': 'plain'",
+    "methods=[kd+vdi]": "methods: unknown method 'vdi'; did you mean 'vid'",
+    "methods=[kd+]": "methods: unknown method ''",
+    "fitnet.map=4": "fitnet.map: wrn-10-1 has 3 maps",
+    "fitnet.map=0": "fitnet.map: ",
+    "crd.negatives=0": "crd.negatives: ",
+    "dkd.warmup=-1": "dkd.warmup: ",
+    "rkd.angel=3": "rkd.angel: unknown key; did you mean 'angle'",
+    "teacher={network: mobile_net, ca: 0.25}": "methods: 'vid'",
+    "tuned.vid.settings.vid.weight=2": "tuned.vid: ",
 }
 
 
@@ -267,10 +267,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("assignment", WRONG)
-def test_wrong_input_is_one_line(assignment: str, folder: Path, capsys: Output) -> None:
+def test_a_refusal_names_the_field(assignment: str, folder: Path, capsys: Output) -> None:
     command = ["plan", "terms.yaml", "--no-estimate", "--set", assignment]
     assert main(command) == 2
-    assert WRONG[assignment] in one_error_line(capsys.readouterr().err)
+    message = one_error_line(capsys.readouterr().err)
+    assert message.startswith(f"error: {WRONG[assignment]}"), message
 
 
 @pytest.mark.parametrize(
@@ -295,8 +296,7 @@ def test_a_section_that_no_method_uses(
         return
     with pytest.raises(UserError) as caught:
         read(file, assignments)
-    assert f"{refused}: no method of this experiment uses it; add" in str(caught.value)
-    assert f"drop {refused!r}" in str(caught.value)
+    assert str(caught.value).startswith(f"{refused}: ")
 
 
 @pytest.mark.parametrize(
@@ -329,7 +329,7 @@ def tuning(folder: Path, spaces: str, **experiment: Any) -> Tuning:
 def test_what_is_tuned_may_have_its_section(tmp_path: Path) -> None:
     file = write_experiment(tmp_path / "x.yaml", methods=["plain"])
     assert read(file, ["vid.weight=3"], also=["kd+vid"]).vid.weight == 3  # type: ignore[attr-defined]
-    with pytest.raises(UserError, match="vid: no method of this experiment uses it"):
+    with pytest.raises(UserError, match=r"^vid: "):
         read(file, ["vid.weight=3"], also=["kd"])
 
 
