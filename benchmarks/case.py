@@ -18,8 +18,9 @@ from harness.data.batches import Images
 from harness.data.placement import on_device
 from harness.experiment.experiment import Optimizer
 from harness.methods import REGISTRY, SECTIONS
-from harness.networks import WideResNetOptions, build
+from harness.networks import build
 from harness.networks.base import Network
+from harness.networks.wide_resnet import WideResNetOptions
 from harness.train.device import be_deterministic
 from harness.train.methods.base import Context, Training, training_of
 from harness.train.optimizer import make_optimizer

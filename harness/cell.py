@@ -23,7 +23,8 @@ from harness.experiment.experiment import Optimizer
 from harness.experiment.protocol import Protocol
 from harness.methods import IMPORTED, SECTIONS, STAGES, SUPERVISED, stage_of
 from harness.methods.base import Frozen, Schedule, Section
-from harness.networks import NETWORKS, UNNAMED, NetworkOptions
+from harness.networks import NetworkOptions
+from harness.networks.options import FAMILIES
 
 # Raise it when the same cell would train to different numbers: every older cell becomes stale.
 SEMANTICS = 1
@@ -56,7 +57,7 @@ class CellData(BaseModel):
         """Return these data with a view. `View()`, which keeps all of them, is not written."""
         if view == View():
             return self
-        return self.model_copy(update={"view": View.model_validate(view.identity)})
+        return self.model_copy(update={"view": View.model_validate(view.as_json())})
 
     def as_json(self) -> dict[str, Any]:
         """Return the data as plain JSON data, with the fields that were written."""
@@ -119,11 +120,10 @@ def network_options(content: Any) -> NetworkOptions:
     Raises:
         UserError: there is no such network, or it has no such option.
     """
-    known = NETWORKS | UNNAMED
     name = str(content.get("network") if isinstance(content, dict) else content)
-    if name not in known:
-        raise UserError(f"network: unknown {name!r}{nearest(name, known)}")
-    return parse(known[name][0], content, "network")
+    if name not in FAMILIES:
+        raise UserError(f"network: unknown {name!r}{nearest(name, FAMILIES)}")
+    return parse(FAMILIES[name], content, "network")
 
 
 def parse(model: type[M], value: Any, name: str = "") -> M:

@@ -18,7 +18,8 @@ from harness.experiment.tasks import Task, TaskViews
 from harness.methods import IMPORTED, SUPERVISED, get_method
 from harness.methods.base import TEACHER as TEACHER
 from harness.methods.base import Method, Stage
-from harness.networks import PIXELS, NetworkOptions, PixelsOptions
+from harness.networks import NetworkOptions
+from harness.networks.pixels import PIXELS, PixelsOptions
 
 M = TypeVar("M", bound=BaseModel)
 

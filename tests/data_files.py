@@ -15,7 +15,8 @@ from PIL import Image
 
 from harness.common.errors import UserError
 from harness.data import Dataset, load
-from harness.data.options import FolderOptions, ParquetOptions
+from harness.data.sets.folder import FolderOptions
+from harness.data.sets.parquet import ParquetOptions
 from harness.experiment.experiment import Experiment
 from harness.experiment.file import parse
 

@@ -251,7 +251,7 @@ def test_bare_networks_and_the_harness_do_the_same_passes(nothing_kept: Path) ->
     import torch
     from case import Case
 
-    from harness.networks.wide_resnet import WideResNet
+    from harness.networks.wide_resnet.network import WideResNet
 
     case = Case(torch.device("cpu"), 8, 4, 16, "16-1", "10-1")
     images = case.noise()
@@ -280,7 +280,7 @@ def test_with_answers_at_hand_the_teacher_takes_no_part(tmp_path: Path) -> None:
     import torch
     from case import Case
 
-    from harness.networks.wide_resnet import WideResNet
+    from harness.networks.wide_resnet.network import WideResNet
 
     case = Case(torch.device("cpu"), 8, 4, 16, "16-1", "10-1")
     images, looks = case.noise(), list[bool]()

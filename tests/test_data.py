@@ -18,18 +18,12 @@ from torch import Tensor
 from torchvision.transforms import functional as tv
 
 from harness.common.errors import UserError
-from harness.data import (
-    Augmentation,
-    Dataset,
-    DigitsOptions,
-    ImageSet,
-    load,
-    normalisation,
-)
-from harness.data import digits as digits_module
+from harness.data import Augmentation, Dataset, ImageSet, load, normalisation
 from harness.data.batches import Batch, epoch_generator
+from harness.data.sets import digits as digits_module
+from harness.data.sets.digits import DigitsOptions
 from harness.data.small import DeviceImages, crop_indices
-from harness.data.split import split, stratified
+from harness.data.split import draw_stratified, split
 from harness.data.views import join_validation
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -159,7 +153,8 @@ def test_parts_are_frozen(options: dict[str, int], frozen: str) -> None:
 
 def test_digest_is_the_same_in_another_process(digits: Dataset) -> None:
     code = (
-        "from harness.data import DigitsOptions, load\n"
+        "from harness.data import load\n"
+        "from harness.data.sets.digits import DigitsOptions\n"
         "print(load(DigitsOptions(validation=100, test=500)).digest)"
     )
     done = subprocess.run(
@@ -218,7 +213,7 @@ LABELS = st.lists(st.integers(0, 5), min_size=2, max_size=60).map(np.array)
 def test_stratified(labels: np.ndarray, n: int, seed: int) -> None:
     classes, counts = np.unique(labels, return_counts=True)
     try:
-        index = stratified(labels, n, seed, "dataset.test")
+        index = draw_stratified(labels, n, seed, "dataset.test")
     except UserError as error:
         assert str(error).startswith("dataset.test: ")
         exact = counts * n / len(labels)
@@ -231,12 +226,14 @@ def test_stratified(labels: np.ndarray, n: int, seed: int) -> None:
         taken = (labels[index] == c).sum()
         assert abs(taken - count * n / len(labels)) < 1
         assert 0 < taken < count
-    np.testing.assert_array_equal(index, stratified(labels, n, seed, "dataset.test"))
+    np.testing.assert_array_equal(index, draw_stratified(labels, n, seed, "dataset.test"))
 
 
 def test_stratified_depends_on_its_seed() -> None:
     labels = np.arange(100) % 5
-    assert not np.array_equal(stratified(labels, 50, 0, "f"), stratified(labels, 50, 1, "f"))
+    assert not np.array_equal(
+        draw_stratified(labels, 50, 0, "f"), draw_stratified(labels, 50, 1, "f")
+    )
 
 
 def sizes_named(error: UserError) -> tuple[int, int] | None:
@@ -251,7 +248,7 @@ def test_what_a_refused_split_tells_to_use_works(
     labels: np.ndarray, n: int, stay: int, pick: float
 ) -> None:
     try:
-        stratified(labels, n, 0, "f", stay=stay)
+        draw_stratified(labels, n, 0, "f", remaining=stay)
     except UserError as error:
         counts = np.bincount(labels)[np.bincount(labels) > 0]
         if (named := sizes_named(error)) is None:
@@ -259,7 +256,7 @@ def test_what_a_refused_split_tells_to_use_works(
             assert counts.min() <= 2 * stay + 1  # a larger class can always be split
         else:
             low, high = named
-            stratified(labels, round(low + pick * (high - low)), 0, "f", stay=stay)
+            draw_stratified(labels, round(low + pick * (high - low)), 0, "f", remaining=stay)
 
 
 @pytest.mark.parametrize("images", [1, 2, 3, 4, 5, 9])

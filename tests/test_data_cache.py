@@ -32,7 +32,7 @@ def no_decoding(*_: object) -> None:
 
 def test_decoded_once(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = parquet(tiny)
-    monkeypatch.setattr(decode, "rgb", no_decoding)
+    monkeypatch.setattr(decode, "read_rgb", no_decoding)
     second = parquet(tiny)
     assert second.digest == first.digest
     np.testing.assert_array_equal(second.train.pixels(), first.train.pixels())
@@ -67,13 +67,13 @@ def test_a_broken_store_is_made_again(tiny: Path, data_root: Path) -> None:
 
 
 def test_many_at_once_decode_once(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    decoded, digests, real = [], [], decode.rgb
+    decoded, digests, real = [], [], decode.read_rgb
 
     def counting(item: decode.Encoded) -> Image.Image:
         decoded.append(item.name)
         return real(item)
 
-    monkeypatch.setattr(decode, "rgb", counting)
+    monkeypatch.setattr(decode, "read_rgb", counting)
     threads = [
         threading.Thread(target=lambda: digests.append(parquet(tiny).digest)) for _ in range(4)
     ]
@@ -88,7 +88,7 @@ def test_unwritable_data_root(tiny: Path, tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "file").touch()
     monkeypatch.setenv("HARNESS_DATA_ROOT", str(tmp_path / "file" / "data"))
     digest = parquet(tiny).digest  # among the temporary files
-    monkeypatch.setattr(decode, "rgb", no_decoding)
+    monkeypatch.setattr(decode, "read_rgb", no_decoding)
     assert parquet(tiny).digest == digest
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "file"))
     wrong(lambda: parquet(tiny), "dataset: cannot keep decoded images in", "--data-root")
@@ -161,7 +161,7 @@ def test_subsets_and_workers_see_the_same_images(tiny: Path) -> None:
     train = parquet(tiny).train
     images = train.images
     assert isinstance(images, PackedImages)
-    some = train.take(np.array([5, 2, 2]))
+    some = train.subset(np.array([5, 2, 2]))
     np.testing.assert_array_equal(some.pixels(), train.pixels()[[5, 2, 2]])
     np.testing.assert_array_equal(some.labels, train.labels[[5, 2, 2]])
     assert some.images.digest != images.digest  # type: ignore[union-attr]

@@ -35,9 +35,8 @@ from torchvision.transforms.v2 import functional as TF
 from harness.common.errors import UserError
 from harness.data import Augmentation, Dataset, ImageSet, fetch, load
 from harness.data.batches import epoch_generator
-from harness.data.cifar import CIFAR
-from harness.data.options import Cifar10Options, Cifar100Options
 from harness.data.placement import on_device
+from harness.data.sets.cifar import Cifar10Options, Cifar100Options, CifarOptions
 from harness.data.small import DeviceImages
 
 CPU = torch.device("cpu")
@@ -205,7 +204,7 @@ def test_parquet_is_the_same_data(
     write_cifar100: Callable[[Path], Path],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("harness.data.cifar.SIZES", {"train": 300, "test": 100})
+    monkeypatch.setattr("harness.data.sets.cifar.SIZES", {"train": 300, "test": 100})
     write_cifar100(tmp_path / "pickles")
     write_hub_parquet(data_root / "cifar100" / "cifar100")  # as the hub's client leaves it
     from_parquet = load(Cifar100Options(**SPLIT))
@@ -217,7 +216,7 @@ def test_parquet_classes_are_matched_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both data sets number their classes by the alphabet; a file may do otherwise, and say so."""
-    monkeypatch.setattr("harness.data.cifar.SIZES", {"train": 300, "test": 100})
+    monkeypatch.setattr("harness.data.sets.cifar.SIZES", {"train": 300, "test": 100})
     true = [f"class{i:02}" for i in range(100)]
     usual = {"train": true, "test": true}
     for k, names in enumerate((None, usual, {"train": true[::-1], "test": true[7:] + true[:7]})):
@@ -244,10 +243,10 @@ def test_a_changed_pickle_is_refused(
         load(Cifar100Options(**SPLIT))
 
 
-@pytest.mark.parametrize("name", CIFAR)
-def test_archive_is_torchvisions(name: str) -> None:
-    cifar = CIFAR[name]
-    reader, archive = getattr(torchvision.datasets, cifar.reader), cifar.archive
+@pytest.mark.parametrize("options", [Cifar10Options, Cifar100Options])
+def test_archive_is_torchvisions(options: type[CifarOptions]) -> None:
+    files = options.files
+    reader, archive = getattr(torchvision.datasets, files.reader), files.archive
     assert archive.url == reader.url
     assert archive.filename == reader.filename
     assert archive.md5 == reader.tgz_md5
@@ -307,11 +306,11 @@ def archive(
     path = tmp_path / "served" / "cifar-100-python.tar.gz"
     with tarfile.open(path, "w:gz") as tar:
         tar.add(folder, folder.name)
-    cifar = CIFAR["cifar100"]
+    files = Cifar100Options.files
     archive = dataclasses.replace(
-        cifar.archive, url=f"{server.url}/{path.name}", md5=md5(path), size="1 MB"
+        files.archive, url=f"{server.url}/{path.name}", md5=md5(path), size="1 MB"
     )
-    monkeypatch.setitem(CIFAR, "cifar100", dataclasses.replace(cifar, archive=archive))
+    monkeypatch.setattr(Cifar100Options, "files", dataclasses.replace(files, archive=archive))
     return archive
 
 
@@ -360,7 +359,8 @@ def test_not_there(archive: fetch.Archive, server: Server, data_root: Path) -> N
 def at(port: int, archive: fetch.Archive, monkeypatch: pytest.MonkeyPatch) -> fetch.Archive:
     """The archive, looked for at another port of this machine."""
     moved = dataclasses.replace(archive, url=f"http://127.0.0.1:{port}/{archive.filename}")
-    monkeypatch.setitem(CIFAR, "cifar100", dataclasses.replace(CIFAR["cifar100"], archive=moved))
+    files = dataclasses.replace(Cifar100Options.files, archive=moved)
+    monkeypatch.setattr(Cifar100Options, "files", files)
     return moved
 
 

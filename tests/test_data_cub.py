@@ -27,13 +27,14 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
 from harness.common.errors import UserError
-from harness.data import Dataset, ImageSet, PackedImages, ResizedCrop, cub, fetch, load
+from harness.data import Dataset, ImageSet, PackedImages, ResizedCrop, fetch, load
 from harness.data.batches import Batch, batch_bounds, epoch_generator
-from harness.data.cache import Contents, cached
-from harness.data.loader import LoaderImages, ResidentImages, central_crops, random_crops
-from harness.data.options import IMAGENET_MEAN, IMAGENET_STD, CubOptions
+from harness.data.cache import Contents, cached_store
+from harness.data.loader import LoaderImages, ResidentImages, center_crops, random_crops
 from harness.data.placement import on_device
-from harness.data.resize import resampled
+from harness.data.resize import resize_crops
+from harness.data.sets import cub
+from harness.data.sets.cub import IMAGENET_MEAN, IMAGENET_STD, CubOptions
 from harness.data.views import join_validation
 
 CPU = torch.device("cpu")
@@ -346,9 +347,9 @@ def test_evaluation_is_the_central_crop(kind: type[LoaderImages], dataset: Datas
         assert labels.tolist() == part.labels.tolist()
 
 
-def test_central_crops_of_odd_sizes() -> None:
+def test_center_crops_of_odd_sizes() -> None:
     for shape in ((64, 81), (65, 64), (67, 70)):
-        box = central_crops(np.array([shape]), 56).boxes[0].tolist()
+        box = center_crops(np.array([shape]), 56).boxes[0].tolist()
         image = torch.arange(shape[0] * shape[1]).view(1, *shape)
         assert torch.equal(TF.crop(image, *box), TF.center_crop(image, [56, 56]))
 
@@ -369,7 +370,7 @@ def test_index_names_the_images(kind: Callable[..., LoaderImages], dataset: Data
     """Of images of one colour each, which no crop changes: image i has the value i."""
     labels = np.arange(23) % 5
     colours = [np.full((9 + i % 3, 9 + i % 2, 3), i, np.uint8) for i in range(23)]
-    store = cached({"path": "colours"}, lambda: Contents(colours, labels, list("abcde")))
+    store = cached_store({"path": "colours"}, lambda: Contents(colours, labels, list("abcde")))
     part = ImageSet(store.images(), labels)
     coloured = replace(dataset, train=part, augmentation=ResizedCrop(8, flip=True))
     images = kind(coloured, part, CPU)
@@ -420,7 +421,7 @@ worker.MP_STATUS_CHECK_INTERVAL = 1e6  # torch's own look for the parent
 from harness.data import load
 from harness.data.batches import epoch_generator
 from harness.data.loader import LoaderImages
-from harness.data.options import CubOptions
+from harness.data.sets.cub import CubOptions
 dataset = load(CubOptions(path=sys.argv[1], label="cub3", image_size=56, validation=6))
 with open(sys.argv[2], "a") as lease:
     fcntl.flock(lease, fcntl.LOCK_EX)
@@ -470,7 +471,7 @@ def test_resampling_up_down_and_not_at_all() -> None:
     canvas = torch.randint(0, 256, (4, 90, 70, 3), dtype=torch.uint8, generator=generator)
     sizes = torch.tensor([[90, 70], [20, 13], [32, 32], [1, 1]])
     flips = torch.tensor([False, True, False, True])
-    got = resampled(canvas, sizes, flips, 32).permute(0, 3, 1, 2)
+    got = resize_crops(canvas, sizes, flips, 32).permute(0, 3, 1, 2)
     for k, (height, width) in enumerate(sizes.tolist()):
         image = canvas[k, :height, :width].permute(2, 0, 1).float()
         expected = TF.resize(image, [32, 32], antialias=True)

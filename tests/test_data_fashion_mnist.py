@@ -15,14 +15,14 @@ import pytest
 import torchvision.datasets
 from data_files import experiment, part_digests, wrong
 
-from harness.data import Augmentation, Dataset, fashion_mnist, fetch, load
-from harness.data.fashion_mnist import CLASSES, FILES, RAW, Part, resized
-from harness.data.options import FashionMnistOptions
-from harness.data.split import limited
+from harness.data import Augmentation, Dataset, fetch, load
+from harness.data.sets import fashion_mnist
+from harness.data.sets.fashion_mnist import CLASSES, FILES, RAW, FashionMnistOptions, Split, resized
+from harness.data.split import draw_subset
 
 pytestmark = pytest.mark.usefixtures("data_root", "served")
 REAL, PACKAGE = dict(FILES), fashion_mnist.DEBIAN
-SIZES: dict[Part, int] = {"train": 300, "test": 50}
+SIZES: dict[Split, int] = {"train": 300, "test": 50}
 
 
 def picture_set(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -167,7 +167,7 @@ def test_the_limited_part_has_a_seed_of_its_own(
         seeds.append(seed)
         return index[:n]
 
-    monkeypatch.setattr("harness.data.assemble.limited", first)
+    monkeypatch.setattr("harness.data.assemble.draw_subset", first)
     fashion(path=served, train=70)
     fashion(path=served, train=70, split_seed=4)
     assert seeds == [2, 6]
@@ -176,15 +176,15 @@ def test_the_limited_part_has_a_seed_of_its_own(
 def test_fewer_images_are_among_more() -> None:
     labels = np.arange(100) % 4
     index = np.arange(20, 100)
-    few, more = (limited(index, labels, n, seed=5) for n in (12, 40))
+    few, more = (draw_subset(index, labels, n, seed=5) for n in (12, 40))
     assert set(few) < set(more) < set(index)
-    assert not np.array_equal(few, limited(index, labels, 12, seed=6))
+    assert not np.array_equal(few, draw_subset(index, labels, 12, seed=6))
 
 
 def test_a_broken_file(served: Path) -> None:
     name = FILES["train"][0].download.filename
     path, content = served / name, (served / name).read_bytes()
-    by_hand = FILES["train"][0].download.by_hand
+    by_hand = FILES["train"][0].download.description
     other = gzip.compress(idx(ARRAYS["train"][0][::-1]))
     for broken, problem in (
         (content[:-20], "not whole (Compressed file ended"),
@@ -214,7 +214,7 @@ def test_a_missing_file(served: Path, tmp_path: Path) -> None:
 def test_what_cannot_be_fetched(served: Path, data_root: Path) -> None:
     download = FILES["train"][1].download
     (served / download.filename).unlink()
-    parts = (f"is not in {data_root / RAW} and cannot be fetched", download.by_hand, "Debian's")
+    parts = (f"is not in {data_root / RAW} and cannot be fetched", download.description, "Debian's")
     wrong(fashion, *parts)
     (served / download.filename).write_bytes(b"other")
     wrong(fashion, "came with a wrong checksum (5 bytes", "put file:", "Debian's package")
@@ -229,7 +229,7 @@ def test_another_process_was_faster(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         (tmp_path / download.filename).touch()
         yield
 
-    monkeypatch.setattr(fetch, "_writing", waiting)
+    monkeypatch.setattr(fetch, "locked", waiting)
     assert fetch.fetch_file(download, tmp_path) == tmp_path / download.filename
 
 

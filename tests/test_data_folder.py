@@ -20,7 +20,7 @@ from PIL import Image
 from torchvision.transforms.v2 import functional as TF
 
 from harness.data import Augmentation, ResizedCrop, decode, load
-from harness.data.options import FolderOptions
+from harness.data.sets.folder import FolderOptions
 
 pytestmark = pytest.mark.usefixtures("data_root")
 
@@ -134,7 +134,7 @@ def _palette() -> Image.Image:
     ],
     ids=lambda value: str(value) if isinstance(value, str) else "",
 )
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error::UserWarning")
 def test_every_kind_becomes_rgb(
     image: Image.Image, kind: str, options: dict[str, Any], expected: np.ndarray
 ) -> None:

@@ -8,8 +8,11 @@ import pytest
 from data_files import experiment, wrong
 from helpers import write_experiment
 
-from harness.data import DATASETS, DigitsOptions
-from harness.data.options import CubOptions, FolderOptions, ParquetOptions
+from harness.data import DATASETS
+from harness.data.sets.cub import CubOptions
+from harness.data.sets.digits import DigitsOptions
+from harness.data.sets.folder import FolderOptions
+from harness.data.sets.parquet import ParquetOptions
 from harness.experiment.file import read
 
 
@@ -45,8 +48,8 @@ def test_options_survive_json_and_are_complete() -> None:
         "cub200": {"path": "/data/cub", "label": "cub10"},
         "cifar10": {},
     }.items():
-        options = DATASETS[name][0].model_validate({"name": name, **fields})
-        again = DATASETS[name][0].model_validate(json.loads(options.model_dump_json()))
+        options = DATASETS[name].model_validate({"name": name, **fields})
+        again = DATASETS[name].model_validate(json.loads(options.model_dump_json()))
         assert again == options
 
 

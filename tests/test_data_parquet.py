@@ -20,7 +20,7 @@ from data_files import (
 )
 
 from harness.data import load
-from harness.data.options import ParquetOptions
+from harness.data.sets.parquet import ParquetOptions
 from harness.data.views import join_validation
 
 pytestmark = pytest.mark.usefixtures("data_root")

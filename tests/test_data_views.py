@@ -12,7 +12,7 @@ import pytest
 
 from harness.common.errors import UserError
 from harness.data import Augmentation, Dataset, ImageSet, PackedImages, ResizedCrop
-from harness.data.cache import Contents, cached
+from harness.data.cache import Contents, cached_store
 from harness.data.views import View, apply, join_validation
 
 NAMES = ("ant", "bee", "cat", "dog")
@@ -39,7 +39,7 @@ def dataset(request: pytest.FixtureRequest, data_root: Path) -> Dataset:
     if request.param == "in memory":
         return in_memory()
     images = [picture(i, 2 + i % 2) for i in range(len(LABELS))]
-    store = cached({"path": "pets"}, lambda: Contents(images, LABELS, NAMES))
+    store = cached_store({"path": "pets"}, lambda: Contents(images, LABELS, NAMES))
     every = np.arange(len(LABELS))
     parts = {k: ImageSet(store.images(every[s]), LABELS[s]) for k, s in PARTS.items()}
     return replace(in_memory(), **parts, augmentation=ResizedCrop(2, flip=True))
@@ -164,7 +164,7 @@ def test_a_view_that_never_fits_is_refused(fields: dict[str, Any], problem: str)
 
 def test_a_view_is_plain_data_and_needs_no_torch() -> None:
     view = View(classes=(5, 2), shots=3, shots_seed=4)
-    plain = view.identity
+    plain = view.as_json()
     assert plain == {"classes": [5, 2], "shots": 3, "shots_seed": 4}
     assert View.model_validate(json.loads(json.dumps(plain))) == view and len({view, view}) == 1
     code = "import sys, harness.data.views; sys.exit('torch' in sys.modules)"

@@ -97,7 +97,7 @@ def test_a_teacher_of_some_classes_is_measured_on_those(tmp_path: Path) -> None:
     used = experiment(tasks=tasks, teacher=network, teacher_checkpoint=digest)
     plan = plan_of(used)
     fingerprint, cell = plan.imported_teacher() or pytest.fail("no imported teacher")
-    assert cell.config.data.view.identity == {"classes": [7, 1, 3, 0, 8]}
+    assert cell.config.data.view.as_json() == {"classes": [7, 1, 3, 0, 8]}
     assert [c.kind for c in plan.cells.values()] == ["imported", "kd"]
     progress = begin(plan, Store(tmp_path / "runs"))
     assert progress.cached_cells == {fingerprint}

@@ -16,7 +16,8 @@ import pytest
 from helpers import HANG, wait_until
 from training import KINDS, VERSION, Grid, assert_same_result, metrics, tiny
 
-from harness.data import Dataset, DigitsOptions
+from harness.data import Dataset
+from harness.data.sets.digits import DigitsOptions
 from harness.execute import local
 from harness.execute.local import ENVIRONMENT, LocalExecutor
 from harness.execute.scheduler import begin, run

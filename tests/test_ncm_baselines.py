@@ -14,7 +14,8 @@ from harness.data import Dataset, ImageSet, ResizedCrop, load
 from harness.data.batches import epoch_generator
 from harness.data.small import DeviceImages
 from harness.data.views import apply
-from harness.networks import NetworkOptions, PixelsOptions, build
+from harness.networks import NetworkOptions, build
+from harness.networks.pixels import PixelsOptions
 from harness.run.estimate import Speed, estimate
 from harness.store import Store
 from harness.track.run_fields import tags_of

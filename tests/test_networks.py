@@ -44,7 +44,7 @@ MAPS: dict[str, list[tuple[str, int, int]]] = {
     ],
 )
 def test_labels(name: str, options: dict[str, Any], label: str) -> None:
-    assert NETWORKS[name][0](network=name, **options).label == label
+    assert NETWORKS[name](network=name, **options).label == label
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_maps_are_the_outputs_of_the_groups(name: str, size: int) -> None:
     sizes = [-(-size // smaller) for _, _, smaller in MAPS[name]]  # rounded up
     expected = [(3, c, s, s) for (_, c, _), s in zip(MAPS[name], sizes, strict=True)]
     assert [tuple(m.shape) for m in maps] == expected
-    assert len(seen) == len(maps) == NETWORKS[name][0].n_maps
+    assert len(seen) == len(maps) == NETWORKS[name].n_maps
     assert tuple(m.shape[1] for m in maps) == model.map_channels
     assert all(m is output() for m, output in zip(maps, seen, strict=True))
 

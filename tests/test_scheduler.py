@@ -19,7 +19,7 @@ from harness.common.errors import UserError
 from harness.execute import scheduler
 from harness.execute.scheduler import OutOfTime, Progress, begin, run
 from harness.experiment.file import parse
-from harness.networks import WideResNetOptions
+from harness.networks.wide_resnet import WideResNetOptions
 from harness.plan import Plan
 from harness.store import CellDir, Store
 from harness.train.exit_status import BUSY, DONE, FAILED, STOPPED

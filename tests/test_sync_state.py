@@ -12,7 +12,7 @@ from harness.cell import Cell, CellConfig, CellData
 from harness.common.errors import UserError
 from harness.common.metrics import SELECTION_RULES
 from harness.experiment.file import parse
-from harness.networks import WideResNetOptions
+from harness.networks.wide_resnet import WideResNetOptions
 from harness.store import CellDir, Store
 from harness.track import sync_state
 from harness.track.sync_state import SyncState

@@ -27,10 +27,10 @@ from harness.distill.centers import class_centers
 from harness.distill.ncm import ncm_accuracy
 from harness.experiment.file import apply_overrides, parse
 from harness.experiment.tasks import Task
-from harness.networks.wide_resnet import WideResNet
+from harness.networks.wide_resnet.network import WideResNet
 from harness.plan import Plan, TableEntry, make_plan
 from harness.store import CellDir, Store
-from harness.train.checkpoint import build_network, load_model
+from harness.train.checkpoint import load_model
 from harness.train.evaluate import embed_and_classify
 from harness.train.exit_status import DONE, STOPPED
 from harness.train.methods.base import Classifier
@@ -390,7 +390,7 @@ def test_finetuning_goes_on_from_the_body_with_a_fresh_head(
     old = weights(taught.store.directory(taught.teacher))["fc.weight"]
     assert not torch.equal(heads[0][:2], old[:2]), "nothing of the old one is left"
     torch.manual_seed(0)
-    first = build_network(cell.config.network, len(old)).fc.weight
+    first = cell.config.network.build(len(old)).fc.weight
     assert not torch.equal(heads[0][:2], first[:2]), "nor is it what the old one began with"
     bound = 1 / heads[0].shape[1] ** 0.5  # as PyTorch draws a linear layer
     assert heads[0].abs().max() <= bound < 2 * heads[0].abs().max()

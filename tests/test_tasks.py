@@ -252,7 +252,7 @@ def test_one_teacher_a_seed_teaches_every_task() -> None:
     teachers = {e.seed: e.fingerprint for e in entries(plan, stage="teacher")}
     assert len(teachers) == 2 == len({*teachers.values()})
     assert all(e.task is None for e in entries(plan, stage="teacher"))
-    assert plan.cells[teachers[0]].config.data.view.identity == {"classes": [0, 1, 2]}
+    assert plan.cells[teachers[0]].config.data.view.as_json() == {"classes": [0, 1, 2]}
     for entry in plan.entries:
         cell = plan.cells[entry.fingerprint]
         if named_needs(entry.method):
@@ -303,7 +303,7 @@ def test_students_of_the_teacher_itself_are_one_cell_and_an_entry_each() -> None
 def test_a_cell_has_the_view_of_its_task() -> None:
     plan = plan_with("tasks.order=[6, 5, 4, 3, 2, 1, 0]")
     for entry in plan.entries:
-        view = plan.cells[entry.fingerprint].config.data.view.identity
+        view = plan.cells[entry.fingerprint].config.data.view.as_json()
         if entry.task is None:
             assert view == {"classes": [6, 5, 4]}
             continue

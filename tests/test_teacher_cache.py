@@ -17,7 +17,8 @@ from data_files import write_birds
 from torch import Tensor
 from training import RAW, Grid, StopAfter, assert_same_result, config, go, tiny
 
-from harness.data import DigitsOptions, load
+from harness.data import load
+from harness.data.sets.digits import DigitsOptions
 from harness.data.small import DeviceImages
 from harness.experiment.file import apply_overrides, parse
 from harness.networks import build

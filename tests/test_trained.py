@@ -16,11 +16,13 @@ from PIL import Image
 import harness
 from harness.cli import main
 from harness.common.errors import UserError
-from harness.data import Dataset, DigitsOptions, load
-from harness.data.options import FolderOptions
+from harness.data import Dataset, load
 from harness.data.placement import on_device
+from harness.data.sets.digits import DigitsOptions
+from harness.data.sets.folder import FolderOptions
 from harness.experiment.file import read
-from harness.networks import WideResNetOptions, build
+from harness.networks import build
+from harness.networks.wide_resnet import WideResNetOptions
 from harness.plan import TEACHER
 from harness.run.find_model import TrainingFilter, choose
 from harness.run.grid import plan_of
@@ -120,7 +122,7 @@ def test_a_picture_may_come_in_any_form(project: Path, digits: Dataset, form: st
     if form == "path":
         given = project / "three.png"
         given.write_bytes(encoded(image))
-    (first,) = on_device(digits, digits.test.take(np.array([3])), torch.device("cpu"), 0).plain()
+    (first,) = on_device(digits, digits.test.subset(np.array([3])), torch.device("cpu"), 0).plain()
     torch.testing.assert_close(model.preprocess(given), first.x[0], rtol=0, atol=1e-6)
 
 

@@ -15,7 +15,7 @@ from harness.data.small import DeviceImages
 from harness.data.views import View
 from harness.networks import build
 from harness.plan import whole_data
-from harness.train.checkpoint import build_network, copy_state, load_model
+from harness.train.checkpoint import copy_state, load_model
 from harness.train.evaluate import accuracy
 from harness.train.exit_status import DONE
 from harness.train.methods.base import Context
@@ -96,7 +96,7 @@ def test_model_file_has_the_weights_of_its_accuracy(trained: Grid) -> None:
 
 def initial_state(trained: Grid, kind: str) -> dict[str, Tensor]:
     torch.manual_seed(0)
-    return build_network(trained.cell(kind).config.network, 10).state_dict()
+    return trained.cell(kind).config.network.build(10).state_dict()
 
 
 def test_stage1_leaves_fc_alone(trained: Grid) -> None:

@@ -15,11 +15,10 @@ from torch import Tensor
 from training import config
 
 from harness.cell import Cell
-from harness.networks import WideResNetOptions
 from harness.networks.base import Network
+from harness.networks.wide_resnet import WideResNetOptions
 from harness.store import CellDir
 from harness.train import loop
-from harness.train.checkpoint import build_network
 from harness.train.methods.base import Context, training_of
 
 TEACHER, STUDENT = (WideResNetOptions(depth=10, width=w, dropout=0.0) for w in (2, 1))
@@ -64,7 +63,7 @@ class Run:
 def train(cell: Cell, state: Any, network: Any, data: Any, teacher: Any, folder: Path) -> Run:
     """All that this test asks of the harness: one cell's training, watched."""
     folder.mkdir()
-    model = build_network(network, 10).double()
+    model = network.build(10).double()
     model.load_state_dict(state)
     images = {part: Ordered(*data[part]) for part in ("train", "test")}
     context = Context(cell.config, images, 10, model, teacher)  # type: ignore[arg-type]
@@ -123,7 +122,7 @@ def runs(
     def initial(who: str) -> dict[str, Tensor]:
         prefix = f"init_{who}/"
         state = {k.removeprefix(prefix): v for k, v in n.items() if k.startswith(prefix)}
-        names = build_network(TEACHER, 10).state_dict()
+        names = TEACHER.build(10).state_dict()
         counters = {k: v for k, v in names.items() if k.endswith("num_batches_tracked")}
         return counters | {k: torch.from_numpy(v.astype(np.float64)) for k, v in state.items()}
 
@@ -136,7 +135,7 @@ def runs(
 
     add("teacher", "supervised", initial("teacher"))
     add("plain", "supervised", initial("student"))
-    teacher = build_network(TEACHER, 10).double()
+    teacher = TEACHER.build(10).double()
     teacher.load_state_dict(done["teacher"].selected)
     for relation in ("triplet", "tuple"):
         first = {

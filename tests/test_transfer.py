@@ -11,8 +11,10 @@ from data_files import part_digests, write_birds
 from training import Grid, StopAfter, assert_same_result, copy_without, go
 
 from harness.common.errors import UserError
-from harness.data import DigitsOptions, load
-from harness.data.options import Cifar100Options, FolderOptions
+from harness.data import load
+from harness.data.sets.cifar import Cifar100Options
+from harness.data.sets.digits import DigitsOptions
+from harness.data.sets.folder import FolderOptions
 from harness.execute.ray import datasets
 from harness.execute.ray.datasets import DatasetRef, NoData, data_on_node, pack, unpack
 from harness.execute.ray.transfer import (

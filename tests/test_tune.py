@@ -21,7 +21,8 @@ from helpers import ROOT, TINY, one_error_line
 from harness import cli
 from harness.common.canonical_json import canonical
 from harness.common.errors import UserError
-from harness.data import DATASETS, DigitsOptions, load
+from harness.data import DATASETS, Dataset, load
+from harness.data.sets.digits import DigitsOptions
 from harness.experiment.file import read
 from harness.plan import make_plan
 from harness.store import CellDir, Store
@@ -449,20 +450,18 @@ def test_tuning_cells_have_no_test_images(tmp_path: Path) -> None:
 
 def test_loaders_are_told_not_to_open_the_test_files(monkeypatch: pytest.MonkeyPatch) -> None:
     """The test part is dropped even if a loader does not listen."""
-    import harness.data.digits
-
     asked = []
 
-    def loader(options: Any, with_test: bool = True) -> Any:
+    def loader(options: DigitsOptions, with_test: bool) -> Dataset:
         asked.append(with_test)
-        return original(options)
+        return original(options, True)
 
-    original = harness.data.digits.load
-    monkeypatch.setattr(harness.data.digits, "load", loader)
+    original = DigitsOptions.load
+    monkeypatch.setattr(DigitsOptions, "load", loader)
     assert load(DigitsOptions()).test is not None
     assert load(DigitsOptions(), with_test=False).test is None
     assert asked == [True, False]
-    assert DATASETS["digits"][0] is DigitsOptions
+    assert DATASETS["digits"] is DigitsOptions
 
 
 # -- the winner ---------------------------------------------------------------------------------

@@ -120,7 +120,7 @@ def test_every_task_has_as_many_trials_on_its_own_images(tuned: tuple[Path, Writ
         assert shots == [task.dimensions["shots"]]
         teachers |= {trial.cells["teacher"] for trial in trials if "teacher" in trial.cells}
         views = [
-            store.directory(f).cell.config.data.view.identity
+            store.directory(f).cell.config.data.view.as_json()
             for trial in trials
             for stage, f in trial.cells.items()
             if stage != "teacher"

@@ -1,7 +1,7 @@
-"""What a batch is, and what every way to make batches shares; harness.data.placement chooses one.
+"""Batches, and what all ways to make them share; harness.data.placement chooses one.
 
-The randomness of an epoch is drawn on the CPU from (seed, epoch) alone and moved in one copy, so
-an epoch is the same on every device and after every resume, and no step waits for the device.
+The random numbers of an epoch are drawn on the CPU from (seed, epoch) alone and moved in one copy,
+so an epoch is the same on every device and after every resume, and no step waits for the device.
 """
 
 from collections.abc import Iterator
@@ -11,14 +11,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.data import Dataset, ImageSet
+from harness.data.dataset import Dataset, ImageSet
 
 
 @dataclass(frozen=True)
 class Batch:
-    """x: (B, 3, H, W) normalised float32; y: (B,) on the device; y_cpu: the same labels on the
-    CPU, for index work that would otherwise wait for the device; index: (B,) int64 positions of the
-    images in their part, on the device: what was kept for each image there is a gather away."""
+    """A batch of images.
+
+    Attributes:
+        x: The normalised images, (B, 3, H, W) float32.
+        y: Their labels on the device, (B,).
+        y_cpu: The same labels on the CPU, for index work that would else wait for the device.
+        index: The positions of the images in their part, (B,) int64, on the device.
+    """
 
     x: Tensor
     y: Tensor
@@ -27,15 +32,23 @@ class Batch:
 
 
 def epoch_generator(seed: int, epoch: int, stream: int = 0) -> torch.Generator:
-    """A random stream of one epoch: a function of (seed, epoch, stream) and of nothing before it.
-    Stream 0 shuffles and augments, stream 1 drops out, stream 2 draws negatives."""
+    """Return a random stream that depends on (seed, epoch, stream) alone.
+
+    Args:
+        seed: The seed of the training.
+        epoch: The epoch.
+        stream: 0 for shuffling and augmentation, 1 for dropout, 2 for negatives.
+    """
     state = np.random.SeedSequence([seed, epoch, stream]).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state) & (2**63 - 1))
 
 
 def batch_bounds(n: int, batch_size: int) -> list[tuple[int, int]]:
-    """First and last-plus-one position of each batch of an epoch. The last, smaller batch is kept,
-    as in the releases; one of a single image joins the one before (batch norm needs two)."""
+    """Return the first position and the end of each batch of an epoch.
+
+    The last, smaller batch is kept, as in the releases; if it is a single image, it joins the batch
+    before (batch norm needs two).
+    """
     stops = [*range(batch_size, n, batch_size), n]
     if len(stops) > 1 and stops[-1] - stops[-2] == 1:
         del stops[-2]
@@ -43,21 +56,19 @@ def batch_bounds(n: int, batch_size: int) -> list[tuple[int, int]]:
 
 
 def chunk_size(device: torch.device, height: int, width: int) -> int:
-    """How many images to look at in one go where nothing but time depends on it. On a CPU, as many
-    as leave the activations in its caches: of 32 x 32 images 32 (docs/performance.md has what that
-    saves); of fewer pixels more, as a call has its cost, too, but not so many that each call asks
-    the system for its memory anew."""
+    """Return how many images to process at once where only the time depends on it.
+
+    On a CPU, as many as leave the activations in its caches: 32 images of 32 x 32 pixels
+    (docs/performance.md has what that saves). Smaller images come in larger batches, as each call
+    has a cost, but not in so large ones that each call asks the system for its memory anew.
+    """
     if device.type != "cpu":
         return 512 if height * width <= 64 * 64 else 128
     return min(max(16, 2**15 // (height * width)), 256)
 
 
 class Images:
-    """Labels on the device and normalisation: what every way to get at the pixels has in common.
-
-    `plain` yields every image once, in order, without augmentation, by default in batches of
-    `chunk_size`; `augmented` shuffles and augments, as a function of its generator's state alone.
-    """
+    """The images of a part, as batches: the base of all ways to get at the pixels."""
 
     def __init__(self, dataset: Dataset, part: ImageSet, device: torch.device) -> None:
         self.device = device
@@ -71,16 +82,33 @@ class Images:
         return len(self.labels_cpu)
 
     def normalised(self, pixels: Tensor) -> Tensor:
-        """(B, H, W, 3) of 0 to 255 -> (B, 3, H, W) float32, channels last in memory. Overwrites
-        its argument if that is float32 already."""
+        """Normalise pixels.
+
+        Args:
+            pixels: (B, H, W, 3), 0 to 255; overwritten if they are float32.
+
+        Returns:
+            (B, 3, H, W) float32, channels last in memory.
+        """
         n, height, width, _ = pixels.shape
-        # As rows of W x 3: on a CPU, an inner loop over three channels takes ten times as long.
+        # In rows of W x 3: on a CPU, an inner loop over three channels takes ten times as long.
         x = pixels.reshape(n, height, width * 3).float()
         x = x.mul_(self.scale.repeat(width)).add_(self.shift.repeat(width))
         return x.view(n, height, width, 3).permute(0, 3, 1, 2)
 
     def plain(self, batch_size: int | None = None) -> Iterator[Batch]:
+        """Yield every image once, in order and without augmentation.
+
+        Args:
+            batch_size: By default that of `chunk_size`.
+        """
         raise NotImplementedError
 
     def augmented(self, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:
+        """Yield every image once, shuffled and augmented, in the batches of `batch_bounds`.
+
+        Args:
+            batch_size: The number of images per batch.
+            generator: Everything random follows from its state alone.
+        """
         raise NotImplementedError

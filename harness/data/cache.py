@@ -1,8 +1,9 @@
 """The cache of decoded images: each source is decoded once, by the first process that needs it.
 
-A store is written under a lock into a temporary folder and renamed when whole. Its name is a digest
-of where the source files lie, of their names, sizes and times, and of how they were decoded. The
-cache may be deleted at any time; running trainings keep what they have mapped.
+A store is written under a lock into a temporary folder and renamed when complete. Its name is a
+digest of where the source files lie, of their names, sizes and modification times, and of how they
+were decoded; an edit that keeps all of these goes unseen. The cache may be deleted at any time:
+running trainings keep what they have mapped.
 """
 
 from __future__ import annotations
@@ -22,17 +23,22 @@ import numpy as np
 
 from harness.common.errors import UserError
 from harness.common.locks import locked
-from harness.data import data_root
-from harness.data.packed import ImageStore, open_store, reopened
+from harness.data.packed import ImageStore, open_store, reopen_store
+from harness.data.root import data_root
 
 FORMAT = 2  # raise it when the same files would be stored differently
-ANNOUNCED = 1000  # from so many images on, a line on stderr says that they are being decoded
+ANNOUNCED = 1000  # images from which on a line on stderr says that they are being decoded
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What goes into a store. images: single ones (H, W, 3) or blocks (n, H, W, 3) of uint8;
-    labels: (N,); class_names: of the labels 0, 1, .., not only of those that occur."""
+    """The contents of a new store.
+
+    Attributes:
+        images: Single images (H, W, 3) or blocks of them (n, H, W, 3), uint8.
+        labels: The labels, (N,).
+        class_names: The names of the labels 0, 1, .., including those that do not occur.
+    """
 
     images: Iterable[np.ndarray]
     labels: np.ndarray
@@ -40,10 +46,10 @@ class Contents:
 
 
 def file_times(files: Iterable[Path | str]) -> str:
-    """Digest of names, sizes and modification times. An edit that keeps all three goes unseen.
+    """Return a digest of names, sizes and modification times; no file is read.
 
     Raises:
-        UserError: a file is missing.
+        UserError: A file is missing.
     """
     sha = hashlib.sha256()
     for file in files:
@@ -57,16 +63,16 @@ def file_times(files: Iterable[Path | str]) -> str:
     return sha.hexdigest()
 
 
-def cached(source: dict[str, Any], make: Callable[[], Contents]) -> ImageStore:
-    """The store of a source, made by the first process that asks for it.
+def cached_store(source: dict[str, Any], make: Callable[[], Contents]) -> ImageStore:
+    """Return the store of a source; the first process that asks for it makes it.
 
     Args:
-        source: plain JSON data that says where the images come from (`path`, for messages), the
+        source: Plain JSON data that says where the images come from (`path`, for messages), the
             state of the files, and how they are decoded.
-        make: called, under a lock, if the cache does not have them.
+        make: Called under a lock if the cache does not have the store.
 
     Raises:
-        UserError: from `make`, or no cache folder can be written.
+        UserError: From `make`, or no cache folder can be written.
     """
     text = json.dumps({"format": FORMAT, **source}, sort_keys=True)
     key = hashlib.sha256(text.encode()).hexdigest()[:32]
@@ -79,21 +85,22 @@ def cached(source: dict[str, Any], make: Callable[[], Contents]) -> ImageStore:
         store = open_store(root / key)
         if store is None:
             _write(root / key, make(), str(source["path"]))
-            store = reopened(root / key)
+            store = reopen_store(root / key)
     return store
 
 
 def _cache_folders() -> list[Path]:
-    """In the data root, for all its users; or this user's own among the temporary files."""
-    own = Path(tempfile.gettempdir()) / f"harness-cache-{os.getuid()}"
-    trusted = not own.exists() or own.stat().st_uid == os.getuid()
-    return [data_root() / ".cache", *([own] if trusted else [])]
+    """Return the cache in the data root, for all its users, and this user's temporary one."""
+    temporary = Path(tempfile.gettempdir()) / f"harness-cache-{os.getuid()}"
+    is_trusted = not temporary.exists() or temporary.stat().st_uid == os.getuid()
+    return [data_root() / ".cache", *([temporary] if is_trusted else [])]
 
 
 def _writable_cache() -> Path:
-    """
+    """Return the first cache folder that can be written.
+
     Raises:
-        UserError: neither the data root nor the folder for temporary files can be written.
+        UserError: Neither the data root nor the folder for temporary files can be written.
     """
     problems = []
     for folder in _cache_folders():
@@ -116,11 +123,11 @@ def _write(path: Path, contents: Contents, source: str) -> None:
     if n >= ANNOUNCED:
         print(f"decoding {n:,} images of {source}, once, into {path}", file=sys.stderr, flush=True)
     temporary = path.with_name(f".{path.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)  # of a process that died; we hold the lock
+    shutil.rmtree(temporary, ignore_errors=True)  # left by a process that died; we hold the lock
     try:
         temporary.mkdir()
         _write_files(temporary, contents)
-        shutil.rmtree(path, ignore_errors=True)  # there, but not whole
+        shutil.rmtree(path, ignore_errors=True)  # there, but incomplete
         os.rename(temporary, path)
     except OSError as error:
         raise UserError(
@@ -147,7 +154,7 @@ def _write_files(folder: Path, contents: Contents) -> None:
         file.flush()
         os.fsync(file.fileno())
     labels, sizes = np.asarray(contents.labels, np.int64), np.asarray(shapes, np.int64)
-    assert len(labels) == len(sizes), "one label an image"
+    assert len(labels) == len(sizes), "one label per image"
     for array in (sizes, labels):
         sha.update(array.astype("<i8").tobytes())
     np.savez(

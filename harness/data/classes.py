@@ -1,4 +1,4 @@
-"""Classes of several files or parts are matched by their names, never by their numbers alone."""
+"""Match the classes of several files or parts by their names, never by their numbers alone."""
 
 from __future__ import annotations
 
@@ -11,45 +11,51 @@ from harness.common.names import normalise_name, printable
 
 
 def are_numbers(names: Sequence[str]) -> bool:
-    """'0', '1', '2', ...: what stands where nobody has named the classes."""
+    """Return whether the names are '0', '1', '2', ..., which stand in for names."""
     return list(names) == [str(i) for i in range(len(names))]
 
 
-def in_order_of(
-    reference: Sequence[str], labels: np.ndarray, own: Sequence[str], where: str, first: str
+def renumber(
+    labels: np.ndarray,
+    names: Sequence[str],
+    reference: Sequence[str],
+    source: str,
+    reference_source: str,
 ) -> np.ndarray:
-    """Labels that number the classes `own`, as labels that number `reference`.
+    """Return labels of the classes `names` as labels of the same classes in `reference`.
 
     Args:
-        reference: names of the classes in the order that is wanted.
-        labels: (N,), each a position in `own`.
-        where: what the labels are of, for messages; first: what the reference is of.
+        labels: The positions in `names`, (N,).
+        names: The names of the classes that the labels number.
+        reference: The names of the classes in the order to number them by.
+        source: Where the labels come from, for messages.
+        reference_source: Where the reference comes from, for messages.
 
     Returns:
-        (N,) int64; the labels as they are where one of both has only numbers for names.
+        (N,) int64; unchanged labels if one of both has only numbers for names.
 
     Raises:
-        UserError: two classes of one name, or a label whose class the reference does not have.
+        UserError: Two classes have one name, or the reference lacks the class of a label.
     """
-    mine, theirs = [normalise_name(n) for n in own], [normalise_name(n) for n in reference]
-    if mine == theirs[: len(mine)]:
+    ours, theirs = [normalise_name(n) for n in names], [normalise_name(n) for n in reference]
+    if ours == theirs[: len(ours)]:
         return labels
-    if not {*mine} & {*theirs} and (are_numbers(mine) or are_numbers(theirs)):
+    if not {*ours} & {*theirs} and (are_numbers(ours) or are_numbers(theirs)):
         return labels
-    for names, place in ((mine, where), (theirs, first)):
-        twice = next((n for n in names if names.count(n) > 1), None)
+    for known, place in ((ours, source), (theirs, reference_source)):
+        twice = next((n for n in known if known.count(n) > 1), None)
         if twice is not None:
             raise UserError(
                 f"dataset: {place}: two classes are called {printable(twice)!r}; name each "
                 "differently"
             )
     position = {name: i for i, name in enumerate(theirs)}
-    target = np.asarray([position.get(name, -1) for name in mine], np.int64)
-    unknown = np.flatnonzero((target < 0) & np.isin(np.arange(len(mine)), labels))
+    target = np.asarray([position.get(name, -1) for name in ours], np.int64)
+    unknown = np.flatnonzero((target < 0) & np.isin(np.arange(len(ours)), labels))
     if len(unknown):
-        name = own[unknown[0]]
+        name = names[unknown[0]]
         raise UserError(
-            f"dataset: {where}: class {printable(name)!r} is none of {first}"
+            f"dataset: {source}: class {printable(name)!r} is none of {reference_source}"
             f"{nearest(name, reference)}; give a class one name in all files"
         )
     return target[labels]

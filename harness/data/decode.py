@@ -1,4 +1,4 @@
-"""Encoded images of any kind -> uint8 RGB arrays of the wanted size, as torchvision does on PIL."""
+"""Decode images of any kind to uint8 RGB arrays of a given size, as torchvision does on PIL."""
 
 from __future__ import annotations
 
@@ -23,29 +23,42 @@ LONGEST = 20  # times the shorter side: beyond, it is hardly a picture, and coul
 
 @dataclass(frozen=True)
 class ImageFormat:
-    """How images are kept: the shorter side scaled to `size`; `square` keeps the central square."""
+    """The size and shape in which images are stored.
+
+    Attributes:
+        size: Length of the shorter side in pixels.
+        square: Whether only the central square is kept.
+    """
 
     size: int
     square: bool
 
     def as_json(self) -> dict[str, Any]:
+        """Return the format as plain data."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """data: a file, or a file's bytes; name: what to call it when it cannot be read."""
+    """An encoded image.
+
+    Attributes:
+        data: A file, or the bytes of one.
+        name: What to call it if it cannot be read.
+    """
 
     data: Path | bytes
     name: str
 
 
-def rgb(encoded: Encoded) -> Image.Image:
-    """The picture in 8-bit RGB. Grey, palette and CMYK are converted, transparency is dropped and
-    16-bit grey keeps its upper byte. As in torchvision, EXIF orientation is not applied.
+def read_rgb(encoded: Encoded) -> Image.Image:
+    """Return an image in 8-bit RGB.
+
+    Grey, palette and CMYK images are converted, transparency is dropped and 16-bit grey keeps its
+    upper byte. As in torchvision, EXIF orientation is not applied.
 
     Raises:
-        UserError: no image, or a broken one, or one whose pixel values have no fixed range.
+        UserError: It is not an image, is broken, or its pixel values have no fixed range.
     """
     source = io.BytesIO(encoded.data) if isinstance(encoded.data, bytes) else encoded.data
     try:
@@ -58,7 +71,7 @@ def rgb(encoded: Encoded) -> Image.Image:
             if image.mode in ("I", "F"):
                 raise UserError(
                     f"dataset: {encoded.name}: pixels of 32 bits (mode {image.mode}) have no "
-                    "fixed range; save it with 8 bits a channel"
+                    "fixed range; save it with 8 bits per channel"
                 )
             if image.mode in ("P", "PA"):  # Pillow warns about transparency without this step
                 return image.convert("RGBA").convert("RGB")
@@ -73,14 +86,21 @@ def rgb(encoded: Encoded) -> Image.Image:
         ) from None
 
 
-def fitted(image: Image.Image, form: ImageFormat, name: str) -> np.ndarray:
-    """(H, W, 3) uint8: torchvision's Resize(size) on PIL images (bilinear, antialiased), then
-    CenterCrop(size) if the form is square.
+def resize_image(image: Image.Image, image_format: ImageFormat, name: str) -> np.ndarray:
+    """Return an image in a format, as torchvision's Resize and CenterCrop do on PIL images.
+
+    Args:
+        image: The image.
+        image_format: The format.
+        name: The name of the image in messages.
+
+    Returns:
+        (H, W, 3) uint8, scaled by bilinear, antialiased interpolation.
 
     Raises:
-        UserError: the image is a thin strip.
+        UserError: The image is a thin strip.
     """
-    size, (width, height) = form.size, image.size
+    size, (width, height) = image_format.size, image.size
     short, long = sorted(image.size)
     if long > LONGEST * short:
         raise UserError(
@@ -91,31 +111,38 @@ def fitted(image: Image.Image, form: ImageFormat, name: str) -> np.ndarray:
         new = (size, long) if width <= height else (long, size)
         image = image.resize(new, Image.Resampling.BILINEAR)
     pixels = np.asarray(image)
-    return central(pixels, size, size) if form.square else pixels
+    return center_crop(pixels, size, size) if image_format.square else pixels
 
 
-def central(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The centre of an image (H, W, 3), as torchvision's CenterCrop cuts it out; a view."""
+def center_crop(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Return a view of the centre of an image (H, W, 3), as torchvision's CenterCrop cuts it."""
     top, left = round((pixels.shape[0] - height) / 2.0), round((pixels.shape[1] - width) / 2.0)
     return pixels[top : top + height, left : left + width]
 
 
-def decode(encoded: Encoded, form: ImageFormat) -> np.ndarray:
-    return fitted(rgb(encoded), form, encoded.name)
-
-
-def decode_all(encoded: Iterable[Encoded], form: ImageFormat) -> Iterator[np.ndarray]:
-    """Every image in order, decoded by a thread a core (Pillow lets go of Python's lock). Square
-    ones come in blocks (n, size, size, 3), others one by one (H, W, 3).
+def decode(encoded: Encoded, image_format: ImageFormat) -> np.ndarray:
+    """Return an image in a format, (H, W, 3) uint8.
 
     Raises:
-        UserError: of the first image, in order, that cannot be read.
+        UserError: The image cannot be used.
+    """
+    return resize_image(read_rgb(encoded), image_format, encoded.name)
+
+
+def decode_all(encoded: Iterable[Encoded], image_format: ImageFormat) -> Iterator[np.ndarray]:
+    """Decode images in order, with one thread per core; Pillow releases Python's lock.
+
+    Yields:
+        Blocks (n, size, size, 3) of square images; else single images (H, W, 3).
+
+    Raises:
+        UserError: An image cannot be used: the first one in order.
     """
     items = iter(encoded)
     with ThreadPoolExecutor(n_cores()) as pool:
         while chunk := list(islice(items, CHUNK)):
-            images = list(pool.map(partial(decode, form=form), chunk))
-            if form.square:
+            images = list(pool.map(partial(decode, image_format=image_format), chunk))
+            if image_format.square:
                 yield np.stack(images)
             else:
                 yield from images

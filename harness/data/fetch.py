@@ -1,4 +1,9 @@
-"""Fetching published files: one process at a time, checked, and never half there."""
+"""Download published files: one process at a time, with a checksum, and never incomplete.
+
+pooch and torchvision's `download_url` do not replace this: neither has a lock, pooch downloads a
+file anew if the user has put another one in its place, and torchvision writes into the final file
+and has no timeout.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +33,15 @@ TIMEOUT = 10.0  # seconds without an answer: without a network the error comes s
 
 @dataclass(frozen=True)
 class Download:
-    """A published file. size: as told to the user; md5: as its publisher gives it."""
+    """A published file.
+
+    Attributes:
+        title: Its name in messages.
+        url: Its address.
+        filename: Its name on the disk.
+        md5: Its checksum, as published.
+        size: Its size in messages.
+    """
 
     title: str
     url: str
@@ -37,30 +50,36 @@ class Download:
     size: str
 
     @property
-    def by_hand(self) -> str:
+    def description(self) -> str:
+        """Address, size and checksum, for users who fetch the file themselves."""
         return f"{self.url} ({self.size}, md5 {self.md5})"
 
 
 @dataclass(frozen=True)
 class Archive(Download):
-    """A .tgz of one `folder`."""
+    """A published .tgz file.
+
+    Attributes:
+        folder: The one folder in it.
+    """
 
     folder: str
 
 
 def fetch(archive: Archive, root: Path) -> Path:
-    """root/folder of the archive, downloaded and extracted if it is not there. A folder that is
-    there is taken as it is: ours appear only when whole.
+    """Return the archive's folder in `root`; download and extract it if it is missing.
+
+    A folder that is there is used as it is: ours appear only when they are complete.
 
     Raises:
-        UserError: it is not there and cannot be downloaded, its checksum is wrong, or `root`
-            cannot be written. One line that says how to do it by hand.
+        UserError: The folder is missing and the archive cannot be downloaded, its checksum is
+            wrong, or `root` cannot be written; the message says how to fetch it by hand.
     """
     folder = root / archive.folder
     if folder.is_dir():
         return folder
-    with _writing(archive, root):
-        if not folder.is_dir():  # nobody else was faster
+    with _locked_for_writing(archive, root):
+        if not folder.is_dir():  # no other process was faster
             path = root / archive.filename
             if path.exists():
                 _check(path, archive)
@@ -71,15 +90,17 @@ def fetch(archive: Archive, root: Path) -> Path:
 
 
 def fetch_file(file: Download, folder: Path) -> Path:
-    """folder/filename, downloaded if it is not there. A file that is there is taken as it is.
+    """Return the path of a file in `folder`; download it if it is missing.
+
+    A file that is there is used as it is.
 
     Raises:
-        UserError: as `fetch`.
+        UserError: As for `fetch`.
     """
     path = folder / file.filename
     if not path.is_file():
-        with _writing(file, folder):
-            if not path.is_file():  # nobody else was faster
+        with _locked_for_writing(file, folder):
+            if not path.is_file():  # no other process was faster
                 _download(path, file)
     return path
 
@@ -89,7 +110,7 @@ _may_fetch: ContextVar[bool] = ContextVar("may_fetch", default=True)
 
 @contextlib.contextmanager
 def without_fetching() -> Iterator[None]:
-    """Inside the block, and in this thread, what is not there is missing."""
+    """Raise an error in place of every download, in this thread, until the block ends."""
     token = _may_fetch.set(False)
     try:
         yield
@@ -98,14 +119,14 @@ def without_fetching() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _writing(file: Download, root: Path) -> Iterator[None]:
-    """root is made, and this file of it belongs to this process alone, until the block ends.
+def _locked_for_writing(file: Download, root: Path) -> Iterator[None]:
+    """Create `root` and lock this file in it until the block ends.
 
     Raises:
-        UserError: `root` cannot be written, or nothing is to be fetched.
+        UserError: `root` cannot be written, or `without_fetching` forbids downloads.
     """
     if not _may_fetch.get():
-        raise UserError(f"dataset: {file.title} is not in {root}; put {file.by_hand} there")
+        raise UserError(f"dataset: {file.title} is not in {root}; put {file.description} there")
     try:
         root.mkdir(parents=True, exist_ok=True)
         with locked(root / f".{file.filename}.lock", f"it fetches {file.title}"):
@@ -122,12 +143,13 @@ def _check(path: Path, archive: Archive) -> None:
         md5 = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
     if md5 != archive.md5:
         raise UserError(
-            f"dataset: {path} is not whole (md5 {md5}); delete it, or fetch {archive.by_hand} anew"
+            f"dataset: {path} is not whole (md5 {md5}); delete it, or fetch {archive.description} "
+            "anew"
         )
 
 
 def _download(path: Path, download: Download) -> None:
-    """Into a temporary file, renamed once its checksum is right."""
+    """Download into a temporary file, and rename it once its checksum is right."""
     request = urllib.request.Request(download.url, headers={"User-Agent": "refilled-harness"})
     part = path.with_name(f".{path.name}.part")
     try:
@@ -141,12 +163,12 @@ def _download(path: Path, download: Download) -> None:
             reason = (getattr(cause, "strerror", None) or str(cause) or "no answer").splitlines()[0]
             raise UserError(
                 f"dataset: {download.title} is not in {path.parent} and cannot be fetched "
-                f"({reason}); put {download.by_hand} there"
+                f"({reason}); put {download.description} there"
             ) from None
         if md5 != download.md5:
             raise UserError(
                 f"dataset: {download.title} came with a wrong checksum ({n} bytes, md5 {md5}); try "
-                f"again, or put {download.by_hand} into {path.parent}"
+                f"again, or put {download.description} into {path.parent}"
             )
         os.replace(part, path)
     finally:
@@ -154,7 +176,7 @@ def _download(path: Path, download: Download) -> None:
 
 
 def _receive(response: http.client.HTTPResponse, part: Path, download: Download) -> tuple[int, str]:
-    """The number of bytes written to `part`, and their md5."""
+    """Write the response to `part`; return its number of bytes and their MD5."""
     print(
         f"fetching {download.title} ({download.size}) from {download.url} into {part.parent}",
         file=sys.stderr,
@@ -173,7 +195,7 @@ def _receive(response: http.client.HTTPResponse, part: Path, download: Download)
 
 @contextlib.contextmanager
 def _bar(total: int | None) -> Iterator[Callable[[int], Any]]:
-    """A progress bar on a terminal, nothing in a log file."""
+    """Show a progress bar on a terminal, and nothing in a log file."""
     if not sys.stderr.isatty():
         yield lambda n: None
         return
@@ -184,7 +206,7 @@ def _bar(total: int | None) -> Iterator[Callable[[int], Any]]:
 
 
 def _extract(path: Path, archive: Archive, root: Path) -> None:
-    """The archive's folder, renamed into place when whole. Nothing is written outside of it."""
+    """Extract the archive's folder, and rename it into place when it is complete."""
     print(f"extracting {path}", file=sys.stderr, flush=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{archive.folder}-", dir=root))
     try:

@@ -1,15 +1,15 @@
-"""What of a folder belongs to a data set: the one place that says so.
+"""Decide which files of a folder belong to a data set; nothing else decides it.
 
-- What is hidden, and what file managers, archivers and file servers leave behind (`is_litter`), is
-  no data anywhere.
+- Hidden files, and files that file managers, archivers and file servers leave behind (`is_litter`),
+  are never data.
 - A part is a folder, or a parquet file, called train or test or another word for it (`part_of`:
   Training, test_set). Folders with such names are parts if they hold folders, and classes of that
-  name if they hold images. Parts of which one is missing or double are refused.
+  name if they hold images. A part that is missing or there twice is an error.
 - A class is a folder in a part, or in the data set if that has no parts.
-- An image is every file below a class, also in folders of it and behind links. One that cannot be
-  read is refused, whatever it is called. A folder is read once: for two classes, it is refused.
+- Every file below a class is an image, also in subfolders and behind links. One that cannot be
+  read is an error, whatever its name. So is a folder that is read for two classes.
 
-What else is there is left out, and counted with its reason for `harness plan`.
+All other files are left out, and counted by reason for `harness plan`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from harness.common.errors import UserError
 from harness.common.names import normalise_name, printable
 
 TRAIN, TEST, VALIDATION = "train", "test", "validation"
-# Part -> the words for it. Validation images are always drawn from those of train.
+# Part -> the words for it. Validation images are always drawn from the training images.
 WORDS = {
     TRAIN: ("train", "training", "trn"),
     TEST: ("test", "testing", "tst"),
@@ -41,7 +41,13 @@ NOT_DRAWN = "validation images are drawn from the training images"
 
 @dataclass(frozen=True)
 class LeftOut:
-    """count: of files, or of folders that were not looked into; example: one of them."""
+    """Files, or folders that were not searched, that are left out for one reason.
+
+    Attributes:
+        reason: The reason.
+        count: Their number.
+        example: One of them.
+    """
 
     reason: str
     count: int
@@ -53,52 +59,54 @@ class LeftOut:
 
 @dataclass
 class Tally:
-    """Counts what is left out, by reason."""
+    """Counts the files that are left out, by reason."""
 
-    found: dict[str, LeftOut] = field(default_factory=dict)
+    reasons: dict[str, LeftOut] = field(default_factory=dict)
 
     def add(self, reason: str, example: str | Path, count: int = 1) -> None:
-        known = self.found.get(reason)
-        first = known.example if known else str(example)
-        self.found[reason] = LeftOut(reason, count + (known.count if known else 0), first)
+        """Count `count` more files; the first example is kept."""
+        before = self.reasons.get(reason, LeftOut(reason, 0, str(example)))
+        self.reasons[reason] = LeftOut(reason, before.count + count, before.example)
 
-    def lines(self) -> tuple[LeftOut, ...]:
-        return tuple(self.found.values())
+    def left_out(self) -> tuple[LeftOut, ...]:
+        """Return the counts, in the order in which the reasons came up."""
+        return tuple(self.reasons.values())
 
 
 def is_litter(name: str) -> bool:
-    """Whether no person has put it there."""
+    """Return whether a program, and no person, has put a file of this name there."""
     return name.startswith((".", "~$")) or name.lower() in LITTER
 
 
 def part_of(name: str) -> str | None:
-    """TRAIN, TEST or VALIDATION if a folder of this name would be one."""
+    """Return TRAIN, TEST or VALIDATION if it is the meaning of a folder's name, else None."""
     for part, words in WORDS.items():
         if re.fullmatch(f"({'|'.join(words)}){SUFFIX}", name.casefold()):
             return part
     return None
 
 
-def _mentioned(name: str) -> set[str]:
-    """The parts that are words in a name: seg_train."""
+def _mentioned_parts(name: str) -> set[str]:
+    """Return the parts that are words in a name such as seg_train."""
     words = re.findall("[a-z]+", name.casefold())
     return {part for part, known in WORDS.items() if {*words} & {*known}}
 
 
 @dataclass(frozen=True)
-class _Scan:
-    """What lies in one folder, by name, without litter."""
+class _Contents:
+    """The names of the folders and files in one folder, without litter."""
 
     folders: list[str]
     files: list[str]
 
 
-def _scan(folder: str, left: Tally) -> _Scan:
-    """
+def _scan(folder: str, tally: Tally) -> _Contents:
+    """Return what lies in a folder.
+
     Raises:
-        UserError: the folder cannot be read, or a link in it leads nowhere.
+        UserError: The folder cannot be read, or a link in it leads nowhere.
     """
-    found = _Scan([], [])
+    contents = _Contents([], [])
     try:
         entries = sorted(os.scandir(folder), key=lambda e: e.name)
     except OSError as error:
@@ -107,26 +115,26 @@ def _scan(folder: str, left: Tally) -> _Scan:
         ) from None
     for entry in entries:
         if is_litter(entry.name):
-            left.add("hidden, or left behind by a program", entry.path)
+            tally.add("hidden, or left behind by a program", entry.path)
             continue
         try:
             if entry.is_dir():
-                found.folders.append(entry.name)
+                contents.folders.append(entry.name)
             elif entry.is_file():
-                found.files.append(entry.name)
+                contents.files.append(entry.name)
             else:
                 os.stat(entry.path)
-                left.add("neither a file nor a folder", entry.path)
+                tally.add("neither a file nor a folder", entry.path)
         except OSError as error:
             raise UserError(
                 f"dataset: cannot read {printable(entry.path)} ({error.strerror}); restore it, or "
                 "remove the link"
             ) from None
-    return found
+    return contents
 
 
 def n_files(folder: str) -> int:
-    """How many files lie below, without litter; links are not followed."""
+    """Return how many files lie below a folder, without litter; links are not followed."""
     n = 0
     for _, folders, files in os.walk(folder):
         folders[:] = [f for f in folders if not is_litter(f)]
@@ -134,19 +142,25 @@ def n_files(folder: str) -> int:
     return n
 
 
-def find_parts(path: Path, left: Tally) -> tuple[Path, Path | None]:
-    """The folders that hold the classes: of the training images, and of the test images if there
-    is a part of them. What lies beside the parts is left out.
+def find_parts(path: Path, tally: Tally) -> tuple[Path, Path | None]:
+    """Return the folders that hold the classes of the training and of the test images.
+
+    Args:
+        path: The folder of the data set.
+        tally: Counts what lies beside the parts.
+
+    Returns:
+        `path` itself and None if the data set has no parts.
 
     Raises:
-        UserError: a part is missing or there twice, or holds images without classes.
+        UserError: A part is missing or there twice, or holds images without classes.
     """
     beside = Tally()
     root = _scan(str(path), beside)
-    holds = {name: _scan(str(path / name), Tally()) for name in root.folders}
+    contents = {name: _scan(str(path / name), Tally()) for name in root.folders}
     parts = {name: part for name in root.folders if (part := part_of(name))}
-    if not any(holds[name].folders for name in parts):
-        _check_no_parts(path, holds, parts)
+    if not any(contents[name].folders for name in parts):
+        _check_no_parts(path, contents, parts)
         return path, None
     chosen = {}
     for part in (TRAIN, TEST):
@@ -169,16 +183,16 @@ def find_parts(path: Path, left: Tally) -> tuple[Path, Path | None]:
         if name not in chosen.values():
             why = NOT_DRAWN if parts.get(name) == VALIDATION else "neither train nor test"
             folder = str(path / name)
-            left.add(f"in {printable(name)}/: {why}", folder, n_files(folder))
+            tally.add(f"in {printable(name)}/: {why}", folder, n_files(folder))
     for name in root.files:
-        left.add("beside train/ and test/", path / name)
-    left.found.update(beside.found)
+        tally.add("beside train/ and test/", path / name)
+    tally.reasons.update(beside.reasons)
     train, test = (_innermost(path / chosen[part]) for part in (TRAIN, TEST))
     return train, test
 
 
 def _innermost(part: Path) -> Path:
-    """training_set/training_set, as some archives unpack, is the inner one."""
+    """Return the inner folder of training_set/training_set, as some archives unpack."""
     inside = _scan(str(part), Tally())
     while inside.folders == [part.name] and not inside.files:
         part /= part.name
@@ -186,26 +200,27 @@ def _innermost(part: Path) -> Path:
     return part
 
 
-def _check_no_parts(path: Path, holds: dict[str, _Scan], parts: dict[str, str]) -> None:
-    """
+def _check_no_parts(path: Path, contents: dict[str, _Contents], parts: dict[str, str]) -> None:
+    """Check that the folders of a data set without parts can be classes.
+
     Raises:
-        UserError: the folders look like parts, so they can hardly be classes.
+        UserError: They look like parts.
     """
-    images = [name for name in parts if holds[name].files]
-    if images and (len({parts[n] for n in images}) > 1 or len(parts) == len(holds)):
+    images = [name for name in parts if contents[name].files]
+    if images and (len({parts[n] for n in images}) > 1 or len(parts) == len(contents)):
         raise UserError(
             f"dataset.path: {path}/{images[0]} holds images, but no folder for each class; make "
             "some, in train/ and in test/"
         )
-    nested = [n for n, inside in holds.items() if inside.folders and not inside.files]
-    mentioned = {n: found for n in nested if (found := _mentioned(n))}
+    nested = [n for n, inside in contents.items() if inside.folders and not inside.files]
+    mentioned = {n: words for n in nested if (words := _mentioned_parts(n))}
     if len(set().union(*mentioned.values())) > 1:
         first, second = list(mentioned)[:2] if len(mentioned) > 1 else (next(iter(mentioned)), "")
         names = f"{first}/ and {second}/ look" if second else f"{first}/ looks"
         raise UserError(
             f"dataset.path: in {path}, {names} like parts, not classes; call them train/ and test/"
         )
-    for name, inside in holds.items():
+    for name, inside in contents.items():
         within = {part_of(f): f for f in inside.folders if part_of(f)}
         if len(within) > 1:
             a, b = sorted(within.values())[:2]
@@ -217,24 +232,26 @@ def _check_no_parts(path: Path, holds: dict[str, _Scan], parts: dict[str, str]) 
 
 @dataclass
 class Reader:
-    """Lists the parts of one data set.
+    """Lists the files of each class of one data set.
 
-    readers: which class of which part a folder was read for, by device and inode: each once.
+    Attributes:
+        tally: Counts what is left out.
+        read_for: The class folder that each folder was read for, by device and inode.
     """
 
-    left: Tally
-    readers: dict[tuple[int, int], str] = field(default_factory=dict)
+    tally: Tally
+    read_for: dict[tuple[int, int], str] = field(default_factory=dict)
 
     def class_files(self, part: Path) -> dict[str, list[str]]:
-        """Class -> its files, sorted.
+        """Return the sorted files of each class of a part.
 
         Raises:
-            UserError: no folders, or two of one name, or one that is read for another class, or a
-                name that cannot be shown.
+            UserError: There are no folders, two have one name, one is read for another class, or a
+                name cannot be printed.
         """
-        inside = _scan(str(part), self.left)
+        inside = _scan(str(part), self.tally)
         for name in inside.files:
-            self.left.add("beside the class folders", part / name)
+            self.tally.add("beside the class folders", part / name)
         if not inside.folders:
             raise UserError(f"dataset: {part}: no folders in it; make one for each class")
         names: dict[str, str] = {}
@@ -253,7 +270,7 @@ class Reader:
         return {name: sorted(self._below(part / name)) for name in inside.folders}
 
     def _below(self, folder: Path) -> Iterator[str]:
-        """The files of a class."""
+        """Yield the files of a class."""
         real = os.path.realpath(folder)
         above = [*Path(os.path.abspath(folder)).parents, *Path(real).parents]
         up = {_identity(str(f)) for f in above}
@@ -262,19 +279,19 @@ class Reader:
             here = pending.pop()
             identity = _identity(here)
             if identity in up:
-                self.left.add("a link to a folder that it lies in", here)
+                self.tally.add("a link to a folder that it lies in", here)
                 continue
-            reader = self.readers.get(identity)
-            if reader is not None:
-                if reader != str(folder):
+            class_folder = self.read_for.get(identity)
+            if class_folder is not None:
+                if class_folder != str(folder):
                     raise UserError(
-                        f"dataset: {printable(here)} is read for {printable(reader)} already; "
-                        "remove the link from one of them"
+                        f"dataset: {printable(here)} is read for {printable(class_folder)} "
+                        "already; remove the link from one of them"
                     )
-                self.left.add("a link to a folder that is read already", here)
+                self.tally.add("a link to a folder that is read already", here)
                 continue
-            self.readers[identity] = str(folder)
-            inside = _scan(here, self.left)
+            self.read_for[identity] = str(folder)
+            inside = _scan(here, self.tally)
             yield from (os.path.join(here, name) for name in inside.files)
             pending += [os.path.join(here, name) for name in reversed(inside.folders)]
 
@@ -285,26 +302,26 @@ def _identity(path: str) -> tuple[int, int]:
 
 
 def parquet_files(folder: Path, part: str) -> list[Path]:
-    """The parquet files of a part in a folder, or else in the one folder below that has some.
+    """Return the parquet files of a part in a folder, or else in the one subfolder with some.
 
     Raises:
-        UserError: several folders have some, or one of a numbered row is missing.
+        UserError: Several folders have some, or a numbered file is missing.
     """
-    every = [f for f in all_parquet(folder) if parquet_part(f, folder) == part]
-    found = [f for f in every if f.parent == folder] or every
-    parents = sorted({p.parent for p in found})
+    below = [f for f in all_parquet(folder) if parquet_part(f, folder) == part]
+    files = [f for f in below if f.parent == folder] or below
+    parents = sorted({f.parent for f in files})
     if len(parents) > 1:
         raise UserError(
             f"dataset.path: {part}*.parquet in {parents[0]} and in {parents[1]}; give the one "
             "that is meant"
         )
-    _check_row(found)
-    return found
+    _check_numbered_files(files)
+    return files
 
 
 def all_parquet(folder: Path) -> list[Path]:
-    """Sorted; without litter."""
-    found, seen = [], set()
+    """Return all parquet files below a folder, sorted and without litter."""
+    files, seen = [], set()
     for parent, folders, names in os.walk(folder, followlinks=True):
         folders[:] = [f for f in folders if not is_litter(f)]
         identity = _identity(parent)
@@ -312,29 +329,33 @@ def all_parquet(folder: Path) -> list[Path]:
             folders.clear()
             continue
         seen.add(identity)
-        found += [
+        files += [
             Path(parent, name)
             for name in names
             if name.lower().endswith(".parquet") and not is_litter(name)
         ]
-    return sorted(found)
+    return sorted(files)
 
 
 def parquet_part(file: Path, folder: Path) -> str | None:
-    """By the first letters of its name, or else by the name of a folder of its own."""
+    """Return the part that the file's name begins with, or else its subfolder's name means."""
     for part, words in WORDS.items():
         if file.name.casefold().startswith(words):
             return part
     return part_of(file.parent.name) if file.parent != folder else None
 
 
-def _check_row(files: Iterable[Path]) -> None:
-    """Of train-00000-of-00003.parquet there must be three."""
-    rows: dict[str, dict[int, set[int]]] = {}
+def _check_numbered_files(files: Iterable[Path]) -> None:
+    """Check that there are three files such as train-00000-of-00003.parquet.
+
+    Raises:
+        UserError: A file is missing, or the numbers do not fit together.
+    """
+    series: dict[str, dict[int, set[int]]] = {}
     for file in files:
         if match := re.fullmatch(r"(.*?)-?(\d{1,9})-of-(\d{1,9})", file.stem):
-            rows.setdefault(match[1], {}).setdefault(int(match[3]), set()).add(int(match[2]))
-    for name, totals in rows.items():
+            series.setdefault(match[1], {}).setdefault(int(match[3]), set()).add(int(match[2]))
+    for name, totals in series.items():
         for total, numbers in totals.items():
             if len(totals) > 1 or len(numbers) != total:
                 have = " and ".join(f"{len(n)} of {t}" for t, n in totals.items())

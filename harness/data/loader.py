@@ -1,7 +1,7 @@
-"""Batches of large images of many sizes: random crops, resized, of a memory-mapped store.
+"""Batches of large images of many sizes: resized random crops from a memory-mapped store.
 
-Every crop of an epoch is drawn before its first batch, so the pixels do not depend on which process
-cuts them: LoaderImages cuts on the CPU, in DataLoader workers or without; ResidentImages on a GPU
+All crops of an epoch are drawn before its first batch, so the pixels do not depend on which process
+cuts them: LoaderImages cuts on the CPU, with or without DataLoader workers; ResidentImages on a GPU
 that holds all images. The two differ by rounding: the CPU's pixels are rounded to uint8, as
 torchvision's are.
 """
@@ -23,25 +23,36 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 from torchvision.transforms.v2 import functional
 
-from harness.data import Dataset, ImageSet, PackedImages, ResizedCrop
 from harness.data.batches import Batch, Images, batch_bounds, chunk_size
-from harness.data.resize import resampled
+from harness.data.dataset import Dataset, ImageSet, ResizedCrop
+from harness.data.packed import PackedImages
+from harness.data.resize import resize_crops
 
 ATTEMPTS = 10  # as in torchvision
 
 
 @dataclass(frozen=True)
 class Crops:
-    """What to cut in an epoch. order: (N,) positions of the images; boxes: (N, 4) top, left,
-    height and width in each image of `order`; flips: (N,) bool."""
+    """The crops of an epoch.
+
+    Attributes:
+        order: The positions of the images, (N,).
+        boxes: Top, left, height and width of the crop of each image in `order`, (N, 4).
+        flips: Whether to mirror each crop, (N,) bool.
+    """
 
     order: np.ndarray
     boxes: np.ndarray
     flips: np.ndarray
 
 
-def central_crops(shapes: np.ndarray, size: int) -> Crops:
-    """CenterCrop(size) of every image, in order. shapes: (N, 2) height and width."""
+def center_crops(shapes: np.ndarray, size: int) -> Crops:
+    """Return torchvision's CenterCrop of every image, in order.
+
+    Args:
+        shapes: Height and width of each image, (N, 2).
+        size: Height and width of the crops.
+    """
     corners = np.rint((shapes - size) / 2.0).astype(np.int64)
     boxes = np.concatenate([corners, np.full_like(corners, size)], axis=1)
     return Crops(np.arange(len(shapes)), boxes, np.zeros(len(shapes), bool))
@@ -50,8 +61,15 @@ def central_crops(shapes: np.ndarray, size: int) -> Crops:
 def random_crops(
     shapes: np.ndarray, augmentation: ResizedCrop, generator: torch.Generator
 ) -> Crops:
-    """A shuffled epoch, cropped as by torchvision's RandomResizedCrop.get_params and mirrored with
-    probability 1/2. shapes: (N, 2) height and width."""
+    """Return a shuffled epoch of crops, mirrored with probability 1/2.
+
+    They are drawn as by torchvision's RandomResizedCrop.get_params.
+
+    Args:
+        shapes: Height and width of each image, (N, 2).
+        augmentation: The size and the limits of the crops.
+        generator: Everything random follows from its state alone.
+    """
     n = len(shapes)
     order = torch.randperm(n, generator=generator).numpy()
 
@@ -70,7 +88,7 @@ def random_crops(
     room = limits - chosen  # >= 0 where an attempt fits
     corners = np.minimum((u_corner * (room + 1)).astype(np.int64), room)
 
-    # No attempt fits: the central crop with the nearest ratio allowed.
+    # If no attempt fits: the central crop with the nearest ratio allowed.
     for i in np.flatnonzero(~fits_in.any(1)):
         height, width = limits[i].tolist()
         if width / height < narrow:
@@ -83,7 +101,7 @@ def random_crops(
 
 
 class LoaderImages(Images):
-    """Crops cut and resized on the CPU, in `n_workers` processes (0: in this one)."""
+    """Crops that are cut and resized on the CPU, in `n_workers` processes (0: in this one)."""
 
     def __init__(
         self, dataset: Dataset, part: ImageSet, device: torch.device, n_workers: int = 0
@@ -95,15 +113,15 @@ class LoaderImages(Images):
         self.n_workers = n_workers
 
     def plain(self, batch_size: int | None = None) -> Iterator[Batch]:
-        """Every image's centre once, in order."""
+        """Yield the centre of every image once, in order."""
         size = self.augmentation.size
         batch_size = batch_size or chunk_size(self.device, size, size)
-        crops = central_crops(self.images.shapes, size)
+        crops = center_crops(self.images.shapes, size)
         stops = range(batch_size, len(self) + batch_size, batch_size)
         return self._batches(crops, [(stop - batch_size, min(stop, len(self))) for stop in stops])
 
     def augmented(self, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:
-        """Every image once, shuffled and augmented, in the batches of `batch_bounds`."""
+        """Yield every image once, shuffled and augmented, in the batches of `batch_bounds`."""
         crops = random_crops(self.images.shapes, self.augmentation, generator)
         return self._batches(crops, batch_bounds(len(self), batch_size))
 
@@ -117,7 +135,7 @@ class LoaderImages(Images):
             yield Batch(x, labels[window], labels_cpu[window], order_on[window])
 
     def _pixels(self, crops: Crops, bounds: list[tuple[int, int]]) -> Iterator[Tensor]:
-        """(B, size, size, 3) uint8 of each batch, on the device."""
+        """Yield the pixels of each batch on the device, (B, size, size, 3) uint8."""
         n_workers = min(self.n_workers, len(bounds))
         loader = DataLoader(
             _Cutter(self.images, crops, bounds, self.augmentation.size),
@@ -126,7 +144,7 @@ class LoaderImages(Images):
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # a loader draws a seed: not from the global stream
             multiprocessing_context="fork" if n_workers and sys.platform == "linux" else None,
-            worker_init_fn=_prepare_worker,
+            worker_init_fn=_start_worker,
         )
         batches = iter(loader)
         while True:
@@ -144,21 +162,24 @@ class LoaderImages(Images):
             yield pixels.to(self.device, non_blocking=True)
 
 
-def _prepare_worker(worker: int) -> None:
+def _start_worker(worker: int) -> None:
     _end_with_parent()
     # A batch that does not fit into shared memory would be dropped with a traceback, and the cell
-    # would wait for it for ever. It notices a worker that is gone.
-    Queue._on_queue_feeder_error = staticmethod(_end_after)  # type: ignore[attr-defined]
+    # would wait for it for ever. It does notice a dead worker.
+    Queue._on_queue_feeder_error = staticmethod(_end_after_error)  # type: ignore[attr-defined]
 
 
-def _end_after(error: Exception, batch: object) -> None:
+def _end_after_error(error: Exception, batch: object) -> None:
     print(f"loader worker: {error}", file=sys.stderr, flush=True)
     os._exit(1)
 
 
 def _end_with_parent() -> None:
-    """A worker shares the lease of the cell it is forked from: it must not outlive a killed cell,
-    as torch's own look at the parent every 5 s would let it."""
+    """End this worker as soon as its parent ends.
+
+    A worker shares the lease of the cell it is forked from, so it must not outlive a killed cell;
+    torch looks at the parent only every 5 s.
+    """
     parent = multiprocessing.parent_process()
 
     def wait() -> None:
@@ -170,7 +191,7 @@ def _end_with_parent() -> None:
 
 
 class _Cutter(TorchDataset[Tensor]):
-    """Item i: the pixels of batch i. What a worker process runs."""
+    """The pixels of batch i as item i; a worker process runs this."""
 
     def __init__(
         self, images: PackedImages, crops: Crops, bounds: list[tuple[int, int]], size: int
@@ -199,7 +220,7 @@ class _Cutter(TorchDataset[Tensor]):
 
 
 class ResidentImages(LoaderImages):
-    """Crops cut and resized on the device, which holds the images: no worker, no copy a batch."""
+    """Crops that are cut and resized on the device, which holds the images."""
 
     def __init__(self, dataset: Dataset, part: ImageSet, device: torch.device) -> None:
         super().__init__(dataset, part, device, n_workers=0)
@@ -210,7 +231,7 @@ class ResidentImages(LoaderImages):
             self.stored[start:stop] = torch.from_numpy(np.array(self.images[i]).reshape(-1))
 
     def _pixels(self, crops: Crops, bounds: list[tuple[int, int]]) -> Iterator[Tensor]:
-        """(B, size, size, 3) float32 of each batch."""
+        """Yield the pixels of each batch, (B, size, size, 3) float32."""
         shapes = self.images.shapes
         sizes = torch.from_numpy(crops.boxes[:, 2:]).to(self.device)
         flips = torch.from_numpy(crops.flips).to(self.device)
@@ -227,4 +248,4 @@ class ResidentImages(LoaderImages):
                 image = self.stored[first : first + rows * columns * 3].view(rows, columns, 3)
                 out[:h, :w] = image[top : top + h, left : left + w]
             window = slice(start, stop)
-            yield resampled(canvas, sizes[window], flips[window], self.augmentation.size)
+            yield resize_crops(canvas, sizes[window], flips[window], self.augmentation.size)

@@ -1,8 +1,8 @@
-"""Decoded images in one memory-mapped file, so that no process decodes what another one did.
+"""Decoded images in one memory-mapped file, so that no process decodes what another one has.
 
 A store is a folder: pixels.bin (uint8, image after image, each H x W x 3), index.npz (labels,
 shapes, sums of each image's channels) and meta.json. Its `digest` is that of pixels and labels,
-taken while they were written (harness.data.cache), so nobody has to read them all again.
+taken while they were written (harness.data.cache), so that they need not be read again.
 """
 
 from __future__ import annotations
@@ -17,13 +17,23 @@ from typing import Any, overload
 import numpy as np
 
 from harness.common.errors import UserError
-from harness.data.options import Channels
+
+Channels = tuple[float, float, float]
 
 
 @dataclass(frozen=True, eq=False)
 class ImageStore:
-    """An open store of N images. pixels: (bytes,) memory-mapped uint8; shapes: (N, 2) height and
-    width; sums, squares: (N, 3) of each image's channels; labels: (N,) int64."""
+    """An open store of N images.
+
+    Attributes:
+        path: The folder of the store.
+        pixels: All bytes, memory-mapped uint8.
+        shapes: Height and width of each image, (N, 2).
+        sums, squares: Sum of values and of their squares in each channel of each image, (N, 3).
+        labels: (N,) int64.
+        class_names: The names of the labels 0, 1, ..
+        digest: SHA-256 of pixels and labels.
+    """
 
     path: Path
     pixels: np.ndarray
@@ -36,20 +46,25 @@ class ImageStore:
 
     @cached_property
     def offsets(self) -> np.ndarray:
-        """(N,) first byte of each image."""
+        """Position of the first byte of each image, (N,)."""
         return np.concatenate([[0], np.cumsum(self.shapes.prod(1) * 3)[:-1]])
 
     def images(self, index: np.ndarray | None = None) -> PackedImages:
-        """The images at these positions, or all of them."""
+        """Return the images at these positions, (n,) int64, or all of them."""
         return PackedImages(self, np.arange(len(self.labels)) if index is None else index)
 
     def __reduce__(self) -> tuple[Any, ...]:  # a loader's worker maps the file itself
-        return (reopened, (self.path,))
+        return (reopen_store, (self.path,))
 
 
 @dataclass(frozen=True, eq=False)
 class PackedImages:
-    """Images of a store. index: (N,) int64 positions there."""
+    """Some images of a store.
+
+    Attributes:
+        store: The store.
+        index: Their positions in the store, (N,) int64.
+    """
 
     store: ImageStore
     index: np.ndarray = field(repr=False)
@@ -62,7 +77,7 @@ class PackedImages:
     @overload
     def __getitem__(self, key: np.ndarray) -> PackedImages: ...
     def __getitem__(self, key: int | np.ndarray) -> np.ndarray | PackedImages:
-        """One image, (H, W, 3) uint8, not copied; or with an array of positions a subset."""
+        """Return one image, (H, W, 3) uint8, not copied; or a subset for an array of positions."""
         if isinstance(key, np.ndarray):
             return PackedImages(self.store, self.index[key])
         i = self.index[key]
@@ -72,49 +87,56 @@ class PackedImages:
 
     @property
     def shapes(self) -> np.ndarray:
-        """(N, 2) height and width."""
+        """Height and width of each image, (N, 2)."""
         return self.store.shapes[self.index]
 
     @property
     def nbytes(self) -> int:
+        """Size of the pixels in bytes."""
         return int(self.shapes.prod(1).sum()) * 3
 
     @cached_property
     def digest(self) -> str:
-        """Of the store's pixels and labels, and of which images of it these are."""
+        """SHA-256 of the store's digest and of the positions of these images."""
         index = np.ascontiguousarray(self.index, dtype="<i8")
         return hashlib.sha256(self.store.digest.encode() + index.tobytes()).hexdigest()
 
-    def joined(self, other: PackedImages) -> PackedImages:
-        """These images, then the other ones of the same store."""
+    def concatenate(self, other: PackedImages) -> PackedImages:
+        """Return these images followed by other images of the same store.
+
+        Raises:
+            ValueError: The other images are of another store.
+        """
         if other.store.digest != self.store.digest:
             raise ValueError("images of two stores cannot be joined")
         return PackedImages(self.store, np.concatenate([self.index, other.index]))
 
     def stack(self) -> np.ndarray:
-        """(N, H, W, 3) uint8, copied.
+        """Return a copy of the pixels, (N, H, W, 3) uint8.
 
         Raises:
-            ValueError: the store's images are not of one size.
+            ValueError: The store's images are of different sizes.
         """
         if (self.store.shapes != self.store.shapes[0]).any():
             raise ValueError(f"{self.store.path}: images of several sizes cannot be stacked")
         return self.store.pixels.reshape(-1, *self.store.shapes[0], 3)[self.index]
 
     def normalisation(self) -> tuple[Channels, Channels]:
-        """Mean and standard deviation of each channel, of pixels scaled to [0, 1], from the
-        stored sums: exact, and no pixel is read."""
+        """Return mean and standard deviation of each channel, of pixels scaled to [0, 1].
+
+        They follow exactly from the stored sums, so no pixel is read.
+        """
         n = int(self.shapes.prod(1).sum()) * 255
         mean = self.store.sums[self.index].sum(0) / n
         square = self.store.squares[self.index].sum(0) / (n * 255)
         deviation = np.sqrt(np.maximum(square - mean**2, 0))
-        deviation[deviation == 0] = 1.0  # as harness.data.normalisation
+        deviation[deviation == 0] = 1.0  # as in harness.data.dataset.normalisation
         (r, g, b), (sr, sg, sb) = mean.tolist(), deviation.tolist()
         return (r, g, b), (sr, sg, sb)
 
 
 def open_store(path: Path) -> ImageStore | None:
-    """None if it is not there or not whole."""
+    """Return the store in a folder, or None if it is missing or incomplete."""
     try:
         meta = json.loads((path / "meta.json").read_text(encoding="utf-8"))
         if (path / "pixels.bin").stat().st_size != meta["bytes"]:
@@ -133,7 +155,12 @@ def open_store(path: Path) -> ImageStore | None:
     )
 
 
-def reopened(path: Path) -> ImageStore:
+def reopen_store(path: Path) -> ImageStore:
+    """Return the store in a folder that has one.
+
+    Raises:
+        UserError: The store is missing or incomplete.
+    """
     store = open_store(path)
     if store is None:
         raise UserError(f"dataset: the decoded images in {path} are gone or broken; delete it")

@@ -1,306 +1,237 @@
-"""Images in parquet files, as data sets lie on the Hugging Face hub: a column of encoded images
-(bytes, or a struct with a field `bytes`) and a column of class numbers."""
+"""Images in parquet files, as data sets lie on the Hugging Face hub.
+
+One column has encoded images (bytes, or a struct with a field `bytes`), one has class numbers.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from harness.common.errors import UserError
-from harness.data import Dataset
-from harness.data.assemble import (
-    assemble,
-    augmentation_of,
-    check_range,
-    check_training_classes,
-    form_of,
-)
-from harness.data.cache import Contents, cached, file_times
-from harness.data.classes import in_order_of
+from harness.data.assemble import check_range, check_training_classes
+from harness.data.cache import Contents, cached_store, file_times
+from harness.data.classes import renumber
 from harness.data.decode import Encoded, ImageFormat, decode_all
-from harness.data.listing import (
-    NOT_DRAWN,
-    TEST,
-    TRAIN,
-    VALIDATION,
-    Tally,
-    all_parquet,
-    parquet_files,
-    parquet_part,
-)
-from harness.data.options import ParquetOptions
 from harness.data.packed import ImageStore
 
-IMAGE_COLUMNS, LABEL_COLUMNS = ("img", "image"), ("fine_label", "label")
+IMAGE_COLUMNS, LABEL_COLUMNS = ("img", "image"), ("fine_label", "label")  # the hub's names
 
 
 @dataclass(frozen=True)
 class Columns:
-    """None: found by the hub's usual names."""
+    """The names of the columns of images and labels; None for the hub's names."""
 
     image: str | None = None
     label: str | None = None
-
-
-def load(options: ParquetOptions, with_test: bool = True) -> Dataset:
-    """with_test: False leaves the test files unopened.
-
-    Raises:
-        UserError: no such files or columns, an image that cannot be read, wrong labels, or a split
-            that leaves a class empty.
-    """
-    left = Tally()
-    train, test = find_files(options, left)
-    columns = Columns(options.image_column, options.label_column)
-    form = form_of(options)
-    dataset = assemble(
-        options,
-        augmentation_of(options),
-        open_files(train, "train", columns, form),
-        open_files(test, "test", columns, form, like=train) if test and with_test else None,
-        draw_test=not test,
-    )
-    return replace(dataset, left_out=left.lines())
-
-
-def find_files(options: ParquetOptions, left: Tally) -> tuple[list[Path], list[Path]]:
-    """The training and the test files; no test files where the test images are to be drawn."""
-    path, test = options.path, list(options.test or [])
-    if path is None:
-        return list(options.train or []), test
-    if path.is_file():
-        return [path], test
-    if not path.is_dir():
-        raise UserError(f"dataset.path: no folder or file {path}; correct the path")
-    train = parquet_files(path, TRAIN)
-    others = sorted({*all_parquet(path)} - {*train, *test})
-    if not train and len(others) == 1:
-        return others, test
-    if not train:
-        raise UserError(
-            f"dataset.path: no train*.parquet in {path}; name the files with dataset.train"
-        )
-    test = test or parquet_files(path, TEST)
-    if others and not test:
-        raise UserError(
-            f"dataset.path: no test*.parquet in {path}, but {others[0].name}; name the test files "
-            "with dataset.test"
-        )
-    for file in sorted({*others} - {*test}):
-        is_validation = parquet_part(file, path) == VALIDATION
-        left.add(NOT_DRAWN if is_validation else "neither train*.parquet nor test*.parquet", file)
-    return train, test
 
 
 def open_files(
     files: Sequence[Path],
     split: Literal["train", "test"],
     columns: Columns,
-    form: ImageFormat,
+    image_format: ImageFormat,
     names: Sequence[str] | None = None,
     size: int | None = None,
-    like: Sequence[Path] | None = None,
+    names_from: Sequence[Path] | None = None,
     alphabetical: bool = False,
 ) -> ImageStore:
-    """The store of one split's files.
+    """Return the store of the images in one split's files.
 
     Args:
-        files: in the order of their images.
-        split: which one it is.
-        columns: which ones hold images and labels.
-        form: how to keep the images.
-        names: of the classes; None for what the files say, or else the numbers.
-        size: how many images there must be; None for any number.
-        like: files whose names say which number a class has; None for `files` themselves. Where
-            both have names, labels are matched by them.
-        alphabetical: the number of a class is its name's place in the alphabet, if it has a name.
+        files: The files, in the order of their images.
+        split: The split.
+        columns: The columns of images and labels.
+        image_format: How to store the images.
+        names: The names of the classes; None for those in the files, or else numbers.
+        size: The number of images that there must be; None for any.
+        names_from: Files whose class names say which number a class has; None for `files`. If both
+            have names, labels are matched by them.
+        alphabetical: Whether classes are numbered in the order of their names, if they have names.
 
     Raises:
-        UserError: as `load`.
+        UserError: A file or column is missing or broken, an image cannot be read, or labels are
+            wrong.
     """
-    where = str(files[0] if len(files) == 1 else files[0].parent)
+    place = str(files[0] if len(files) == 1 else files[0].parent)
     source = {
-        "path": where,
+        "path": place,
         "split": split,
         "files": file_times(files),
         "columns": [columns.image, columns.label],
-        "form": form.as_json(),
+        "form": image_format.as_json(),
         "names": list(names) if names is not None else None,
-        "matched": [file_times(like) if like is not None else None, alphabetical],
+        "matched": [file_times(names_from) if names_from is not None else None, alphabetical],
     }
 
     def make() -> Contents:
-        order = None
-        if like is not None or alphabetical:
-            order = _Part(like or files, columns, named=True).class_names
-            order = sorted(order, key=_alphabet) if order and alphabetical else order
-        part = _Part(files, columns, order, str((like or files)[0]))
-        if order and names is not None and len(order) != len(names):
+        opened = [_ParquetFile(path, columns) for path in files]
+        order, order_source = _class_names(opened)
+        is_prescribed = False
+        if names_from is not None or alphabetical:
+            others = [_ParquetFile(path, columns) for path in names_from or ()]
+            prescribed, _ = _class_names(others or opened)
+            if prescribed:
+                order = sorted(prescribed, key=_alphabetical_key) if alphabetical else prescribed
+                order_source, is_prescribed = str((names_from or files)[0]), True
+        labels = [file.read_labels(order, order_source) for file in opened]
+        if is_prescribed and order and names is not None and len(order) != len(names):
             raise UserError(
-                f"dataset.path: {where} names {len(order)} classes, not {len(names)}; for other "
+                f"dataset.path: {place} names {len(order)} classes, not {len(names)}; for other "
                 "data use `name: parquet`"
             )
-        n, known = len(part.labels), names if names is not None else part.class_names
-        if size is not None and n != size:
+        starts = np.cumsum([0, *map(len, labels)])
+        if size is not None and starts[-1] != size:
             raise UserError(
-                f"dataset.path: {where} has {n} images, not {size}; for other data use "
+                f"dataset.path: {place} has {starts[-1]} images, not {size}; for other data use "
                 "`name: parquet`"
             )
-        check_range(part.labels, known, where, part.place)
+
+        def describe_image(i: int) -> str:
+            k = int(np.searchsorted(starts, i, side="right")) - 1
+            return f"{files[k]}, row {i - starts[k]}"
+
+        all_labels, class_names = np.concatenate(labels), names if names is not None else order
+        check_range(all_labels, class_names, place, describe_image)
         if split == "train":
-            known = check_training_classes(part.labels, known, where)
-        return Contents(decode_all(part.images(), form), part.labels, known or ())
+            class_names = check_training_classes(all_labels, class_names, place)
+        images = chain.from_iterable(file.read_images() for file in opened)
+        return Contents(decode_all(images, image_format), all_labels, class_names or ())
 
-    return cached(source, make)
+    return cached_store(source, make)
 
 
-def _alphabet(name: str) -> tuple[int, str]:
-    """Sorts names, and numbers that stand for names by their value."""
+def _alphabetical_key(name: str) -> tuple[int, str]:
+    """Return a key that sorts names, and numbers that stand in for names by their value."""
     return (int(name), "") if name.isdecimal() else (0, name.casefold())
 
 
-class _Part:
-    """The files of one split, their labels read.
+def _class_names(files: Sequence[_ParquetFile]) -> tuple[list[str] | None, str]:
+    """Return the class names of the first file that has some, and its path."""
+    for file in files:
+        if file.class_names:
+            return file.class_names, str(file.path)
+    return None, ""
 
-    class_names: of the first file that names its classes; every label numbers these, or those of
-    `order`, whatever numbers its own file has for them. named: read these alone, and no label.
-    """
 
-    def __init__(
-        self,
-        files: Sequence[Path],
-        columns: Columns,
-        order: Sequence[str] | None = None,
-        first: str = "",
-        named: bool = False,
-    ) -> None:
-        # Imported here: a data set that lies in the cache needs neither.
+class _ParquetFile:
+    """An open file, with its columns and the names of its classes, if it has names."""
+
+    def __init__(self, path: Path, columns: Columns) -> None:
+        # Imported here: a data set that lies in the cache does not need it.
         import pyarrow
         import pyarrow.parquet as pq
 
-        self.files: list[tuple[Path, Any]] = []
-        for path in files:
-            try:
-                self.files.append((path, pq.ParquetFile(path)))
-            except (pyarrow.ArrowException, OSError) as error:
-                reason = str(error).splitlines()[0][:100]
-                raise UserError(
-                    f"dataset: {path}: not a parquet file ({reason}); fetch it again"
-                ) from None
-        self.broken = (pyarrow.ArrowException, OSError)
-        self.image_columns = [
-            _column(path, file, columns.image, IMAGE_COLUMNS, "image") for path, file in self.files
-        ]
-        own = [
-            _class_names(file, _column(path, file, columns.label, LABEL_COLUMNS, "label"))
-            for path, file in self.files
-        ]
-        known = [(names, str(path)) for names, path in zip(own, files, strict=True) if names]
-        self.class_names: list[str] | None = None
-        self.first = ""
-        if known:
-            self.class_names, self.first = known[0]
-        if named:
-            return
-        if order is not None:
-            self.class_names, self.first = list(order), first
-        labels = [
-            self._labels(path, file, columns, names)
-            for (path, file), names in zip(self.files, own, strict=True)
-        ]
-        self.starts = np.cumsum([0, *map(len, labels)])
-        self.labels = np.concatenate(labels) if labels else np.empty(0, np.int64)
+        self.path, self._read_errors = path, (pyarrow.ArrowException, OSError)
+        try:
+            self._file = pq.ParquetFile(path)
+        except self._read_errors as error:
+            reason = str(error).splitlines()[0][:100]
+            raise UserError(
+                f"dataset: {path}: not a parquet file ({reason}); fetch it again"
+            ) from None
+        self._schema = self._file.schema_arrow
+        self._image_column = self._column(columns.image, IMAGE_COLUMNS, "image")
+        self._label_column = self._column(columns.label, LABEL_COLUMNS, "label")
+        self.class_names = self._read_class_names()
 
-    def place(self, i: int) -> str:
-        """Image i of the split as file and row."""
-        k = int(np.searchsorted(self.starts, i, side="right")) - 1
-        return f"{self.files[k][0]}, row {i - self.starts[k]}"
+    def read_labels(self, order: Sequence[str] | None, order_source: str) -> np.ndarray:
+        """Return the labels, (N,) int64, as numbers of the classes in `order`.
 
-    def _labels(
-        self, path: Path, file: Any, columns: Columns, own: Sequence[str] | None
-    ) -> np.ndarray:
-        """(N,) int64 of one file. own: the names of its classes, if it has some."""
+        Args:
+            order: The names of the classes; if there are none, or the file has none, the labels are
+                returned as they are.
+            order_source: Where the order comes from, for messages.
+
+        Raises:
+            UserError: The column does not hold class numbers, or a class is not in the order.
+        """
         import pyarrow
 
-        name = _column(path, file, columns.label, LABEL_COLUMNS, "label")
-        kind = file.schema_arrow.field(name).type
+        kind = self._schema.field(self._label_column).type
         if not pyarrow.types.is_integer(kind):
             raise UserError(
-                f"dataset.label_column: {name} of {path} is {kind}, not whole numbers; number the "
-                "classes from 0"
+                f"dataset.label_column: {self._label_column} of {self.path} is {kind}, not whole "
+                "numbers; number the classes from 0"
             )
         try:
-            column = file.read(columns=[name]).column(name)
-        except self.broken as error:
-            raise UserError(_broken(path, error)) from None
+            column = self._file.read(columns=[self._label_column]).column(self._label_column)
+        except self._read_errors as error:
+            raise self._broken(error) from None
         if column.null_count:
             row = column.is_null().index(True).as_py()
-            raise UserError(f"dataset: {path}, row {row}: no label; add it or remove the row")
+            raise UserError(f"dataset: {self.path}, row {row}: no label; add it or remove the row")
         labels: np.ndarray = column.to_numpy().astype(np.int64)
-        if own is None or self.class_names is None or not len(labels):
+        names = self.class_names
+        if names is None or order is None or not len(labels):
             return labels
-        check_range(labels, own, str(path), (str(path) + ", row {}").format)
-        return in_order_of(self.class_names, labels, own, str(path), self.first)
+        check_range(labels, names, str(self.path), lambda row: f"{self.path}, row {row}")
+        return renumber(labels, names, order, str(self.path), order_source)
 
-    def images(self) -> Iterator[Encoded]:
-        """Every image, as it is encoded."""
-        for (path, file), name in zip(self.files, self.image_columns, strict=True):
-            row = 0
-            try:
-                for batch in file.iter_batches(batch_size=512, columns=[name]):
-                    for value in batch.column(0).to_pylist():
-                        data = value.get("bytes") if isinstance(value, dict) else value
-                        where = f"{path}, row {row}"
-                        if not data:
-                            raise UserError(f"dataset: {where}: no image; add it or remove the row")
-                        yield Encoded(data, where)
-                        row += 1
-            except self.broken as error:
-                raise UserError(_broken(path, error)) from None
+    def read_images(self) -> Iterator[Encoded]:
+        """Yield every image.
 
+        Raises:
+            UserError: The file is broken, or a row has no image.
+        """
+        row, column = 0, self._image_column
+        try:
+            for batch in self._file.iter_batches(batch_size=512, columns=[column]):
+                for value in batch.column(0).to_pylist():
+                    data = value.get("bytes") if isinstance(value, dict) else value
+                    name = f"{self.path}, row {row}"
+                    if not data:
+                        raise UserError(f"dataset: {name}: no image; add it or remove the row")
+                    yield Encoded(data, name)
+                    row += 1
+        except self._read_errors as error:
+            raise self._broken(error) from None
 
-def _broken(path: Path, error: Exception) -> str:
-    return f"dataset: {path}: broken ({str(error).splitlines()[0][:100]}); fetch it again"
+    def _broken(self, error: Exception) -> UserError:
+        reason = str(error).splitlines()[0][:100]
+        return UserError(f"dataset: {self.path}: broken ({reason}); fetch it again")
 
+    def _column(self, given: str | None, usual: Sequence[str], kind: str) -> str:
+        """Return the name of the column of images or of labels.
 
-def _column(path: Path, file: Any, given: str | None, usual: Sequence[str], what: str) -> str:
-    """
-    Raises:
-        UserError: no such column, or not one of images.
-    """
-    import pyarrow.types as types
+        Raises:
+            UserError: There is no such column, or it does not hold images.
+        """
+        import pyarrow.types as types
 
-    schema = file.schema_arrow
-    twice = next((c for c in schema.names if schema.names.count(c) > 1), None)
-    if twice is not None:
-        raise UserError(f"dataset: {path}: two columns are called {twice!r}; rename one")
-    name = given or next((c for c in usual if c in schema.names), None)
-    if name is None or name not in schema.names:
-        missing = f"no column {given!r}" if given else f"no column {' or '.join(usual)}"
-        raise UserError(
-            f"dataset.{what}_column: {missing} in {path}; it has: {', '.join(schema.names)}"
-        )
-    kind = schema.field(name).type
-    if types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
-        kind = kind.field("bytes").type
-    if what == "image" and not (types.is_binary(kind) or types.is_large_binary(kind)):
-        raise UserError(
-            f"dataset.image_column: {name} of {path} is {schema.field(name).type}, not encoded "
-            "images; write their files' bytes"
-        )
-    return name
+        names = self._schema.names
+        twice = next((c for c in names if names.count(c) > 1), None)
+        if twice is not None:
+            raise UserError(f"dataset: {self.path}: two columns are called {twice!r}; rename one")
+        name = given or next((c for c in usual if c in names), None)
+        if name is None or name not in names:
+            missing = f"no column {given!r}" if given else f"no column {' or '.join(usual)}"
+            raise UserError(
+                f"dataset.{kind}_column: {missing} in {self.path}; it has: {', '.join(names)}"
+            )
+        column_type = value_type = self._schema.field(name).type
+        if types.is_struct(column_type) and column_type.get_field_index("bytes") >= 0:
+            value_type = column_type.field("bytes").type
+        if kind == "image" and not (
+            types.is_binary(value_type) or types.is_large_binary(value_type)
+        ):
+            raise UserError(
+                f"dataset.image_column: {name} of {self.path} is {column_type}, not encoded "
+                "images; write their files' bytes"
+            )
+        return name
 
-
-def _class_names(file: Any, column: str) -> list[str] | None:
-    """The names that `datasets` writes beside its columns, if it did."""
-    try:
-        info = json.loads((file.schema_arrow.metadata or {})[b"huggingface"])
-        names = info["info"]["features"][column]["names"]
-    except (KeyError, TypeError, ValueError):
-        return None
-    return [str(n) for n in names] if isinstance(names, list) and names else None
+    def _read_class_names(self) -> list[str] | None:
+        """Return the names that the `datasets` package writes beside its columns, if it did."""
+        try:
+            info = json.loads((self._schema.metadata or {})[b"huggingface"])
+            names = info["info"]["features"][self._label_column]["names"]
+        except (KeyError, TypeError, ValueError):
+            return None
+        return [str(n) for n in names] if isinstance(names, list) and names else None

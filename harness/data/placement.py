@@ -1,21 +1,30 @@
-"""Where a part's images lie while it is trained on, and so how its batches are made."""
+"""Choose where a part's images lie during training, and so how its batches are made."""
 
 import torch
 
-from harness.data import Dataset, ImageSet, PackedImages, ResizedCrop
 from harness.data.batches import Images
+from harness.data.dataset import Dataset, ImageSet, ResizedCrop
+from harness.data.packed import PackedImages
 from harness.data.small import DeviceImages
 
 RESIDENT_SHARE = 0.1  # of a GPU's memory for one part's pixels: the rest is for training
 
 
 def on_device(dataset: Dataset, part: ImageSet, device: torch.device, n_workers: int) -> Images:
-    """A part of a data set as batches: images of one size lie on the device; images to be cropped
-    and resized lie there too if it is a GPU with room for them, else they come from a loader with
-    `n_workers` processes (0: this one)."""
+    """Return the batches of a part of a data set.
+
+    Images of one size lie on the device. So do images for resized crops on a GPU with room for
+    them; else they come from a loader.
+
+    Args:
+        dataset: The data set.
+        part: One of its parts.
+        device: The device of the batches.
+        n_workers: The number of the loader's processes; 0 for none but this one.
+    """
     if not isinstance(dataset.augmentation, ResizedCrop):
         return DeviceImages(dataset, part, device)
-    # Imported here: torchvision takes seconds, and small images need none of it.
+    # Imported here: torchvision takes seconds, and small images do not need it.
     from harness.data.loader import LoaderImages, ResidentImages
 
     if fits(part, device):
@@ -24,8 +33,10 @@ def on_device(dataset: Dataset, part: ImageSet, device: torch.device, n_workers:
 
 
 def fits(part: ImageSet, device: torch.device) -> bool:
-    """Whether a GPU holds this part's pixels with ease. By its total memory, so that the same
-    device always decides the same."""
+    """Return whether the device is a GPU that easily holds the part's pixels.
+
+    The total memory decides, not the free memory, so that a device always decides the same.
+    """
     if device.type != "cuda" or not isinstance(part.images, PackedImages):
         return False
     total = torch.cuda.get_device_properties(device).total_memory

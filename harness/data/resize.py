@@ -1,21 +1,22 @@
-"""A batch of crops of many sizes, resized at once: antialiased bilinear, as torchvision does it.
+"""Resize a batch of crops of many sizes at once: antialiased bilinear, as torchvision does it.
 
-Resizing is linear and separable, so it is two matrix products a batch.
+Resizing is linear and separable, so it takes two matrix products per batch.
 """
 
 import torch
 from torch import Tensor
 
 
-def weights(sizes: Tensor, longest: int, out: int) -> Tensor:
-    """(B, out, longest) float32: row i of a matrix holds the weights of the input pixels in output
-    pixel i. A triangle of the width of an output pixel (but of one input pixel at least) about its
-    centre, as in Pillow and in `interpolate(mode="bilinear", antialias=True)`.
+def bilinear_weights(sizes: Tensor, longest: int, out: int) -> Tensor:
+    """Return the weight of each input pixel in each output pixel, (B, out, longest) float32.
+
+    A row is a triangle about the centre of its output pixel, as wide as that pixel but at least as
+    wide as an input pixel: as in Pillow and in `interpolate(mode="bilinear", antialias=True)`.
 
     Args:
-        sizes: (B,) int64 length of each input; what lies beyond has no weight.
-        longest: length of the longest.
-        out: length of the output.
+        sizes: The length of each input, (B,) int64; pixels beyond it have no weight.
+        longest: The length of the longest input.
+        out: The length of the output.
     """
     scale = (sizes / out)[:, None, None]
     pixel = torch.arange(longest, device=sizes.device)
@@ -25,22 +26,23 @@ def weights(sizes: Tensor, longest: int, out: int) -> Tensor:
     return weight / weight.sum(-1, keepdim=True)
 
 
-def resampled(canvas: Tensor, sizes: Tensor, flips: Tensor, out: int) -> Tensor:
-    """Each image, from its size to (out, out), and mirrored where `flips` says so.
+def resize_crops(canvas: Tensor, sizes: Tensor, flips: Tensor, out: int) -> Tensor:
+    """Resize each image to (out, out) pixels, and mirror it if its flip says so.
 
     Args:
-        canvas: (B, H, W, 3) uint8, image b in its first sizes[b] rows and columns.
-        sizes: (B, 2) int64 height and width.
+        canvas: (B, H, W, 3) uint8, with image b in its first sizes[b] rows and columns.
+        sizes: Height and width of each image, (B, 2) int64.
         flips: (B,) bool.
+        out: Height and width of the output.
 
     Returns:
-        (B, out, out, 3) float32 of 0 to 255, contiguous.
+        (B, out, out, 3) float32, 0 to 255, contiguous.
     """
     n, height, width, _ = canvas.shape
-    # Whoever asks for batches inside an autocast block must not get crops in bfloat16.
+    # Inside a caller's autocast block, crops must not become bfloat16.
     with torch.autocast(canvas.device.type, enabled=False):
-        down = weights(sizes[:, 0], height, out)
-        across = weights(sizes[:, 1], width, out)
+        down = bilinear_weights(sizes[:, 0], height, out)
+        across = bilinear_weights(sizes[:, 1], width, out)
         across = torch.where(flips[:, None, None], across.flip(1), across)
         rows = torch.bmm(down, canvas.view(n, height, width * 3).float())
         columns = rows.view(n, out, width, 3).transpose(1, 2).reshape(n, width, out * 3)

@@ -1,4 +1,4 @@
-"""Batches of small images of one size: a part's images lie on the device, a crop is one gather."""
+"""Batches of small images of one size, which lie on the device, so that a crop is one gather."""
 
 from collections.abc import Iterator
 
@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from harness.data import Augmentation, Dataset, ImageSet
 from harness.data.batches import Batch, Images, batch_bounds, chunk_size
+from harness.data.dataset import Augmentation, Dataset, ImageSet
 
 
 class DeviceImages(Images):
-    """Small images of one size: all of them on the device as uint8, padded for the random crop."""
+    """Images of one size, on the device as uint8, padded for the random crop."""
 
     def __init__(self, dataset: Dataset, part: ImageSet, device: torch.device) -> None:
         super().__init__(dataset, part, device)
@@ -24,7 +24,7 @@ class DeviceImages(Images):
         self.padded = F.pad(images, (0, 0, pad, pad, pad, pad))
 
     def plain(self, batch_size: int | None = None) -> Iterator[Batch]:
-        """Every image once, in order, as it is."""
+        """Yield every image once, in order and without augmentation."""
         pad, (height, width) = self.augmentation.padding, self.size
         images = self.padded[:, pad : pad + height, pad : pad + width]
         order = torch.arange(len(self), device=self.device)
@@ -35,7 +35,7 @@ class DeviceImages(Images):
             yield Batch(x, self.labels[window], self.labels_cpu[window], order[window])
 
     def augmented(self, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:
-        """Every image once, shuffled and augmented, in the batches of `batch_bounds`."""
+        """Yield every image once, shuffled and augmented, in the batches of `batch_bounds`."""
         n, pad = len(self), self.augmentation.padding
         order = torch.randperm(n, generator=generator)
         offsets = torch.randint(0, 2 * pad + 1, (2, n), generator=generator)
@@ -58,12 +58,12 @@ class DeviceImages(Images):
 def crop_indices(
     offsets: Tensor, size: tuple[int, int], flips: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Rows (B, H) and columns (B, W) of the padded image that make each crop.
+    """Return the rows (B, H) and columns (B, W) of the padded image that make each crop.
 
     Args:
-        offsets: (2, B) top and left of the crop, as torchvision's RandomCrop draws them.
-        size: (H, W) of the crop.
-        flips: (B,) bool, mirror left to right; None for never.
+        offsets: Top and left of each crop, (2, B), as torchvision's RandomCrop draws them.
+        size: Height and width of the crops.
+        flips: Whether to mirror each crop, (B,) bool; None for never.
     """
     rows = offsets[0, :, None] + torch.arange(size[0], device=offsets.device)
     columns = torch.arange(size[1], device=offsets.device).expand(offsets.shape[1], -1)

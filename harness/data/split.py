@@ -7,7 +7,7 @@ import numpy as np
 
 from harness.common.errors import UserError
 
-WIDENED = 1000  # sizes tried on either side of those that work for certain
+MOST_TRIED = 1000  # sizes on either side of those that work for certain
 
 
 def split(
@@ -18,146 +18,155 @@ def split(
     test_field: str = "dataset.test_size",
     names: Sequence[str] | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Sorted positions of the training, the validation and the test images.
+    """Return the sorted positions of the training, the validation and the test images.
 
     Args:
-        labels: (N,) class of each image.
-        seed: of the test draw; the validation draw has the next one, so that it does not pick by
-            the permutations that picked the test images.
-        validation, test: numbers or shares of images; the validation images are some of what the
-            test leaves. test: None where the data come with test images: none are drawn.
-        test_field: the experiment's field that asks for `test`, for the error message.
-        names: of the classes, for the error message.
+        labels: The label of each image, (N,).
+        seed: The seed of the test draw. The validation draw has the next seed, so that it does not
+            reuse the permutations that chose the test images.
+        validation: A number or a share of the images that the test part leaves.
+        test: A number or a share of all images; None for data that come with test images.
+        test_field: The experiment's field for `test`, for messages.
+        names: The names of the classes, for messages.
 
     Raises:
-        UserError: a part leaves some class empty, or a class has too few images for any split.
+        UserError: A part leaves some class empty, or a class has too few images for any split.
     """
-    every = np.arange(len(labels))
-    drawn = every[:0]
-    _check_sizes(labels, 2 if test is None else 3, names)
+    positions = np.arange(len(labels))
+    test_index = positions[:0]
+    _check_class_sizes(labels, 2 if test is None else 3, names)
     if test is not None:
-        # Two images of each class stay: one for training, and one for validation.
-        drawn = stratified(labels, count(test, len(labels)), seed, test_field, names, stay=2)
-    rest = np.delete(every, drawn)
-    n = count(validation, len(rest))
-    inner = stratified(labels[rest], n, seed + 1, "dataset.validation", names)
-    return np.delete(rest, inner), rest[inner], drawn
+        # Two images of each class remain: one for training, and one for validation.
+        n = n_images(test, len(labels))
+        test_index = draw_stratified(labels, n, seed, test_field, names, remaining=2)
+    rest = np.delete(positions, test_index)
+    n = n_images(validation, len(rest))
+    chosen = draw_stratified(labels[rest], n, seed + 1, "dataset.validation", names)
+    return np.delete(rest, chosen), rest[chosen], test_index
 
 
-def limited(
+def draw_subset(
     index: np.ndarray, labels: np.ndarray, n: int, seed: int, names: Sequence[str] | None = None
 ) -> np.ndarray:
-    """`n` of the training images, with each class's share kept; sorted.
+    """Return `n` of the training images, stratified by class and sorted.
+
+    A smaller subset is part of every larger one.
 
     Args:
-        index: positions of the training images.
-        labels: (N,) class of each image of the part that they are positions of.
-        n, seed, names: as of `stratified`. Fewer images are among more ones.
+        index: The positions of the training images.
+        labels: The label of each image that `index` may refer to, (N,).
+        n: The size of the subset.
+        seed: The seed of the draw.
+        names: The names of the classes, for messages.
 
     Raises:
-        UserError: there are fewer, or `n` takes no image of some class.
+        UserError: There are fewer images, or some class gets none.
     """
     if n > len(index):
         raise UserError(
             f"dataset.train: {n} of {len(index)} training images; use at most {len(index)}, or "
             "leave it out for all of them"
         )
-    return index[stratified(labels[index], n, seed, "dataset.train", names, stay=0)]
+    return index[draw_stratified(labels[index], n, seed, "dataset.train", names, remaining=0)]
 
 
-def _check_sizes(labels: np.ndarray, parts: int, names: Sequence[str] | None) -> None:
-    """
+def _check_class_sizes(labels: np.ndarray, n_parts: int, names: Sequence[str] | None) -> None:
+    """Check that every class has at least as many images as there are parts.
+
     Raises:
-        UserError: a class has fewer images than there are parts, so no size would do.
+        UserError: A class has fewer, so that no split sizes would do.
     """
     classes, counts = np.unique(labels, return_counts=True)
-    if len(counts) and counts.min() < parts:
+    if len(counts) and counts.min() < n_parts:
         k = int(counts.argmin())
-        what = "train, validation and test" if parts == 3 else "train and validation"
+        parts = "train, validation and test" if n_parts == 3 else "train and validation"
         number = f"{counts[k]} image" + ("s" if counts[k] > 1 else "")
         raise UserError(
-            f"dataset: class {called(classes[k], names)} has {number} to split, but {what} need "
-            f"one each; add {parts - counts[k]} or more, or remove the class"
+            f"dataset: class {class_text(classes[k], names)} has {number} to split, but {parts} "
+            f"need one each; add {n_parts - counts[k]} or more, or remove the class"
         )
 
 
-def called(label: int, names: Sequence[str] | None) -> str:
+def class_text(label: int, names: Sequence[str] | None) -> str:
+    """Return a class's name, or else its number, in quotes for a message."""
     return repr(str(label) if names is None else names[label])
 
 
-def stratified(
+def draw_stratified(
     labels: np.ndarray,
     n: int,
     seed: int,
     field: str,
     names: Sequence[str] | None = None,
-    stay: int = 1,
+    remaining: int = 1,
 ) -> np.ndarray:
-    """Sorted indices of `n` items with each class's share kept (largest remainders first).
+    """Return the sorted indices of `n` items, with each class's share kept.
 
     RandomState is used on purpose: NumPy promises that its stream never changes, so a seed means
     the same split in every version.
 
     Args:
-        labels: (N,) class of each item.
-        n: how many to take.
-        seed: of the draw.
-        field: the experiment's field that asks for `n`, for the error message.
-        names: of the classes, for the error message.
-        stay: how many of each class must be left.
+        labels: The label of each item, (N,).
+        n: The number of items to draw.
+        seed: The seed of the draw.
+        field: The experiment's field for `n`, for messages.
+        names: The names of the classes, for messages.
+        remaining: The least number of items per class that must be left.
 
     Raises:
-        UserError: `n` takes no item of some class, or leaves fewer than `stay` of it.
+        UserError: Some class gets no item, or keeps fewer than `remaining`.
     """
     classes, counts = np.unique(labels, return_counts=True)
-    take = shares(counts, n) if 0 <= n <= len(labels) else counts
-    if (take == 0).any() or (counts - take < stay).any():
-        k = int(np.argmax((take == 0) | (counts - take < stay)))
-        left = f"none of {counts[k]}" if take[k] == 0 else f"{take[k]} of {counts[k]}"
+    drawn = proportional(counts, n) if 0 <= n <= len(labels) else counts
+    if (drawn == 0).any() or (counts - drawn < remaining).any():
+        k = int(np.argmax((drawn == 0) | (counts - drawn < remaining)))
+        number = f"none of {counts[k]}" if drawn[k] == 0 else f"{drawn[k]} of {counts[k]}"
         raise UserError(
-            f"{field}: {n} of {len(labels)} images take {left} of class "
-            f"{called(classes[k], names)}, which leaves a class empty in a part; "
-            f"{_remedy(counts, n, stay)}"
+            f"{field}: {n} of {len(labels)} images take {number} of class "
+            f"{class_text(classes[k], names)}, which leaves a class empty in a part; "
+            f"{_remedy(counts, n, remaining)}"
         )
     random = np.random.RandomState(seed)
     chosen = [
         random.permutation(np.flatnonzero(labels == c))[:k]
-        for c, k in zip(classes, take, strict=True)
+        for c, k in zip(classes, drawn, strict=True)
     ]
     return np.sort(np.concatenate(chosen))
 
 
-def shares(counts: np.ndarray, n: int) -> np.ndarray:
-    """(C,) of n items, how many of each class: in proportion to counts (C,), rounded by the largest
-    remainders."""
+def proportional(counts: np.ndarray, n: int) -> np.ndarray:
+    """Return how many of `n` items each class gets, (C,), in proportion to `counts`, (C,).
+
+    Remainders are given to the classes with the largest ones first.
+    """
     exact = counts * (n / counts.sum())
-    take = np.floor(exact).astype(int)
-    order = np.argsort(-(exact - take), kind="stable")
-    take[order[: n - take.sum()]] += 1
-    return take
+    rounded = np.floor(exact).astype(int)
+    order = np.argsort(-(exact - rounded), kind="stable")
+    rounded[order[: n - rounded.sum()]] += 1
+    return rounded
 
 
-def _remedy(counts: np.ndarray, n: int, stay: int) -> str:
-    """What to use in place of n. Every number that it names works."""
+def _remedy(counts: np.ndarray, n: int, remaining: int) -> str:
+    """Return which sizes to use in place of n; each of them works."""
     total, least = int(counts.sum()), int(counts.min())
-    low, high = ceil(total / least), floor(total * (1 - stay / least))
-    if low > high:  # rounding is left to decide: look around where each class gives half or so
-        middle = round(total / (stay + 1))
+    low, high = ceil(total / least), floor(total * (1 - remaining / least))
+    if low > high:  # rounding decides: look around the size that takes about half of each class
+        middle = round(total / (remaining + 1))
         near = sorted(range(max(1, middle - 50), min(total, middle + 50)), key=lambda m: abs(m - n))
-        low = high = next((m for m in near if _works(counts, m, stay)), 0)
+        low = high = next((m for m in near if _works(counts, m, remaining)), 0)
     if not low:
         return "add images to the smallest class, or remove it"
-    for _ in range(WIDENED):
-        low -= low > 1 and _works(counts, low - 1, stay)
-        high += high < total and _works(counts, high + 1, stay)
+    for _ in range(MOST_TRIED):
+        low -= low > 1 and _works(counts, low - 1, remaining)
+        high += high < total and _works(counts, high + 1, remaining)
     return f"use {low}" if low == high else f"use {low} to {high}"
 
 
-def _works(counts: np.ndarray, n: int, stay: int) -> bool:
-    take = shares(counts, n)
-    return bool((take > 0).all() and (counts - take >= stay).all())
+def _works(counts: np.ndarray, n: int, remaining: int) -> bool:
+    drawn = proportional(counts, n)
+    return bool((drawn > 0).all() and (counts - drawn >= remaining).all())
 
 
-def count(size: int | float, n: int) -> int:
-    """How many of `n` images a size of an experiment file means: below 1 it is a share."""
+def n_images(size: int | float, n: int) -> int:
+    """Return how many of `n` images a size in an experiment file means: below 1, it is a share."""
     return round(size * n) if size < 1 else int(size)

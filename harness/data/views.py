@@ -1,12 +1,12 @@
-"""Views of a data set: every function Dataset -> Dataset. Nothing here imports torch.
+"""Views of a data set: what a cell sees of it. Nothing here imports torch.
 
-A cell trains on apply(dataset, view), or where it trains on validation images, too, on
-apply(join_validation(dataset), view): in this order, so that `shots` counts all that is trained on.
+A cell trains on `apply(dataset, view)`, or, if it trains on validation images too, on
+`apply(join_validation(dataset), view)`: in this order, so that `shots` counts all training images.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Self
 
@@ -14,21 +14,23 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from harness.common.errors import UserError
-from harness.data import Dataset, ImageSet, PackedImages
+from harness.data.dataset import Dataset, ImageSet
+from harness.data.packed import PackedImages
 
 Class = Annotated[int, Field(ge=0)]
 
 
 class View(BaseModel):
-    """What is kept of a data set; View() keeps it as it is. A seed that would change nothing in a
-    cell's spec is refused.
+    """The part of a data set that is kept; View() keeps all of it.
 
-    classes: the classes that are kept, as their numbers in the data set, and their order: label i
-        of the view is class classes[i]. None: all, in order.
-    shots: training images a class. Those of fewer shots are among those of more, and a class has
-        the same ones whatever other classes are kept. None: all.
-    old: the classes, by their numbers in the data set, that `shots` counts for: the others are new
-        and keep all images. None: it counts for every class.
+    Attributes:
+        classes: The numbers of the classes that are kept, in the view's order: label i of the view
+            is class classes[i]. None for all, in order.
+        shots: Training images per class. Fewer shots are part of more shots, and a class has the
+            same shots whatever other classes are kept. None for all.
+        shots_seed: The seed of their draw; only with `shots`.
+        old: The numbers of the classes that `shots` applies to; the others are new and keep all
+            images. None if it applies to every class.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -39,7 +41,7 @@ class View(BaseModel):
     old: Annotated[tuple[Class, ...], Field(min_length=1)] | None = None
 
     @model_validator(mode="after")
-    def _one_way_to_say_it(self) -> Self:
+    def _is_unambiguous(self) -> Self:
         twice = [c for c in self.classes or () if (self.classes or ()).count(c) > 1]
         if twice:
             raise ValueError(f"class {twice[0]} is twice among classes; keep it once")
@@ -51,36 +53,31 @@ class View(BaseModel):
             raise ValueError("old: some of `classes`, and not all of them; name those, too")
         return self
 
-    @property
-    def identity(self) -> dict[str, Any]:
-        """As plain data for a cell's spec, without what it does not change."""
+    def as_json(self) -> dict[str, Any]:
+        """Return the view as plain data for a cell's config, without defaults."""
         return self.model_dump(mode="json", exclude_defaults=True)
 
     @property
     def groups(self) -> dict[str, list[int]]:
-        """ "old" and "new" -> their labels in the view; nothing where there are no old classes."""
+        """The view's labels of "old" and of "new" classes; empty without old classes."""
         if self.old is None or self.classes is None:
             return {}
-        is_old = [c in self.old for c in self.classes]
-        return {
-            name: [label for label, old in enumerate(is_old) if old is wanted]
-            for name, wanted in (("old", True), ("new", False))
-        }
+        groups: dict[str, list[int]] = {"old": [], "new": []}
+        for label, number in enumerate(self.classes):
+            groups["old" if number in self.old else "new"].append(label)
+        return groups
 
 
 def apply(dataset: Dataset, view: View) -> Dataset:
-    """The data set seen through a view: the very same object for View().
+    """Return the data set seen through a view; for View(), the same object.
 
-    Labels are int64, 0 to C-1 in the view's order; images keep their order in each part. Shots are
-    drawn from the training part alone, validation and test keep all images of the kept classes. The
+    Labels are 0 to C-1 in the view's order; images keep their order in each part. Shots are drawn
+    from the training part alone; validation and test keep all images of the classes. The
     normalisation stays the data set's, so that a model sees an image alike in every view. Pixels of
-    a store are not copied.
-
-    `digest` stays what it is for any data set, that of the data at hand: a viewed one has its own.
-    A cell's spec holds the digest of the data set before views, and the view.
+    a store are not copied. The result has a digest of its own.
 
     Raises:
-        UserError: the data set has no such class, or a class has fewer training images than shots.
+        UserError: There is no such class, or a class has fewer training images than shots.
     """
     if view == View():
         return dataset
@@ -93,14 +90,14 @@ def apply(dataset: Dataset, view: View) -> Dataset:
     new_label = np.full(n_classes, -1, np.int64)
     new_label[list(classes)] = np.arange(len(classes))
 
-    def kept(part: ImageSet) -> ImageSet:
+    def keep_classes(part: ImageSet) -> ImageSet:
         labels = new_label[part.labels]
         index = np.flatnonzero(labels >= 0)
         return ImageSet(part.images[index], labels[index])
 
     train = dataset.train
-    if lacking := few_images(dataset.class_names, train.labels, view):
-        raise UserError(f"view.shots: {lacking}")
+    if problem := lack_of_images(dataset.class_names, train.labels, view):
+        raise UserError(f"view.shots: {problem}")
     if view.shots is not None:
         chosen = []
         for c in classes:
@@ -109,26 +106,36 @@ def apply(dataset: Dataset, view: View) -> Dataset:
             random = np.random.RandomState([view.shots_seed, c])
             is_limited = view.old is None or c in view.old
             chosen.append(random.permutation(members)[: view.shots] if is_limited else members)
-        train = train.take(np.sort(np.concatenate(chosen)))
+        train = train.subset(np.sort(np.concatenate(chosen)))
+    kept = _map_parts(replace(dataset, train=train), keep_classes)
+    return replace(kept, class_names=tuple(dataset.class_names[c] for c in classes))
+
+
+def _map_parts(dataset: Dataset, function: Callable[[ImageSet], ImageSet]) -> Dataset:
+    """Return the data set with each of its parts changed by a function."""
     return replace(
         dataset,
-        class_names=tuple(dataset.class_names[c] for c in classes),
-        train=kept(train),
-        validation=None if dataset.validation is None else kept(dataset.validation),
-        test=None if dataset.test is None else kept(dataset.test),
+        train=function(dataset.train),
+        validation=None if dataset.validation is None else function(dataset.validation),
+        test=None if dataset.test is None else function(dataset.test),
     )
 
 
-def few_images(names: Sequence[str], labels: np.ndarray, view: View) -> str | None:
-    """Which class has fewer images than a view's shots, and what to do; None if none has.
+def lack_of_images(names: Sequence[str], labels: np.ndarray, view: View) -> str | None:
+    """Return which class has fewer training images than the view's shots, and the remedy.
 
-    labels: (N,), of the training images.
+    Args:
+        names: The names of the classes.
+        labels: The labels of the training images, (N,).
+        view: The view.
+
+    Returns:
+        None if every class has enough images.
     """
     if view.shots is None:
         return None
     counts = np.bincount(labels, minlength=len(names))
-    limited = view.old or view.classes or range(len(names))
-    least = min(limited, key=lambda c: counts[c])
+    least = min(view.old or view.classes or range(len(names)), key=lambda c: counts[c])
     if counts[least] >= view.shots:
         return None
     return (
@@ -138,29 +145,24 @@ def few_images(names: Sequence[str], labels: np.ndarray, view: View) -> str | No
 
 
 def without_pixels(dataset: Dataset) -> Dataset:
-    """Its labels alone, for who counts what a view holds: pixels of a large set are not copied."""
-
-    def bare(part: ImageSet) -> ImageSet:
-        return ImageSet(np.empty((len(part), 0), np.uint8), part.labels)
-
-    return replace(
-        dataset,
-        train=bare(dataset.train),
-        validation=None if dataset.validation is None else bare(dataset.validation),
-        test=None if dataset.test is None else bare(dataset.test),
+    """Return the data set with labels alone, to count images without copying pixels."""
+    return _map_parts(
+        dataset, lambda part: ImageSet(np.empty((len(part), 0), np.uint8), part.labels)
     )
 
 
 def join_validation(dataset: Dataset) -> Dataset:
-    """Train on train + validation, as the releases do without `flag_tuning`: no validation left.
-    The normalisation stays that of the training part."""
+    """Return the data set with the validation images added to the training part.
+
+    The releases train so without `flag_tuning`. The normalisation stays that of the training part.
+    """
     if dataset.validation is None:
         return dataset
     first, second = dataset.train, dataset.validation
     labels = np.concatenate([first.labels, second.labels])
     images: np.ndarray | PackedImages
     if isinstance(first.images, PackedImages) and isinstance(second.images, PackedImages):
-        images = first.images.joined(second.images)
+        images = first.images.concatenate(second.images)
     else:
         images = np.concatenate([first.pixels(), second.pixels()])
     return replace(dataset, train=ImageSet(images, labels), validation=None)

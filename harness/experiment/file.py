@@ -113,7 +113,7 @@ def _chosen(field: str, entry: Any, key: str, registry: Any, shared: dict[str, A
         raise UserError(f"{field}.{key}: missing{nearest('', registry)}")
     if not isinstance(name, str) or name not in registry:
         raise UserError(f"{field}.{key}: unknown {name!r}{nearest(str(name), registry)}")
-    return _validate(registry[name][0], entry, field)
+    return _validate(registry[name], entry, field)
 
 
 def _protocol(entry: Any) -> dict[str, Any]:

@@ -24,8 +24,12 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 def schema() -> Schema:
     """Return the schema as plain data, with the types and bounds of the models."""
-    kinds = {name: options for name, (options, _) in {**DATASETS, **NETWORKS}.items()}
-    models: dict[str, type[BaseModel]] = {**kinds, "experiment": Experiment, "protocol": Protocol}
+    models: dict[str, type[BaseModel]] = {
+        **DATASETS,
+        **NETWORKS,
+        "experiment": Experiment,
+        "protocol": Protocol,
+    }
     refs, shared = models_json_schema([(model, "validation") for model in models.values()])
     definitions: Schema = shared["$defs"]
 
@@ -64,7 +68,7 @@ def schema() -> Schema:
 def _one_of(registry: Mapping[str, Any], key: str, body: Any, refs: Any) -> Schema:
     """Return the schema of a name in the registry, or of its options."""
     choices = []
-    for name, (options, _) in registry.items():
+    for name, options in registry.items():
         body(options)["properties"][key] = {"const": name}
         choices.append(refs[options, "validation"])
     return {"anyOf": [{"enum": [*registry]}, *choices]}

@@ -18,7 +18,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from harness.common.errors import UserError, distinct, nearest
 from harness.data import Dataset
-from harness.data.views import View, few_images, join_validation, without_pixels
+from harness.data.views import View, join_validation, lack_of_images, without_pixels
 from harness.methods.base import Frozen
 
 ALL = "all"
@@ -226,7 +226,7 @@ class TaskViews:
                     f"tasks.overlap: two tasks of {n} classes that share {task.overlap} need "
                     f"{2 * n - task.overlap}, more than {whose}; use {least} to {n}"
                 )
-            if lacking := few_images(dataset.class_names, train.labels, self.student(task, 0)):
+            if lacking := lack_of_images(dataset.class_names, train.labels, self.student(task, 0)):
                 raise UserError(f"tasks.shots: {lacking}")
 
     def teacher(self) -> View:

@@ -1,127 +1,49 @@
-"""Network registry: a name in an experiment file -> its options and its class.
+"""Network families: a name in an experiment file -> its options and its torch module.
 
-This file does not import torch, so that an experiment can be checked and planned at once.
-To add a network: write a module with a `Network` subclass, an options model here, and a line in
-NETWORKS.
+To add a family, add one folder, harness/networks/NAME/, of two files:
+
+- `__init__.py` has the options model: a subclass of `NetworkOptions` under `@register_network`.
+  Its fields are what an experiment file may say. It does not import torch, so that an experiment is
+  checked and planned at once; that is why the module is a file of its own.
+- `network.py` has the torch module: a subclass of `harness.networks.base.Network`.
+
+The folders are found by scanning this package; nothing else names a family.
 """
 
 from __future__ import annotations
 
+import importlib
 import pkgutil
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from harness.networks.options import FAMILIES, NETWORKS, NetworkOptions, register_network
 
 if TYPE_CHECKING:
     from harness.networks.base import Network
 
-
-def valid_depth(network: str, depth: int, remainder: int) -> int:
-    """`depth` itself if it is 6n + remainder.
-
-    Raises:
-        ValueError: any other depth; the message names the nearest valid ones.
-    """
-    n, rest = divmod(depth - remainder, 6)
-    if rest == 0 and n >= 1:
-        return depth
-    near = str(6 + remainder) if n < 1 else f"{6 * n + remainder} or {6 * (n + 1) + remainder}"
-    raise ValueError(f"{depth} is no depth of {network} (6n+{remainder}); use {near}")
-
-
-class NetworkOptions(BaseModel):
-    """One network of an experiment: the registry name and the class's plain arguments."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    network: str
-    n_maps: ClassVar[int]  # of `Network.feature_maps`
-
-    @property
-    def label(self) -> str:
-        """Short name used for columns, run names and the published CSV files."""
-        raise NotImplementedError
-
-
-Dropout = Annotated[float, Field(ge=0, lt=1)]
-
-
-class WideResNetOptions(NetworkOptions):
-    network: Literal["wide_resnet"] = "wide_resnet"
-    n_maps: ClassVar[int] = 3
-    depth: Annotated[int, AfterValidator(lambda d: valid_depth("wide_resnet", d, 4))]
-    width: Annotated[int, Field(ge=1)]
-    dropout: Dropout = 0.3
-    final_bn_momentum: Annotated[float, Field(gt=0, le=1)] = 0.9
-
-    @property
-    def label(self) -> str:
-        return f"wrn-{self.depth}-{self.width}"
-
-
-class ResNetOptions(NetworkOptions):
-    network: Literal["resnet"] = "resnet"
-    n_maps: ClassVar[int] = 3
-    depth: Annotated[int, AfterValidator(lambda d: valid_depth("resnet", d, 2))]
-
-    @property
-    def label(self) -> str:
-        return f"resnet-{self.depth}"
-
-
-class MobileNetOptions(NetworkOptions):
-    network: Literal["mobile_net"] = "mobile_net"
-    n_maps: ClassVar[int] = 5
-    ca: Annotated[float, Field(ge=0.05, le=1)] = 1.0
-    dropout: Dropout = 0.0
-
-    @property
-    def label(self) -> str:
-        return f"mobilenet-{self.ca:.2f}"
-
-
-class PixelsOptions(NetworkOptions):
-    """height, width: of the images that it gets."""
-
-    network: Literal["pixels"] = "pixels"
-    n_maps: ClassVar[int] = 1
-    height: Annotated[int, Field(ge=1)]
-    width: Annotated[int, Field(ge=1)]
-
-    @property
-    def label(self) -> str:
-        return self.network
-
-    @property
-    def features(self) -> int:
-        """Of an image: three channels of each pixel."""
-        return 3 * self.height * self.width
-
-
-# name -> (options, "module:class"); the class is imported when it is built.
-NETWORKS: dict[str, tuple[type[NetworkOptions], str]] = {
-    "wide_resnet": (WideResNetOptions, "harness.networks.wide_resnet:WideResNet"),
-    "resnet": (ResNetOptions, "harness.networks.resnet:ResNet"),
-    "mobile_net": (MobileNetOptions, "harness.networks.mobile_net:MobileNet"),
-}
-# What cells have where a method looks at the images alone; no experiment names it.
-PIXELS = "pixels"
-UNNAMED: dict[str, tuple[type[NetworkOptions], str]] = {
-    PIXELS: (PixelsOptions, "harness.networks.pixels:Pixels"),
-}
+__all__ = ["NETWORKS", "NetworkOptions", "build", "find_families", "register_network"]
 
 
 def build(name: str, n_classes: int, **options: Any) -> Network:
-    """A freshly initialised network.
+    """Return a freshly initialised network.
 
     Args:
-        name: a key of NETWORKS or UNNAMED.
-        n_classes: outputs of the last linear layer.
-        options: the fields of that network's options model; its defaults apply.
+        name: The name of its family.
+        n_classes: The number of outputs of the last linear layer.
+        options: Fields of the family's options model; its defaults apply.
 
     Raises:
-        pydantic.ValidationError: an unknown, missing or impossible option.
-        KeyError: an unknown network.
+        pydantic.ValidationError: An option is unknown, missing or impossible.
+        KeyError: There is no such family.
     """
-    model, target = (NETWORKS | UNNAMED)[name]
-    checked = model(network=name, **options).model_dump(exclude={"network"})
-    return pkgutil.resolve_name(target)(n_classes, **checked)
+    return FAMILIES[name](network=name, **options).build(n_classes)
+
+
+def find_families() -> None:
+    """Import the folders of this package, so that their families register themselves."""
+    for module in pkgutil.iter_modules(__path__):
+        if module.ispkg:
+            importlib.import_module(f"{__name__}.{module.name}")
+
+
+find_families()

@@ -7,15 +7,16 @@ from torch import Tensor, nn
 
 
 class Network(nn.Module):
-    """A classifier whose last linear layer is `fc` and whose input is the embedding.
+    """A classifier whose last layer is linear, and whose input to that layer is the embedding.
 
-    `x` is (B, 3, H, W) normalised images; logits are (B, n_classes); embeddings are
-    (B, embedding_dim), the raw (not normalised) input of `fc`; `map_channels` are the channels of
-    its `feature_maps`.
+    A subclass writes its body once, as `feature_maps` and `pool`; everything else follows. It may
+    overwrite what it has computed itself and no longer needs (less memory traffic, the same bits),
+    but never its input nor a map that it has yielded.
 
-    A subclass writes its body once, as `feature_maps` and `pool`; everything else follows. What a
-    body has made itself and needs no more it overwrites (less memory to go through, the
-    same bits), but never its input nor a map that it has given away.
+    Attributes:
+        fc: The last linear layer.
+        embedding_dim: The number of values of an embedding.
+        map_channels: The number of channels of each of the `feature_maps`.
     """
 
     fc: nn.Linear
@@ -23,32 +24,40 @@ class Network(nn.Module):
     map_channels: tuple[int, ...]
 
     def feature_maps(self, x: Tensor) -> Iterator[Tensor]:
-        """The output of each group of blocks, (B, channels, h, w), from shallow to deep.
+        """Yield the output of each group of blocks, from shallow to deep.
 
-        A generator: a group is computed when its map is asked for.
+        A group is computed when its map is asked for.
+
+        Args:
+            x: Normalised images, (B, 3, H, W).
+
+        Yields:
+            (B, channels, h, w).
         """
         raise NotImplementedError
 
     def pool(self, deepest: Tensor) -> Tensor:
-        """The last of the `feature_maps`, (B, channels, h, w), to (B, embedding_dim)."""
+        """Return the embedding (B, embedding_dim) of the last feature map (B, channels, h, w)."""
         raise NotImplementedError
 
     def embed(self, x: Tensor) -> Tensor:
+        """Return the embeddings (B, embedding_dim) of images (B, 3, H, W).
+
+        An embedding is the raw input of `fc`, not normalised.
+        """
         (deepest,) = deque(self.feature_maps(x), maxlen=1)  # no list that keeps them all alive
         return self.pool(deepest)
 
     def embed_with_maps(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """What `embed` gives, and all `feature_maps`, from one pass over the images.
-
-        Returns:
-            The embedding (B, embedding_dim), and maps (B, channels, h, w) from shallow to deep.
-        """
+        """Return the embeddings and all `feature_maps` from one pass over the images."""
         maps = tuple(self.feature_maps(x))
         return self.pool(maps[-1]), maps
 
     def embed_and_classify(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the embeddings (B, embedding_dim) and the logits (B, n_classes) of images."""
         embedding = self.embed(x)
         return embedding, self.fc(embedding)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the logits (B, n_classes) of images (B, 3, H, W)."""
         return self.fc(self.embed(x))

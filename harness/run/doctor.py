@@ -20,7 +20,8 @@ from harness.common import database
 from harness.common.errors import UserError, one_line
 from harness.common.provenance import n_cores, processor, version_text
 from harness.common.redaction import without_password
-from harness.data import cifar, cub, data_root, fashion_mnist
+from harness.data import DATASETS, data_root
+from harness.data.options import PublishedOptions
 from harness.store import Store
 from harness.track.database_file import sqlite_path
 from harness.track.environment import as_user_error, check_uri, tracking_uri
@@ -70,13 +71,10 @@ def _disk(root: Path) -> Finding:
 
 def _data() -> Iterator[Finding]:
     yield Finding("data root", str(data_root()))
-    paths = {
-        **{name: cifar.place(name) for name in cifar.CIFAR},
-        "fashion_mnist": fashion_mnist.place(),
-        "cub200": cub.place(),
-    }
-    for name, path in paths.items():
-        yield Finding(f"  {name}", str(path) if path else "not here; fetched when it is needed")
+    for name, options in DATASETS.items():
+        if issubclass(options, PublishedOptions):
+            path = options.find()
+            yield Finding(f"  {name}", str(path) if path else "not here; fetched when it is needed")
 
 
 def _try(subject: str, examine: Callable[[], str]) -> Finding:

@@ -21,10 +21,10 @@ from harness.data.placement import on_device
 from harness.data.views import apply, join_validation, without_pixels
 from harness.experiment.experiment import Experiment
 from harness.methods import IMPORTED, needs_maps, stage_of
-from harness.networks import NetworkOptions, PixelsOptions
+from harness.networks import NetworkOptions
+from harness.networks.pixels import PixelsOptions
 from harness.plan import TEACHER, Plan, longest_chains, make_plan
 from harness.store import Store
-from harness.train.checkpoint import build_network
 from harness.train.device import resolve_device
 from harness.train.evaluate import autocast
 from harness.train.optimizer import make_optimizer
@@ -101,7 +101,7 @@ def measure_networks(
     for options in (experiment.teacher, *experiment.students):
         if options in speeds:
             continue
-        model = build_network(options, len(dataset.class_names)).to(device)
+        model = options.build(len(dataset.class_names)).to(device)
         model = model.to(memory_format=torch.channels_last)
         optimizer = make_optimizer(model.parameters(), experiment.optimizer, device)
 
@@ -205,7 +205,7 @@ def estimate(
 def _pixels_speed(cell: Cell, dataset: Dataset) -> Speed:
     """Return the speed of a cell whose embedding is the pixels: nothing is computed."""
     assert isinstance(cell.config.network, PixelsOptions)
-    features = cell.config.network.features
+    features = cell.config.network.n_features
     return Speed(0.0, 0.0, (features + 1) * len(dataset.class_names), features)
 
 

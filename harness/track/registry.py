@@ -101,7 +101,7 @@ def register_teacher(
                 "network": canonical(written["network"]),
                 "data": experiment.dataset.label,
                 "data_digest": config.data.digest,
-                **({"view": canonical(view)} if (view := config.data.view.identity) else {}),
+                **({"view": canonical(view)} if (view := config.data.view.as_json()) else {}),
             },
             description=f"{experiment.teacher.label} on {experiment.dataset.label}, seed {seed}"
             f"{accuracy_text}",
@@ -266,7 +266,7 @@ def fetch_teacher(plan: Plan, store: Store, device: str, dataset: Dataset) -> No
             )
         text = add_teacher(read_published(files[0]), plan.experiment, dataset, store, device)
     print(f"teacher: {source}, {text.splitlines()[1]}")
-    if teacher.view != cell.config.data.view.identity:
+    if teacher.view != cell.config.data.view.as_json():
         print(
             f"warning: teacher: {source} has learned other classes than the first of this "
             "experiment's tasks; make classes and order in tasks those that it was trained with",

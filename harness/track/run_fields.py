@@ -7,7 +7,7 @@ from typing import Any
 
 from harness.common.metrics import NCM, TEST_ACCURACY, TEST_NCM, logged_name
 from harness.methods import IMPORTED, get_method, stage_of
-from harness.networks import PIXELS
+from harness.networks.pixels import PIXELS
 from harness.plan import TEACHER, Plan, TableEntry, role
 from harness.store import CellDir
 

@@ -37,7 +37,7 @@ from harness.networks.base import Network
 from harness.store import Busy, CellDir
 from harness.store.cell_files import Damaged
 from harness.store.files import sweep, write_atomically
-from harness.train.checkpoint import about, build_network, load_model, to_bytes
+from harness.train.checkpoint import about, load_model, to_bytes
 from harness.train.data_request import data_request
 from harness.train.device import be_deterministic, describe, resolve_device, use
 from harness.train.evaluate import autocast, classify
@@ -129,9 +129,9 @@ def _train(
         path = models["initial"] / "model.pt"
         model = load_model(path, config.network, None if new_head else n_classes)
         if new_head:
-            model.fc = build_network(config.network, n_classes).fc
+            model.fc = config.network.build(n_classes).fc
     else:
-        model = build_network(config.network, n_classes)
+        model = config.network.build(n_classes)
     teacher = kept = None
     if "teacher" in models:
         source = models["teacher"]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from harness.common.canonical_json import canonical
 from harness.common.errors import UserError
 from harness.data import Dataset, ResizedCrop
-from harness.networks import NetworkOptions, build
+from harness.networks import NetworkOptions
 from harness.networks.base import Network
 
 State = dict[str, Tensor]
@@ -81,11 +81,6 @@ def copy_state(model: nn.Module) -> State:
     }
 
 
-def build_network(options: NetworkOptions, n_classes: int) -> Network:
-    """Return a freshly initialised network."""
-    return build(options.network, n_classes, **options.model_dump(exclude={"network"}))
-
-
 def load_model(path: Path, options: NetworkOptions, n_classes: int | None = None) -> Network:
     """A network of the given options with the weights of a finished cell's model.pt.
 
@@ -106,7 +101,7 @@ def network_of(
     try:
         state = content["state_dict"]
         n_outputs = len(state["fc.weight"]) if n_classes is None else n_classes
-        model = build_network(options, n_outputs)
+        model = options.build(n_outputs)
         model.load_state_dict(state)
     except (RuntimeError, KeyError, TypeError, AttributeError) as error:
         first = (str(error).strip().splitlines() or [""])[-1].strip()

@@ -29,7 +29,7 @@ def data_request(directory: CellDir) -> DataRequest:
     """
     data, here = directory.cell.config.data, directory.options
     fields = here.get("dataset") or data.identity
-    model = DATASETS[fields["name"]][0]
+    model = DATASETS[fields["name"]]
     try:
         chosen = model.model_validate(fields)
     except ValidationError as error:

@@ -32,7 +32,7 @@ from harness.store import Store
 from harness.store.cell_options import cell_options
 from harness.store.files import write_atomically
 from harness.train.cell import data_summary
-from harness.train.checkpoint import about, build_network, to_bytes
+from harness.train.checkpoint import about, to_bytes
 from harness.train.device import describe, resolve_device
 from harness.train.evaluate import accuracy
 from harness.trained.published_file import read_file
@@ -45,24 +45,16 @@ def infer_network(state: dict[str, Tensor]) -> dict[str, Any]:
         UserError: no known network has these names.
     """
 
-    def blocks(prefix: str) -> int:
-        return len({k.split(".")[1] for k in state if k.startswith(prefix + ".")})
-
-    found: dict[str, Any] = {}
-    if "bn.weight" in state and "layer1.0.conv1.weight" in state:
-        width = _rows(state, "layer1.0.conv1.weight") // 16
-        found = {"network": "wide_resnet", "depth": 6 * blocks("layer1") + 4, "width": width}
-    elif "layers.0.conv2.weight" in state and "conv1.weight" in state:
-        found = {"network": "mobile_net", "ca": round(_rows(state, "conv1.weight") / 32, 4)}
-    elif "layer1.0.conv1.weight" in state and "bn1.weight" in state:
-        found = {"network": "resnet", "depth": 6 * blocks("layer1") + 2}
-    with contextlib.suppress(ValidationError):  # shapes that no network has
-        if found:
-            NETWORKS[found["network"]][0].model_validate(found)
-            return found
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    for options in NETWORKS.values():
+        fields = options.fields_of_checkpoint(shapes)
+        with contextlib.suppress(ValidationError):  # shapes that no network has
+            if fields is not None:
+                options.model_validate(fields)
+                return fields
     raise UserError(
         f"FILE: its names ({', '.join(list(state)[:3])}, ...) are those of no network here; "
-        "expected wide_resnet, mobile_net or resnet"
+        f"expected one of {', '.join(NETWORKS)}"
     )
 
 
@@ -82,7 +74,7 @@ def checked_model(state: dict[str, Tensor], network: dict[str, Any], n_classes: 
             f"FILE: it has {classes} classes, the experiment's teacher {n_classes}; name an "
             "experiment on its data set, whose tasks.classes are as many"
         )
-    model = build_network(network_options(network), n_classes)
+    model = network_options(network).build(n_classes)
     expected = model.state_dict()
     for name in [*expected, *state]:
         ours = tuple(expected[name].shape) if name in expected else None
@@ -207,5 +199,5 @@ def add_teacher(
 
 def with_teacher(experiment: Experiment, network: dict[str, Any], digest: str) -> Experiment:
     """The experiment with this checkpoint as its teacher, whatever teacher it names."""
-    teacher = NETWORKS[network["network"]][0].model_validate(network)
+    teacher = NETWORKS[network["network"]].model_validate(network)
     return experiment.model_copy(update={"teacher": teacher, "teacher_checkpoint": digest})

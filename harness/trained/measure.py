@@ -12,10 +12,9 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from harness.common.errors import UserError, first_error, nearest
-from harness.data import DATASETS, Dataset, DatasetOptions, DigitsOptions
+from harness.data import DATASETS, Dataset, DatasetOptions
 from harness.data import load as load_data
 from harness.data.listing import Reader, Tally, find_parts
-from harness.data.options import OwnOptions
 from harness.data.placement import on_device
 from harness.experiment.file import experiment_file, read
 from harness.train.evaluate import logits_of
@@ -80,7 +79,7 @@ def evaluate(model: TrainedModel, dataset: str, part: Part = "test") -> Evaluati
         model, names, f"{part} of {data.name}", lambda: logits_of(model.network, placed)
     )
     # An official test split is the same, whatever else is split.
-    is_drawn = part != "test" or isinstance(options, DigitsOptions | OwnOptions)
+    is_drawn = part != "test" or options.test_is_drawn
     other = model.data == data.name and model.data_digest != data.digest
     return replace(found, may_have_trained=is_drawn and other)
 
@@ -93,7 +92,7 @@ def _options(dataset: str, model: TrainedModel) -> DatasetOptions:
             f"--dataset: {dataset!r} is no folder, no experiment file and no data set"
             f"{nearest(dataset, DATASETS)}"
         )
-    options, fields = DATASETS[dataset][0], dict[str, Any](name=dataset)
+    options, fields = DATASETS[dataset], dict[str, Any](name=dataset)
     if "image_size" in options.model_fields:  # of several sizes, that which the network has seen
         fields["image_size"] = model.image_size[0]
     try:

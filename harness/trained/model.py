@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from harness.cell import network_options
 from harness.common.errors import UserError, one_line
 from harness.data.batches import chunk_size
-from harness.data.decode import Encoded, ImageFormat, central, fitted, rgb
+from harness.data.decode import Encoded, ImageFormat, center_crop, read_rgb, resize_image
 from harness.networks.base import Network
 from harness.train.checkpoint import from_bytes, network_of
 
@@ -90,11 +90,13 @@ class TrainedModel(nn.Module):
         if isinstance(picture, Image.Image):
             image, name = picture.convert("RGB"), "picture"
         elif isinstance(picture, bytes):
-            image, name = rgb(Encoded(picture, "picture")), "picture"
+            image, name = read_rgb(Encoded(picture, "picture")), "picture"
         else:
-            image, name = rgb(Encoded(Path(picture), str(picture))), str(picture)
+            image, name = read_rgb(Encoded(Path(picture), str(picture))), str(picture)
         return np.array(
-            central(fitted(image, ImageFormat(self.resize, square=False), name), *self.image_size)
+            center_crop(
+                resize_image(image, ImageFormat(self.resize, square=False), name), *self.image_size
+            )
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from harness.common.locks import locked
 from harness.data import Dataset, ImageSet, load, using_data_root
 from harness.data.fetch import without_fetching
 from harness.data.options import DatasetOptions
-from harness.data.packed import ImageStore, PackedImages, open_store, reopened
+from harness.data.packed import ImageStore, PackedImages, open_store, reopen_store
 from harness.train.data_request import DataRequest
 
 CHUNK = 64 * 2**20  # bytes
@@ -125,7 +125,7 @@ def _write_store(path: Path, files: dict[str, list[Any]], get: Get) -> ImageStor
                 os.rename(temporary, path)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
-    return reopened(path)
+    return reopen_store(path)
 
 
 def data_on_node(request: DataRequest, ref: DatasetRef | None, get: Get, folder: Path) -> Dataset:

@@ -8,8 +8,13 @@ from harness.networks.base import Network
 
 
 class Pixels(Network):
-    """The embedding of an image is its normalised pixels, (B, 3 * height * width), channel after
-    channel, row after row."""
+    """The embedding of an image is its normalised pixels, channel after channel, row after row.
+
+    Args:
+        n_classes: The number of outputs of the last linear layer.
+        height: Height of the images in pixels.
+        width: Width of the images in pixels.
+    """
 
     def __init__(self, n_classes: int, height: int, width: int) -> None:
         super().__init__()
@@ -18,7 +23,9 @@ class Pixels(Network):
         self.fc = nn.Linear(self.embedding_dim, n_classes)
 
     def feature_maps(self, x: Tensor) -> Iterator[Tensor]:
+        """Yield the images themselves, (B, 3, H, W)."""
         yield x
 
     def pool(self, deepest: Tensor) -> Tensor:
+        """Return the pixels, (B, 3 * height * width)."""
         return deepest.flatten(1)

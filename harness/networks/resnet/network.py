@@ -25,6 +25,7 @@ class BasicBlock(nn.Module):
         self.pad = (out_channels - in_channels) // 2
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return (B, out_channels, h, w) for (B, in_channels, H, W)."""
         out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)), inplace=True)))
         if self.pad or self.stride != 1:
             x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.pad, self.pad))
@@ -35,8 +36,8 @@ class ResNet(Network):
     """Three groups of basic blocks with 16, 32 and 64 channels.
 
     Args:
-        n_classes: outputs of the last linear layer.
-        depth: 6n + 2 with n >= 1 blocks a group (harness.networks checks it).
+        n_classes: The number of outputs of the last linear layer.
+        depth: 6n + 2 with n >= 1 blocks per group (the options check it).
     """
 
     def __init__(self, n_classes: int, depth: int) -> None:
@@ -56,11 +57,16 @@ class ResNet(Network):
         self.map_channels = (16, 32, 64)
 
     def feature_maps(self, x: Tensor) -> Iterator[Tensor]:
-        """(B, 16, H, W), (B, 32, H/2, W/2), (B, 64, H/4, W/4), all after a ReLU."""
+        """Yield the output of each group, after a ReLU.
+
+        Yields:
+            (B, 16, H, W), (B, 32, H/2, W/2), (B, 64, H/4, W/4).
+        """
         out = F.relu(self.bn1(self.conv1(x)), inplace=True)
         for group in (1, 2, 3):
             out = self.get_submodule(f"layer{group}")(out)
             yield out
 
     def pool(self, deepest: Tensor) -> Tensor:
+        """Return the mean over the pixels."""
         return torch.flatten(F.adaptive_avg_pool2d(deepest, 1), 1)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from harness.networks.base import Network
 
-# (output channels before the multiplier, stride) of each depthwise-separable block.
+# Output channels before the multiplier, and stride, of each depthwise-separable block.
 BLOCKS = (
     (64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2),
     (512, 1), (512, 1), (512, 1), (512, 1), (512, 1), (1024, 2), (1024, 1),
@@ -31,6 +31,7 @@ class SeparableBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return (B, out_channels, h, w) for (B, in_channels, H, W)."""
         out = F.relu(self.bn1(self.conv1(x)), inplace=True)
         return F.relu(self.bn2(self.conv2(out)), inplace=True)
 
@@ -39,10 +40,10 @@ class MobileNet(Network):
     """A strided 3x3 stem and thirteen depthwise-separable blocks, all channels times `ca`.
 
     Args:
-        n_classes: outputs of the last linear layer.
-        ca: channel multiplier in (0, 1], as the releases name it.
-        dropout: probability on the embedding, in [0, 1). The releases accept the argument and
-            ignore it; the default here is 0, which is what the published numbers used.
+        n_classes: The number of outputs of the last linear layer.
+        ca: The channel multiplier in (0, 1], as the releases call it.
+        dropout: The dropout probability of the embedding, in [0, 1). The releases ignore this
+            argument; the default of 0 gives what the published numbers used.
     """
 
     def __init__(self, n_classes: int, ca: float, dropout: float) -> None:
@@ -64,9 +65,11 @@ class MobileNet(Network):
         self.map_channels = (*at_strides, in_channels)
 
     def feature_maps(self, x: Tensor) -> Iterator[Tensor]:
-        """Five maps, all after a ReLU: what each strided block starts from, and the last one.
+        """Yield the input of each strided block and the last output, all after a ReLU.
 
-        (B, 64ca, H/2, W/2), (B, 128ca, H/4, W/4), .., (B, 1024ca, H/32, W/32), sizes rounded up.
+        Yields:
+            (B, 64ca, H/2, W/2), (B, 128ca, H/4, W/4), .., (B, 1024ca, H/32, W/32), with heights and
+            widths rounded up.
         """
         out = F.relu(self.bn1(self.conv1(x)), inplace=True)
         for block, (_, stride) in zip(self.layers, BLOCKS, strict=True):
@@ -76,4 +79,5 @@ class MobileNet(Network):
         yield out
 
     def pool(self, deepest: Tensor) -> Tensor:
+        """Return the mean over the pixels, after dropout."""
         return self.dropout(torch.flatten(F.adaptive_avg_pool2d(deepest, 1), 1))

@@ -27,6 +27,7 @@ class PreActivationBlock(nn.Module):
             self.shortcut.append(nn.Conv2d(in_channels, out_channels, 1, stride=stride))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return (B, out_channels, h, w) for (B, in_channels, H, W)."""
         out = self.conv1(F.relu(self.bn1(x), inplace=True))
         out = self.conv2(self.dropout(F.relu(self.bn2(out), inplace=True)))
         return out.add_(self.shortcut(x))
@@ -36,10 +37,10 @@ class WideResNet(Network):
     """Pre-activation network of three groups with 16, 32 and 64 channels times `width`.
 
     Args:
-        n_classes: outputs of the last linear layer.
-        depth: 6n + 4 with n >= 1 blocks a group (harness.networks checks it).
-        width: channel multiplier, at least 1.
-        dropout: probability inside each block, in [0, 1).
+        n_classes: The number of outputs of the last linear layer.
+        depth: 6n + 4 with n >= 1 blocks per group (the options check it).
+        width: The channel multiplier, at least 1.
+        dropout: The dropout probability inside each block, in [0, 1).
         final_bn_momentum: PyTorch's momentum of the last batch norm; the releases use 0.9
             (docs/protocol.md, quirk 6) where every other layer has 0.1.
     """
@@ -74,9 +75,10 @@ class WideResNet(Network):
         self.map_channels = tuple(channels[1:])
 
     def feature_maps(self, x: Tensor) -> Iterator[Tensor]:
-        """(B, 16w, H, W), (B, 32w, H/2, W/2), (B, 64w, H/4, W/4), w = width.
+        """Yield the sums at the end of each group, before the batch norm and ReLU of the next.
 
-        Sums of the blocks, before any batch norm or ReLU: the next group's first block has them.
+        Yields:
+            (B, 16w, H, W), (B, 32w, H/2, W/2), (B, 64w, H/4, W/4), where w is the width.
         """
         out = self.conv1(x)
         for group in (1, 2, 3):
@@ -84,5 +86,6 @@ class WideResNet(Network):
             yield out
 
     def pool(self, deepest: Tensor) -> Tensor:
+        """Return the mean over the pixels, after batch norm and ReLU."""
         out = F.relu(self.bn(deepest), inplace=True)
         return torch.flatten(F.adaptive_avg_pool2d(out, 1), 1)

@@ -1,0 +1,93 @@
+"""The options model of a network family, and the registry of families. Does not import torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+if TYPE_CHECKING:
+    from harness.networks.base import Network
+
+Shape = tuple[int, ...]
+Dropout = Annotated[float, Field(ge=0, lt=1)]
+
+
+class NetworkOptions(BaseModel):
+    """A network of an experiment.
+
+    A subclass narrows `network` to its family's name, which is also the default.
+
+    Attributes:
+        network: The name of the family.
+        n_maps: The number of `Network.feature_maps`.
+        is_selectable: Whether an experiment file may name the family.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    n_maps: ClassVar[int]
+    is_selectable: ClassVar[bool] = True
+
+    network: str
+
+    @property
+    def label(self) -> str:
+        """The short name in columns, run names and the published CSV files."""
+        raise NotImplementedError
+
+    def build(self, n_classes: int) -> Network:
+        """Return a freshly initialised network; import its torch module here."""
+        raise NotImplementedError
+
+    @classmethod
+    def fields_of_checkpoint(cls, shapes: Mapping[str, Shape]) -> dict[str, Any] | None:
+        """Return the options of a published checkpoint, or None if it is of another family.
+
+        Args:
+            shapes: The shape of each entry of the checkpoint's state dict.
+        """
+        return None
+
+
+FAMILIES: dict[str, type[NetworkOptions]] = {}  # all of them, by name
+NETWORKS: dict[str, type[NetworkOptions]] = {}  # those that an experiment file may name
+Options = TypeVar("Options", bound=NetworkOptions)
+
+
+def register_network(options: type[Options]) -> type[Options]:
+    """Add a family under the default of its `network` field; a class decorator.
+
+    Raises:
+        ValueError: Another family has that name.
+    """
+    name = options.model_fields["network"].default
+    if name in FAMILIES:
+        raise ValueError(f"two network families are called {name!r}")
+    FAMILIES[name] = options
+    if options.is_selectable:
+        NETWORKS[name] = options
+    return options
+
+
+def check_depth(network: str, depth: int, remainder: int) -> int:
+    """Return `depth` if it is 6n + remainder for some n >= 1.
+
+    Raises:
+        ValueError: It is not; the message names the nearest valid depths.
+    """
+    n, rest = divmod(depth - remainder, 6)
+    if rest == 0 and n >= 1:
+        return depth
+    near = str(6 + remainder) if n < 1 else f"{6 * n + remainder} or {6 * (n + 1) + remainder}"
+    raise ValueError(f"{depth} is no depth of {network} (6n+{remainder}); use {near}")
+
+
+def n_blocks(shapes: Mapping[str, Shape], group: str) -> int:
+    """Return how many blocks a checkpoint has in a group such as `layer1`."""
+    return len({name.split(".")[1] for name in shapes if name.startswith(f"{group}.")})
+
+
+def n_rows(shapes: Mapping[str, Shape], name: str) -> int:
+    """Return the first size of a checkpoint's entry; 0 for a scalar or a missing entry."""
+    return next(iter(shapes.get(name, ())), 0)

@@ -1,0 +1,52 @@
+"""Options of the wide residual networks."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator, Field
+
+from harness.networks.options import (
+    Dropout,
+    NetworkOptions,
+    Shape,
+    check_depth,
+    n_blocks,
+    n_rows,
+    register_network,
+)
+
+if TYPE_CHECKING:
+    from harness.networks.base import Network
+
+
+@register_network
+class WideResNetOptions(NetworkOptions):
+    """Options of `harness.networks.wide_resnet.network.WideResNet`."""
+
+    n_maps: ClassVar[int] = 3
+
+    network: Literal["wide_resnet"] = "wide_resnet"
+    depth: Annotated[int, AfterValidator(lambda d: check_depth("wide_resnet", d, 4))]
+    width: Annotated[int, Field(ge=1)]
+    dropout: Dropout = 0.3
+    final_bn_momentum: Annotated[float, Field(gt=0, le=1)] = 0.9
+
+    @property
+    def label(self) -> str:
+        """The short name of the network."""
+        return f"wrn-{self.depth}-{self.width}"
+
+    def build(self, n_classes: int) -> "Network":
+        """Return a freshly initialised network."""
+        from harness.networks.wide_resnet.network import WideResNet
+
+        return WideResNet(n_classes, self.depth, self.width, self.dropout, self.final_bn_momentum)
+
+    @classmethod
+    def fields_of_checkpoint(cls, shapes: Mapping[str, Shape]) -> dict[str, Any] | None:
+        """Return the options of a published checkpoint, or None."""
+        if not {"bn.weight", "layer1.0.conv1.weight"} <= shapes.keys():
+            return None
+        width = n_rows(shapes, "layer1.0.conv1.weight") // 16
+        depth = 6 * n_blocks(shapes, "layer1") + 4
+        return {"network": "wide_resnet", "depth": depth, "width": width}
