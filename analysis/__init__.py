@@ -1,5 +1,4 @@
-"""What reads results: bundles of finished cells -> rows of numbers -> the README's tables and
-figures.
+"""Reading results: bundles of finished cells -> numbers -> tables, pages and figures.
 
-`harness` never imports this package (but for the command line, inside its commands).
+It is imported as `harness.analysis`; inside `harness`, only commands and the Python API import it.
 """

@@ -1,7 +1,7 @@
-"""Finished cells -> a bundle (plain JSON lines, no weights) -> rows of numbers.
+"""Finished cells -> a bundle (plain JSON lines, no weights) -> numbers.
 
-A bundle is all a table or a figure needs: it can be committed, sent and checked without a database,
-the weights or the data. Its first line is the resolved experiment; then one line a cell.
+A bundle is all that a table or a figure needs: it can be committed, sent and checked without a
+database, weights or data. Its first line is the resolved experiment; then it has one line per cell.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from harness.store.predictions import read_predictions_file
 from harness.track import sync_state
 from harness.track.environment import tracking_uri
 
-# Still 1 with curves and confusions: who does not know them can read the rest as before.
+# Still 1 with curves and confusions: a reader that does not know them can read the rest.
 FORMAT = 1
-# What figures show of an epoch; MLflow has the rest.
+# The metrics of an epoch that figures show; MLflow has the rest.
 CURVES = ("loss/total", "train/", "validation/", "test/")
 # More names than this would not fit on a figure.
 MOST_NAMES = 30
@@ -109,12 +109,12 @@ RESULTS = Path("experiments/results")
 
 
 def bundle_path(plan: Plan) -> Path:
-    """Where the README's tables are made from, wherever the experiment file lies."""
+    """Return the path of a plan's committed bundle."""
     return RESULTS / f"{plan.experiment.name}.jsonl"
 
 
 def describe_unfinished(plan: Plan, root: Path) -> str:
-    """ "3 of 12 cells are not finished in runs"; "" if all are."""
+    """Return how many cells are not finished in a store; "" if all are."""
     n_missing = sum(not Store(root).directory(f).is_done for f in plan.cells)
     return f"{n_missing} of {len(plan.cells)} cells are not finished in {root}" if n_missing else ""
 
@@ -151,10 +151,10 @@ def _value_text(value: object) -> str:
 
 
 def export(plan: Plan, root: Path, file: Path, assignments: list[str]) -> str:
-    """The text of a plan's bundle.
+    """Return the text of a plan's bundle.
 
     Raises:
-        UserError: a cell of the plan is not finished, or its predictions cannot be read.
+        UserError: A cell of the plan is not finished, or its predictions cannot be read.
     """
     store = Store(root)
     if unfinished := describe_unfinished(plan, root):
@@ -163,9 +163,9 @@ def export(plan: Plan, root: Path, file: Path, assignments: list[str]) -> str:
     overrides = [word for a in assignments for word in ("--set", a)]
     experiment = plan.experiment
     resolved = experiment.model_dump(mode="json")
-    # What the data are, without the place of their files on this machine.
+    # The data set's identity, without the place of its files on this machine.
     resolved["dataset"] = {**experiment.dataset.identity(), "label": experiment.dataset.label}
-    # Of what students learn: the same for all of them, or not to be told in one list.
+    # Classes have names only if all students learn the same ones.
     names_seen: set[tuple[str, ...]] = set()
     lines = []
     for fingerprint, cell in plan.cells.items():
@@ -212,16 +212,16 @@ def export(plan: Plan, root: Path, file: Path, assignments: list[str]) -> str:
 
 
 def trained(plan: Plan, root: Path, file: Path, assignments: list[str]) -> Bundle:
-    """The bundle of a plan's cells in a store; nothing is written.
+    """Return the bundle of a plan's cells in a store; nothing is written.
 
     Raises:
-        UserError: as `export`.
+        UserError: As `export`.
     """
     return read_bundle(bundle_path(plan), export(plan, root, file, assignments))
 
 
 def curves_of(directory: CellDir) -> Curves:
-    """The journal's epochs by metric, to six significant digits."""
+    """Return the journal's epochs by metric, to six significant digits."""
     lines = directory.epochs()
     names = sorted({name for line in lines for name in line if name.startswith(CURVES)})
     return {
@@ -231,25 +231,25 @@ def curves_of(directory: CellDir) -> Curves:
 
 
 def read_predictions(directory: CellDir) -> dict[str, np.ndarray] | None:
-    """labels (N,), predictions (N,) and class_names (C,) of a cell; None if it has none.
+    """Return labels (N,), predictions (N,) and class_names (C,) of a cell; None if it has none.
 
     Raises:
-        Damaged: the file is broken.
+        Damaged: The file is broken.
     """
     return read_predictions_file(directory / "predictions.npz")
 
 
 def confusion_of(predictions: dict[str, np.ndarray]) -> Confusion:
-    """[class, predicted class, number of images], sorted, without zeros."""
+    """Return sorted triples of class, predicted class and number of images, without zeros."""
     pairs = zip(predictions["labels"].tolist(), predictions["predictions"].tolist(), strict=True)
     return [[label, predicted, n] for (label, predicted), n in sorted(Counter(pairs).items())]
 
 
 def read_bundle(path: Path, text: str | None = None) -> Bundle:
-    """The bundle in a file, or in `text` that is about to become that file.
+    """Return the bundle in a file, or in `text` that is about to become that file.
 
     Raises:
-        UserError: no such file, or not a bundle.
+        UserError: There is no such file, or it is no bundle.
     """
     try:
         text = path.read_text(encoding="utf-8") if text is None else text

@@ -123,7 +123,7 @@ class DataPart(Part):
 
 
 def _texts(value: Any) -> tuple[str, ...]:
-    """One value, or several if a cell was resumed on another machine."""
+    """Return one value, or several if a cell was resumed on another machine, as texts."""
     return tuple(map(str, value)) if isinstance(value, list | tuple) else (str(value),)
 
 
@@ -246,6 +246,8 @@ def read_records(
     """Parse JSON lines: a header, then records.
 
     Args:
+        text: The lines.
+        header_model: The model of the header.
         model_of: Returns the model of a record.
 
     Returns:

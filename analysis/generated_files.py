@@ -121,6 +121,7 @@ def check_owner(path: Path, text: str, other: str | None) -> None:
     """Check that a new bundle does not replace that of another experiment file of the same name.
 
     Args:
+        path: Where the bundle belongs.
         text: The new bundle.
         other: Another new bundle of this call for the same path; None to look at the stored one.
 

@@ -1,4 +1,4 @@
-"""docs/methods.md, from what the methods say about themselves (harness.methods)."""
+"""The page docs/methods.md, made from the descriptions in harness/methods/."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from harness.analysis.tables.rows import DASH
+from harness.analysis.tables.result_table import DASH
 from harness.common.metrics import NCM_METRICS, measured_metrics
 from harness.experiment.experiment import Optimizer
 from harness.methods import BOTH_STAGES, DEFAULT, REGISTRY, SECTIONS, STAGES
@@ -19,7 +19,7 @@ STEPS = Path("benchmarks/results/method_steps-cpu.json")  # of benchmarks/method
 
 
 def methods_page() -> str:
-    """The text of the page."""
+    """Return the text of the page."""
     steps = _steps(json.loads(STEPS.read_text())) if STEPS.exists() else {}
     lines = [
         "# Methods",
@@ -28,36 +28,36 @@ def methods_page() -> str:
         "An experiment names them under `methods:`; without it, it trains "
         f"{', '.join(f'`{name}`' for name in DEFAULT)}.",
         "",
-        "| `methods:` | in tables | what a student learns from | asks of the teacher | stages "
-        "| a step | paper |",
+        "| `methods:` | in tables | what a student learns from | needs from the teacher | stages "
+        "| cost of a step | paper |",
         "|---|---|---|---|---|---:|---|",
         *(_row(method, steps.get("ratios", {})) for method in REGISTRY.values()),
         "",
-        "A method without a teacher asks nothing of it. Teacher and student must have the same "
-        f"classes for {_names([m for m in REGISTRY.values() if m.shared_classes])}. "
-        "Teachers are trained as `plain` students are.",
+        "Teacher and student must have the same classes for "
+        f"{_names([m for m in REGISTRY.values() if m.shared_classes])}. "
+        "Teachers are trained in the same way as `plain` students.",
         "",
         *_references(),
         *_cost(steps),
         f"Methods that minimise cross-entropy and one term can be added: `{SUM}` minimises both "
         "terms and the cross-entropy once, with the largest of the weights that they give it "
-        f"({_names([m for m in REGISTRY.values() if m.is_addable])}). What "
-        "belongs to them stands in their sections, as for each alone.",
+        f"({_names([m for m in REGISTRY.values() if m.is_addable])}). Their settings stay in their "
+        "own sections.",
         "",
-        "## What is minimised",
+        "## Losses",
         "",
-        "CE: mean cross-entropy with the labels; f logits, phi embeddings, F maps, of the teacher "
-        "(T) and the student (S). The losses alone, as functions for any training loop: "
-        "[losses.md](losses.md).",
+        "CE is the mean cross-entropy with the labels; f are logits, phi embeddings and F feature "
+        "maps, of the teacher (T) and the student (S). [losses.md](losses.md) has the losses as "
+        "functions for any training loop.",
         "",
         *(f"- `{m.name}`: `{m.formula}`" for m in REGISTRY.values() if not m.variant_of),
         "",
         "## Stages",
         "",
-        "Each is one training, a cell of its own: its kind, the sections of the experiment that "
-        "decide its result (`optimizer` and `seed` beside them), and what it measures. "
-        f"{_names([m for m in REGISTRY.values() if m.final.schedule is None])} have no epochs: one "
-        "look at the training images.",
+        "Each stage is one training, in a cell of its own. The sections of the experiment decide "
+        "its result, together with `optimizer` and `seed`. "
+        f"{_names([m for m in REGISTRY.values() if m.final.schedule is None])} have no epochs: "
+        "they are fitted at once to the training images.",
         "",
         "| kind | sections | measures | trained by |",
         "|---|---|---|---|",
@@ -65,8 +65,8 @@ def methods_page() -> str:
         "",
         "## Settings",
         "",
-        "Sections of an experiment, with the defaults (null: chosen by the method). "
-        "`harness tune` may tune the fields in bold.",
+        "The sections of an experiment with their defaults (null: chosen by the method). "
+        "`harness tune` can tune the fields in bold.",
         "",
         "| section | fields |",
         "|---|---|",
@@ -76,7 +76,7 @@ def methods_page() -> str:
 
 
 def _steps(kept: dict[str, Any]) -> dict[str, Any]:
-    """Of the benchmark's record: where and how it was measured, and a method's ratio by name."""
+    """Return the machine and setting of the benchmark's record, and each method's ratio."""
     (compared,) = kept["comparisons"]
     ratios = {name: round(row["ratio"][1], 2) for name, row in compared["rows"].items()}
     machine = {k: kept["machine"][k] for k in ("device", "torch", "threads")}
@@ -85,7 +85,7 @@ def _steps(kept: dict[str, Any]) -> dict[str, Any]:
 
 
 def _references() -> list[str]:
-    """What the others are compared with, and with how much computation."""
+    """Return the lines about reference methods and about equal numbers of epochs."""
     readouts = [m for m in REGISTRY.values() if m.final.network == TEACHER]
     untrained = [m for m in REGISTRY.values() if not m.final.schedule and m not in readouts]
     from_scratch = [
@@ -97,22 +97,22 @@ def _references() -> list[str]:
     longest = next(m for m in REGISTRY.values() if m.stages == BOTH_STAGES)
     plain = DEFAULT[0]
     return [
-        "Some distil nothing and stand in a table as floors and ceilings:",
+        "Some methods distil nothing; they are lower and upper bounds for the others:",
         "",
-        f"- {_names(from_scratch)}: a floor, what the student's own labels give.",
-        f"- {_names(readouts)}: floors that train no student. The teacher stays as it is and gets "
+        f"- {_names(from_scratch)}: a lower bound, trained on the student's labels alone.",
+        f"- {_names(readouts)}: lower bounds that train no student. The teacher is kept and gets "
         "another last layer, fitted at once (0 epochs): a student below them is worse than its "
         "teacher's embedding.",
-        f"- {_names(untrained)}: floors of an NCM accuracy after stage 1. What nearest class means "
-        "make of the images before anybody has learnt anything: without a network, and with the "
-        "student's before its first step (its batch norms with statistics of the training images).",
-        f"- {_names(before)}: a ceiling, for who has the teacher's images. The student's network "
-        "learns the teacher's task itself, then its own; no distillation has more to start from.",
+        f"- {_names(untrained)}: lower bounds for an NCM accuracy after stage 1: nearest class "
+        "means of the pixels, and of the student's embeddings before its first step (its batch "
+        "norms have the statistics of the training images).",
+        f"- {_names(before)}: an upper bound if you have the teacher's images. The student's "
+        "network learns the teacher's task first, then its own; no distillation starts from more.",
         "",
-        f"Any method of one schedule may train for longer: `{plain}{AT}2` for twice its epochs, "
-        f"`{plain}{AT}{BOTH}` for those of both stages of `{longest.name}` (`{{method: {plain}, "
-        f"epochs: {BOTH}}}` says the same); milestones move along. With it, a table compares "
-        "methods at equal numbers of epochs, which stand beside each row.",
+        f"Any method with one schedule can train for longer: `{plain}{AT}2` for twice its epochs, "
+        f"`{plain}{AT}{BOTH}` for those of both stages of `{longest.name}` (also written "
+        f"`{{method: {plain}, epochs: {BOTH}}}`); milestones are scaled as well. Tables can so "
+        "compare methods at equal numbers of epochs, which stand beside each row.",
         "",
     ]
 
@@ -124,13 +124,13 @@ def _names(methods: list[Method]) -> str:
 def _cost(steps: dict[str, Any]) -> list[str]:
     if not steps:
         return []
-    shown = {k: v for k, v in steps.items() if k != "ratios"}
+    setting = {k: v for k, v in steps.items() if k != "ratios"}
     return [
-        "A step: its time relative to one of a plain student, the teacher's forward pass "
-        f"included; `{SUM}` takes {steps['ratios'][SUM]:.2f}. Measured by "
+        "Cost of a step: its time relative to a step of a plain student, including the teacher's "
+        f"forward pass; `{SUM}` takes {steps['ratios'][SUM]:.2f}. Measured by "
         "`python benchmarks/method_steps.py --save` "
-        f"({', '.join(f'{k} {v}' for k, v in shown.items())}); `make bench` measures it where "
-        "you are.",
+        f"({', '.join(f'{k} {v}' for k, v in setting.items())}); `make bench` measures it on your "
+        "machine.",
         "",
     ]
 
@@ -170,5 +170,5 @@ def _section_row(name: str) -> str:
 
 
 def _defaults() -> dict[str, Any]:
-    """Section -> field -> default."""
+    """Return section -> field -> default."""
     return {name: model.model_validate({}).model_dump() for name, model in SECTIONS.items()}

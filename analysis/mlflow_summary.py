@@ -50,9 +50,12 @@ def build_summary(
     metrics the final numbers.
 
     Args:
+        plan: A plan whose cells are finished.
         root: The store.
-        file, assignments: Those of the experiment, for the command below the table.
+        file: The experiment's, for the command below the table.
+        assignments: Those of `--set`.
         experiment_id: MLflow's; each number of the table leads to its runs there.
+        folder: An empty folder.
     """
     path = folder / f"{plan.experiment.name}.jsonl"
     path.write_text(export(plan, root, file, assignments), encoding="utf-8")

@@ -34,6 +34,10 @@ def print_result(
     """Print what `harness run` ends with: the final accuracies, and what to call next.
 
     Args:
+        plan: A plan whose cells are finished.
+        file: The experiment's.
+        store: The folder of the cells.
+        assignments: Those of `--set`.
         options: Options of the command that the next ones need as well.
     """
     bundle = trained(plan, store, file, assignments)

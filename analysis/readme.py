@@ -4,7 +4,7 @@
 ...
 <!-- /table:NAME -->
 
-So for tables; other texts have another kind of marker in place of `table`.
+`table` is the kind of the marker: other texts have another word there.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ DOCS = Path("docs")  # a table stands in README.md or on a page here, where its 
 
 
 def has_markers(text: str, name: str, kind: str = TABLE) -> bool:
-    """Whether a line of the text opens the place of `name`'s table."""
+    """Return whether a line of the text is the opening marker of `name`."""
     return f"<!-- {kind}:{name} -->" in text.splitlines()
 
 
 def replace_between_markers(
     text: str, name: str, content: str, where: str, kind: str = TABLE
 ) -> str:
-    """`text` with what stands between the markers of `name` replaced by `content`.
+    """Return `text` with `content` between the markers of `name`.
 
     Raises:
-        UserError: a marker is missing, doubled or out of order; nothing is ever appended.
+        UserError: A marker is missing, doubled or out of order.
     """
     start, end = f"<!-- {kind}:{name} -->", f"<!-- /{kind}:{name} -->"
     places = []

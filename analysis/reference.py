@@ -1,9 +1,9 @@
-"""Does it reproduce? A bundle beside the committed one of the same experiment.
+"""Comparison of a bundle with the committed one of the same experiment.
 
-Each number of the table is compared with the reference's: equal to the last digit, or inside or
-outside of an interval of the difference. The same seed on another processor is another draw, so the
-difference of a seed's two values has a spread, which is taken over the columns of a row: with three
-seeds, one column alone says little about it. The intervals hold together (Bonferroni).
+Each number of the table is equal to the reference's to the last digit, or the difference is inside
+or outside its interval. The same seed on another processor is another draw, so a seed's difference
+has a spread, which is pooled over the columns of a row, as one column of three seeds says little
+about it. The intervals hold simultaneously (Bonferroni).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from harness.analysis.verdicts import LEVEL, by_seed, paired
 from harness.common.canonical_json import flatten
 
 Agreement = Literal["equal", "agrees", "differs", "one run"]
-# Of an experiment: lists that may be shorter here, and what changes no number.
+# Fields of an experiment that may differ: lists may be shorter here, and texts change no number.
 FREE = {"seeds", "students", "methods", "claims", "description", "labels", "published"}
 
 LONGEST = 40  # characters of a setting in a message
@@ -30,8 +30,12 @@ BySeed = dict[int, float]
 
 @dataclass(frozen=True)
 class Checked:
-    """A number of the table here and in the reference. difference: yours - theirs, a fraction, with
-    its simultaneous interval; agreement: "one run" where nothing tells the spread."""
+    """A number of the table here and in the reference.
+
+    Attributes:
+        difference: Yours - theirs, as a fraction, with its simultaneous interval.
+        agreement: "one run" if nothing tells the spread.
+    """
 
     row: str
     column: str
@@ -43,18 +47,24 @@ class Checked:
 
 @dataclass(frozen=True)
 class Comparison:
-    """reference: its path. other_settings: fields in which the experiments differ; then nothing is
-    compared."""
+    """The comparison of a bundle with a reference.
+
+    Attributes:
+        reference: The path of the reference.
+        other_settings: Fields in which the experiments differ; nothing is compared then.
+    """
 
     reference: str
     checked: list[Checked]
     other_settings: list[str]
 
     def count(self, *agreements: Agreement) -> int:
+        """Return how many numbers came out in one of these ways."""
         return sum(c.agreement in agreements for c in self.checked)
 
     @property
     def reproduces(self) -> bool:
+        """True if no number differs."""
         return not self.count("differs")
 
     @property
@@ -72,7 +82,7 @@ class Comparison:
 
 
 def compare(yours: Bundle, reference: Bundle) -> Comparison:
-    """All numbers that both have, in the order of the table."""
+    """Compare all numbers that both bundles have, in the order of the table."""
     path = reference.path.as_posix()
     if other := different(yours.experiment, reference.experiment):
         return Comparison(path, [], other)
@@ -94,8 +104,10 @@ def compare(yours: Bundle, reference: Bundle) -> Comparison:
 
 
 def different(yours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
-    """The settings in which two experiments differ, as "training.epochs: 20 there, 5 here". What
-    only one of them has is of a method that the other lacks, or a field that came later."""
+    """Return the settings in which two experiments differ, as "training.epochs: 20 there, 5 here".
+
+    A field that only one of them has belongs to a method that the other lacks, or came later.
+    """
     ours, others = (flatten({k: v for k, v in e.items() if k not in FREE}) for e in (yours, theirs))
     return [
         f"{field}: {_short(others[field])} there, {_short(ours[field])} here"
@@ -105,7 +117,7 @@ def different(yours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
 
 
 def _short(value: Any) -> str:
-    """On a line with others, as tuned settings may be long."""
+    """Return a setting as a short text: tuned settings may be long."""
     text = str(value)
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
 
@@ -113,7 +125,11 @@ def _short(value: Any) -> str:
 @dataclass(frozen=True)
 class _Spread:
     """Variances pooled over the columns of a row, and their degrees of freedom (0: unknown).
-    paired: of a seed's value here minus there; single: of the values over seeds."""
+
+    Attributes:
+        paired: The variance of a seed's value here minus there.
+        single: The variance of the values over seeds.
+    """
 
     paired: float
     paired_df: int
@@ -129,7 +145,7 @@ def _spread(pairs: Sequence[tuple[Row, BySeed, BySeed]]) -> _Spread:
 
 
 def _pooled(groups: Sequence[Sequence[float]]) -> tuple[float, int]:
-    """Variance within the groups, and its degrees of freedom."""
+    """Return the variance within the groups, and its degrees of freedom."""
     df = sum(len(group) - 1 for group in groups if group)
     means = [math.fsum(group) / len(group) if group else 0.0 for group in groups]
     squares = ((v - m) ** 2 for group, m in zip(groups, means, strict=True) for v in group)

@@ -12,7 +12,7 @@ from scipy.special import nctdtr, stdtr, stdtrit
 
 @dataclass(frozen=True)
 class Estimate:
-    """mean of n values; half_width of its t-interval, None for n = 1."""
+    """The mean of n values with half the width of its t-interval, None for n = 1."""
 
     mean: float
     half_width: float | None
@@ -20,7 +20,7 @@ class Estimate:
 
 
 def estimate(values: Sequence[float], confidence: float = 0.95) -> Estimate | None:
-    """Student's t-interval of the mean: t(n - 1) s / sqrt(n). None for no values at all."""
+    """Return the mean and Student's t-interval, t(n - 1) s / sqrt(n); None without values."""
     n = len(values)
     if n == 0:
         return None
@@ -35,8 +35,10 @@ ROUNDING = 1e-9  # far below one image of any test set
 
 
 def deviation(values: Sequence[float]) -> float:
-    """Standard deviation of n >= 2 values, with n - 1; 0 for values that only rounding tells apart,
-    as differences of fractions of one test set."""
+    """Return the standard deviation of n >= 2 values, with n - 1.
+
+    It is 0 for values that differ by rounding alone, as differences of fractions of a test set do.
+    """
     if max(values) - min(values) < ROUNDING:
         return 0.0
     mean = math.fsum(values) / len(values)
@@ -44,13 +46,15 @@ def deviation(values: Sequence[float]) -> float:
 
 
 def t_quantile(df: int, confidence: float) -> float:
-    """Half the width of a `confidence` interval, in standard errors."""
+    """Return half the width of a `confidence` interval, in standard errors."""
     return float(stdtrit(df, 0.5 + confidence / 2))
 
 
 def p_above(values: Sequence[float], bound: float) -> float:
-    """p of the one-sided t-test that the mean of n >= 2 values is above `bound`: small if it is.
-    Values without spread say nothing about it (0.5)."""
+    """Return p of the one-sided t-test that the mean of n >= 2 values is above `bound`.
+
+    A small p says that it is; values without a spread say nothing (0.5).
+    """
     s = deviation(values)
     if s == 0:
         return 0.5
@@ -59,24 +63,29 @@ def p_above(values: Sequence[float], bound: float) -> float:
 
 
 def has_spread(values: Sequence[float]) -> bool:
-    """Whether a t-test of them says anything."""
+    """Return whether values have a spread, without which a t-test says nothing."""
     return len(values) > 1 and deviation(values) > 0
 
 
 def p_differs(values: Sequence[float]) -> float:
-    """p of the two-sided t-test that the mean of n >= 2 values is not 0."""
+    """Return p of the two-sided t-test that the mean of n >= 2 values is not 0."""
     return 2 * min(p_above(values, 0), p_above([-v for v in values], 0))
 
 
 def p_within(values: Sequence[float], margin: float) -> float:
-    """p of the test that the mean is within (-margin, margin), by two one-sided t-tests
-    (Schuirmann, J. Pharmacokinet. Biopharm. 15, 1987)."""
+    """Return p of the test that the mean is within (-margin, margin).
+
+    Two one-sided t-tests: Schuirmann, J. Pharmacokinet. Biopharm. 15, 1987.
+    """
     return max(p_above(values, -margin), p_above([-v for v in values], -margin))
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """Adjusted p, in the same order: with those below a level taken for decided, the chance of any
-    wrong one among all is at most that level (Holm, Scand. J. Stat. 6, 1979)."""
+    """Return adjusted p-values, in the same order.
+
+    If all below a level are decided, the chance of any wrong decision is at most that level (Holm,
+    Scand. J. Stat. 6, 1979).
+    """
     adjusted, largest = [1.0] * len(ps), 0.0
     for rank, i in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):
         largest = max(largest, min(1.0, (len(ps) - rank) * ps[i]))
@@ -88,9 +97,19 @@ MOST_SEEDS = 1000
 
 
 def seeds_above(distance: float, s: float, level: float, power: float = 0.8) -> int | None:
-    """How many seeds a one-sided t-test at `level` needs to find a mean `distance` above its bound
-    in `power` of all repetitions, if the values' standard deviation is s (Cohen, Statistical Power
-    Analysis, 1988, chapter 2). None for more than MOST_SEEDS."""
+    """Return the number of seeds with which a one-sided t-test finds a mean above its bound.
+
+    Cohen, Statistical Power Analysis, 1988, chapter 2.
+
+    Args:
+        distance: Of the mean from the bound.
+        s: The values' standard deviation.
+        level: That of the test.
+        power: The share of repetitions in which the test finds it.
+
+    Returns:
+        None for more than MOST_SEEDS.
+    """
 
     def found(n: int) -> bool:
         noncentrality = distance / s * math.sqrt(n)
@@ -101,14 +120,16 @@ def seeds_above(distance: float, s: float, level: float, power: float = 0.8) -> 
 
 
 def seeds_within(distance: float, s: float, level: float, power: float = 0.8) -> int | None:
-    """The same of `p_within`: `distance` is from the mean to the nearer end of the margins. At most
-    so many: each of the two tests may miss half of what both may, as with both ends equally near.
+    """Return an upper bound on the number of seeds that `p_within` needs, as `seeds_above`.
+
+    `distance` is from the mean to the nearer end of the margins. Each of the two tests may miss
+    half of what both may, as if both ends were equally near.
     """
     return seeds_above(distance, s, level, (1 + power) / 2)
 
 
 def _fewest(is_enough: Callable[[int], bool]) -> int | None:
-    """The smallest n from 2 to MOST_SEEDS of a condition that stays true once it is."""
+    """Return the smallest n from 2 to MOST_SEEDS for which a monotone condition holds."""
     low, high = 2, MOST_SEEDS
     if not is_enough(high):
         return None
@@ -119,6 +140,8 @@ def _fewest(is_enough: Callable[[int], bool]) -> int | None:
 
 
 def sampling_error(accuracy: float, n_images: int) -> float:
-    """Half-width of the 95 % interval that n test images alone leave to an accuracy: normal
-    approximation of the binomial, 1.96 sqrt(p (1 - p) / n)."""
+    """Return half the width of the 95 % interval that n test images leave to an accuracy.
+
+    Normal approximation of the binomial: 1.96 sqrt(p (1 - p) / n).
+    """
     return 1.96 * math.sqrt(accuracy * (1 - accuracy) / n_images)

@@ -1,4 +1,4 @@
-"""What a bundle says to the claims of its experiment, and its paired differences.
+"""Verdicts on the claims of an experiment, and paired differences.
 
 A claim is tested on each column of the table: the differences of its two sides, paired by seed, in
 one-sided t-tests for it and against it, corrected by Holm over all comparisons of the experiment.
@@ -45,10 +45,17 @@ ONE_SEED = "one seed has no spread"
 
 @dataclass(frozen=True)
 class Verdict:
-    """claim: as written in the file. column: of the table; "" where it depends on none.
-    difference: of its sides, as a fraction, with its own 95 % t-interval. p: corrected, None
-    without a spread. seeds_needed: for 80 % power at the observed difference and spread, None if
-    decided, or more than MOST_SEEDS. why: of an undecided one, what would decide it."""
+    """The verdict on a claim in one column.
+
+    Attributes:
+        claim: As written in the experiment file.
+        column: The column's label; "" if the claim depends on no column.
+        difference: Left side - right side, as a fraction, with its own 95 % t-interval.
+        p: Corrected; None without a spread.
+        seeds_needed: For 80 % power at the observed difference and spread; None if decided, or if
+            more than MOST_SEEDS.
+        why: What would decide an undecided claim.
+    """
 
     claim: str
     column: str
@@ -75,7 +82,7 @@ class Difference:
 
 
 def row_of(bundle: Bundle, quantity: Quantity) -> Row | None:
-    """The row that shows it; None where the experiment does not have it."""
+    """Return the row that shows a quantity; None if the experiment does not have it."""
     for row in rows_of(bundle):
         if row.method != quantity.method:
             continue
@@ -87,12 +94,12 @@ def row_of(bundle: Bundle, quantity: Quantity) -> Row | None:
 
 
 def by_seed(bundle: Bundle, row: Row, column: Column) -> dict[int, float]:
-    """Seed -> the reported accuracy. A teacher that is one run for all seeds has it for each."""
+    """Return seed -> the reported accuracy; one run of all seeds counts for each."""
     return {n.seed: n.accuracy(bundle.reported) for n in select_all_seeds(bundle, row, column)}
 
 
 def paired(left: dict[int, float], right: dict[int, float]) -> list[float]:
-    """left - right of the seeds that both have."""
+    """Return left - right for each seed that both have."""
     return [left[seed] - right[seed] for seed in sorted(left.keys() & right.keys())]
 
 
@@ -120,11 +127,11 @@ class _Comparison:
 
     @property
     def p(self) -> float:
-        """Of whichever is nearer: twice the smaller one, as both are looked at."""
+        """The two-sided p: twice the smaller one, as both directions are tested."""
         return min(1.0, 2 * min(self.p_for, self.p_against)) if self.has_spread else 1.0
 
     def seeds_needed(self, level: float) -> int | None:
-        """level: of each of the two tests."""
+        """Return the seeds that would decide the claim, with each test at `level`."""
         mean, s = sum(self.values) / len(self.values), deviation(self.values)
         distance = (mean if self.claim.is_greater else abs(mean)) - self.claim.margin
         if self.claim.is_greater or distance > 0:
@@ -133,8 +140,10 @@ class _Comparison:
 
 
 def verdicts_of(bundle: Bundle) -> list[Verdict]:
-    """In the order of the claims and columns. A claim of methods that the experiment does not have
-    (left out by `--set`) has none."""
+    """Return the verdicts in the order of claims and columns.
+
+    A claim about a method that the experiment does not have (left out by `--set`) has none.
+    """
     claims = [parse_claim(text) for text in bundle.experiment.get("claims", ())]
     found = [c for claim in claims for c in _comparisons(bundle, claim)]
     return [
@@ -160,7 +169,7 @@ def _verdict(comparison: _Comparison, p: float, n_comparisons: int) -> Verdict:
 
 
 def _comparisons(bundle: Bundle, claim: Claim) -> list[_Comparison]:
-    """One a column in which both sides have numbers, from cells of their own."""
+    """Return one comparison per column in which both sides have numbers from different cells."""
     if claim.right is None:
         published, quantity = find_published(claim, bundle.published)
         left, right = row_of(bundle, quantity), None
@@ -193,19 +202,21 @@ def _network(bundle: Bundle, row: Row, column: Column) -> str:
 
 
 def _same_cells(bundle: Bundle, left: Row, right: Row, column: Column) -> bool:
-    """As of the teacher and of a plain student of the same network."""
+    """Return whether both are the same cells, as teacher and plain student of one network are."""
     cells = ({n.cell.fingerprint for n in select(bundle, row, column)} for row in (left, right))
     return next(cells) == next(cells)
 
 
 def _is_baseline(row: Row) -> bool:
-    """What every method is compared with: of those trained by default the one without a teacher."""
+    """Return whether a row is the default baseline: trained by default, without a teacher."""
     return row.method in DEFAULT and not get_method(row.method).needs
 
 
 def differences_of(bundle: Bundle) -> list[Difference]:
-    """Every method's final accuracy minus the plain student's, or the first method's where there
-    is none."""
+    """Return every method's final accuracy minus the baseline's.
+
+    The baseline is the plain student, or the first method if there is none.
+    """
     finals = [row for row in rows_of(bundle) if row.is_final]
     plain = next((row for row in finals if _is_baseline(row)), finals[0])
     found = []
@@ -220,8 +231,11 @@ def differences_of(bundle: Bundle) -> list[Difference]:
 
 @dataclass(frozen=True)
 class BesidePublished:
-    """A published number and ours of the same quantity, as a fraction; difference: ours - theirs,
-    whose interval is that of our seeds alone."""
+    """A published number and ours of the same quantity, as fractions.
+
+    Attributes:
+        difference: Ours - theirs; its interval is that of our seeds alone.
+    """
 
     row: str
     network: str
@@ -233,7 +247,7 @@ class BesidePublished:
 
 
 def beside_published(bundle: Bundle) -> list[BesidePublished]:
-    """Of every published row that says which of our numbers it is."""
+    """Return our number beside each published one that names it."""
     found: dict[tuple[str, str], BesidePublished] = {}
     for published in bundle.published:
         row = row_of(bundle, parse_quantity(published["of"])) if published.get("of") else None

@@ -556,10 +556,10 @@ def test_what_is_tuned_for_each_task_has_a_number_for_each(tmp_path: Path) -> No
 # -- the page of methods ---------------------------------------------------------------------------
 
 
-def test_the_methods_page_knows_floors_ceilings_and_longer_methods() -> None:
+def test_the_methods_page_knows_bounds_and_longer_methods() -> None:
     page = methods_page()
-    assert "- `plain`: a floor" in page and "- `probe`, `teacher_ncm`: floors" in page
-    assert "- `finetune`: a ceiling" in page
+    assert "- `plain`: a lower bound" in page and "- `probe`, `teacher_ncm`: lower" in page
+    assert "- `finetune`: an upper bound" in page
     assert "`plain@both` for those of both stages of `refilled`" in page
     assert f"| `teacher_ncm` | {DASH} | accuracy |" in page
     assert "`probe`, `teacher_ncm` have no epochs" in page

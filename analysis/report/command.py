@@ -28,8 +28,8 @@ def make_report(
     """Write the page to `out`, reports/NAME.html by default; `show` opens it in a browser.
 
     Raises:
-        UserError: neither is the grid finished in the store, nor is there a committed bundle made
-            with these settings; or `out` cannot be written.
+        UserError: The grid is not finished in the store and there is no committed bundle of these
+            settings, or `out` cannot be written.
     """
     bundle = _bundle(experiment, file, root, assignments)
     path = out or REPORTS / f"{bundle.name}.html"
@@ -51,7 +51,7 @@ def _bundle(experiment: Experiment, file: Path, root: Path, assignments: list[st
     path = RESULTS / f"{experiment.name}.jsonl"
     try:
         plan = plan_of(experiment)
-    except UserError as error:  # without the data nobody can tell which cells there are
+    except UserError as error:  # without the data, the cells are unknown
         if not path.exists():
             raise
         why = one_line(error)
@@ -72,7 +72,7 @@ def _bundle(experiment: Experiment, file: Path, root: Path, assignments: list[st
 
 
 def _others(experiment: Experiment, bundle: Bundle) -> list[str]:
-    """The settings in which a bundle is of another experiment, or of other seeds or methods."""
+    """Return the settings, with seeds and methods, in which a bundle's experiment is another."""
     wanted = experiment.model_dump(mode="json")
     lists = [name for name in ("seeds", "methods") if wanted[name] != bundle.experiment[name]]
     return [*different(wanted, bundle.experiment), *lists]

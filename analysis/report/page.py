@@ -35,6 +35,7 @@ def html(bundle: Bundle, figures: Sequence[Path]) -> str:
     """Return the page; the same bundle and figures give the same text.
 
     Args:
+        bundle: The results.
         figures: PNG files, as `analysis.figures.draw_all` returns them.
     """
     environment = jinja2.Environment(

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from harness.analysis.tables.result_table import Block, Cell, ResultTable
 
+ESCAPES = str.maketrans({letter: f"\\{letter}" for letter in r"\`*_[]<>|~&$#"})
 NO_BREAK = "\u00a0"  # a space at which no line ends
 
 
 def escaped(text: str) -> str:
     """Return somebody's words so that Markdown shows them as they are, on one line."""
-    return re.sub(r"([\\`*_\[\]<>|~&$#])", r"\\\1", " ".join(text.split()))
+    return " ".join(text.split()).translate(ESCAPES)
 
 
 def markdown(blocks: Sequence[Block], unbroken: bool = False) -> str:
     """Return paragraphs and tables as Markdown.
 
     Args:
+        blocks: Paragraphs, which are Markdown already, and tables.
         unbroken: No line ends within a number.
     """
     texts = [_table(b, unbroken) if isinstance(b, ResultTable) else b for b in blocks]
@@ -44,6 +45,6 @@ def _cell(cell: Cell, unbroken: bool) -> str:
     elif unbroken:
         text = text.replace(" ", NO_BREAK)
     text = f"**{text}**" if cell.bold else f"*{text}*" if cell.italic else text
-    space = " " if cell.note.startswith(" ") else ""
-    text += space + escaped(cell.note)
+    if cell.note:
+        text += " " * cell.note.startswith(" ") + escaped(cell.note)
     return f"[{text}]({cell.link})" if cell.link else text

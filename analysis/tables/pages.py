@@ -48,6 +48,7 @@ def summary_blocks(bundle: Bundle, page: str) -> list[Block]:
     """Return what a page shows of an experiment: final accuracies, and its claims.
 
     Args:
+        bundle: The results.
         page: The address of the results page.
     """
     lines = short_caption(bundle, "; the best student of a column is bold")

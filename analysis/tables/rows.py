@@ -94,7 +94,7 @@ class ColumnGroup:
 
     @property
     def title(self) -> str:
-        """What the columns share, or the first and the last of them."""
+        """The words that the columns share, or the first and the last column."""
         return ", ".join(self.shared.values()) or f"{self.heads[0]} to {self.heads[-1]}"
 
 

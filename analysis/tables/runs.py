@@ -31,6 +31,7 @@ def anchors(bundle: Bundle, above: Iterable[str] = ()) -> dict[str, str]:
     """Return heading -> link target, as GitHub makes it: later ones of equal targets get a number.
 
     Args:
+        bundle: The results.
         above: Other headings of the page, above the numbers'.
     """
     targets: dict[str, str] = {}

@@ -30,6 +30,7 @@ def terminal_text(blocks: Sequence[Block], width: int | None = None) -> str:
     Words are wrapped, numbers and commands are not; columns that do not fit stand below the others.
 
     Args:
+        blocks: Paragraphs and tables.
         width: Characters per line; None for lines of any length.
     """
     parts = []
