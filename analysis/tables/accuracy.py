@@ -25,6 +25,8 @@ from harness.common.metrics import SELECTION_RULES, metric_name, unbiased_rule
 from harness.experiment.published import SHOWN
 
 Link = Callable[[Row, Column], str]  # -> the address of the runs behind a number; "" for none
+# Columns between a row's label and its numbers, in every printed form: heading -> a row's text.
+ROW_COLUMNS: dict[str, Callable[[Bundle, Row], str]] = {"epochs": epochs_of}
 CSV_COLUMNS = (
     *("row", "method", "stage", "student", "overlap", "shots", "result"),
     *("n", "mean", "half_width", *SELECTION_RULES),
@@ -39,21 +41,18 @@ def unlinked(row: Row, column: Column) -> str:
 def accuracy_tables(
     bundle: Bundle, link: Link = unlinked, *, published: bool = True
 ) -> list[ResultTable]:
-    """Return everything measured, ours and the published rows; one table, or one per group.
-
-    A column that every printed form should have, from Markdown to LaTeX, is added here.
-    """
+    """Return everything measured, ours and the published rows; one table, or one per group."""
     groups = column_groups(columns_of(bundle))
     tables = []
     for group in groups:
         numbers = _numbers(bundle, group, rows_of(bundle), link)
         rows = [
-            [Cell(row.label), Cell(epochs_of(bundle, row)), *cells]
+            [Cell(row.label), *(Cell(of(bundle, row)) for of in ROW_COLUMNS.values()), *cells]
             for row, cells in numbers.items()
         ]
         tables.append(
             ResultTable(
-                ["", "epochs", *group.heads],
+                ["", *ROW_COLUMNS, *group.heads],
                 [*rows, *(_published_rows(bundle, group) if published else [])],
                 title=group.title if len(groups) > 1 else "",
             )
@@ -96,7 +95,8 @@ def _published_rows(bundle: Bundle, group: ColumnGroup) -> list[list[Cell]]:
         if any(values):
             name, source, protocol = (published[column] for column in SHOWN)
             label = Cell(name, italic=True, note=f" ({source}, {protocol})")
-            rows.append([label, Cell(), *(Cell(value or None) for value in values)])
+            empty = [Cell()] * len(ROW_COLUMNS)
+            rows.append([label, *empty, *(Cell(value or None) for value in values)])
     return rows
 
 
