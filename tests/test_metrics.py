@@ -1,12 +1,8 @@
 """Names and selection rules of what is measured, in numbers worked out by hand."""
 
-import pandas as pd
-import pytest
-
 from harness.common import metrics
 from harness.common.metrics import (
     latest_value,
-    leak,
     logged_name,
     main_metric,
     measured_metrics,
@@ -29,17 +25,6 @@ def test_selection_rules() -> None:
         "b": {"last": 0.2, "selected": 0.3, "best_on_test": 0.3},
     }
     assert summary([{"epoch": 1, "validation/a": 1.0}], 1) == {}
-
-
-@pytest.mark.parametrize(
-    ("reported", "value"), [("selected", 0.9 - 0.5), ("last", 0.9 - 0.6), ("best_on_test", 0.3)]
-)
-def test_leak_is_against_the_unbiased_choice(reported: str, value: float) -> None:
-    """The selected epoch where it is reported, else the last one."""
-    values = {"last": 0.6, "selected": 0.5, "best_on_test": 0.9}
-    assert leak(values, reported) == pytest.approx(value, abs=1e-15)
-    columns = leak(pd.DataFrame([values, values]), reported)
-    assert columns.tolist() == pytest.approx([value, value], abs=1e-15)
 
 
 def test_one_metric_stands_for_a_stage() -> None:

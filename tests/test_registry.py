@@ -103,7 +103,9 @@ def test_the_grids_description_is_its_table(finished: Path) -> None:
         assert estimate is not None
         (line,) = [x for x in lines if x.startswith(f"| {row.label} | ")]
         start = f"| {row.label} | {epochs_of(bundle, row)} | [{Cell.percent(estimate).text}]("
-        assert f"{start}#/experiments/{run.info.experiment_id}/runs?" in line.replace("**", "")
+        assert f"{start}#/experiments/{run.info.experiment_id}/runs?" in line.replace(
+            "**", ""
+        ).replace("\u00a0", " ")
     assert any(line.startswith("Data: digits (1400 test") for line in lines)
     assert lines[0].startswith("|  |"), "MLflow folds long texts: the table comes first"
     assert "Command: `harness run experiments/tiny.yaml`" in lines

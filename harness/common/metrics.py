@@ -99,16 +99,6 @@ def summary(lines: list[dict[str, Any]], selected_epoch: int) -> dict[str, dict[
     return results
 
 
-def leak(values: Any, reported: str) -> Any:
-    """Return how much choosing the epoch on the test set adds to the unbiased choice.
-
-    Args:
-        values: SELECTION_RULES -> a number, or a column of numbers.
-        reported: the rule that the protocol reports.
-    """
-    return values["best_on_test"] - values[unbiased_rule(reported)]
-
-
 def unbiased_rule(reported: str) -> str:
     """Return the rule that a leak is relative to: "selected" if it is reported, else "last"."""
     return "selected" if reported == "selected" else "last"
