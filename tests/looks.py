@@ -1,4 +1,4 @@
-"""What is wrong with how a figure looks, computed from its artists; no picture is compared."""
+"""Faults in how a figure looks, computed from its artists without comparing pictures."""
 
 from collections import defaultdict
 from itertools import combinations
@@ -15,8 +15,8 @@ CAPS = "_|"  # of intervals
 
 
 def told_apart_by_colour_alone(figure: Figure) -> list[str]:
-    """Of each panel: markers and lines that two colours share."""
-    found = []
+    """Return the combinations of marker and line that two colours of a panel share."""
+    looks = []
     for axes in figure.axes:
         colors = defaultdict(set)
         for line in axes.lines:
@@ -26,18 +26,18 @@ def told_apart_by_colour_alone(figure: Figure) -> list[str]:
             face = "none" if is_open else line.get_fillstyle()
             look = f"{line.get_marker()} {face} {line.get_linestyle()}"
             colors[look].add(to_hex(line.get_color()))  # type: ignore[arg-type]
-        found += [look for look, several in colors.items() if len(several) > 1]
-    return found
+        looks += [look for look, several in colors.items() if len(several) > 1]
+    return looks
 
 
 def overprinted(figure: Figure) -> list[tuple[str, str]]:
-    """Pairs of texts that are printed over each other."""
-    shown = [(t.get_text(), _box(t)) for t in _texts(figure)]
-    return [(a, b) for (a, one), (b, two) in combinations(shown, 2) if _overlap(one, two)]
+    """Return the pairs of texts that are printed over each other."""
+    boxes = [(t.get_text(), _box(t)) for t in _texts(figure)]
+    return [(a, b) for (a, one), (b, two) in combinations(boxes, 2) if _overlap(one, two)]
 
 
 def cut_off(figure: Figure) -> list[str]:
-    """Texts that leave the picture."""
+    """Return the texts that leave the picture."""
     width, height = figure.bbox.width, figure.bbox.height
     return [
         text.get_text()
@@ -49,27 +49,28 @@ def cut_off(figure: Figure) -> list[str]:
 
 def _texts(figure: Figure) -> list[Text]:
     FigureCanvasAgg(figure).draw()
-    found = [figure._suptitle] if figure._suptitle else []  # type: ignore[attr-defined]
-    found += [t for legend in figure.legends for t in legend.get_texts()]
+    texts = [*figure.texts, *(t for legend in figure.legends for t in legend.get_texts())]
     for axes in figure.axes:
         if axes.axison:
-            found += [axes.title, axes.xaxis.label, axes.yaxis.label, *axes.texts]
-            found += [t for axis in (axes.xaxis, axes.yaxis) for t in _tick_labels(axis)]
-    return [t for t in found if t.get_visible() and t.get_text().strip()]
+            texts += [axes.title, axes.xaxis.label, axes.yaxis.label, *axes.texts]
+            texts += [t for axis in (axes.xaxis, axes.yaxis) for t in _tick_labels(axis)]
+    return [t for t in texts if t.get_visible() and t.get_text().strip()]
 
 
 def _tick_labels(axis: Axis) -> list[Text]:
     low, high = sorted(axis.get_view_interval())
-    found = []
-    for minor in (False, True):
-        places, labels = axis.get_ticklocs(minor=minor), axis.get_ticklabels(minor=minor)
-        shown = zip(places, labels, strict=False)
-        found += [label for place, label in shown if low <= place <= high]
-    return found
+    ticks = [
+        tick
+        for minor in (False, True)
+        for tick in zip(
+            axis.get_ticklocs(minor=minor), axis.get_ticklabels(minor=minor), strict=False
+        )
+    ]
+    return [label for place, label in ticks if low <= place <= high]
 
 
 def _box(text: Text) -> Bbox:
-    """Without the empty lines above it."""
+    """Return the box of a text without the empty lines above it."""
     box = text.get_window_extent()
     lines = text.get_text().split("\n")
     empty = next(i for i, line in enumerate(lines) if line.strip())

@@ -505,7 +505,7 @@ def test_no_shots_at_all_have_a_place_on_the_axis(incremental: Bundle) -> None:
     with default_settings():
         figure = FIGURES["shots"].draw(incremental)
     (axes,) = figure.axes
-    assert axes.get_xscale() == "symlog" and "images an old class" in axes.get_xlabel()
+    assert axes.get_xscale() == "symlog" and "images per old class" in axes.get_xlabel()
     assert -0.5 < axes.get_xlim()[0] < 0
     assert [t.get_text() for t in axes.get_xticklabels()] == ["0", "5", "all"]
 

@@ -1,4 +1,4 @@
-"""Figures of a bundle: a module each, listed here in their order."""
+"""Figures of a bundle, one module per kind, listed here in their order."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from harness.analysis.bundle import Bundle
 from harness.analysis.figures import accuracy, by_task, confusion, curves, ncm_scatter
-from harness.analysis.figures.base import Kind, default_settings, pixels
+from harness.analysis.figures.base import Kind, save
 
 FIGURES: dict[str, Kind] = {
     kind.name: kind
@@ -16,23 +16,29 @@ FIGURES: dict[str, Kind] = {
 
 
 def drawable(bundle: Bundle) -> tuple[list[str], dict[str, str]]:
-    """The figures this bundle has the numbers for, and why the others that its grid could have are
-    left out."""
+    """Return the figures that the bundle has the numbers for.
+
+    Returns:
+        Their names; and name -> why it is left out, for the others that the grid could have.
+    """
     missing = {name: kind.missing(bundle) for name, kind in FIGURES.items()}
-    drawn = [name for name, why in missing.items() if why is None]
-    return drawn, {name: why for name, why in missing.items() if why}
+    names = [name for name, reason in missing.items() if reason is None]
+    return names, {name: reason for name, reason in missing.items() if reason}
 
 
 def draw_all(bundle: Bundle, folder: Path) -> list[Path]:
-    """Draw what the bundle holds the numbers for (`drawable`) as folder/NAME.png. The same
-    bundle gives the same bytes; a figure that it has no numbers for is removed from the folder."""
+    """Draw every figure that the bundle has the numbers for as folder/NAME.png.
+
+    The same bundle gives the same bytes. A figure without numbers is removed from the folder.
+
+    Returns:
+        The files that were drawn.
+    """
     names, _ = drawable(bundle)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in FIGURES:
-        path = folder / f"{name}.png"
-        if name not in names:
+    paths = {name: folder / f"{name}.png" for name in FIGURES}
+    for name, path in paths.items():
+        if name in names:
+            save(lambda kind=FIGURES[name]: kind.draw(bundle), path)
+        else:
             path.unlink(missing_ok=True)
-            continue
-        with default_settings():
-            pixels(FIGURES[name].draw(bundle)).save(path, optimize=True)
-    return [folder / f"{name}.png" for name in names]
+    return [paths[name] for name in names]

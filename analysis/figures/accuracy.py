@@ -12,23 +12,22 @@ from harness.analysis.figures.base import (
     Kind,
     column_axis,
     draw_teacher,
-    images,
+    images_text,
     labels_of,
-    protocol,
+    protocol_text,
     rows_in_stage,
-    seeds,
+    seeds_text,
     styles_of,
-    title,
+    write_title,
 )
 from harness.analysis.figures.style import stagger, write_legend
 from harness.analysis.tables.rows import ColumnGroup, Row, cell_estimate, column_groups, columns_of
 
-AROUND = 0.8  # inches beside the axes
+MARGIN = 0.8  # inches beside the axes
 
 
 def accuracy(bundle: Bundle) -> Figure:
-    """Test accuracy of each student by each method, with 95 % t-intervals over seeds; a panel for
-    each of the bundle's tables."""
+    """Draw test accuracy by student and method, with 95 % t-intervals; one panel per table."""
     tables = column_groups(columns_of(bundle))
     rows = rows_in_stage(bundle, LAST)
     n = max(len(table.columns) for table in tables)
@@ -38,18 +37,18 @@ def accuracy(bundle: Bundle) -> Figure:
     panels = figure.subplots(len(tables), squeeze=False, sharey=True)[:, 0]
     counts = set()
     for axes, table in zip(panels, tables, strict=True):
-        counts |= _draw(bundle, axes, table, rows, width - AROUND)
+        counts |= _draw(bundle, axes, table, rows, width - MARGIN)
         if len(tables) > 1:
             axes.set_title(table.title)
     panels[-1].set_xlabel(column_axis([c for table in tables for c in table.columns]))
     interval = "one value each, no interval" if counts == {1} else "mean and 95 % t-interval"
-    title(
+    write_title(
         figure,
         bundle,
         "test accuracy by student and method",
-        images(bundle, "test"),
-        f"{interval}, {seeds(counts)}",
-        protocol(bundle),
+        images_text(bundle, "test"),
+        f"{interval}, {seeds_text(counts)}",
+        protocol_text(bundle),
     )
     handles, labels = panels[0].get_legend_handles_labels()
     write_legend(figure, handles, labels, most=3)
@@ -59,22 +58,22 @@ def accuracy(bundle: Bundle) -> Figure:
 def _draw(
     bundle: Bundle, axes: Axes, table: ColumnGroup, rows: list[Row], inches: float
 ) -> set[int]:
-    """One table's numbers; how many seeds they are of. inches: the width of the axes."""
+    """Draw one table, on axes of this width, and return its numbers of seeds."""
     styles, labels = styles_of(bundle), labels_of(bundle)
-    # Methods of one student stand beside each other, those of the next one apart from them.
+    # The methods of one student stand side by side, apart from those of the next.
     step = min(0.14, 0.8 / len(rows))
     counts = set()
     for i, row in enumerate(rows):
         style = styles[labels[row.method]]
         offset = (i - (len(rows) - 1) / 2) * step
-        found = [(j, cell_estimate(bundle, row, c)) for j, c in enumerate(table.columns)]
-        shown = [(j + offset, e) for j, e in found if e is not None]
-        counts |= {e.n for _, e in shown}
+        estimates = [(j, cell_estimate(bundle, row, c)) for j, c in enumerate(table.columns)]
+        points = [(j + offset, e) for j, e in estimates if e is not None]
+        counts |= {e.n for _, e in points}
         axes.errorbar(
-            [x for x, _ in shown],
-            [100 * e.mean for _, e in shown],
-            # No interval of one seed: not one of width 0.
-            [np.nan if e.half_width is None else 100 * e.half_width for _, e in shown],
+            [x for x, _ in points],
+            [100 * e.mean for _, e in points],
+            # A single seed has no interval, rather than one of width 0.
+            [np.nan if e.half_width is None else 100 * e.half_width for _, e in points],
             **style.point,
             linestyle="",
             capsize=3,

@@ -1,7 +1,7 @@
-"""What all figures share: what they say of their bundle, and how they become pictures.
+"""What all figures share: their titles, and how they become pictures.
 
-Drawn without pyplot, so nothing is left behind in this process, and with matplotlib's defaults
-whatever else it has set. `look.py` has their colours, markers and ticks.
+They are drawn without pyplot, so that nothing is left behind in the process, and with matplotlib's
+defaults whatever the process has set. `style.py` has their colours, markers and ticks.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -46,8 +47,7 @@ SETTINGS: Any = {
     "figure.dpi": 150,
 }
 LETTERS_PER_INCH = 12  # of a title
-# What a figure goes by in words, of results.SELECTION_RULES.
-SAID = {
+SELECTION_TEXT = {  # of harness.common.metrics.SELECTION_RULES
     "selected": "epoch selected on validation",
     "last": "last epoch",
     "best_on_test": "best epoch on test (a leak)",
@@ -61,8 +61,11 @@ OLD_BUNDLE = "the bundle was written before it held them; `harness tables FILE` 
 class Kind:
     """A figure that a bundle may have.
 
-    missing: bundle -> why it is left out; "" where its grid has no such numbers at all, None where
-        it can be drawn.
+    Attributes:
+        name: of its file.
+        draw: draws it from a bundle.
+        missing: returns why it is left out; "" if the grid has no such numbers at all, and None if
+            it can be drawn.
     """
 
     name: str
@@ -71,8 +74,10 @@ class Kind:
 
 
 def data_of(bundle: Bundle) -> dict[str, str]:
-    """Name of the data set and number of images of each part, as the students had them: "60", or
-    "40 to 60" of several tasks."""
+    """Return the name of the students' data set, and the number of images of each part.
+
+    With several tasks a number may be a range, as in "40 to 60".
+    """
     without_tasks = bundle.tasks is None
     students = [
         number
@@ -83,26 +88,27 @@ def data_of(bundle: Bundle) -> dict[str, str]:
 
 
 def column_axis(columns: list[Column]) -> str:
-    """What the columns are."""
+    """Return the axis label of these columns: their dimensions."""
     return ", ".join(dict.fromkeys(name for column in columns for name in column.words))
 
 
 def draw_teacher(bundle: Bundle, axes: Axes) -> None:
-    """Its mean accuracy, on its own test images, as a line across."""
+    """Draw the teacher's mean accuracy, on its own test images, as a horizontal line."""
     teacher = [r for r in rows_of(bundle) if r.stage == TEACHER]
     value = cell_estimate(bundle, teacher[0], columns_of(bundle)[0]) if teacher else None
     if value is not None:
-        whose = ", of its own task" if bundle.tasks else ""
-        label, level = f"Teacher ({bundle.teacher}), mean{whose}", 100 * value.mean
+        on_task = ", of its own task" if bundle.tasks else ""
+        label, level = f"Teacher ({bundle.teacher}), mean{on_task}", 100 * value.mean
         axes.axhline(level, color="0.6", linestyle="--", linewidth=1, zorder=0, label=label)
 
 
 def has_many_tasks(bundle: Bundle) -> bool:
+    """Return whether the columns differ in their tasks."""
     return len({column.task for column in columns_of(bundle)}) > 1
 
 
 def labels_of(bundle: Bundle) -> dict[str, str]:
-    """Method -> how the table calls it."""
+    """Return method -> its label in the table."""
     return {r.method: r.label for r in rows_of(bundle) if r.is_final}
 
 
@@ -111,66 +117,71 @@ LAST = max(len(method.stages) for method in REGISTRY.values())
 
 
 def rows_in_stage(bundle: Bundle, number: int) -> list[Row]:
-    """The rows of the methods' stage with this number that is not their last, each with the one
-    metric that the protocol goes by; for LAST, the final rows of all methods. Without stages on the
-    teacher's task: their numbers are of other classes and images than the others'."""
+    """Return the rows of the methods' stage with this number, each with the protocol's metric.
+
+    Final stages count as LAST, whatever their number. Stages on the teacher's task are left out, as
+    their numbers are for other classes and images.
+    """
     rows = [r for r in rows_of(bundle) if not r.on_teachers]
     if number == LAST:
         return [r for r in rows if r.is_final]
-    mains = {main_metric(bundle, stage.metric) for stage in STAGES.values()}
-    return [r for r in rows if r.number == number and not r.is_final and r.result in mains]
+    metrics = {main_metric(bundle, stage.metric) for stage in STAGES.values()}
+    return [r for r in rows if r.number == number and not r.is_final and r.result in metrics]
 
 
 def centers(bundle: Bundle) -> str:
-    """Which images make the class centres of the NCM accuracy."""
+    """Return which images make the class centres of the NCM accuracy."""
     return {"train": "training", "evaluated": "evaluated"}[
         bundle.experiment["protocol"]["ncm_centers"]
     ]
 
 
 def styles_of(bundle: Bundle) -> dict[str, Style]:
-    """Method, as the table calls it -> its style. What is trained comes first: it shares no colour
-    where there are enough."""
+    """Return label of a method -> its style.
+
+    Trained methods come first, so that they do not share a colour as long as there are enough.
+    """
     final = sorted((r for r in rows_of(bundle) if r.is_final), key=lambda r: not r.takes_steps)
     labels = dict.fromkeys(r.label for r in final)
     return {label: STYLES[i % len(STYLES)] for i, label in enumerate(labels)}
 
 
-def seeds(counts: Iterable[int]) -> str:
-    """'n = 3 seeds', or every number that occurs."""
+def seeds_text(counts: Iterable[int]) -> str:
+    """Return 'n = 3 seeds', with every number that occurs."""
     numbers = sorted(set(counts))
     return f"n = {' or '.join(map(str, numbers))} seed{'' if numbers == [1] else 's'}"
 
 
-def images(bundle: Bundle, part: str) -> str:
-    """'1000 test images'."""
+def images_text(bundle: Bundle, part: str) -> str:
+    """Return '1000 test images'."""
     return f"{data_of(bundle)[part]} {'training' if part == 'train' else part} images"
 
 
-def protocol(bundle: Bundle) -> str:
-    return f"protocol {bundle.protocol}, {SAID[bundle.reported]}"
+def protocol_text(bundle: Bundle) -> str:
+    """Return the protocol, and the epoch that its numbers come from."""
+    return f"protocol {bundle.protocol}, {SELECTION_TEXT[bundle.reported]}"
 
 
-def title(figure: Figure, bundle: Bundle, what: str, data: str, *details: str) -> None:
-    """What is shown, of which data, then details."""
+def write_title(figure: Figure, bundle: Bundle, subject: str, data: str, *details: str) -> None:
+    """Write the title of a bundle's figure: its subject, the data, then details."""
     data_set = f"data set {data_of(bundle)['name']}, {data}"
-    write_title(figure, f"{bundle.name}: {what}", data_set, *details)
+    write_lines(figure, f"{bundle.name}: {subject}", data_set, *details)
 
 
-def write_title(figure: Figure, *lines: str) -> None:
-    """A long line is wrapped to the figure's width."""
+def write_lines(figure: Figure, *lines: str) -> None:
+    """Write a title of these lines, each wrapped to the figure's width."""
     width = int(LETTERS_PER_INCH * figure.get_figwidth())
     wrapped = [part for line in lines for part in textwrap.wrap(line, width)]
     figure.suptitle("\n".join(wrapped), fontsize=10)
 
 
-# Letters of scripts that matplotlib would write from the wrong side and unjoined.
+# Scripts that matplotlib would write in the wrong direction and with unjoined letters.
 RIGHT_TO_LEFT = ("R", "AL", "AN")
 
 
 @lru_cache
 def _letters() -> frozenset[int]:
-    """That the font of figures has."""
+    """Return the code points that the figures' font has."""
     return frozenset(get_font(findfont(FontProperties())).get_charmap())
 
 
@@ -180,19 +191,19 @@ def _is_writable(letter: str) -> bool:
 
 
 def readable(text: str) -> bool:
-    """Whether figures can show this name: the font has every letter of it, so no empty boxes."""
+    """Return whether the font has every letter of this name, so that it shows no empty boxes."""
     return bool(text.strip()) and all(map(_is_writable, unicodedata.normalize("NFC", text)))
 
 
 def writable(text: str) -> str:
-    """The text with a question mark in place of every letter that figures cannot show."""
+    """Return the text with a question mark for every letter that figures cannot show."""
     letters = unicodedata.normalize("NFC", text)
     return "".join(c if c == "\n" or _is_writable(c) else "?" for c in letters)
 
 
 @contextlib.contextmanager
 def default_settings() -> Iterator[None]:
-    """matplotlib's defaults and SETTINGS; what was set before comes back afterwards."""
+    """Use matplotlib's defaults and SETTINGS; restore the process's settings afterwards."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(SETTINGS)
@@ -200,12 +211,19 @@ def default_settings() -> Iterator[None]:
 
 
 def pixels(figure: Figure) -> Image.Image:
-    """One byte a pixel: with a palette of their colours, pictures stay small."""
+    """Draw the figure as a picture with a palette, one byte per pixel, so that files stay small."""
     for text in figure.findobj(Text):
         assert isinstance(text, Text)
-        if (shown := writable(text.get_text())) != text.get_text():
-            text.set_text(shown)
+        if (letters := writable(text.get_text())) != text.get_text():
+            text.set_text(letters)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
     return picture.quantize(256, dither=Image.Dither.NONE)
+
+
+def save(draw: Callable[[], Figure], path: Path) -> None:
+    """Draw a figure with the house's settings and save it as a PNG file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with default_settings():
+        pixels(draw()).save(path, optimize=True)

@@ -15,13 +15,13 @@ from harness.analysis.figures.base import (
     LAST,
     Kind,
     draw_teacher,
-    images,
+    images_text,
     labels_of,
-    protocol,
+    protocol_text,
     rows_in_stage,
-    seeds,
+    seeds_text,
     styles_of,
-    title,
+    write_title,
 )
 from harness.analysis.figures.style import Style, stagger, title_panel, write_legend
 from harness.analysis.tables.rows import Column, columns_of, part_sizes, select
@@ -30,15 +30,20 @@ from harness.experiment.tasks import ALL
 Dimension = Literal["overlap", "shots"]
 AXIS = {
     "overlap": "overlap (classes shared with the teacher)",
-    "shots": "shots (training images {an_old} class, log scale)",
+    "shots": "shots (training images per {old}class, log scale)",
 }
-MOST_BESIDE = 4  # panels in a row
+MOST_IN_A_ROW = 4  # panels
 WIDTH = 3.0  # inches of a panel, at least
 
 
 @dataclass(frozen=True)
 class Point:
-    """Test accuracies of one method and column, as fractions, one a seed. x: on the axis."""
+    """Test accuracies of one method and column.
+
+    Attributes:
+        x: place on the axis.
+        values: one fraction per seed.
+    """
 
     x: float
     values: list[float]
@@ -46,24 +51,29 @@ class Point:
 
 @dataclass(frozen=True)
 class Panel:
-    """Columns that differ in one dimension alone. title: of the others, what differs elsewhere."""
+    """Columns that differ in one dimension alone.
+
+    Attributes:
+        title: the other dimensions, where panels differ in them.
+        columns: at least two.
+    """
 
     title: str
     columns: list[Column]
 
 
 def panels_of(bundle: Bundle, dimension: Dimension) -> list[Panel]:
-    """One a student and value of the other dimension, of those with two columns or more."""
-    found: dict[tuple[str, str], list[Column]] = {}
+    """Return one panel per student and value of the other dimension, if it has two columns."""
+    panels: dict[tuple[str, str], list[Column]] = {}
     for column in columns_of(bundle):
         if dimension in column.words:
             others = [word for name, word in column.words.items() if name != dimension]
-            found.setdefault((column.student, ", ".join(others)), []).append(column)
-    return [Panel(others, columns) for (_, others), columns in found.items() if len(columns) > 1]
+            panels.setdefault((column.student, ", ".join(others)), []).append(column)
+    return [Panel(others, columns) for (_, others), columns in panels.items() if len(columns) > 1]
 
 
 def places(bundle: Bundle, panel: Panel, dimension: Dimension) -> list[float]:
-    """Where each column stands on the axis: "all" at the number that it means."""
+    """Return each column's place on the axis; "all" stands at the number that it means."""
     tasks = [c.task.dimensions[dimension] if c.task else ALL for c in panel.columns]
     numbers = [n for n in tasks if isinstance(n, int)]
     section = bundle.tasks
@@ -73,34 +83,34 @@ def places(bundle: Bundle, panel: Panel, dimension: Dimension) -> list[float]:
         row = rows_in_stage(bundle, LAST)[0]
         train = [int(part_sizes(select(bundle, row, c))["train"]) for c in panel.columns]
         size, fewest = train[tasks.index(ALL)], train[tasks.index(numbers[0])]
-        # Of an incremental task only the old classes are limited, so that the rest cancels out.
+        # In an incremental task only the old classes are limited, so the others cancel out.
         limited = section.classes or fewest / numbers[0]
         everything = numbers[0] + (size - fewest) / limited
     return [everything if task == ALL else float(task) for task in tasks]
 
 
 def points(bundle: Bundle, panel: Panel, dimension: Dimension) -> dict[str, list[Point]]:
-    """Method, as the table calls it -> its points by x; without those that it has no numbers of."""
+    """Return label of a method -> its points by x, for the columns that it has numbers for."""
     xs, labels = places(bundle, panel, dimension), labels_of(bundle)
-    found: dict[str, list[Point]] = {}
+    lines: dict[str, list[Point]] = {}
     for row in rows_in_stage(bundle, LAST):
         for x, column in sorted(zip(xs, panel.columns, strict=True), key=lambda pair: pair[0]):
             values = [number.accuracy(bundle.reported) for number in select(bundle, row, column)]
             if values:
-                found.setdefault(labels[row.method], []).append(Point(x, values))
-    return found
+                lines.setdefault(labels[row.method], []).append(Point(x, values))
+    return lines
 
 
 def against(bundle: Bundle, dimension: Dimension) -> Figure:
-    """A line a method, a panel a student and value of the other dimension."""
+    """Draw one line per method, in one panel per student and value of the other dimension."""
     panels = panels_of(bundle, dimension)
     n_students = len({panel.columns[0].student for panel in panels})
-    beside = min(len(panels) // n_students, MOST_BESIDE)  # a row a student, if they fit
-    n_rows = -(-len(panels) // beside)
-    size = (max(7.2, 1.2 + 3.4 * beside), 1.8 + 3.2 * n_rows)
+    n_columns = min(len(panels) // n_students, MOST_IN_A_ROW)  # one row per student, if they fit
+    n_rows = -(-len(panels) // n_columns)
+    size = (max(7.2, 1.2 + 3.4 * n_columns), 1.8 + 3.2 * n_rows)
     figure = Figure(figsize=size, layout="constrained")
-    grid = figure.subplots(n_rows, beside, squeeze=False, sharey=True)
-    an_old = "an old" if bundle.tasks and bundle.tasks.new is not None else "a"
+    grid = figure.subplots(n_rows, n_columns, squeeze=False, sharey=True)
+    old = "old " if bundle.tasks and bundle.tasks.new is not None else ""
     counts: set[int] = set()
     for i, axes in enumerate(grid.flat):
         if i >= len(panels):
@@ -108,17 +118,17 @@ def against(bundle: Bundle, dimension: Dimension) -> Figure:
             continue
         counts |= _draw(bundle, axes, panels[i], dimension)
         title_panel(axes, panels[i].title, WIDTH)
-        axes.set_xlabel(AXIS[dimension].format(an_old=an_old))
-        if i % beside == 0:
+        axes.set_xlabel(AXIS[dimension].format(old=old))
+        if i % n_columns == 0:
             axes.set_ylabel("test accuracy (%)")
     band = "no band" if counts == {1} else "line: mean, band: lowest to highest"
-    title(
+    write_title(
         figure,
         bundle,
         f"test accuracy against {dimension}",
-        images(bundle, "test"),
-        f"{seeds(counts)} ({band})",
-        protocol(bundle),
+        images_text(bundle, "test"),
+        f"{seeds_text(counts)} ({band})",
+        protocol_text(bundle),
     )
     handles = {
         label: handle
@@ -130,21 +140,21 @@ def against(bundle: Bundle, dimension: Dimension) -> Figure:
 
 
 def _draw(bundle: Bundle, axes: Axes, panel: Panel, dimension: Dimension) -> set[int]:
-    """How many seeds the panel's numbers are of."""
+    """Draw one panel and return its numbers of seeds."""
     styles = styles_of(bundle)
-    xs, found = places(bundle, panel, dimension), points(bundle, panel, dimension)
+    xs, lines = places(bundle, panel, dimension), points(bundle, panel, dimension)
     if dimension == "shots" and 0 in xs:
         axes.set_xscale("symlog", linthresh=1)
         axes.set_xlim(-0.2, 1.2 * max(xs))  # matplotlib's own margin is a third of this axis
     elif dimension == "shots":
         axes.set_xscale("log")
-    for method, line in found.items():
+    for method, line in lines.items():
         _draw_line(axes, line, styles[method], method)
     draw_teacher(bundle, axes)
     words = [str(c.task.dimensions[dimension]) for c in panel.columns if c.task]
     stagger(axes, xs, words, WIDTH)
     axes.grid(color="0.92")
-    return {len(point.values) for line in found.values() for point in line}
+    return {len(point.values) for line in lines.values() for point in line}
 
 
 def _draw_line(axes: Axes, line: list[Point], style: Style, method: str) -> None:
@@ -152,7 +162,7 @@ def _draw_line(axes: Axes, line: list[Point], style: Style, method: str) -> None
     values = [100 * np.array(point.values) for point in line]
     if any(len(v) > 1 for v in values):
         low, high = [v.min() for v in values], [v.max() for v in values]
-        if len(xs) == 1:  # a band without width
+        if len(xs) == 1:  # the band has no width
             axes.vlines(xs, low, high, color=style.color, alpha=0.5)
         axes.fill_between(xs, low, high, color=style.color, alpha=0.12, linewidth=0)
     axes.plot(

@@ -15,13 +15,13 @@ from harness.analysis.figures.base import (
     OLD_BUNDLE,
     Kind,
     has_many_tasks,
-    images,
+    images_text,
     labels_of,
-    protocol,
+    protocol_text,
     readable,
     rows_in_stage,
-    seeds,
-    title,
+    seeds_text,
+    write_title,
 )
 from harness.analysis.tables.rows import Column, Row, columns_of, select
 
@@ -29,14 +29,21 @@ OLD_CELLS = (
     "cells were trained before predictions were kept; `harness run FILE --store NEW` and "
     "`harness tables FILE --store NEW` make them"
 )
-# Confusion matrices of more classes are shown without numbers.
-MOST_NUMBERED = 20
+MOST_NUMBERED = 20  # a matrix of more classes has no numbers in its cells
 LONGEST_NAME = 16
 
 
 @dataclass(frozen=True)
 class ConfusionMatrix:
-    """counts: (C, C), test images of the row's class that were given the column's, over n seeds."""
+    """The confusion matrix of one student.
+
+    Attributes:
+        method: label of the method.
+        student: label of the student.
+        counts: (C, C), test images of the row's class that were predicted as the column's, summed
+            over seeds.
+        n: number of seeds.
+    """
 
     method: str
     student: str
@@ -45,53 +52,57 @@ class ConfusionMatrix:
 
 
 def chosen_for_confusion(bundle: Bundle) -> tuple[Row, Column]:
-    """The first method of several stages (without one, the last method) and the last student of the
-    file: chosen by their place, so that no accuracy decides what is shown."""
+    """Return the student to show: of the first method with several stages, else of the last method.
+
+    It is the last student in the file. Its place decides, so that no accuracy does.
+    """
     rows = rows_in_stage(bundle, LAST)
     staged = [r for r in rows if r.number > 1]
     return (staged or rows[::-1])[0], columns_of(bundle)[-1]
 
 
 def confusion_matrix(bundle: Bundle) -> ConfusionMatrix | None:
-    """Summed over seeds; None if a seed has no predictions."""
+    """Return the matrix summed over seeds; None if a seed has no predictions."""
     row, column = chosen_for_confusion(bundle)
     numbers = select(bundle, row, column)
-    found = [bundle.confusions.get(number.cell.fingerprint) for number in numbers]
-    if not found or None in found:
+    per_seed = [bundle.confusions.get(number.cell.fingerprint) for number in numbers]
+    if not per_seed or None in per_seed:
         return None
-    entries = [entry for one in found if one is not None for entry in one]
+    entries = [entry for confusion in per_seed for entry in confusion or ()]
     names = bundle.class_names
     size = len(names) if names else 1 + max(max(label, guess) for label, guess, _ in entries)
     counts = np.zeros((size, size), dtype=int)
     for label, guess, n in entries:
         counts[label, guess] += n
-    return ConfusionMatrix(labels_of(bundle)[row.method], column.student, counts, len(found))
+    return ConfusionMatrix(labels_of(bundle)[row.method], column.student, counts, len(per_seed))
 
 
 def row_percent(counts: np.ndarray) -> np.ndarray:
-    """(C, C) counts -> % of the row; a class without test images is a row of zeros."""
+    """Return (C, C) counts in % of their row; a class without test images has a row of zeros."""
     return 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
 
 
 def most_confused(counts: np.ndarray, n: int = 10) -> list[tuple[int, int, int]]:
-    """The n largest counts off the diagonal as (class, predicted class, count); of equal ones the
-    first classes first."""
+    """Return the n largest counts off the diagonal as (class, predicted class, count).
+
+    Equal counts are in the order of their classes.
+    """
     pairs = [(int(i), int(j), int(counts[i, j])) for i, j in np.argwhere(counts) if i != j]
     return sorted(pairs, key=lambda p: (-p[2], p[:2]))[:n]
 
 
 def confusion(bundle: Bundle) -> Figure:
-    """Row-normalised confusion matrix of one student, summed over seeds."""
+    """Draw the row-normalised confusion matrix of one student, summed over seeds."""
     matrix, (row, _) = confusion_matrix(bundle), chosen_for_confusion(bundle)
-    assert matrix is not None, "asked for by `drawable` alone"
+    assert matrix is not None, "`drawable` has said so"
     percent, size = row_percent(matrix.counts), len(matrix.counts)
-    names, by_number = shown_names(bundle.class_names or [str(i) for i in range(size)])
+    names, by_number = readable_names(bundle.class_names or [str(i) for i in range(size)])
     names = [n if len(n) <= LONGEST_NAME else f"{n[: LONGEST_NAME - 1]}…" for n in names]
     numbered = size <= MOST_NUMBERED
     figure = Figure(figsize=(7.0 if numbered else 11.0, 6.6), layout="constrained")
     axes, side = figure.subplots(1, 2, width_ratios=(1, 1e-6 if numbered else 0.5))
     side.axis("off")
-    # A square root: the few per cent beside the diagonal stay visible.
+    # On a root scale the few per cent off the diagonal stay visible.
     image = axes.imshow(percent, cmap="Greys", norm=PowerNorm(0.5, 0, 100))
     share = "share of the class's test images (%, root scale)"
     figure.colorbar(image, ax=axes, shrink=0.8, label=share)
@@ -115,35 +126,38 @@ def confusion(bundle: Bundle) -> Figure:
         side.text(0, 0.5, text, va="center", linespacing=1.5, fontsize=8, in_layout=False)
     axes.set_xlabel("predicted class")
     axes.set_ylabel("class")
-    title(
+    write_title(
         figure,
         bundle,
         f"confusion matrix of {matrix.student} by {matrix.method}",
-        images(bundle, "test"),
-        f"% of the row, summed over {seeds([matrix.n])}",
+        images_text(bundle, "test"),
+        f"% of the row, summed over {seeds_text([matrix.n])}",
         "the file's last student and "
         + ("first method with stages" if row.number > 1 else "last method"),
-        protocol(bundle),
+        protocol_text(bundle),
         *by_number,
     )
     return figure
 
 
-def shown_names(names: list[str]) -> tuple[list[str], list[str]]:
-    """The names as the figure shows them: a class whose name the font cannot write is its number.
-    And what the caption says of those, in no line or one."""
-    shown = [name if readable(name) else str(i) for i, name in enumerate(names)]
+def readable_names(names: list[str]) -> tuple[list[str], list[str]]:
+    """Replace each name that the font cannot write by the number of its class.
+
+    Returns:
+        The names, and the lines of the caption that explain the numbers: none, or one.
+    """
+    labels = [name if readable(name) else str(i) for i, name in enumerate(names)]
     numbers = [str(i) for i, name in enumerate(names) if not readable(name)]
     if not numbers:
-        return shown, []
+        return labels, []
     listed = f"{', '.join(numbers)} of {len(names)}" if len(numbers) < len(names) else "all"
     why = "the font has not all letters of their names; `class_names` of the bundle lists them"
-    return shown, [f"classes as numbers, from 0: {listed} ({why})"]
+    return labels, [f"classes as numbers, from 0: {listed} ({why})"]
 
 
 def _missing(bundle: Bundle) -> str | None:
     if has_many_tasks(bundle):
-        return MANY_TASKS  # and the classes of one are not those of the next
+        return MANY_TASKS  # whose classes differ
     if confusion_matrix(bundle) is not None:
         return None
     return OLD_CELLS if bundle.confusions else OLD_BUNDLE

@@ -1,4 +1,4 @@
-"""Training curves, a figure a stage."""
+"""Training curves, one figure per stage."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from harness.analysis.figures.base import (
     centers,
     data_of,
     has_many_tasks,
-    images,
+    images_text,
     labels_of,
     rows_in_stage,
-    seeds,
+    seeds_text,
     styles_of,
-    title,
+    write_title,
 )
 from harness.analysis.figures.style import ROUND_STEPS, Style, scale_log, title_panel, write_legend
 from harness.analysis.tables.rows import MOST_COLUMNS, columns_of, select
@@ -36,7 +36,7 @@ WIDTH = 2.5  # inches of a panel, about
 
 @dataclass(frozen=True)
 class Band:
-    """Mean, lowest and highest over n seeds after each of `epochs` (from 1)."""
+    """Mean, lowest and highest value over n seeds after each of `epochs`, which count from 1."""
 
     epochs: list[int]
     mean: list[float]
@@ -46,13 +46,17 @@ class Band:
 
 
 def accuracy_metric(bundle: Bundle, number: int) -> str:
-    """The curve to show: on validation images or, where there are none, on test images."""
+    """Return the curve to show: on validation images or, if there are none, on test images."""
     part = "validation" if "validation" in data_of(bundle) else "test"
     return metric_name(part, rows_in_stage(bundle, number)[0].result)
 
 
 def band(curves: list[list[float | None]]) -> Band | None:
-    """One curve a seed -> their band over the epochs at which each has a value; None if at none."""
+    """Return the band over the epochs at which every curve has a value; None if there are none.
+
+    Args:
+        curves: one per seed.
+    """
     columns = [
         (epoch, [v for v in values if v is not None])
         for epoch, values in enumerate(zip(*curves, strict=False), 1)
@@ -70,32 +74,33 @@ def band(curves: list[list[float | None]]) -> Band | None:
 
 
 def second_half(band: Band) -> Band:
-    """The band from the middle of its epochs on."""
+    """Return the part of a band from the middle of its epochs on."""
     first = sum(2 * epoch < band.epochs[-1] for epoch in band.epochs)
     mean, low, high = (values[first:] for values in (band.mean, band.low, band.high))
     return Band(band.epochs[first:], mean, low, high, band.n)
 
 
 def bands(bundle: Bundle, number: int, metric: str) -> dict[str, dict[str, Band]]:
-    """Column -> method, as the table calls it -> band."""
+    """Return label of a column -> label of a method -> band."""
     labels = labels_of(bundle)
     result: dict[str, dict[str, Band]] = {}
     for column in columns_of(bundle):
         for row in rows_in_stage(bundle, number):
             if not row.takes_steps:
-                continue  # one look is no curve
+                continue  # a single value is no curve
             fingerprints = [number.cell.fingerprint for number in select(bundle, row, column)]
             curves = [bundle.curves.get(f, {}).get(metric) for f in fingerprints]
-            found = band([c for c in curves if c])
-            if found is not None:
-                result.setdefault(column.label, {})[labels[row.method]] = found
+            over_seeds = band([c for c in curves if c])
+            if over_seeds is not None:
+                result.setdefault(column.label, {})[labels[row.method]] = over_seeds
     return result
 
 
 def curves(bundle: Bundle, number: int) -> Figure:
-    """Training loss and accuracy against the epoch, panels below each other for each column of the
-    table. Final accuracies lie close together, so the second half of their epochs is shown once
-    more."""
+    """Draw training loss and accuracy against the epoch, one column of panels per table column.
+
+    Final accuracies lie close together, so the second half of their epochs is shown once more.
+    """
     metric, styles = accuracy_metric(bundle, number), styles_of(bundle)
     part, _, name = metric.partition("/")
     form = "NCM accuracy" if name in NCM_METRICS else "accuracy"
@@ -105,20 +110,20 @@ def curves(bundle: Bundle, number: int) -> Figure:
         (scores, 100, f"{part} {form} (%)"),
     ]
     if number == LAST:
-        late = {s: {m: second_half(b) for m, b in found.items()} for s, found in scores.items()}
+        late = {c: {m: second_half(b) for m, b in line.items()} for c, line in scores.items()}
         rows.append((late, 100, f"{part} {form} (%),\nsecond half of the epochs"))
     columns = [c.label for c in columns_of(bundle) if c.label in losses]
     figure = Figure(
         figsize=(max(6.4, 1.0 + WIDTH * len(columns)), 1.6 + 2.4 * len(rows)), layout="constrained"
     )
     panels = figure.subplots(len(rows), len(columns), squeeze=False, sharex="row", sharey="row")
-    shown: dict[str, Style] = {}
+    drawn: dict[str, Style] = {}
     counts = set()
-    for (found, scale, label), line in zip(rows, panels, strict=True):
-        line[0].set_ylabel(label)
-        for axes, column in zip(line, columns, strict=True):
-            for method, band in found.get(column, {}).items():
-                shown[method] = styles[method]
+    for (by_column, scale, label), row_of_axes in zip(rows, panels, strict=True):
+        row_of_axes[0].set_ylabel(label)
+        for axes, column in zip(row_of_axes, columns, strict=True):
+            for method, band in by_column.get(column, {}).items():
+                drawn[method] = styles[method]
                 counts.add(band.n)
                 _draw_band(axes, band, styles[method], scale)
             axes.grid(color="0.92")
@@ -129,15 +134,15 @@ def curves(bundle: Bundle, number: int) -> Figure:
         scale_log(axes, axes.yaxis)
     for axes in panels[-1]:
         axes.set_xlabel("epoch")
-    what = f"stage {number}{', and methods without stages' if number == LAST else ''}"
-    band_is = "no band" if counts == {1} else "line: mean, band: lowest to highest"
-    details = [f"{seeds(counts)} ({band_is})", f"protocol {bundle.protocol}"]
+    stage = f"stage {number}{', and methods without stages' if number == LAST else ''}"
+    band_text = "no band" if counts == {1} else "line: mean, band: lowest to highest"
+    details = [f"{seeds_text(counts)} ({band_text})", f"protocol {bundle.protocol}"]
     if name in NCM_METRICS:
         details[1] += f", NCM centres from the {centers(bundle)} images"
-    sizes = f"{images(bundle, 'train')}, {images(bundle, part)}"
-    title(figure, bundle, f"training curves, {what}", sizes, *details)
-    handles = [Line2D([], [], linestyle=s.line, **s.point) for s in shown.values()]
-    write_legend(figure, handles, list(shown), most=4, handlelength=4)
+    sizes = f"{images_text(bundle, 'train')}, {images_text(bundle, part)}"
+    write_title(figure, bundle, f"training curves, {stage}", sizes, *details)
+    handles = [Line2D([], [], linestyle=s.line, **s.point) for s in drawn.values()]
+    write_legend(figure, handles, list(drawn), most=4, handlelength=4)
     return figure
 
 

@@ -17,13 +17,13 @@ from harness.analysis.figures.base import (
     Kind,
     centers,
     has_many_tasks,
-    images,
+    images_text,
     labels_of,
-    protocol,
+    protocol_text,
     rows_in_stage,
-    seeds,
+    seeds_text,
     styles_of,
-    title,
+    write_title,
 )
 from harness.analysis.figures.style import WHITE, write_legend
 from harness.analysis.tables.rows import columns_of, select
@@ -31,8 +31,7 @@ from harness.common.metrics import NCM_METRICS
 
 STUDENT_MARKERS = "osD^vP*X"
 METHOD_FILLS: tuple[FillStyleType, ...] = ("full", "none", "left", "bottom", "right", "top")
-# Fewer points than this say nothing about a rank correlation.
-FEWEST_FOR_CORRELATION = 10
+FEWEST_FOR_CORRELATION = 10  # fewer points say nothing about a rank correlation
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class NcmPoint:
 
 
 def ncm_points(bundle: Bundle) -> list[NcmPoint]:
-    """One point a student and seed that has both, of each method with such a first stage."""
+    """Return one point per student and seed, for each method with such a first stage."""
     labels, final = labels_of(bundle), {r.method: r for r in rows_in_stage(bundle, LAST)}
     points = []
     for first in rows_in_stage(bundle, 1):
@@ -70,7 +69,10 @@ def ncm_points(bundle: Bundle) -> list[NcmPoint]:
 
 
 def rank_correlation(points: list[NcmPoint]) -> float | None:
-    """Spearman's, of both accuracies; None for too few points or where either is constant."""
+    """Return Spearman's rank correlation of both accuracies.
+
+    It is None for too few points, or if either accuracy is constant.
+    """
     before, after = [p.after_stage1 for p in points], [p.final for p in points]
     if len(points) < FEWEST_FOR_CORRELATION or len(set(before)) == 1 or len(set(after)) == 1:
         return None
@@ -78,7 +80,7 @@ def rank_correlation(points: list[NcmPoint]) -> float | None:
 
 
 def ncm(bundle: Bundle) -> Figure:
-    """NCM accuracy after stage 1 against the final accuracy, a point a student and seed."""
+    """Draw NCM accuracy after stage 1 against final accuracy, one point per student and seed."""
     points = ncm_points(bundle)
     methods = list(dict.fromkeys(p.method for p in points))
     students = list(dict.fromkeys(p.student for p in points))
@@ -109,19 +111,19 @@ def ncm(bundle: Bundle) -> Figure:
     axes.set_ylabel("test accuracy after stage 2 (%)")
     axes.grid(color="0.92")
     n_seeds = {len({p.seed for p in points if p.student == s}) for s in students}
-    title(
+    write_title(
         figure,
         bundle,
         "NCM accuracy after stage 1 and final accuracy",
-        images(bundle, "test"),
-        f"a point a method, student and seed (whose teacher they share), {seeds(n_seeds)}",
-        protocol(bundle),
+        images_text(bundle, "test"),
+        f"one point per method, student and seed (whose teacher they share), {seeds_text(n_seeds)}",
+        protocol_text(bundle),
     )
     line = Line2D([], [], color="0.6", linestyle="--", linewidth=1)
     line.set_label("equal accuracies" if in_view else "equal accuracies (out of view)")
-    left_column = [*(_sample("o", _with_correlation(m, points), **looks[m]) for m in methods), line]
+    left_column = [*(_sample("o", _legend_text(m, points), **looks[m]) for m in methods), line]
     right_column = [_sample(marker[s], s, color="0.4") for s in students]
-    for column in (left_column, right_column):  # of equal length, so that each stays a column
+    for column in (left_column, right_column):  # equal lengths, so that each stays a column
         missing = max(len(left_column), len(right_column)) - len(column)
         column += [_sample("", " ") for _ in range(missing)]
     handles = left_column + right_column
@@ -129,10 +131,10 @@ def ncm(bundle: Bundle) -> Figure:
     return figure
 
 
-def _with_correlation(method: str, points: list[NcmPoint]) -> str:
-    own = [p for p in points if p.method == method]
-    value = rank_correlation(own)
-    label = f"{method}, n = {len(own)} points"
+def _legend_text(method: str, points: list[NcmPoint]) -> str:
+    points = [p for p in points if p.method == method]
+    value = rank_correlation(points)
+    label = f"{method}, n = {len(points)} points"
     return label if value is None else f"{label}, Spearman's rank correlation {value:.2f}"
 
 

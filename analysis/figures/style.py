@@ -1,8 +1,8 @@
-"""How figures look: methods' colours, markers and lines, ticks, legends.
+"""The style of figures: colours, markers and lines of methods, ticks, legends.
 
-Colours are those of Okabe and Ito, which people see apart whatever their colour vision
-(https://jfly.uni-koeln.de/color/), but for yellow, which is lost on white. What they show is told
-apart without them as well: by marker, face and line.
+The colours are those of Okabe and Ito, which can be told apart with any colour vision
+(https://jfly.uni-koeln.de/color/), without yellow, which is lost on white. Methods also differ in
+marker, face and line, so that they can be told apart without colour.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ MARKERS = "osD^vPX<>*"
 WHITE = "1.0"
 ROUND_STEPS = (1, 2, 5, 10)
 MOST_TICKS = 10  # of a logarithmic axis
-LETTER = 0.085  # inches of a tick's letter, on average
+LETTER = 0.085  # inches, the mean width of a tick's letter
 DIGITS_ABOVE = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 @dataclass(frozen=True)
 class Style:
-    """How one method looks in every figure of a bundle. face: the inside of its marker."""
+    """The style of one method in every figure of a bundle; `face` fills its marker."""
 
     marker: str
     line: Literal["-", "--", "-.", ":"]
@@ -43,7 +43,7 @@ class Style:
 
     @property
     def point(self) -> dict[str, Any]:
-        """Of a point or a line's points, as matplotlib calls it."""
+        """matplotlib's options of its markers."""
         return {"marker": self.marker, "color": self.color, "markerfacecolor": self.face}
 
 
@@ -59,7 +59,7 @@ STYLES = tuple(_style(i) for i in range(2 * len(MARKERS)))
 
 
 def tick_text(value: float) -> str:
-    """A tick as people write it: 0.002, 50, 5·10⁻⁵."""
+    """Format a tick as people write it: 0.002, 50, 5·10⁻⁵."""
     if value == 0 or 1e-4 <= abs(value) < 1e5:
         return f"{value:g}"
     factor, power = f"{value:e}".split("e")
@@ -68,14 +68,16 @@ def tick_text(value: float) -> str:
 
 
 def log_ticks(low: float, high: float, most: int = MOST_TICKS) -> list[float]:
-    """Ticks of a logarithmic axis from low to high (above 0): 1, 2 and 5 times powers of ten; where
-    they are more than `most`, powers of ten alone, at equal distances; where they are fewer than
-    three, round numbers."""
+    """Return the ticks of a logarithmic axis from low (above 0) to high.
+
+    They are 1, 2 and 5 times powers of ten. If these are more than `most`, they are powers of ten
+    at equal distances; if they are fewer than three, round numbers.
+    """
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     powers = range(first, last + 1)
 
     def inside(ticks: Sequence[float]) -> list[float]:
-        slack = 1e-9  # of a limit that is a tick itself
+        slack = 1e-9  # a limit may be a tick itself
         return [t for t in ticks if low * (1 - slack) <= t <= high * (1 + slack)]
 
     ticks = inside([float(f"{f}e{p}") for p in powers for f in (1, 2, 5)])
@@ -89,7 +91,7 @@ def log_ticks(low: float, high: float, most: int = MOST_TICKS) -> list[float]:
 
 
 def scale_log(axes: Axes, axis: Axis, most: int = MOST_TICKS) -> None:
-    """Make the axis logarithmic, with `log_ticks` in its view, which does not change any more."""
+    """Make the axis logarithmic, with `log_ticks` in its present view."""
     (axes.set_xscale if axis is axes.xaxis else axes.set_yscale)("log")
     low, high = axis.get_view_interval()
     ticks = log_ticks(low, high, most)
@@ -99,36 +101,40 @@ def scale_log(axes: Axes, axis: Axis, most: int = MOST_TICKS) -> None:
 
 
 def stagger(axes: Axes, xs: Sequence[float], words: Sequence[str], inches: float) -> None:
-    """Ticks on x with these words, in two rows or more where they would be printed over each other.
+    """Label ticks on x, in several rows where the labels would overlap.
 
-    inches: about the width of the axes, whose limits are set already.
+    Args:
+        axes: with its final limits.
+        xs: places; the labels of equal ones are joined.
+        words: their labels.
+        inches: approximate width of the axes.
     """
-    at: dict[float, str] = {}  # a place has one text
+    at: dict[float, str] = {}
     for x, word in sorted(zip(map(float, xs), words, strict=True), key=lambda pair: pair[0]):
         at[x] = f"{at[x]}, {word}" if x in at else word
     transform = axes.xaxis.get_transform()
     left, right = transform.transform(np.array(axes.get_xlim()))
     places = inches * (transform.transform(np.array(list(at))) - left) / (right - left)
-    ends: list[float] = []  # of each row
-    shown = []
+    ends: list[float] = []  # right end of each row's last label
+    labels = []
     for place, word in zip(places.tolist(), at.values(), strict=True):
         half = LETTER * (len(word) + 1) / 2
         row = next((i for i, end in enumerate(ends) if end <= place - half), len(ends))
         ends[row : row + 1] = [place + half]
-        shown.append("\n" * row + word)
-    axes.set_xticks(list(at), shown)
+        labels.append("\n" * row + word)
+    axes.set_xticks(list(at), labels)
     axes.set_xticks([], minor=True)
 
 
 def title_panel(axes: Axes, text: str, inches: float) -> None:
-    """Above the axes, in as many lines as it takes. inches: about their width."""
+    """Write a title above axes of about this width, in as many lines as it needs."""
     axes.set_title("\n".join(textwrap.wrap(text, max(1, int(inches / LETTER)))))
 
 
 def write_legend(
     figure: Figure, handles: Sequence[Artist], labels: Sequence[str], most: int, **options: Any
 ) -> Legend:
-    """A legend below the axes, of as many columns as fit into the figure, `most` at most."""
+    """Write a legend below the axes, in as many columns as fit, `most` at most."""
     renderer = FigureCanvasAgg(figure).get_renderer()
     for columns in range(most, 0, -1):
         legend = figure.legend(
