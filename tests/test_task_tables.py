@@ -12,8 +12,8 @@ from looks import cut_off, overprinted, told_apart_by_colour_alone
 from matplotlib.collections import PolyCollection
 
 from harness.analysis.bundle import Bundle, read_bundle
-from harness.analysis.figures import FIGURES, by_task, default_settings, draw_all, drawable
-from harness.analysis.figures.base import MANY_TASKS
+from harness.analysis.figures import FIGURES, by_task, draw_all, drawable
+from harness.analysis.figures.base import MANY_TASKS, default_settings
 from harness.analysis.figures.by_task import against, panels_of, places, points
 from harness.analysis.methods_page import methods_page
 from harness.analysis.statistics import estimate

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from harness.analysis.bundle import Bundle
@@ -38,7 +39,7 @@ def draw_all(bundle: Bundle, folder: Path) -> list[Path]:
     paths = {name: folder / f"{name}.png" for name in FIGURES}
     for name, path in paths.items():
         if name in names:
-            save(lambda kind=FIGURES[name]: kind.draw(bundle), path)
+            save(partial(FIGURES[name].draw, bundle), path)
         else:
             path.unlink(missing_ok=True)
     return [paths[name] for name in names]
