@@ -29,8 +29,8 @@ class Part(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore")
 
 
-H = TypeVar("H", bound=Part)  # a header
-R = TypeVar("R", bound=Part)  # a record
+H = TypeVar("H", bound=BaseModel)  # a header
+R = TypeVar("R", bound=BaseModel)  # a record
 
 
 class ProtocolPart(Part):

@@ -538,10 +538,10 @@ def test_figures_are_drawn_from_the_bundle(
 @pytest.mark.parametrize("path", sorted((ROOT / RESULTS).rglob("*.jsonl")), ids=lambda p: p.stem)
 def test_committed_bundles_are_what_their_records_say(path: Path) -> None:
     header, *lines = path.read_text().splitlines()
-    records: list[Any] = [TuningHeader.model_validate_json(header)]
-    for line in lines:
-        model = CandidateRecord if "candidate" in json.loads(line) else TrialRecord
-        records.append(model.model_validate_json(line))
+    raws = [json.loads(line) for line in lines]
+    models = [CandidateRecord if "candidate" in raw else TrialRecord for raw in raws]
+    records = [TuningHeader.model_validate(json.loads(header))]
+    records += [model.model_validate(raw) for model, raw in zip(models, raws, strict=True)]
     assert [canonical(r.model_dump(mode="json")) for r in records] == [header, *lines]
 
 

@@ -116,7 +116,8 @@ def ncm(bundle: Bundle) -> Figure:
         bundle,
         "NCM accuracy after stage 1 and final accuracy",
         images_text(bundle, "test"),
-        f"one point per method, student and seed (whose teacher they share), {seeds_text(n_seeds)}",
+        f"one point per method, student and seed, {seeds_text(n_seeds)}",
+        "the points of a seed share their teacher",
         protocol_text(bundle),
     )
     line = Line2D([], [], color="0.6", linestyle="--", linewidth=1)

@@ -23,7 +23,7 @@ from harness.tune.winner import Winners
 
 FORMAT = 1
 RESULTS = Path("experiments/results/tuning")  # beside the tables' bundles
-Epoch = Annotated[int, Field(strict=False, ge=0, lt=10**9)]  # a key of JSON is a string
+Key = Annotated[int, Field(strict=False, ge=0, lt=2**32)]  # JSON writes keys as strings
 
 
 class Record(BaseModel):
@@ -87,7 +87,7 @@ class TrialRecord(Record):
     value: float | None
     params: Params
     distributions: dict[str, str]
-    curve: dict[Epoch, float]
+    curve: dict[Key, float]
     cells: dict[str, str] = Field(default_factory=dict)
     diverged: bool = False
 
@@ -108,7 +108,7 @@ class CandidateRecord(Record):
     method: str
     rank: int
     value: float
-    fresh: dict[int, float | None]
+    fresh: dict[Key, float | None]
     mean: float | None
 
 
