@@ -1,7 +1,6 @@
-"""ReFilled harness: what trains. `analysis` turns what it leaves behind into tables.
+"""ReFilled harness: reproduces the tables of a knowledge-distillation paper.
 
-For Python: `results`, `compare`, `load_student` (harness.api). Nothing is imported before it is
-used.
+For Python: `results`, `compare` and `load_student` (harness.api), which are imported on first use.
 """
 
 from typing import TYPE_CHECKING, Any

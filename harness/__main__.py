@@ -1,4 +1,4 @@
-"""The `harness` command, and `python -m harness`. Imports nothing before it can be interrupted."""
+"""The `harness` command, and `python -m harness`; imports nothing before it can be interrupted."""
 
 import atexit
 import gc
@@ -7,27 +7,27 @@ import sys
 
 
 def command() -> int:
-    """The exit status: 130 also for Ctrl-C while Python still imports the rest."""
-    # What an import makes stays: to look for garbage there after every 700 objects took a fourth
+    """Run the command, and return its exit status: 130 after Ctrl-C, even during imports."""
+    # What an import creates stays. Searching it for garbage after every 700 objects took a fourth
     # of the time in which MLflow and PyTorch are imported.
     gc.set_threshold(50_000, 10, 10)
-    ended: list[int] = []
-    atexit.register(_leave, ended)  # registered first, it comes last
+    statuses: list[int] = []
+    atexit.register(_exit_now, statuses)  # registered first, so called last
     try:
         from harness.cli import main
 
-        ended.append(main())
+        statuses.append(main())
     except KeyboardInterrupt:
-        ended.append(130)
-    return ended[0]
+        statuses.append(130)
+    return statuses[0]
 
 
-def _leave(ended: list[int]) -> None:
-    """At once: Python would take all modules apart, which took a second after PyTorch."""
-    if ended:
+def _exit_now(statuses: list[int]) -> None:
+    """End the process without taking its modules apart, which takes a second after PyTorch."""
+    if statuses:
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(ended[0])
+        os._exit(statuses[0])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""For Python: `import harness`, then `harness.results(..)`, `harness.load_student(..)`, ..
+"""Functions for Python: `import harness`, then `harness.results(..)`, `harness.load_student(..)`.
 
 frame = harness.results("experiments/digits.yaml")
 frame[frame.final].groupby(["label", "shots"]).accuracy.agg(["mean", "count"])
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from harness.analysis.bundle import Bundle
     from harness.trained.model import TrainedModel
 
-TASK = ["student", "overlap", "shots"]  # columns of a table: what a student is, and what it learns
+TASK = ["student", "overlap", "shots"]  # columns: the student, and the task that it learns
 
 
 def results(
@@ -32,24 +32,28 @@ def results(
     changes: Sequence[str] = (),
     committed: bool = False,
 ) -> pd.DataFrame:
-    """The numbers of an experiment, one row each.
+    """Return the numbers of an experiment, one row per number.
 
     Args:
-        file: the experiment's.
-        store: where its trained cells are.
-        changes: as behind `--set`: "kd.temperature=2".
-        committed: the numbers of experiments/results/ rather than the store's.
+        file: The experiment file.
+        store: The folder of its trained cells.
+        changes: Changes to the experiment, as for `--set`: "kd.temperature=2".
+        committed: Whether to read the numbers of experiments/results/ rather than the store's.
 
     Returns:
-        label, method, stage: as the tables and the experiment file say. student: label of the
-            network. overlap, shots: of the task, where there are tasks. seed.
-        result: which metric; final: whether it is the method's final accuracy.
-        accuracy: on the test set, as the protocol reports it; selected, last, best_on_test: in all
-            three ways. Fractions; NaN where there is none.
-        epochs; seconds of training; cell: its fingerprint; run: its MLflow run, if it has one.
+        A frame with the columns
+        label, method, stage: As in the tables and in the experiment file.
+        student: The label of the network.
+        overlap, shots: Those of the task, if there are tasks.
+        seed: The seed.
+        result: The metric; final: whether it is the method's final accuracy.
+        accuracy: On the test set, as the protocol reports it; a fraction.
+        selected, last, best_on_test: The same by each of the selection rules; NaN if there is none.
+        epochs, seconds: Those of training.
+        cell: The cell's fingerprint; run: its MLflow run, if it has one.
 
     Raises:
-        UserError: a wrong file, a grid that is not finished, or nothing committed.
+        UserError: The file is wrong, the grid is not finished, or no numbers are committed.
     """
     import pandas as pd
 
@@ -58,12 +62,12 @@ def results(
 
     bundle = _bundle(Path(file), Path(store), list(changes), committed)
     rows = {(r.method, r.stage, r.result): r for r in rows_of(bundle)}
-    found = []
+    records = []
     for number in bundle.numbers:
         row = rows.get((number.method, number.stage, number.result))
-        if row is None:  # of a stage whose number no table shows
+        if row is None:  # no table shows this stage's number
             continue
-        found.append(
+        records.append(
             {
                 "label": row.label,
                 **{name: getattr(number, name) for name in ("method", "stage", "student")},
@@ -79,26 +83,31 @@ def results(
                 "run": number.cell.mlflow_run_id,
             }
         )
-    frame = pd.DataFrame(found)
-    for name in ("overlap", "shots"):  # else 2 and "all", or None, would be 2.0 and NaN
-        frame[name] = pd.Series([row[name] for row in found], dtype=object)
+    frame = pd.DataFrame(records)
+    for name in ("overlap", "shots"):  # otherwise 2 would become 2.0, and None NaN
+        frame[name] = pd.Series([row[name] for row in records], dtype=object)
     return frame
 
 
 def compare(frame: pd.DataFrame, method: str, baseline: str) -> pd.DataFrame:
-    """A method's final accuracy minus another's, paired by seed; one row a student and task.
+    """Compare the final accuracies of two methods, paired by seed.
 
     Args:
-        frame: of `results`.
-        method, baseline: names as in the experiment file, or "teacher".
+        frame: The numbers, as `results` returns them.
+        method: The method's name as in the experiment file, or "teacher".
+        baseline: The name of the method to compare it with.
 
     Returns:
-        student, overlap, shots; n: seeds that both have; difference: its mean, a fraction; low,
-        high: the 95 % t-interval; p: two-sided, of the paired t-test, for this row alone. NaN
-        where one seed, or seeds that all differ alike, have no spread.
+        A frame with one row per student and task, and the columns
+        student, overlap, shots: As in `frame`.
+        n: The number of seeds that both methods have.
+        difference: The mean of method minus baseline, a fraction.
+        low, high: The 95 % t-interval of the mean.
+        p: The two-sided p-value of the paired t-test, not corrected for several rows. Like the
+            interval, it is NaN if there is one seed, or if all differences are equal.
 
     Raises:
-        UserError: the frame lacks one of the two.
+        UserError: The frame lacks one of the two methods.
     """
     import pandas as pd
 
@@ -110,7 +119,7 @@ def compare(frame: pd.DataFrame, method: str, baseline: str) -> pd.DataFrame:
         if side.empty:
             raise UserError(f"no final accuracy of {name!r}{nearest(name, set(frame.method))}")
         keys = ["seed", *TASK]
-        if name == TEACHER:  # the same for all students; a published file's for all seeds, too
+        if name == TEACHER:  # shared by all students and, if it is a published file, by all seeds
             keys = ["seed"] if side.cell.nunique() > 1 else []
         sides.append(side[[*keys, "accuracy"]])
     left, right = sides
@@ -121,12 +130,12 @@ def compare(frame: pd.DataFrame, method: str, baseline: str) -> pd.DataFrame:
     lines, columns = [], [name for name in TASK if name in both]
     for key, group in both.groupby(columns, dropna=False, sort=False):
         values = group.difference.tolist()
-        found = estimate(values)
-        assert found is not None
-        line = {**dict(zip(columns, key, strict=True)), "n": found.n, "difference": found.mean}
+        mean = estimate(values)
+        assert mean is not None
+        line = {**dict(zip(columns, key, strict=True)), "n": mean.n, "difference": mean.mean}
         low = high = p = math.nan
-        if found.half_width is not None and has_spread(values):
-            low, high = found.mean - found.half_width, found.mean + found.half_width
+        if mean.half_width is not None and has_spread(values):
+            low, high = mean.mean - mean.half_width, mean.mean + mean.half_width
             p = p_differs(values)
         lines.append({**line, "low": low, "high": high, "p": p})
     return pd.DataFrame(lines)
@@ -143,22 +152,27 @@ def load_student(
     store: str | PathLike[str] = "runs",
     changes: Sequence[str] = (),
 ) -> TrainedModel:
-    """A trained network with its classes and its preprocessing, in eval mode.
+    """Load a trained network with its classes and its preprocessing, in eval mode.
 
     model = harness.load_student("digits", student="wrn-10-1", method=METHOD)
     model(model.preprocess("seven.png")[None]).softmax(1)
 
     Args:
-        source: an experiment's name in experiments/ or its file; a cell's fingerprint, or its first
-            digits; the path of a model.pt or of a cell's folder; or models:/NAME@ALIAS of MLflow.
-        student, method, seed, overlap, shots: which of an experiment's trainings: what there is
-            several of must be said, but the first seed is taken. method may be "teacher".
-        store: where its trained cells are.
-        changes: to the experiment, as behind `--set`.
+        source: The name of an experiment in experiments/, or its file; a cell's fingerprint, or its
+            first digits; the path of a model.pt or of a cell's folder; or models:/NAME@ALIAS of
+            MLflow's registry.
+        student: Of an experiment, the label of the network; may be left out if there is only one,
+            as may the following.
+        method: The method, or "teacher".
+        seed: The seed; by default the first.
+        overlap: The overlap of the task.
+        shots: The shots of the task.
+        store: The folder of the trained cells.
+        changes: Changes to the experiment, as for `--set`.
 
     Raises:
-        UserError: nothing like it, more than one, not yet trained, or a file that does not say
-            what it is of.
+        UserError: There is no such network, or more than one; it is not trained yet; or its file
+            does not describe it.
     """
     from harness.run.find_model import TrainingFilter, load
 
@@ -175,6 +189,6 @@ def _bundle(file: Path, store: Path, changes: list[str], committed: bool) -> Bun
     from harness.track.registry import resolve_teacher
 
     experiment = read(file, changes, resolve_teacher)
-    if committed:  # for which the data need not be here
+    if committed:  # reading them needs no data
         return read_bundle(RESULTS / f"{experiment.name}.jsonl")
     return trained(plan_of(experiment), store, file, changes)

@@ -39,9 +39,9 @@ for line in sys.stdin:
         for number, path in enumerate(("/dev/null", job["out"], job["err"])):
             os.dup2(os.open(path, os.O_RDWR), number)
         sys.argv = ["harness", *job["arguments"]]
-        harness.__main__._leave = lambda ended: None  # too early
+        harness.__main__._exit_now = lambda statuses: None  # too early
         status = harness.__main__.command()
-        # What Python does at its end, then what `_leave` does.
+        # What Python does at its end, then what `_exit_now` does.
         threading._shutdown()
         atexit._run_exitfuncs()
         sys.stdout.flush()

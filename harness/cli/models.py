@@ -40,23 +40,19 @@ class PartName(StrEnum):
     train = "train"
 
 
-def _load(
-    model: str,
-    method: str | None,
-    student: str | None,
-    seed: int | None,
-    overlap: str | None,
-    shots: str | None,
-    set_: list[str] | None,
-    store: Path,
-) -> TrainedModel:
+def _load(context: typer.Context) -> TrainedModel:
+    """Load the network that a command's arguments select."""
     from harness.run.find_model import TrainingFilter, load
 
-    return load(model, TrainingFilter(student, method, seed, overlap, shots), store, set_ or [])
+    given = context.params
+    names = ("student", "method", "seed", "overlap", "shots")
+    choice = TrainingFilter(**{name: given[name] for name in names})
+    return load(given["model"], choice, Path(given["store"]), given["set_"] or [])
 
 
 @app.command()
 def predict(
+    context: typer.Context,
     model: Model,
     images: Annotated[list[Path], typer.Argument(help="image files, or folders of them")],
     method: Method = None,
@@ -75,7 +71,7 @@ def predict(
     from harness.trained.predict import as_csv, picture_files, predictions
 
     files = picture_files(images)
-    network = _load(model, method, student, seed, overlap, shots, set_, store)
+    network = _load(context)
     text = as_csv(predictions(network, files))
     if out is None:
         print(text, end="")
@@ -86,6 +82,7 @@ def predict(
 
 @app.command()
 def evaluate(
+    context: typer.Context,
     model: Model,
     dataset: Annotated[
         str,
@@ -103,12 +100,13 @@ def evaluate(
     """Measure a trained network's accuracy on a data set."""
     from harness.trained.measure import evaluate as measure
 
-    network = _load(model, method, student, seed, overlap, shots, set_, store)
+    network = _load(context)
     print(measure(network, dataset, part.value))
 
 
 @app.command()
 def export(
+    context: typer.Context,
     model: Model,
     method: Method = None,
     student: Student = None,
@@ -126,7 +124,7 @@ def export(
 
     if onnx is None:
         raise UserError("--onnx: missing; name the file to write, as --onnx student.onnx")
-    network = _load(model, method, student, seed, overlap, shots, set_, store)
+    network = _load(context)
     to_onnx(network, onnx)
     height, width = network.image_size
     print(f"written: {onnx}, images (B, 3, {height}, {width}) of [0, 1] -> logits")

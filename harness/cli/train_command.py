@@ -1,6 +1,6 @@
-"""`harness train`: one student by the published argument names (README of the 2021 release).
+"""`harness train`: one student, with the argument names of the 2021 release.
 
-Each argument becomes a field of an experiment, which then runs like any other: what is trained is
+Each argument becomes a field of an experiment, which then runs like any other: its cells are
 cached, logged and resumed in the same way. An argument without effect is refused, not ignored.
 """
 
@@ -68,11 +68,12 @@ ARGUMENT_OF = {
 
 
 def given(**values: Any) -> dict[str, Any]:
-    """The arguments that were given; the others keep the experiment's defaults."""
+    """Return the arguments that were given; the others keep the experiment's defaults."""
     return {k: v for k, v in values.items() if v is not None}
 
 
 def points(text: str | None) -> list[int] | None:
+    """Return the epochs of --point: '100,140,180' or '100 140 180'."""
     if text is None:
         return None
     try:
@@ -82,10 +83,10 @@ def points(text: str | None) -> list[int] | None:
 
 
 def device_of(flag_gpu: bool, devices: str | None) -> str:
-    """As `--device` has it: '0 1' -> 'cuda:0,cuda:1'.
+    """Return the value of `--device` for the published arguments: '0 1' -> 'cuda:0,cuda:1'.
 
     Raises:
-        UserError: devices without --flag-gpu, or no numbers.
+        UserError: Devices are given without --flag-gpu, or are not numbers.
     """
     if not flag_gpu:
         if devices is not None:
@@ -130,7 +131,7 @@ def train(
     n_training_epochs2: Annotated[
         Optional[int], typer.Option(help="stage 2, and the teacher [200]")
     ] = None,
-    batch_size: Annotated[Optional[int], typer.Option(help="images a batch [128]")] = None,
+    batch_size: Annotated[Optional[int], typer.Option(help="images per batch [128]")] = None,
     tau1: Annotated[Optional[float], typer.Option(help="stage 1: temperature [4]")] = None,
     tau2: Annotated[Optional[float], typer.Option(help="stage 2: temperature [2]")] = None,
     lambd: Annotated[Optional[float], typer.Option(help="stage 2: teaching weight [100]")] = None,
@@ -147,7 +148,7 @@ def train(
     jobs_per_device: JobsPerDevice = None,
     max_time: MaxTime = None,
 ) -> None:
-    """Train one student in two stages, and its teacher first if need be."""
+    """Train one student in two stages, and first its teacher if necessary."""
     from harness.methods.refilled import NAME
     from harness.run.grid import run_experiment
 
@@ -190,8 +191,11 @@ def train(
 
 
 def tuning_protocol(preset: str, flag_tuning: bool) -> dict[str, str]:
-    """flag_tuning: train on train, select on validation. Without it the images of both train, and
-    a strict run reports its last epoch (a legacy one its best epoch on the test set)."""
+    """Return the `protocol` field.
+
+    With `flag_tuning`, the training images train and the validation images select. Otherwise both
+    train, and a strict run reports its last epoch, a legacy run its best epoch on the test set.
+    """
     if flag_tuning:
         return {"preset": preset, "train_on": "train", "selection": "validation"}
     if preset == "strict":
@@ -200,9 +204,10 @@ def tuning_protocol(preset: str, flag_tuning: bool) -> dict[str, str]:
 
 
 def parse_arguments(raw: dict[str, Any]) -> Experiment:
-    """
+    """Check an experiment made of arguments.
+
     Raises:
-        UserError: as for an experiment file, with the argument's name instead of the field's.
+        UserError: As for an experiment file, with the argument's name instead of the field's.
     """
     from harness.experiment.file import parse
 
@@ -215,6 +220,7 @@ def parse_arguments(raw: dict[str, Any]) -> Experiment:
 
 
 def print_results(experiment: Experiment, store: Path) -> None:
+    """Print the test accuracies of the trained cells."""
     from harness.common.metrics import logged_name
     from harness.run.grid import plan_of
     from harness.store import Store

@@ -160,7 +160,7 @@ class Worker:
 
 
 class LocalExecutor:
-    """One cell at a time in each slot.
+    """An executor that trains one cell at a time in each slot.
 
     Args:
         slots: The device of each slot (harness.execute.slots).

@@ -32,7 +32,7 @@ LEAST_FREE = 1e9  # bytes: a small grid and its MLflow database
 
 
 class Finding(NamedTuple):
-    """One line of the report.
+    """A line of the report.
 
     Attributes:
         subject: What was examined.

@@ -223,8 +223,8 @@ def sizes_of(plan: Plan, dataset: Dataset) -> dict[CellData, tuple[int, int]]:
 
 def _evaluation_share(cell: Cell) -> float:
     """Return the share of a cell's epochs that end with an evaluation."""
-    rhythm: int = getattr(cell.schedule, "select_every", cell.config.protocol.evaluate_every)
-    return 1 / rhythm
+    interval: int = getattr(cell.schedule, "select_every", cell.config.protocol.evaluate_every)
+    return 1 / interval
 
 
 def fit_budget(

@@ -13,7 +13,7 @@ from harness.execute.slots import check_devices, make_slots
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Where cells are trained, how many at once, and for how long.
+    """The options that say where cells are trained, how many at once, and for how long.
 
     Attributes:
         store: The folder of the trained cells.

@@ -38,7 +38,7 @@ Events = list[dict[str, Any]]
 
 @dataclass
 class Remedy:
-    """How to repair one cell.
+    """A plan for repairing one cell.
 
     Attributes:
         damage: What is wrong, one line each.

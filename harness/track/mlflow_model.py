@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from harness.trained.graph import described, example, of_pixels
+from harness.trained.graph import example, metadata, pixel_model
 from harness.trained.model import TrainedModel
 
 
@@ -27,7 +27,7 @@ def save(model: TrainedModel, folder: Path) -> Path:
     import mlflow.pytorch
     from mlflow.models import infer_signature
 
-    module, images = of_pixels(model), example(model)
+    module, images = pixel_model(model), example(model)
     with torch.no_grad():
         signature = infer_signature(images.numpy(), module(images).numpy())
     mlflow.pytorch.save_model(
@@ -37,6 +37,6 @@ def save(model: TrainedModel, folder: Path) -> Path:
         signature=signature,
         input_example=images.numpy(),
         pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}", "mlflow"],
-        metadata=described(model),
+        metadata=metadata(model),
     )
     return folder

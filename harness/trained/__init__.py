@@ -1,7 +1,8 @@
-"""Trained networks in use: loaded with their preprocessing, asked, measured, exported.
+"""Trained networks in use: loaded with their preprocessing, applied, measured, exported.
 
-model.py  the network and how a picture becomes its input
-predict.py, measure.py, graph.py  what `harness predict`, `evaluate` and `export` do
+model.py  a network and the preprocessing of its images
+predict.py, measure.py, graph.py  `harness predict`, `evaluate` and `export`
+import_checkpoint.py, published_file.py  `harness import-checkpoint`
 
-Which network is meant by an experiment, a cell, a path or a models:/ URI: harness.run.find_model.
+harness.run.find_model finds the network of an experiment, a cell, a path or a models:/ URI.
 """

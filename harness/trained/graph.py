@@ -1,4 +1,4 @@
-"""`harness export`: a network for other runtimes, with its normalisation inside."""
+"""`harness export`: a network for other runtimes, including its normalisation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from harness.trained.model import TrainedModel
 NEEDED = ("onnx", "onnxscript")
 
 
-class _OfPixels(nn.Module):
+class _PixelModel(nn.Module):
     def __init__(self, model: TrainedModel) -> None:
         super().__init__()
         self.model = model
@@ -27,18 +27,21 @@ class _OfPixels(nn.Module):
         return logits
 
 
-def of_pixels(model: TrainedModel) -> nn.Module:
-    """(B, 3, height, width) of [0, 1] -> logits (B, classes): for who has no normalisation."""
-    return _OfPixels(model).eval()
+def pixel_model(model: TrainedModel) -> nn.Module:
+    """Return a module that normalises its input: (B, 3, height, width) of [0, 1] -> logits."""
+    return _PixelModel(model).eval()
 
 
 def example(model: TrainedModel) -> Tensor:
-    """An input of `of_pixels`, of two images: of one, an exporter would make that the only size."""
+    """Return an input of `pixel_model`.
+
+    It has two images: an exporter would make a batch of one the only possible size.
+    """
     return torch.zeros(2, 3, *model.image_size)
 
 
-def described(model: TrainedModel) -> dict[str, Any]:
-    """What goes with `of_pixels`, as plain data."""
+def metadata(model: TrainedModel) -> dict[str, Any]:
+    """Return what is needed to use `pixel_model`, as plain data."""
     return {
         "network": model.network_options,
         "class_names": list(model.class_names),
@@ -49,11 +52,13 @@ def described(model: TrainedModel) -> dict[str, Any]:
 
 
 def to_onnx(model: TrainedModel, path: Path) -> None:
-    """Write an ONNX file: input `images`, (B, 3, height, width) float32 of [0, 1]; output `logits`,
-    (B, classes). Its metadata has the fields of `described`, all but `input` as JSON.
+    """Write an ONNX file.
+
+    Its input `images` is (B, 3, height, width) float32 of [0, 1], its output `logits` (B, classes).
+    Its metadata has the fields of `metadata`, all but `input` as JSON.
 
     Raises:
-        UserError: the packages for it are not installed.
+        UserError: The packages for it are not installed.
     """
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
@@ -63,7 +68,7 @@ def to_onnx(model: TrainedModel, path: Path) -> None:
     import onnx
 
     program = torch.onnx.export(
-        of_pixels(model),
+        pixel_model(model),
         (example(model),),
         dynamo=True,
         input_names=["images"],
@@ -73,7 +78,7 @@ def to_onnx(model: TrainedModel, path: Path) -> None:
     )
     assert program is not None
     proto = program.model_proto
-    for key, value in described(model).items():
+    for key, value in metadata(model).items():
         proto.metadata_props.add(key=key, value=value if key == "input" else json.dumps(value))
     onnx.checker.check_model(proto)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -39,10 +39,10 @@ from harness.trained.published_file import read_file
 
 
 def infer_network(state: dict[str, Tensor]) -> dict[str, Any]:
-    """The `network` entry that these names and shapes belong to.
+    """Return the `network` entry of an experiment whose weights have these names and shapes.
 
     Raises:
-        UserError: no known network has these names.
+        UserError: No known network has these names.
     """
 
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
@@ -59,14 +59,15 @@ def infer_network(state: dict[str, Tensor]) -> dict[str, Any]:
 
 
 def _rows(state: dict[str, Tensor], name: str) -> int:
-    """The first size of a tensor; 0 of a single number, or of none."""
+    """Return the first size of a tensor; 0 if it is a single number or missing."""
     return next(iter(state[name].shape), 0) if name in state else 0
 
 
 def checked_model(state: dict[str, Tensor], network: dict[str, Any], n_classes: int) -> Network:
-    """
+    """Build a network and load weights into it.
+
     Raises:
-        UserError: a name or a shape differs from the network's; the message names the first.
+        UserError: A name or a shape differs from the network's; the message names the first.
     """
     classes = _rows(state, "fc.weight")
     if classes != n_classes:
@@ -80,7 +81,7 @@ def checked_model(state: dict[str, Tensor], network: dict[str, Any], n_classes: 
         ours = tuple(expected[name].shape) if name in expected else None
         theirs = tuple(state[name].shape) if name in state else None
         if theirs is None and name.endswith(".num_batches_tracked"):
-            continue  # PyTorch before 0.4.1 had none of them
+            continue  # PyTorch before 0.4.1 had no such tensors
         if ours != theirs:
             raise UserError(
                 f"FILE: {name}: expected {ours or 'nothing'} for {network}, found "
@@ -92,8 +93,15 @@ def checked_model(state: dict[str, Tensor], network: dict[str, Any], n_classes: 
 
 @dataclass(frozen=True)
 class Published:
-    """A published file. state: its weights; claims: what it says of itself; digest: its SHA-256;
-    network: whose names and shapes it has."""
+    """A published file.
+
+    Attributes:
+        path: Where it is.
+        state: Its weights.
+        claims: What it says about itself.
+        digest: Its SHA-256.
+        network: The `network` entry that fits its names and shapes.
+    """
 
     path: Path
     state: dict[str, Tensor]
@@ -103,19 +111,20 @@ class Published:
 
 
 def read_published(path: Path) -> Published:
-    """
+    """Read a published file.
+
     Raises:
-        UserError: see `read_file`, `infer_network`.
+        UserError: See `read_file` and `infer_network`.
     """
     state, claims, digest = read_file(path)
     return Published(path, state, claims, digest, infer_network(state))
 
 
 def import_checkpoint(path: Path, experiment: Experiment, root: Path, device_name: str) -> str:
-    """Make the cell; what to tell the user.
+    """Import a published file as a cell, and return the text for the user.
 
     Raises:
-        UserError: see `read_published`, `add_teacher`; nothing is written then.
+        UserError: See `read_published` and `add_teacher`; nothing is written then.
     """
     resolve_device(device_name)
     file = read_published(path)
@@ -125,13 +134,23 @@ def import_checkpoint(path: Path, experiment: Experiment, root: Path, device_nam
 def add_teacher(
     file: Published, experiment: Experiment, dataset: Dataset, store: Store, device_name: str
 ) -> str:
-    """Put a published file into the store, as the teacher of experiments on this data set with
-    these classes for the teacher, whatever teacher `experiment` names; what to tell the user.
+    """Put a published file into the store as a finished teacher cell.
 
-    dataset: all of it; the file is measured on the teacher's classes.
+    It becomes the teacher of experiments on this data set with these classes for the teacher,
+    whatever teacher `experiment` names.
+
+    Args:
+        file: The published file.
+        experiment: An experiment on its data.
+        dataset: The whole data set; the file is measured on the teacher's classes.
+        store: The store.
+        device_name: The device to measure on.
+
+    Returns:
+        The text for the user.
 
     Raises:
-        UserError: see `checked_model`, `task_views`; nothing is written then.
+        UserError: See `checked_model` and `task_views`; nothing is written then.
     """
     device, network = resolve_device(device_name), file.network
     view = task_views(experiment, dataset).teacher()
@@ -184,13 +203,13 @@ def add_teacher(
                     **software(),
                 }
             )
-    shown = ", ".join(f"{100 * v:.2f} % on {part}" for part, v in measured.items())
+    accuracies = ", ".join(f"{100 * v:.2f} % on {part}" for part, v in measured.items())
     claim = file.claims.get("validating_accuracy")
-    own = "no accuracy" if claim is None else f"{100 * claim if claim <= 1 else claim:.2f} %"
+    claimed = "no accuracy" if claim is None else f"{100 * claim if claim <= 1 else claim:.2f} %"
     options = ", ".join(f"{k}: {v}" for k, v in network.items())
     return (
         f"{file.path.name}: {options}\n"
-        f"measured here: {shown}; the file claims {own}\n"
+        f"measured here: {accuracies}; the file claims {claimed}\n"
         f"cell {directory.path.name} in {store.root}; to use it, write in the experiment:\n"
         f"teacher: {{{options}}}\n"
         f"teacher_checkpoint: {file.digest}"
@@ -198,6 +217,6 @@ def add_teacher(
 
 
 def with_teacher(experiment: Experiment, network: dict[str, Any], digest: str) -> Experiment:
-    """The experiment with this checkpoint as its teacher, whatever teacher it names."""
+    """Return the experiment with this checkpoint in place of the teacher it names."""
     teacher = NETWORKS[network["network"]].model_validate(network)
     return experiment.model_copy(update={"teacher": teacher, "teacher_checkpoint": digest})

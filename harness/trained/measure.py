@@ -1,4 +1,4 @@
-"""`harness evaluate`: a network's accuracy on a data set, whichever it has learned."""
+"""`harness evaluate`: the accuracy of a network on any data set."""
 
 from __future__ import annotations
 
@@ -25,9 +25,16 @@ Part = Literal["test", "validation", "train"]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """correct of n images were classified as what they are. unknown: images of classes that the
-    network does not have, left out. where: what it was measured on. may_have_trained: it has
-    learned from another split of these data, which may have had some of these images."""
+    """A measured accuracy.
+
+    Attributes:
+        correct: The number of images that were classified correctly.
+        n: The number of images.
+        unknown: The number of images left out because the network does not have their class.
+        where: What the network was measured on.
+        may_have_trained: Whether it was trained on another split of these data, perhaps on some of
+            these images.
+    """
 
     correct: int
     n: int
@@ -37,12 +44,13 @@ class Evaluation:
 
     @property
     def accuracy(self) -> float:
+        """The share of correctly classified images."""
         return self.correct / self.n
 
     def __str__(self) -> str:
-        text = f"accuracy {100 * self.accuracy:.2f} %: {self.correct} of {self.n} images right"
+        text = f"accuracy {100 * self.accuracy:.2f} %: {self.correct} of {self.n} images correct"
         if self.unknown:
-            text += f"; {self.unknown} of classes it has not learned left out"
+            text += f"; {self.unknown} images of unknown classes left out"
         text += f" ({self.where})"
         if self.may_have_trained:
             text += (
@@ -53,14 +61,16 @@ class Evaluation:
 
 
 def evaluate(model: TrainedModel, dataset: str, part: Part = "test") -> Evaluation:
-    """
+    """Measure the accuracy of a network.
+
     Args:
-        dataset: a name of the registry, an experiment's file (whose data set it is), or a folder
-            with a folder of images for each class.
-        part: which images of it; a folder has one part, or those called test.
+        model: The network.
+        dataset: The name of a data set, an experiment file (for its data set), or a folder with
+            one folder of images per class.
+        part: Which images to use. Of a folder, these are all images, or those called test.
 
     Raises:
-        UserError: no such data, or none of the network's classes among them.
+        UserError: There are no such data, or they have none of the network's classes.
     """
     model.check_classifies()
     if dataset not in DATASETS and Path(dataset).is_dir():
@@ -71,17 +81,19 @@ def evaluate(model: TrainedModel, dataset: str, part: Part = "test") -> Evaluati
     if images is None:
         raise UserError(f"--part: {data.name} has no {part} images; choose another part")
     _check_size(model, data)
-    # The network's own normalisation: that of its training images.
+    # Normalise as in training.
     mean, std = (tuple(value.flatten().tolist()) for value in (model.mean, model.std))
-    placed = on_device(replace(data, mean=mean, std=std), images, model.mean.device, n_workers=0)
-    names = [data.class_names[label] for label in images.labels.tolist()]
-    found = _measured(
-        model, names, f"{part} of {data.name}", lambda: logits_of(model.network, placed)
+    placed_images = on_device(
+        replace(data, mean=mean, std=std), images, model.mean.device, n_workers=0
     )
-    # An official test split is the same, whatever else is split.
+    names = [data.class_names[label] for label in images.labels.tolist()]
+    evaluation = _measured(
+        model, names, f"{part} of {data.name}", lambda: logits_of(model.network, placed_images)
+    )
+    # An official test split stays the same, however the rest is split.
     is_drawn = part != "test" or options.test_is_drawn
     other = model.data == data.name and model.data_digest != data.digest
-    return replace(found, may_have_trained=is_drawn and other)
+    return replace(evaluation, may_have_trained=is_drawn and other)
 
 
 def _options(dataset: str, model: TrainedModel) -> DatasetOptions:
@@ -93,7 +105,7 @@ def _options(dataset: str, model: TrainedModel) -> DatasetOptions:
             f"{nearest(dataset, DATASETS)}"
         )
     options, fields = DATASETS[dataset], dict[str, Any](name=dataset)
-    if "image_size" in options.model_fields:  # of several sizes, that which the network has seen
+    if "image_size" in options.model_fields:  # of several sizes, the network's
         fields["image_size"] = model.image_size[0]
     try:
         return options.model_validate(fields)
@@ -119,11 +131,15 @@ def _on_folder(model: TrainedModel, path: Path) -> Evaluation:
 
 
 def _measured(
-    model: TrainedModel, names: list[str], where: str, answers: Callable[[], Tensor]
+    model: TrainedModel, names: list[str], where: str, scores: Callable[[], Tensor]
 ) -> Evaluation:
-    """
+    """Compare the predictions of a network with the classes of the images.
+
     Args:
-        names: of each image's class. answers: (N, classes), the largest is what it says.
+        model: The network.
+        names: The name of each image's class.
+        where: What the images are.
+        scores: Returns (N, classes); the largest score is the prediction.
     """
     known = {name: i for i, name in enumerate(model.class_names)}
     labels = torch.tensor([known.get(name, -1) for name in names])
@@ -133,5 +149,5 @@ def _measured(
             f"--dataset: none of its classes is one of the network's; these are "
             f"{', '.join(model.class_names[:5])}{', ..' if len(known) > 5 else ''}"
         )
-    correct = int((answers().cpu().argmax(1) == labels).sum())
+    correct = int((scores().cpu().argmax(1) == labels).sum())
     return Evaluation(correct, n, len(names) - n, where)

@@ -1,4 +1,4 @@
-"""A trained network with its classes and its preprocessing, from a file that says all of it."""
+"""A trained network with its classes and its preprocessing, all from one file."""
 
 from __future__ import annotations
 
@@ -24,27 +24,34 @@ Picture = str | Path | bytes | Image.Image | np.ndarray
 
 
 class TrainedModel(nn.Module):
-    """What `harness.load_student` gives; in eval mode.
+    """A trained network in eval mode, as `harness.load_student` returns it.
 
-    classifies: whether its last layer is trained; after a first stage, and of methods that measure
-    nearest class means, the embedding alone is. network: the harness.networks.base.Network itself.
-    network_options: its entry in an experiment file. data, data_digest: label of what it
-    has learned, and the digest of the whole data set with its split.
-    class_names: in the order of the logits. mean, std: (3, 1, 1), of pixels scaled to [0, 1].
-    image_size: (height, width) of its input. resize: to how many pixels the shorter side of a
-    picture is scaled before that is cut from its centre.
+    Attributes:
+        network: The harness.networks.base.Network itself.
+        network_options: Its entry in an experiment file.
+        data: The label of the data it was trained on.
+        data_digest: The digest of the whole data set and its split.
+        classifies: Whether its last layer is trained. After a first stage, and with methods that
+            measure nearest class means, only the embedding is.
+        class_names: In the order of the logits.
+        mean, std: (3, 1, 1), of pixels scaled to [0, 1].
+        image_size: (height, width) of its input.
+        resize: The number of pixels to which the shorter side of a picture is scaled before the
+            centre is cut out.
     """
 
     mean: Tensor
     std: Tensor
 
     def __init__(self, network: Network, about: dict[str, Any]) -> None:
-        """
+        """Wrap a network.
+
         Args:
-            about: `harness.train.checkpoint.about`.
+            network: The network, with its weights.
+            about: Its description (`harness.train.checkpoint.about`).
 
         Raises:
-            KeyError, TypeError, ValueError: it lacks a field, or holds something else there.
+            KeyError, TypeError, ValueError: The description lacks a field, or a field is wrong.
         """
         super().__init__()
         self.network = network
@@ -60,27 +67,29 @@ class TrainedModel(nn.Module):
         self.eval()
 
     def preprocess(self, picture: Picture) -> Tensor:
-        """A picture as the network's input: 8-bit RGB, its shorter side scaled to `resize`
-        (bilinear, antialiased), its centre cut out, normalised.
+        """Turn a picture into an input of the network.
+
+        It is converted to 8-bit RGB, its shorter side is scaled to `resize` (bilinear, with
+        antialiasing), its centre is cut out, and the pixels are normalised.
 
         Args:
-            picture: a file's path, its bytes, a PIL image, or a (H, W, 3) or (H, W) uint8 array.
+            picture: A file's path, its bytes, a PIL image, or a (H, W, 3) or (H, W) uint8 array.
 
         Returns:
             (3, height, width) float32.
 
         Raises:
-            UserError: it cannot be read as an image.
+            UserError: It cannot be read as an image.
         """
         pixels = torch.from_numpy(self._pixels(picture)).permute(2, 0, 1)
         return self.normalised(pixels.float().div_(255).to(self.mean.device))
 
     def normalised(self, x: Tensor) -> Tensor:
-        """(.., 3, H, W) of [0, 1] -> what the network takes."""
+        """Normalise pixels of [0, 1], (.., 3, H, W)."""
         return (x - self.mean) / self.std
 
     def _pixels(self, picture: Picture) -> np.ndarray:
-        """(height, width, 3) uint8."""
+        """Return the pixels of a picture, (height, width, 3) uint8."""
         if isinstance(picture, np.ndarray):
             if picture.dtype != np.uint8:
                 raise UserError(
@@ -100,20 +109,20 @@ class TrainedModel(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, classes) of preprocessed pictures (B, 3, height, width)."""
+        """Return the logits (B, classes) of preprocessed pictures (B, 3, height, width)."""
         logits: Tensor = self.network(x)
         return logits
 
     def embed(self, x: Tensor) -> Tensor:
-        """Embeddings (B, D), the input of the last layer, of preprocessed pictures."""
+        """Return the embeddings (B, D) of preprocessed pictures, the input of the last layer."""
         embedding: Tensor = self.network.embed(x)
         return embedding
 
     def probabilities(self, pictures: Iterable[Picture]) -> Tensor:
-        """Softmax of the logits of each picture, (N, classes) float32 on the CPU.
+        """Return the class probabilities of pictures, (N, classes) float32 on the CPU.
 
         Raises:
-            UserError: one cannot be read as an image, or the network does not classify.
+            UserError: One cannot be read as an image, or the network does not classify.
         """
         self.check_classifies()
         parts, rest = [torch.empty(0, len(self.class_names))], iter(pictures)
@@ -125,9 +134,10 @@ class TrainedModel(nn.Module):
         return torch.cat(parts)
 
     def check_classifies(self) -> None:
-        """
+        """Check that the network classifies.
+
         Raises:
-            UserError: it does not.
+            UserError: Only its embedding is trained.
         """
         if not self.classifies:
             raise UserError(
@@ -137,12 +147,10 @@ class TrainedModel(nn.Module):
 
 
 def read_model(path: Path) -> TrainedModel:
-    """
-    Args:
-        path: a model.pt, as cells and MLflow's runs have it.
+    """Read a model.pt of a cell or of a run of MLflow.
 
     Raises:
-        UserError: no such file, a broken one, or one that does not say what it is of.
+        UserError: There is no such file, it is broken, or it does not describe its network.
     """
     if not path.is_file():
         raise UserError(f"MODEL: no file {path}; check the path")
@@ -150,18 +158,16 @@ def read_model(path: Path) -> TrainedModel:
 
 
 def model_of(content: dict[str, Any], path: Path) -> TrainedModel:
-    """
-    Args:
-        content: of the file `path`.
+    """Build a network from the content of the file `path`.
 
     Raises:
-        UserError: it does not say what it is of, or does not fit that.
+        UserError: The file does not describe its network, or does not fit the description.
     """
     about = content.get("about") if isinstance(content, dict) else None
     if about is None:
         raise UserError(
-            f"MODEL: {path} does not say which network and classes it has, as published files and "
-            "older ones do not; `harness import-checkpoint FILE EXPERIMENT` makes a cell of it"
+            f"MODEL: {path} does not describe its network and classes; if it is a published or an "
+            "older file, `harness import-checkpoint FILE EXPERIMENT` makes a cell of it"
         )
     try:
         options = network_options(about["network"])
@@ -169,6 +175,6 @@ def model_of(content: dict[str, Any], path: Path) -> TrainedModel:
         return TrainedModel(network, about)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"MODEL: {path} does not say all of its network and classes ({one_line(error)}); "
+            f"MODEL: {path} does not fully describe its network and classes ({one_line(error)}); "
             "train it again"
         ) from None

@@ -1,4 +1,4 @@
-"""`harness predict`: what a network says of pictures, as CSV."""
+"""`harness predict`: the classes of pictures, as CSV."""
 
 from __future__ import annotations
 
@@ -13,31 +13,32 @@ from harness.trained.model import TrainedModel
 
 
 def picture_files(paths: Sequence[Path]) -> list[Path]:
-    """The files themselves, and all files in the folders, sorted; hidden ones and what file
-    managers leave there aside.
+    """Return the files among `paths`, and the files in the folders, sorted by name.
+
+    Hidden files and those that file managers leave behind are skipped.
 
     Raises:
-        UserError: nothing there, or an empty folder.
+        UserError: A path does not exist, or a folder is empty.
     """
-    found: list[Path] = []
+    files: list[Path] = []
     for path in paths:
         if path.is_dir():
             inside = sorted(p for p in path.iterdir() if p.is_file() and not is_litter(p.name))
             if not inside:
                 raise UserError(f"IMAGES: no files in the folder {path}; name one that has images")
-            found += inside
+            files += inside
         elif path.is_file():
-            found.append(path)
+            files.append(path)
         else:
             raise UserError(f"IMAGES: no file {path}; check the path")
-    return found
+    return files
 
 
 def predictions(model: TrainedModel, files: Sequence[Path]) -> Iterator[tuple[str, str, float]]:
-    """(file, the most probable class, its probability) of each picture.
+    """Yield (file, most probable class, its probability) for each picture.
 
     Raises:
-        UserError: one cannot be read as an image.
+        UserError: One cannot be read as an image.
     """
     probabilities = model.probabilities(files)
     best, classes = probabilities.max(1)
@@ -46,6 +47,7 @@ def predictions(model: TrainedModel, files: Sequence[Path]) -> Iterator[tuple[st
 
 
 def as_csv(rows: Iterator[tuple[str, str, float]]) -> str:
+    """Return predictions as CSV."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(("file", "class", "probability"))

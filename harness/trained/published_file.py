@@ -1,5 +1,8 @@
-"""Files of weights that others have written, in any layout that PyTorch's history has made: read as
-data (weights_only: a pickle runs nothing), or refused in one line that says what the file is."""
+"""Files of weights that others have written, in any layout of PyTorch's history.
+
+They are read as data (weights_only: a pickle runs nothing), or refused in one line that says what
+the file is.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +21,10 @@ from torch import Tensor
 
 from harness.common.errors import UserError
 
-AGAIN = "download it again"
+DOWNLOAD_AGAIN = "download it again"
 UNPACK = "unpack it and name the checkpoint in it"
 SAVE_STATE = "where it was made, save `torch.save({'state_dict': model.state_dict()}, FILE)`"
-# How files begin that somebody has taken for a checkpoint -> what they are, and the remedy.
+# The first bytes of files that people mistake for checkpoints, what they are, and the remedy.
 BEGINNINGS: tuple[tuple[bytes, str, str], ...] = (
     (b"version https://git-lfs", "a pointer of Git LFS", "`git lfs pull` fetches the file itself"),
     (b"\x1f\x8b", "a gzip archive", UNPACK),
@@ -33,13 +36,13 @@ BEGINNINGS: tuple[tuple[bytes, str, str], ...] = (
     (b"\x89HDF", "an HDF5 file, as Keras writes it", "name a checkpoint of PyTorch"),
     (b"\x93NUMPY", "a numpy array", "name a checkpoint of PyTorch"),
     (b"GGUF", "a GGUF file", "name a checkpoint of PyTorch"),
-    (b"%PDF", "a PDF", AGAIN),
-    (b"\x89PNG", "an image", AGAIN),
-    (b"\xff\xd8\xff", "an image", AGAIN),
+    (b"%PDF", "a PDF", DOWNLOAD_AGAIN),
+    (b"\x89PNG", "an image", DOWNLOAD_AGAIN),
+    (b"\xff\xd8\xff", "an image", DOWNLOAD_AGAIN),
 )
 OLD_TAR = "a tar from an old PyTorch"
-# What a measured accuracy, a log or the settings are often stored as: harmless, but weights_only
-# must be told so. NumPy 1 called its own modules otherwise.
+# Types in which accuracies, logs and settings are often stored. They are harmless, but weights_only
+# has to be told. NumPy 1 had other names for its modules.
 HARMLESS: list[Any] = [
     np.ndarray,
     np.dtype,
@@ -51,45 +54,50 @@ HARMLESS: list[Any] = [
         for package in ("core", "_core")
     ),
 ]
-# Keys under which files hold their weights, and wrappers' names for a module inside.
+# Keys under which files keep their weights, and the prefixes of modules in wrappers.
 HOMES = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights")
 WRAPPERS = ("module.", "_orig_mod.")
-DEEPEST = 3
+MAX_DEPTH = 3
 CLAIMS = ("validating_accuracy", "epoch")
 
 
 def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, float], str]:
-    """(state_dict, the file's claims, SHA-256 of the file).
+    """Read a published file.
+
+    Returns:
+        Its state_dict, what it says about itself, and its SHA-256.
 
     Raises:
-        UserError: missing, no checkpoint, holding more than weights, or without a state_dict.
+        UserError: It is missing, is no checkpoint, holds more than weights, or has no state_dict.
     """
     if not path.is_file():
         raise UserError(f"FILE: no such checkpoint {path}; check the path")
     digest = sha256_of(path)
-    if found := foreign(path):
-        raise UserError(f"FILE: {path} is refused: it is {found[0]}; {found[1]}")
+    if not_checkpoint := identify_foreign(path):
+        what, remedy = not_checkpoint
+        raise UserError(f"FILE: {path} is refused: it is {what}; {remedy}")
     content = _load(path)
     state = without_wrappers(_state_in(content, path), path)
     _check_weights(state, path)
     return state, _claims(content), digest
 
 
-def foreign(path: Path) -> tuple[str, str] | None:
-    """What a file is that is no checkpoint, by how it begins, and the remedy."""
+def identify_foreign(path: Path) -> tuple[str, str] | None:
+    """Return what a file is and the remedy, by its first bytes; None if it may be a checkpoint."""
     with open(path, "rb") as file:
         head = file.read(600)
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if not head:
-        return "empty", AGAIN
+        return "empty", DOWNLOAD_AGAIN
     if not head.strip(b"\0"):
-        return "full of zeros, a download that was never finished", AGAIN
+        return "full of zeros, a download that was never finished", DOWNLOAD_AGAIN
     if re.match(rb"<(!doctype|html|head|body|\?xml|!--)", start):
-        return "a web page, as a download that asks or fails gives", AGAIN
+        return "a web page, as a download that asks or fails gives", DOWNLOAD_AGAIN
     for beginning, what, remedy in BEGINNINGS:
         if head.startswith(beginning):
             return what, remedy
@@ -102,8 +110,8 @@ def foreign(path: Path) -> tuple[str, str] | None:
         convert = "torch.save({'state_dict': safetensors.torch.load_file(FILE)}, NEW)"
         return "a safetensors file", f"convert it: `{convert}`"
     if not head.startswith(b"\x80"):  # every pickle of protocol 2 and above
-        shown = "text" if head[:64].isascii() else "bytes"
-        return f"no checkpoint but {shown} that begin with {head[:16]!r}", AGAIN
+        kind = "text" if head[:64].isascii() else "bytes"
+        return f"no checkpoint but {kind} that begin with {head[:16]!r}", DOWNLOAD_AGAIN
     return None
 
 
@@ -112,7 +120,7 @@ def _foreign_zip(path: Path) -> tuple[str, str] | None:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except Exception:  # a broken archive makes zipfile raise about anything
-        return "a zip archive without its end, half a download", AGAIN
+        return "a zip archive without its end, half a download", DOWNLOAD_AGAIN
     parts = {name.partition("/")[2] for name in names}
     if "constants.pkl" in parts or any(part.startswith("code/") for part in parts):
         return "a TorchScript module, which holds code", SAVE_STATE
@@ -129,7 +137,7 @@ def _load(path: Path) -> Any:
     except Exception as error:
         text = str(error)
         reason = (text.strip().splitlines() or [type(error).__name__])[0][:120]
-        remedy = f"{AGAIN}, or {SAVE_STATE}"
+        remedy = f"{DOWNLOAD_AGAIN}, or {SAVE_STATE}"
         if "Unsupported" in text or "WeightsUnpickler" in text or "weights_only" in text:
             named = re.search(r"GLOBAL ([\w.]+)", text)
             what = f" ({named[1][:80]})" if named else ""
@@ -150,12 +158,12 @@ def _is_state(value: Any) -> bool:
 
 
 def _state_in(content: Any, path: Path) -> dict[str, Tensor]:
-    """The weights, under one of the usual keys or, at the top, without any.
+    """Return the weights, which are under one of the usual keys or at the top.
 
     Raises:
-        UserError: there are none, or more than one key has some.
+        UserError: There are none, or more than one key has some.
     """
-    for _ in range(DEEPEST):
+    for _ in range(MAX_DEPTH):
         if _is_state(content):
             return dict(content)
         homes = [k for k in HOMES if isinstance(content, dict) and isinstance(content.get(k), dict)]
@@ -175,11 +183,10 @@ def _state_in(content: Any, path: Path) -> dict[str, Tensor]:
 
 
 def without_wrappers(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """The names as the network itself has them: without those that parallel, compiled or enclosing
-    modules put before every one.
+    """Return the weights without the prefixes of parallel, compiled or enclosing modules.
 
     Raises:
-        UserError: two names become one.
+        UserError: Two names become one.
     """
     names = {name: name for name in state}
     while True:
@@ -202,9 +209,10 @@ def _without_wrapper(name: str) -> str:
 
 
 def _check_weights(state: dict[str, Tensor], path: Path) -> None:
-    """
+    """Check that all tensors are ordinary ones with finite numbers.
+
     Raises:
-        UserError: a tensor is none of ordinary, finite numbers.
+        UserError: One is not.
     """
     for name, tensor in state.items():
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex():
@@ -218,7 +226,7 @@ def _check_weights(state: dict[str, Tensor], path: Path) -> None:
 
 
 def _claims(content: Any) -> dict[str, float]:
-    """What the file says of itself, as far as it is a finite number."""
+    """Return what the file says about itself, as far as it consists of finite numbers."""
     claims = {}
     for key in CLAIMS:
         value = content.get(key) if isinstance(content, dict) else None

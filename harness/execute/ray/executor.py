@@ -75,7 +75,7 @@ class RunningCell:
 
 
 class RayExecutor:
-    """As many cells at once as the cluster has room for."""
+    """An executor that trains as many cells at once as the cluster has room for."""
 
     def __init__(
         self,

@@ -31,7 +31,7 @@ MOST_OUTPUT = 1 << 20  # bytes of a sent cell's output that are returned, the la
 
 @dataclass(frozen=True)
 class CellPayload:
-    """What a node that does not see the store needs to train a cell.
+    """The files and data that a node without access to the store needs to train a cell.
 
     Attributes:
         files: The cell's files.
@@ -69,7 +69,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Report:
-    """How a task ended.
+    """The end of a task.
 
     Attributes:
         status: The cell's exit status.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class RayOptions:
-    """How cells run on a Ray cluster.
+    """The options that say how cells run on a Ray cluster.
 
     Attributes:
         address: As `ray.init` takes it: auto, HOST:PORT of the cluster, or ray://HOST:PORT.
