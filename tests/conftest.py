@@ -42,7 +42,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 # Minutes each, with real processes and servers; started last, they would leave workers idle.
 LONG = (
     *("test_postgres", "test_compose", "test_browser", "test_registry", "test_tune_resume"),
-    *("test_run", "test_mlflow_sync", "test_mlflow_database", "test_mlflow_kills"),
+    *("test_run", "test_mlflow", "test_mlflow_sync", "test_mlflow_unusable", "test_mlflow_kills"),
 )
 
 

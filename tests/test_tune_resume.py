@@ -217,7 +217,6 @@ assert not bad, bad
         env=environment(),  # where the data are, its directory says
         capture_output=True,
         text=True,
-        timeout=100,
     )
     assert done.returncode == 0, done.stderr
     assert directory.manifest["results"] == {}
