@@ -1,1 +1,4 @@
-"""One self-contained HTML page of a bundle."""
+"""One self-contained HTML page of a bundle.
+
+- `command`: `harness report`; `page`: the page, from the template report.html.
+"""

@@ -1,1 +1,8 @@
-"""Tables of a bundle: `rows` says which numbers, `results` and `runs` write them in Markdown."""
+"""Tables of a bundle.
+
+- `rows`: which rows and columns there are, and the numbers behind each cell.
+- `result_table`: the table as data, with typed cells; every format is a renderer of it.
+- `accuracy`, `comparisons`: the tables themselves; `caption`: what stands below them; `runs`: the
+  runs behind a number.
+- `pages`: which tables a page shows; `markdown`, `terminal`, `csv_and_latex`: the renderers.
+"""

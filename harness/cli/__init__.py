@@ -1,7 +1,14 @@
 """The `harness` command. Each command checks its input, then calls one function elsewhere.
 
-Besides harness.api, only these files import harness.analysis, inside commands: the tables are a
-view of the results, and training must not need them. Heavy imports stay inside the commands.
+- `training`: commands that train or inspect trainings; `train_command`: `harness train`.
+- `results`: commands that show results; `models`: commands that use trained networks; `project`:
+  `init`, `doctor` and others about this machine.
+- `flags`: options that several commands share; `spelling`: other spellings of options; `reading`:
+  the files that commands take.
+
+Only these files and `harness.api` may import `harness.analysis`, inside functions: tables are a
+view of the results, and training must not need them. Heavy imports stay inside the commands, so
+that a call with nothing to do answers at once.
 """
 
 from __future__ import annotations

@@ -1,1 +1,11 @@
-"""Code that every package may use: errors, names, output, provenance, canonical JSON."""
+"""What every package may use. Nothing here imports another package of the project.
+
+- `errors`: the exception that users see, in one line; `exit_status`: the statuses of the command.
+- `names`, `output`, `redaction`: names in messages, output that cannot stop a command, secrets
+  that no message shows.
+- `metrics`: the names of what is measured, and the selection rules.
+- `canonical_json`: plain data as one exact text, for fingerprints; `provenance`: the code and
+  machine behind a number.
+- `locks`: locks that end with their process; `database`: PostgreSQL by URL; `signals`: signals
+  that ask to stop.
+"""

@@ -1,4 +1,12 @@
-"""Where cells run. Every executor runs `harness.train.cell` on a prepared directory."""
+"""Where cells run. Every executor runs `harness.train.cell` on a prepared directory.
+
+- `scheduler`: decides which cells may run, in the order of their dependencies; it knows no
+  executor.
+- `local`: worker processes on this machine, forked from a server that has imported the modules of
+  `preload`; `slots`: how many cells train at once, and on which devices.
+- `ray`: cells as tasks of a Ray cluster.
+- `executors`: the executors by name; another executor is added there.
+"""
 
 from pathlib import Path
 from typing import Protocol

@@ -1,1 +1,11 @@
-"""The commands from start to end: options, session, grid, display, estimate, inspection, repair."""
+"""What a command does from start to end.
+
+- `grid`: `harness run`; `ablate`: `harness ablate`; `options`: the options of these commands,
+  made once and handed down.
+- `session`: what commands that train share: signals, exit statuses, and trackers that are kept up
+  to date.
+- `display`: the live table or plain lines; `estimate`: time, disk and `--budget`.
+- `inspect`: `plan`, `status` and `explain`; `doctor`: what this machine has; `repair`: what a
+  damaged cell can keep.
+- `find_model`: which trained network an experiment, a cell, a file or a models:/ URI means.
+"""

@@ -1,20 +1,27 @@
-"""One directory a cell, named by its fingerprint: the truth from which everything is rebuilt.
+"""One directory per cell, named by its fingerprint: the truth from which everything is rebuilt.
 
-cell.json         what the cell is (kind, spec, upstream)
-options.json      what a training needs to know of this machine: where the data lie, ...
-pause             the epoch after which training pauses (harness tune); without it, it goes on
-lease             held with flock by the process that trains it, and by nobody after its death
-journal.jsonl     append-only, fsynced: start, epoch, failed, end events
-checkpoint.pt     to go on from the last epoch; deleted when the cell is done
-checkpoint.sha256 its digest, newest first (two lines while it is being replaced)
-model.pt          the selected weights, in the format of the published checkpoints
-predictions.npz   what they say of each test image (only where there is a classifier and a test set)
-manifest.json     written last: the cell is done, with its results and provenance
-mlflow.json       which MLflow runs already hold it (derived; may be deleted)
-log.txt           what the training process printed
+- `cells`: the store and its directories, with leases; `cell_files`: one reader per kind of file,
+  which returns a valid object or says which file is damaged; `predictions`: the reader of
+  predictions.npz.
+- `cell_options`: what a training needs to know of its machine (options.json).
+- `files`: files that are written whole or not at all; `teacher_cache`: the disk of the
+  teacher-output cache.
 
-Beside the cells: mlflow.json, the grids whose run in MLflow shows their result (derived too);
-teacher-cache, tensorboard, wandb: folders of what their names say (derived, too).
+    cell.json          what the cell is (kind, config, upstream cells)
+    options.json       what a training needs to know of this machine, such as the folder of the data
+    pause              the epoch after which training pauses (harness tune)
+    lease              an flock, held by the process that trains the cell and released by its death
+    journal.jsonl      append-only, fsynced: start, epoch, failed and end events
+    checkpoint.pt      to resume from the last epoch; deleted when the cell is done
+    checkpoint.sha256  its digest, newest first (two lines while it is being replaced)
+    model.pt           the selected weights, in the format of the published checkpoints
+    predictions.npz    the predictions on the test images, if there are a classifier and a test set
+    manifest.json      written last: the cell is done, with its results and provenance
+    mlflow.json        the MLflow runs that already hold the cell (derived; may be deleted)
+    log.txt            the output of the training process
+
+Beside the cells, and derived as well: mlflow.json (the grids whose MLflow run shows their result)
+and the folders teacher-cache, tensorboard and wandb.
 """
 
 from harness.common.locks import Busy

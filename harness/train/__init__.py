@@ -1,1 +1,13 @@
-"""The training loop and what it needs: schedules, optimiser, checkpoints."""
+"""The training of one cell; it needs no MLflow, Optuna or Typer.
+
+- `cell`: trains one cell from its directory, in this process; `exit_status`: how it ends.
+- `loop`: the only training loop, for every kind of cell; `methods`: what a kind adds to it.
+- `optimizer`, `schedule`: the optimiser, and learning rates as functions of the epoch.
+- `evaluate`: accuracies of the classifier and of the nearest class mean, in both published forms.
+- `checkpoint`: weights, written and read; `device`: the choice of the device.
+- `data_request`: which data set a cell needs, by its directory alone.
+- `teacher_cache`: outputs of a teacher, computed once for all cells that need them.
+
+An epoch's randomness follows from (seed, epoch) alone, so a resumed cell needs no generator
+states.
+"""
