@@ -1,24 +1,24 @@
-# Every target that needs Python makes .venv by itself, and makes it anew when the lock changes.
+# Every target that needs Python creates .venv, and recreates it when the lock changes.
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.lock-$(shell cat requirements.lock 2>/dev/null | cksum | cut -d' ' -f1)
-# A moved project, or a Python that is gone, leaves a dead .venv: its commands name paths that were.
+# If the project was moved or its Python is gone, the commands in .venv name paths that do not exist.
 ALIVE := $(shell head -n 3 $(BIN)/harness 2>/dev/null | grep -qF '$(CURDIR)/.venv/' \
   && $(BIN)/python -c '' 2>/dev/null && echo yes)
 JOBS ?=
 JOBS_PER_DEVICE ?=
 DEVICE ?= auto
-# Of the reproduce-fashion, reproduce-cifar and reproduce-cub targets: SEEDS=0,1  EPOCHS_SCALE=0.1  DATA_ROOT=/data
+# For reproduce-fashion, reproduce-cifar and reproduce-cub: SEEDS=0,1  EPOCHS_SCALE=0.1  DATA_ROOT=/data
 SEEDS ?=
 EPOCHS_SCALE ?=
 DATA_ROOT ?=
-# Of the tables target: FILE=experiments/digits.yaml makes its trained cells the committed numbers
+# For tables: FILE=experiments/digits.yaml makes its trained cells the committed numbers
 FILE ?=
-# Of the bench target: AGAINST=COMMIT times that commit's grid, too
+# For bench: AGAINST=COMMIT also times the grid of that commit
 AGAINST ?=
-# Of the docs target: what a Python user may import, and where the pages go
-API := harness.api harness.trained harness.distill harness.methods harness.networks harness.data \
-  harness.experiment harness.plan harness.run.grid harness.common.metrics harness.common.errors
+# For the docs target: all packages, and where the pages go
+API := $(addprefix harness,$(addprefix .,api plan cell experiment methods networks data distill train store \
+  execute run tune track trained common analysis cli)) harness
 SITE ?= site
 comma := ,
 space := $(subst ,, )
@@ -28,13 +28,13 @@ GRID_OPTIONS := $(if $(SEEDS),--set 'seeds=[$(subst $(space),$(comma),$(strip $(
   $(if $(EPOCHS_SCALE),--set epochs_scale=$(EPOCHS_SCALE)) \
   $(if $(DATA_ROOT),--data-root '$(DATA_ROOT)')
 
-# Train an experiment, print its table, and say whether it agrees with the committed numbers and what
-# it shows. No tracked file changes: `make tables FILE=..` is what writes.
+# Train an experiment, print its table, compare it with the committed numbers and test its claims.
+# No tracked file changes: only `make tables FILE=..` writes.
 reproduction = set -e; for file in $(1); do \
   $(BIN)/harness run experiments/$$file.yaml $(RUN_OPTIONS) $(2); \
   $(BIN)/harness verdicts experiments/$$file.yaml $(2); done
 
-# The tuned files of these experiments; without them, the files that they are made from.
+# The tuned files of these experiments, or else the files that they are made from.
 tuned = $(foreach name,$(1),$(if $(wildcard experiments/$(name).tuned.yaml),$(name).tuned,$(subst -,_,$(name))))
 
 .PHONY: dead-venv setup reproduce reproduce-methods reproduce-tasks reproduce-fashion reproduce-cifar reproduce-cifar-methods reproduce-cub reproduce-cross-cifar reproduce-cross-cub reproduce-middle-cifar tune-digits tune-tasks tune-fashion tune-cifar optuna-ui tables tables-check figures ui docker-up docker-reproduce docker-down test lint docs format bench lock clean help
@@ -42,8 +42,8 @@ tuned = $(foreach name,$(1),$(if $(wildcard experiments/$(name).tuned.yaml),$(na
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-24s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-# Compiled by all cores at once, as pip does not, and now: where PYTHONDONTWRITEBYTECODE is set, as in
-# many containers, each command would compile what it imports. Some files are of newer Pythons.
+# Compile with all cores, which pip does not, and now: if PYTHONDONTWRITEBYTECODE is set, as in many
+# containers, each command would compile what it imports. Some files need a newer Python.
 setup: $(STAMP)  ## make .venv
 
 $(STAMP): $(if $(ALIVE),,dead-venv)
@@ -68,7 +68,7 @@ reproduce-tasks: $(STAMP)  ## class overlap and few images, digits (docs/tasks.m
 reproduce-fashion: $(STAMP)  ## few images, class overlap: Fashion-MNIST, no GPU
 	@$(call reproduction,$(call tuned,fashion-shots fashion-overlap),$(GRID_OPTIONS))
 
-reproduce-cifar: $(STAMP)  ## the published CIFAR-100 grid (wants a GPU)
+reproduce-cifar: $(STAMP)  ## the published CIFAR-100 grid (needs a GPU)
 	@$(call reproduction,cifar100_wide_resnet,$(GRID_OPTIONS))
 
 reproduce-cifar-methods: $(STAMP)  ## the methods of the 2020 table on CIFAR-100 (GPU)
@@ -77,13 +77,13 @@ reproduce-cifar-methods: $(STAMP)  ## the methods of the 2020 table on CIFAR-100
 reproduce-cross-cifar: $(STAMP)  ## class overlap on CIFAR-100, two class orders (GPU)
 	@$(call reproduction,cifar100_cross cifar100_cross_labels,$(GRID_OPTIONS))
 
-reproduce-middle-cifar: $(STAMP)  ## few images a class on CIFAR-100 (as reproduce-cifar)
+reproduce-middle-cifar: $(STAMP)  ## few images per class, CIFAR-100 (as reproduce-cifar)
 	@$(call reproduction,cifar100_middle,$(GRID_OPTIONS))
 
 reproduce-cross-cub: $(STAMP)  ## class overlap on CUB-200 (as reproduce-cub)
 	@$(call reproduction,cub200_cross,$(GRID_OPTIONS))
 
-reproduce-cub: $(STAMP)  ## the published CUB-200 grid (wants a GPU)
+reproduce-cub: $(STAMP)  ## the published CUB-200 grid (needs a GPU)
 	@$(call reproduction,cub200_mobile_net,$(GRID_OPTIONS))
 
 tune-digits: $(STAMP)  ## tune plain, KD and ReFilled on digits, train (minutes)
@@ -103,7 +103,7 @@ tune-fashion: $(STAMP)  ## tune each method for each task, Fashion-MNIST (hours)
 	  $(if $(DATA_ROOT),--data-root '$(DATA_ROOT)'); done
 	@$(MAKE) --no-print-directory reproduce-fashion
 
-tune-cifar: $(STAMP)  ## tune on CIFAR-100's validation split (wants a GPU)
+tune-cifar: $(STAMP)  ## tune on CIFAR-100's validation split (needs a GPU)
 	@$(BIN)/harness tune experiments/tuning/cifar100_wide_resnet.yaml $(RUN_OPTIONS) \
 	  $(if $(DATA_ROOT),--data-root '$(DATA_ROOT)')
 
@@ -132,7 +132,7 @@ figures: $(STAMP)  ## redraw docs/figures
 ui: $(STAMP)  ## MLflow on http://127.0.0.1:5000
 	@$(BIN)/harness ui
 
-# Three keep two cores busy while some of them wait for servers and time limits.
+# Three processes keep two cores busy while some of them wait for servers.
 test: $(STAMP)  ## run the tests
 	@$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
@@ -143,7 +143,7 @@ lint: $(STAMP)  ## ruff, mypy; tables and docs/performance.md fit results
 	@$(BIN)/harness tables --check
 	@$(BIN)/python benchmarks/page.py --check
 
-docs: $(STAMP)  ## pages of the Python interface, in site/
+docs: $(STAMP)  ## pages of all packages from their docstrings, in site/
 	@$(BIN)/python -W ignore -m pdoc --docformat google --no-show-source --output-directory '$(SITE)' $(API)
 
 format: $(STAMP)  ## let ruff format and fix
@@ -161,7 +161,7 @@ bench: $(STAMP)  ## timed comparisons, kept in docs/performance.md
 	@$(BIN)/python benchmarks/costs.py --draw
 	@$(BIN)/python benchmarks/page.py
 
-lock:  ## resolve requirements.lock anew
+lock:  ## resolve requirements.lock again
 	@rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
 	@.venv-lock/bin/python -m pip install --quiet setuptools '.[dev]'
 	@.venv-lock/bin/python -m pip freeze --all --exclude refilled-harness --exclude pip \

@@ -16,6 +16,10 @@ FILES = {
     for folder, above in (("harness", ()), ("analysis", ("harness",)))
     for p in sorted((ROOT / folder).rglob("*.py"))
 }
+REGISTRIES = (
+    *("methods", "distill", "train.methods", "networks", "data.sets", "track.mirrors"),
+    "analysis.figures",
+)
 TREES = {name: ast.parse(path.read_text()) for name, path in FILES.items()}
 
 
@@ -145,6 +149,19 @@ def test_a_methods_name_stands_in_its_own_module_alone() -> None:
         assert len(own) <= 1, method.name
         # Its modules of description, loss and training have the same name.
         assert {name.rpartition(".")[2] for name in homes} <= own, method.name
+
+
+def test_a_package_names_its_modules() -> None:
+    """`make docs` shows what lies where. A registry needs no list: its modules are found by scanning."""
+    by_package: dict[str, set[str]] = {}
+    for name in FILES:
+        above, _, module = name.rpartition(".")
+        by_package.setdefault(above, set()).add(module)
+    registries = tuple(f"harness.{n}" for n in REGISTRIES)
+    for name, modules in by_package.items():
+        if name and not name.startswith(registries):
+            text = ast.get_docstring(TREES[name]) or ""
+            assert modules - {"__main__"} <= set(re.findall(r"`(\w+)`", text)), name
 
 
 def test_every_file_is_short() -> None:

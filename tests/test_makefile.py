@@ -24,11 +24,17 @@ def test_help_has_one_whole_line_a_target() -> None:
     assert max(map(len, lines)) <= 80, "a terminal would wrap it"
 
 
-def test_docs_are_pages_of_what_may_be_imported(tmp_path: Path) -> None:
-    # With this Python, because testing a checkout without `make` must not create a .venv.
-    lines = make(ROOT, "--dry-run", "docs", f"SITE={tmp_path}").splitlines()
+def pdoc_words(*arguments: str) -> list[str]:
+    lines = make(ROOT, "--dry-run", "docs", *arguments).splitlines()
     (command,) = [line for line in lines if " -m pdoc " in line]
-    words = shlex.split(command)
+    return shlex.split(command)
+
+
+def test_docs_are_pages_of_every_package(tmp_path: Path) -> None:
+    packages = {f"harness.{p.parent.name}" for p in (ROOT / "harness").glob("*/__init__.py")}
+    assert packages <= set(pdoc_words())
+    # With this Python, because testing a checkout without `make` must not create a .venv.
+    words = pdoc_words(f"SITE={tmp_path}", "API=harness.api harness.trained harness.distill")
     assert words[0] == ".venv/bin/python"
     subprocess.run([sys.executable, *words[1:]], cwd=ROOT, check=True, capture_output=True)
     pages = {str(p.relative_to(tmp_path)): p.read_text() for p in tmp_path.rglob("*.html")}

@@ -1,8 +1,19 @@
-"""Data sets: a name in an experiment file -> its options model -> a `Dataset`.
+"""Data sets: described, listed, read, split, viewed, and served in batches. Imports no torch.
 
-Nothing that this package imports at first needs torch. A data set is loaded as numpy arrays or as a
-memory-mapped store; `harness.data.placement` puts it on a device. To add one, add a module to
-`harness.data.sets`; it is found by scanning that package.
+- `sets`: one module per data set, found by scanning; `options`: what their options share; `root`:
+  the data root.
+- `listing`: the only place that says what in a folder is a part, a class, an image or a data
+  file; `classes`: classes of several files are matched by name; `parquet`: such files; `fetch`:
+  downloads with checksums.
+- `decode`, `packed`, `cache`: images are decoded once, into a memory-mapped file that all
+  processes share.
+- `dataset`: what a loader returns; `split`, `assemble`: seeded, stratified splits; `views`: some
+  classes or images.
+- `batches`: what a batch is; `placement` chooses between `small` (images on the device) and
+  `loader` (large images, with the crops of `resize`).
+
+A data set is loaded as numpy arrays or as a memory-mapped store, already split. To add one, see
+docs/extending.md.
 """
 
 from __future__ import annotations
