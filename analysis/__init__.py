@@ -1,4 +1,18 @@
-"""Reading results: bundles of finished cells -> numbers -> tables, pages and figures.
+"""Finished cells to bundles, tables, figures, verdicts and the report.
 
-It is imported as `harness.analysis`; inside `harness`, only commands and the Python API import it.
+- `bundle`: finished cells become JSON lines, and lines become numbers; `bundle_fields`: the
+  fields of these lines.
+- `tables`: the numbers as tables, and their renderers; `figures`: one module per figure;
+  `report`: one HTML page.
+- `verdicts`, `statistics`: claims, tested on differences paired by seed; `reference`: your
+  numbers beside the committed.
+- `ablation_tables`: what each switch of the protocol is worth; `tuning`: figures of a study.
+- `generated_files`: everything that `harness tables` and `figures` write; `readme`: text between
+  markers of a page; `methods_page`: docs/methods.md; `mlflow_summary`: the result page in MLflow;
+  `print_results`: what goes to a terminal.
+
+Everything here can be made again from the store. The rest of `harness` does not import this
+package, except the commands and `harness.api`, inside functions: training must not need tables.
+It is a folder of its own in the repository and is imported as `harness.analysis`, so that a wheel
+installs only one package.
 """

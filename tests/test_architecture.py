@@ -152,7 +152,7 @@ def test_a_methods_name_stands_in_its_own_module_alone() -> None:
 
 
 def test_a_package_names_its_modules() -> None:
-    """`make docs` shows what lies where. A registry needs no list: its modules are found by scanning."""
+    """`make docs` shows what lies where. Modules of registries are found by scanning."""
     by_package: dict[str, set[str]] = {}
     for name in FILES:
         above, _, module = name.rpartition(".")

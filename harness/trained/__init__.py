@@ -1,8 +1,10 @@
-"""Trained networks in use: loaded with their preprocessing, applied, measured, exported.
+"""Trained networks in use: loaded with their preprocessing, queried, measured, exported.
 
-model.py  a network and the preprocessing of its images
-predict.py, measure.py, graph.py  `harness predict`, `evaluate` and `export`
-import_checkpoint.py, published_file.py  `harness import-checkpoint`
+- `model`: a network, its classes, and how a picture becomes its input.
+- `predict`, `measure`, `graph`: `harness predict`, `evaluate` and `export`.
+- `published_file`: weights that others have written, read as data; `import_checkpoint`: such a
+  file becomes a cell.
 
-harness.run.find_model finds the network of an experiment, a cell, a path or a models:/ URI.
+`harness.run.find_model` decides which trained network an experiment, a cell, a path or a models:/
+URI means.
 """
