@@ -68,16 +68,14 @@ def first_error(error: ValidationError, model: type[BaseModel], prefix: str = ""
         return f"{field}: missing; add it"
     message = problem["msg"].removeprefix("Value error, ")
     if not loc and not prefix:
-        return message.replace(
-            "\n", " "
-        )  # from a check of the whole model, which names the field itself
+        return message.replace("\n", " ")  # a check of the whole model names the field itself
     given = problem.get("input")
     text = "" if isinstance(given, dict | BaseModel) else f" (given: {redacted(str(given))[:60]!r})"
     return f"{field}: {message[0].lower() + message[1:]}{text}".replace("\n", " ")
 
 
 def _model_at(model: type[BaseModel], path: list[str]) -> type[BaseModel] | None:
-    """Return the model of the field at a path, or None if it is no model."""
+    """Return the model of the field at a path, or None if the field has none."""
     for part in path:
         field = model.model_fields.get(part)
         annotation: Any = field.annotation if field else None

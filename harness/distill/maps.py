@@ -28,7 +28,7 @@ def _pooled(x: Tensor, size: tuple[int, int]) -> Tensor:
     if (height, width) == size:
         return x
     if height % size[0] == 0 and width % size[1] == 0:
-        # The same windows; and its gradient on a GPU is the same in every run, which that of
-        # adaptive pooling is not.
+        # The same windows, with a gradient that is deterministic on a GPU, unlike that of
+        # adaptive pooling.
         return F.avg_pool2d(x, (height // size[0], width // size[1]))
     return F.adaptive_avg_pool2d(x, size)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-# Random keys in memory at a time, 4 bytes each: 64 MB.
+# Random keys held in memory at once, 4 bytes each: 64 MB.
 KEYS_AT_ONCE = 2**24
 
 
@@ -38,12 +38,12 @@ def draw_negatives(
     others = len(labels) - class_size
     fewest = int(others.min())
     if fewest == 0:
-        raise ValueError("labels: all images are of one class, there are no negatives to draw")
+        raise ValueError("labels: all images are of one class, so there are no negatives")
     if fewest < n:
         by_class, order = labels.sort(stable=True)
         start = torch.searchsorted(by_class, batch_labels)[:, None]
         drawn = torch.randint(2**62, (len(batch_labels), n), generator=generator, device=device)
-        place = drawn % others[:, None]  # among the others, by class
+        place = drawn % others[:, None]  # among the images of other classes, sorted by class
         return order[torch.where(place < start, place, place + class_size[:, None])]
     rows = max(KEYS_AT_ONCE // len(labels), 1)
     parts = []

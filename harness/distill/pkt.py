@@ -38,7 +38,7 @@ def _probabilities(embedding: Tensor) -> Tensor:
     with torch.autocast(embedding.device.type, enabled=False):
         x = upcast_to_float32(embedding)
         norm = torch.linalg.vector_norm(x, dim=1, keepdim=True)
-        # The original adds eps to the norm, which 1e-9 tells from `unit_rows`.
+        # The original adds eps to the norm; `unit_rows` would differ by more than 1e-9.
         unit = torch.where(norm > 0, x / (norm + EPS), 0)
         kernel = (unit @ unit.T + 1) / 2
     return kernel / kernel.sum(1, keepdim=True)

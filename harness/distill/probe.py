@@ -30,21 +30,21 @@ def linear_probe(
         >>> (x.double() @ weight.T + bias).argmax(1)
         tensor([0, 0, 1, 1])
     """
-    from sklearn.linear_model import LogisticRegression  # here alone: it takes a second
+    from sklearn.linear_model import LogisticRegression  # imported here, as it takes a second
 
     x, y = embedding.detach().double(), labels.cpu()
     weight, bias = x.new_zeros(n_classes, x.shape[1]), x.new_zeros(n_classes)
     present = y.unique()
     if len(present) < 2:
         return weight, bias
-    # Of two classes it has one row, whose square is twice the sum of our two rows' squares.
+    # For two classes scikit-learn has one row, whose square is twice the sum of our rows' squares.
     strength = l2 / 2 if len(present) == 2 else l2
     model = LogisticRegression(
         C=1 / strength if l2 > 0 else float("inf"), solver="newton-cg", tol=1e-10, max_iter=1000
     )
-    mean = x.mean(0)  # taken away, it is the bias's business: a tenth of the steps
+    mean = x.mean(0)  # centring is undone by the bias, and takes a tenth of the steps
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that it ends without a finite optimum
+        warnings.simplefilter("ignore")  # no finite optimum
         model.fit((x - mean).cpu().numpy(), y.numpy())
     rows, offsets = (torch.from_numpy(a).to(x) for a in (model.coef_, model.intercept_))
     if len(present) == 2:

@@ -6,8 +6,8 @@ from torch.nn import functional as F
 
 from harness.distill.relations import unit_rows, upcast_to_float32
 
-# Two different images are never nearer than this, as in the original: the mean distance that
-# everything is divided by stays above zero.
+# The smallest distance between two images, as in the original, so that the mean distance that
+# everything is divided by is above zero.
 NEAREST = 1e-6
 
 

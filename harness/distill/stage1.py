@@ -23,7 +23,7 @@ RELATIONS = ("tuple", "triplet", "one-negative")
 TUPLE_FACTOR = 1000.0
 TRIPLET_FACTOR = 500.0
 
-# `softmax_kl` raises e to as much as 4 / tau1, and float32 ends at e^88.
+# `softmax_kl` computes up to e^(4 / tau1), and float32 overflows at e^88.
 SMALLEST_TAU1 = 0.05
 
 

@@ -15,7 +15,7 @@ from harness.distill.relations import upcast_to_float32
 
 TAU_ON = ("both", "teacher")
 
-# Release of 2020-06: 1000 exp(-0.05 (epoch - 1)) in the place of lambd.
+# Release of 2020-06: 1000 exp(-0.05 (epoch - 1)) in place of lambd.
 LOCAL_WEIGHT = 1000.0
 LOCAL_DECAY = 0.05
 
@@ -73,7 +73,7 @@ def teaching_loss(
     if weighted and teacher_logits is None:
         raise ValueError("weighted needs teacher_logits")
     n_images, n_classes = student_logits.shape
-    # A mask, not torch.unique: the number of classes present never has to leave the device.
+    # A mask, not torch.unique: the number of classes present need not leave the device.
     present = torch.zeros(n_classes, dtype=torch.bool, device=labels.device)
     present = present.index_fill(0, labels, True)
 

@@ -58,7 +58,7 @@ class PlainLoader(yaml.SafeLoader):
             ) from None
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        """Construct a mapping; refuse repeated keys and keys that are no scalars."""
+        """Construct a mapping; refuse repeated keys and keys that are not scalars."""
         seen = set()
         for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             if not isinstance(key, yaml.ScalarNode):
@@ -122,10 +122,7 @@ def parse_yaml(text: str) -> Any:
         raise InvalidYaml(mark.line + 1 if mark else 1, problem) from None
     except RecursionError:
         raise InvalidYaml(1, "too deep; write it flat") from None
-    except (
-        ValueError,
-        OverflowError,
-    ) as error:  # from the scanner: no such character (\\U00ffffff)
+    except (ValueError, OverflowError) as error:  # from the scanner: no character \U00ffffff
         raise InvalidYaml((loader.line if loader else 0) + 1, str(error)) from None
     finally:
         if loader is not None:

@@ -155,7 +155,7 @@ def _number(field: str, where: str) -> str:
     values = [v.replace(",", ".") for v in match.groups() if v] if match else []
     if not values or float(values[0]) > 100:
         raise UserError(
-            f"{where}: {field[:40]!r} is no accuracy; write a number of percent, as 97.10, or "
+            f"{where}: {field[:40]!r} is not an accuracy; write a percentage such as 97.10, or "
             "nothing"
         )
     return " ± ".join(values)

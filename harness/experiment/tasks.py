@@ -279,6 +279,6 @@ def class_order(tasks: Tasks, names: Sequence[str]) -> list[int]:
         else:
             numbers.append(entry)
     for number in numbers:
-        if numbers.count(number) > 1:  # once by its name, once by its number
+        if numbers.count(number) > 1:  # by its name and by its number
             raise UserError(f"tasks.order: {names[number]!r} is listed twice; drop one")
     return numbers

@@ -93,10 +93,10 @@ def parse_method(name: str) -> Method:
 
 
 def _epochs_factor(name: str, text: str) -> Any:
-    """Return the factor that stands behind the @ of a name, or BOTH.
+    """Return the factor after the @ of a name, or BOTH.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: it is neither a number nor BOTH.
     """
     factor = as_number(text)
     if isinstance(factor, str) and factor != BOTH:

@@ -34,7 +34,7 @@ def format_value(value: Any) -> str:
     """Return a setting's value as it stands in a name; equal values give equal text.
 
     Raises:
-        ValueError: it is no number, word, true, false or null.
+        ValueError: it is not a number, word, true, false or null.
     """
     for word, special in SPECIAL.items():
         if value is special:
@@ -43,7 +43,7 @@ def format_value(value: Any) -> str:
         return str(int(value)) if value == int(value) else repr(float(value))
     if isinstance(value, str) and WORD.fullmatch(value) and value not in SPECIAL:
         return value
-    raise ValueError(f"{value!r} is no number, word, true, false or null; use one")
+    raise ValueError(f"{value!r} is not a number, word, true, false or null; use one")
 
 
 def parse_value(text: str) -> Any:
