@@ -101,7 +101,7 @@ def test_every_epoch_and_result_of_every_cell_is_sent_once(
 
 
 def test_a_run_goes_on_where_it_was(folder: Path) -> None:
-    """The journal has grown since, or its state has changed."""
+    """The journal has grown since the last sync, or its status has changed."""
     cell, sink = cells(folder)["kd"], Recorder()
     events, manifest = cell.events(), cell / "manifest.json"
     kept = manifest.read_bytes()
@@ -215,7 +215,7 @@ def test_a_tracker_whose_package_is_missing_names_an_extra_of_the_project(
 
 
 def scalars(place: Path) -> dict[str, list[tuple[int, float, float]]]:
-    """Name -> (step, value, time) of what TensorBoard would show of a run."""
+    """Return (step, value, time) by name, as TensorBoard would show a run."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     found = EventAccumulator(str(place), size_guidance={"scalars": 0})
@@ -276,7 +276,7 @@ def test_run_sends_while_it_trains(tmp_path: Path, empty_database: Path) -> None
 
 
 def chunks(data: bytes) -> Iterator[bytes]:
-    """The records of a file of W&B: LevelDB's log format after a header of seven bytes."""
+    """Yield the records of a file of W&B: LevelDB's log format after a header of seven bytes."""
     position, parts = 7, b""
     while position + 7 <= len(data):
         if 32768 - position % 32768 < 7:  # the rest of a block that no header fits in
@@ -291,7 +291,7 @@ def chunks(data: bytes) -> Iterator[bytes]:
 
 
 def records(folder: Path) -> dict[str, dict[str, list[Any]]]:
-    """Of every offline run, by its id: kind -> what W&B would send."""
+    """Return the records that W&B would send: offline run -> kind -> records."""
     from wandb.proto.wandb_internal_pb2 import Record
 
     found: dict[str, dict[str, list[Any]]] = {}
@@ -308,7 +308,7 @@ def values(items: Any) -> dict[str, Any]:
     return {item.key or item.nested_key[0]: json.loads(item.value_json) for item in items}
 
 
-# Each in a process of its own: W&B keeps its settings and a server for the life of one.
+# Each sync gets its own process, for whose whole life W&B keeps its settings and a server.
 def sync_to_wandb(folder: Path, **env: str) -> "subprocess.CompletedProcess[str]":
     return call(folder, "sync", FILE, "--tracker", "wandb", **env)
 

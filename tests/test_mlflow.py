@@ -51,7 +51,7 @@ RESULTS = {
 
 @pytest.fixture(scope="session")
 def logged(finished: Path) -> dict[str, Any]:
-    """Kind -> run of the finished experiment; 'grid' is their parent."""
+    """The runs of the finished experiment by kind; "grid" is their parent."""
     return {role(r): r for r in runs_in(mlflow_client(finished), "tiny")}
 
 
@@ -173,8 +173,10 @@ def test_artifacts_and_data_set(finished: Path, logged: dict[str, Any]) -> None:
 def cross(
     tmp_path_factory: pytest.TempPathFactory, empty_database: Path
 ) -> tuple[Tracker, Bundle, dict[str, Any]]:
-    """A grid with tasks in a database of its own; its runs by fingerprint. The second student has
-    the teacher's network, so that a cell is three stages'."""
+    """A grid with tasks in its own database, and its runs by fingerprint.
+
+    The second student has the teacher's network, so that one cell belongs to three stages.
+    """
     folder = tmp_path_factory.mktemp("cross")
     shutil.copy(empty_database, folder)
     tuned = {"plain@both": {"settings": {"training": {"lr": 0.05}}}}
@@ -262,13 +264,13 @@ def test_the_views_of_a_grid_with_tasks_have_their_columns(
 
 
 def system_metrics(folder: Path) -> dict[str, dict[str, float]]:
-    """Kind of run (cell, grid, ..) -> what it has under *System metrics*."""
-    found = runs_in(mlflow_client(folder), "tiny")
+    """Return the system metrics of each kind of run (cell, grid, ..)."""
+    runs = runs_in(mlflow_client(folder), "tiny")
     return {
         run.data.tags["kind"]: {
             k: v for k, v in run.data.metrics.items() if k.startswith("system/")
         }
-        for run in found
+        for run in runs
     }
 
 

@@ -56,7 +56,7 @@ def n_tables(path: Path) -> int:
 
 
 def test_killed_while_it_is_made_there_is_none_and_the_next_one_is_whole(tmp_path: Path) -> None:
-    """Killed at several sizes of the file, so at several moments, on a machine of any speed."""
+    """Kill it at several sizes of the file, so at several moments on a machine of any speed."""
     database, aside = tmp_path / "mlflow.db", tmp_path / ".mlflow.db.new"
     for size in (1, 200_000, 500_000):
         process = subprocess.Popen(
@@ -199,7 +199,7 @@ def test_artifacts_follow_a_moved_or_copied_project(
 
 
 def test_artifacts_that_stayed_elsewhere_are_left_there(whole: Path, tmp_path: Path) -> None:
-    """A database of several projects: the artifacts lie where the first one is."""
+    """Several projects may share a database, whose artifacts lie with the first of them."""
     place = tmp_path / "project" / "mlartifacts" / "x"
     place.mkdir(parents=True)
     mlflow_client(tmp_path).create_experiment("x", place.as_uri())

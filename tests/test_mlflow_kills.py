@@ -38,7 +38,7 @@ Rows = Counter[tuple[str, int, float, int]]
 
 
 def journal_rows(cell: CellDir) -> Rows:
-    """(metric, epoch, value, time stamp) of every epoch in the journal."""
+    """Return (metric, epoch, value, time stamp) of every epoch in the journal."""
     return Counter(
         (name, line["epoch"], float(value), int(line["time"] * 1000))
         for line in cell.epochs()
@@ -48,7 +48,7 @@ def journal_rows(cell: CellDir) -> Rows:
 
 
 def mlflow_rows(database: Path, run_id: str) -> Rows:
-    """The same of a run, as the database has them: a row that stands twice counts twice."""
+    """Return the rows of a run as the database has them: a row that stands twice counts twice."""
     with sqlite3.connect(database) as connection:
         found = connection.execute(
             "select key, step, value, timestamp from metrics where run_uuid = ?", [run_id]
@@ -57,7 +57,7 @@ def mlflow_rows(database: Path, run_id: str) -> Rows:
 
 
 class Journals:
-    """The store of a grid that grows: of every journal only the first lines are there yet."""
+    """The store of a grid that is training: every journal has only its first lines yet."""
 
     def __init__(self, finished: Store) -> None:
         self.cells = finished.all()
@@ -79,8 +79,10 @@ class Journals:
 
 
 def sync_until(step: int, make_tracker: Callable[[], Any]) -> None:
-    """In a process of its own, which dies before its `step`th call of MLflow or marker of what was
-    sent. As with SIGKILL nothing gets to clean up."""
+    """Sync in this process, and die before the `step`th call of MLflow or of `record_sent`.
+
+    As with SIGKILL, nothing gets to clean up.
+    """
     left = step
 
     def counted(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -110,7 +112,7 @@ def sync_until(step: int, make_tracker: Callable[[], Any]) -> None:
 
 
 def killed(step: int, make_tracker: Callable[[], Any]) -> bool:
-    """Whether a sync in a process of its own was killed; otherwise it came to its end."""
+    """Return whether a sync in its own process was killed; otherwise it came to its end."""
     process = multiprocessing.get_context("fork").Process(
         target=sync_until, args=(step, make_tracker)
     )

@@ -42,7 +42,7 @@ def sync(*more: str) -> None:
 
 
 def other(folder: Path) -> Any:
-    """The client of other.db."""
+    """Return the client of other.db."""
     return mlflow_client(folder, "other.db")
 
 
@@ -114,7 +114,7 @@ def test_a_broken_marker_is_no_marker(elsewhere: Path) -> None:
 
 
 def test_the_same_cells_trained_in_another_store_are_other_runs(elsewhere: Path) -> None:
-    """As `harness run --store NEW` makes them: no run holds the epochs of two trainings."""
+    """`harness run --store NEW` makes such cells: no run holds the epochs of two trainings."""
     sync()
     shutil.copytree(elsewhere / "runs", elsewhere / "new")
     for journal in (elsewhere / "new").glob("*/journal.jsonl"):
@@ -131,7 +131,7 @@ def test_the_same_cells_trained_in_another_store_are_other_runs(elsewhere: Path)
 
 
 def test_a_training_begun_anew_is_another_run(elsewhere: Path) -> None:
-    """After the user deleted a broken checkpoint, as the error message says."""
+    """Users delete a broken checkpoint, as the error message tells them to."""
     cell = cells(elsewhere)["kd"]
     events, manifest = cell.events(), (cell / "manifest.json").read_bytes()
     start, first, _second, _end = events
@@ -224,7 +224,7 @@ tracker.sync()
 
 
 def test_two_processes_create_one_experiment(finished_copy: Path) -> None:
-    """Database, experiment, parent and runs, at the same time and even from two stores."""
+    """They create database, experiment, parent and runs at once, and even from two stores."""
     (finished_copy / "mlflow.db").unlink()
     shutil.copytree(finished_copy / "runs", finished_copy / "other")
     both = [

@@ -63,7 +63,7 @@ def server() -> Iterator[Postgres]:
 
 @pytest.fixture(scope="module")
 def tables(server: Postgres) -> Postgres:
-    """The server, with MLflow's tables: they take seconds to create."""
+    """The server, with MLflow's tables, which take seconds to create."""
     make_client(server.url("mlflow").replace("@", f":{PASSWORD}@")).search_experiments()
     return server
 
@@ -75,7 +75,7 @@ def restart(server: Postgres, pause: float = 2.0) -> None:
 
 
 def finish(process: "subprocess.Popen[str]", limit: float = HANG) -> str:
-    """What it printed; its exit status must be 0."""
+    """Wait for exit status 0, and return what the process wrote to stderr."""
     try:
         out, err = process.communicate(timeout=limit)
     finally:
@@ -89,8 +89,10 @@ def finish(process: "subprocess.Popen[str]", limit: float = HANG) -> str:
 
 @pytest.fixture(scope="module")
 def four_writers(tmp_path_factory: pytest.TempPathFactory, server: Postgres) -> Path:
-    """Two stores on two hosts, so to speak, each trained and logged by two orchestrators. All four
-    start on a database without tables, and it is restarted while they train."""
+    """Two stores, as on two hosts, each trained and logged by two orchestrators.
+
+    All four start with a database without tables, which is restarted while they train.
+    """
     folder = tmp_path_factory.mktemp("writers")
     shutil.copytree(ROOT / "experiments", folder / "experiments")
     # Two jobs each: with one, a cell takes both cores' threads, and four of them get in each
@@ -228,7 +230,7 @@ def test_a_database_that_stays_away(tmp_path: Path) -> None:
 def test_a_server_that_hangs_does_not_hold_the_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its processes are stopped, not ended: connections stay open and nothing answers."""
+    """A server may hang so that connections stay open and nothing answers."""
     import harness.run.session as session
     from harness.track.sync import Tracker
 
@@ -327,8 +329,7 @@ def test_a_lock_has_one_holder_and_notices_its_loss(
 def studies(
     tmp_path_factory: pytest.TempPathFactory, tables: Postgres, empty_database: Path
 ) -> tuple[Path, Path]:
-    """The same tuning with four workers, in PostgreSQL that is restarted meanwhile, and in a
-    journal."""
+    """One tuning in PostgreSQL, which is restarted meanwhile, and again in a journal."""
     folders = []
     for kind in ("postgres", "journal"):
         folder = tmp_path_factory.mktemp(kind)
@@ -384,7 +385,7 @@ sys.exit(main(sys.argv[1:]))
 
 
 def test_a_storage_that_stays_away(tmp_path: Path, empty_database: Path) -> None:
-    """Asking and telling stop with one line; started again, the same command goes on."""
+    """The command stops with one line; rerun, it resumes."""
     shutil.copy(empty_database, tmp_path)
     (tmp_path / "experiments/tuning").mkdir(parents=True)
     (tmp_path / "experiments/tiny.yaml").write_text(yaml.safe_dump(TINY))

@@ -47,8 +47,10 @@ def here(finished_copy: Path) -> Path:
 
 
 def harness(folder: Path, *arguments: str, status: int = 0) -> str:
-    """What a command printed, in a process of its own: MLflow keeps one database a name, so two
-    folders' mlflow.db would be one here."""
+    """Run a command in its own process, and return what it printed.
+
+    In one process, MLflow would take the mlflow.db of two folders for the same.
+    """
     run = ("--no-bar", "--device", "cpu") if arguments[0] == "run" else ()
     done = call(folder, *arguments, *run)
     assert done.returncode == status, done.stderr
@@ -163,7 +165,7 @@ def test_a_smaller_table_does_not_replace_a_larger_one(here: Path) -> None:
 
 
 def test_nor_where_both_come_at_once(here: Path) -> None:
-    """The smaller one has looked, and begins to write, when the larger one comes."""
+    """The smaller grid has looked and begins to write when the larger one comes."""
     uri, store = f"sqlite:///{here / 'mlflow.db'}", Store(here / "runs")
     writers = {
         name: Tracker(plan_of(read(here / FILE, sets)), store, uri)
@@ -194,7 +196,7 @@ def test_nor_where_both_come_at_once(here: Path) -> None:
 
 
 def test_a_column_of_final_accuracies_alone(finished: Path) -> None:
-    """So that their mean by method and student is the table's number."""
+    """The mean by method and student is then the table's number."""
     for run in runs_in(mlflow_client(finished), "tiny"):
         kind, metrics = role(run), run.data.metrics
         if kind == "stage1":
@@ -206,7 +208,7 @@ def test_a_column_of_final_accuracies_alone(finished: Path) -> None:
 
 
 def test_grouped_by_method_and_student_the_tables_numbers(finished: Path) -> None:
-    """The plain student, too, whose training is the teacher's; and they are metrics of the grid."""
+    """This holds for the plain student, too, whose training is the teacher's."""
     client = mlflow_client(finished)
     values: dict[str, list[float]] = {}
     for run in runs_in(client, "tiny"):
@@ -342,8 +344,7 @@ def test_another_split_is_said(here: Path) -> None:
 
 
 def test_other_classes_are_said(here: Path) -> None:
-    """A teacher of 5 classes: in an experiment where the first 5 are the same, in another order of
-    them, and in one of all 10, where its last layer does not fit."""
+    """Use a teacher of 5 classes where they fit, in another order, and where there are 10."""
     write_experiment(here / FILE, methods=["kd"], tasks={"classes": 5}, name="five")
     harness(here, "run", FILE)
     teacher = "models:/five-wrn-10-1@teacher"

@@ -20,7 +20,7 @@ RUN = "0123456789abcdef0123456789abcdef"
 
 
 def query(url: str) -> dict[str, list[str]]:
-    """The parameters of an address, which MLflow puts behind the #."""
+    """Return the parameters of an address, which MLflow puts behind the #."""
     return parse_qs(urlsplit(urlsplit(url).fragment).query)
 
 
@@ -88,7 +88,7 @@ def test_a_role_is_a_stage_or_a_longer_method() -> None:
 
 
 def test_values_fit_into_a_tag() -> None:
-    """5,000 characters in the oldest MLflow that is allowed."""
+    """In the oldest MLflow allowed, a tag holds 5,000 characters."""
     assert max(map(len, experiment_tags(RUN, "g" * 250, 1700000000000, True).values())) < 5000
 
 

@@ -8,32 +8,21 @@ value) once, so sending a line twice leaves one row.
 from __future__ import annotations
 
 import hashlib
-import json
 import sys
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from harness.common.canonical_json import canonical, flatten
-from harness.methods import IMPORTED
-from harness.plan import TEACHER, Counts, Plan
+from harness.common.canonical_json import flatten
+from harness.plan import Plan
 from harness.store import CellDir, Store
-from harness.track.client import (
-    GIT_COMMIT,
-    PARENT,
-    Connection,
-    log_metrics,
-    log_params,
-    log_tags,
-    mlflow_name,
-    source_tags,
-)
+from harness.track.cell_run import describe_cell, log_data_set, log_events, log_results
+from harness.track.client import PARENT, Connection, log_params, mlflow_name, source_tags
 from harness.track.environment import DEFAULT_URI
 from harness.track.grid_run import SummaryBuilder, find_grid_run, publish_summary
 from harness.track.lost_runs import find_lost
-from harness.track.registry import WEIGHTS, register_teacher
-from harness.track.run_fields import epoch_metrics, final_metrics, main_entry, status_of, tags_of
+from harness.track.run_fields import status_of
 from harness.track.sync_state import (
     NOTHING_SENT,
     SYNC_FILE,
@@ -188,7 +177,7 @@ class Tracker:
             client.log_dict(run_id, resolved, "experiment.resolved.json")
             first = next(iter(self.plan.cells.values()))
             whole = {k: v for k, v in first.config.data.as_json().items() if k != "view"}
-            self._log_data_set(client, run_id, whole)
+            log_data_set(client, run_id, self.plan, whole)
             log_params(client, run_id, flatten(resolved), known=run.data.params)
         self._parent_id = run_id
 
@@ -216,43 +205,25 @@ class Tracker:
         )
 
     def _send(self, client: MlflowClient, fingerprint: str) -> None:
-        from mlflow.entities import Metric
-
         directory = self.store.directory(fingerprint)
         status = status_of(directory)  # before the events: it may end meanwhile
         events = current_training(directory)
-        started = str(events[0]["time"])
+        started, end = str(events[0]["time"]), int(events[-1]["time"] * 1000)
         sent = self.sent(directory)
         if sent.started != started:
             sent = NOTHING_SENT
         run_id = self._find_run(client, fingerprint, started, sent.run_id)
         if sent.run_id != run_id:
             sent = NOTHING_SENT
-            self._describe(client, run_id, fingerprint)
+            describe_cell(client, run_id, self.plan, fingerprint, directory)
             self._record_sent(directory, run_id, started, lines=0, status="RUNNING")
         elif sent.status != "RUNNING" and status == "RUNNING":
             client.update_run(run_id, status="RUNNING")
-
-        metrics = [
-            Metric(name, value, int(event["time"] * 1000), event["epoch"])
-            for event in events[sent.lines or 0 :]
-            if event["event"] == "epoch"
-            for name, value in epoch_metrics(event).items()
-        ]
-        log_metrics(client, run_id, metrics)
-        starts = [e for e in events if e["event"] == "start"]
-        tags: dict[str, object] = {}
-        if starts:
-            tags |= {key: starts[-1][key] for key in ("commit", "dirty", "device")}
-            tags |= {GIT_COMMIT: starts[-1]["commit"]} if starts[-1]["commit"] else {}
-            tags["attempts"] = len(starts)
-        if status == "FAILED":
-            tags["error"] = events[-1]["error"][:5000]
-        log_tags(client, run_id, tags)
+        log_events(client, run_id, events, sent.lines or 0, status)
         if status == "FINISHED":
-            self._log_results(client, run_id, fingerprint, events)
+            log_results(client, run_id, self.plan, fingerprint, directory, end)
         if status != "RUNNING":
-            client.set_terminated(run_id, status, int(events[-1]["time"] * 1000))
+            client.set_terminated(run_id, status, end)
         self._record_sent(directory, run_id, started, lines=len(events), status=status)
 
     def _find_run(
@@ -298,54 +269,3 @@ class Tracker:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 return False
             raise
-
-    def _describe(self, client: MlflowClient, run_id: str, fingerprint: str) -> None:
-        """Send what never changes for a cell: tags, parameters, data set and description."""
-        cell, entry = self.plan.cells[fingerprint], main_entry(self.plan, fingerprint)
-        log_tags(client, run_id, tags_of(self.plan, entry))
-        log_params(client, run_id, flatten(cell.config.as_json()))
-        self._log_data_set(client, run_id, cell.config.data.as_json())
-        client.log_artifact(run_id, str(self.store.directory(fingerprint) / "cell.json"))
-
-    def _log_data_set(self, client: MlflowClient, run_id: str, data: dict[str, Any]) -> None:
-        from mlflow.entities import Dataset, DatasetInput
-
-        label, text = self.plan.experiment.dataset.label, canonical(data)
-        is_view = "view" in data  # all views of a data set share its digest
-        digest = hashlib.sha256(text.encode()).hexdigest() if is_view else data["digest"]
-        # MLflow allows 36 characters per digest; the whole digest is among the parameters.
-        counts = self.plan.images
-        schema = None if counts is None else schema_of(counts)
-        profile = None if counts is None else canonical({**counts.parts, "classes": counts.classes})
-        dataset = Dataset(label, digest[:32], "harness", text, schema, profile)
-        client.log_inputs(run_id, [DatasetInput(dataset, [])])
-
-    def _log_results(
-        self, client: MlflowClient, run_id: str, fingerprint: str, events: list[dict[str, Any]]
-    ) -> None:
-        from mlflow.entities import Metric
-
-        directory = self.store.directory(fingerprint)
-        manifest = directory.manifest
-        when = int(events[-1]["time"] * 1000)
-        numbers = final_metrics(self.plan, fingerprint, manifest)
-        metrics = [Metric(name, value, when, manifest["epochs"]) for name, value in numbers.items()]
-        log_metrics(client, run_id, metrics)
-        log_tags(client, run_id, {"selected_epoch": manifest["selected_epoch"]})
-        client.log_artifact(run_id, str(directory / "model.pt"), WEIGHTS)
-        if (directory / "predictions.npz").exists():
-            client.log_artifact(run_id, str(directory / "predictions.npz"))
-        stages = {e.stage for e in self.plan.entries_of(fingerprint)}
-        if TEACHER in stages and self.plan.cells[fingerprint].kind != IMPORTED:
-            register_teacher(client, self.plan, fingerprint, client.get_run(run_id), directory)
-
-
-def schema_of(counts: Counts) -> str:
-    """Return the schema of images and labels, as MLflow writes that of arrays."""
-    import numpy as np
-    from mlflow.data.schema import TensorDatasetSchema
-    from mlflow.types import Schema, TensorSpec
-
-    images = TensorSpec(np.dtype(np.uint8), (-1, *counts.image_size, 3), "images")
-    labels = TensorSpec(np.dtype(np.int64), (-1,), "labels")
-    return json.dumps(TensorDatasetSchema(Schema([images]), Schema([labels])).to_dict())
