@@ -59,10 +59,11 @@ def test_a_number_wider_than_the_terminal_is_shown_whole() -> None:
 
 @given(st.lists(WORDS, min_size=1, max_size=4), st.integers(1, 6), st.integers(50, 100))
 def test_nothing_is_lost_and_all_fits(names: list[str], n: int, width: int) -> None:
-    table = ResultTable(["", *map(str, range(n))], [[Cell(name), *[NUMBER] * n] for name in names])
+    number = Cell(-12.345, 10.5, 100)
+    table = ResultTable(["", *map(str, range(n))], [[Cell(name), *[number] * n] for name in names])
     lines = lines_of(table, width)
     assert max(map(len, lines)) <= width
-    assert " ".join(lines).count(NUMBER.text) == n * len(names)
+    assert " ".join(lines).count(number.text) == n * len(names)
 
 
 def test_several_columns_of_words() -> None:
