@@ -21,8 +21,7 @@ from helpers import ROOT, TINY, one_error_line
 from harness import cli
 from harness.common.canonical_json import canonical
 from harness.common.errors import UserError
-from harness.data import DATASETS, Dataset, load
-from harness.data.sets.digits import DigitsOptions
+from harness.data import load
 from harness.experiment.file import read
 from harness.plan import make_plan
 from harness.store import CellDir, Store
@@ -380,6 +379,29 @@ def test_a_distribution_contains_its_range(value: Any, expected: bool) -> None:
     assert contains(optuna.distributions.FloatDistribution(0, 1), value) is expected
 
 
+def test_an_enqueued_trial_is_asked_in_its_turn(tmp_path: Path) -> None:
+    """Its parameters are used as far as they are in the space; the rest are sampled."""
+    study = session(write(tmp_path, SMALL), None).studies[0]
+    ((field, distribution),) = study.space.items()
+    assert isinstance(distribution, optuna.distributions.FloatDistribution)
+    low, high = distribution.low, distribution.high
+    middle = (low + high) / 2
+    for params in ({field: middle}, {field: high * 10}, {"nosuch": 1}, {}):
+        study.optuna.enqueue_trial(params)
+    trials = study.batch(0)
+    assert [(t.number, t.state.name) for t in trials] == [(n, "RUNNING") for n in range(4)]
+    assert trials[0].params == {field: middle}
+    assert all(low <= t.params[field] <= high for t in trials)
+    assert study.batch(0) == trials
+
+
+def test_a_trial_of_another_program_is_named(tmp_path: Path) -> None:
+    study = session(write(tmp_path, SMALL), None).studies[0]
+    study.optuna.ask()
+    with pytest.raises(UserError, match=r"^tiny/plain: trial 0 "):
+        study.batch(0)
+
+
 # -- one method beside another ------------------------------------------------------------------
 
 
@@ -446,22 +468,6 @@ def test_tuning_cells_have_no_test_images(tmp_path: Path) -> None:
         assert all(c.config.data.without_test for c in cells.values())
         assert all(c.config.protocol.train_on == "train" for c in cells.values())
         assert not cells.keys() & make_plan(tuning.base, ordinary).cells.keys()
-
-
-def test_loaders_are_told_not_to_open_the_test_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The test part is dropped even if a loader does not listen."""
-    asked = []
-
-    def loader(options: DigitsOptions, with_test: bool) -> Dataset:
-        asked.append(with_test)
-        return original(options, True)
-
-    original = DigitsOptions.load
-    monkeypatch.setattr(DigitsOptions, "load", loader)
-    assert load(DigitsOptions()).test is not None
-    assert load(DigitsOptions(), with_test=False).test is None
-    assert asked == [True, False]
-    assert DATASETS["digits"] is DigitsOptions
 
 
 # -- the winner ---------------------------------------------------------------------------------

@@ -14,13 +14,11 @@ import yaml
 from helpers import TINY, call, environment, mlflow_client, one_error_line, start, wait_until
 from PIL import Image
 
-from harness.common.errors import UserError
 from harness.data import load, using_data_root
 from harness.experiment.file import read
 from harness.plan import make_plan
 from harness.store import Store
 from harness.store.cell_options import cell_options
-from harness.tune.study import Study
 from harness.tune.trials import cells_of
 from harness.tune.tuning_file import read_tuning
 
@@ -59,7 +57,7 @@ def bundle(folder: Path) -> list[dict[str, Any]]:
 
 
 def winners(folder: Path) -> dict[str, Any]:
-    """The tuned file, without the commits: somebody may be working here."""
+    """Read the tuned file without the commits, as somebody may be working here."""
     raw = yaml.safe_load((folder / "experiments/tiny.tuned.yaml").read_text())
     for method in raw["tuned"].values():
         del method["commits"]
@@ -68,26 +66,23 @@ def winners(folder: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Path:
-    """A folder where the tuning has run to its end."""
+    """Return a folder where the tuning has run to its end."""
     folder = prepare(tmp_path_factory.mktemp("tuned"), empty_database)
     done = call(folder, *COMMAND)
     assert done.returncode == 0, done.stderr
-    assert "2 of 4" not in done.stdout and "pruned at 1" in done.stdout
+    assert "pruned at 1" in done.stdout
     return folder
 
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Path:
-    """The same, killed with SIGKILL while it trains, its journal torn, and started again."""
+    """Return one where it was killed while it trained, its journal torn, and started again."""
     folder = prepare(tmp_path_factory.mktemp("killed"), empty_database)
     process = start(folder, *COMMAND)
     store = Store(folder / "runs")
-
-    def in_stage2() -> bool:
-        kinds = [d.cell.kind for d in store.all() if d.epochs()]
-        return "stage2" in kinds
-
-    assert wait_until(in_stage2), process.communicate()
+    assert wait_until(lambda: "stage2" in [d.cell.kind for d in store.all() if d.epochs()]), (
+        process.communicate()
+    )
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     journal = folder / "runs/tuning/tiny.journal"
@@ -95,22 +90,15 @@ def killed(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Pa
         file.write('{"op_code":')
     again = call(folder, *COMMAND)
     assert again.returncode == 0, again.stderr
-    assert "repaired: the last line of" in one_line(again.stderr)
+    (line,) = again.stderr.strip().splitlines()
+    assert "tiny.journal" in line
     return folder
 
 
-def one_line(text: str) -> str:
-    lines = text.strip().splitlines()
-    assert len(lines) == 1, text
-    return lines[0]
-
-
 def test_same_trials_after_sigkill(tuned: Path, killed: Path) -> None:
-    header, *lines = bundle(killed)
-    other, *expected = bundle(tuned)
-    assert lines == expected
-    assert {line["state"] for line in lines if "trial" in line} == {"COMPLETE", "PRUNED"}
-    assert header == other
+    assert bundle(killed) == bundle(tuned)
+    states = {line["state"] for line in bundle(killed) if "trial" in line}
+    assert states == {"COMPLETE", "PRUNED"}
     assert winners(killed) == winners(tuned)
 
 
@@ -138,16 +126,12 @@ def test_mlflow_has_studies_and_trials(tuned: Path, killed: Path) -> None:
         parents = {r.data.tags["study"]: r for r in runs if r.data.tags["kind"] == "study"}
         assert set(parents) == {"tiny/plain", "tiny/refilled"}
         trials = [r for r in runs if r.data.tags["kind"] == "trial"]
-        assert len(trials) == 8
+        by_key = {(r.data.tags["method"], r.data.tags["trial"]): r for r in trials}
+        assert len(trials) == len(by_key) == 8
         assert {r.info.status for r in runs} == {"FINISHED"}
         assert not any("test" in key for r in runs for key in r.data.metrics)
         for line in (line for line in bundle(folder) if "trial" in line):
-            (run,) = (
-                r
-                for r in trials
-                if (r.data.tags["method"], r.data.tags["trial"])
-                == (line["method"], str(line["trial"]))
-            )
+            run = by_key[line["method"], str(line["trial"])]
             parent = parents[f"tiny/{line['method']}"]
             assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
             assert run.data.tags["state"] == line["state"]
@@ -177,17 +161,15 @@ def test_another_space_is_refused(tuned: Path) -> None:
 
 
 def test_test_files_are_never_opened(tmp_path: Path) -> None:
-    """A tuning cell on folders: its process opens no file below test/, where only rubbish lies."""
+    """Run a tuning cell on folders: its process opens no file below test/, which has no images."""
     random = np.random.RandomState(0)
-    for part, n in (("train", 30), ("test", 3)):
-        for name in ("a", "b"):
-            (tmp_path / "data" / part / name).mkdir(parents=True)
-            for i in range(n):
-                path = tmp_path / "data" / part / name / f"{i}.png"
-                if part == "train":
-                    Image.fromarray(random.randint(0, 255, (8, 8, 3), np.uint8)).save(path)
-                else:
-                    path.write_bytes(b"rubbish")
+    for name in ("a", "b"):
+        train, test = (tmp_path / "data" / part / name for part in ("train", "test"))
+        train.mkdir(parents=True)
+        test.mkdir(parents=True)
+        for i in range(30):
+            Image.fromarray(random.randint(0, 255, (8, 8, 3), np.uint8)).save(train / f"{i}.png")
+        (test / "0.png").write_bytes(b"no image")
     data = {"name": "folder", "path": str(tmp_path / "data"), "image_size": 8, "validation": 20}
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY | {"dataset": data}))
     (tmp_path / "tuning.yaml").write_text(yaml.safe_dump(TUNING | {"experiment": "tiny.yaml"}))
@@ -214,49 +196,9 @@ assert not bad, bad
 """
     done = subprocess.run(
         [sys.executable, "-c", program],
-        env=environment(),  # where the data are, its directory says
+        env=environment(),  # the cell's directory says where the data are
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
     assert directory.manifest["results"] == {}
-
-
-def small_study(storage: Any, folder: Path) -> Study:
-    """One field, batches of four."""
-    (folder / "tuning").mkdir()
-    (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
-    methods = {"plain": {"training.lr": {"low": 0.01, "high": 0.5, "log": True}}}
-    raw = TUNING | {"experiment": "../tiny.yaml", "methods": methods, "trials": 4, "batch": 4}
-    (folder / "tuning/tiny.yaml").write_text(yaml.safe_dump(raw))
-    return Study(storage, read_tuning(folder / "tuning/tiny.yaml"), "plain", {})
-
-
-def test_an_enqueued_trial_is_asked_in_its_turn(tmp_path: Path) -> None:
-    """What somebody wants is taken as far as it is in the space; the rest is sampled."""
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
-    from optuna.trial import TrialState
-
-    storage = JournalStorage(JournalFileBackend(str(tmp_path / "x.journal")))
-    study = small_study(storage, tmp_path)
-    (field,) = study.space
-    low, high = study.space[field].low, study.space[field].high
-    wanted = (low + high) / 2
-    for params in ({field: wanted}, {field: high * 10}, {"nosuch": 1}, {}):
-        study.optuna.enqueue_trial(params)
-    trials = study.batch(0)
-    assert [t.number for t in trials] == [0, 1, 2, 3]
-    assert {t.state for t in trials} == {TrialState.RUNNING}
-    assert trials[0].params == {field: wanted}
-    assert all(low <= t.params[field] <= high for t in trials)
-    assert study.batch(0) == trials
-
-
-def test_a_trial_of_another_program_is_named(tmp_path: Path) -> None:
-    import optuna
-
-    study = small_study(optuna.storages.InMemoryStorage(), tmp_path)
-    study.optuna.ask()
-    with pytest.raises(UserError, match=r"trial 0 \(running, parameters \[\]\) is not of `harness"):
-        study.batch(0)

@@ -94,7 +94,7 @@ def most_confused(counts: np.ndarray, n: int = 10) -> list[tuple[int, int, int]]
 def confusion(bundle: Bundle) -> Figure:
     """Draw the row-normalised confusion matrix of one student, summed over seeds."""
     matrix, (row, _) = confusion_matrix(bundle), chosen_for_confusion(bundle)
-    assert matrix is not None, "`drawable` has said so"
+    assert matrix is not None, "`drawable` refuses the figure"
     percent, size = row_percent(matrix.counts), len(matrix.counts)
     names, by_number = readable_names(bundle.class_names or [str(i) for i in range(size)])
     names = [n if len(n) <= LONGEST_NAME else f"{n[: LONGEST_NAME - 1]}…" for n in names]

@@ -57,7 +57,7 @@ class SearchAxis:
 
     @property
     def is_choice(self) -> bool:
-        """Whether the parameter takes one of several values without an order."""
+        """True if the parameter takes one of several values without an order."""
         return isinstance(self.distribution, CategoricalDistribution)
 
     def place(self, value: Any) -> float:

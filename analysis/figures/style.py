@@ -43,7 +43,7 @@ class Style:
 
     @property
     def point(self) -> dict[str, Any]:
-        """matplotlib's options of its markers."""
+        """The options of its markers in matplotlib."""
         return {"marker": self.marker, "color": self.color, "markerfacecolor": self.face}
 
 

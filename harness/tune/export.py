@@ -144,15 +144,7 @@ def write_bundle(
     winners: Winners,
     epochs: dict[str, EpochCounts],
 ) -> Path:
-    """Write the bundle and return its path.
-
-    Args:
-        tuning: the resolved tuning file.
-        studies: method -> everything that its trials depend on.
-        records: all trials.
-        winners: method -> its best trials, the winner first.
-        epochs: method -> cost of its trials.
-    """
+    """Write the bundle and return its path; the fields of `TuningHeader` say what is what."""
     lines: list[Record] = [
         TuningHeader(
             tuning=FORMAT,

@@ -27,7 +27,7 @@ from harness.tune.tuning_file import Direction, Tuning, TuningFile
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a trial ended.
+    """The end of a trial.
 
     Attributes:
         trial: its cells.
@@ -91,12 +91,6 @@ def run_batch(
     trials: list[TrialCells], settings: TuningFile, store: Store, options: dict[str, Any] | None
 ) -> Steps[list[Outcome]]:
     """Train the trials of one method's batch; what the store has is read instead of trained.
-
-    Args:
-        trials: the batch.
-        settings: the tuning file.
-        store: where their cells are.
-        options: of `Store.prepare`.
 
     Returns:
         Outcomes in the order of the trials' numbers.

@@ -105,10 +105,10 @@ def tune(
         for part in tuning.parts:
             left = None if deadline is None else deadline - time.monotonic()
             place = place_of(storage, root, part.name)
-            with only_orchestrator(part.name, root, place) as owner, stoppable() as stops:
+            with only_orchestrator(part.name, root, place) as check_owner, stoppable() as stops:
                 opened = open_storage(place, tracking_uri())
                 identity = {method: identity_of(part, dataset, method) for method in part.spaces}
-                studies = [Study(opened, part, m, identity[m], owner) for m in part.spaces]
+                studies = [Study(opened, part, m, identity[m], check_owner) for m in part.spaces]
                 search = Search(
                     part, store, dataset, studies, executor, for_cells, left, options.no_bar
                 )
@@ -190,18 +190,7 @@ class Search:
         max_seconds: float | None = None,
         no_bar: bool = True,
     ) -> None:
-        """Prepare a search.
-
-        Args:
-            tuning: the part.
-            store: where its cells are.
-            dataset: its data set, without a test part.
-            studies: one per method.
-            executor: trains the cells.
-            options: of `Store.prepare`.
-            max_seconds: after which the search stops.
-            no_bar: whether to leave out the live display.
-        """
+        """Prepare a search with one study per method; `options` are those of `Store.prepare`."""
         self.tuning, self.store, self.dataset = tuning, store, dataset
         self.studies, self.executor = studies, executor
         self.max_seconds = max_seconds

@@ -53,7 +53,7 @@ class Choices(Frozen):
 
     @property
     def ends(self) -> list[Scalar]:
-        """All values."""
+        """The values."""
         return list(self.choices)
 
 
@@ -109,13 +109,7 @@ def tunable(base: Experiment, method: str) -> list[str]:
 
 
 def read_values(base: Experiment, method: str, field: str, value: Any) -> Range | Choices:
-    """Parse the values of one field of a tuning file.
-
-    Args:
-        base: the experiment that is tuned.
-        method: the method.
-        field: with a dot.
-        value: what the file says of it.
+    """Parse the values that a tuning file gives a method's field.
 
     Raises:
         UserError: the field cannot be tuned for this method, or the values are wrong.

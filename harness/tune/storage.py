@@ -36,53 +36,33 @@ def place_of(storage: str | None, root: Path, name: str) -> str:
     return remember_password(given) if given else str(root / "tuning" / f"{name}.journal")
 
 
-class Owner:
-    """Proof that this process alone asks and tells. A lock on a file cannot be lost."""
-
-    def check(self) -> None:
-        """Raise a UserError if another process owns the study by now."""
-
-
-class DatabaseOwner(Owner):
-    """Ownership by an advisory lock, which holds for all hosts on the database."""
-
-    def __init__(self, lock: database.Lock, name: str) -> None:
-        """Own the tuning `name` as long as the lock is held."""
-        self.lock, self.name = lock, name
-
-    def check(self) -> None:
-        """Raise a UserError if the lock has been lost."""
-        if not self.lock.still_held():
-            raise UserError(
-                f"{self.name}: the database was restarted and another process tunes it now; wait "
-                "for it, or stop it"
-            )
-
-
 @contextlib.contextmanager
-def only_orchestrator(name: str, root: Path, place: str) -> Iterator[Owner]:
-    """Own a tuning. The lock ends with the process, so there is no stale one.
-
-    Args:
-        name: of the tuning.
-        root: of the store.
-        place: where its studies are kept.
+def only_orchestrator(name: str, root: Path, place: str) -> Iterator[Callable[[], None]]:
+    """Let this process alone ask and tell. The lock ends with the process, so none is ever stale.
 
     Yields:
-        The proof of ownership.
+        A function that raises a UserError if another process owns the tuning by now.
 
     Raises:
         UserError: another process holds it.
     """
     if database.is_postgres(place):
         lock = database.Lock(place, f"harness tune {name}", "--storage")
+
+        def check() -> None:
+            if not lock.still_held():
+                raise UserError(
+                    f"{name}: the database was restarted and another process tunes it now; wait "
+                    "for it, or stop it"
+                )
+
         try:
             if not lock.acquire(wait=False):
                 raise UserError(
                     f"{name}: another process tunes it already at "
                     f"{database.without_password(place)}; wait for it, or stop it"
                 )
-            yield DatabaseOwner(lock, name)
+            yield check
         finally:
             lock.release()
         return
@@ -95,7 +75,7 @@ def only_orchestrator(name: str, root: Path, place: str) -> Iterator[Owner]:
             raise UserError(
                 f"{name}: process {busy.holder or '?'} tunes it already; wait for it, or stop it"
             ) from None
-        yield Owner()
+        yield lambda: None  # a lock on a file cannot be lost
 
 
 def retried(function: Function) -> Function:

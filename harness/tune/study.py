@@ -9,6 +9,7 @@ that writes first checks what is stored, so it can be called again after an erro
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -27,7 +28,7 @@ from harness.common.canonical_json import canonical, differences
 from harness.common.errors import UserError, one_line
 from harness.tune.dashboard import describe
 from harness.tune.space import Choices, Range, is_whole
-from harness.tune.storage import Owner, retried
+from harness.tune.storage import retried
 from harness.tune.tuning_file import Direction, Params, Tuning
 
 IDENTITY = "harness"  # the user attribute that holds what a study depends on
@@ -78,13 +79,7 @@ def sample(
 ) -> Params:
     """Sample the parameters of the trial that comes after `history`, without storing anything.
 
-    Args:
-        history: all earlier trials of the study.
-        space: field -> distribution.
-        direction: "maximize" or "minimize".
-        seed: of the study's sampler.
-        startup_trials: number of random trials before TPE.
-        fixed: enqueued parameters; those outside the space are sampled instead.
+    Enqueued parameters are `fixed`; those outside the space are sampled instead.
     """
     copy = optuna.create_study(
         storage=None,
@@ -118,22 +113,15 @@ class Study:
         tuning: Tuning,
         method: str,
         identity: dict[str, Any],
-        owner: Owner | None = None,
+        check_owner: Callable[[], None] = lambda: None,
     ) -> None:
-        """Open the study, or create it.
-
-        Args:
-            storage: where Optuna keeps it.
-            tuning: the resolved tuning file.
-            method: the method that is tuned.
-            identity: everything that its trials depend on.
-            owner: proof that no other process asks or tells.
+        """Open the study, or create it; `identity` is everything that its trials depend on.
 
         Raises:
             UserError: the storage has a study of this name that depends on something else.
         """
         self.method, self.tuning = method, tuning
-        self._storage, self._owner = storage, owner or Owner()
+        self._storage, self._check_owner = storage, check_owner
         self.name = f"{tuning.name}/{method}"
         self.space = distributions(tuning, method)
         settings = tuning.settings
@@ -174,7 +162,7 @@ class Study:
 
     @property
     def is_finished(self) -> bool:
-        """Whether it has all its trials and each of them has ended."""
+        """True if the study has all its trials and each of them has ended."""
         trials = self.trials
         return len(trials) == self.tuning.settings.trials and all(
             t.state.is_finished() for t in trials
@@ -206,7 +194,7 @@ class Study:
                 settings.startup_trials,
                 fixed,
             )
-            self._owner.check()
+            self._check_owner()
             if enqueued is not None:
                 self._start(enqueued, params)
                 continue

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrialView:
-    """What MLflow shows of a trial.
+    """A trial as MLflow shows it.
 
     Attributes:
         record: the trial as the study holds it.
@@ -42,12 +42,12 @@ class TrialView:
 
     @property
     def key(self) -> TrialKey:
-        """What tells the trial from all others of a tuning."""
+        """The identity of the trial within a tuning."""
         return self.record.method, self.record.trial
 
     @property
     def is_running(self) -> bool:
-        """Whether the trial has not ended yet."""
+        """True until the trial has ended."""
         return self.record.state == "RUNNING"
 
     @property
@@ -66,11 +66,7 @@ class TuneTracker:
     ) -> None:
         """Track a tuning.
 
-        Args:
-            tuning: the resolved tuning file.
-            store: where its cells are.
-            started: method -> when its study began, which tells two studies of one name apart.
-            uri: of the tracking server; by default the environment's.
+        `started` maps each method to when its study began, which tells studies of one name apart.
         """
         self.server = Connection(f"{tuning.settings.name}-tuning", store.root, uri)
         self.tuning, self.store, self.started = tuning, store, started

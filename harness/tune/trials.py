@@ -36,7 +36,7 @@ class TrialCells:
 
     @property
     def key(self) -> TrialKey:
-        """What tells the trial from all others of a tuning."""
+        """The identity of the trial within a tuning."""
         return self.method, self.number
 
     @property
@@ -67,16 +67,7 @@ def cells_of(
     params: Params,
     seed: int | None = None,
 ) -> TrialCells:
-    """Plan the cells of a trial.
-
-    Args:
-        tuning: the resolved tuning file.
-        dataset: its data set, without a test part.
-        method: the method that is tuned.
-        number: of the trial.
-        params: field -> value, as Optuna has them.
-        seed: of the training, for the re-run of the best trials; by default the experiment's first.
-    """
+    """Plan the cells of a trial, trained with `seed` or else with the experiment's first one."""
     params = {field: as_field(tuning.base, field, value) for field, value in params.items()}
     plan = make_plan(tuning.trial(method, params, None if seed is None else (seed,)), dataset)
     entries = tuple(

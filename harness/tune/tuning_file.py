@@ -154,7 +154,7 @@ class Tuning:
 
     @property
     def parts(self) -> list[Tuning]:
-        """One tuning per task, with the methods that can be trained on it; itself without tasks."""
+        """The tunings of the tasks, each with the methods that can be trained; itself without."""
         tasks = self.base.tasks
         if tasks is None:
             return [self]
@@ -176,11 +176,6 @@ class Tuning:
         self, method: str, params: Params, seeds: tuple[int, ...] | None = None
     ) -> Experiment:
         """Return the ordinary experiment that a trial trains.
-
-        Args:
-            method: the method.
-            params: field -> value.
-            seeds: by default the experiment's first.
 
         Raises:
             UserError: a section does not allow a value.
@@ -206,11 +201,7 @@ def nested(params: Params) -> dict[Any, dict[str, Scalar]]:
 
 
 def read_tuning(path: Path, assignments: list[str] | None = None) -> Tuning:
-    """Read a tuning file and the experiment that it names.
-
-    Args:
-        path: of the file.
-        assignments: `--set` overrides of its fields.
+    """Read a tuning file, with `--set` assignments, and the experiment that it names.
 
     Raises:
         UserError: one line naming the field and the remedy.
@@ -266,8 +257,8 @@ def _spaces(settings: TuningFile, base: Experiment) -> dict[str, dict[str, Range
             raise UserError(f"untuned: {name!r} is among methods, too; drop one")
     spaces: dict[str, dict[str, Range | Choices]] = {}
     for name, space in settings.methods.items():
-        found = methods.get_method(name)
-        method = found.name  # of a sum, in the registry's order
+        description = methods.get_method(name)
+        method = description.name  # a sum is in the registry's order
         if method in spaces:
             raise UserError(f"methods.{name}: {method!r} stands twice; drop one")
         if not tunable(base, method):
@@ -275,7 +266,7 @@ def _spaces(settings: TuningFile, base: Experiment) -> dict[str, dict[str, Range
         if not space:
             raise UserError(f"methods.{method}: empty search space; name a field and its values")
         try:
-            base.check_networks(found)
+            base.check_networks(description)
         except ValueError as error:
             raise UserError(error) from None
         spaces[method] = {f: read_values(base, method, f, space[f]) for f in sorted(space)}

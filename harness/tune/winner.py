@@ -24,7 +24,7 @@ from harness.tune.tuning_file import Params, Tuning, nested
 
 @dataclass(frozen=True)
 class Candidate:
-    """One of the best trials and its re-run.
+    """A trial that was among the best, and its re-run.
 
     Attributes:
         method: the method that is tuned.
@@ -53,15 +53,7 @@ Winners = dict[str, list[Candidate]]  # method -> its best trials, the winner fi
 
 
 def confirm(study: Study, dataset: Dataset, store: Store) -> Steps[list[Candidate]]:
-    """Train the best trials of a study with the fresh seeds.
-
-    Args:
-        study: with all its trials.
-        dataset: of the tuning, without a test part.
-        store: where the cells are.
-
-    Returns:
-        The candidates, the winner first.
+    """Train the best trials of a study with the fresh seeds; return them, the winner first.
 
     Raises:
         TrialsFailed: a cell failed, or every candidate diverged.
@@ -139,10 +131,6 @@ def tuned_fields(tuning: Tuning, winners: dict[str, Tuned]) -> dict[str, Any]:
     They are those of the experiment that was tuned, as written, with the tuned methods and their
     settings, and with the final protocol.
 
-    Args:
-        tuning: the resolved tuning file.
-        winners: method -> its section.
-
     Raises:
         UserError: the fields do not make an experiment.
     """
@@ -186,19 +174,12 @@ def check_final(tuning: Tuning) -> None:
 
 
 def write_winner(tuning: Tuning, winners: list[tuple[Tuning, Winners]]) -> Path:
-    """Write the tuned experiment's file and return its path.
-
-    Args:
-        tuning: the resolved tuning file.
-        winners: of each of its parts.
-    """
-    sections = _tuned_sections(
-        tuning,
-        [
-            (part, {method: _tuned_settings(part, best) for method, (best, *_) in found.items()})
-            for part, found in winners
-        ],
-    )
+    """Write the file of the tuned experiment and return its path; `winners` are of each part."""
+    settings = [
+        (part, {method: _tuned_settings(part, best) for method, (best, *_) in of_part.items()})
+        for part, of_part in winners
+    ]
+    sections = _tuned_sections(tuning, settings)
     path = tuned_path(tuning)
     trials = tuning.settings.trials
     per_task = " and task" if tuning.base.tasks else ""
@@ -219,12 +200,7 @@ def write_winner(tuning: Tuning, winners: list[tuple[Tuning, Winners]]) -> Path:
 def _tuned_sections(
     tuning: Tuning, parts: list[tuple[Tuning, dict[str, TunedSettings]]]
 ) -> dict[str, Tuned]:
-    """Return method -> its `tuned` section.
-
-    Args:
-        tuning: the resolved tuning file.
-        parts: each part with method -> its winner.
-    """
+    """Return method -> its `tuned` section, from the winners of each part."""
     if tuning.base.tasks is None:
         ((_, winners),) = parts
         return {method: Tuned(**dict(winner)) for method, winner in winners.items()}
