@@ -23,6 +23,7 @@ from harness.networks.options import NetworkOptions, register_network
 
 @register_network
 class LinearOptions(NetworkOptions):
+    module: ClassVar[str] = "harness.networks.linear.network:Linear"
     n_maps: ClassVar[int] = 1
     network: Literal["linear"] = "linear"
     size: int
@@ -30,11 +31,6 @@ class LinearOptions(NetworkOptions):
     @property
     def label(self):
         return f"linear-{self.size}"
-
-    def build(self, n_classes):
-        from harness.networks.linear.network import Linear
-
-        return Linear(n_classes, self.size)
 """
 NETWORK = """
 from torch import nn

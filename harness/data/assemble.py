@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from harness.common.errors import UserError
+from harness.data.cache import Contents, cached_store, file_times
 from harness.data.dataset import Augmentation, Dataset, ImageSet, ResizedCrop, normalisation
-from harness.data.decode import ImageFormat
+from harness.data.decode import Encoded, ImageFormat, decode_all
 from harness.data.options import CustomOptions, ImageOptions
 from harness.data.packed import ImageStore
 from harness.data.split import class_text, draw_subset, split
@@ -68,6 +71,30 @@ def assemble(
         std=std,
         augmentation=augmentation,
     )
+
+
+def store_of_files(
+    files: Sequence[str],
+    labels: np.ndarray,
+    class_names: Sequence[str],
+    image_format: ImageFormat,
+    **source: Any,
+) -> ImageStore:
+    """Return the store of image files.
+
+    Args:
+        files: The files.
+        labels: Their labels, (N,).
+        class_names: The names of the classes.
+        image_format: How to store the images.
+        source: `path`, the folder of the data set, and what else the labels depend on.
+
+    Raises:
+        UserError: An image cannot be read.
+    """
+    source = source | {"files": file_times(files), "form": image_format.as_json()}
+    images = decode_all((Encoded(Path(f), f) for f in files), image_format)
+    return cached_store(source, lambda: Contents(images, labels, class_names))
 
 
 def augmentation_of(options: CustomOptions) -> Augmentation | ResizedCrop:

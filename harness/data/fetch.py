@@ -18,11 +18,10 @@ import tarfile
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from harness.common.errors import UserError
 from harness.common.locks import locked
@@ -182,27 +181,23 @@ def _receive(response: http.client.HTTPResponse, part: Path, download: Download)
         file=sys.stderr,
         flush=True,
     )
+    from torch.hub import tqdm  # tqdm's bar, or torch's own where that is not installed
+
     md5, total = hashlib.md5(usedforsecurity=False), response.headers["Content-Length"]
-    with open(part, "wb") as file, _bar(int(total) if total else None) as advance:
+    bar = tqdm(
+        total=int(total) if total else None,
+        unit="B",
+        unit_scale=True,
+        disable=not sys.stderr.isatty(),
+    )
+    with open(part, "wb") as file, bar:
         while block := response.read(1 << 20):
             file.write(block)
             md5.update(block)
-            advance(len(block))
+            bar.update(len(block))
         file.flush()
         os.fsync(file.fileno())
         return file.tell(), md5.hexdigest()
-
-
-@contextlib.contextmanager
-def _bar(total: int | None) -> Iterator[Callable[[int], Any]]:
-    """Show a progress bar on a terminal, and nothing in a log file."""
-    if not sys.stderr.isatty():
-        yield lambda n: None
-        return
-    from torch.hub import tqdm  # tqdm's bar, or torch's own where that is not installed
-
-    with tqdm(total=total, unit="B", unit_scale=True) as bar:
-        yield bar.update
 
 
 def _extract(path: Path, archive: Archive, root: Path) -> None:

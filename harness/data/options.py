@@ -82,8 +82,10 @@ Size = Annotated[int | float, BeforeValidator(_size)]
 Location = Annotated[Path, AfterValidator(_absolute)]
 Files = Annotated[tuple[Location, ...], BeforeValidator(_as_list), Field(min_length=1)]
 Label = Annotated[str, Field(pattern=r"^\w[\w .,()+-]*$", max_length=60)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Spread = Annotated[float, Field(gt=0, le=1)]
+_Fraction = Annotated[float, Field(ge=0, le=1)]
+_Spread = Annotated[float, Field(gt=0, le=1)]
+Mean = tuple[_Fraction, _Fraction, _Fraction] | None
+Std = tuple[_Spread, _Spread, _Spread] | None
 
 
 class DatasetOptions(BaseModel):
@@ -138,8 +140,8 @@ class ImageOptions(DatasetOptions):
             images.
     """
 
-    mean: tuple[Fraction, Fraction, Fraction] | None = None
-    std: tuple[Spread, Spread, Spread] | None = None
+    mean: Mean = None
+    std: Std = None
 
     @model_validator(mode="after")
     def _mean_with_std(self) -> Self:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
 
@@ -21,11 +22,14 @@ class NetworkOptions(BaseModel):
 
     Attributes:
         network: The name of the family.
+        module: The torch module, as "harness.networks.NAME.network:CLASS"; it is imported when a
+            network is built. Its arguments are the number of classes and the options.
         n_maps: The number of `Network.feature_maps`.
         is_selectable: Whether an experiment file may name the family.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    module: ClassVar[str]
     n_maps: ClassVar[int]
     is_selectable: ClassVar[bool] = True
 
@@ -37,8 +41,11 @@ class NetworkOptions(BaseModel):
         raise NotImplementedError
 
     def build(self, n_classes: int) -> Network:
-        """Return a freshly initialised network; import its torch module here."""
-        raise NotImplementedError
+        """Return a freshly initialised network."""
+        network: Network = pkgutil.resolve_name(self.module)(
+            n_classes, **self.model_dump(exclude={"network"})
+        )
+        return network
 
     @classmethod
     def fields_of_checkpoint(cls, shapes: Mapping[str, Shape]) -> dict[str, Any] | None:

@@ -21,12 +21,12 @@ from harness.data.decode import ImageFormat
 from harness.data.fetch import Archive, fetch
 from harness.data.listing import all_parquet, parquet_files
 from harness.data.options import (
-    Fraction,
     Label,
     Location,
+    Mean,
     PublishedOptions,
     Size,
-    Spread,
+    Std,
     register_dataset,
 )
 from harness.data.packed import ImageStore
@@ -68,11 +68,7 @@ class CifarOptions(PublishedOptions):
     path: Location | None = None
 
     def load(self, with_test: bool) -> Dataset:
-        """Load the data from `path` alone if it is given.
-
-        Raises:
-            UserError: The files are missing and cannot be downloaded, broken, or not CIFAR's.
-        """
+        """Load the data from `path` alone if it is given."""
         files, folder = self.files, self.files.archive.folder
         # In the data root, parquet files lie in a folder of the data set's own.
         root = self.path or data_root()
@@ -147,8 +143,8 @@ class Cifar100Options(CifarOptions):
 
     name: Literal["cifar100"] = "cifar100"
     label: Label = "cifar100"
-    mean: tuple[Fraction, Fraction, Fraction] | None = (0.5071, 0.4867, 0.4408)
-    std: tuple[Spread, Spread, Spread] | None = (0.2675, 0.2565, 0.2761)
+    mean: Mean = (0.5071, 0.4867, 0.4408)
+    std: Std = (0.2675, 0.2565, 0.2761)
 
 
 def _from_parquet(cifar: CifarFiles, folder: Path, split: Split) -> ImageStore:

@@ -18,17 +18,18 @@ from harness.data.assemble import (
     check_range,
     check_test_classes,
     check_training_classes,
+    store_of_files,
 )
-from harness.data.cache import Contents, cached_store, file_times
+from harness.data.cache import file_times
 from harness.data.dataset import Dataset, ResizedCrop
-from harness.data.decode import Encoded, ImageFormat, decode_all
+from harness.data.decode import ImageFormat
 from harness.data.fetch import Archive, fetch
 from harness.data.options import (
-    Fraction,
     Label,
     Location,
+    Mean,
     PublishedOptions,
-    Spread,
+    Std,
     register_dataset,
 )
 from harness.data.packed import ImageStore
@@ -62,18 +63,12 @@ class CubOptions(PublishedOptions):
     name: Literal["cub200"] = "cub200"
     label: Label = CUB_LABEL
     image_size: Annotated[int, Field(ge=8, le=1024)] = 224
-    mean: tuple[Fraction, Fraction, Fraction] | None = IMAGENET_MEAN
-    std: tuple[Spread, Spread, Spread] | None = IMAGENET_STD
+    mean: Mean = IMAGENET_MEAN
+    std: Std = IMAGENET_STD
     path: Location | None = None
 
     def load(self, with_test: bool) -> Dataset:
-        """Load the official split.
-
-        Raises:
-            UserError: The files are missing and cannot be downloaded, the tables do not fit each
-                other, an image cannot be read, or only some of the classes are there under the
-                label of all.
-        """
+        """Load the official split."""
         folder = self._folder()
         names, files, labels, in_train = read_tables(folder)
         if len(names) != N_CLASSES and self.label == CUB_LABEL:
@@ -91,14 +86,9 @@ class CubOptions(PublishedOptions):
 
         def open_part(is_member: np.ndarray) -> ImageStore:
             part = [files[i] for i in np.flatnonzero(is_member)]
-            source = {
-                "path": str(folder),
-                "tables": table_times,
-                "files": file_times(part),
-                "form": image_format.as_json(),
-            }
-            images = decode_all((Encoded(Path(f), f) for f in part), image_format)
-            return cached_store(source, lambda: Contents(images, labels[is_member], names))
+            return store_of_files(
+                part, labels[is_member], names, image_format, path=str(folder), tables=table_times
+            )
 
         test = open_part(~in_train) if with_test else None
         return assemble(self, augmentation, open_part(in_train), test)

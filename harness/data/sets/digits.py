@@ -38,11 +38,7 @@ class DigitsOptions(DatasetOptions):
     test: Count = 500
 
     def load(self, with_test: bool) -> Dataset:
-        """Load the data; grey values 0 to 16 become 0 to 255 in three equal channels.
-
-        Raises:
-            UserError: The split sizes leave a class empty.
-        """
+        """Load the data; grey values 0 to 16 become 0 to 255 in three equal channels."""
         values, labels = read_digits()
         grey = np.round(values * (255 / 16)).astype(np.uint8)
         images = np.repeat(grey[..., None], 3, axis=-1)

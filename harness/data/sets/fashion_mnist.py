@@ -130,11 +130,7 @@ class FashionMnistOptions(PublishedOptions):
     path: Location | None = None
 
     def load(self, with_test: bool) -> Dataset:
-        """Load the official split; grey values are in three equal channels.
-
-        Raises:
-            UserError: A file is missing and cannot be downloaded, or is not the published one.
-        """
+        """Load the official split; grey values are in three equal channels."""
         splits: tuple[Split, ...] = ("train", "test") if with_test else ("train",)
         folder = self._folder(splits)
         train, *test = (_open_split(folder, split, self.image_size) for split in splits)

@@ -17,10 +17,9 @@ from harness.data.assemble import (
     check_test_classes,
     check_training_classes,
     image_format_of,
+    store_of_files,
 )
-from harness.data.cache import Contents, cached_store, file_times
 from harness.data.dataset import Dataset
-from harness.data.decode import Encoded, decode_all
 from harness.data.listing import Reader, Tally, find_parts
 from harness.data.options import CustomOptions, Location, register_dataset
 from harness.data.packed import ImageStore
@@ -40,10 +39,6 @@ class FolderOptions(CustomOptions):
 
         Classes are numbered in the order of their names among the training images. Without a test
         folder, the test part is drawn.
-
-        Raises:
-            UserError: There is no such folder, a class has no images, an image cannot be read, or
-                the split leaves a class empty.
         """
         path = self.path
         if not path.is_dir():
@@ -64,17 +59,10 @@ class FolderOptions(CustomOptions):
             check_range(test_labels, names, str(test_folder))
             check_test_classes(test_labels, names, str(path))
 
-        image_format = image_format_of(self)
-
         def open_part(files: list[str], labels: np.ndarray, folder: Path) -> ImageStore:
-            source = {
-                "path": str(folder),
-                "files": file_times(files),
-                "names": names,
-                "form": image_format.as_json(),
-            }
-            images = decode_all((Encoded(Path(f), f) for f in files), image_format)
-            return cached_store(source, lambda: Contents(images, labels, names))
+            return store_of_files(
+                files, labels, names, image_format_of(self), path=str(folder), names=names
+            )
 
         dataset = assemble(
             self,

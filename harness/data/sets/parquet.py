@@ -54,12 +54,7 @@ class ParquetOptions(CustomOptions):
         return self
 
     def load(self, with_test: bool) -> Dataset:
-        """Load the images; without test files, the test part is drawn.
-
-        Raises:
-            UserError: There are no such files or columns, an image cannot be read, labels are
-                wrong, or the split leaves a class empty.
-        """
+        """Load the images; without test files, the test part is drawn."""
         tally = Tally()
         train, test = self._find_files(tally)
         columns = Columns(self.image_column, self.label_column)

@@ -1,20 +1,18 @@
 """Options of the MobileNets."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from harness.networks.options import Dropout, NetworkOptions, Shape, n_rows, register_network
-
-if TYPE_CHECKING:
-    from harness.networks.base import Network
 
 
 @register_network
 class MobileNetOptions(NetworkOptions):
     """Options of `harness.networks.mobile_net.network.MobileNet`."""
 
+    module: ClassVar[str] = "harness.networks.mobile_net.network:MobileNet"
     n_maps: ClassVar[int] = 5
 
     network: Literal["mobile_net"] = "mobile_net"
@@ -25,12 +23,6 @@ class MobileNetOptions(NetworkOptions):
     def label(self) -> str:
         """The short name of the network."""
         return f"mobilenet-{self.ca:.2f}"
-
-    def build(self, n_classes: int) -> "Network":
-        """Return a freshly initialised network."""
-        from harness.networks.mobile_net.network import MobileNet
-
-        return MobileNet(n_classes, self.ca, self.dropout)
 
     @classmethod
     def fields_of_checkpoint(cls, shapes: Mapping[str, Shape]) -> dict[str, Any] | None:

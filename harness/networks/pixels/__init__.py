@@ -1,13 +1,10 @@
 """No network: the pixels are the embedding, for methods that look at the images alone."""
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from harness.networks.options import NetworkOptions, register_network
-
-if TYPE_CHECKING:
-    from harness.networks.base import Network
 
 PIXELS = "pixels"
 
@@ -21,6 +18,7 @@ class PixelsOptions(NetworkOptions):
         width: Width of the images in pixels.
     """
 
+    module: ClassVar[str] = "harness.networks.pixels.network:Pixels"
     n_maps: ClassVar[int] = 1
     is_selectable: ClassVar[bool] = False
 
@@ -37,9 +35,3 @@ class PixelsOptions(NetworkOptions):
     def n_features(self) -> int:
         """The number of values of an image: three channels of each pixel."""
         return 3 * self.height * self.width
-
-    def build(self, n_classes: int) -> "Network":
-        """Return a freshly initialised network."""
-        from harness.networks.pixels.network import Pixels
-
-        return Pixels(n_classes, self.height, self.width)

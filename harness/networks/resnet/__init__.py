@@ -1,7 +1,7 @@
 """Options of the CIFAR residual networks."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator
 
@@ -13,14 +13,12 @@ from harness.networks.options import (
     register_network,
 )
 
-if TYPE_CHECKING:
-    from harness.networks.base import Network
-
 
 @register_network
 class ResNetOptions(NetworkOptions):
     """Options of `harness.networks.resnet.network.ResNet`."""
 
+    module: ClassVar[str] = "harness.networks.resnet.network:ResNet"
     n_maps: ClassVar[int] = 3
 
     network: Literal["resnet"] = "resnet"
@@ -30,12 +28,6 @@ class ResNetOptions(NetworkOptions):
     def label(self) -> str:
         """The short name of the network."""
         return f"resnet-{self.depth}"
-
-    def build(self, n_classes: int) -> "Network":
-        """Return a freshly initialised network."""
-        from harness.networks.resnet.network import ResNet
-
-        return ResNet(n_classes, self.depth)
 
     @classmethod
     def fields_of_checkpoint(cls, shapes: Mapping[str, Shape]) -> dict[str, Any] | None:

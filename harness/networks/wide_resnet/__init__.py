@@ -1,7 +1,7 @@
 """Options of the wide residual networks."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -15,14 +15,12 @@ from harness.networks.options import (
     register_network,
 )
 
-if TYPE_CHECKING:
-    from harness.networks.base import Network
-
 
 @register_network
 class WideResNetOptions(NetworkOptions):
     """Options of `harness.networks.wide_resnet.network.WideResNet`."""
 
+    module: ClassVar[str] = "harness.networks.wide_resnet.network:WideResNet"
     n_maps: ClassVar[int] = 3
 
     network: Literal["wide_resnet"] = "wide_resnet"
@@ -35,12 +33,6 @@ class WideResNetOptions(NetworkOptions):
     def label(self) -> str:
         """The short name of the network."""
         return f"wrn-{self.depth}-{self.width}"
-
-    def build(self, n_classes: int) -> "Network":
-        """Return a freshly initialised network."""
-        from harness.networks.wide_resnet.network import WideResNet
-
-        return WideResNet(n_classes, self.depth, self.width, self.dropout, self.final_bn_momentum)
 
     @classmethod
     def fields_of_checkpoint(cls, shapes: Mapping[str, Shape]) -> dict[str, Any] | None:
