@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from pytorch_metric_learning.distances import LpDistance
 from pytorch_metric_learning.miners import TripletMarginMiner
 from torch import Tensor
-from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 from torch.nn import functional as F
 
 from harness.distill.relations import (
@@ -302,23 +301,6 @@ def test_distances_are_in_float32_at_least(given_dtype: torch.dtype, expected: t
     torch.testing.assert_close(d, unit_distances(x.double()).to(expected), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("relation", RELATIONS)
-def test_autocast_changes_nothing(relation: str) -> None:
-    labels = torch.arange(48) % 6
-    x, teacher = embeddings(48, 16).float().requires_grad_(), embeddings(48, 24, seed=1).float()
-    d = unit_distances(x)
-    loss, n = stage1_loss(x, teacher, labels, relation=relation, **SETTINGS)
-    (gradient,) = torch.autograd.grad(loss, x)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert (x @ x.T).dtype == torch.bfloat16  # autocast is at work
-        assert torch.equal(unit_distances(x), d)
-        cast_loss, cast_n = stage1_loss(x, teacher, labels, relation=relation, **SETTINGS)
-    assert cast_loss.dtype == torch.float32
-    assert torch.equal(cast_loss, loss)
-    assert cast_n == n
-    assert torch.equal(torch.autograd.grad(cast_loss, x)[0], gradient)
-
-
 @pytest.mark.parametrize("relation", ["tuple", "triplet"])
 def test_float32_is_enough(relation: str) -> None:
     labels = torch.arange(128) % 10
@@ -357,16 +339,6 @@ def test_same_relations_cost_nothing(relation: str) -> None:
 
 
 @pytest.mark.parametrize("relation", RELATIONS)
-def test_student_alone_gets_a_gradient(relation: str) -> None:
-    labels = torch.arange(20) % 4
-    student, teacher = (embeddings(20, 8, seed).requires_grad_() for seed in (0, 1))
-    stage1_loss(student, teacher, labels, relation=relation, **SETTINGS)[0].backward()
-    assert teacher.grad is None
-    assert student.grad is not None
-    assert (student.grad != 0).any()
-
-
-@pytest.mark.parametrize("relation", RELATIONS)
 def test_given_pairs_change_nothing(relation: str) -> None:
     labels = torch.arange(30) % 4
     student, teacher = embeddings(30, 8), embeddings(30, 8, seed=1)
@@ -378,21 +350,6 @@ def test_given_pairs_change_nothing(relation: str) -> None:
         stage1_loss(student, teacher, labels, relation=relation, **SETTINGS, pairs=fewer)[1]
         < ours[1]
     )
-
-
-@pytest.mark.parametrize("relation", RELATIONS)
-def test_given_pairs_nothing_waits_for_the_device(relation: str) -> None:
-    """Fake tensors have shapes but no values: anything that needs a value on the host raises."""
-    with FakeTensorMode():
-        student = torch.empty(32, 8, requires_grad=True)
-        labels = torch.empty(32, dtype=torch.long)
-        pairs = (torch.empty(90, dtype=torch.long), torch.empty(90, dtype=torch.long))
-        teacher = torch.empty(32, 16)
-        loss, n = stage1_loss(student, teacher, labels, relation=relation, **SETTINGS, pairs=pairs)
-        loss.backward()
-        assert loss.shape == n.shape == ()
-        with pytest.raises(DynamicOutputShapeException):
-            stage1_loss(student, teacher, labels, relation=relation, **SETTINGS)
 
 
 @pytest.mark.parametrize("relation", RELATIONS)
@@ -443,20 +400,6 @@ def test_temperature_too_small() -> None:
     settings = SETTINGS | {"tau1": 0.01}
     with pytest.raises(ValueError, match=r"^tau1: 0\.01 is too small for float32; use 0\.05 or"):
         stage1_loss(x, x, torch.zeros(4, dtype=torch.long), relation="tuple", **settings)
-
-
-@pytest.mark.parametrize("relation", RELATIONS)
-def test_dead_embeddings(relation: str) -> None:
-    """All-zero rows, which have no direction: finite values and gradients."""
-    labels = torch.arange(16) % 4
-    student, teacher = embeddings(16, 8), embeddings(16, 8, seed=1)
-    student[:6] = 0
-    teacher[4:9] = 0
-    student.requires_grad_()
-    loss, _ = stage1_loss(student, teacher, labels, relation=relation, **SETTINGS)
-    (gradient,) = torch.autograd.grad(loss, student)
-    assert loss.isfinite()
-    assert gradient.isfinite().all()
 
 
 def test_unknown_relation() -> None:
