@@ -1,7 +1,7 @@
 """Journals to MLflow and other trackers. `harness sync` can rebuild all of it.
 
-- `sync`: the run of a cell in MLflow; `grid_run`: the run of a whole grid; `run_fields`: what any
-  tracker shows of a cell.
+- `sync`: which cells are sent to MLflow, and when; `cell_run`, `grid_run`: what the run of a cell
+  and of a whole grid holds; `run_fields`: the fields of a cell's run in any tracker.
 - `sync_state`: which runs already hold a cell; `lost_runs`: which of them MLflow has lost.
 - `client`: the only way to MLflow; `environment`: which MLflow, and how its client behaves;
   `mlflow_private`: everything that is private in MLflow and used here.

@@ -59,15 +59,7 @@ def schema_of(counts: Counts) -> str:
 def log_events(
     client: MlflowClient, run_id: str, events: Sequence[dict[str, Any]], n_sent: int, status: str
 ) -> None:
-    """Send the metrics of a journal's further epochs, and tags about the training.
-
-    Args:
-        client: MLflow's client.
-        run_id: The cell's run.
-        events: The journal's events of this training.
-        n_sent: How many of the events have been sent.
-        status: The cell's status.
-    """
+    """Send the metrics of the epochs that follow the first `n_sent` events, and tags."""
     from mlflow.entities import Metric
 
     metrics = [
@@ -93,13 +85,7 @@ def log_results(
 ) -> None:
     """Send the results of a finished cell, and register it if it is a teacher.
 
-    Args:
-        client: MLflow's client.
-        run_id: The cell's run.
-        plan: The plan.
-        fingerprint: The cell.
-        directory: The cell's directory.
-        when: The end of the training in milliseconds since 1970.
+    `when` is the end of the training in milliseconds since 1970.
     """
     from mlflow.entities import Metric
 

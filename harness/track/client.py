@@ -245,13 +245,9 @@ def log_tags(client: MlflowClient, run_id: str, tags: Mapping[str, object]) -> N
 def log_params(
     client: MlflowClient, run_id: str, values: dict[str, Any], known: Collection[str] = ()
 ) -> None:
-    """Log params of any number and length, cut to the length that MLflow keeps.
+    """Log any number of params, cut to the length that MLflow keeps.
 
-    Args:
-        client: MLflow's client.
-        run_id: The run.
-        values: Value by name.
-        known: Params that the run has already; MLflow refuses to change one.
+    Those in `known` are left out: the run has them, and MLflow refuses to change a param.
     """
     from mlflow.entities import Param
 

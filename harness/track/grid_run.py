@@ -95,12 +95,8 @@ def _grid_runs(client: MlflowClient, experiment_id: str, plan: Plan) -> list[Run
 def publish_summary(client: MlflowClient, run_id: str, summary: GridSummary, when: int) -> None:
     """Show a summary on the grid's run.
 
-    Args:
-        client: MLflow's client.
-        run_id: The grid's run.
-        summary: What to show.
-        when: Milliseconds since 1970; if they are the same whenever it is sent, MLflow keeps one
-            value per metric.
+    `when` is in milliseconds since 1970. If it is the same whenever the summary is sent, MLflow
+    keeps one value per metric.
     """
     log_tags(client, run_id, {**summary.tags, NOTE: summary.text})
     from mlflow.entities import Metric

@@ -26,12 +26,6 @@ def find_lost(
 
     Their run is gone, or has another status, or fewer epochs. An epoch's rows are sent in order, so
     those of the last epoch vouch for all before.
-
-    Args:
-        client: MLflow's client.
-        experiment_id: MLflow's experiment.
-        parent_id: The grid's run.
-        sent: The cells, and what was sent of each.
     """
     runs = {run.info.run_id: run for run in children(client, experiment_id, parent_id)}
     return {

@@ -15,14 +15,8 @@ def save(model: TrainedModel, folder: Path) -> Path:
 
     `mlflow.pytorch.load_model` gives a module that takes images, (B, 3, height, width) float32 in
     [0, 1], and returns logits, (B, classes). It is saved as a graph, since MLflow refuses to read
-    pickles. Its metadata describes classes and preprocessing.
-
-    Args:
-        model: The network.
-        folder: The folder to create.
-
-    Returns:
-        `folder`.
+    pickles. Its metadata describes classes and preprocessing. The folder, which must not exist yet,
+    is created and returned.
     """
     import mlflow.pytorch
     from mlflow.models import infer_signature

@@ -53,11 +53,7 @@ def migrations() -> ScriptDirectory:
 
 
 def system_metrics_monitor(uri: str) -> SystemMetricsMonitor:
-    """Return MLflow's monitor of this machine, which is not started: it samples when it is asked.
-
-    Args:
-        uri: The tracking server, which the monitor asks for nothing.
-    """
+    """Return MLflow's monitor of this machine, not started, so that it samples when asked."""
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
     return SystemMetricsMonitor("", tracking_uri=uri)

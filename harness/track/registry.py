@@ -46,14 +46,8 @@ def register_teacher(
 ) -> None:
     """Register a finished teacher as a version of the registered model, once.
 
-    Every version gets the alias `seed-N`, and the first seed's version `teacher`, too.
-
-    Args:
-        client: MLflow's client.
-        plan: The plan.
-        fingerprint: The teacher's cell.
-        run: The cell's run, with model.pt among its artifacts.
-        directory: The cell's directory.
+    Every version gets the alias `seed-N`, and the first seed's version `teacher`, too. Among the
+    artifacts of the cell's `run` is model.pt.
     """
     from mlflow.exceptions import MlflowException
 

@@ -49,13 +49,7 @@ _ENTRY, _ENTRIES = TypeAdapter(SyncState), TypeAdapter(dict[str, SyncState])
 
 
 def sync_key(address: str, experiment: str, grid: str) -> str:
-    """Return the key of an entry.
-
-    Args:
-        address: The server's address or the database's URL, without a password.
-        experiment: The name of the experiment.
-        grid: The identity of the grid.
-    """
+    """Return the key of an entry; `address` is the server or database, without a password."""
     return f"{address} {experiment} {grid}"
 
 
