@@ -1,4 +1,4 @@
-"""Options that all benchmarks have, and what they say about the machine."""
+"""Options of all benchmarks, and their description of the machine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from harness.train.device import describe, resolve_device
 
 
 def parser_of(description: str, rounds: int) -> argparse.ArgumentParser:
-    """rounds: by default."""
+    """Return a parser with the options of all benchmarks; `rounds` is a default."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--device", default="auto", help="auto (the default), cpu, cuda or mps")
     parser.add_argument("--threads", type=int, help="CPU threads of torch")
@@ -27,10 +27,10 @@ def parser_of(description: str, rounds: int) -> argparse.ArgumentParser:
 
 
 def chosen_device(arguments: argparse.Namespace) -> torch.device:
-    """The device, with torch's threads set, and `rounds` filled in.
+    """Return the device, after setting torch's threads and filling in `rounds`.
 
     Raises:
-        UserError: it is not there.
+        UserError: There is no such device.
     """
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
@@ -40,14 +40,14 @@ def chosen_device(arguments: argparse.Namespace) -> torch.device:
 
 
 def settle_of(device: torch.device) -> Callable[[], object]:
-    """What waits for the device (frame.alternate)."""
+    """Return a function that waits for the device (frame.alternate)."""
     if device.type == "cuda":
         return partial(torch.cuda.synchronize, device)
     return torch.mps.synchronize if device.type == "mps" else lambda: None
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """Of a record: which code on which machine."""
+    """Return the description of code and machine in a record."""
     version = code_version()
     return {
         "kind": device.type,
@@ -60,7 +60,7 @@ def machine(device: torch.device) -> dict[str, Any]:
     }
 
 
-def keep(kept: Record, arguments: argparse.Namespace) -> None:
-    """Save it if that was asked for; `--quick` has nothing worth keeping."""
+def keep(record: Record, arguments: argparse.Namespace) -> None:
+    """Save a record with `--save`, unless `--quick` made it worthless."""
     if arguments.save and not arguments.quick:
-        print(f"written: {save(kept)}")
+        print(f"written: {save(record)}")

@@ -1,14 +1,14 @@
-"""The harness's training step beside the bare networks: what the harness itself costs.
+"""The harness's training step compared with the bare networks: what the harness itself costs.
 
     python benchmarks/bare_bound.py [--device auto|cpu|cuda] [--batch N] [--classes N]
         [--student 16-1] [--quick] [--save]
 
-A kind of step at a time, its sides take turns, an epoch of a few batches each. `bare` is the least
-that this step can take: the frozen teacher forward, the student forward and backward from a
-trivial loss, and the optimiser's step, on batches that lie there. `harness` is train_epoch: it
-shuffles, crops and flips, computes the method's loss and keeps its averages. Where a kind has a
-teacher, a second comparison leaves it out: the bare student alone, and the harness with the
-teacher's answers at hand. Images are noise in CIFAR's shape, float32; all sides run under the
+For each kind of step, both sides take turns, each with an epoch of a few batches. `bare` is the
+least that the step can take: the frozen teacher's forward pass, the student's forward pass and
+backward pass from a trivial loss, and the optimiser's step, on batches that are ready. `harness` is
+train_epoch: it shuffles, crops and flips, computes the method's loss and accumulates averages. For
+a kind with a teacher, a second comparison leaves it out: the bare student alone, and the harness
+with cached teacher outputs. Images are noise of CIFAR's shape in float32; both sides run under the
 harness's deterministic settings.
 """
 
@@ -31,19 +31,19 @@ from harness.train.loop import train_epoch
 KINDS = ("supervised", "kd", "stage1", "stage2")
 BARE, HARNESS = "bare", "harness"
 ALONE, AT_HAND = "student alone", "answers at hand"
-STEPS = {"cpu": 2}  # of an epoch; elsewhere MANY, as a step takes milliseconds there
+STEPS = {"cpu": 2}  # per epoch; MANY on other devices, where a step takes milliseconds
 MANY = 50
 
 
 def harness_side(case: Case, kind: str, images: Images, answers: Path | None = None) -> Step:
-    """An epoch of the harness's loop. answers: where those of its first call are kept."""
+    """Return an epoch of the harness's loop; `answers` is a folder for cached teacher outputs."""
     config = case.config
     p = case.training(kind, config, images, answers)
     return lambda: train_epoch(p.model, p.training, p.optimizer, images, config, 0, lambda: False)
 
 
 def bare_side(case: Case, kind: str, images: Images, with_teacher: bool = True) -> Step:
-    """The networks alone, on the same number of batches."""
+    """Return the networks' steps alone, on the same number of batches."""
     batches = [batch.x for batch in images.augmented(case.batch, epoch_generator(0, 0))]
     student = case.network(case.student)
     optimizer = case.optimizer(student.parameters())
@@ -62,6 +62,7 @@ def bare_epoch(
     batches: Iterable[Tensor],
     teacher: Network | None,
 ) -> None:
+    """Run one bare step per batch."""
     for x in batches:
         if teacher is not None:
             with torch.no_grad():
@@ -75,13 +76,15 @@ SIDES: dict[str, Callable[[Case, str, Images], Step]] = {BARE: bare_side, HARNES
 
 
 def measure(case: Case, rounds: int, settle: Callable[[], object]) -> list[dict[str, object]]:
-    """A comparison for each kind, and for each with a teacher another one without asking it;
-    seconds are those of an epoch."""
-    images, found = case.noise(), []
+    """Compare the sides for each kind and, with a teacher, again without its forward pass.
+
+    Seconds are those of an epoch.
+    """
+    images, comparisons = case.noise(), []
 
     def compare(what: str, steps: dict[str, Step], base: str) -> None:
-        found.append(comparison(what, alternate(steps, rounds, settle), base))
-        print(table(found[-1]), flush=True)
+        comparisons.append(comparison(what, alternate(steps, rounds, settle), base))
+        print(table(comparisons[-1]), flush=True)
 
     for kind in KINDS:
         compare(kind, {name: side(case, kind, images) for name, side in SIDES.items()}, BARE)
@@ -90,19 +93,20 @@ def measure(case: Case, rounds: int, settle: Callable[[], object]) -> list[dict[
                 alone = bare_side(case, kind, images, with_teacher=False)
                 at_hand = harness_side(case, kind, images, Path(folder))
                 compare(f"{kind}, {AT_HAND}", {ALONE: alone, AT_HAND: at_hand}, ALONE)
-    return found
+    return comparisons
 
 
 def main(argv: list[str] | None = None) -> Record:
+    """Run the benchmark."""
     parser = parser_of((__doc__ or "").splitlines()[0], rounds=9)
     add_case(parser)
     arguments = parser.parse_args(argv)
     device = chosen_device(arguments)
     steps = 1 if arguments.quick else STEPS.get(device.type, MANY)
     case = case_of(arguments, device, steps)
-    found = measure(case, arguments.rounds, settle_of(device))
+    comparisons = measure(case, arguments.rounds, settle_of(device))
     setting = {**case.setting, "steps": steps, "rounds": arguments.rounds}
-    kept = record("bare_bound", machine(device), setting, comparisons=found)
+    kept = record("bare_bound", machine(device), setting, comparisons=comparisons)
     keep(kept, arguments)
     return kept
 

@@ -1,4 +1,4 @@
-"""What is timed: images of noise, networks, and trainings of the harness on them."""
+"""The timed cases: images of noise, networks, and trainings of the harness on them."""
 
 from __future__ import annotations
 
@@ -26,13 +26,22 @@ from harness.train.methods.base import Context, Training, training_of
 from harness.train.optimizer import make_optimizer
 from harness.train.teacher_cache import TeacherCache
 
-# So small that no weight leaves its place, however many steps are timed.
+# So small that the weights stay the same, however many steps are timed.
 LR = 1e-6
 
 
 @dataclass(frozen=True)
 class Case:
-    """teacher, student: wide residual networks, as "40-2". images: for training, 32 x 32."""
+    """A training case.
+
+    Attributes:
+        device: The device.
+        batch: Images per batch.
+        classes: The number of classes.
+        images: The number of training images, 32 x 32.
+        teacher: A wide residual network, as "40-2".
+        student: Another one.
+    """
 
     device: torch.device
     batch: int = 128
@@ -43,7 +52,7 @@ class Case:
 
     @property
     def setting(self) -> dict[str, Any]:
-        """As a record has it."""
+        """The case as a record describes it."""
         return {
             "batch": self.batch,
             "classes": self.classes,
@@ -69,19 +78,26 @@ class Case:
         )
 
     def network(self, options: str) -> Network:
+        """Build a network, as "40-2", on the device."""
         depth, width = map(int, options.split("-"))
         made = build("wide_resnet", self.classes, depth=depth, width=width)
         return made.to(self.device).to(memory_format=torch.channels_last)
 
     def noise(self) -> Images:
-        """The images, on the device."""
+        """Return the images, on the device."""
         return images_of(self.images, self.classes, self.device)
 
     def training(
         self, kind: str, config: CellConfig, images: Images, answers: Path | None = None
     ) -> Prepared:
-        """A training of this kind of cell, as a cell's process has it. answers: where the
-        teacher's are kept."""
+        """Return a training of this kind of cell, as a cell's process makes it.
+
+        Args:
+            kind: The kind.
+            config: The cell's configuration.
+            images: The training images.
+            answers: The folder for cached teacher outputs; None for no cache.
+        """
         student = self.network(self.student)
         teacher = self.network(self.teacher) if takes_teacher(kind) else None
         kept = None
@@ -95,7 +111,7 @@ class Case:
         return Prepared(student, training, self.optimizer(parameters))
 
     def optimizer(self, parameters: Iterable[Parameter]) -> torch.optim.SGD:
-        """As the loop has it."""
+        """Return the optimizer that the loop uses."""
         made = make_optimizer(parameters, Optimizer(), self.device)
         for group in made.param_groups:
             group["lr"] = LR
@@ -104,13 +120,15 @@ class Case:
 
 @dataclass(frozen=True)
 class Prepared:
+    """A training with its network and optimizer."""
+
     model: Network
     training: Training
     optimizer: torch.optim.Optimizer
 
 
 def images_of(n: int, classes: int, device: torch.device) -> Images:
-    """n images of noise in CIFAR's shape, cropped and flipped as CIFAR's are."""
+    """Return n images of noise in CIFAR's shape, cropped and flipped like CIFAR's."""
     pixels = np.random.default_rng(0).integers(0, 256, (n, 32, 32, 3), dtype=np.uint8)
     part = ImageSet(pixels, np.arange(n) % classes)
     names = tuple(map(str, range(classes)))
@@ -120,7 +138,7 @@ def images_of(n: int, classes: int, device: torch.device) -> Images:
 
 
 def add_case(parser: argparse.ArgumentParser) -> None:
-    """Options of what is timed."""
+    """Add the options of a case."""
     usual = Case(torch.device("cpu"))
     parser.add_argument("--batch", type=int, default=usual.batch)
     parser.add_argument("--classes", type=int, default=usual.classes)
@@ -129,7 +147,7 @@ def add_case(parser: argparse.ArgumentParser) -> None:
 
 
 def case_of(arguments: argparse.Namespace, device: torch.device, steps: int) -> Case:
-    """The case, set up as a cell's process is: deterministic. steps: of its epochs."""
+    """Return the case with `steps` steps per epoch, and make torch deterministic as in cells."""
     be_deterministic()
     torch.manual_seed(0)
     if arguments.quick:
@@ -139,6 +157,6 @@ def case_of(arguments: argparse.Namespace, device: torch.device, steps: int) -> 
 
 
 def takes_teacher(kind: str) -> bool:
-    """Whether a training of this kind asks a teacher."""
+    """Return whether a training of this kind uses a teacher."""
     without = {s.kind for m in REGISTRY.values() if not m.needs for s in m.stages}
     return kind not in without

@@ -1,10 +1,9 @@
-"""What costs grow with: a step with its batch and its classes, evaluation with the images, planning
-with the cells.
+"""How costs grow: steps with batch and classes, evaluation with images, planning with cells.
 
     python benchmarks/costs.py [--device auto|cpu|cuda] [--quick] [--save] [--draw]
 
-A step is one of stage 1 of the harness's loop; its loss is timed alone, too, from embeddings that
-lie there. The sizes of a sweep take turns. `--draw` measures nothing: it draws
+A step is one of stage 1 in the harness's loop; its loss is also timed alone, from embeddings that
+are ready. The sizes of a sweep take turns. `--draw` measures nothing: it draws
 docs/figures/performance/costs.png from what is kept.
 """
 
@@ -26,7 +25,7 @@ LOSS, STEP, EVALUATION, PLAN = "loss of stage 1", "step of stage 1", "evaluation
 
 @dataclass(frozen=True)
 class Axis:
-    """A sweep: over what, with which sizes."""
+    """The quantity over which a sweep goes, and its sizes."""
 
     name: str
     words: str
@@ -43,19 +42,23 @@ AXES = (
 
 
 def sweep(axis: str, seconds: dict[str, Seconds]) -> dict[str, Any]:
-    """What is kept of an axis. seconds: what was done -> size, as text -> a value a round.
+    """Return the saved form of a sweep.
 
-    Its lines are [size, lower quartile, median, upper quartile of the seconds] each.
+    Its lines consist of [size, lower quartile, median, upper quartile of the seconds].
+
+    Args:
+        axis: The name of the axis.
+        seconds: what was done -> size as text -> one value per round.
     """
     lines = {
-        name: [[int(size), *map(frame.rounded, frame.spread(v))] for size, v in found.items()]
-        for name, found in seconds.items()
+        name: [[int(size), *map(frame.rounded, frame.spread(v))] for size, v in by_size.items()]
+        for name, by_size in seconds.items()
     }
     return {"axis": axis, "lines": lines}
 
 
 def steps_of(axis: str, sizes: tuple[int, ...], case: Any) -> dict[str, dict[str, Step]]:
-    """What is done -> size, as text -> a step that does it. case: case.Case."""
+    """Return the steps of an axis: what is done -> size as text -> a step."""
     if axis == "cells":
         return {PLAN: planning(sizes)}
     if axis == "images":
@@ -68,6 +71,7 @@ def steps_of(axis: str, sizes: tuple[int, ...], case: Any) -> dict[str, dict[str
 
 
 def loss(case: Any) -> Step:
+    """Return the loss of stage 1 alone."""
     from stage1_loss import batch_of, dense, forward_backward
 
     return partial(
@@ -76,12 +80,14 @@ def loss(case: Any) -> Step:
 
 
 def training_step(case: Any) -> Step:
+    """Return a training step of stage 1."""
     from bare_bound import harness_side
 
     return harness_side(case, "stage1", case.noise())
 
 
 def evaluation(case: Any, n: int) -> Step:
+    """Return an evaluation of n images."""
     from case import images_of
 
     from harness.train.evaluate import embed_and_classify
@@ -91,29 +97,29 @@ def evaluation(case: Any, n: int) -> Step:
 
 
 def planning(sizes: tuple[int, ...]) -> dict[str, Step]:
-    """Number of cells, as text -> a plan of as many seeds of the digits' grid as have them."""
+    """Return plans of the digits' grid with at least so many cells, by their number as text."""
     from planning import many
 
     from harness.plan import make_plan
 
-    wanted = [many(n) for n in sizes]
-    return {str(len(make_plan(*each).cells)): partial(make_plan, *each) for each in wanted}
+    grids = [many(n) for n in sizes]
+    return {str(len(make_plan(*grid).cells)): partial(make_plan, *grid) for grid in grids}
 
 
 def by_chunk(case: Any, rounds: int, settle: Callable[[], object], n: int) -> dict[str, Any]:
-    """An evaluation of n images, by how many of them go through the network in one go."""
+    """Compare evaluations of n images by the number of images per forward pass."""
     import torch
     from case import images_of
 
     model, images = case.network(case.student).eval(), images_of(n, case.classes, case.device)
 
-    def look(size: int) -> None:
+    def evaluate(size: int) -> None:
         with torch.no_grad():
             for batch in images.plain(size):
                 model.embed_and_classify(batch.x)
 
     sizes = [n // 2**k for k in range(0, 6, 2)]
-    steps: dict[str, Step] = {f"{size} at once": partial(look, size) for size in sizes}
+    steps: dict[str, Step] = {f"{size} at once": partial(evaluate, size) for size in sizes}
     seconds = frame.alternate(steps, rounds, settle)
     return frame.comparison(f"evaluation of {n} images", seconds, next(iter(steps)))
 
@@ -121,19 +127,20 @@ def by_chunk(case: Any, rounds: int, settle: Callable[[], object], n: int) -> di
 def measure(
     case: Any, rounds: int, settle: Callable[[], object], quick: bool
 ) -> list[dict[str, Any]]:
-    found = []
+    """Measure every axis."""
+    sweeps = []
     for axis in AXES:
         steps = steps_of(axis.name, axis.quick if quick else axis.sizes, case)
         seconds = {name: frame.alternate(s, rounds, settle) for name, s in steps.items()}
-        found.append(sweep(axis.name, seconds))
-        for name, line in found[-1]["lines"].items():
+        sweeps.append(sweep(axis.name, seconds))
+        for name, line in sweeps[-1]["lines"].items():
             points = ", ".join(f"{size}: {1000 * median:.1f} ms" for size, _, median, _ in line)
             print(f"{name} by {axis.words}: {points}", flush=True)
-    return found
+    return sweeps
 
 
 def draw(kept: list[Record], path: Path) -> None:
-    """Seconds by size, a panel an axis; a line for what is done on each kind of device."""
+    """Draw seconds by size: one panel per axis, one line per task and kind of device."""
     from matplotlib.figure import Figure
 
     from harness.analysis.figures.base import default_settings, pixels
@@ -147,8 +154,8 @@ def draw(kept: list[Record], path: Path) -> None:
         for axes, axis in zip(figure.subplots(2, 2).flat, AXES, strict=True):
             for record in kept:
                 kind = record["machine"]["kind"]
-                (found,) = [s for s in record["sweeps"] if s["axis"] == axis.name]
-                for name, line in found["lines"].items():
+                (measured,) = [s for s in record["sweeps"] if s["axis"] == axis.name]
+                for name, line in measured["lines"].items():
                     sizes, low, median, high = zip(*line, strict=True)
                     s = style[name, kind]
                     label = f"{name}, {kind}"
@@ -159,7 +166,7 @@ def draw(kept: list[Record], path: Path) -> None:
             ticks = sorted({size for size, *_ in points})
             axes.set_xticks(ticks, [f"{n:,}" for n in ticks])
             axes.set_xticks([], minor=True)
-            # Whole powers of ten, as plain numbers: with few of them a slope can still be read.
+            # Whole powers of ten as plain numbers, so that slopes can be read even with few ticks.
             least = math.floor(math.log10(min(low for _, low, *_ in points)))
             most = math.ceil(math.log10(max(high for *_, high in points)))
             powers = [10.0**n for n in range(least, max(most, least + 1) + 1)]
@@ -179,23 +186,24 @@ def draw(kept: list[Record], path: Path) -> None:
 
 
 def points_of(kept: list[Record], axis: str) -> list[list[float]]:
-    """Of all lines of an axis."""
+    """Return the points of all lines of an axis."""
     sweeps = [s for r in kept for s in r["sweeps"] if s["axis"] == axis]
     return [point for s in sweeps for line in s["lines"].values() for point in line]
 
 
 def main(argv: list[str] | None = None) -> Record | None:
+    """Run the benchmark, or draw its figure."""
     from arguments import chosen_device, keep, machine, parser_of, settle_of
     from case import add_case, case_of
 
     parser = parser_of((__doc__ or "").splitlines()[0], rounds=5)
-    parser.add_argument("--draw", action="store_true", help="only draw what is kept")
+    parser.add_argument("--draw", action="store_true", help="only draw the saved results")
     add_case(parser)
     arguments = parser.parse_args(argv)
     if arguments.draw:
         if kept := frame.read("costs"):
             draw(kept, FIGURE)
-        print(f"drawn: {FIGURE}" if kept else "costs: nothing is kept, nothing is drawn")
+        print(f"drawn: {FIGURE}" if kept else "costs: no results, nothing is drawn")
         return None
     device = chosen_device(arguments)
     case = case_of(arguments, device, steps=1)
@@ -205,9 +213,9 @@ def main(argv: list[str] | None = None) -> Record | None:
     print(frame.table(chunks))
     setting = {k: v for k, v in case.setting.items() if k != "images"}
     setting["rounds"] = rounds
-    found = frame.record("costs", machine(device), setting, sweeps=sweeps, comparisons=[chunks])
-    keep(found, arguments)
-    return found
+    result = frame.record("costs", machine(device), setting, sweeps=sweeps, comparisons=[chunks])
+    keep(result, arguments)
+    return result
 
 
 if __name__ == "__main__":

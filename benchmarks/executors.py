@@ -1,11 +1,11 @@
-"""What a cell costs beside its training, on this machine and on a Ray cluster.
+"""The overhead of a cell besides training, on this machine and on a Ray cluster.
 
     python benchmarks/executors.py [--cells N] [--quick] [--save]
 
-A grid of short plain trainings on the digits, two at a time, one thread each: worker processes of
-this machine, and a Ray cluster of two nodes of one core on this very machine, where nodes see the
-store or cells travel. The executors take turns. Overhead is the wall time of both places less what
-the cells themselves say they trained, a cell: starting, loading, writing, sending.
+A grid of short plain trainings on the digits, two at a time with one thread each, runs in worker
+processes of this machine and on a Ray cluster of two nodes of one core on the same machine, where
+nodes see the store or files are sent. The executors take turns. Overhead is the wall time of both
+slots minus the training time in the manifests, per cell: starting, loading, writing, sending.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ EXPERIMENT: dict[str, Any] = {
 
 @contextlib.contextmanager
 def cluster() -> Iterator[str]:
-    """The address of a Ray cluster of PLACES nodes on this machine."""
-    # Ray's processes are nicer than others by default; those of this machine are not.
+    """Yield the address of a Ray cluster of PLACES nodes on this machine."""
+    # By default Ray lowers the priority of its processes.
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
     import ray
     from ray.cluster_utils import Cluster
@@ -66,10 +66,10 @@ def cluster() -> Iterator[str]:
 
 
 def train_all(plan: Plan, executor: Executor, store: Store) -> float:
-    """Every cell, in an empty store; what they trained, in seconds of one place.
+    """Train every cell in an empty store, and return the sum of their training seconds.
 
     Raises:
-        RuntimeError: a cell failed.
+        RuntimeError: A cell failed.
     """
     store.create()
     progress = begin(plan, store)
@@ -80,7 +80,7 @@ def train_all(plan: Plan, executor: Executor, store: Store) -> float:
 
 
 def measure(plan: Plan, rounds: int, address: str, folder: Path) -> tuple[Seconds, dict[str, Any]]:
-    """Seconds of each executor and round, and its seconds of overhead a cell: quartiles."""
+    """Return the seconds of each executor and round, and quartiles of its overhead per cell."""
     from harness.execute.ray.executor import RayExecutor
 
     version = code_version()
@@ -110,28 +110,29 @@ def measure(plan: Plan, rounds: int, address: str, folder: Path) -> tuple[Second
 
 
 def main(argv: list[str] | None = None) -> Record:
+    """Run the benchmark."""
     parser = parser_of((__doc__ or "").splitlines()[0], rounds=5)
     parser.add_argument("--cells", type=int, default=40)
     arguments = parser.parse_args(argv)
     arguments.threads = 1
     chosen_device(arguments)
-    busy = rounded(os.getloadavg()[0])  # with other programs
+    busy = rounded(os.getloadavg()[0])  # due to other programs
     n_cells = 2 if arguments.quick else arguments.cells
     experiment = parse(EXPERIMENT | {"seeds": list(range(n_cells))})
     plan = make_plan(experiment, load(experiment.dataset))
     with cluster() as address, tempfile.TemporaryDirectory() as folder:
         seconds, overhead = measure(plan, arguments.rounds, address, Path(folder))
-    found = comparison("the grid", seconds, LOCAL, overhead=overhead)
-    print(table(found))
+    grid = comparison("the grid", seconds, LOCAL, overhead=overhead)
+    print(table(grid))
     for name, (low, median, high) in overhead.items():
         print(
-            f"  {name:<26}{1000 * median:>10.0f} ms a cell  {1000 * low:.0f} to {1000 * high:.0f}"
+            f"  {name:<26}{1000 * median:>10.0f} ms per cell  {1000 * low:.0f} to {1000 * high:.0f}"
         )
     import ray
 
     setting = {"cells": n_cells, "epochs": 2, "places": PLACES, "rounds": arguments.rounds,
                "ray": ray.__version__, "load average before": busy}  # fmt: skip
-    kept = record("executors", machine(torch.device("cpu")), setting, comparisons=[found])
+    kept = record("executors", machine(torch.device("cpu")), setting, comparisons=[grid])
     keep(kept, arguments)
     return kept
 

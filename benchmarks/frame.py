@@ -1,8 +1,8 @@
-"""What all benchmarks share: steps that take turns, ratios with their spread, and the file they are
-kept in. Without torch, so that the page can be checked at once.
+"""The frame of all benchmarks: steps that take turns, ratios with their spread, result files.
 
-A benchmark compares steps, callables by name. They take turns in one process, so that a slower
-minute of the machine slows all of them, and what counts is the ratio of two steps of one round.
+A benchmark compares steps, which are callables with names. They take turns in one process, so that
+a slow minute of the machine slows all of them; what counts is the ratio of two steps in one round.
+Nothing here imports torch, so that checking the page is quick.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 RESULTS = Path(__file__).resolve().parent / "results"
-DIGITS = 4  # significant ones of a kept number
+DIGITS = 4  # significant digits of a saved number
 
 Step = Callable[[], object]
-Seconds = dict[str, list[float]]  # name of a step -> one value a round
+Seconds = dict[str, list[float]]  # name of a step -> one value per round
 Record = dict[str, Any]  # a file of benchmarks/results
 
 
 class Spread(NamedTuple):
-    """Median and quartiles."""
+    """A median with its quartiles."""
 
     low: float
     median: float
@@ -37,14 +37,15 @@ def alternate(
     settle: Callable[[], object] = lambda: None,
     warm_up: int = 1,
 ) -> Seconds:
-    """Wall-clock seconds of each step in each round.
+    """Measure the wall-clock seconds of each step in each round.
 
-    Every second round goes backwards, so that none always follows the same other one.
+    Every second round is reversed, so that no step always follows the same other one.
 
     Args:
-        settle: waits until the device has done what it was given; called before each look at the
-            clock.
-        warm_up: rounds before, which do not count.
+        steps: The steps by name.
+        rounds: The number of rounds.
+        settle: Waits until the device is idle; called before each reading of the clock.
+        warm_up: The number of preceding rounds that do not count.
     """
     seconds: Seconds = {name: [] for name in steps}
     for number in range(-warm_up, rounds):
@@ -59,9 +60,10 @@ def alternate(
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """
+    """Return the median and the quartiles of values.
+
     Raises:
-        statistics.StatisticsError: no value.
+        statistics.StatisticsError: There are none.
     """
     if len(values) == 1:
         return Spread(values[0], values[0], values[0])
@@ -69,15 +71,21 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def ratio(seconds: Sequence[float], base: Sequence[float]) -> Spread:
-    """Of two steps: the spread of the ratios of each round, not the ratio of two medians."""
+    """Return the spread of the ratios of two steps in each round, not the ratio of medians."""
     return spread([s / b for s, b in zip(seconds, base, strict=True)])
 
 
 def comparison(what: str, seconds: Seconds, base: str, **more: Any) -> dict[str, Any]:
-    """What is kept of steps that took turns: seconds of every round, their median, and the ratio
-    to `base` as [lower quartile, median, upper quartile].
+    """Return the saved form of steps that took turns.
 
-    more: what else is to be said of it, as plain data.
+    These are the seconds of every round, their median, and the ratio to `base` as [lower quartile,
+    median, upper quartile].
+
+    Args:
+        what: What was compared.
+        seconds: The seconds of each step in each round.
+        base: The name of the step to compare with.
+        more: Further plain data.
     """
     rows = {
         name: {
@@ -91,11 +99,12 @@ def comparison(what: str, seconds: Seconds, base: str, **more: Any) -> dict[str,
 
 
 def rounded(value: float) -> float:
+    """Round a value to the digits that are saved."""
     return float(f"{value:.{DIGITS}g}")
 
 
 def table(compared: Mapping[str, Any]) -> str:
-    """A `comparison`, for the terminal."""
+    """Return a `comparison` as text for the terminal."""
     lines = [f"{compared['what']} (ratio to {compared['base']}; quartiles)"]
     for name, row in compared["rows"].items():
         low, median, high = row["ratio"]
@@ -106,14 +115,15 @@ def table(compared: Mapping[str, Any]) -> str:
 
 
 def record(
-    benchmark: str, machine: dict[str, Any], setting: dict[str, Any], **found: Any
+    benchmark: str, machine: dict[str, Any], setting: dict[str, Any], **results: Any
 ) -> Record:
-    """What is kept of a benchmark.
+    """Return the saved form of a benchmark.
 
     Args:
-        machine: arguments.machine.
-        setting: what it was called with, as plain data: batch, networks, rounds, ..
-        found: `comparisons`, a list of `comparison`, and what else was measured.
+        benchmark: Its name.
+        machine: The description of code and machine (arguments.machine).
+        setting: What it was called with, as plain data: batch, networks, rounds, ..
+        results: `comparisons`, a list of `comparison`, and whatever else was measured.
     """
     date = datetime.now(UTC).strftime("%Y-%m-%d")
     return {
@@ -121,12 +131,12 @@ def record(
         "date": date,
         "machine": machine,
         "setting": setting,
-        **found,
+        **results,
     }
 
 
 def save(kept: Record, folder: Path | None = None) -> Path:
-    """Write it as BENCHMARK-KIND.json, KIND that of the device."""
+    """Write a record to BENCHMARK-KIND.json, where KIND is that of the device."""
     folder = folder or RESULTS
     folder.mkdir(exist_ok=True)
     path = folder / f"{kept['benchmark']}-{kept['machine']['kind']}.json"
@@ -135,6 +145,6 @@ def save(kept: Record, folder: Path | None = None) -> Path:
 
 
 def read(benchmark: str, folder: Path | None = None) -> list[Record]:
-    """What is kept of a benchmark, one of each kind of device."""
+    """Return the saved records of a benchmark, one per kind of device."""
     paths = sorted((folder or RESULTS).glob(f"{benchmark}-*.json"))
     return [json.loads(path.read_text()) for path in paths]

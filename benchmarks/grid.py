@@ -1,13 +1,12 @@
-"""A whole grid by `harness run`, from an empty store: how much of its time is training. Or, with
---tuning, three studies of 30 trials by `harness tune`.
+"""A whole grid by `harness run`, or with --tuning three studies of 30 trials by `harness tune`.
 
     python benchmarks/grid.py [--tuning] [--set seeds=[0]] [--jobs N] [--asking] [--against COMMIT]
 
-With --asking, this code trains the grid without the teachers' kept answers, too. With --against,
-another commit's checkout trains it (a git worktree in a temporary folder). All take turns. Kept are
-the ratios of their wall times, and whether cells of one fingerprint have the same numbers to the
-last digit in both commits. Each run has a store and a folder of its own, with an MLflow database
-that is made before, which takes seconds once in the life of a project.
+Each run starts with an empty store. With --asking, this code also trains the grid without cached
+teacher outputs. With --against, another commit trains it (in a git worktree in a temporary folder).
+All take turns. Saved are the ratios of wall times, the share of training, and whether cells of one
+fingerprint have the same numbers to the last digit in both commits. Each run has its own folder
+with an MLflow database that is made in advance, which takes seconds once per project.
 """
 
 from __future__ import annotations
@@ -34,7 +33,13 @@ from harness.store import CellDir, Store
 
 ROOT = Path(__file__).resolve().parent.parent
 EXPERIMENT, TUNING = "experiments/digits_all_images.yaml", "experiments/tuning/digits.yaml"
-TIMES = {"event", "time", "seconds", "images_per_second", EVALUATION_SECONDS}  # of an epoch's line
+VARYING = {
+    "event",
+    "time",
+    "seconds",
+    "images_per_second",
+    EVALUATION_SECONDS,
+}
 HERE, ASKING, THERE = "this code", "this code, --teacher-cache 0", "the other commit"
 QUICK = ["seeds=[0]", "methods=[plain]", "students=[{depth: 10, width: 1}]",
          "teacher={depth: 10, width: 1}", "training.epochs=1"]  # fmt: skip
@@ -44,10 +49,12 @@ QUICK_TUNING = ["methods={plain: {training.lr: [0.1, 0.2]}}", "trials=1", "batch
 
 
 class Runner:
-    """Runs a command with the code in a folder, each time in a new folder below `place` that has
-    this project's experiment files.
+    """A command that runs with the code of a folder.
 
-    stores: of the runs so far.
+    Each run gets a new folder below `place` with this project's experiment files.
+
+    Attributes:
+        stores: The stores of the runs so far.
     """
 
     def __init__(self, code: Path, place: Path, database: Path, command: list[str]) -> None:
@@ -55,9 +62,10 @@ class Runner:
         self.command, self.stores = command, list[Store]()
 
     def __call__(self) -> None:
-        """
+        """Run the command.
+
         Raises:
-            RuntimeError: it failed; the message is what it said.
+            RuntimeError: It failed; the message is its stderr.
         """
         folder = self.place / str(len(self.stores))
         folder.mkdir(parents=True)
@@ -66,22 +74,24 @@ class Runner:
         shutil.copytree(ROOT / "experiments", folder / "experiments", ignore=results)
         done = harness(self.command, self.code, folder)
         if done.returncode:
-            said = f"harness {' '.join(self.command)}: {done.stderr.strip()}"
-            raise RuntimeError(f"{self.code}: {said}")
+            command = f"harness {' '.join(self.command)}"
+            raise RuntimeError(f"{self.code}: {command}: {done.stderr.strip()}")
         self.stores.append(Store(folder / "runs"))
 
 
 def harness(arguments: list[str], code: Path, folder: Path) -> subprocess.CompletedProcess[str]:
-    """`harness ARGUMENTS` of the checkout `code`, in `folder`."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "HARNESS_"))}
-    own = {"PYTHONPATH": str(code), "MLFLOW_DISABLE_TELEMETRY": "true"}
-    own["PYTHONDONTWRITEBYTECODE"] = ""  # else only the code that was compiled before has bytecode
+    """Run `harness ARGUMENTS` of the checkout `code` in `folder`."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "HARNESS_"))}
+    changes = {"PYTHONPATH": str(code), "MLFLOW_DISABLE_TELEMETRY": "true"}
+    changes["PYTHONDONTWRITEBYTECODE"] = ""  # otherwise only code compiled before has bytecode
     command = [sys.executable, "-m", "harness", *arguments]
-    return subprocess.run(command, cwd=folder, env=kept | own, capture_output=True, text=True)
+    return subprocess.run(
+        command, cwd=folder, env=inherited | changes, capture_output=True, text=True
+    )
 
 
 def empty_database(folder: Path) -> Path:
-    """mlflow.db without runs."""
+    """Make an mlflow.db without runs."""
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     from mlflow import MlflowClient
 
@@ -93,7 +103,7 @@ def empty_database(folder: Path) -> Path:
 
 @contextlib.contextmanager
 def checkout(commit: str, folder: Path) -> Iterator[Path]:
-    """A git worktree of a commit, removed afterwards."""
+    """Yield a git worktree of a commit, and remove it afterwards."""
 
     def git(*arguments: str) -> None:
         subprocess.run(["git", "-C", str(ROOT), *arguments], check=True, capture_output=True)
@@ -106,8 +116,16 @@ def checkout(commit: str, folder: Path) -> Iterator[Path]:
 
 
 def shares(store: Store, wall: float, jobs: int) -> dict[str, float]:
-    """What of a run's wall time (seconds, of `jobs` processes) was training, and what evaluation,
-    by the manifests of finished cells; without a part that one of old code does not say."""
+    """Return the shares of training and of evaluation in a run's wall time.
+
+    They follow from the manifests of finished cells; a share that old code does not record is left
+    out.
+
+    Args:
+        store: The run's store.
+        wall: Its wall time in seconds.
+        jobs: The number of processes.
+    """
     manifests = [directory.manifest for directory in store.all() if directory.is_done]
     fields = {"training": "seconds", "evaluation": EVALUATION_SECONDS}
     return {
@@ -118,9 +136,11 @@ def shares(store: Store, wall: float, jobs: int) -> dict[str, float]:
 
 
 def same_numbers(ours: Store, theirs: Store) -> dict[str, int]:
-    """Of the finished cells of two stores: those in both whose numbers are `equal`, those whose
-    are not (`different`), and those in one store only (`alone`). What only one of two commits
-    measures in an epoch is no difference."""
+    """Count the finished cells of two stores.
+
+    Those in both stores are `equal` or `different`, those in one only are `alone`. A number that
+    only one of two commits measures is no difference.
+    """
     a, b = ({d.path.name: d for d in store.all() if d.is_done} for store in (ours, theirs))
     equal = sum(_agree(numbers(a[name]), numbers(b[name])) for name in a.keys() & b.keys())
     shared = len(a.keys() & b.keys())
@@ -137,30 +157,30 @@ def _agree(ours: dict[str, Any], theirs: dict[str, Any]) -> bool:
 
 
 def numbers(directory: CellDir) -> dict[str, Any]:
-    """Of a finished cell, whatever it took: results, and losses and accuracies of each epoch."""
-    lines = [{k: v for k, v in x.items() if k not in TIMES} for x in directory.epochs()]
+    """Return a finished cell's results, and the losses and accuracies of each epoch."""
+    lines = [{k: v for k, v in x.items() if k not in VARYING} for x in directory.epochs()]
     return {"results": directory.manifest["results"], "epochs": lines}
 
 
 def measure(what: str, runners: dict[str, Runner], rounds: int, jobs: int) -> dict[str, Any]:
-    """The comparison of their wall times with those of the last of them, and what their stores
-    say."""
+    """Compare the wall times with those of the last runner; add the shares of training."""
     steps: dict[str, Step] = dict(runners)
     seconds = alternate(steps, rounds, warm_up=0)
-    found = {
+    by_round = {
         name: [shares(s, w, jobs) for s, w in zip(runner.stores, seconds[name], strict=True)]
         for name, runner in runners.items()
     }
-    of = {
+    quartiles = {
         name: {
             part: [rounded(x) for x in spread([share[part] for share in each])] for part in each[0]
         }
-        for name, each in found.items()
+        for name, each in by_round.items()
     }
-    return comparison(f"wall time of a {what}", seconds, list(runners)[-1], shares=of)
+    return comparison(f"wall time of a {what}", seconds, list(runners)[-1], shares=quartiles)
 
 
 def main(argv: list[str] | None = None) -> Record:
+    """Run the benchmark."""
     parser = parser_of((__doc__ or "").splitlines()[0], rounds=2)
     parser.add_argument("--tuning", action="store_true", help="a tuning in place of a grid")
     parser.add_argument("--set", dest="set_", action="append", metavar="FIELD=VALUE")
@@ -182,6 +202,7 @@ def main(argv: list[str] | None = None) -> Record:
 def measured(
     arguments: argparse.Namespace, device: Any, jobs: int, options: list[str], chosen: list[str]
 ) -> Record:
+    """Run the grid or the tuning with each code, and return the record."""
     with contextlib.ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         database = empty_database(place / "database")
@@ -195,7 +216,7 @@ def measured(
             code = stack.enter_context(checkout(arguments.against, place / "code"))
             runners[THERE] = Runner(code, place / "there", database, command)
         what = "tuning" if arguments.tuning else "grid"
-        found = measure(what, runners, arguments.rounds, jobs)
+        result = measure(what, runners, arguments.rounds, jobs)
         first = runners[HERE].stores[0]
         cells = first.all()
         setting: dict[str, Any] = {
@@ -207,16 +228,16 @@ def measured(
         }
         if arguments.against:
             setting["against"] = arguments.against
-            found["numbers"] = same_numbers(first, runners[THERE].stores[0])
-    print(table(found))
-    for name, share in found["shares"].items():
+            result["numbers"] = same_numbers(first, runners[THERE].stores[0])
+    print(table(result))
+    for name, share in result["shares"].items():
         parts = ", ".join(f"{part} {100 * Spread(*s).median:.0f} %" for part, s in share.items())
         print(f"  of {jobs} jobs of {name}: {parts}")
-    if "numbers" in found:
-        print(f"  cells: {json.dumps(found['numbers'])}")
-    # Each cell has these threads, whatever this process has.
+    if "numbers" in result:
+        print(f"  cells: {json.dumps(result['numbers'])}")
+    # Cells have so many threads, whatever this process has.
     on = machine(device) | {"threads": threads_for(jobs)}
-    return record(what, on, setting, comparisons=[found])
+    return record(what, on, setting, comparisons=[result])
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""A training step of each method beside one of a plain student, in one run, as ratios.
+"""The training step of each method compared with that of a plain student.
 
     python benchmarks/method_steps.py [--device auto|cpu|cuda] [--threads N] [--quick] [--save]
 
 CIFAR-100's shapes on images of noise: 50,000 of 32 x 32 pixels in 100 classes, WRN-16-2 taught by
-WRN-40-2, each method with its defaults. A step is the teacher's answer, the student's forward and
-backward pass and the optimiser's step; what is made once (class centres, a memory) is not in it.
-docs/methods.md shows it, too.
+WRN-40-2, each method with its defaults. A step is the teacher's forward pass, the student's forward
+and backward pass and the optimiser's step, without what is made once (class centres, a memory).
+docs/methods.md also shows the results.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ WARM_UP = 1
 
 
 def step(prepared: Prepared, batches: Iterator[Batch]) -> None:
-    """On the next batch."""
+    """Train on the next batch."""
     p, batch = prepared, next(batches)
     p.model.train()
     with autocast(batch.x.device, "float32"):
@@ -40,9 +40,9 @@ def step(prepared: Prepared, batches: Iterator[Batch]) -> None:
 
 
 def trainings(case: Case) -> dict[str, Prepared]:
-    """Method, or method and stage -> its training. Variants of one method cost the same."""
-    images, config, found = case.noise(), case.config, {}
-    # Centres of one batch cost no pass over the whole set before the first step.
+    """Return a training per method and stage, by name. Variants of a method cost the same."""
+    images, config, prepared = case.noise(), case.config, {}
+    # Centres of a batch cost no pass over all images before the first step.
     stage2 = config.sections["stage2"].model_copy(update={"centers": "local"})
     config = config.model_copy(update={"sections": {**config.sections, "stage2": stage2}})
     for name in [*(n for n, m in REGISTRY.items() if m.variant_of is None), SUM]:
@@ -51,11 +51,12 @@ def trainings(case: Case) -> dict[str, Prepared]:
             if stage.schedule is None:
                 continue  # it takes no steps
             label = name if stage is method.final else f"{name}, {stage.name}"
-            found[label] = case.training(stage.kind, config, images)
-    return found
+            prepared[label] = case.training(stage.kind, config, images)
+    return prepared
 
 
 def main(argv: list[str] | None = None) -> Record:
+    """Run the benchmark."""
     parser = parser_of((__doc__ or "").splitlines()[0], rounds=7)
     arguments = parser.parse_args(argv)
     device = chosen_device(arguments)
@@ -67,19 +68,20 @@ def main(argv: list[str] | None = None) -> Record:
     prepared = trainings(case)
     images = next(iter(prepared.values())).training.context.train
     augmented = images.augmented(case.batch, torch.Generator().manual_seed(0))
-    # Made before: a step gets its batch, in every round another one, the same for all methods.
+    # Prepared in advance: each round has another batch, the same for all methods.
     batches = list(islice(augmented, arguments.rounds + WARM_UP))
     steps = {name: stepper(p, batches) for name, p in prepared.items()}
     seconds = alternate(steps, arguments.rounds, settle_of(device), WARM_UP)
-    found = comparison("a step of each method", seconds, BASE)
-    print(table(found))
+    result = comparison("a step of each method", seconds, BASE)
+    print(table(result))
     setting = {**case.setting, "rounds": arguments.rounds}
-    kept = record("method_steps", machine(device), setting, comparisons=[found])
+    kept = record("method_steps", machine(device), setting, comparisons=[result])
     keep(kept, arguments)
     return kept
 
 
 def stepper(prepared: Prepared, batches: list[Batch]) -> Any:
+    """Return a function that trains on one batch after the other."""
     rest = iter(batches)
     return lambda: step(prepared, rest)
 

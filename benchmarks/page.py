@@ -1,10 +1,10 @@
-"""docs/performance.md and docs/scaling.md from what is kept of the benchmarks.
+"""docs/performance.md and docs/scaling.md from the saved results of the benchmarks.
 
     python benchmarks/page.py [--check]
 
-What stands between the lines `<!-- bench:NAME -->` and `<!-- /bench:NAME -->` is written from
-benchmarks/results; the text around it is by hand. `--check` writes nothing and fails if a page
-says something else.
+The text between the lines `<!-- bench:NAME -->` and `<!-- /bench:NAME -->` is written from
+benchmarks/results; the text around it is written by hand. `--check` writes nothing and fails if a
+page differs.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from harness.common.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "performance.md"
-FIGURE = "figures/performance/costs.png"  # of costs.py, from the page
+FIGURE = "figures/performance/costs.png"  # drawn by costs.py; relative to the page
 MISSING = "Not measured yet: `make bench`."
-NO_GPU = "No GPU result is kept: never measured on one here."
+NO_GPU = "There are no GPU results: never measured on one here."
 WORDS = {
     "supervised": "`supervised`: a teacher, a plain student",
     "kd": "`kd`",
@@ -37,19 +37,22 @@ WORDS = {
 
 
 def interval(low: float, median: float, high: float) -> str:
+    """Return a median with its quartiles as text."""
     return f"{median:.2f} ({low:.2f} to {high:.2f})"
 
 
 def duration(seconds: float) -> str:
+    """Return seconds as text."""
     return f"{seconds:.1f} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
 
 
 def percent(low: float, median: float, high: float) -> str:
+    """Return a share with its quartiles as text."""
     return f"{100 * median:.0f} % ({100 * low:.0f} to {100 * high:.0f})"
 
 
 def measured_on(kept: Record) -> str:
-    """Which machine, code and setting, as a line under a table."""
+    """Return the line under a table: machine, code and setting."""
     m = kept["machine"]
     commit = m["commit"][:7] if m["commit"] else "unknown"
     changed = " and changes that were not committed" if m["dirty"] else ""
@@ -65,11 +68,13 @@ def measured_on(kept: Record) -> str:
 
 
 def table(head: list[str], rows: list[list[str]]) -> list[str]:
+    """Return the lines of a Markdown table."""
     aligned = ["---", *["---:"] * (len(head) - 1)]
     return ["| " + " | ".join(row) + " |" for row in (head, aligned, *rows)]
 
 
 def bare_bound(kept: Record) -> list[str]:
+    """Return the table of bare_bound.py."""
     rows = [
         [
             WORDS.get(c["what"], c["what"]) if len(c["rows"]) == 2 else f"{c['what']}, {name}",
@@ -80,10 +85,11 @@ def bare_bound(kept: Record) -> list[str]:
         for name, row in c["rows"].items()
         if name != c["base"]
     ]
-    return table(["kind of step", "a step", "ratio to the bare networks"], rows)
+    return table(["kind of step", "per step", "ratio to the bare networks"], rows)
 
 
 def stage1_loss(kept: Record) -> list[str]:
+    """Return the table of stage1_loss.py."""
     rows = [
         [
             c["what"],
@@ -98,12 +104,14 @@ def stage1_loss(kept: Record) -> list[str]:
 
 
 def method_steps(kept: Record) -> list[str]:
+    """Return the table of method_steps.py."""
     (c,) = kept["comparisons"]
     rows = [[f"`{name}`", interval(*row["ratio"])] for name, row in c["rows"].items()]
-    return table(["method", f"a step, ratio to `{c['base']}`"], rows)
+    return table(["method", f"step, ratio to `{c['base']}`"], rows)
 
 
 def grid(kept: Record) -> list[str]:
+    """Return the table of grid.py."""
     (c,) = kept["comparisons"]
     rows = [
         [
@@ -117,7 +125,7 @@ def grid(kept: Record) -> list[str]:
         ]
         for name, row in c["rows"].items()
     ]
-    head = ["code", "wall time", "of it training", "of it evaluation", f"ratio to {c['base']}"]
+    head = ["code", "wall time", "training", "evaluation", f"ratio to {c['base']}"]
     lines = table(head, rows)
     if numbers := c.get("numbers"):
         lines += ["", compared_numbers(numbers)]
@@ -125,7 +133,8 @@ def grid(kept: Record) -> list[str]:
 
 
 def compared_numbers(numbers: dict[str, int]) -> str:
-    alone = f"; {numbers['alone']} cells are of one of them alone" if numbers["alone"] else ""
+    """Return the sentence that compares the cells of two commits."""
+    alone = f"; {numbers['alone']} cells are in one of them only" if numbers["alone"] else ""
     shared = numbers["equal"] + numbers["different"]
     if not numbers["different"]:
         return (
@@ -136,6 +145,7 @@ def compared_numbers(numbers: dict[str, int]) -> str:
 
 
 def costs(kept: Record) -> list[str]:
+    """Return the figure and the tables of costs.py."""
     rows = [
         [f"{name}, by {sweep['axis']}", *(f"{int(n):,}: {duration(m)}" for n, _, m, _ in line)]
         for sweep in kept["sweeps"]
@@ -145,7 +155,7 @@ def costs(kept: Record) -> list[str]:
     rows = [row + [""] * (width - len(row)) for row in rows]
     head = ["cost", "size: seconds", *[""] * (width - 2)]
     return [
-        f"![What costs grow with]({FIGURE})",
+        f"![How costs grow]({FIGURE})",
         "",
         *table(head, rows),
         *(line for c in kept["comparisons"] for line in ("", *chunks(c))),
@@ -153,6 +163,7 @@ def costs(kept: Record) -> list[str]:
 
 
 def chunks(compared: dict[str, Any]) -> list[str]:
+    """Return the table of evaluations by chunk size."""
     rows = [
         [name, duration(row["seconds"]), interval(*row["ratio"])]
         for name, row in compared["rows"].items()
@@ -161,12 +172,14 @@ def chunks(compared: dict[str, Any]) -> list[str]:
 
 
 def planning(kept: Record) -> list[str]:
+    """Return the table of planning.py."""
     rows = [[name, duration(v)] for name, v in kept["seconds"].items()]
     rows += [[name, f"{v / 1e6:.0f} MB"] for name, v in kept.get("bytes", {}).items()]
     return table(["what", "takes"], rows)
 
 
 def executors(kept: Record) -> list[str]:
+    """Return the table of executors.py."""
     (c,) = kept["comparisons"]
     rows = [
         [
@@ -177,18 +190,19 @@ def executors(kept: Record) -> list[str]:
         ]
         for name, row in c["rows"].items()
     ]
-    return table(["executor", "wall time", f"ratio to {c['base']}", "overhead a cell"], rows)
+    return table(["executor", "wall time", f"ratio to {c['base']}", "overhead per cell"], rows)
 
 
 def gpu(folder: Path) -> str:
-    found = sorted(path.stem.rpartition("-")[0] for path in folder.glob("*-cuda.json"))
-    if not found:
+    """Return the sentence that names the benchmarks with GPU results."""
+    names = sorted(path.stem.rpartition("-")[0] for path in folder.glob("*-cuda.json"))
+    if not names:
         return NO_GPU
-    return f"Measured on a GPU too, as the tables say: {', '.join(found)}."
+    return f"Measured on a GPU too, as the tables say: {', '.join(names)}."
 
 
 def of_each_device(name: str, write: Callable[[Record], list[str]], folder: Path) -> str:
-    """A table of each kind of device that something is kept of."""
+    """Return one table per kind of device with results."""
     parts = ["\n".join([*write(kept), "", measured_on(kept)]) for kept in read(name, folder)]
     return "\n\n".join(parts) or MISSING
 
@@ -208,11 +222,11 @@ PAGES = {PAGE: BLOCKS, PAGE.with_name("scaling.md"): SCALING}
 
 
 def filled(text: str, blocks: dict[str, str], where: str) -> str:
-    """The page with each block between its markers.
+    """Return a page with each block between its markers.
 
     Raises:
-        UserError: a block's two markers do not stand there once, in order; or those of one that
-            is not known do.
+        UserError: The page does not have a block's two markers exactly once and in order, or it
+            has markers of an unknown block.
     """
     known = set(re.findall(r"^<!-- bench:(\w+) -->$", text, re.MULTILINE))
     if unknown := known - blocks.keys():
@@ -223,9 +237,15 @@ def filled(text: str, blocks: dict[str, str], where: str) -> str:
 
 
 def main(argv: list[str] | None = None, page: Path | None = None, folder: Path = RESULTS) -> int:
-    """1 if `--check` found a difference, 2 for a page without its markers, else 0.
+    """Write or check the pages.
 
-    page: one with the blocks of docs/performance.md, in place of all pages.
+    Args:
+        argv: The arguments; by default those of the process.
+        page: A page with the blocks of docs/performance.md, in place of all pages.
+        folder: The folder of the results.
+
+    Returns:
+        1 if `--check` found a difference, 2 for a page without its markers, else 0.
     """
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--check", action="store_true", help="write nothing; fail if it differs")
@@ -235,7 +255,7 @@ def main(argv: list[str] | None = None, page: Path | None = None, folder: Path =
 
 
 def update(page: Path, writers: dict[str, Callable[[Path], str]], folder: Path, check: bool) -> int:
-    """One page; as `main`."""
+    """Write or check one page, and return the status (`main`)."""
     old = page.read_text(encoding="utf-8")
     try:
         blocks = {name: block(folder) for name, block in writers.items()}

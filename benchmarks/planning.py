@@ -1,10 +1,10 @@
-"""Seconds of what a user waits for when there is nothing to train, and the memory of a large plan.
+"""The time that commands take when there is nothing to train, and the memory of a large plan.
 
     python benchmarks/planning.py [--rounds N] [--save]
 
-Planning 10,000 cells, a decision of the scheduler among them, the tables of a bundle with 2,000
-runs, and whole commands on a finished grid of 72 cells: from the project's root, and each the best
-of a few tries, as other processes only ever add to it. No device takes part in it.
+Measured are planning 10,000 cells, a decision of the scheduler among them, the tables of a bundle
+with 2,000 runs, and whole commands on a finished grid of 72 cells. Each number is the best of a few
+tries, because other processes only add to it. Devices play no part.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ from harness.run.grid import plan_of
 from harness.store import CellDir, Store
 from harness.train.exit_status import STOPPED
 
-sys.path.append(str(ROOT / "tests"))  # where finished cells are made up
+sys.path.append(str(ROOT / "tests"))  # which makes finished cells without training
 from bundles import mark_as_sent, without_training
 
 EXPERIMENT = ROOT / "experiments" / "digits_all_images.yaml"
@@ -43,17 +43,18 @@ CELLS, RUNS, DECISIONS = 10_000, 2_000, 200
 
 
 def timed(call: Callable[[], Any]) -> float:
+    """Return the seconds that a call takes."""
     started = time.perf_counter()
     call()
     return time.perf_counter() - started
 
 
 def many(n_cells: int) -> tuple[Experiment, Dataset]:
-    """The digits' experiment with as many seeds as have `n_cells` or more."""
+    """Return the digits' experiment with so many seeds that it has at least `n_cells`."""
     experiment = read(EXPERIMENT)
     dataset = load(experiment.dataset)
-    n_a_seed = len(make_plan(experiment.model_copy(update={"seeds": (0,)}), dataset).cells)
-    seeds = tuple(range(-(-n_cells // n_a_seed)))
+    n_per_seed = len(make_plan(experiment.model_copy(update={"seeds": (0,)}), dataset).cells)
+    seeds = tuple(range(-(-n_cells // n_per_seed)))
     return experiment.model_copy(update={"seeds": seeds}), dataset
 
 
@@ -62,7 +63,7 @@ class _Enough(Exception):
 
 
 class _Bare(Store):
-    """Writes nothing: the scheduler alone is timed."""
+    """A store that writes nothing, so that only the scheduler is timed."""
 
     def __init__(self, root: Path, plan: Plan) -> None:
         super().__init__(root)
@@ -73,7 +74,7 @@ class _Bare(Store):
 
 
 class _Stopping:
-    """Every cell comes back at once, and waits for its turn again."""
+    """An executor that stops every cell at once, so that it waits for its turn again."""
 
     capacity = 2
 
@@ -98,7 +99,7 @@ class _Stopping:
 
 
 def decision_seconds(plan: Plan, n_decisions: int = DECISIONS) -> float:
-    """Of the scheduler, from one cell that ends to the next that starts; all cells wait."""
+    """Return the scheduler's seconds between the end of a cell and the start of the next."""
     with tempfile.TemporaryDirectory() as folder:
         progress = Progress(plan, _Bare(Path(folder), plan), dict.fromkeys(plan.cells, "waiting"))
         executor = _Stopping(n_decisions)
@@ -108,28 +109,28 @@ def decision_seconds(plan: Plan, n_decisions: int = DECISIONS) -> float:
 
 
 def memory_bytes(n_cells: int = CELLS) -> int:
-    """What Python allocates at most, of a plan and of the scheduler that decides what runs next."""
-    wanted = many(n_cells)
+    """Return the most memory that Python allocates for planning and one scheduler decision."""
+    grid = many(n_cells)
     tracemalloc.start()
     try:
-        decision_seconds(make_plan(*wanted), 1)
+        decision_seconds(make_plan(*grid), 1)
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
 
 
 def bundle_text(n_runs: int = RUNS) -> str:
-    """The digits' bundle with more seeds: `n_runs` cells or more."""
+    """Return the digits' bundle with so many seeds that it has at least `n_runs` cells."""
     header, *lines = (json.loads(line) for line in BUNDLE.read_text().splitlines())
-    of_a_seed = [x for x in lines if x["entries"][0]["seed"] == lines[0]["entries"][0]["seed"]]
-    header["experiment"]["seeds"] = list(range(-(-n_runs // len(of_a_seed))))
-    found = [header]
+    first_seed = [x for x in lines if x["entries"][0]["seed"] == lines[0]["entries"][0]["seed"]]
+    header["experiment"]["seeds"] = list(range(-(-n_runs // len(first_seed))))
+    bundle = [header]
     for seed in header["experiment"]["seeds"]:
-        for line in of_a_seed:
+        for line in first_seed:
             entries = [entry | {"seed": seed} for entry in line["entries"]]
             name = f"{seed:04d}{line['fingerprint'][4:]}"
-            found.append(line | {"fingerprint": name, "entries": entries})
-    return "".join(json.dumps(line) + "\n" for line in found)
+            bundle.append(line | {"fingerprint": name, "entries": entries})
+    return "".join(json.dumps(line) + "\n" for line in bundle)
 
 
 def tables_seconds(text: str) -> float:
@@ -143,7 +144,7 @@ def tables_seconds(text: str) -> float:
 
 
 def finish(folder: Path) -> int:
-    """A store in `folder` where all of EXPERIMENT is trained and sent; the number of its cells."""
+    """Make a store in `folder` with all cells of EXPERIMENT done; return their number."""
     plan = plan_of(read(EXPERIMENT))
     without_training(plan, folder / "runs")
     (folder / "mlflow.db").touch()
@@ -152,20 +153,20 @@ def finish(folder: Path) -> int:
 
 
 def command_seconds(folder: Path, *arguments: str) -> float:
-    """Of `harness ARGUMENTS` in `folder`, with Python's own start."""
+    """Return the seconds of `harness ARGUMENTS` in `folder`, with the start of Python."""
     return timed(lambda: harness([*arguments], ROOT, folder).check_returncode())
 
 
 def measured(tries: int) -> dict[str, float]:
-    """What was done -> seconds, of the fastest try."""
+    """Return what was done -> seconds of the fastest try."""
 
     def best_of(call: Callable[[], float]) -> float:
         return min(call() for _ in range(tries))
 
-    wanted, text = many(CELLS), bundle_text()
-    plan = make_plan(*wanted)
-    found = {
-        f"planning {len(plan.cells):,} cells": best_of(lambda: timed(lambda: make_plan(*wanted))),
+    grid, text = many(CELLS), bundle_text()
+    plan = make_plan(*grid)
+    seconds = {
+        f"planning {len(plan.cells):,} cells": best_of(lambda: timed(lambda: make_plan(*grid))),
         f"a decision among {len(plan.cells):,} cells": best_of(lambda: decision_seconds(plan)),
         f"tables of {text.count(chr(10)) - 1:,} runs": best_of(lambda: tables_seconds(text)),
     }
@@ -178,12 +179,13 @@ def measured(tries: int) -> dict[str, float]:
             ("run", str(EXPERIMENT)),
         ):
             name = f"harness {command[0]}, {n} cells done"
-            found[name] = best_of(partial(command_seconds, folder, *command))
-    found["harness tables --check"] = best_of(lambda: command_seconds(ROOT, "tables", "--check"))
-    return found
+            seconds[name] = best_of(partial(command_seconds, folder, *command))
+    seconds["harness tables --check"] = best_of(lambda: command_seconds(ROOT, "tables", "--check"))
+    return seconds
 
 
 def main(argv: list[str] | None = None) -> Record:
+    """Run the benchmark."""
     parser = parser_of((__doc__ or "").splitlines()[0], rounds=3)
     arguments = parser.parse_args(argv)
     device = chosen_device(arguments)

@@ -1,4 +1,4 @@
-"""Stage 1's dense loss beside one over index lists, forward and backward.
+"""Stage 1's dense loss compared with one over index lists, forward and backward.
 
     python benchmarks/stage1_loss.py [--device auto|cpu|cuda] [--threads N] [--quick] [--save]
 
@@ -38,7 +38,7 @@ miner = TripletMarginMiner(
 
 
 def indexed_triplets(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
-    """500 x mean of KL(Bernoulli || Bernoulli) over the miner's lists."""
+    """Return 500 x the mean of KL(Bernoulli || Bernoulli) over the miner's lists."""
     a, p, n = miner(student, labels)
     log_p, log_not = [], []
     for d in (unit_distances(teacher), unit_distances(student)):
@@ -50,7 +50,7 @@ def indexed_triplets(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor
 
 
 def indexed_tuples(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
-    """1000 x mean of KL(softmax || softmax), one pair of the miner's lists after the other."""
+    """Return 1000 x the mean of KL(softmax || softmax), one pair of the lists at a time."""
     tuples: dict[tuple[int, int], list[int]] = {}
     for a, p, n in zip(*(i.tolist() for i in miner(student, labels)), strict=True):
         tuples.setdefault((a, p), []).append(n)
@@ -63,6 +63,8 @@ def indexed_tuples(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
 
 
 def dense(relation: str) -> Loss:
+    """Return the harness's loss for a relation."""
+
     def loss(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
         pairs = same_class_pairs(labels)
         value, _ = stage1_loss(student, teacher, labels, relation=relation, **SETTINGS, pairs=pairs)
@@ -72,7 +74,7 @@ def dense(relation: str) -> Loss:
 
 
 def forward_backward(loss: Loss, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """The loss, and its gradient with respect to the student's embedding."""
+    """Return the loss and its gradient with respect to the student's embedding."""
     student = inputs[0].clone().requires_grad_()
     value = loss(student, *inputs[1:])
     (gradient,) = torch.autograd.grad(value, student)
@@ -80,7 +82,7 @@ def forward_backward(loss: Loss, *inputs: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def batch_of(n_classes: int, batch: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """A student's and a teacher's embeddings that know something of the classes, and labels."""
+    """Return embeddings of a student and a teacher that depend on the class, and labels."""
     generator = torch.Generator().manual_seed(n_classes)
     labels = torch.randint(n_classes, (batch,), generator=generator)
     embeddings = []
@@ -92,9 +94,10 @@ def batch_of(n_classes: int, batch: int, device: torch.device) -> tuple[Tensor, 
 
 
 def check_equal(losses: list[Loss], *inputs: Tensor) -> None:
-    """
+    """Check in float64 that the losses are the same function.
+
     Raises:
-        AssertionError: they are not the same function, in float64.
+        AssertionError: They are not.
     """
     exact = [x.double() if x.is_floating_point() else x for x in inputs]
     first, second = (forward_backward(loss, *exact) for loss in losses)
@@ -103,11 +106,12 @@ def check_equal(losses: list[Loss], *inputs: Tensor) -> None:
 
 
 def main(argv: list[str] | None = None) -> Record:
+    """Run the benchmark."""
     parser = parser_of((__doc__ or "").splitlines()[0], rounds=15)
     arguments = parser.parse_args(argv)
     device = chosen_device(arguments)
     batch = 16 if arguments.quick else BATCH
-    found = []
+    comparisons = []
     for relation, indexed in (("tuple", indexed_tuples), ("triplet", indexed_triplets)):
         for n_classes in (4,) if arguments.quick else CLASSES:
             inputs = batch_of(n_classes, batch, device)
@@ -117,10 +121,10 @@ def main(argv: list[str] | None = None) -> Record:
             steps = {n: partial(forward_backward, loss, *inputs) for n, loss in losses.items()}
             seconds = alternate(steps, arguments.rounds, settle_of(device), warm_up=3)
             what = f"{relation}, {n_classes} classes"
-            found.append(comparison(what, seconds, DENSE, mined=int(mined)))
-            print(f"{table(found[-1])}\n  mined: {int(mined)}", flush=True)
+            comparisons.append(comparison(what, seconds, DENSE, mined=int(mined)))
+            print(f"{table(comparisons[-1])}\n  mined: {int(mined)}", flush=True)
     setting = {"batch": batch, "dimensions": DIMENSIONS, "rounds": arguments.rounds}
-    kept = record("stage1_loss", machine(device), setting, comparisons=found)
+    kept = record("stage1_loss", machine(device), setting, comparisons=comparisons)
     keep(kept, arguments)
     return kept
 
