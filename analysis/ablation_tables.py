@@ -58,7 +58,7 @@ class StepPart(Part):
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredStep:
     """A step with its numbers."""
 
     step: StepPart
@@ -93,7 +93,7 @@ class Measured:
             yield from select(self.bundle, self.rows[key], column)
 
 
-def text_of(
+def bundles_text(
     steps: Sequence[Step], experiments: Sequence[Experiment], store: Path, file: Path
 ) -> str:
     """Return one bundle per step, one after the other, without what the tables do not need.
@@ -119,7 +119,7 @@ def _command(first: Step, file: Path) -> str:
     return shlex.join(["harness", "ablate", file.as_posix(), *given])
 
 
-def read_ablation(path: Path, text: str | None = None) -> list[Measured]:
+def read_ablation(path: Path, text: str | None = None) -> list[MeasuredStep]:
     """Return the steps in a file, or in `text` that is about to become that file.
 
     Raises:
@@ -131,14 +131,14 @@ def read_ablation(path: Path, text: str | None = None) -> list[Measured]:
         sections = [
             lines[start:stop] for start, stop in zip(starts, [*starts[1:], None], strict=True)
         ]
-        found = [
-            Measured(
+        measured = [
+            MeasuredStep(
                 StepPart.model_validate(json.loads(section[0])["step"]),
                 read_bundle(path, "\n".join(section) + "\n"),
             )
             for section in sections
         ]
-        if len(found) < 2 or starts[0] != 0:
+        if len(measured) < 2 or starts[0] != 0:
             raise ValueError("has no steps")
     except (ValueError, KeyError, TypeError) as error:
         problem = str(error).splitlines()[0]
@@ -146,10 +146,10 @@ def read_ablation(path: Path, text: str | None = None) -> list[Measured]:
             f"{path}: not an ablation of this version ({problem}); write it again with "
             "`harness ablate FILE`"
         ) from None
-    return found
+    return measured
 
 
-def worth(before: Measured, after: Measured, key: Key) -> Estimate | None:
+def worth(before: MeasuredStep, after: MeasuredStep, key: Key) -> Estimate | None:
     """Return how much more accuracy `before` reports than `after`, paired by seed.
 
     A seed's difference is the mean over its students; None if both are the same cells.
@@ -160,7 +160,7 @@ def worth(before: Measured, after: Measured, key: Key) -> Estimate | None:
     return estimate([first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())])
 
 
-def labels_of(measured: Measured) -> dict[Key, str]:
+def labels_of(measured: MeasuredStep) -> dict[Key, str]:
     """Return the columns' headings; a method's result has the method's name alone."""
     finals = {row.method: row.label for row in measured.rows.values() if row.is_final}
     return {
@@ -171,39 +171,41 @@ def labels_of(measured: Measured) -> dict[Key, str]:
     }
 
 
-def ablation_blocks(found: Sequence[Measured]) -> list[Block]:
+def ablation_blocks(measured: Sequence[MeasuredStep]) -> list[Block]:
     """Return the accuracies after each step, the worth of each switch, and that of the leak."""
-    labels = labels_of(found[-1])
+    labels = labels_of(measured[-1])
     keys, tables = list(labels), list[ResultTable]()
     for start in range(0, len(keys), MOST_METHODS):
         part = {key: labels[key] for key in keys[start : start + MOST_METHODS]}
-        tables += [_accuracy_table(found, part), _worth_table(found, part)]
-    return [*captioned(tables, _caption(found)), _answer(found, labels)]
+        tables += [_accuracy_table(measured, part), _worth_table(measured, part)]
+    return [*captioned(tables, _caption(measured)), _answer(measured, labels)]
 
 
-def _accuracy_table(found: Sequence[Measured], labels: dict[Key, str]) -> ResultTable:
+def _accuracy_table(measured: Sequence[MeasuredStep], labels: dict[Key, str]) -> ResultTable:
     rows = [
         [step.label, *(Cell.percent(estimate([*step.by_seed(key).values()])) for key in labels)]
-        for step in found
+        for step in measured
     ]
     return ResultTable(["reported, in %, after", *labels.values()], rows)
 
 
-def _worth_table(found: Sequence[Measured], labels: dict[Key, str]) -> ResultTable:
+def _worth_table(measured: Sequence[MeasuredStep], labels: dict[Key, str]) -> ResultTable:
     rows = [
         [after.label, *(Cell.points(worth(before, after, key)) for key in labels)]
-        for before, after in itertools.pairwise(found)
+        for before, after in itertools.pairwise(measured)
     ]
-    whole = (Cell.points(worth(found[0], found[-1], key)) for key in labels)
+    whole = (Cell.points(worth(measured[0], measured[-1], key)) for key in labels)
     rows.append([Cell(f"{FIRST} - {LAST}", bold=True), *whole])
     return ResultTable(["worth, in points, of", *labels.values()], rows)
 
 
-def _caption(found: Sequence[Measured]) -> list[str]:
-    whole, experiment = together(found), found[-1].bundle.experiment
+def _caption(measured: Sequence[MeasuredStep]) -> list[str]:
+    whole, experiment = merged(measured), measured[-1].bundle.experiment
     made = made_with(whole)
     machine = [", ".join(made["device"]), *made["processor"]]
-    students = ", ".join(dict.fromkeys(column.student for column in columns_of(found[-1].bundle)))
+    students = ", ".join(
+        dict.fromkeys(column.student for column in columns_of(measured[-1].bundle))
+    )
     over = "students" if whole.tasks is None else "students and tasks"
     return [
         "Switches are turned one after the other, each on top of those above it. Reported: test "
@@ -214,43 +216,43 @@ def _caption(found: Sequence[Measured]) -> list[str]:
         "and student; the interval is over seeds, as the students of a seed share its teacher. "
         f"{DASH}: the switch touches no cell of the method. After stage 1: the NCM accuracy of the "
         "step's protocol.",
-        f"Data: {describe_data(found[-1].bundle)}. "
+        f"Data: {describe_data(measured[-1].bundle)}. "
         f"Seeds: {', '.join(map(str, experiment['seeds']))}. Device: {', '.join(machine)}. "
         f"torch {', '.join(made['torch'])}. Commit: {describe_commits(whole)}.",
-        Command(f"Command: `{found[-1].step.command}`"),
+        Command(f"Command: `{measured[-1].step.command}`"),
     ]
 
 
-def _answer(found: Sequence[Measured], labels: dict[Key, str]) -> str:
-    finals = [key for key, row in found[-1].rows.items() if row.is_final]
-    parts = [f"{labels[key]} {Cell.points(worth(found[0], found[-1], key)).text}" for key in finals]
+def _answer(measured: Sequence[MeasuredStep], labels: dict[Key, str]) -> str:
+    finals = [key for key, row in measured[-1].rows.items() if row.is_final]
+    parts = [
+        f"{labels[key]} {Cell.points(worth(measured[0], measured[-1], key)).text}" for key in finals
+    ]
     return f"What the leak is worth, {FIRST} minus {LAST}, in points: {'; '.join(parts)}."
 
 
-def together(found: Sequence[Measured]) -> Bundle:
+def merged(measured: Sequence[MeasuredStep]) -> Bundle:
     """Return one bundle with the cells of all steps."""
-    last = found[-1].bundle
-    return replace(
-        last, numbers=[number for measured in found for number in measured.bundle.numbers]
-    )
+    last = measured[-1].bundle
+    return replace(last, numbers=[number for step in measured for number in step.bundle.numbers])
 
 
-def page(path: Path, found: Sequence[Measured]) -> str:
+def ablation_page(path: Path, measured: Sequence[MeasuredStep]) -> str:
     """Return the page of a stored ablation, as Markdown."""
     title = f"# {path.stem}: from {FIRST} to {LAST}"
     made = f"Made by `harness ablate` and `harness tables` from [{path.name}]({path.name})."
-    return markdown([title, made, *ablation_blocks(found)])
+    return markdown([title, made, *ablation_blocks(measured)])
 
 
-def refreshed(pages: dict[Path, str]) -> dict[Path, str]:
+def refresh_pages(pages: dict[Path, str]) -> dict[Path, str]:
     """Return the pages of all stored ablations, and fill their markers in `pages`."""
     outputs = {}
     for path in sorted(FOLDER.glob("*.jsonl")):
-        found = read_ablation(path)
-        outputs[path.with_suffix(".md")] = page(path, found)
+        measured = read_ablation(path)
+        outputs[path.with_suffix(".md")] = ablation_page(path, measured)
         for home, text in pages.items():
             if has_markers(text, path.stem, MARKER):
-                tables = markdown(ablation_blocks(found))
+                tables = markdown(ablation_blocks(measured))
                 pages[home] = replace_between_markers(text, path.stem, tables, str(home), MARKER)
     return outputs
 
@@ -270,17 +272,17 @@ def report(
         UserError: The cells come from several devices or commits.
     """
     path = FOLDER / f"{name}.jsonl"
-    text = text_of(steps, experiments, store, file)
-    found = read_ablation(path, text)
-    check_unmixed(together(found), allow_mixed)
-    print_blocks(ablation_blocks(found))
+    text = bundles_text(steps, experiments, store, file)
+    measured = read_ablation(path, text)
+    check_unmixed(merged(measured), allow_mixed)
+    print_blocks(ablation_blocks(measured))
     if print_only:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
     homes = [p for p in (README, *sorted(DOCS.glob("*.md"))) if p.exists()]
     pages = {p: p.read_text(encoding="utf-8") for p in homes}
-    changed = {**refreshed(pages), **pages}
+    changed = {**refresh_pages(pages), **pages}
     for target, content in changed.items():
         if not target.exists() or target.read_text(encoding="utf-8") != content:
             target.write_text(content, encoding="utf-8")

@@ -15,7 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from harness.analysis.bundle_fields import CellRecord, Number, numbers_of, parse_lines
+from harness.analysis.bundle_fields import (
+    CellRecord,
+    ExperimentPart,
+    Number,
+    numbers_of,
+    parse_lines,
+)
 from harness.common.canonical_json import canonical
 from harness.common.errors import UserError
 from harness.common.provenance import UNKNOWN
@@ -92,17 +98,21 @@ class Bundle:
     @property
     def name(self) -> str:
         """The name of the experiment."""
-        return str(self.experiment["name"])
+        return self.settings.name
 
     def command_of(self, *words: str) -> list[str]:
         """Return another command with this experiment's file and overrides."""
         return ["harness", *words, *shlex.split(self.command)[2:]]
 
+    @cached_property
+    def settings(self) -> ExperimentPart:
+        """The fields of the experiment that tables read, typed."""
+        return ExperimentPart.model_validate(self.experiment)
+
     @property
     def tasks(self) -> Tasks | None:
         """The students' tasks; None if they all learn the whole data set."""
-        section = self.experiment.get("tasks")
-        return None if section is None else Tasks.model_validate(section)
+        return self.settings.tasks
 
 
 RESULTS = Path("experiments/results")

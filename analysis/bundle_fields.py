@@ -38,6 +38,7 @@ class ProtocolPart(Part):
 
     ncm_centers: str
     evaluate_every: int = 1
+    select_by: str = "accuracy"
 
 
 class TrialsPart(Part):

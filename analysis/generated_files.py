@@ -86,7 +86,7 @@ def _outputs(bundles: list[Bundle]) -> dict[Path, str]:
         outputs |= {
             bundle.path.with_suffix(suffix): text for suffix, text in result_files(bundle).items()
         }
-    outputs |= ablation_tables.refreshed(pages)
+    outputs |= ablation_tables.refresh_pages(pages)
     if methods_page.PATH.exists():
         pages[methods_page.PATH] = methods_page.methods_page()
     return outputs | pages

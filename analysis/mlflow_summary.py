@@ -101,4 +101,4 @@ def tags_of(verdicts: list[Verdict]) -> dict[str, str]:
         name = mlflow_name(f"verdict {verdict.claim.replace('>', 'above')}")
         tags.setdefault(name, []).append(f"{where}{verdict.outcome}")
     counts = {"verdicts": count_outcomes(verdicts)} if verdicts else {}
-    return counts | {name: "; ".join(found)[:MAX_CHARACTERS] for name, found in tags.items()}
+    return counts | {name: "; ".join(outcomes)[:MAX_CHARACTERS] for name, outcomes in tags.items()}

@@ -145,9 +145,11 @@ def verdicts_of(bundle: Bundle) -> list[Verdict]:
     A claim about a method that the experiment does not have (left out by `--set`) has none.
     """
     claims = [parse_claim(text) for text in bundle.experiment.get("claims", ())]
-    found = [c for claim in claims for c in _comparisons(bundle, claim)]
+    comparisons = [c for claim in claims for c in _comparisons(bundle, claim)]
+    adjusted = holm([comparison.p for comparison in comparisons])
     return [
-        _verdict(c, p, len(found)) for c, p in zip(found, holm([c.p for c in found]), strict=True)
+        _verdict(comparison, p, len(comparisons))
+        for comparison, p in zip(comparisons, adjusted, strict=True)
     ]
 
 
@@ -180,7 +182,7 @@ def _comparisons(bundle: Bundle, claim: Claim) -> list[_Comparison]:
             return []
     if left is None:
         return []
-    found: dict[str, _Comparison] = {}
+    comparisons: dict[str, _Comparison] = {}
     for column in columns_of(bundle):
         ours = by_seed(bundle, left, column)
         if right is None:
@@ -193,8 +195,8 @@ def _comparisons(bundle: Bundle, claim: Claim) -> list[_Comparison]:
             )
             part = column.part(left) or column.part(right)
         if values := paired(ours, theirs):
-            found.setdefault(part, _Comparison(claim, part, values))
-    return list(found.values())
+            comparisons.setdefault(part, _Comparison(claim, part, values))
+    return list(comparisons.values())
 
 
 def _network(bundle: Bundle, row: Row, column: Column) -> str:
@@ -219,14 +221,14 @@ def differences_of(bundle: Bundle) -> list[Difference]:
     """
     finals = [row for row in rows_of(bundle) if row.is_final]
     plain = next((row for row in finals if _is_baseline(row)), finals[0])
-    found = []
+    differences = []
     for row in finals:
         for column in columns_of(bundle):
             values = paired(by_seed(bundle, row, column), by_seed(bundle, plain, column))
             difference = None if row is plain else estimate(values)
             if difference:
-                found.append(Difference(row.label, plain.label, column.label, difference))
-    return found
+                differences.append(Difference(row.label, plain.label, column.label, difference))
+    return differences
 
 
 @dataclass(frozen=True)
@@ -248,7 +250,7 @@ class BesidePublished:
 
 def beside_published(bundle: Bundle) -> list[BesidePublished]:
     """Return our number beside each published one that names it."""
-    found: dict[tuple[str, str], BesidePublished] = {}
+    pairs: dict[tuple[str, str], BesidePublished] = {}
     for published in bundle.published:
         row = row_of(bundle, parse_quantity(published["of"])) if published.get("of") else None
         for column in columns_of(bundle) if row else ():
@@ -260,7 +262,7 @@ def beside_published(bundle: Bundle) -> list[BesidePublished]:
             theirs = float(text.partition(" ")[0]) / 100
             difference = Estimate(ours.mean - theirs, ours.half_width, ours.n)
             source, protocol = published["source"], published["protocol"]
-            found[f"{source}: {published['row']}", network] = BesidePublished(
+            pairs[f"{source}: {published['row']}", network] = BesidePublished(
                 row.label, network, source, protocol, theirs, ours, difference
             )
-    return list(found.values())
+    return list(pairs.values())

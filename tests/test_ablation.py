@@ -18,13 +18,13 @@ from scipy import stats
 import harness.run.ablate
 from harness.analysis.ablation_tables import (
     FOLDER,
-    Measured,
+    MeasuredStep,
     ablation_blocks,
+    bundles_text,
+    merged,
     read_ablation,
-    refreshed,
+    refresh_pages,
     report,
-    text_of,
-    together,
     worth,
 )
 from harness.analysis.generated_files import make_tables
@@ -155,13 +155,13 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def text(store: Path) -> str:
-    return text_of(*way(), store, FILE)
+    return bundles_text(*way(), store, FILE)
 
 
 Value = Callable[[int, int, str, str], float]  # (step, seed, student, method) -> accuracy
 
 
-def with_values(text: str, value: Value) -> list[Measured]:
+def with_values(text: str, value: Value) -> list[MeasuredStep]:
     """The ablation with these reported accuracies; in the other two forms nothing."""
     lines, n = [json.loads(line) for line in text.splitlines()], -1
     for line in lines:
@@ -262,7 +262,7 @@ def test_many_methods_stand_in_several_tables(text: str, monkeypatch: pytest.Mon
 
 def test_a_bundle_holds_no_curves(text: str) -> None:
     assert len(text) < 2_000_000 and '"curves"' not in text and '"confusion"' not in text
-    assert len({c.fingerprint for c in together(read_ablation(Path("x"), text)).cells}) > 20
+    assert len({c.fingerprint for c in merged(read_ablation(Path("x"), text)).cells}) > 20
 
 
 def drop_step(lines: list[Line]) -> None:
@@ -328,7 +328,7 @@ def test_the_page_follows_the_results(
         path.write_text(good)
     assert make_tables([], store, check=True) == 0
     pages = {home: own}
-    assert refreshed(pages)[FOLDER / "tiny.md"] == page and pages == {home: own}
+    assert refresh_pages(pages)[FOLDER / "tiny.md"] == page and pages == {home: own}
 
 
 def test_cells_of_two_commits_are_refused(
@@ -339,7 +339,7 @@ def test_cells_of_two_commits_are_refused(
     monkeypatch.chdir(tmp_path)
     lines = [json.loads(line) for line in text.splitlines()]
     lines[-1]["manifest"]["commits"] = ["1" * 40]
-    monkeypatch.setattr(harness.analysis.ablation_tables, "text_of", lambda *_: as_text(lines))
+    monkeypatch.setattr(harness.analysis.ablation_tables, "bundles_text", lambda *_: as_text(lines))
     with pytest.raises(UserError, match="cells of different commits"):
         report("tiny", *way(), tmp_path, FILE, print_only=True, allow_mixed=False)
     report("tiny", *way(), tmp_path, FILE, print_only=True, allow_mixed=True)

@@ -12,6 +12,7 @@ from looks import cut_off, overprinted, told_apart_by_colour_alone
 from matplotlib.collections import PolyCollection
 
 from harness.analysis.bundle import Bundle, read_bundle
+from harness.analysis.bundle_fields import TrialsPart, TunedPart
 from harness.analysis.figures import FIGURES, by_task, draw_all, drawable
 from harness.analysis.figures.base import MANY_TASKS, default_settings
 from harness.analysis.figures.by_task import against, panels_of, places, points
@@ -376,8 +377,8 @@ def test_unknown_times_are_not_guessed(text: str) -> None:
 
 
 def test_trials_of_each_task() -> None:
-    tuned = {"plain": {"trials": None, "tasks": [{"trials": 30}, {"trials": 40}]}}
-    (line,) = tuning_budget({"methods": ["plain"], "tuned": tuned})
+    tuned = TunedPart(trials=None, tasks=[TrialsPart(trials=30), TrialsPart(trials=40)])
+    (line,) = tuning_budget(["plain"], {"plain": tuned})
     assert line.endswith("trials: plain 30 to 40 for each of 2 tasks.")
 
 

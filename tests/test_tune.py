@@ -511,12 +511,13 @@ def test_the_tuned_file_is_an_ordinary_experiment(whole: Any) -> None:
 
 
 def test_the_caption_shows_the_budget_of_each_method() -> None:
+    from harness.analysis.bundle_fields import TunedPart
     from harness.analysis.tables.caption import tuning_budget
 
-    tuned = {"plain": {"trials": 30}, "refilled": {"trials": None}}
-    (line,) = tuning_budget({"methods": ["plain", "kd", "refilled"], "tuned": tuned})
+    tuned = {"plain": TunedPart(trials=30), "refilled": TunedPart(trials=None)}
+    (line,) = tuning_budget(["plain", "kd", "refilled"], tuned)
     assert line.endswith("trials: plain 30, refilled by hand, kd none.")
-    assert tuning_budget({"methods": ["plain"]}) == []
+    assert tuning_budget(["plain"], None) == []
 
 
 def test_figures_are_drawn_from_the_bundle(

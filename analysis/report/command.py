@@ -73,6 +73,6 @@ def _bundle(experiment: Experiment, file: Path, root: Path, assignments: list[st
 
 def _others(experiment: Experiment, bundle: Bundle) -> list[str]:
     """Return the settings, with seeds and methods, in which a bundle's experiment is another."""
-    wanted = experiment.model_dump(mode="json")
-    lists = [name for name in ("seeds", "methods") if wanted[name] != bundle.experiment[name]]
-    return [*different(wanted, bundle.experiment), *lists]
+    resolved = experiment.model_dump(mode="json")
+    lists = [name for name in ("seeds", "methods") if resolved[name] != bundle.experiment[name]]
+    return [*different(resolved, bundle.experiment), *lists]

@@ -65,7 +65,7 @@ def contents(bundle: Bundle) -> dict[str, Any]:
         "published": published_blocks(bundle),
         "left_out": {why: [n for n, w in left_out.items() if w == why] for why in reasons},
         "leak": leak_blocks(bundle),
-        "tuning": tuning_budget(bundle.experiment),
+        "tuning": tuning_budget(bundle.settings.methods, bundle.settings.tuned),
         "environment": environment_of(bundle),
         "commands": commands_of(bundle),
         "runs": [
@@ -91,7 +91,7 @@ def environment_of(bundle: Bundle) -> dict[str, str]:
         "Digest of the data": ", ".join(f"`{digest}`" for digest in sorted(filter(None, digests)))
         or UNKNOWN,
         "Protocol": describe_protocol(bundle).strip(),
-        "Seeds": ", ".join(map(str, bundle.experiment["seeds"])),
+        "Seeds": ", ".join(map(str, bundle.settings.seeds)),
         "Device": made["device"],
         "Processor": made["processor"],
         "Threads of a cell": made["threads"],

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from harness.analysis.bundle import Bundle
-from harness.analysis.bundle_fields import Number
+from harness.analysis.bundle_fields import Number, TunedPart
 from harness.analysis.statistics import sampling_error
 from harness.analysis.tables.result_table import Command
 from harness.analysis.tables.rows import cell_estimate, columns_of, part_sizes, rows_of, select
@@ -18,24 +18,24 @@ from harness.plan import TEACHER
 
 def caption(bundle: Bundle) -> list[str]:
     """Return the lines below the whole table; code stands between backticks."""
-    experiment, made = bundle.experiment, made_with(bundle)
+    settings, made = bundle.settings, made_with(bundle)
     processors = f", {', '.join(made['processor'])}" if made["processor"] else ""
     return [
         *how_to_read(bundle),
         f"Data: {describe_data(bundle)}. "
         f"Protocol: {describe_protocol(bundle)}"
-        f"Seeds: {', '.join(map(str, experiment['seeds']))}. "
+        f"Seeds: {', '.join(map(str, settings.seeds))}. "
         f"Device: {', '.join(made['device'])}{processors}. "
         f"torch {', '.join(made['torch'])}. "
         f"Commit: {describe_commits(bundle)}.",
-        *tuning_budget(experiment),
+        *tuning_budget(settings.methods, settings.tuned),
         Command(f"Command: `{bundle.command}`"),
     ]
 
 
 def short_caption(bundle: Bundle, addition: str = "") -> str:
     """Return the line below the final accuracies: what they are, and by which protocol."""
-    n = len(bundle.experiment["seeds"])
+    n = len(bundle.settings.seeds)
     spread = f"mean ± half-width of the 95 % t-interval over {n} seeds" if n > 1 else "of one seed"
     protocol = f"Protocol: {bundle.protocol}, {SELECTION_RULE_TEXTS[bundle.reported]}."
     return f"Test accuracy in %, {spread}{addition}. {protocol}"
@@ -56,8 +56,7 @@ def how_to_read(bundle: Bundle) -> list[str]:
 
 def describe_protocol(bundle: Bundle) -> str:
     """Return the protocol, the reported epoch, and how often classifiers were measured."""
-    select_by = bundle.experiment["protocol"].get("select_by", "accuracy")
-    rule = selection_rule_text(bundle.reported, select_by)
+    rule = selection_rule_text(bundle.reported, bundle.settings.protocol.select_by)
     return f"{bundle.protocol}, {rule}. {describe_evaluation(bundle)}"
 
 
@@ -89,16 +88,16 @@ def describe_sampling_error(bundle: Bundle) -> str:
 
     The choice of images is given for the number where it matters most.
     """
-    found = []
+    errors = []
     for row in rows_of(bundle):
         for column in columns_of(bundle):
             mean, numbers = cell_estimate(bundle, row, column), select(bundle, row, column)
             if row.is_final and mean:
                 n_images = numbers[0].cell.manifest.data.test
-                found.append((sampling_error(mean.mean, n_images), mean.mean, n_images))
-    if not found:
+                errors.append((sampling_error(mean.mean, n_images), mean.mean, n_images))
+    if not errors:
         return ""
-    error, accuracy, n_images = max(found)
+    error, accuracy, n_images = max(errors)
     return (
         "An interval says how seeds vary on one processor and these test images: the choice of "
         f"{n_images:,} test images leaves ± {100 * error:.2f} points to {100 * accuracy:.1f} % "
@@ -151,8 +150,8 @@ def describe_data(bundle: Bundle) -> str:
     whole = f" (digest `{digests.pop()[:12]}`)" if len(digests) == 1 else ""
     teacher = [number for number in numbers if number.stage == TEACHER]
     students = [number for number in numbers if number.task is not None]
-    had = [("teacher", teacher)] if teacher else []
-    parts = [f"{who} {_sizes(of)}" for who, of in [*had, ("students", students)]]
+    parts = [f"teacher {_sizes(teacher)}"] if teacher else []
+    parts.append(f"students {_sizes(students)}")
     return f"{data.name}{whole}; images: {'; '.join(parts)}"
 
 
@@ -165,7 +164,7 @@ def describe_evaluation(bundle: Bundle) -> str:
 
     Nothing is said of an evaluation after every epoch, and of times that no cell knows.
     """
-    every = bundle.experiment["protocol"].get("evaluate_every", 1)
+    every = bundle.settings.protocol.evaluate_every
     text = ""
     if every > 1:
         text = (
@@ -184,20 +183,19 @@ def describe_evaluation(bundle: Bundle) -> str:
     return text
 
 
-def tuning_budget(experiment: dict[str, Any]) -> list[str]:
+def tuning_budget(methods: Sequence[str], tuned: Mapping[str, TunedPart] | None) -> list[str]:
     """Return the number of tuning trials per method; nothing for an untuned experiment."""
-    tuned = experiment.get("tuned") or {}
-    budget = [f"{m} {_trials(t)}" for m, t in tuned.items()]
-    budget += [f"{m} none" for m in experiment["methods"] if tuned and m not in tuned]
     if not tuned:
         return []
+    budget = [f"{name} {_trials(part)}" for name, part in tuned.items()]
+    budget += [f"{name} none" for name in methods if name not in tuned]
     return [f"Each method with its own settings, tuned on validation; trials: {', '.join(budget)}."]
 
 
-def _trials(tuned: dict[str, Any]) -> str:
-    tasks = tuned.get("tasks", ())
-    numbers = sorted({t["trials"] or 0 for t in tasks} or {tuned["trials"] or 0})
+def _trials(tuned: TunedPart) -> str:
+    numbers = sorted({task.trials or 0 for task in tuned.tasks} or {tuned.trials or 0})
     words = " to ".join(str(n or "by hand") for n in dict.fromkeys((numbers[0], numbers[-1])))
-    if not tasks:
+    if not tuned.tasks:
         return words
-    return f"{words} for each of {len(tasks)} tasks" if len(tasks) > 1 else f"{words} for one task"
+    n_tasks = len(tuned.tasks)
+    return f"{words} for each of {n_tasks} tasks" if n_tasks > 1 else f"{words} for one task"

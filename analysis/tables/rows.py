@@ -105,7 +105,7 @@ def methods_of(bundle: Bundle) -> list[Method]:
         UserError: This version does not know one of them.
     """
     field = f"{bundle.path}: experiment.methods"
-    return [methods.get_method(name, field) for name in bundle.experiment["methods"]]
+    return [methods.get_method(name, field) for name in bundle.settings.methods]
 
 
 def rows_of(bundle: Bundle) -> list[Row]:
@@ -153,17 +153,17 @@ def columns_of(bundle: Bundle) -> list[Column]:
     students = dict.fromkeys(s for s, stage in bundle.by("student", "stage") if stage != TEACHER)
     there = bundle.by("student", "task")
     tasks: list[Task | None] = [None] if bundle.tasks is None else [*bundle.tasks.all]
-    found = [(s, task) for s in students for task in tasks if (s, task) in there]
+    pairs = [(s, task) for s in students for task in tasks if (s, task) in there]
     names = [
         {"student": student} | (dict(zip(task.dimensions, task.words, strict=True)) if task else {})
-        for student, task in found
+        for student, task in pairs
     ]
     differ = {name for name in DIMENSIONS if len({words.get(name) for words in names}) > 1}
     if bundle.tasks is None or not differ:
         differ = {"student"}
     return [
         Column(student, task, {k: word for k, word in words.items() if k in differ})
-        for (student, task), words in zip(found, names, strict=True)
+        for (student, task), words in zip(pairs, names, strict=True)
     ]
 
 
@@ -182,7 +182,7 @@ def column_groups(columns: list[Column]) -> list[ColumnGroup]:
 
 def main_metric(bundle: Bundle, result: str) -> str:
     """Return the metric by which the protocol judges a stage with this result."""
-    return metrics.main_metric(result, bundle.experiment["protocol"]["ncm_centers"])
+    return metrics.main_metric(result, bundle.settings.protocol.ncm_centers)
 
 
 def select(bundle: Bundle, row: Row, column: Column) -> list[Number]:

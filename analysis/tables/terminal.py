@@ -61,10 +61,10 @@ def _table_lines(table: ResultTable, width: int) -> list[str]:
         n = len(columns)
         while n > 1 and _narrowest(console, _rich_table(table, [0, *columns[:n]])) > width:
             n -= 1
-        shown = _rich_table(table, [0, *columns[:n]])
-        console.width = max(width, _narrowest(console, shown))  # a number is never cut
+        part = _rich_table(table, [0, *columns[:n]])
+        console.width = max(width, _narrowest(console, part))  # a number is never cut
         with console.capture() as capture:
-            console.print(shown, crop=False)
+            console.print(part, crop=False)
         lines += [line.rstrip() for line in capture.get().splitlines()]
         columns = columns[n:]
         if not columns:
@@ -82,12 +82,12 @@ def _rich_table(table: ResultTable, columns: Sequence[int]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), collapse_padding=True)
+    part = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), collapse_padding=True)
     for column in columns:
         cells = [table.head[column], *(r[column].text + r[column].note for r in table.rows)]
         words = table.has_words(column)
         longest = max(map(cell_len, cells))
-        shown.add_column(
+        part.add_column(
             Text(table.head[column]),
             justify="left" if words else "right",
             no_wrap=not words,
@@ -95,5 +95,5 @@ def _rich_table(table: ResultTable, columns: Sequence[int]) -> Table:
             overflow="fold",
         )
     for row in table.rows:
-        shown.add_row(*(Text(row[i].text + row[i].note) for i in columns))
-    return shown
+        part.add_row(*(Text(row[i].text + row[i].note) for i in columns))
+    return part
