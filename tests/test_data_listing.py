@@ -2,7 +2,6 @@
 
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -115,9 +114,9 @@ def test_what_lies_beside_parts_and_classes_is_counted(
 @pytest.mark.parametrize(
     ("old", "new", "problem"),
     [
-        ("train", "seg_train", "has no folder train/ beside the other one, test/; add it"),
-        ("test", "validation", "has no folder test/ beside the other one, train/; add it"),
-        ("test", "dev", "has no folder test/ beside the other one"),
+        ("train", "seg_train", "no folder train/"),
+        ("test", "validation", "no folder test/"),
+        ("test", "dev", "no folder test/"),
     ],
 )
 def test_a_part_too_few(birds: Path, old: str, new: str, problem: str) -> None:
@@ -127,18 +126,18 @@ def test_a_part_too_few(birds: Path, old: str, new: str, problem: str) -> None:
 
 def test_parts_are_never_taken_for_classes(birds: Path, tmp_path: Path) -> None:
     write_class(birds / "Training" / "gull", range(2))
-    wrong(lambda: folder(birds), "has Training/ and train/ for the train images", "remove one")
+    wrong(lambda: folder(birds), "dataset.path: ", "Training/ and train/")
     os.rename(birds / "Training", birds / "train" / "Training")
     for part in ("train", "test"):
         os.rename(birds / part, birds / f"seg_{part}")
-    wrong(lambda: folder(birds), "seg_test/ and seg_train/ look like parts", "call them train/")
+    wrong(lambda: folder(birds), "dataset.path: ", "seg_test/ and seg_train/")
     write_class(tmp_path / "flat" / "train", range(9))
     write_class(tmp_path / "flat" / "Test", range(9, 18))
-    wrong(lambda: folder(tmp_path / "flat"), "no folder for each class", "in train/ and in test/")
+    wrong(lambda: folder(tmp_path / "flat"), "dataset.path: ", "flat/")
     for name in ("gull", "wren"):
         write_class(tmp_path / "deep" / name / "train", range(9))
         write_class(tmp_path / "deep" / name / "test", range(9, 12))
-    wrong(lambda: folder(tmp_path / "deep"), "gull holds test/ and train/", "into the parts")
+    wrong(lambda: folder(tmp_path / "deep"), "dataset.path: ", "gull holds test/ and train/")
 
 
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:
@@ -182,10 +181,10 @@ def test_one_folder_for_two_classes(birds: Path) -> None:
     link = birds / "train" / "gull" / "x"
     for target in ("../wren", "../../test/gull"):
         link.symlink_to(target)
-        wrong(lambda: folder(birds), "dataset: ", "is read for", "already; remove the link")
+        wrong(lambda: folder(birds), "dataset: ", "is read for")
         link.unlink()
     (birds / "train" / "tern").symlink_to("gull")
-    wrong(lambda: folder(birds), "tern is read for", "gull already; remove the link")
+    wrong(lambda: folder(birds), "dataset: ", "tern is read for")
 
 
 @pytest.mark.parametrize("place", ["train/owl", "train/gull/owl", "train/gull/a.png"])
@@ -193,7 +192,7 @@ def test_one_folder_for_two_classes(birds: Path) -> None:
 def test_a_link_that_leads_nowhere_is_named(birds: Path, place: str, target: str) -> None:
     """A disk that is not mounted is no empty class."""
     (birds / place).symlink_to(target.format(name=Path(place).name))
-    wrong(lambda: folder(birds), f"dataset: cannot read {birds / place} (", "remove the link")
+    wrong(lambda: folder(birds), f"dataset: cannot read {birds / place} (")
 
 
 def test_a_pipe_is_not_waited_for(birds: Path) -> None:
@@ -208,7 +207,7 @@ def test_a_file_name_that_is_not_utf8(birds: Path) -> None:
     assert n_images(folder(birds)) == 76
     with open(place + b"/m\xf6we\n2.png", "wb") as file:
         file.write(b"no image")
-    wrong(lambda: folder(birds), r"gull/m\udcf6we\n2.png: cannot be read", "replace or remove it")
+    wrong(lambda: folder(birds), "dataset: ", r"gull/m\udcf6we\n2.png: ")
 
 
 def test_class_names_are_compared_as_people_read_them(birds: Path) -> None:
@@ -217,14 +216,14 @@ def test_class_names_are_compared_as_people_read_them(birds: Path) -> None:
     dataset = folder(birds)
     assert dataset.test is not None and np.bincount(dataset.test.labels).tolist() == [5, 5, 5]
     write_class(birds / "train" / "m\u00f6we", range(3))
-    wrong(lambda: folder(birds), "two folders", "look alike", "put them together")
+    wrong(lambda: folder(birds), "dataset: ", "look alike")
     os.rename(birds / "train" / "m\u00f6we", os.fsencode(birds / "train") + b"/m\xf6we")
-    wrong(lambda: folder(birds), r"class m\udcf6we is not plain UTF-8 text; rename the folder")
+    wrong(lambda: folder(birds), "dataset: ", r"m\udcf6we is not")
 
 
 def test_a_class_in_another_case(birds: Path) -> None:
     os.rename(birds / "test" / "gull", birds / "test" / "Gull")
-    wrong(lambda: folder(birds), "class 'Gull' has test images, but no", "call it 'gull' in both")
+    wrong(lambda: folder(birds), "dataset: ", "'Gull'", "'gull'")
 
 
 # Parquet
@@ -256,9 +255,8 @@ def test_parquet_parts(tmp_path: Path, names: tuple[str, str]) -> None:
 def test_a_file_of_a_row_is_missing(tmp_path: Path) -> None:
     one, two = (f"train-0000{k}-of-00002.parquet" for k in range(2))
     path = write_parts(tmp_path / "x", one, "test.parquet")
-    remedy: Any = "fetch them again"
-    wrong(lambda: parquet(path), "dataset.path: of train-*-of-*.parquet", "1 of 2 files", remedy)
+    wrong(lambda: parquet(path), "dataset.path: ", "train-*-of-*", "1 of 2")
     write_parts(path, two)
     assert len(parquet(path, validation=3).train) == 15
     write_parts(path, "train-00000-of-00001.parquet")
-    wrong(lambda: parquet(path), "there are 1 of 1 and 2 of 2 files", remedy)
+    wrong(lambda: parquet(path), "dataset.path: ", "1 of 1 and 2 of 2")

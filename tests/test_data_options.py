@@ -19,17 +19,17 @@ from harness.experiment.file import read
 @pytest.mark.parametrize(
     ("fields", "problem"),
     [
-        ({"path": "x", "validation": 0}, "dataset.validation: expected a number of images"),
-        ({"path": "x", "validation": 1.5}, "dataset.validation: expected a number of images"),
-        ({"path": "x", "validation": True}, "dataset.validation: expected a number of images"),
-        ({"path": "x", "test_size": "many"}, "dataset.test_size: expected a number of images"),
-        ({"path": "x", "mean": [0.5, 0.5, 0.5]}, "dataset: mean and std belong together"),
+        ({"path": "x", "validation": 0}, "dataset.validation: "),
+        ({"path": "x", "validation": 1.5}, "dataset.validation: "),
+        ({"path": "x", "validation": True}, "dataset.validation: "),
+        ({"path": "x", "test_size": "many"}, "dataset.test_size: "),
+        ({"path": "x", "mean": [0.5, 0.5, 0.5]}, "dataset: mean and std "),
         ({"path": "x", "std": [0, 1, 1], "mean": [0, 0, 0]}, "dataset.std.0: "),
         ({"path": "x", "augmentation": "crops"}, "dataset.augmentation: "),
-        ({"path": "x", "augmentation": "none", "padding": 4}, "dataset: padding belongs to aug"),
-        ({"path": "x", "colour": 1}, "dataset.colour: unknown key"),
+        ({"path": "x", "augmentation": "none", "padding": 4}, "dataset: padding "),
+        ({"path": "x", "colour": 1}, "dataset.colour: "),
         ({"path": "x", "label": "a|b"}, "dataset.label: "),
-        ({}, "dataset.path: missing"),
+        ({}, "dataset.path: "),
     ],
 )
 def test_wrong_fields(fields: dict[str, Any], problem: str) -> None:
@@ -38,7 +38,7 @@ def test_wrong_fields(fields: dict[str, Any], problem: str) -> None:
 
 def test_parquet_needs_one_place() -> None:
     for fields in ({}, {"path": "x", "train": "y"}):
-        wrong(lambda f=fields: experiment(name="parquet", **f), "dataset: give either path")  # type: ignore[misc]
+        wrong(lambda f=fields: experiment(name="parquet", **f), "dataset: ", "path", "train")  # type: ignore[misc]
 
 
 def test_options_survive_json_and_are_complete() -> None:

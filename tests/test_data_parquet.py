@@ -60,15 +60,13 @@ def test_parquet_files_by_name(tiny: Path) -> None:
     drawn = parquet(train[0], validation=4)
     assert drawn.test is not None and len(drawn.test) == 4 and len(drawn.train) == 12
     os.rename(test, tiny / "valid.parquet")
-    wrong(
-        lambda: parquet(tiny), "dataset.path: no test*.parquet in", "valid.parquet", "dataset.test"
-    )
+    wrong(lambda: parquet(tiny), "dataset.path: ", "valid.parquet", "dataset.test")
     assert parquet(tiny, test=tiny / "valid.parquet").digest == whole.digest
     for k, file in enumerate(train):
         os.rename(file, tiny / f"part{k}.parquet")
-    wrong(lambda: parquet(tiny), "dataset.path: no train*.parquet", "dataset.train")
-    wrong(lambda: parquet(tiny / "no"), "dataset.path: no folder or file", "correct the path")
-    wrong(lambda: parquet(train=tiny / "no.parquet"), "no.parquet (No such file", "restore it")
+    wrong(lambda: parquet(tiny), "dataset.path: ", "dataset.train")
+    wrong(lambda: parquet(tiny / "no"), "dataset.path: ", str(tiny / "no"))
+    wrong(lambda: parquet(train=tiny / "no.parquet"), "dataset: ", "no.parquet (No such file")
 
 
 def test_without_test_images_their_parquet_stays_closed(tiny: Path) -> None:
@@ -85,11 +83,9 @@ def test_columns_and_class_names(tmp_path: Path) -> None:
     plain = write_parquet(tmp_path / "a.parquet", raw, labels, image="image", label="label")
     digest = parquet(plain, validation=2).digest
     odd = write_parquet(tmp_path / "b.parquet", raw, labels, image="photo", label="kind")
-    wrong(
-        lambda: parquet(odd), "dataset.image_column: no column img or image", "it has: photo, kind"
-    )
-    wrong(lambda: parquet(odd, image_column="foto"), "no column 'foto'", "it has: photo, kind")
-    wrong(lambda: parquet(odd, image_column="photo"), "dataset.label_column: no column fine_label")
+    wrong(lambda: parquet(odd), "dataset.image_column: ", "photo, kind")
+    wrong(lambda: parquet(odd, image_column="foto"), "dataset.image_column: ", "'foto'", "photo")
+    wrong(lambda: parquet(odd, image_column="photo"), "dataset.label_column: ", "photo, kind")
     columns = {"image_column": "photo", "label_column": "kind"}
     assert parquet(odd, validation=2, **columns).digest == digest
     named = write_parquet(tmp_path / "c.parquet", raw, labels, classes=["owl", "wren"])
@@ -100,12 +96,12 @@ def test_columns_and_class_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("labels", "problem"),
     [
-        ([0, 1, -1, 1, 0, 1], "row 2: negative label -1; number the classes from 0"),
-        ([0, 1, 2, 1, 0, 1], "row 2: label 2 is out of range; there are 2 classes, 0 to 1"),
-        ([0, 1, None, 1, 0, 1], "row 2: no label; add it or remove the row"),
+        ([0, 1, -1, 1, 0, 1], "row 2: negative label -1"),
+        ([0, 1, 2, 1, 0, 1], "row 2: label 2 is"),
+        ([0, 1, None, 1, 0, 1], "row 2: no label"),
         (list("ababab"), "dataset.label_column: fine_label of"),
-        ([0.0, 1.0] * 3, "is double, not whole numbers"),
-        ([1] * 6, "class 'owl' has no training images; add some"),
+        ([0.0, 1.0] * 3, "dataset.label_column: fine_label"),
+        ([1] * 6, "'owl'"),
     ],
 )
 def test_wrong_labels(tmp_path: Path, labels: list[Any], problem: str) -> None:
@@ -117,10 +113,10 @@ def test_wrong_labels(tmp_path: Path, labels: list[Any], problem: str) -> None:
 @pytest.mark.parametrize(
     ("train", "test", "problem"),
     [
-        ([0, 1] * 3, [0, 1, 2], "class '2' has test images, but no training images; add some"),
-        ([0, 1, 2] * 2, [0, 2, 0], "class '1' has no test images; add some, or remove"),
-        ([0, 2] * 3, [0, 2, 0], "class '1' has no training images; add some, or remove"),
-        ([0, 10**12] * 3, [0, 0, 0], "class '1' has no training images"),
+        ([0, 1] * 3, [0, 1, 2], "'2' has test images"),
+        ([0, 1, 2] * 2, [0, 2, 0], "'1' has no test images"),
+        ([0, 2] * 3, [0, 2, 0], "'1' has no training images"),
+        ([0, 10**12] * 3, [0, 0, 0], "'1' has no training images"),
         ([0, 1] * 3, [0, 1, -7], "test.parquet, row 2: negative label -7"),
     ],
 )
@@ -135,13 +131,13 @@ def test_train_and_test_must_fit(
 def test_wrong_parquet_images(tmp_path: Path) -> None:
     good, path, labels = structs(range(6)), tmp_path / "x.parquet", [0, 1] * 3
     write_parquet(path, [*good[:4], {"bytes": b"?", "path": ""}, good[5]], labels)
-    wrong(lambda: parquet(path), f"{path}, row 4: cannot be read", "replace or remove it")
+    wrong(lambda: parquet(path), f"dataset: {path}, row 4: ", "image")
     write_parquet(path, [*good[:4], {"bytes": None, "path": "4.png"}, good[5]], labels)
-    wrong(lambda: parquet(path), f"{path}, row 4: no image", "add it or remove the row")
+    wrong(lambda: parquet(path), f"dataset: {path}, row 4: no image")
     write_parquet(path, ["a.png"] * 6, labels)
-    wrong(lambda: parquet(path), "dataset.image_column: img of", "is string, not encoded images")
+    wrong(lambda: parquet(path), "dataset.image_column: img", "string")
     path.write_bytes(b"PAR1 no")
-    wrong(lambda: parquet(path), f"{path}: not a parquet file", "fetch it again")
+    wrong(lambda: parquet(path), f"dataset: {path}: ")
     write_parquet(path, good, labels)
     content = path.read_bytes()
     path.write_bytes(content[:200] + b"\0" * 300 + content[500:])
@@ -187,7 +183,7 @@ def test_classes_of_the_parts_are_matched_by_name(
     if expected is not None:
         assert _labels_by_name(tmp_path / "pets") == expected
     else:
-        wrong(lambda: parquet(tmp_path / "pets"), "dataset: ", "test.parquet", "class", "; ")
+        wrong(lambda: parquet(tmp_path / "pets"), "dataset: ", "test.parquet")
 
 
 def test_classes_of_the_files_of_a_part_are_matched_by_name(tmp_path: Path) -> None:
@@ -201,18 +197,18 @@ def test_classes_of_the_files_of_a_part_are_matched_by_name(tmp_path: Path) -> N
     assert np.bincount(both).tolist() == [3, 3]
     wrong(
         lambda: parquet(train=files[:1], test=files[1:], test_size=2, image_column="no"),
-        "dataset.image_column: no column 'no'",
+        "dataset.image_column: ",
     )
 
 
 def test_a_number_that_its_own_file_does_not_name(tmp_path: Path) -> None:
     _pets(tmp_path / "pets", "train", ["cat", "dog", "owl"], [0, 1, 2] * 3)
     _pets(tmp_path / "pets", "test", ["owl", "cat"], [0, 1, 2])
-    wrong(lambda: parquet(tmp_path / "pets"), "test.parquet, row 2: label 2 is out of range")
+    wrong(lambda: parquet(tmp_path / "pets"), "test.parquet, row 2: label 2")
 
 
 def test_two_columns_of_one_name(tmp_path: Path) -> None:
     images = pa.array(structs(range(4)))
     table = pa.Table.from_arrays([images, images, pa.array([0, 1] * 2)], ["img", "img", "label"])
     pq.write_table(table, tmp_path / "x.parquet")
-    wrong(lambda: parquet(tmp_path / "x.parquet"), "two columns are called 'img'", "rename one")
+    wrong(lambda: parquet(tmp_path / "x.parquet"), f"{tmp_path / 'x.parquet'}: ", "'img'")

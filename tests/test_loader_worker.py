@@ -2,6 +2,7 @@
 
 import os
 import signal
+from multiprocessing.queues import Queue
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,6 +10,11 @@ import pytest
 import torch
 
 from harness.data import loader
+
+
+def test_what_the_loader_replaces_is_there() -> None:
+    """A private method of Python's queues: a release that renames it must fail here."""
+    assert callable(Queue._on_queue_feeder_error)  # type: ignore[attr-defined]
 
 
 class Unshared:
@@ -34,5 +40,5 @@ def test_a_worker_that_dies_is_named_with_the_remedy(
         augmentation=SimpleNamespace(size=8),
         device=torch.device("cpu"),
     )
-    with pytest.raises(RuntimeError, match=r"shared memory.*fewer --n-workers"):
+    with pytest.raises(RuntimeError, match="--n-workers"):
         list(loader.LoaderImages._pixels(images, None, [(0, 1)] * 4))  # type: ignore[arg-type]

@@ -31,7 +31,7 @@ def assemble(
         options: The options of the data set.
         augmentation: The augmentation of its training images.
         train: The training images.
-        test: The test images; None for a data set without them.
+        test: The test images, if there are any.
         draw_test: Whether to draw a test part from `train` first, for data without a test split.
         n_train: How many of the remaining images to train on, stratified by class; None for all.
 
@@ -85,12 +85,9 @@ def store_of_files(
     Args:
         files: The files.
         labels: Their labels, (N,).
-        class_names: The names of the classes.
+        class_names: The names of the labels 0, 1, ..
         image_format: How to store the images.
         source: `path`, the folder of the data set, and what else the labels depend on.
-
-    Raises:
-        UserError: An image cannot be read.
     """
     source = source | {"files": file_times(files), "form": image_format.as_json()}
     images = decode_all((Encoded(Path(f), f) for f in files), image_format)

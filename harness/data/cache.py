@@ -34,10 +34,8 @@ ANNOUNCED = 1000  # images from which on a line on stderr says that they are bei
 class Contents:
     """The contents of a new store.
 
-    Attributes:
-        images: Single images (H, W, 3) or blocks of them (n, H, W, 3), uint8.
-        labels: The labels, (N,).
-        class_names: The names of the labels 0, 1, .., including those that do not occur.
+    Images come one by one, (H, W, 3), or in blocks, (n, H, W, 3), as uint8; labels are (N,). The
+    class names are those of the labels 0, 1, .., including labels that do not occur.
     """
 
     images: Iterable[np.ndarray]

@@ -14,12 +14,7 @@ from harness.data.packed import Channels, PackedImages
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images and their labels.
-
-    Attributes:
-        images: (N, H, W, 3) uint8, or N images of a memory-mapped store.
-        labels: (N,) int64.
-    """
+    """Images, (N, H, W, 3) uint8 or in a memory-mapped store, and their labels, (N,) int64."""
 
     images: np.ndarray | PackedImages
     labels: np.ndarray
@@ -43,12 +38,7 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random crop of the original size from an image with a black border, and mirroring.
-
-    Attributes:
-        padding: Width of the border in pixels.
-        flip: Whether half of the images are mirrored.
-    """
+    """Random crop from an image with a border of `padding` black pixels, and mirroring."""
 
     padding: int
     flip: bool
@@ -59,8 +49,6 @@ class ResizedCrop:
     """torchvision's RandomResizedCrop and mirroring for training, CenterCrop for evaluation.
 
     Attributes:
-        size: Height and width of a crop in pixels.
-        flip: Whether half of the images are mirrored.
         scale: Range of a crop's share of the image's area.
         ratio: Range of a crop's width over its height.
     """

@@ -23,12 +23,7 @@ LONGEST = 20  # times the shorter side: beyond, it is hardly a picture, and coul
 
 @dataclass(frozen=True)
 class ImageFormat:
-    """The size and shape in which images are stored.
-
-    Attributes:
-        size: Length of the shorter side in pixels.
-        square: Whether only the central square is kept.
-    """
+    """The stored format: the shorter side has `size` pixels; `square` keeps the central square."""
 
     size: int
     square: bool
@@ -40,12 +35,7 @@ class ImageFormat:
 
 @dataclass(frozen=True)
 class Encoded:
-    """An encoded image.
-
-    Attributes:
-        data: A file, or the bytes of one.
-        name: What to call it if it cannot be read.
-    """
+    """An encoded image: a file, or the bytes of one, and its name in messages."""
 
     data: Path | bytes
     name: str
@@ -89,11 +79,6 @@ def read_rgb(encoded: Encoded) -> Image.Image:
 def resize_image(image: Image.Image, image_format: ImageFormat, name: str) -> np.ndarray:
     """Return an image in a format, as torchvision's Resize and CenterCrop do on PIL images.
 
-    Args:
-        image: The image.
-        image_format: The format.
-        name: The name of the image in messages.
-
     Returns:
         (H, W, 3) uint8, scaled by bilinear, antialiased interpolation.
 
@@ -121,11 +106,7 @@ def center_crop(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def decode(encoded: Encoded, image_format: ImageFormat) -> np.ndarray:
-    """Return an image in a format, (H, W, 3) uint8.
-
-    Raises:
-        UserError: The image cannot be used.
-    """
+    """Return an image in a format, (H, W, 3) uint8; raise UserError if it cannot be used."""
     return resize_image(read_rgb(encoded), image_format, encoded.name)
 
 

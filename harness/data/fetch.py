@@ -32,15 +32,7 @@ TIMEOUT = 10.0  # seconds without an answer: without a network the error comes s
 
 @dataclass(frozen=True)
 class Download:
-    """A published file.
-
-    Attributes:
-        title: Its name in messages.
-        url: Its address.
-        filename: Its name on the disk.
-        md5: Its checksum, as published.
-        size: Its size in messages.
-    """
+    """A published file with its publisher's checksum; title and size are for messages."""
 
     title: str
     url: str
@@ -56,11 +48,7 @@ class Download:
 
 @dataclass(frozen=True)
 class Archive(Download):
-    """A published .tgz file.
-
-    Attributes:
-        folder: The one folder in it.
-    """
+    """A published .tgz file of one folder."""
 
     folder: str
 

@@ -37,7 +37,7 @@ class Crops:
 
     Attributes:
         order: The positions of the images, (N,).
-        boxes: Top, left, height and width of the crop of each image in `order`, (N, 4).
+        boxes: Top, left, height and width of each crop, in this order, (N, 4).
         flips: Whether to mirror each crop, (N,) bool.
     """
 
@@ -47,12 +47,7 @@ class Crops:
 
 
 def center_crops(shapes: np.ndarray, size: int) -> Crops:
-    """Return torchvision's CenterCrop of every image, in order.
-
-    Args:
-        shapes: Height and width of each image, (N, 2).
-        size: Height and width of the crops.
-    """
+    """Return torchvision's CenterCrop of images of these heights and widths, (N, 2), in order."""
     corners = np.rint((shapes - size) / 2.0).astype(np.int64)
     boxes = np.concatenate([corners, np.full_like(corners, size)], axis=1)
     return Crops(np.arange(len(shapes)), boxes, np.zeros(len(shapes), bool))
@@ -63,12 +58,8 @@ def random_crops(
 ) -> Crops:
     """Return a shuffled epoch of crops, mirrored with probability 1/2.
 
-    They are drawn as by torchvision's RandomResizedCrop.get_params.
-
-    Args:
-        shapes: Height and width of each image, (N, 2).
-        augmentation: The size and the limits of the crops.
-        generator: Everything random follows from its state alone.
+    They are drawn as by torchvision's RandomResizedCrop.get_params, for images of these heights and
+    widths, (N, 2).
     """
     n = len(shapes)
     order = torch.randperm(n, generator=generator).numpy()

@@ -59,12 +59,7 @@ class ImageStore:
 
 @dataclass(frozen=True, eq=False)
 class PackedImages:
-    """Some images of a store.
-
-    Attributes:
-        store: The store.
-        index: Their positions in the store, (N,) int64.
-    """
+    """The images of a store at the positions `index`, (N,) int64."""
 
     store: ImageStore
     index: np.ndarray = field(repr=False)

@@ -14,13 +14,7 @@ def on_device(dataset: Dataset, part: ImageSet, device: torch.device, n_workers:
     """Return the batches of a part of a data set.
 
     Images of one size lie on the device. So do images for resized crops on a GPU with room for
-    them; else they come from a loader.
-
-    Args:
-        dataset: The data set.
-        part: One of its parts.
-        device: The device of the batches.
-        n_workers: The number of the loader's processes; 0 for none but this one.
+    them; else they come from a loader with `n_workers` processes (0 for none but this one).
     """
     if not isinstance(dataset.augmentation, ResizedCrop):
         return DeviceImages(dataset, part, device)

@@ -71,11 +71,7 @@ def draw_subset(
 
 
 def _check_class_sizes(labels: np.ndarray, n_parts: int, names: Sequence[str] | None) -> None:
-    """Check that every class has at least as many images as there are parts.
-
-    Raises:
-        UserError: A class has fewer, so that no split sizes would do.
-    """
+    """Raise UserError if a class has fewer images than there are parts."""
     classes, counts = np.unique(labels, return_counts=True)
     if len(counts) and counts.min() < n_parts:
         k = int(counts.argmin())

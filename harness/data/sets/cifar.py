@@ -41,11 +41,7 @@ SIZES: dict[Split, int] = {"train": 50_000, "test": 10_000}  # of both
 class CifarFiles:
     """The published files of one of the two.
 
-    Attributes:
-        archive: The archive with torchvision's layout.
-        reader: The class of torchvision.datasets that reads it.
-        n_classes: The number of classes.
-        label_column: The column of the parquet files with these classes.
+    torchvision's class `reader` reads the archive; parquet files have a column of labels.
     """
 
     archive: Archive
