@@ -310,7 +310,7 @@ class ExperimentFields(Frozen):
         """
 
         def changed(value: BaseModel, **options: Any) -> dict[str, Any]:
-            return value.model_dump(mode="json", exclude_defaults=True, **options)
+            return value.model_dump(mode="json", by_alias=True, exclude_defaults=True, **options)
 
         sections = {s: changed(getattr(self, s)) for s in ("optimizer", *methods.SECTIONS)}
         place = {*self.dataset.location, "label"}  # data may lie anywhere

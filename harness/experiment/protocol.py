@@ -11,7 +11,7 @@ from harness.methods.base import Epochs, Frozen
 
 
 class Protocol(Frozen):
-    """The training protocol (docs/protocol.md).
+    """The training protocol (docs/protocol.md). Its defaults are the preset `strict`.
 
     Attributes:
         preset: the preset that the other fields start from.
@@ -80,17 +80,14 @@ class Protocol(Frozen):
         return f"{self.preset}({', '.join(changed)})" if changed else self.preset
 
 
-PRESETS: dict[str, dict[str, Any]] = {
-    "strict": Protocol().model_dump(exclude={"preset"}),
-    "legacy": {
-        "train_on": "train+validation",
-        "selection": "test",
-        "ncm_centers": "evaluated",
-        "center_images": "augmented",
-        "ties": "first",
-        "last_look": "rhythm",
-        "initial_weights": "own",
-        "evaluate_every": 1,
-        "select_by": "accuracy",
-    },
+STRICT = {name: f.default for name, f in Protocol.model_fields.items() if name != "preset"}
+LEGACY = STRICT | {
+    "train_on": "train+validation",
+    "selection": "test",
+    "ncm_centers": "evaluated",
+    "center_images": "augmented",
+    "ties": "first",
+    "last_look": "rhythm",
+    "initial_weights": "own",
 }
+PRESETS: dict[str, dict[str, Any]] = {"strict": STRICT, "legacy": LEGACY}
