@@ -32,7 +32,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def found(root: Path = Path("runs")) -> dict[str, doctor.Finding]:
-    return {f.what.strip(): f for f in doctor.findings(root)}
+    return {f.subject.strip(): f for f in doctor.findings(root)}
 
 
 def test_a_healthy_machine(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -50,11 +50,11 @@ def test_where_data_lie(folder: Path) -> None:
     (folder / "data/cifar10").mkdir()
     (folder / "data/cifar10/train-0.parquet").touch()
     seen = found()
-    assert seen["cub200"].found == str(folder / "data/CUB_200_2011")
-    assert seen["cifar100"].found == str(folder / "data/cifar-100-python")
-    assert seen["cifar10"].found == str(folder / "data/cifar10")
+    assert seen["cub200"].state == str(folder / "data/CUB_200_2011")
+    assert seen["cifar100"].state == str(folder / "data/cifar-100-python")
+    assert seen["cifar10"].state == str(folder / "data/cifar10")
     (folder / "data/cifar10/train-0.parquet").unlink()
-    assert found()["cifar10"].found.startswith("not here")
+    assert found()["cifar10"].state.startswith("not here")
 
 
 @pytest.mark.parametrize(
@@ -93,8 +93,8 @@ def test_a_device_that_cannot_compute_is_a_problem(monkeypatch: pytest.MonkeyPat
     def broken(device: str) -> float:
         raise RuntimeError("no kernel image")
 
-    monkeypatch.setattr(doctor, "_product", broken)
-    cpu = next(f for f in doctor._devices() if f.what == "device cpu")
+    monkeypatch.setattr(doctor, "_flops", broken)
+    cpu = next(f for f in doctor._devices() if f.subject == "device cpu")
     assert "cannot compute (RuntimeError: no kernel image)" in cpu.problem
 
 
