@@ -1,6 +1,7 @@
 """What this project uses of MLflow beyond its documented interface is still there."""
 
 import importlib
+import importlib.util
 
 import pytest
 

@@ -56,7 +56,6 @@ def register_teacher(
 
     experiment, manifest = plan.experiment, directory.manifest
     config = plan.cells[fingerprint].config
-    written = config.as_json()
     seed = next(e.seed for e in plan.entries_of(fingerprint) if e.stage == TEACHER)
     name = model_name(plan)
     try:
@@ -92,7 +91,7 @@ def register_teacher(
                 "fingerprint": fingerprint,
                 "seed": str(seed),
                 "sha256": manifest["model_sha256"],
-                "network": canonical(written["network"]),
+                "network": canonical(config.as_json()["network"]),
                 "data": experiment.dataset.label,
                 "data_digest": config.data.digest,
                 **({"view": canonical(view)} if (view := config.data.view.as_json()) else {}),
