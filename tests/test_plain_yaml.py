@@ -74,42 +74,38 @@ def test_a_number_is_one_in_every_field(tmp_path: Path, text: str) -> None:
         assert tuning.base.training.lr == value
 
 
-@pytest.mark.parametrize(
-    ("line", "text", "problem"),
-    [
-        (8, "training2: {epochs: {{ epochs }}, lr: 0.1}\n", "a key is one word; braces"),
-        (8, "{% if x %}\n", ""),
-        (9, "x: 1\ny: !!timestamp 2026-02-30\n", "no timestamp: '2026-02-30'"),
-        (8, "x: !!timestamp never\n", "no timestamp: 'never'"),
-        (8, "x: !!int one\n", "no int: 'one'"),
-        (8, "x: !!bool maybe\n", "no bool: 'maybe'"),
-        (8, "x: !!float [1]\n", ""),
-        (8, "x: !!map 3\n", ""),
-        (8, "x: 010\n", "begins with 0; drop the zeros, or quote it"),
-        (8, "x: " + "9" * 5000 + "\n", "no int"),
-        (8, "x: 0x_\n", "no int"),
-        (8, "[a, b]: 1\n", "a key is one word"),
-        (8, "x: \a\n", "special characters are not allowed: '\\x07'"),
-        (8, 'x: "\\Uffffffff"\n', ""),
-        (8, "x: *unknown\n", "undefined alias"),
-        (9, "x:\n\ty: 1\n", "cannot start any token"),
-        (8, "x: !!python/object/apply:os.getcwd []\n", "constructor"),
-        (8, "---\nname: again\n", "document"),
-        (8, "name: again\n", "'name' is listed twice; drop one"),
-        (8, b"x: \xff\n", "not UTF-8 text"),
-    ],
-)  # fmt: skip
-def test_what_is_wrong_is_said_with_its_line(
-    tmp_path: Path, line: int, text: str | bytes, problem: str
-) -> None:
+BROKEN = {  # what follows seven lines -> its line that is at fault
+    "training2: {epochs: {{ epochs }}, lr: 0.1}\n": 8,
+    "{% if x %}\n": 8,
+    "x: 1\ny: !!timestamp 2026-02-30\n": 9,
+    "x: !!timestamp never\n": 8,
+    "x: !!int one\n": 8,
+    "x: !!bool maybe\n": 8,
+    "x: !!float [1]\n": 8,
+    "x: !!map 3\n": 8,
+    "x: 010\n": 8,
+    "x: " + "9" * 5000 + "\n": 8,
+    "x: 0x_\n": 8,
+    "[a, b]: 1\n": 8,
+    "x: \a\n": 8,
+    'x: "\\Uffffffff"\n': 8,
+    "x: *unknown\n": 8,
+    "x:\n\ty: 1\n": 9,
+    "x: !!python/object/apply:os.getcwd []\n": 8,
+    "---\nname: again\n": 8,
+    "name: again\n": 8,
+    "x: \udcff\n": 8,  # not UTF-8
+}
+
+
+@pytest.mark.parametrize("text", BROKEN)
+def test_a_refusal_names_the_line(tmp_path: Path, text: str) -> None:
     path = tmp_path / "x.yaml"
-    path.write_bytes(TEXT.encode() + (text.encode() if isinstance(text, str) else text))
+    path.write_bytes((TEXT + text).encode(errors="surrogateescape"))
     for reader in (read, read_tuning):
-        with pytest.raises(UserError) as caught:
+        with pytest.raises(UserError, match=rf"^{path}: line {BROKEN[text]}: .*broken YAML") as e:
             reader(path)
-        assert str(caught.value).startswith(f"{path}: line {line}: "), caught.value
-        assert "broken YAML" in str(caught.value) and problem in str(caught.value)
-    assert len(str(caught.value).splitlines()) == 1
+        assert len(str(e.value).splitlines()) == 1
 
 
 def test_no_value_in_an_assignment() -> None:
