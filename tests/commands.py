@@ -1,4 +1,4 @@
-"""Run `harness ARGUMENTS` in a process of its own without importing torch and MLflow each time.
+"""Start `harness ARGUMENTS` in a process of its own without importing torch and MLflow each time.
 
 One process has imported them, and forks for every command.
 """
@@ -11,12 +11,14 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
+from typing import IO
 
 HANG = 300.0  # seconds: what takes longer hangs, on a machine however loaded
 
-# Reads one job per line; prints the process id of its child, then the exit status of the child.
+# Reads one job per line and prints the process id of its child; the exit status goes to a file.
 FORKING = """
 import atexit, gc, json, os, sys, threading
 import mlflow.pytorch, optuna, sklearn.datasets, torch._dynamo
@@ -27,17 +29,27 @@ import harness.__main__, harness.cli, harness.run.grid, harness.tune.search
 import harness.track.mlflow_model, harness.track.sync
 sqlalchemy.orm.configure_mappers()
 gc.freeze()  # a collection in a child would copy all memory
+
+def wait(child, path):
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    with open(path + ".new", "w") as file:
+        file.write(str(status))
+    os.rename(path + ".new", path)
+
 print("ready", flush=True)
 for line in sys.stdin:
     job = json.loads(line)
+    files = [os.open("/dev/null", os.O_RDONLY)]
+    files += [os.open(job["pipes"] + name, os.O_WRONLY) for name in ("/out", "/err")]
     child = os.fork()
     if child == 0:
         os.setsid()
         os.chdir(job["folder"])
         os.environ.clear()
         os.environ.update(job["env"])
-        for number, path in enumerate(("/dev/null", job["out"], job["err"])):
-            os.dup2(os.open(path, os.O_RDWR), number)
+        for number, file in enumerate(files):
+            os.dup2(file, number)
+            os.close(file)
         sys.argv = ["harness", *job["arguments"]]
         harness.__main__._exit_now = lambda statuses: None  # too early
         status = harness.__main__.command()
@@ -47,9 +59,60 @@ for line in sys.stdin:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
+    for file in files:
+        os.close(file)
+    threading.Thread(target=wait, args=(child, job["pipes"] + "/status"), daemon=True).start()
     print(child, flush=True)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
+
+
+class Process:
+    """A command that was forked, as `subprocess.Popen` with pipes describes one."""
+
+    def __init__(self, pid: int, folder: Path, pipes: tuple[int, int]) -> None:
+        self.pid, self.returncode = pid, None
+        self.stdout, self.stderr = (os.fdopen(pipe, encoding="utf-8") for pipe in pipes)
+        self._status = folder / "status"
+
+    def poll(self) -> int | None:
+        if self.returncode is None and self._status.exists():
+            self.returncode = int(self._status.read_text())
+        return self.returncode
+
+    def wait(self, timeout: float = HANG) -> int:
+        deadline = time.monotonic() + timeout
+        while (status := self.poll()) is None:
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired("harness", timeout)
+            time.sleep(0.01)
+        return status
+
+    def communicate(self, timeout: float = HANG) -> tuple[str, str]:
+        texts = ["", ""]
+
+        def read(i: int, file: IO[str]) -> None:
+            texts[i] = file.read()
+
+        readers = [
+            threading.Thread(target=read, args=pair, daemon=True)
+            for pair in enumerate((self.stdout, self.stderr))
+        ]
+        for reader in readers:
+            reader.start()
+        for reader in readers:
+            reader.join(timeout)
+        self.wait(timeout)
+        return texts[0], texts[1]
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
 
 
 class Forking:
@@ -65,48 +128,43 @@ class Forking:
             start_new_session=True,
         )
         atexit.register(self.process.kill)
-        assert self._line(HANG) == "ready"
+        self.folder = tempfile.TemporaryDirectory()
+        assert self._line() == "ready"
+
+    def start(self, folder: Path, arguments: tuple[str, ...], env: dict[str, str]) -> Process:
+        """Start a command in a session of its own."""
+        place = Path(tempfile.mkdtemp(dir=self.folder.name))
+        pipes = []
+        for name in ("out", "err"):
+            os.mkfifo(place / name)
+            pipes.append(os.open(place / name, os.O_RDONLY | os.O_NONBLOCK))
+        job = {"folder": str(folder), "arguments": arguments, "env": env, "pipes": str(place)}
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(job) + "\n")
+        self.process.stdin.flush()
+        pid = int(self._line())
+        for pipe in pipes:  # it has a writer now
+            os.set_blocking(pipe, True)
+        return Process(pid, place, (pipes[0], pipes[1]))
 
     def run(
-        self, folder: Path, arguments: tuple[str, ...], env: dict[str, str], limit: float
+        self, folder: Path, arguments: tuple[str, ...], env: dict[str, str]
     ) -> "subprocess.CompletedProcess[str]":
-        """Run a command to its end, in a session of its own.
+        """Run a command to its end.
 
         Raises:
-            subprocess.TimeoutExpired: It took longer than `limit` seconds and was killed.
+            subprocess.TimeoutExpired: It hangs, and was killed.
         """
-        with tempfile.TemporaryDirectory() as place:
-            out, err = Path(place, "out"), Path(place, "err")
-            out.touch()
-            err.touch()
-            job = {
-                "folder": str(folder),
-                "arguments": arguments,
-                "env": env,
-                "out": str(out),
-                "err": str(err),
-            }
-            assert self.process.stdin is not None
-            self.process.stdin.write(json.dumps(job) + "\n")
-            self.process.stdin.flush()
-            child = int(self._line(HANG))
-            try:
-                status = int(self._line(limit))
-            except subprocess.TimeoutExpired:
-                os.killpg(child, signal.SIGKILL)
-                self._line(HANG)
-                raise
-            return subprocess.CompletedProcess(
-                ["harness", *arguments], status, out.read_text(), err.read_text()
-            )
+        process = self.start(folder, arguments, env)
+        try:
+            out, err = process.communicate()
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+        return subprocess.CompletedProcess(["harness", *arguments], process.wait(), out, err)
 
-    def _line(self, limit: float) -> str:
+    def _line(self) -> str:
         assert self.process.stdout is not None
-        pipe, line, deadline = self.process.stdout.fileno(), b"", time.monotonic() + limit
-        while not line.endswith(b"\n"):  # byte by byte, as `select` does not see buffered data
-            if not select.select([pipe], [], [], max(deadline - time.monotonic(), 0))[0]:
-                raise subprocess.TimeoutExpired("harness", limit)
-            byte = os.read(pipe, 1)
-            assert byte, "the process that forks has ended"
-            line += byte
-        return line.decode().strip()
+        if not select.select([self.process.stdout], [], [], HANG)[0]:
+            raise subprocess.TimeoutExpired("harness", HANG)
+        return self.process.stdout.readline().strip()

@@ -6,7 +6,6 @@ import functools
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
-from commands import HANG, Forking
+from commands import HANG, Forking, Process
 
 from harness.store import CellDir, Store
 
@@ -77,22 +76,14 @@ def environment(**more: str) -> dict[str, str]:
     return kept | fixed | more
 
 
-def start(folder: Path, *arguments: str, **env: str) -> "subprocess.Popen[str]":
+def start(folder: Path, *arguments: str, **env: str) -> Process:
     """Start `harness ARGUMENTS` in `folder`, in a process group of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "harness", *arguments],
-        cwd=folder,
-        env=environment(**env),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    return _forking().start(folder, arguments, environment(**env))
 
 
 def call(folder: Path, *arguments: str, **env: str) -> "subprocess.CompletedProcess[str]":
     """Run `harness ARGUMENTS` in `folder` to its end."""
-    return _forking().run(folder, arguments, environment(**env), HANG)
+    return _forking().run(folder, arguments, environment(**env))
 
 
 @functools.cache

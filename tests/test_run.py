@@ -223,7 +223,7 @@ def test_sigterm_ends_like_ctrl_c(folder: Path) -> None:
     assert wait_until(lambda: has_epochs(folder)), process.communicate()
     process.terminate()  # this process only, as `kill` and batch systems do
     out, err = process.communicate(timeout=HANG)
-    assert process.returncode == 130 and "goes on" in out, err
+    assert process.returncode == 130, (out, err)
     assert wait_until(lambda: not processes_in(folder)), processes_in(folder)
     assert cells(folder)["supervised"].events()[-1]["event"] == "stopped"
 
