@@ -8,7 +8,7 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict
 
 from harness.common.errors import one_line
 
@@ -16,6 +16,20 @@ ROOT = Path(__file__).resolve().parents[2]
 UNKNOWN = "unknown"  # in place of a commit
 # Files that the harness itself rewrites do not make a checkout dirty.
 GENERATED = (":!README.md", ":!docs", ":!experiments/results", ":!benchmarks/results")
+
+
+class CodeVersion(TypedDict):
+    """The code that made a number.
+
+    Attributes:
+        commit: The commit; None if it is unknown.
+        dirty: Whether tracked files were changed, except generated ones; None if it is unknown.
+        why: Why the commit is unknown.
+    """
+
+    commit: str | None
+    dirty: bool | None
+    why: NotRequired[str]
 
 
 class NoAnswer(Exception):
@@ -49,12 +63,11 @@ def _git(*arguments: str) -> str:
     return done.stdout.strip()
 
 
-def code_version() -> dict[str, Any]:
-    """Return `commit` and `dirty`: whether tracked files were changed, except generated ones.
+def code_version() -> CodeVersion:
+    """Return the version of this code.
 
-    Only git's answer for this very checkout counts, not that of a repository around it. Without
-    one, both are None and `why` gives the reason. Container images have no checkout; their build
-    sets HARNESS_COMMIT to 1a2b... or 1a2b...-dirty.
+    Only git's answer for this very checkout counts, not that of a repository around it. Container
+    images have no checkout; their build sets HARNESS_COMMIT to 1a2b... or 1a2b...-dirty.
     """
     try:
         top = Path(_git("rev-parse", "--show-toplevel"))
@@ -69,7 +82,7 @@ def code_version() -> dict[str, Any]:
         return {"commit": None, "dirty": None, "why": str(reason)}
 
 
-def code_version_or_warn() -> dict[str, Any]:
+def code_version_or_warn() -> CodeVersion:
     """Return `code_version`, with a warning before training if the commit is unknown."""
     code = code_version()
     if code["commit"] is None:

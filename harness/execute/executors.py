@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from harness.common.errors import UserError, nearest
+from harness.common.provenance import CodeVersion
 from harness.execute import Executor
 from harness.execute.ray.options import RayOptions
 
@@ -67,7 +67,7 @@ def cluster_of(
 
 
 def make_executor(
-    cluster: RayOptions | None, slots: Sequence[str], version: dict[str, Any]
+    cluster: RayOptions | None, slots: Sequence[str], version: CodeVersion
 ) -> Executor:
     """Return the executor for a cluster or for this machine.
 

@@ -23,14 +23,12 @@ from pathlib import Path
 from typing import Any
 
 from harness.common.errors import UserError
-from harness.common.provenance import n_cores
+from harness.common.provenance import CodeVersion, n_cores
 from harness.execute.slots import next_slot
 from harness.train.exit_status import FAILED, STOPPED
 
 
-def serve_cells(
-    orders: Connection, device: str, threads: int | None, version: dict[str, Any]
-) -> None:
+def serve_cells(orders: Connection, device: str, threads: int | None, version: CodeVersion) -> None:
     """Train the cells whose directories arrive, and answer with the exit status of each.
 
     This is the body of a worker. The data set stays loaded for the next cell, output goes to the
@@ -167,7 +165,7 @@ class LocalExecutor:
         version: The code's version, for the cells' manifests.
     """
 
-    def __init__(self, slots: Sequence[str], version: dict[str, Any]) -> None:
+    def __init__(self, slots: Sequence[str], version: CodeVersion) -> None:
         self.capacity = len(slots)
         self._slots = slots
         self._arguments = (threads_for(len(slots)), version)

@@ -26,7 +26,7 @@ from torch import Tensor
 from harness.cell import CellConfig
 from harness.common.errors import UserError
 from harness.common.metrics import ACCURACY, EVALUATION_SECONDS, metric_name, summary
-from harness.common.provenance import UNKNOWN, code_version, processor, software
+from harness.common.provenance import UNKNOWN, CodeVersion, code_version, processor, software
 from harness.common.signals import stop_on_sigterm
 from harness.data import Dataset, DatasetOptions, load, using_data_root
 from harness.data.batches import Images, epoch_generator
@@ -51,7 +51,7 @@ def run_cell(
     directory: CellDir,
     device_name: str = "auto",
     threads: int | None = None,
-    version: dict[str, Any] | None = None,
+    version: CodeVersion | None = None,
     should_stop: Callable[[], bool] | None = None,
     loaded: Loaded | None = None,
 ) -> int:
@@ -111,7 +111,7 @@ def run_cell(
 def _train(
     directory: CellDir,
     device: torch.device,
-    version: dict[str, Any],
+    version: CodeVersion,
     should_stop: Callable[[], bool],
     loaded: Loaded,
 ) -> None:

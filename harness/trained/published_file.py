@@ -42,15 +42,16 @@ BEGINNINGS: tuple[tuple[bytes, str, str], ...] = (
 )
 OLD_TAR = "a tar from an old PyTorch"
 # Types in which accuracies, logs and settings are often stored. They are harmless, but weights_only
-# has to be told. NumPy 1 had other names for its modules.
+# has to be told. Arrays and numbers of NumPy name two private functions, by NumPy 1's or 2's path.
+_REBUILDERS: list[Any] = [value.__reduce__()[0] for value in (np.empty(0), np.float64(0))]
 HARMLESS: list[Any] = [
     np.ndarray,
     np.dtype,
     *{type(np.dtype(code)) for code in np.typecodes["AllInteger"] + "?efdg"},
     argparse.Namespace,
     *(
-        (getattr(np._core.multiarray, name), f"numpy.{package}.multiarray.{name}")  # type: ignore[attr-defined]
-        for name in ("scalar", "_reconstruct")
+        (function, f"numpy.{package}.multiarray.{function.__name__}")
+        for function in _REBUILDERS
         for package in ("core", "_core")
     ),
 ]

@@ -21,6 +21,7 @@ from typing import Any, TextIO
 
 from harness.common.errors import UserError, one_line
 from harness.common.locks import lock_file
+from harness.common.provenance import CodeVersion
 from harness.common.signals import uninterrupted
 from harness.data import load, using_data_root
 from harness.execute.ray.cluster import (
@@ -80,7 +81,7 @@ class RayExecutor:
     def __init__(
         self,
         options: RayOptions,
-        version: dict[str, Any],
+        version: CodeVersion,
         body: Callable[..., int] | None = None,
     ) -> None:
         """Join the cluster.

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.common.locks import Busy, lock_file, locked, try_lock
+from harness.common.provenance import CodeVersion
 from harness.common.signals import StopSignal
 from harness.execute.ray.datasets import DatasetRef, NoData, data_key, data_on_node
 from harness.execute.ray.transfer import Files, RemoteCell, write_files
@@ -62,7 +63,7 @@ class Job:
     directory: Path
     device: str
     threads: int
-    version: dict[str, Any]
+    version: CodeVersion
     probe: tuple[str, str]
     payload: CellPayload | None = None
 
