@@ -65,8 +65,8 @@ def dashboard(folder: Path) -> Iterator[Dashboard]:
         while len(views) < 3:
             line = process.stdout.readline()
             assert line, f"`harness ui` ended: {process.communicate()}"
-            if found := re.match(r"  (\S.*?)  +(http\S+)$", line):
-                views[found[1]] = found[2]
+            if match := re.match(r"  (\S.*?)  +(http\S+)$", line):
+                views[match[1]] = match[2]
         yield Dashboard(f"http://127.0.0.1:{port}", views)
     finally:
         os.killpg(process.pid, signal.SIGINT)

@@ -103,15 +103,15 @@ def wait_until(condition: Callable[[], Any], limit: float = HANG) -> bool:
 
 def processes_in(folder: Path) -> dict[int, str]:
     """Return pid -> command line of the other processes whose working directory is `folder`."""
-    found = {}
+    processes = {}
     pids = {p.name for p in Path("/proc").iterdir() if p.name.isdigit()} - {str(os.getpid())}
     for pid in pids:
         try:
             if Path(os.readlink(f"/proc/{pid}/cwd")) == folder.resolve():
-                found[int(pid)] = Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+                processes[int(pid)] = Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
         except OSError:  # it ended meanwhile
             continue
-    return found
+    return processes
 
 
 def end_processes_in(folder: Path) -> None:

@@ -15,8 +15,8 @@ PASSWORD = "only-for-tests"
 
 def binaries() -> Path | None:
     """Return the folder of initdb and pg_ctl: on the PATH, or where Debian puts them."""
-    found = shutil.which("initdb")
-    places = [Path(found).parent] if found else []
+    initdb = shutil.which("initdb")
+    places = [Path(initdb).parent] if initdb else []
     places += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
     return next((p for p in places if (p / "initdb").exists() and (p / "pg_ctl").exists()), None)
 

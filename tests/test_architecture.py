@@ -109,14 +109,14 @@ def test_planning_needs_no_torch(start: str) -> None:
     graph = arrows(everywhere=False)
     modules = {start, *reachable(start, graph)}
     heavy = {"torch", "torchvision", "mlflow", "optuna", "matplotlib"}
-    found = {
+    imports = {
         (name, alias.name if isinstance(node, ast.Import) else str(node.module))
         for name in modules
         for node in statements(TREES[name], everywhere=False)
         if isinstance(node, ast.Import | ast.ImportFrom)
         for alias in node.names
     }
-    assert not [(n, m) for n, m in found if m.partition(".")[0] in heavy]
+    assert not [(n, m) for n, m in imports if m.partition(".")[0] in heavy]
 
 
 def test_analysis_has_one_name() -> None:

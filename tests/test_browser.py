@@ -46,9 +46,9 @@ def grid(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Grid
         process.kill()
         raise
     assert process.returncode == 0, err
-    found = re.findall(r"^\[.*?\] (.+): \S+ ([\d.]+) %, ", out, re.MULTILINE)
-    assert len(found) == 16
-    return Grid(folder, {name: float(value) for name, value in found})
+    accuracies = re.findall(r"^\[.*?\] (.+): \S+ ([\d.]+) %, ", out, re.MULTILINE)
+    assert len(accuracies) == 16
+    return Grid(folder, {name: float(percent) for name, percent in accuracies})
 
 
 @pytest.fixture(scope="session")
@@ -72,7 +72,7 @@ def browser(session: Browser) -> Iterator[Browser]:
 
 def rows(page: Any) -> dict[str, dict[str, str]]:
     """Return the visible table of runs: run name -> header -> text."""
-    found: list[dict[str, str]] = page.evaluate(
+    table: list[dict[str, str]] = page.evaluate(
         """() => {
             const header = {}, rows = {};
             for (const cell of document.querySelectorAll(".ag-header-cell"))
@@ -87,7 +87,7 @@ def rows(page: Any) -> dict[str, dict[str, str]]:
             return Object.values(rows);
         }"""
     )
-    return {row["Run Name"]: row for row in found}
+    return {row["Run Name"]: row for row in table}
 
 
 def test_three_views_are_printed(shown: Dashboard) -> None:
@@ -185,14 +185,14 @@ def test_the_result_table_of_the_grid(browser: Browser, shown: Dashboard, grid: 
         for row in table.locator("tbody tr").all()
     ]
     seen = {label: dict(zip(STUDENTS, numbers, strict=True)) for label, _, *numbers in lines}
-    wanted = {"KD": "kd {}", "ReFilled (tuple)": "refilled {} stage2"}
-    wanted["ReFilled (tuple) after stage 1: NCM, centres from train"] = "refilled {} stage1"
-    for label, cell in wanted.items():
+    cells = {"KD": "kd {}", "ReFilled (tuple)": "refilled {} stage2"}
+    cells["ReFilled (tuple) after stage 1: NCM, centres from train"] = "refilled {} stage1"
+    for label, cell in cells.items():
         for student in STUDENTS:
             values = [grid.printed[f"{cell.format(student)} s{seed}"] for seed in (0, 1)]
-            found = re.fullmatch(r"(\d+\.\d\d)\s±\s\d+\.\d\d\s\(2\)", seen[label][student])
-            assert found, seen[label][student]
-            assert float(found[1]) == pytest.approx(mean(values), abs=0.011)
+            match = re.fullmatch(r"(\d+\.\d\d)\s±\s\d+\.\d\d\s\(2\)", seen[label][student])
+            assert match, seen[label][student]
+            assert float(match[1]) == pytest.approx(mean(values), abs=0.011)
     assert seen["Teacher"]["wrn-10-1"] == seen["Student"]["wrn-10-1"] == seen["Teacher"]["wrn-10-2"]
 
 
@@ -221,8 +221,8 @@ def test_the_registered_teacher(browser: Browser, shown: Dashboard) -> None:
     aliases = {
         name: set(re.findall(r"@\s*(\S+)", row.inner_text())) for name, row in versions.items()
     }
-    assert sum("teacher" in found for found in aliases.values()) == 1, aliases
-    chosen = next(name for name, found in aliases.items() if "teacher" in found)
+    assert sum("teacher" in names for names in aliases.values()) == 1, aliases
+    chosen = next(name for name, names in aliases.items() if "teacher" in names)
     alias = versions[chosen].get_by_text(re.compile(r"^@\s*teacher$"))
     expect(alias.first).to_be_in_viewport(ratio=0.9)
     expect(versions[chosen].get_by_text(re.compile(r"seed\s*:\s*0")).first).to_be_in_viewport()

@@ -26,20 +26,20 @@ def markdown_files() -> list[str]:
     """Return tracked files and those that will be, relative to the root of the project."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md"]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    found = listed.stdout.split() or [str(p.relative_to(ROOT)) for p in ROOT.glob("docs/*.md")]
-    return sorted({*found, "README.md"})
+    names = listed.stdout.split() or [str(p.relative_to(ROOT)) for p in ROOT.glob("docs/*.md")]
+    return sorted({*names, "README.md"})
 
 
 def anchors(text: str) -> set[str]:
     """Return the anchors of the headings, as GitHub makes them, and those that are written out."""
-    found: set[str] = set()
+    slugs: set[str] = set()
     counts: dict[str, int] = {}
     for heading in re.findall(r"^#+ +(.+?) *#*$", FENCE.sub("", text), re.MULTILINE):
         plain = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading)
         slug = re.sub(r"[^\w\- ]", "", plain.lower()).replace(" ", "-")
         n = counts[slug] = counts.get(slug, -1) + 1
-        found.add(f"{slug}-{n}" if n else slug)
-    return found | set(re.findall(r"<a (?:id|name)=\"([^\"]+)\"", text))
+        slugs.add(f"{slug}-{n}" if n else slug)
+    return slugs | set(re.findall(r"<a (?:id|name)=\"([^\"]+)\"", text))
 
 
 @functools.cache

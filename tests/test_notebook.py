@@ -16,15 +16,15 @@ CODE = [cell for cell in NOTEBOOK["cells"] if cell["cell_type"] == "code"]
 @pytest.fixture(scope="module")
 def names(finished: Path) -> dict[str, Any]:
     """Return the variables of the notebook after it has run on the tiny grid."""
-    found: dict[str, Any] = {}
+    names: dict[str, Any] = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(finished)
         matplotlib.use("agg")
         for cell in CODE:
-            exec("".join(cell["source"]), found)
+            exec("".join(cell["source"]), names)
             if "parameters" in cell["metadata"].get("tags", []):
-                found |= {"EXPERIMENT": "experiments/tiny.yaml", "BASELINE": "plain", "WHERE": {}}
-    return found
+                names |= {"EXPERIMENT": "experiments/tiny.yaml", "BASELINE": "plain", "WHERE": {}}
+    return names
 
 
 def test_every_cell_runs(names: dict[str, Any]) -> None:
