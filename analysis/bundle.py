@@ -198,7 +198,7 @@ def export(plan: Plan, root: Path, file: Path, assignments: list[str]) -> str:
                 for e in entries
             ],
             **cell.as_json(),
-            "manifest": directory.manifest,
+            "manifest": directory.manifest.as_json(),
             "mlflow_run_id": sync_state.find_run_id(
                 directory, plan.experiment.name, plan.experiment.grid, place
             ),

@@ -14,7 +14,7 @@ from harness.analysis.tables.pages import result_files, table_blocks
 from harness.analysis.tables.rows import Column, Row, cell_estimate, columns_of, final_rows
 from harness.analysis.verdicts import Verdict, verdicts_of
 from harness.methods import SUPERVISED, get_method
-from harness.plan import TEACHER, Plan, role
+from harness.plan import TEACHER, Plan, display_role
 from harness.track.client import mlflow_name
 from harness.track.grid_run import GridSummary
 from harness.track.saved_views import runs_page
@@ -31,7 +31,7 @@ def conditions(row: Row, column: Column) -> dict[str, str]:
     if row.method == TEACHER:
         return {"roles": f"%{TEACHER}"} | tags  # the last of a sorted list, and no teacher_ncm
     if (row.stage, SUPERVISED.kind) in {(s.name, s.kind) for s in get_method(row.method).stages}:
-        return {"roles": f"%{role(row.stage, row.method)}%"} | tags
+        return {"roles": f"%{display_role(row.stage, row.method)}%"} | tags
     return {"stage": row.stage, "method": row.method} | tags
 
 

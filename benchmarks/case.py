@@ -22,7 +22,7 @@ from harness.networks import build
 from harness.networks.base import Network
 from harness.networks.wide_resnet import WideResNetOptions
 from harness.train.device import be_deterministic
-from harness.train.methods.base import Context, Training, training_of
+from harness.train.methods.base import Context, Training, make_training
 from harness.train.optimizer import make_optimizer
 from harness.train.teacher_cache import TeacherCache
 
@@ -105,7 +105,7 @@ class Case:
             embed, width = torch.no_grad()(teacher.embed), teacher.embedding_dim
             kept = TeacherCache(answers, {}, 10**9, embed, width, self.device)
         context = Context(config, {"train": images}, self.classes, student, teacher, kept)
-        training = training_of(kind, context)
+        training = make_training(kind, context)
         training.module.to(self.device)
         parameters = [*student.parameters(), *training.module.parameters()]
         return Prepared(student, training, self.optimizer(parameters))

@@ -30,7 +30,7 @@ from harness.execute.scheduler import begin, run
 from harness.experiment.file import parse
 from harness.plan import Plan, make_plan
 from harness.store import Store
-from harness.store.cell_options import cell_options
+from harness.store.manifest import CellOptions
 
 PLACES = 2
 LOCAL, SHARED, SENT = "local", "Ray, shared files", "Ray, cells travel"
@@ -73,10 +73,10 @@ def train_all(plan: Plan, executor: Executor, store: Store) -> float:
     """
     store.create()
     progress = begin(plan, store)
-    run(progress, executor, cell_options(plan.experiment.dataset))
+    run(progress, executor, CellOptions.on_this_machine(plan.experiment.dataset))
     if progress.errors:
         raise RuntimeError(next(iter(progress.errors.values())))
-    return sum(store.directory(f).manifest["seconds"] for f in plan.cells)
+    return sum(store.directory(f).manifest.seconds for f in plan.cells)
 
 
 def measure(plan: Plan, rounds: int, address: str, folder: Path) -> tuple[Seconds, dict[str, Any]]:

@@ -129,9 +129,9 @@ def shares(store: Store, wall: float, jobs: int) -> dict[str, float]:
     manifests = [directory.manifest for directory in store.all() if directory.is_done]
     fields = {"training": "seconds", "evaluation": EVALUATION_SECONDS}
     return {
-        part: sum(m[name] for m in manifests) / (wall * jobs)
+        part: sum(getattr(m, name) for m in manifests) / (wall * jobs)
         for part, name in fields.items()
-        if all(name in m for m in manifests)
+        if all(getattr(m, name) is not None for m in manifests)
     }
 
 
@@ -159,7 +159,7 @@ def _agree(ours: dict[str, Any], theirs: dict[str, Any]) -> bool:
 def numbers(directory: CellDir) -> dict[str, Any]:
     """Return a finished cell's results, and the losses and accuracies of each epoch."""
     lines = [{k: v for k, v in x.items() if k not in VARYING} for x in directory.epochs()]
-    return {"results": directory.manifest["results"], "epochs": lines}
+    return {"results": directory.manifest.results, "epochs": lines}
 
 
 def measure(what: str, runners: dict[str, Runner], rounds: int, jobs: int) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from harness.experiment.file import read
 from harness.plan import Plan, make_plan
 from harness.run.grid import plan_of
 from harness.store import CellDir, Store
+from harness.store.manifest import CellOptions
 from harness.train.exit_status import STOPPED
 
 sys.path.append(str(ROOT / "tests"))  # which makes finished cells without training
@@ -69,7 +70,7 @@ class _Bare(Store):
         super().__init__(root)
         self._names = {id(cell): fingerprint for fingerprint, cell in plan.cells.items()}
 
-    def prepare(self, cell: Cell, options: dict[str, Any] | None = None) -> CellDir:
+    def prepare(self, cell: Cell, options: CellOptions | None = None) -> CellDir:
         return self.directory(self._names[id(cell)])
 
 

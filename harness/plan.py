@@ -53,13 +53,13 @@ class TableEntry:
         if len(stages) > 1:
             words = [self.method, self.student, self.stage]
         else:
-            words = [role(self.stage, self.method), self.student]
+            words = [display_role(self.stage, self.method), self.student]
         if stages and not stages[-1].by_student:
             words.remove(self.student)  # it is the same of every student
         return " ".join((*words, *(self.task.words if self.task else ()), f"s{self.seed}"))
 
 
-def role(stage: str, method: str) -> str:
+def display_role(stage: str, method: str) -> str:
     """What a cell is in a grid: its stage or, of a method that trains another one's stage for
     longer or with settings of its own, the method."""
     found = None if method == TEACHER else get_method(method)
@@ -105,7 +105,7 @@ class Plan:
         return result
 
 
-def longest_chains(cells: dict[str, Cell], lengths: Mapping[str, float]) -> dict[str, float]:
+def chain_lengths(cells: dict[str, Cell], lengths: Mapping[str, float]) -> dict[str, float]:
     """Of the chains of cells that wait for one another and begin with a cell, the longest one's
     length, by the first cell's fingerprint.
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from helpers import some_manifest
 
 from harness import methods
 from harness.analysis.bundle import Bundle, export, read_bundle
@@ -114,28 +115,21 @@ def without_training(plan: Plan, root: Path) -> str:
             directory / "predictions.npz", labels=labels, predictions=labels, class_names=names
         )
         (directory / "model.pt").write_bytes(fingerprint.encode())
+        results_by_rule = {
+            r: dict.fromkeys(SELECTION_RULES, accuracy_of(fingerprint, r)) for r in results
+        }
+        sizes = {name: len(part) for name, part in seen.parts.items()}
         directory.finish(
-            {
-                "results": {
-                    r: dict.fromkeys(SELECTION_RULES, accuracy_of(fingerprint, r)) for r in results
-                },
-                "selected_epoch": epochs,
-                "epochs": epochs,
-                "model_sha256": hashlib.sha256(fingerprint.encode()).hexdigest(),
-                "seconds": 9.0,
-                "evaluation_seconds": 1.0,
-                "data": {
-                    "name": dataset.name,
-                    "digest": seen.digest,
-                    "train": len(seen.train),
-                    "validation": len(seen.validation),
-                    "test": len(seen.test),
-                },
-                "device": "cpu",
-                "torch": "2",
-                "commits": ["0" * 40],
-                "dirty": False,
-            }
+            some_manifest(
+                results=results_by_rule,
+                selected_epoch=epochs,
+                epochs=epochs,
+                model_sha256=hashlib.sha256(fingerprint.encode()).hexdigest(),
+                seconds=9.0,
+                evaluation_seconds=1.0,
+                data={"name": dataset.name, "digest": seen.digest, **sizes},
+                commits=["0" * 40],
+            )
         )
     return export(plan, root, Path("experiments/cross.yaml"), [])
 

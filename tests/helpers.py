@@ -17,6 +17,7 @@ import yaml
 from commands import HANG, Forking, Process
 
 from harness.store import CellDir, Store
+from harness.store.manifest import Manifest
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -53,6 +54,23 @@ TUNING: dict[str, Any] = {
 
 # `slow` can be stopped in the middle: its teacher takes some seconds.
 SLOW = TINY | {"name": "slow", "training": {"epochs": 12}}
+
+
+def some_manifest(**fields: Any) -> Manifest:
+    """A cell's manifest, with what is not given made up."""
+    made_up = {
+        "results": {},
+        "selected_epoch": 1,
+        "epochs": 1,
+        "seconds": 1.0,
+        "model_sha256": "",
+        "data": {},
+        "device": "cpu",
+        "commits": [],
+        "dirty": False,
+        "torch": "2",
+    }
+    return Manifest.model_validate(made_up | fields)
 
 
 def write_experiment(path: Path, raw: dict[str, Any] = TINY, **changes: Any) -> Path:

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from helpers import some_manifest
+
 from harness.store import CellDir
 from harness.train.exit_status import DONE, STOPPED
 
@@ -19,7 +21,7 @@ def at_once(directory: CellDir, *_: Any) -> int:
         (directory / "model.pt").write_bytes(b"weights")
         digest = hashlib.sha256(b"weights").hexdigest()
         seen = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-        directory.finish({"model_sha256": digest, "results": {}, "device": seen})
+        directory.finish(some_manifest(model_sha256=digest, device=seen))
     return DONE
 
 

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import heapq
 import itertools
+import json
 import os
 import random
 import tempfile
@@ -20,12 +21,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from helpers import some_manifest
 from test_plan import DATA
 
 from harness.execute import scheduler
 from harness.execute.scheduler import OutOfTime, Progress, begin, run
 from harness.experiment.file import read
-from harness.plan import Plan, longest_chains, make_plan
+from harness.plan import Plan, chain_lengths, make_plan
 from harness.store import CellDir, Store
 from harness.train.exit_status import BUSY, DONE, FAILED, STOPPED
 
@@ -104,7 +106,7 @@ class LightStore(Store):
 
     def create(self) -> None:
         super().create()
-        (self.root / "manifest.json").write_bytes(b'{"results": {}}')
+        (self.root / "manifest.json").write_text(json.dumps(some_manifest().as_json()))
 
     def prepare(self, cell: Any, options: dict[str, Any] | None = None) -> CellDir:
         directory = self.directory(cell.fingerprint)
@@ -119,7 +121,7 @@ def finish(store: Store, directory: CellDir) -> None:
         return
     (directory / "model.pt").write_bytes(b"weights")
     digest = hashlib.sha256(b"weights").hexdigest()
-    directory.finish({"model_sha256": digest, "results": {}})
+    directory.finish(some_manifest(model_sha256=digest))
 
 
 @dataclass(order=True)
@@ -312,7 +314,7 @@ class Simulation:
     @property
     def longest_chain(self) -> float:
         """Seconds of the cells that waited for one another, all their attempts counted."""
-        return max(longest_chains(self.plan.cells, self.cluster.seconds).values())
+        return max(chain_lengths(self.plan.cells, self.cluster.seconds).values())
 
     @property
     def lower_bound(self) -> float:

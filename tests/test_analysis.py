@@ -133,9 +133,9 @@ def test_a_bundle_holds_what_the_manifests_say(finished: Path, bundle_text: str)
         kind = "supervised" if number.stage in ("teacher", "student") else number.stage
         manifest = cells(finished)[kind].manifest
         for rule in SELECTION_RULES:
-            assert number.accuracy(rule) == manifest["results"][number.result][rule]
-        assert list(number.cell.manifest.commits) == manifest["commits"]
-        assert number.cell.manifest.torch == manifest["torch"]
+            assert number.accuracy(rule) == manifest.results[number.result][rule]
+        assert list(number.cell.manifest.commits) == manifest.commits
+        assert number.cell.manifest.torch == manifest.torch
         assert re.fullmatch("[0-9a-f]{32}", number.cell.mlflow_run_id or "")
     assert {n.stage for n in bundle.numbers} == {"teacher", "student", "kd", "stage1", "stage2"}
 
@@ -271,7 +271,7 @@ def test_the_caption_says_how_to_get_the_numbers_again(bundle_text: str) -> None
     manifest = json.loads(bundle_text.splitlines()[-1])["manifest"]
     for part in ("harness run", "tiny.yaml", "strict", "validation", "297 train", "1400 test"):
         assert part in text
-    assert manifest["commits"][0][:12] in text and manifest["data"]["digest"][:12] in text
+    assert manifest.commits[0][:12] in text and manifest.data["digest"][:12] in text
 
 
 @pytest.mark.parametrize("content", ["", "{}", "no json", '{"bundle": 99}', '{"bundle": 1}'])
@@ -311,7 +311,7 @@ def test_tables_writes_readme_bundle_page_and_figure(project: Path) -> None:
     (link,) = set(re.findall(r"\]\((\S+)#", text))
     assert "## Runs" in (project / link).read_text()
     assert (project / "docs/figures/tiny/accuracy.png").read_bytes().startswith(b"\x89PNG")
-    accuracy = cells(project)["kd"].manifest["results"]["accuracy"]["selected"]
+    accuracy = cells(project)["kd"].manifest.results["accuracy"]["selected"]
     (line,) = (line for line in text.splitlines() if line.startswith("| KD |"))
     assert f"{100 * accuracy:.2f} (1)" in line
 
@@ -379,8 +379,8 @@ def test_check_notices_newer_results(project: Path) -> None:
     assert main(["tables", FILE]) == 0
     cell = cells(project)["stage2"]
     manifest = cell.manifest
-    manifest["results"]["accuracy"]["selected"] = 0.5
-    (cell / "manifest.json").write_text(json.dumps(manifest))
+    manifest.results["accuracy"]["selected"] = 0.5
+    cell.finish(manifest)
     assert main(["tables", "--check"]) == 0, "the bundle and the README still agree"
     assert main(["tables", FILE, "--check"]) == 1
 
@@ -420,7 +420,7 @@ def test_tables_refuses_and_changes_nothing(
     elif damage == "no readme":
         (project / "README.md").unlink()
     else:
-        (cell / "manifest.json").write_text(json.dumps(cell.manifest | {"device": "another"}))
+        cell.finish(cell.manifest.model_copy(update={"device": "another"}))
     before = snapshot(project)
     assert main(["tables", FILE]) == 2
     line = one_error_line(capsys.readouterr().err)

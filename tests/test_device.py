@@ -20,7 +20,7 @@ from harness.train.cell import run_cell
 from harness.train.device import be_deterministic, describe, describe_all, resolve_device
 from harness.train.evaluate import autocast
 from harness.train.exit_status import DONE
-from harness.train.methods.base import Context, training_of
+from harness.train.methods.base import Context, make_training
 
 DEVICE = "cuda"
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -152,7 +152,7 @@ def test_one_cell_of_each_kind(tmp_path: Path, precision: str) -> None:
     grid = train_on_device(tiny(tmp_path, f"optimizer.precision={precision}"))
     for kind in KINDS:
         directory = grid.directory(kind)
-        assert directory.manifest["device"] == torch.cuda.get_device_name()
+        assert directory.manifest.device == torch.cuda.get_device_name()
         assert [line["epoch"] for line in directory.epochs()] == [1, 2, 3]
         assert all(v.device.type == "cpu" for v in weights(directory).values())
 
@@ -200,7 +200,7 @@ def test_losses_equal_those_of_the_cpu(
         images = {"train": DeviceImages(dataset, dataset.train, device)}
         model = copy.deepcopy(student).to(device).train()
         context = Context(config, images, 10, model, copy.deepcopy(teacher).to(device))
-        method = training_of(kind, context)
+        method = make_training(kind, context)
         with autocast(device, precision):
             values, _ = method.losses(model, first_batch(images["train"]), 0)
         return {k: v.item() for k, v in values.items()}

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from helpers import some_manifest
 from rich.console import Console
 from training import tiny
 
@@ -38,7 +39,7 @@ def test_the_form_is_the_one_that_the_protocol_goes_by(
     progress = begin(grid.plan, grid.store)
     row = running_row(progress, fingerprint)
     assert row[1:3] == ["1/3", f"{shown.split()[1]} % validation"]
-    directory.finish({"results": {k: {reported: v} for k, v in values.items()}, "seconds": 1.0})
+    directory.finish(some_manifest(results={k: {reported: v} for k, v in values.items()}))
     progress.move(fingerprint, "done")
     assert shown in ended_line(progress, fingerprint)
 
@@ -62,7 +63,7 @@ def test_the_time_left_is_that_of_the_cells_that_are_left(tmp_path: Path) -> Non
     grid.store.prepare(progress.plan.cells[teacher])
     epoch(progress.directory(teacher), 1, 30.0)
     assert pace.seconds_left() == pytest.approx(2 * 30 + 3 * 30 + 3 * 30), "all that is known"
-    progress.directory(teacher).finish({"results": {}, "seconds": 90.0, "epochs": 3})
+    progress.directory(teacher).finish(some_manifest(seconds=90.0, epochs=3))
     progress.move(teacher, "done")
     for fingerprint, seconds in ((plain, 2.0), (kd, 4.0)):
         grid.store.prepare(progress.plan.cells[fingerprint])

@@ -82,7 +82,7 @@ def test_import_makes_a_teacher_that_an_experiment_uses(tmp_path: Path) -> None:
     assert [c.kind for c in plan.cells.values()].count("imported") == 1, "one cell for all seeds"
     assert progress.count("done") == 1
     manifest = progress.directory(next(iter(progress.cached_cells))).manifest
-    assert f"{100 * manifest['results']['accuracy']['last']:.2f} % on test" in text
+    assert f"{100 * manifest.results['accuracy']['last']:.2f} % on test" in text
 
 
 def test_a_teacher_of_some_classes_is_measured_on_those(tmp_path: Path) -> None:
@@ -111,8 +111,8 @@ def test_a_teacher_of_some_classes_is_measured_on_those(tmp_path: Path) -> None:
     with torch.no_grad():
         predicted = model((pixels - mean) / std).argmax(1).numpy()
     accuracy = float((predicted == seen.test.labels).mean())
-    assert progress.directory(fingerprint).manifest["results"]["accuracy"]["last"] == accuracy
-    assert progress.directory(fingerprint).manifest["data"]["digest"] == seen.digest
+    assert progress.directory(fingerprint).manifest.results["accuracy"]["last"] == accuracy
+    assert progress.directory(fingerprint).manifest.data["digest"] == seen.digest
 
     others = experiment(tasks={**tasks, "order": "labels"}, teacher_checkpoint=digest)
     with pytest.raises(UserError, match=r"teacher_checkpoint: .* is not in"):

@@ -16,14 +16,13 @@ import pytest
 from helpers import HANG, wait_until
 from training import KINDS, VERSION, Grid, assert_same_result, metrics, tiny
 
-from harness.data import Dataset
+from harness.data import Dataset, load
 from harness.data.sets.digits import DigitsOptions
 from harness.execute import local
 from harness.execute.local import ENVIRONMENT, LocalExecutor
 from harness.execute.scheduler import begin, run
 from harness.store import CellDir
-from harness.train import cell
-from harness.train.cell import Loaded
+from harness.train.data_request import DataRequest, DatasetCache
 from harness.train.exit_status import DONE, STOPPED, WRONG_INPUT
 
 
@@ -160,7 +159,7 @@ def test_the_slot_changes_no_bit(tmp_path: Path, trained: Grid, monkeypatch: Any
         assert_same_result(mine, other)
         assert mine.path.name == other.path.name
         for field in ("device", "threads"):
-            assert mine.manifest[field] == other.manifest[field]
+            assert getattr(mine.manifest, field) == getattr(other.manifest, field)
 
 
 def test_closed_none_is_left(executor: LocalExecutor, grid: Grid) -> None:
@@ -193,20 +192,26 @@ def test_cancelled_none_is_left(executor: LocalExecutor, grid: Grid) -> None:
 
 def test_a_data_set_is_loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[DigitsOptions, bool]] = []
-    real = cell.load
+    real = load
 
     def counted(options: DigitsOptions, with_test: bool) -> Dataset:
         calls.append((options, with_test))
         return real(options, with_test)
 
-    monkeypatch.setattr(cell, "load", counted)
-    loaded, options = Loaded(), DigitsOptions()
-    first = loaded.dataset(options, True, None)
-    assert loaded.dataset(DigitsOptions(), True, None) is first and len(calls) == 1
-    assert loaded.dataset(options, False, None).test is None
-    other = loaded.dataset(DigitsOptions(split_seed=1), False, None)
+    monkeypatch.setattr("harness.train.data_request.load", counted)
+    cache, options = DatasetCache(), DigitsOptions()
+
+    def dataset(options: DigitsOptions, with_test: bool, root: str | None = None) -> Dataset:
+        return cache.get(DataRequest(options, with_test, root, ""))
+
+    first = dataset(options, True)
+    assert dataset(DigitsOptions(), True) is first and len(calls) == 1
+    assert dataset(options, False).test is None
+    other = dataset(DigitsOptions(split_seed=1), False)
     assert other.digest != first.digest and len(calls) == 3
-    assert loaded.dataset(options, True, "/elsewhere").digest == first.digest and len(calls) == 4
+    assert dataset(options, True, "/elsewhere").digest == first.digest and len(calls) == 4
+    given = cache.get(DataRequest(options, True, None, ""), lambda: other)
+    assert given is other and len(calls) == 4
 
 
 STARTED = """

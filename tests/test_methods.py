@@ -142,7 +142,7 @@ def test_it_is_trained_and_checkpointed_but_not_published(owner: CellDir) -> Non
     assert go(owner) == DONE
     published = torch.load(owner / "model.pt", weights_only=True)["state_dict"]
     assert not {"weight", "memory"} & published.keys()
-    assert owner.manifest["parameters"] == sum(
+    assert owner.manifest.parameters == sum(
         v.numel() for k, v in published.items() if not k.endswith(("mean", "var", "tracked"))
     )
 

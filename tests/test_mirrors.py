@@ -84,7 +84,7 @@ def test_every_epoch_and_result_of_every_cell_is_sent_once(
             assert "lr" in line.metrics and "epoch" not in line.metrics
         status, results = sink.ended[key]
         assert status == "FINISHED"
-        final = cell.manifest["results"]
+        final = cell.manifest.results
         name = "ncm_train_centers" if kind == "stage1" else "accuracy"
         assert results[f"test_{'ncm' if kind == 'stage1' else 'accuracy'}"] == pytest.approx(
             final[name]["selected"], abs=1e-4
@@ -236,7 +236,7 @@ def test_tensorboard_shows_the_journal(folder: Path, capsys: pytest.CaptureFixtu
             assert point[1] == pytest.approx(value, rel=1e-6) and point[2] == event["time"]
     (final,) = shown["test_accuracy"]
     assert (final[0], final[2]) == (2, cell.events()[-1]["time"])
-    assert final[1] == pytest.approx(cell.manifest["results"]["accuracy"]["selected"], abs=1e-4)
+    assert final[1] == pytest.approx(cell.manifest.results["accuracy"]["selected"], abs=1e-4)
     text = b"".join(p.read_bytes() for p in places["kd"].glob("events.*"))
     for word in (b"_hparams_/experiment", b"kd.temperature", b"wrn-10-1"):
         assert word in text
@@ -329,7 +329,7 @@ def test_wandb_has_the_journal(folder: Path) -> None:
         assert shown["_step"] == event["epoch"]
         assert all(shown[k] == pytest.approx(v) for k, v in epoch_metrics(event).items())
     summary = {k: v for part in of_run["summary"] for k, v in values(part.update).items()}
-    final = cell.manifest["results"]["accuracy"]["selected"]
+    final = cell.manifest.results["accuracy"]["selected"]
     assert summary["test_accuracy"] == pytest.approx(final, abs=1e-4)
     assert summary["status"] == "FINISHED"
     again = sync_to_wandb(folder, WANDB_MODE="offline")

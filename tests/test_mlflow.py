@@ -89,11 +89,11 @@ def test_tags_say_what_a_run_is(finished: Path, logged: dict[str, Any], kind: st
         "protocol": "strict",
         "seed": "0",
         "attempts": "1",
-        "commit": cell.manifest["commits"][0],
-        "dirty": str(cell.manifest["dirty"]),
-        "selected_epoch": str(cell.manifest["selected_epoch"]),
+        "commit": cell.manifest.commits[0],
+        "dirty": str(cell.manifest.dirty),
+        "selected_epoch": str(cell.manifest.selected_epoch),
         "mlflow.source.name": "harness",
-        "mlflow.source.git.commit": cell.manifest["commits"][0],
+        "mlflow.source.git.commit": cell.manifest.commits[0],
         "mlflow.user": getpass.getuser(),
     }
     assert {k: tags.get(k) for k in expected} == expected
@@ -131,7 +131,7 @@ def test_results_in_all_three_forms(finished: Path, logged: dict[str, Any], kind
     cell = cells(finished)["supervised" if kind == "teacher" else kind]
     metrics = logged[kind].data.metrics
     for name, result in RESULTS[kind].items():
-        values = cell.manifest["results"][result]
+        values = cell.manifest.results[result]
         for form in ("last", "selected", "best_on_test"):
             assert metrics[f"{name}_{form}"] == pytest.approx(values[form], abs=0)
         assert metrics[name] == values["selected"], "strict reports the epoch chosen on validation"

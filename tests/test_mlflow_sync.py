@@ -74,7 +74,7 @@ def test_a_deleted_database_is_rebuilt_without_training(
     rebuilt = content_of(mlflow_client(finished_copy), "tiny")
     assert rebuilt == content_of(mlflow_client(finished), "tiny")
     assert len(list((finished_copy / "mlartifacts").rglob("model.pt"))) == 4
-    assert {c.manifest["attempts"] for c in cells(finished_copy).values()} == {1}
+    assert {c.manifest.attempts for c in cells(finished_copy).values()} == {1}
 
 
 def test_another_uri_gets_everything_and_twice_adds_nothing(

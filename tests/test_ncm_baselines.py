@@ -55,7 +55,7 @@ def test_pixels_by_an_independent_computation(tmp_path: Path, task: str) -> None
     parts = [pixels_of(dataset, part) for part in (dataset.train, dataset.test)]
     centers, predicted = nearest_means(parts[0], dataset.train.labels, parts[1])
     right = float((predicted == dataset.test.labels).mean())
-    result = directory.manifest["results"]["accuracy"]
+    result = directory.manifest.results["accuracy"]
     assert result["last"] == result["selected"] == pytest.approx(right, abs=1.5 / len(predicted))
     np.testing.assert_allclose(weights(directory)["fc.weight"], centers, rtol=0, atol=1e-5)
     assert 0.6 < right < 0.99
@@ -97,7 +97,7 @@ def test_untrained_by_an_independent_computation(tmp_path: Path) -> None:
         )
     centers, predicted = nearest_means(train, dataset.train.labels, test)
     right = float((predicted == dataset.test.labels).mean())
-    result = directory.manifest["results"]["accuracy"]
+    result = directory.manifest.results["accuracy"]
     assert result["last"] == pytest.approx(right, abs=1.5 / len(predicted))
     np.testing.assert_allclose(state["fc.weight"], centers, rtol=0, atol=1e-5)
     assert not any("loss" in name for name in directory.epochs()[0]), "no probabilities"
@@ -148,4 +148,4 @@ def test_a_class_without_images_cannot_be_meant(tmp_path: Path) -> None:
         assert go(directory) == DONE
         bias = weights(directory)["fc.bias"]
         assert (bias[:3] < -1e30).all() and not bias[3:].any()
-        assert directory.manifest["results"]["accuracy_old"]["last"] == 0
+        assert directory.manifest.results["accuracy_old"]["last"] == 0

@@ -37,7 +37,7 @@ class Bowl(Training):
         own = (self.module.weight - 1).square().sum() / 2
         return {"w": (model.w - 3).square().sum(), "own": own}, None
 
-    def prepared(self, batches: Any, epoch: int) -> Any:
+    def prepare_batches(self, batches: Any, epoch: int) -> Any:
         return batches
 
     def lr(self, epoch: int) -> float:

@@ -60,7 +60,7 @@ def test_predictions_have_the_reported_accuracy(finished: Path, kind: str) -> No
     cell = cells(finished)[kind]
     found = read_predictions(cell)
     assert found is not None
-    results = cell.manifest["results"]["accuracy"]
+    results = cell.manifest.results["accuracy"]
     assert accuracy_of(cell) == pytest.approx(results["selected"], abs=1e-12)
     assert found["labels"].dtype == found["predictions"].dtype == np.uint8
     assert found["class_names"].tolist() == [str(i) for i in range(10)]
@@ -94,11 +94,11 @@ def test_predictions_are_those_of_the_selected_weights(
     monkeypatch.setattr(Classifier, "evaluate", evaluate)
     directory = plain_cell(tmp_path, protocol, "training.epochs=3")
     assert go(directory) == DONE
-    assert directory.manifest["selected_epoch"] == epoch
+    assert directory.manifest.selected_epoch == epoch
     assert len(set(measured)) == 3, "equal accuracies would hide the wrong epoch"
     assert accuracy_of(directory) == pytest.approx(measured[epoch - 1], abs=1e-12)
     if "legacy" not in protocol:
-        assert directory.manifest["results"]["accuracy"][form] == measured[epoch - 1]
+        assert directory.manifest.results["accuracy"][form] == measured[epoch - 1]
 
 
 def test_without_classifier_or_test_images_there_are_none(finished: Path, tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_a_kill_around_the_predictions_is_harmless(
     assert directory.epochs() == lines and epochs_of(directory) == [1, 2], "trained again"
     undisturbed = cells(finished)["supervised"]
     for name in ("results", "selected_epoch"):
-        assert directory.manifest[name] == undisturbed.manifest[name]
+        assert getattr(directory.manifest, name) == getattr(undisturbed.manifest, name)
     content = (directory / "predictions.npz").read_bytes()
     assert content == (undisturbed / "predictions.npz").read_bytes()
 
@@ -167,7 +167,7 @@ def test_rows_of_the_matrix_are_the_test_images(finished: Path) -> None:
     test = load(parse(TINY).dataset).test
     assert test is not None
     assert matrix.counts.sum(1).tolist() == np.bincount(test.labels).tolist()
-    accuracy = cells(finished)["stage2"].manifest["results"]["accuracy"]["selected"]
+    accuracy = cells(finished)["stage2"].manifest.results["accuracy"]["selected"]
     assert np.trace(matrix.counts) == round(1400 * accuracy)
     assert bundle.class_names == [str(i) for i in range(10)]
 

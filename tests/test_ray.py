@@ -39,7 +39,7 @@ from harness.execute.scheduler import begin, run
 from harness.experiment.file import parse
 from harness.plan import make_plan
 from harness.store import CellDir, Store
-from harness.store.cell_options import cell_options
+from harness.store.manifest import CellOptions
 from harness.train.exit_status import BUSY, DONE, FAILED, STOPPED, WRONG_INPUT
 
 if WITH_RAY:
@@ -136,14 +136,14 @@ def test_the_same_bits_as_on_this_machine(
     runner = executor(shared_files=shared)
     assert runner.capacity == 3 < len(grid.plan.cells) == 8
     progress = begin(grid.plan, grid.store)
-    run(progress, runner, cell_options(parse(RAW).dataset, teacher_cache=10**8))
+    run(progress, runner, CellOptions.on_this_machine(parse(RAW).dataset, teacher_cache=10**8))
     assert set(progress.state.values()) == {"done"}, progress.errors
     assert set(trained.plan.cells) <= set(grid.plan.cells)
     for fingerprint in trained.plan.cells:
         directory = grid.store.directory(fingerprint)
         assert_same_result(directory, trained.store.directory(fingerprint))
         assert events_of(directory) == ["start", "epoch", "epoch", "epoch", "end"]
-        assert directory.manifest["threads"] == 1 and directory.manifest["commits"] == ["0" * 40]
+        assert directory.manifest.threads == 1 and directory.manifest.commits == ["0" * 40]
         trainer = json.loads((directory / "lease").read_text())["pid"]
         assert (trainer == os.getpid()) is not shared, "this process holds what travels"
         assert not directory.is_leased
@@ -167,11 +167,11 @@ def test_data_come_from_here_where_a_node_has_none(
     store.create()
     runner = executor(shared_files=False)
     (cell,) = plan.cells.values()
-    directory = store.prepare(cell, cell_options(experiment.dataset))
+    directory = store.prepare(cell, CellOptions.on_this_machine(experiment.dataset))
     for _ in range(2):  # the second time the data go along at once
         runner.submit(directory.path)
         assert next_ended(runner) == (directory.path, DONE), (directory / "log.txt").read_text()
-        assert directory.manifest["data"]["digest"] == cell.config.data.digest
+        assert directory.manifest.data["digest"] == cell.config.data.digest
         (directory / "manifest.json").unlink()
 
 
@@ -232,7 +232,7 @@ def test_a_node_is_killed_while_it_trains(
             runner.submit(directory.path)
     assert ended == (directory.path, DONE)
     cluster.remove_node(other)
-    assert events_of(directory).count("start") == directory.manifest["attempts"] == 2
+    assert events_of(directory).count("start") == directory.manifest.attempts == 2
     assert "lost after epoch" in (directory / "log.txt").read_text()
     epochs = [e["epoch"] for e in directory.events() if e["event"] == "epoch"]
     assert epochs == list(range(1, 16)), "nothing twice"
@@ -336,7 +336,7 @@ def test_cells_share_a_gpu(cluster: Any, executor: Made, tmp_path: Path, monkeyp
     grid = tiny(tmp_path / "runs", "methods=[plain]", "seeds=[0,1,2,3]")
     run(begin(grid.plan, grid.store), runner)
     cluster.remove_node(node)
-    seen = [grid.store.directory(f).manifest["device"] for f in grid.plan.cells]
+    seen = [grid.store.directory(f).manifest.device for f in grid.plan.cells]
     assert seen == ["0"] * 4
 
 
@@ -419,7 +419,7 @@ def test_the_driver_ends_and_begins_again(
     done = call(folder, *command)
     assert done.returncode == 0, done.stderr
     teacher = cells(folder)["supervised"]
-    assert teacher.manifest["attempts"] == 2 and epochs_of(teacher) == list(range(1, 26))
+    assert teacher.manifest.attempts == 2 and epochs_of(teacher) == list(range(1, 26))
 
 
 def test_a_tuning_finds_the_same(cluster: Any, folder: Path) -> None:

@@ -216,7 +216,7 @@ def test_manifest(data: bytes) -> None:
     with cell_with(manifest_json=data) as cell:
         try:
             assert cell.is_done
-            use(cell.manifest)
+            use(cell.manifest.as_json())
             cell.check_model()
         except Damaged as error:
             one_line(error, "manifest.json" if error.path.name != "model.pt" else "model.pt")
@@ -238,7 +238,7 @@ def test_description(data: bytes) -> None:
 def test_options(data: bytes) -> None:
     with cell_with(options_json=data) as cell:
         try:
-            use(cell.options)
+            use(cell.options.as_json())
         except Damaged as error:
             one_line(error, "options.json")
 

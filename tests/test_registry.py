@@ -268,7 +268,7 @@ def test_a_registered_teacher_teaches(here: Path) -> None:
     file = taught(here)
     assert "2 cells, 0 done, 2 to train" in harness(here, "plan", file, "--no-estimate")
     said = harness(here, "run", file)
-    value = cells(here)["supervised"].manifest["results"]["accuracy"]["selected"]
+    value = cells(here)["supervised"].manifest.results["accuracy"]["selected"]
     assert f"teacher: models:/{NAME}/1, measured here: " in said
     assert f"{100 * value:.2f} % on test" in said
     original = weights(cells(here)["supervised"])

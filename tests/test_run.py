@@ -38,7 +38,7 @@ from helpers import (
 
 from harness.cli import main
 from harness.store import CellDir, Store
-from harness.store.teacher_cache import FOLDER, kept_files
+from harness.store.teacher_cache import FOLDER, cached_files
 from harness.train.exit_status import STOPPED
 
 OPTIONS = ("--no-bar", "--device", "cpu", "--jobs", "2")
@@ -74,7 +74,7 @@ def test_a_run_trains_every_cell(finished: Path) -> None:
     assert done.keys() == KINDS
     for cell in done.values():
         journal_is_sound(cell, 2)
-        assert cell.manifest["attempts"] == 1
+        assert cell.manifest.attempts == 1
         left = {p.name for p in cell.path.iterdir()}
         assert {"cell.json", "journal.jsonl", "manifest.json", "model.pt"} <= left
         assert not {name for name in left if "checkpoint" in name or "tmp" in name}
@@ -89,7 +89,7 @@ def test_the_second_run_has_nothing_to_do(finished_copy: Path) -> None:
 
 def test_the_teachers_answers_are_kept_and_freed(finished: Path, finished_copy: Path) -> None:
     store = finished_copy / "runs"
-    kept = kept_files(store / FOLDER)
+    kept = cached_files(store / FOLDER)
     assert {p.name for p in kept} == {"epoch-1", "epoch-2", "unaugmented"}
     assert {cell.options["teacher_cache"] for cell in cells(finished).values()} == {20 * 10**9}
     before = {p: d for p, d in snapshot(finished_copy).items() if FOLDER not in p}
@@ -134,7 +134,7 @@ def test_a_run_on_two_devices(
         (slots[kind],) = (e["slot"] for e in cell.events() if e["event"] == "start")
         alone = cells(finished)[kind]
         assert cell.path.name == alone.path.name
-        assert cell.manifest["device"] == alone.manifest["device"]
+        assert cell.manifest.device == alone.manifest.device
     assert {slots["kd"], slots["stage1"]} == {"cpu:0", "cpu:1"}, "they wait for the teacher alone"
     assert main([*line, "cpu"]) == 0 and "nothing to do" in capsys.readouterr().out
 
@@ -187,9 +187,9 @@ def test_max_time_stops_and_the_next_call_ends_with_the_same_bits(
     attempts = 0
     for cell in cells(folder).values():
         journal_is_sound(cell, 8)
-        attempts = max(attempts, cell.manifest["attempts"])
+        attempts = max(attempts, cell.manifest.attempts)
         whole = CellDir(folder / "whole" / cell.path.name)
-        assert cell.manifest["results"] == whole.manifest["results"]
+        assert cell.manifest.results == whole.manifest.results
         resumed, reference = weights(cell), weights(whole)
         assert resumed.keys() == reference.keys()
         for name, tensor in reference.items():
@@ -214,7 +214,7 @@ def test_after_ctrl_c_the_next_call_goes_on(interrupted: Interrupted) -> None:
         journal_is_sound(cell, 12 if kind in ("supervised", "kd") else 2)
     kept = interrupted.before["supervised"]
     assert epochs_of(done["supervised"])[: len(kept)] == kept
-    assert done["supervised"].manifest["attempts"] == 2
+    assert done["supervised"].manifest.attempts == 2
 
 
 def test_sigterm_ends_like_ctrl_c(folder: Path) -> None:
@@ -246,7 +246,7 @@ def test_sigkill_leaves_no_orphan_and_the_next_call_goes_on(folder: Path) -> Non
 
     assert run_here(folder, file) == 0
     journal_is_sound(cell, n_epochs)
-    assert cell.manifest["attempts"] == 2
+    assert cell.manifest.attempts == 2
 
 
 # -- failing ---------------------------------------------------------------------------------------
@@ -326,7 +326,7 @@ def test_two_runs_at_once_train_every_cell_once(twice: Path) -> None:
     assert done.keys() == KINDS
     for kind, cell in done.items():
         journal_is_sound(cell, 6 if kind in ("supervised", "kd") else 2)
-        assert cell.manifest["attempts"] == 1
+        assert cell.manifest.attempts == 1
     runs = runs_in(mlflow_client(twice), "tiny")
     assert sorted(role(r) for r in runs) == [
         "grid",
@@ -343,7 +343,7 @@ def test_a_cell_on_its_own_stops_on_request(finished_copy: Path) -> None:
     cell = cells(finished_copy)["supervised"]
     for name in ("manifest.json", "journal.jsonl"):
         (cell / name).unlink()
-    description = cell.description
+    description = cell.cell.as_json()
     description["spec"]["training"]["epochs"] = 500
     (cell / "cell.json").write_text(json.dumps(description))
     process = subprocess.Popen(

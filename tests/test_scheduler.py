@@ -10,7 +10,7 @@ from types import FrameType, SimpleNamespace
 from typing import Any
 
 import pytest
-from helpers import TINY
+from helpers import TINY, some_manifest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,6 +22,7 @@ from harness.experiment.file import parse
 from harness.networks.wide_resnet import WideResNetOptions
 from harness.plan import Plan
 from harness.store import CellDir, Store
+from harness.store.manifest import CellOptions
 from harness.train.exit_status import BUSY, DONE, FAILED, STOPPED
 
 
@@ -46,7 +47,7 @@ def graph(**upstream: str) -> Plan:
 def mark_done(directory: CellDir) -> None:
     (directory / "model.pt").write_bytes(b"weights")
     digest = hashlib.sha256(b"weights").hexdigest()
-    directory.finish({"model_sha256": digest, "results": {}})
+    directory.finish(some_manifest(model_sha256=digest))
 
 
 class FakeExecutor:
@@ -534,6 +535,6 @@ def test_begin_refuses_a_changed_upstream_model(tmp_path: Path, damage: str) -> 
 
 def test_what_a_training_needs_is_in_its_directory(tmp_path: Path) -> None:
     """Nothing reaches it by the environment: it may run on another machine."""
-    options = {"dataset": {"name": "digits"}, "data_root": "/data", "n_workers": 2}
+    options = CellOptions(dataset={"name": "digits"}, data_root="/data", n_workers=2)
     case = Case(tmp_path, graph(a="", b="a")).run(options=options)
     assert [case.store.directory(f).options for f in case.plan.cells] == [options, options]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from simulation import SECONDS, Odds, Simulation, memory_folder, plan_of_seeds
 
 from harness.execute import scheduler
-from harness.plan import Plan, longest_chains
+from harness.plan import Plan, chain_lengths
 from harness.run.estimate import Cost
 
 SEEDS, WORKERS = 417, 500
@@ -122,7 +122,7 @@ def test_the_planners_estimate(folder: Path, n_seeds: int) -> None:
     """Of as many workers as there may be, beside what the scheduler makes of the same seconds."""
     plan = plan_of_seeds(n_seeds)
     seconds = {f: SECONDS[cell.kind] for f, cell in plan.cells.items()}
-    longest = max(longest_chains(plan.cells, seconds).values())
+    longest = max(chain_lengths(plan.cells, seconds).values())
     assert longest == SECONDS["supervised"] + SECONDS["stage1"] + SECONDS["stage2"]
     cost = Cost(seconds, longest, 0, 0, 0)
     for workers in (1, 2, 8, 24, 100, 500):

@@ -14,12 +14,14 @@ import time
 from pathlib import Path
 
 import pytest
+from helpers import some_manifest
 
 from harness.cell import Cell, CellConfig, CellData, network_options
 from harness.common.errors import UserError
 from harness.methods import SECTIONS
 from harness.store import Busy, CellDir, Store
 from harness.store.files import write_atomically
+from harness.store.manifest import CellOptions
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = CellConfig(
@@ -215,9 +217,9 @@ def test_finish_removes_the_checkpoint_and_what_kills_left_of_it(cell: CellDir) 
     (cell / ".checkpoint.pt.123.tmp").touch()
     (cell / ".mlflow.json.123.tmp").touch()  # another process may be about to rename it
     assert not cell.is_done
-    cell.finish({"results": {}})
+    cell.finish(some_manifest())
     assert cell.is_done
-    assert cell.manifest == {"results": {}}
+    assert cell.manifest == some_manifest()
     assert names(cell.path) == [".mlflow.json.123.tmp", "manifest.json"]
 
 
@@ -228,7 +230,7 @@ def test_finish_removes_the_checkpoint_and_what_kills_left_of_it(cell: CellDir) 
 def test_check_model(cell: CellDir, damage: str) -> None:
     digest = hashlib.sha256(b"weights").hexdigest()
     (cell / "model.pt").write_bytes(b"weights")
-    cell.finish({"model_sha256": digest})
+    cell.finish(some_manifest(model_sha256=digest))
     cell.check_model()
     if damage == "missing":
         (cell / "model.pt").unlink()
@@ -334,8 +336,9 @@ def test_prepare_keeps_the_options_beside_the_cell(tmp_path: Path) -> None:
     before = (store.prepare(cell) / "cell.json").read_bytes()
     assert names(store.directory(cell.fingerprint).path) == ["cell.json"]
     for path in ("/here", "/there"):
-        directory = store.prepare(cell, {"path": path})
-        assert directory.options == {"path": path}
+        options = CellOptions(data_root=path)
+        directory = store.prepare(cell, options)
+        assert directory.options == options
         assert (directory / "cell.json").read_bytes() == before
 
 

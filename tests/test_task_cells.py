@@ -140,7 +140,7 @@ def watched(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         return real_maps(self, x)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(harness.train.cell, "load", unaugmented)
+        patch.setattr(harness.train.data_request, "load", unaugmented)
         patch.setattr(WideResNet, "feature_maps", feature_maps)
         for training in (Classifier, RelationMatching):
             patch.setattr(training, "evaluate", in_phase(training.evaluate, "measuring"))
@@ -179,7 +179,7 @@ def test_no_image_of_validation_or_test_is_trained_on_or_makes_a_centre(watched:
 def test_manifests_say_what_was_seen(watched: Watched) -> None:
     digests = set()
     for fingerprint, cell in watched.plan.cells.items():
-        data = watched.store.directory(fingerprint).manifest["data"]
+        data = watched.store.directory(fingerprint).manifest.data
         own = watched.data_of(cell.config.data.view)
         assert data["digest"] == own.digest != cell.config.data.digest == watched.dataset.digest
         assert (data["train"], data["test"]) == (len(own.train), len(own.test or ()))
@@ -208,7 +208,7 @@ def test_teacher_ncm_is_the_nearest_centre(watched: Watched, overlap: int | None
     assert own.test is not None
     directory = watched.directory(**wanted)
     expected = ncm_accuracy(*embedded(watched, teacher, own.test), centers).item()
-    results = directory.manifest["results"]["accuracy"]
+    results = directory.manifest.results["accuracy"]
     assert results == {"last": expected, "selected": expected, "best_on_test": expected}
     assert torch.equal(weights(directory)["fc.weight"], centers)
     assert not weights(directory)["fc.bias"].any()
@@ -232,7 +232,7 @@ def test_the_probe_is_a_logistic_regression(watched: Watched, overlap: int | Non
     assert own.test is not None
     x, labels = embedded(watched, teacher, own.test)
     right = (model.predict(x.double().numpy()) == labels.numpy()).mean()
-    results = watched.directory(**wanted).manifest["results"]["accuracy"]
+    results = watched.directory(**wanted).manifest.results["accuracy"]
     assert results["last"] == pytest.approx(float(right), abs=1.5 / len(labels))
 
 
@@ -248,7 +248,7 @@ def test_centres_of_stage2_are_those_of_its_shots(
         found.append(real(*arguments, **options))
         return found[-1]
 
-    monkeypatch.setattr(harness.train.cell, "load", unaugmented)
+    monkeypatch.setattr(harness.train.data_request, "load", unaugmented)
     monkeypatch.setattr(harness.train.methods.stage2, "global_centers", global_centers)
     cell = watched.plan.cells[watched.entry(stage="stage2", task=Task(overlap, 5)).fingerprint]
     assert go(watched.store.prepare(changed(cell, stage2={"lambd": 11.0}))) == DONE
@@ -321,20 +321,20 @@ def test_old_and_new_classes_are_counted_apart(taught: Trained, shots: int) -> N
     new = np.isin(whole.train.labels, (3, 4)).sum()
     for stage in ("student", "teacher_ncm", "probe"):
         directory = taught.train(cell_of(taught.plan, stage=stage, task=Task(None, shots)))
-        data = directory.manifest["data"]
+        data = directory.manifest.data
         assert data["train"] == 3 * shots + new
         with np.load(directory / "predictions.npz") as file:
             labels, predicted = file["labels"], file["predictions"]
         assert labels.tolist() == own.test.labels.tolist()
         by_hand = {"accuracy": range(5), "accuracy_old": range(3), "accuracy_new": range(3, 5)}
-        results = directory.manifest["results"]
+        results = directory.manifest.results
         assert results.keys() == by_hand.keys()
         for name, classes in by_hand.items():
             pairs = [(y, p) for y, p in zip(labels, predicted, strict=True) if y in classes]
             right = sum(y == p for y, p in pairs)
             # predictions.npz has the selected weights'
             assert results[name]["selected"] == pytest.approx(right / len(pairs), abs=1e-12)
-            line = directory.epochs()[directory.manifest["selected_epoch"] - 1]
+            line = directory.epochs()[directory.manifest.selected_epoch - 1]
             assert line[f"test/{name}"] == results[name]["selected"]
             assert f"validation/{name}" in line
         if stage != "student":
@@ -345,7 +345,7 @@ def test_old_and_new_classes_are_counted_apart(taught: Trained, shots: int) -> N
 
 
 def test_without_old_classes_there_are_no_groups(watched: Watched) -> None:
-    results = watched.directory(stage="student", task=Task(1, 5)).manifest["results"]
+    results = watched.directory(stage="student", task=Task(1, 5)).manifest.results
     assert results.keys() == {"accuracy"}
 
 
@@ -414,14 +414,14 @@ def test_measured_in_its_rhythm_and_at_the_end(
         assert [line["epoch"] for line in lines if name in line] == measured
     assert all("train/accuracy" in line for line in lines)
     manifest, by_epoch = directory.manifest, {line["epoch"]: line for line in lines}
-    assert manifest["selected_epoch"] in measured
+    assert manifest.selected_epoch in measured
     chosen = {e: by_epoch[e]["validation/accuracy"] for e in measured}
     best = max(chosen.values())
-    assert manifest["selected_epoch"] == max(e for e, v in chosen.items() if v == best)
+    assert manifest.selected_epoch == max(e for e, v in chosen.items() if v == best)
     test = {e: by_epoch[e]["test/accuracy"] for e in measured}
-    assert manifest["results"]["accuracy"] == {
+    assert manifest.results["accuracy"] == {
         "last": test[epochs],
-        "selected": test[manifest["selected_epoch"]],
+        "selected": test[manifest.selected_epoch],
         "best_on_test": max(test.values()),
     }
     spent = sum(line.get(EVALUATION_SECONDS, 0) for line in lines)
@@ -452,7 +452,7 @@ def test_a_rhythm_changes_nothing_of_the_training(tmp_path: Path, selection: str
     always = {line["epoch"]: line for line in metrics(found[1])}
     for line in metrics(found[3]):
         assert line.items() <= always[line["epoch"]].items()
-    last = (found[e].manifest["results"]["accuracy"]["last"] for e in (1, 3))
+    last = (found[e].manifest.results["accuracy"]["last"] for e in (1, 3))
     assert len({*last}) == 1
     again = Store(tmp_path / "again")
     again.create()
@@ -470,4 +470,4 @@ def test_what_takes_no_steps_is_measured_whatever_the_rhythm(taught: Trained) ->
     cell = cell_of(plan, stage="probe", task=Task(None, 4))
     directory = taught.train(replace(cell, upstream={"initial": taught.teacher}))
     (line,) = directory.epochs()
-    assert "test/accuracy" in line and "accuracy" in directory.manifest["results"]
+    assert "test/accuracy" in line and "accuracy" in directory.manifest.results

@@ -25,11 +25,11 @@ from harness.networks import build
 from harness.networks.base import Network
 from harness.plan import make_plan
 from harness.store import CellDir, Store, teacher_cache
-from harness.store.cell_options import cell_options
-from harness.store.teacher_cache import FOLDER, RESERVE, clean, kept_files
+from harness.store.manifest import CellOptions
+from harness.store.teacher_cache import FOLDER, RESERVE, cached_files, clean
 from harness.train.exit_status import DONE, STOPPED
 from harness.train.methods.base import Context
-from harness.train.teacher_cache import PassFile, TeacherCache, identity_of
+from harness.train.teacher_cache import PassFile, TeacherCache, cache_identity
 
 LIMIT = 10**9
 METHODS = "methods=[plain,kd,refilled,refilled-triplet,crd,vid,kd+vid]"
@@ -59,7 +59,7 @@ def kept(
 
 
 def answers_of(keeper: TeacherCache, name: str = "epoch-1", n: int = 10) -> Tensor:
-    return torch.cat([answer for _, answer in keeper.to(batches(n), name, n)])
+    return torch.cat([answer for _, answer in keeper.outputs_for(batches(n), name, n)])
 
 
 def whole(n: int = 10) -> Tensor:
@@ -76,7 +76,7 @@ def grid(tmp_path: Path) -> Grid:
 
 def train(grid: Grid, limit: int) -> list[CellDir]:
     directories = []
-    options = cell_options(grid.plan.experiment.dataset, teacher_cache=limit)
+    options = CellOptions.on_this_machine(grid.plan.experiment.dataset, teacher_cache=limit)
     for cell in grid.plan.cells.values():
         directories.append(grid.store.prepare(cell, options))
         assert go(directories[-1]) == DONE
@@ -156,14 +156,17 @@ def test_maps_are_no_kept_answers(grid: Grid) -> None:
     dataset = load(grid.plan.experiment.dataset)
     images: Any = {"train": DeviceImages(dataset, dataset.train, torch.device("cpu"))}
     context = Context(config(), images, 10, teacher, teacher, keeper)
-    batch = next(context.asking(images["train"].plain(8), 0))
-    assert not context.teach(batch).maps and len(context.teach(batch, maps=True).maps) == 3
+    batch = next(context.with_teacher_outputs(images["train"].plain(8), 0))
+    assert (
+        not context.teacher_output(batch).maps
+        and len(context.teacher_output(batch, with_maps=True).maps) == 3
+    )
 
 
 def test_an_interrupted_cell_keeps_what_it_had(grid: Grid, tmp_path: Path) -> None:
     teacher, kd = (grid.cell(k) for k in ("supervised", "kd"))
     assert go(grid.store.prepare(teacher)) == DONE
-    directory = grid.store.prepare(kd, {"teacher_cache": LIMIT})
+    directory = grid.store.prepare(kd, CellOptions(teacher_cache=LIMIT))
     assert go(directory, StopAfter(7)) == STOPPED
     assert go(directory) == DONE
     other = tiny(tmp_path / "other")
@@ -179,7 +182,7 @@ def question(*changes: str) -> dict[str, Any]:
     plan = make_plan(parse(apply_overrides(RAW, ["methods=[kd]", *changes])), load(DigitsOptions()))
     (cell,) = (c for c in plan.cells.values() if c.upstream)
     own = {"sha256": cell.upstream["teacher"]}
-    return {"any": identity_of(cell.config, {}, {}), "own": identity_of(cell.config, own, {})}
+    return {"any": cache_identity(cell.config, {}, {}), "own": cache_identity(cell.config, own, {})}
 
 
 @pytest.mark.parametrize(
@@ -202,12 +205,21 @@ def test_another_question_has_another_key(change: str, is_other: bool) -> None:
         assert (after["any"] != before["any"]) is is_other
 
 
+def test_outputs_for_validation_images_are_others() -> None:
+    """Cells that train on them have the same data, digest and seed; their batches are others."""
+    identities = [
+        cache_identity(config(protocol={"train_on": images, "selection": "last"}), {}, {})
+        for images in ("train", "train+validation")
+    ]
+    assert identities[0] != identities[1]
+
+
 @pytest.mark.parametrize("change", ["device", "processor", "threads", "torch"])
 def test_other_machines_have_other_last_digits(change: str) -> None:
     machine = {"device": "cpu", "processor": "a", "threads": 1, "torch": "2"}
-    one = identity_of(config(), {}, machine)
-    assert one != identity_of(config(), {}, machine | {change: 3})
-    assert one != identity_of(config(), {"sha256": ""}, machine)
+    one = cache_identity(config(), {}, machine)
+    assert one != cache_identity(config(), {}, machine | {change: 3})
+    assert one != cache_identity(config(), {"sha256": ""}, machine)
 
 
 # -- one file --------------------------------------------------------------------------------------
@@ -228,7 +240,7 @@ def test_asked_again_nothing_is_computed(tmp_path: Path) -> None:
 def test_what_was_damaged_is_computed_again(tmp_path: Path) -> None:
     asked = Asked()
     answers_of(kept(tmp_path, asked))
-    (path,) = kept_files(tmp_path / FOLDER)
+    (path,) = cached_files(tmp_path / FOLDER)
     for place in (4 * 12, path.stat().st_size - 8 * 2):  # second batch; the last one's digest
         data = bytearray(path.read_bytes())
         data[place] ^= 1
@@ -243,7 +255,7 @@ def test_what_was_damaged_is_computed_again(tmp_path: Path) -> None:
 def test_a_file_of_another_size_is_computed_again(tmp_path: Path, size: int) -> None:
     asked = Asked()
     answers_of(kept(tmp_path, asked))
-    (path,) = kept_files(tmp_path / FOLDER)
+    (path,) = cached_files(tmp_path / FOLDER)
     os.truncate(path, size)
     assert answers_of(kept(tmp_path, asked)).equal(whole())
     assert path.stat().st_size == PassFile.size(10, 3)
@@ -254,7 +266,7 @@ def test_on_a_gpu_they_are_written_at_the_end_of_the_pass(tmp_path: Path) -> Non
     asked = Asked()
     keeper = kept(tmp_path, asked)
     keeper._shared = keeper._alone  # type: ignore[method-assign]
-    first = keeper.to(batches(), "epoch-1", 10)
+    first = keeper.outputs_for(batches(), "epoch-1", 10)
     next(first)
     first.close()  # type: ignore[attr-defined]
     assert answers_of(keeper).equal(whole())
@@ -365,7 +377,7 @@ def test_the_teacher_asked_least_recently_makes_room(tmp_path: Path) -> None:
     answers_of(last)
     left = {
         json.loads((p.parent / "key.json").read_text())["seed"]
-        for p in kept_files(tmp_path / FOLDER)
+        for p in cached_files(tmp_path / FOLDER)
     }
     assert left == {1, 3, 4}
     for name in ("epoch-2", "epoch-3"):
@@ -381,10 +393,10 @@ def test_other_peoples_room_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     usage = SimpleNamespace(free=RESERVE + PassFile.size(10, 3) - 1)
     monkeypatch.setattr(teacher_cache.shutil, "disk_usage", lambda _: usage)
     assert answers_of(kept(tmp_path, Asked())).equal(whole())
-    assert not kept_files(tmp_path / FOLDER)
+    assert not cached_files(tmp_path / FOLDER)
     usage.free += 1
     answers_of(kept(tmp_path, Asked()))
-    assert kept_files(tmp_path / FOLDER)
+    assert cached_files(tmp_path / FOLDER)
 
 
 def test_without_a_place_they_are_computed(
@@ -397,7 +409,7 @@ def test_without_a_place_they_are_computed(
         assert answers_of(keeper, name).equal(whole())
     assert asked.sizes == 2 * [4, 4, 2]
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("warning: the teacher's answers are not kept in ")
+    assert line.startswith("warning: the teacher's outputs are not cached in ")
 
 
 def test_a_full_disk_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -406,7 +418,7 @@ def test_a_full_disk_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(os, "posix_fallocate", full)
     assert answers_of(kept(tmp_path, Asked())).equal(whole())
-    assert not kept_files(tmp_path / FOLDER)
+    assert not cached_files(tmp_path / FOLDER)
 
 
 def test_gc(tmp_path: Path) -> None:

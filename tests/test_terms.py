@@ -25,7 +25,7 @@ from harness.experiment.tuned import Tuned
 from harness.methods import REGISTRY, SECTIONS, get_method
 from harness.networks import build
 from harness.run.session import print_remarks
-from harness.train.methods.base import Context, NetworkOutput, training_of
+from harness.train.methods.base import Context, NetworkOutput, make_training
 from harness.train.methods.distillation import Distillation, Term
 from harness.tune.tuning_file import Tuning, read_tuning
 from harness.tune.winner import tuned_fields
@@ -44,7 +44,7 @@ def training(kind: str, seed: int = 3, **changed: dict[str, Any]) -> tuple[Disti
     experiment = parse(RAW)
     dataset = load(experiment.dataset)
     images = {"train": on_device(dataset, dataset.train, CPU, 0)}
-    made = training_of(kind, Context(config(**sections, seed=seed), images, 10, student, teacher))
+    made = make_training(kind, Context(config(**sections, seed=seed), images, 10, student, teacher))
     assert isinstance(made, Distillation)
     (batch,) = [
         b for i, b in enumerate(images["train"].augmented(32, epoch_generator(0, 0))) if i == 1
@@ -93,7 +93,7 @@ def test_what_is_minimised(name: str) -> None:
     model = made.context.student
     losses, logits = made.losses(model, batch, 0)
     student, teacher = (
-        NetworkOutput.of(n, batch.x, maps=True) for n in (model, made.context.teacher)
+        NetworkOutput.compute(n, batch.x, with_maps=True) for n in (model, made.context.teacher)
     )
     assert logits is not None and torch.equal(logits, student.logits)
     weight = {"kd": 0.1, "kd_standardised": 0.1}.get(name, 1.0)
@@ -113,7 +113,7 @@ def test_in_half_precision_the_terms_meet_in_float32() -> None:
         with torch.autocast("cpu", torch.bfloat16):
             losses, logits = made.losses(model, batch, 0)
             if whole:
-                logits, teacher = model(batch.x), made.context.teach(batch).logits
+                logits, teacher = model(batch.x), made.context.teacher_output(batch).logits
                 losses = distill.kd_loss(logits, teacher, batch.y, temperature=4, alpha=0.9)
         torch.stack(list(losses.values())).sum().backward()
         gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
@@ -169,7 +169,7 @@ def test_dkds_weight_grows() -> None:
 
 def answers(made: Distillation, batch: Batch) -> tuple[NetworkOutput, NetworkOutput]:
     student, teacher = (
-        NetworkOutput.of(n, batch.x, maps=True)
+        NetworkOutput.compute(n, batch.x, with_maps=True)
         for n in (made.context.student, made.context.teacher)
     )
     return student, teacher
@@ -190,8 +190,8 @@ def test_a_sum_has_each_term_and_one_cross_entropy() -> None:
 def test_only_what_needs_maps_asks_for_them() -> None:
     for name in SUMMABLE:
         made, _ = training(name, crd={"negatives": 5, "features": 4})
-        assert made.wants_maps == ("maps" in REGISTRY[name].needs)
-    assert training("kd+sp")[0].wants_maps
+        assert made.needs_maps == ("maps" in REGISTRY[name].needs)
+    assert training("kd+sp")[0].needs_maps
 
 
 def test_parameters_of_terms_are_trained() -> None:

@@ -74,7 +74,7 @@ def test_the_file_says_what_it_is_of(project: Path, digits: Dataset) -> None:
     content = torch.load(cells(project)["kd"] / "model.pt", weights_only=True)
     assert content.keys() == {"state_dict", "validating_accuracy", "epoch", "about"}
     assert content["about"] == {
-        "network": cells(project)["kd"].description["spec"]["network"],
+        "network": cells(project)["kd"].cell.config.as_json()["network"],
         "classifies": True,
         "data": "digits",
         "data_digest": digits.digest,
@@ -307,7 +307,7 @@ def test_evaluate_gives_the_tables_number(
     project: Path, digits: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cell = cells(project)["stage2"]
-    accuracy = cell.manifest["results"]["accuracy"]["selected"]
+    accuracy = cell.manifest.results["accuracy"]["selected"]
     model = ("tiny", "--method", "refilled")
     text = said(capsys, "evaluate", *model, "--dataset", FILE)
     n = round(accuracy * 1400)
@@ -416,4 +416,4 @@ def test_a_registered_teacher_is_an_mlflow_model(project: Path, digits: Dataset)
     metadata = mlflow.models.get_model_info(uri).metadata
     assert metadata["class_names"] == list(ours.class_names)
     version = mlflow_client(project).get_model_version_by_alias("tiny-wrn-10-1", "teacher")
-    assert version.tags["sha256"] == cell.manifest["model_sha256"]
+    assert version.tags["sha256"] == cell.manifest.model_sha256

@@ -27,13 +27,13 @@ from harness.train.schedule import cosine_lr, multistep_lr
 def test_manifest(trained: Grid) -> None:
     for kind in KINDS:
         manifest = trained.directory(kind).manifest
-        assert manifest["attempts"] == 1
-        assert manifest["commits"] == ["0" * 40]
-        assert manifest["dirty"] is False
-        assert manifest["device"].startswith("cpu")
-        assert manifest["threads"] == 1
-        assert manifest["parameters"] == 78186
-        data = manifest["data"]
+        assert manifest.attempts == 1
+        assert manifest.commits == ["0" * 40]
+        assert manifest.dirty is False
+        assert manifest.device.startswith("cpu")
+        assert manifest.threads == 1
+        assert manifest.parameters == 78186
+        data = manifest.data
         assert (data["train"], data["validation"], data["test"]) == (297, 100, 1400)
         assert not list(trained.directory(kind).path.glob("checkpoint*"))
 
@@ -44,7 +44,7 @@ def test_model_file_has_the_published_format(trained: Grid) -> None:
         content = torch.load(directory / "model.pt", weights_only=True)
         published = {"state_dict", "validating_accuracy", "epoch"}
         assert content.keys() == published | {"about"}  # test_trained has the rest
-        assert content["epoch"] == directory.manifest["selected_epoch"]
+        assert content["epoch"] == directory.manifest.selected_epoch
         line = directory.epochs()[content["epoch"] - 1]
         name = "ncm_train_centers" if kind == "stage1" else "accuracy"
         assert content["validating_accuracy"] == line[f"validation/{name}"]
@@ -88,7 +88,7 @@ def test_model_file_has_the_weights_of_its_accuracy(trained: Grid) -> None:
         directory = trained.directory(kind)
         network = trained.cell(kind).config.network
         model = load_model(directory / "model.pt", network, 10)
-        assert accuracy(model, images) == directory.manifest["results"]["accuracy"]["selected"]
+        assert accuracy(model, images) == directory.manifest.results["accuracy"]["selected"]
 
 
 # Teacher and stages
@@ -161,7 +161,7 @@ def test_a_cell_sees_its_view(trained: Grid, tmp_path: Path) -> None:
     directory = grid.store.prepare(seeing)
     assert go(directory) == DONE
     assert weights(directory)["fc.weight"].shape[0] == len(classes)
-    sizes = directory.manifest["data"]
+    sizes = directory.manifest.data
     assert sizes["train"] == len(classes) * shots
     labels = load(trained.plan.experiment.dataset).test.labels  # type: ignore[union-attr]
     assert sizes["test"] == sum((labels == c).sum() for c in classes)
@@ -184,7 +184,7 @@ def test_maps_come_when_they_are_asked_for(trained: Grid) -> None:
     images: dict[str, Images] = {"train": DeviceImages(dataset, dataset.train, CPU)}
     teacher, batch = build("wide_resnet", 10, depth=10, width=2), next(images["train"].plain(16))
     context = Context(trained.cell("kd").config, images, 10, teacher, teacher)
-    answer, more = context.teach(batch), context.teach(batch, maps=True)
+    answer, more = context.teacher_output(batch), context.teacher_output(batch, with_maps=True)
     assert answer.maps == () and [m.shape[1] for m in more.maps] == [32, 64, 128]
     with torch.no_grad():
         embedding, logits = teacher.eval().embed_and_classify(batch.x)

@@ -21,12 +21,12 @@ from training import (
     tiny,
 )
 
-import harness.train.cell
 from harness.data import load
 from harness.data.views import join_validation
 from harness.experiment.file import apply_overrides, parse
 from harness.plan import make_plan
 from harness.store import CellDir
+from harness.store.manifest import CellOptions
 from harness.train.cell import run_cell
 from harness.train.checkpoint import to_bytes
 from harness.train.exit_status import DONE, FAILED, STOPPED, WRONG_INPUT
@@ -49,7 +49,7 @@ def test_divergence_is_a_failure_without_nan(tmp_path: Path) -> None:
 
 def test_other_data_are_refused(trained: Grid, tmp_path: Path) -> None:
     _, directory = copy_without(trained, "supervised", tmp_path)
-    description = directory.description
+    description = directory.cell.as_json()
     description["spec"]["data"]["digest"] = "0" * 64
     (directory / "cell.json").write_text(json.dumps(description))
     assert go(directory) == WRONG_INPUT
@@ -61,10 +61,10 @@ def test_moved_data_are_read_where_they_lie_now(trained: Grid, tmp_path: Path) -
     """options.json may differ from the cell's own options, but the images must be the same."""
     grid, directory = copy_without(trained, "supervised", tmp_path)
     options = grid.plan.experiment.dataset.model_dump(mode="json")
-    grid.store.prepare(grid.cell("supervised"), {"dataset": options | {"split_seed": 1}})
+    grid.store.prepare(grid.cell("supervised"), CellOptions(dataset=options | {"split_seed": 1}))
     assert go(directory) == WRONG_INPUT
     assert failure(directory).startswith("dataset: digits on this machine is not the data")
-    grid.store.prepare(grid.cell("supervised"), {"dataset": options})
+    grid.store.prepare(grid.cell("supervised"), CellOptions(dataset=options))
     assert go(directory) == DONE
     assert_same_result(directory, trained.directory("supervised"))
 
@@ -78,7 +78,7 @@ def test_a_setting_that_the_method_refuses(
 ) -> None:
     """Wrong input, in one line that names it. An experiment file cannot say it, a cell.json can."""
     _, directory = copy_without(trained, kind, tmp_path)
-    description = directory.description
+    description = directory.cell.as_json()
     description["spec"][kind][setting] = value
     (directory / "cell.json").write_text(json.dumps(description))
     assert go(directory) == WRONG_INPUT
@@ -154,8 +154,8 @@ def test_hostile_checkpoint_runs_nothing(trained: Grid, tmp_path: Path, form: st
 def replace_model(directory: CellDir, data: bytes) -> None:
     """With the manifest's digest, as an attacker would."""
     (directory / "model.pt").write_bytes(data)
-    manifest = {**directory.manifest, "model_sha256": hashlib.sha256(data).hexdigest()}
-    directory.finish(manifest)
+    digest = hashlib.sha256(data).hexdigest()
+    directory.finish(directory.manifest.model_copy(update={"model_sha256": digest}))
 
 
 @pytest.mark.parametrize("form", ["pickle", "zip"])
@@ -190,7 +190,7 @@ def test_any_other_error_is_one_line_in_the_journal(
     def broken(*_: Any) -> None:
         raise ZeroDivisionError("for a test")
 
-    monkeypatch.setattr(harness.train.cell, "load", broken)
+    monkeypatch.setattr("harness.train.data_request.load", broken)
     directory = tiny(tmp_path).directory("supervised")
     assert go(directory) == FAILED
     assert failure(directory) == "ZeroDivisionError: for a test"

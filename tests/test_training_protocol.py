@@ -35,7 +35,7 @@ from harness.plan import make_plan
 from harness.train.checkpoint import copy_state, load_model
 from harness.train.exit_status import DONE, STOPPED, WRONG_INPUT
 from harness.train.loop import Best, scoring
-from harness.train.methods.base import Classifier, Context, training_of
+from harness.train.methods.base import Classifier, Context, make_training
 from harness.train.methods.stage1 import RelationMatching
 
 # Selection
@@ -72,7 +72,7 @@ def test_when_stage1_is_looked_at(
     for changes, expected in (({}, strict), ({"last_look": "rhythm"}, legacy)):
         context = Context(config(**changes), {"train": None}, 10, None, None)  # type: ignore[arg-type,dict-item]
         stage = RelationMatching(context, settings)
-        assert [e for e in range(1, epochs + 1) if stage.is_looked_at(e)] == expected
+        assert [e for e in range(1, epochs + 1) if stage.is_measured(e)] == expected
 
 
 def test_legacy_students_start_from_weights_of_their_own(tmp_path: Path) -> None:
@@ -137,9 +137,9 @@ def test_selection(
     if stopped:
         assert go(directory, lambda: len(directory.epochs()) == 3) == STOPPED
     assert go(directory) == DONE
-    assert directory.manifest["selected_epoch"] == epoch
+    assert directory.manifest.selected_epoch == epoch
     assert same_state(weights(directory), states[epoch])
-    results = directory.manifest["results"]["accuracy"]
+    results = directory.manifest.results["accuracy"]
     assert results == {"last": 0.2, "selected": reported, "best_on_test": 0.8}
     assert results[grid.plan.experiment.protocol.reported] == reported
 
@@ -155,7 +155,7 @@ def test_stage1_selects_among_the_epochs_it_evaluates(trained: Grid, tmp_path: P
     values = {line["epoch"]: line[key] for line in directory.epochs() if key in line}
     assert list(values) == [2, 4, 5]
     best = max(values.values())
-    assert directory.manifest["selected_epoch"] == max(e for e, v in values.items() if v == best)
+    assert directory.manifest.selected_epoch == max(e for e, v in values.items() if v == best)
 
 
 @pytest.mark.parametrize("kind", ["supervised", "stage2"])
@@ -167,7 +167,7 @@ def test_the_loss_of_validation_images_is_noted(trained: Grid, kind: str) -> Non
     images = DeviceImages(dataset, dataset.validation, CPU)
     with torch.no_grad():
         losses = [-model(b.x).log_softmax(1)[range(len(b.y)), b.y] for b in images.plain()]
-    noted = directory.epochs()[directory.manifest["selected_epoch"] - 1]["validation/loss"]
+    noted = directory.epochs()[directory.manifest.selected_epoch - 1]["validation/loss"]
     assert noted == pytest.approx(torch.cat(losses).mean().item(), rel=1e-5)
     assert not any("test/loss" in line for line in directory.epochs())
 
@@ -213,7 +213,7 @@ def test_stage1_goes_by_ncm_accuracy_whatever_classifiers_go_by(tmp_path: Path) 
 def test_legacy_trains_on_validation_images_too(tmp_path: Path) -> None:
     directory = tiny(tmp_path, "protocol=legacy", "training.epochs=1").directory("supervised")
     assert go(directory) == DONE
-    data = directory.manifest["data"]
+    data = directory.manifest.data
     assert (data["train"], data.get("validation"), data["test"]) == (397, None, 1400)
     assert not any("validation/accuracy" in line for line in directory.epochs())
     content = torch.load(directory / "model.pt", weights_only=True)
@@ -230,7 +230,7 @@ def test_legacy_centers_come_from_augmented_images(trained: Grid) -> None:
 
     def centers(center_images: str) -> Tensor:
         config = changed(cell, center_images=center_images).config
-        result = training_of("stage2", Context(config, images, 10, teacher, teacher)).centers
+        result = make_training("stage2", Context(config, images, 10, teacher, teacher)).centers
         assert result is not None
         return result
 
@@ -301,8 +301,8 @@ def test_cells_train_without_a_test_split(tmp_path: Path, monkeypatch: pytest.Mo
     assert parts == [297, 100] * 4
     for kind in KINDS:
         directory = grid.directory(kind)
-        assert directory.manifest["results"] == {}
-        assert "test" not in directory.manifest["data"]
+        assert directory.manifest.results == {}
+        assert "test" not in directory.manifest.data
         names = {name for line in directory.epochs() for name in line}
         assert not any(name.startswith("test/") for name in names)
         assert any(name.startswith("validation/") for name in names)

@@ -62,7 +62,7 @@ def test_stopped_in_an_epoch_and_continued(trained: Grid, tmp_path: Path, kind: 
     assert go(directory, StopAfter(7)) == STOPPED
     assert go(directory) == DONE
     assert_same_result(directory, trained.directory(kind))
-    assert directory.manifest["attempts"] == 3
+    assert directory.manifest.attempts == 3
 
 
 @pytest.mark.parametrize("kind", ["supervised", "stage1"])
@@ -245,7 +245,7 @@ def test_killed_and_continued(uninterrupted: CellDir, tmp_path: Path) -> None:
     assert go(directory) == DONE
     assert epochs_of(directory) == list(range(1, EPOCHS + 1))
     assert_same_result(directory, uninterrupted)
-    assert directory.manifest["attempts"] == 2
+    assert directory.manifest.attempts == 2
     assert not list(directory.path.glob("*checkpoint*"))
 
 
@@ -302,5 +302,5 @@ def test_a_cell_that_went_on_with_other_threads_says_so(tmp_path: Path) -> None:
     text = (directory / "journal.jsonl").read_text().replace('"threads":1', '"threads":4')
     (directory / "journal.jsonl").write_text(text)
     assert go(directory) == DONE
-    assert directory.manifest["threads"] == [1, 4]
-    assert directory.manifest["processor"] == first["processor"]
+    assert directory.manifest.threads == [1, 4]
+    assert directory.manifest.processor == first["processor"]

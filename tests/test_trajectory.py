@@ -19,7 +19,7 @@ from harness.networks.base import Network
 from harness.networks.wide_resnet import WideResNetOptions
 from harness.store import CellDir
 from harness.train import loop
-from harness.train.methods.base import Context, training_of
+from harness.train.methods.base import Context, make_training
 
 TEACHER, STUDENT = (WideResNetOptions(depth=10, width=w, dropout=0.0) for w in (2, 1))
 RUNS = ("teacher", "plain", "stage1_triplet", "stage2_triplet", "stage1_tuple", "stage2_tuple")
@@ -67,7 +67,7 @@ def train(cell: Cell, state: Any, network: Any, data: Any, teacher: Any, folder:
     model.load_state_dict(state)
     images = {part: Ordered(*data[part]) for part in ("train", "test")}
     context = Context(cell.config, images, 10, model, teacher)  # type: ignore[arg-type]
-    method = training_of(cell.kind, context)
+    method = make_training(cell.kind, context)
     run, losses = Run(), method.losses
 
     def watched(model: Network, batch: Any, epoch: int) -> Any:

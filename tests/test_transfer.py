@@ -26,7 +26,7 @@ from harness.execute.ray.transfer import (
     write_files,
 )
 from harness.store import CellDir
-from harness.store.cell_options import cell_options
+from harness.store.manifest import CellOptions
 from harness.train.data_request import DataRequest, data_request
 from harness.train.exit_status import DONE, STOPPED
 
@@ -168,7 +168,7 @@ def test_what_a_cell_wants(trained: Grid, tmp_path: Path) -> None:
     digits = DigitsOptions(validation=100, test=1400)
     digest = trained.directory("kd").cell.config.data.digest
     assert data_request(directory) == DataRequest(digits, True, None, digest)
-    options = cell_options(digits) | {"data_root": "/somewhere"}
+    options = CellOptions.on_this_machine(digits) | {"data_root": "/somewhere"}
     (directory / "options.json").write_text(json.dumps(options))
     assert data_request(directory) == DataRequest(digits, True, "/somewhere", digest)
     (directory / "options.json").write_text('{"dataset": {"name": "digits", "validation": -1}}')

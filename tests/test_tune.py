@@ -16,7 +16,7 @@ from typing import Any
 import optuna
 import pytest
 import yaml
-from helpers import ROOT, TINY, one_error_line
+from helpers import ROOT, TINY, one_error_line, some_manifest
 
 from harness import cli
 from harness.common.canonical_json import canonical
@@ -101,7 +101,7 @@ class JournalWriter:
         self.ended.append((directory, self.train(CellDir(directory))))
 
     def train(self, directory: CellDir) -> int:
-        cell = directory.description
+        cell = directory.cell.as_json()
         assert cell["spec"]["data"]["without_test"] is True
         kind = cell["kind"]
         if kind in (self.broken, self.diverging):
@@ -124,8 +124,7 @@ class JournalWriter:
             return STOPPED
         (directory / "model.pt").write_bytes(b"weights")
         digest = hashlib.sha256(b"weights").hexdigest()
-        manifest = {"results": {}, "commits": ["c0ffee"], "dirty": False, "model_sha256": digest}
-        directory.finish(manifest)
+        directory.finish(some_manifest(commits=["c0ffee"], model_sha256=digest))
         return DONE
 
     def poll(self, timeout: float) -> list[tuple[Path, int]]:

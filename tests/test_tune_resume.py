@@ -18,7 +18,7 @@ from harness.data import load, using_data_root
 from harness.experiment.file import read
 from harness.plan import make_plan
 from harness.store import Store
-from harness.store.cell_options import cell_options
+from harness.store.manifest import CellOptions
 from harness.tune.trials import cells_of
 from harness.tune.tuning_file import read_tuning
 
@@ -114,8 +114,8 @@ def test_no_test_number_anywhere(tuned: Path) -> None:
         assert directory.cell.config.data.without_test is True
         assert not any("test/" in key for line in directory.epochs() for key in line)
         if directory.is_done:
-            assert directory.manifest["results"] == {}
-            assert "test" not in directory.manifest["data"]
+            assert directory.manifest.results == {}
+            assert "test" not in directory.manifest.data
         assert not list(directory.path.glob("checkpoint*"))
 
 
@@ -176,7 +176,7 @@ def test_test_files_are_never_opened(tmp_path: Path) -> None:
     tuning = read_tuning(tmp_path / "tuning.yaml")
     with using_data_root(tmp_path):
         dataset = load(tuning.base.dataset, with_test=False)
-        options = cell_options(tuning.base.dataset)
+        options = CellOptions.on_this_machine(tuning.base.dataset)
     assert (len(dataset.train), len(dataset.validation), dataset.test) == (40, 20, None)
     trial = cells_of(tuning, dataset, "plain", 0, {"training.lr": 0.1})
     store = Store(tmp_path / "runs")
@@ -201,4 +201,4 @@ assert not bad, bad
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert directory.manifest["results"] == {}
+    assert directory.manifest.results == {}

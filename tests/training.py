@@ -136,7 +136,7 @@ def assert_same_result(a: CellDir, b: CellDir) -> None:
     assert same_state(weights(a), weights(b))
     assert metrics(a) == metrics(b)
     for key in ("results", "selected_epoch"):
-        assert a.manifest[key] == b.manifest[key]
+        assert getattr(a.manifest, key) == getattr(b.manifest, key)
 
 
 def failure(directory: CellDir) -> str:

@@ -228,7 +228,7 @@ def print_results(experiment: Experiment, store: Path) -> None:
     plan, reported = plan_of(experiment), experiment.protocol.reported
     for entry in plan.entries:
         manifest = Store(store).directory(entry.fingerprint).manifest
-        for result, values in manifest["results"].items():
+        for result, values in manifest.results.items():
             value = f"{100 * values[reported]:.2f} %"
             print(f"{entry.name:<32} {logged_name(entry.stage, result):<28} {value}")
     print(f"protocol {experiment.protocol.label}: {reported.replace('_', ' ')} epoch")

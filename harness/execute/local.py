@@ -40,9 +40,10 @@ def serve_cells(orders: Connection, device: str, threads: int | None, version: C
 
     from harness.common.signals import stop_on_sigterm
     from harness.store import CellDir
-    from harness.train.cell import Loaded, run_cell
+    from harness.train.cell import run_cell
+    from harness.train.data_request import DatasetCache
 
-    should_stop, loaded = stop_on_sigterm(), Loaded()
+    should_stop, datasets = stop_on_sigterm(), DatasetCache()
     while not should_stop():
         try:
             directory = CellDir(orders.recv())
@@ -52,7 +53,7 @@ def serve_cells(orders: Connection, device: str, threads: int | None, version: C
         os.dup2(log, 1)
         os.dup2(log, 2)
         os.close(log)
-        status = run_cell(directory, device, threads, version, should_stop, loaded)
+        status = run_cell(directory, device, threads, version, should_stop, datasets)
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()  # other jobs of the same GPU may want it
         with contextlib.suppress(OSError):  # the parent no longer listens

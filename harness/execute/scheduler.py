@@ -8,12 +8,12 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 from harness.common.errors import UserError
 from harness.execute import Executor
-from harness.plan import Plan, longest_chains
+from harness.plan import Plan, chain_lengths
 from harness.store import CellDir, Store
+from harness.store.manifest import CellOptions
 from harness.train.exit_status import BUSY, DONE, STOPPED
 
 ENDED = ("done", "failed", "skipped")
@@ -123,7 +123,7 @@ def begin(plan: Plan, store: Store) -> Progress:
 def run(
     progress: Progress,
     executor: Executor,
-    options: dict[str, Any] | None = None,
+    options: CellOptions | None = None,
     max_seconds: float | None = None,
     on_change: Callable[[str | None], None] = lambda _: None,
     interval: float = 0.5,
@@ -202,7 +202,7 @@ class _Queue:
     def _measure(self) -> None:
         """Measure the longest chain that starts at each cell, and the longest of all, in cells."""
         cells = self._progress.plan.cells
-        self._chain = longest_chains(cells, dict.fromkeys(cells, 1))
+        self._chain = chain_lengths(cells, dict.fromkeys(cells, 1))
         self._longest = max(self._chain.values(), default=0)
 
     def _enter(self, fingerprint: str) -> None:

@@ -70,7 +70,7 @@ class Pace:
     def _measure_ended(self, fingerprint: str) -> tuple[float, int]:
         if fingerprint not in self._ended:
             manifest = self._progress.directory(fingerprint).manifest
-            self._ended[fingerprint] = manifest["seconds"], manifest["epochs"]
+            self._ended[fingerprint] = manifest.seconds, manifest.epochs
         return self._ended[fingerprint]
 
 
@@ -84,9 +84,9 @@ def ended_line(progress: Progress, fingerprint: str) -> str:
     manifest, protocol = progress.directory(fingerprint).manifest, progress.plan.experiment.protocol
     stage = progress.plan.entries_of(fingerprint)[0].stage
     result = protocol.main_metric(progress.plan.cells[fingerprint].metric)
-    value = manifest["results"].get(result, {}).get(protocol.reported)
+    value = manifest.results.get(result, {}).get(protocol.reported)
     accuracy = "" if value is None else f"{logged_name(stage, result)} {100 * value:.2f} %, "
-    return f"{head}{accuracy}{duration(manifest['seconds'])}"
+    return f"{head}{accuracy}{duration(manifest.seconds)}"
 
 
 class Display(Protocol):

@@ -23,7 +23,7 @@ from harness.experiment.experiment import Experiment
 from harness.methods import IMPORTED, needs_maps, stage_of
 from harness.networks import NetworkOptions
 from harness.networks.pixels import PixelsOptions
-from harness.plan import TEACHER, Plan, longest_chains, make_plan
+from harness.plan import TEACHER, Plan, chain_lengths, make_plan
 from harness.store import Store
 from harness.train.device import resolve_device
 from harness.train.evaluate import autocast
@@ -198,7 +198,7 @@ def estimate(
             fits = min(new, room // epoch_bytes) if is_cached else 0
             cached[key] = max(cached.get(key, 0), n_cached + fits)
             room -= fits * epoch_bytes
-    longest = max(longest_chains(plan.cells, seconds).values(), default=0.0)
+    longest = max(chain_lengths(plan.cells, seconds).values(), default=0.0)
     return Cost(seconds, longest, disk, peak, teacher_cache - room)
 
 

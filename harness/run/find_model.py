@@ -151,7 +151,7 @@ def from_cell(directory: CellDir) -> TrainedModel:
         UserError: It is not trained, or its file is so old that it lacks a description of the
             network and the cell's data are not here.
     """
-    from harness.train.cell import dataset_of
+    from harness.train.cell import load_dataset
     from harness.train.checkpoint import about, from_bytes
 
     path = directory / WEIGHTS_FILE
@@ -160,7 +160,7 @@ def from_cell(directory: CellDir) -> TrainedModel:
     content = from_bytes(path.read_bytes(), path)
     if "about" not in content:
         cell = directory.cell
-        config, data = cell.config, dataset_of(directory, cell.config)
+        config, data = cell.config, load_dataset(directory, cell.config)
         content["about"] = about(config.network, data, config.data.digest, cell.metric == ACCURACY)
     return model_of(content, path)
 

@@ -27,7 +27,7 @@ from harness.run.session import (
     stoppable,
 )
 from harness.store import Store
-from harness.store.cell_options import cell_options
+from harness.store.manifest import CellOptions
 from harness.track.grid_run import SummaryBuilder
 from harness.track.mirrors import make_mirrors
 from harness.track.registry import fetch_teacher
@@ -94,7 +94,7 @@ def run_experiment(
             )
             print_remarks(experiment, dataset)
             with make_display(progress, options.no_bar) as display:
-                for_cells = cell_options(
+                for_cells = CellOptions.on_this_machine(
                     experiment.dataset, options.n_workers, options.teacher_cache
                 )
                 run(progress, runner, for_cells, options.max_seconds, display.update)

@@ -21,7 +21,7 @@ from harness.plan import Plan, make_plan, task_views
 from harness.run.display import duration
 from harness.run.options import RunOptions
 from harness.store import CellDir, Store
-from harness.store.cell_files import Damaged, check_identity
+from harness.store.cell_files import Damaged, check_identity, read_description
 
 MOST_NAMES = 12  # of classes on one line
 
@@ -166,7 +166,7 @@ def print_explanation(prefix: str, plan: Plan | None, root: Path) -> None:
         UserError: No cell, or more than one, has a fingerprint that begins with `prefix`.
     """
     directory = Store(root).find(prefix)
-    cell = directory.description
+    cell = read_description(directory / "cell.json")
     print(f"{directory.path}: {'done' if directory.is_done else 'not done'}")
     print(json.dumps(cell, indent=1, sort_keys=True))
     if plan is None:

@@ -27,6 +27,7 @@ from harness.store.cell_files import (
     check_identity,
     epoch_lines,
     parse_event,
+    read_description,
     read_journal,
     whole_lines,
 )
@@ -158,7 +159,7 @@ def _mend_finished(directory: CellDir, remedy: Remedy) -> None:
     remedy.keep.append("the finished model (it has its manifest's SHA-256) and its results")
     events = _salvage(directory, remedy)
     if "journal.jsonl" in remedy.aside:
-        lines, lost = with_gaps(events, manifest.get("epochs", 0))
+        lines, lost = with_gaps(events, manifest.epochs)
         remedy.write["journal.jsonl"] = _journal(lines)
         known = f"; epochs {_numbers(lost)} are gaps in its curves" if lost else ""
         remedy.keep.append(f"{len(events)} lines of the journal{known}")
@@ -199,7 +200,7 @@ def _mend_unfinished(directory: CellDir, remedy: Remedy) -> None:
 
 def _how_to_import(directory: CellDir) -> str:
     try:
-        is_imported = directory.description["kind"] == IMPORTED
+        is_imported = read_description(directory / "cell.json")["kind"] == IMPORTED
     except (Damaged, FileNotFoundError):
         return ""
     return " (`harness import-checkpoint` its file again)" if is_imported else ""

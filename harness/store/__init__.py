@@ -3,7 +3,7 @@
 - `cells`: the store and its directories, with leases; `cell_files`: one reader per kind of file,
   which returns a valid object or says which file is damaged; `predictions`: the reader of
   predictions.npz.
-- `cell_options`: what a training needs to know of its machine (options.json).
+- `manifest`: the contents of manifest.json and options.json.
 - `files`: files that are written whole or not at all; `teacher_cache`: the disk of the
   teacher-output cache.
 

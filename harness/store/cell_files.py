@@ -1,5 +1,7 @@
-"""What lies in a cell's directory is data: one reader a kind of file, which gives a valid object or
-says in one line which file is damaged and what to do."""
+"""Readers of the files in a cell's directory, one per kind of file.
+
+Each returns a valid object or raises `Damaged`, one line that names the file and the remedy.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +9,24 @@ import hashlib
 import json
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
-from typing_extensions import TypedDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from harness.common.canonical_json import canonical
 from harness.common.errors import UserError
 
-LARGEST = 2**63 - 1  # that other programs read as an integer
+M = TypeVar("M", bound=BaseModel)
+
+LARGEST = 2**63 - 1  # the largest number that other programs read as an integer
 
 
 class Damaged(UserError):
-    """A file of a cell is not what was written there. what: is wrong with it."""
+    """A file of a cell is not what was written there.
+
+    Args:
+        what: What is wrong with the file.
+    """
 
     def __init__(self, path: Path, what: str) -> None:
         self.path, self.what = path, what
@@ -30,9 +37,9 @@ class Damaged(UserError):
         )
 
 
-class Fields(dict[str, Any]):
-    """The content of a file. A field that it lacks is damage of the file, said when it is needed:
-    older versions wrote fewer."""
+class Event(dict[str, Any]):
+    """A line of a journal. A missing field is damage, reported when the field is needed: older
+    versions wrote fewer."""
 
     def __init__(self, content: dict[str, Any], path: Path) -> None:
         super().__init__(content)
@@ -42,10 +49,21 @@ class Fields(dict[str, Any]):
         raise Damaged(self.path, f"has no {key!r}")
 
 
+class Description(BaseModel):
+    """The parts of cell.json, whatever version wrote it."""
+
+    model_config = ConfigDict(strict=True)
+
+    kind: str
+    spec: dict[str, Any]
+    upstream: dict[str, str]
+
+
 def parse_json(data: bytes) -> Any:
-    """
+    """Parse JSON that any other program can read as well.
+
     Raises:
-        ValueError: no JSON of finite numbers and whole letters; the text says what it is instead.
+        ValueError: It is not JSON of finite numbers and valid text; the message says what it is.
     """
     if not data.strip():
         raise ValueError("is empty")
@@ -57,8 +75,8 @@ def parse_json(data: bytes) -> Any:
         raise ValueError("is not UTF-8 text") from None
     try:
         value = json.loads(text, parse_int=_integer)
-        # json reads NaN, 1e999 and halves of letters, which nothing else can; what Python makes of
-        # a path that is not UTF-8 may stay.
+        # Python's json accepts NaN, 1e999 and lone surrogates, which nothing else does. Surrogates
+        # that stand for the bytes of a path are allowed.
         text = json.dumps(value, ensure_ascii=False, allow_nan=False)
         text.encode("utf-8", "surrogateescape")
     except (ValueError, RecursionError):
@@ -72,104 +90,72 @@ def _integer(digits: str) -> int:
     return value
 
 
-class DescriptionFields(TypedDict):
-    """cell.json."""
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a file that holds one JSON object.
 
-    __pydantic_config__ = ConfigDict(strict=True)  # type: ignore[misc]
-    kind: str
-    spec: dict[str, Any]
-    upstream: dict[str, str]
-
-
-class ManifestFields(TypedDict, total=False):
-    """manifest.json."""
-
-    __pydantic_config__ = ConfigDict(strict=True)  # type: ignore[misc]
-    results: dict[str, dict[str, float]]
-    selected_epoch: int
-    epochs: int
-    seconds: float
-    evaluation_seconds: float
-    parameters: int
-    model_sha256: str
-    data: dict[str, Any]
-    device: str
-    threads: int | list[int]  # several of a cell that went on elsewhere
-    processor: str | list[str]
-    attempts: int
-    commits: list[str]
-    dirty: bool | None
-    python: str
-    torch: str
-    imported: dict[str, Any]
-
-
-class OptionsFields(TypedDict, total=False):
-    """options.json."""
-
-    __pydantic_config__ = ConfigDict(strict=True)  # type: ignore[misc]
-    dataset: dict[str, Any]
-    data_root: str | None
-    n_workers: int
-    teacher_cache: int
-
-
-DESCRIPTION, MANIFEST, OPTIONS = (
-    TypeAdapter(kind) for kind in (DescriptionFields, ManifestFields, OptionsFields)
-)
-
-
-def problem(value: Any, schema: TypeAdapter[Any]) -> str | None:
-    """What is wrong with plain data, None if nothing is."""
-    if not isinstance(value, dict):
-        return "is no JSON object"
-    try:
-        schema.validate_python(value)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        return f"{where[:80]!r} is not what it should be ({first['msg'].lower()})"
-    return None
-
-
-def read_fields(path: Path, schema: TypeAdapter[Any]) -> Fields:
-    """
     Raises:
-        FileNotFoundError: no such file.
-        Damaged: it cannot be read, or a field has another type.
+        FileNotFoundError: There is no such file.
+        Damaged: The file cannot be read.
     """
     try:
         content = parse_json(path.read_bytes())
     except ValueError as error:
         raise Damaged(path, str(error)) from None
-    if wrong := problem(content, schema):
-        raise Damaged(path, wrong)
-    return Fields(content, path)
+    if not isinstance(content, dict):
+        raise Damaged(path, "is no JSON object")
+    return content
+
+
+def read_model(path: Path, model: type[M]) -> M:
+    """Read a JSON file as an object of a pydantic model.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        Damaged: The file cannot be read, or a field is missing or has another type.
+    """
+    try:
+        return model.model_validate(read_json(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))[:80]
+        if first["type"] == "missing":
+            raise Damaged(path, f"has no {field!r}") from None
+        wrong = f"{field!r} is not what it should be ({first['msg'].lower()})"
+        raise Damaged(path, wrong) from None
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """Read cell.json as plain JSON data, whatever version wrote it.
+
+    Raises:
+        FileNotFoundError, Damaged: See `read_model`.
+    """
+    read_model(path, Description)
+    return read_json(path)
 
 
 def is_fingerprint(name: str) -> bool:
-    """Whether a directory may be that of a cell (`Store.directory`)."""
+    """Return whether a directory of this name can be that of a cell (`Store.directory`)."""
     return len(name) == 16 and set(name) <= set("0123456789abcdef")
 
 
 def check_identity(path: Path) -> None:
-    """
+    """Check that a cell.json describes the cell that its directory is named after.
+
     Raises:
-        FileNotFoundError, Damaged: see `read_fields`; or cell.json is of another cell than its
-            directory is called after.
+        FileNotFoundError, Damaged: See `read_description`; or it describes another cell.
     """
-    text = canonical(read_fields(path, DESCRIPTION))
-    fingerprint = hashlib.sha256(text.encode()).hexdigest()
+    fingerprint = hashlib.sha256(canonical(read_description(path)).encode()).hexdigest()
     if is_fingerprint(path.parent.name) and not fingerprint.startswith(path.parent.name):
         raise Damaged(path, "is of another cell than its directory")
 
 
 def read_epoch_number(path: Path) -> int:
-    """The pause file.
+    """Read the pause file.
 
     Raises:
-        FileNotFoundError: no such file.
-        Damaged: it holds no number of an epoch.
+        FileNotFoundError: There is no such file.
+        Damaged: It holds no number of an epoch.
     """
     text = path.read_bytes().strip()
     if not text.isdigit() or len(text) > 9:
@@ -178,10 +164,10 @@ def read_epoch_number(path: Path) -> int:
 
 
 def parse_event(line: bytes) -> dict[str, Any]:
-    """A line of a journal.
+    """Parse a line of a journal.
 
     Raises:
-        ValueError: it is none; the text says why.
+        ValueError: The line is no event; the message says why.
     """
     event = parse_json(line)
     if not isinstance(event, dict) or not isinstance(event.get("event"), str):
@@ -200,15 +186,15 @@ def parse_event(line: bytes) -> dict[str, Any]:
 
 
 def whole_lines(data: bytes) -> list[bytes]:
-    """The lines that were written to their end; a half-written last one does not count."""
+    """Return the lines that were written to their end, without a half-written last one."""
     return data[: data.rfind(b"\n") + 1].split(b"\n")[:-1]
 
 
 def read_journal(path: Path) -> list[dict[str, Any]]:
-    """The events of a journal; none where there is none yet.
+    """Read the events of a journal; there are none before it exists.
 
     Raises:
-        Damaged: a line is no event; which one, and why.
+        Damaged: A line is no event; the message says which, and why.
     """
     try:
         lines = whole_lines(path.read_bytes())
@@ -217,18 +203,20 @@ def read_journal(path: Path) -> list[dict[str, Any]]:
     events: list[dict[str, Any]] = []
     for number, line in enumerate(lines, 1):
         try:
-            events.append(Fields(parse_event(line), path))
+            events.append(Event(parse_event(line), path))
         except ValueError as error:
             raise Damaged(path, f"line {number} {error}") from None
     return events
 
 
 def epoch_lines(events: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
-    """The epoch lines of a journal. An epoch that comes again, because its checkpoint was lost,
-    replaces itself and all after it.
+    """Return the epoch lines of a journal.
+
+    An epoch that is trained again, because its checkpoint was lost, replaces its earlier line and
+    all lines after that.
 
     Raises:
-        Damaged: the line of an epoch is missing.
+        Damaged: The line of an epoch is missing.
     """
     lines: list[dict[str, Any]] = []
     for event in events:

@@ -16,18 +16,17 @@ from harness.common.canonical_json import canonical
 from harness.common.errors import UserError
 from harness.common.locks import is_locked, try_lock
 from harness.store.cell_files import (
-    DESCRIPTION,
-    MANIFEST,
-    OPTIONS,
     Damaged,
     check_identity,
     epoch_lines,
     is_fingerprint,
+    read_description,
     read_epoch_number,
-    read_fields,
     read_journal,
+    read_model,
 )
 from harness.store.files import sweep, write_atomically
+from harness.store.manifest import CellOptions, Manifest
 
 
 class CellDir:
@@ -41,7 +40,7 @@ class CellDir:
 
     @property
     def is_done(self) -> bool:
-        """A manifest that cannot be read is no reason to train the cell again: it is damage."""
+        """Whether the cell is finished. A damaged manifest raises: it is no reason to retrain."""
         try:
             self.manifest  # noqa: B018
             return True
@@ -50,37 +49,29 @@ class CellDir:
 
     @property
     def cell(self) -> Cell:
-        """The cell itself.
-
-        Raises:
-            Damaged: cell.json cannot be read, or has a setting that is wrong; it is named.
-        """
+        """The cell itself. `Damaged` names a setting that this version refuses."""
+        description = read_description(self / "cell.json")
         try:
-            return Cell.from_json(self.description)
-        except Damaged:
-            raise
+            return Cell.from_json(description)
         except UserError as error:
             raise Damaged(self / "cell.json", f"is wrong: {error}") from None
 
     @property
-    def description(self) -> dict[str, Any]:
-        """cell.json as it is, whatever version wrote it."""
-        return read_fields(self / "cell.json", DESCRIPTION)
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Of its training on this machine (`Store.prepare`); nothing in a bare directory."""
+    def options(self) -> CellOptions:
+        """What the training needs to know of this machine; the defaults in a bare directory."""
         try:
-            return read_fields(self / "options.json", OPTIONS)
+            return read_model(self / "options.json", CellOptions)
         except FileNotFoundError:
-            return {}
+            return CellOptions()
 
     @property
-    def manifest(self) -> dict[str, Any]:
-        return read_fields(self / "manifest.json", MANIFEST)
+    def manifest(self) -> Manifest:
+        """The results of a finished cell; FileNotFoundError before it is finished."""
+        return read_model(self / "manifest.json", Manifest)
 
     @property
     def pause_after(self) -> int | None:
+        """The epoch after which training pauses; None if it does not."""
         try:
             return read_epoch_number(self / "pause")
         except FileNotFoundError:
@@ -95,16 +86,18 @@ class CellDir:
 
     @property
     def is_paused(self) -> bool:
-        """Trained as far as it should for now."""
+        """Whether the cell is trained up to its pause."""
         epoch = self.pause_after
         return epoch is not None and len(self.epochs()) >= epoch
 
-    def finish(self, manifest: dict[str, Any]) -> None:
-        write_atomically(self / "manifest.json", (canonical(manifest) + "\n").encode())
+    def finish(self, manifest: Manifest) -> None:
+        """Write the manifest, with which the cell is done, and delete its checkpoint."""
+        write_atomically(self / "manifest.json", (canonical(manifest.as_json()) + "\n").encode())
         self.drop_checkpoint()
 
     def drop_checkpoint(self) -> None:
-        for pattern in ("checkpoint.*", ".checkpoint.*.tmp"):  # the latter: left by a kill
+        """Delete the checkpoint and what a kill has left of its successor."""
+        for pattern in ("checkpoint.*", ".checkpoint.*.tmp"):
             for path in self.path.glob(pattern):
                 path.unlink(missing_ok=True)
 
@@ -119,15 +112,15 @@ class CellDir:
 
     @property
     def is_leased(self) -> bool:
-        """Whether a live process trains this cell now."""
+        """Whether a live process is training this cell."""
         return is_locked(self / "lease")
 
     def append(self, event: str, **fields: Any) -> None:
-        """One durable line of the journal."""
+        """Append one durable line to the journal."""
         self.extend([{"event": event, "time": round(time.time(), 3), **fields}])
 
     def extend(self, events: list[dict[str, Any]]) -> None:
-        """Durable lines of the journal: each an `event`, its `time` and its fields."""
+        """Append durable lines to the journal: each an `event`, its `time` and its fields."""
         if not events:
             return
         with open(self / "journal.jsonl", "a", encoding="utf-8") as file:
@@ -136,7 +129,7 @@ class CellDir:
             os.fsync(file.fileno())
 
     def repair_journal(self) -> None:
-        """Cut a half-written last line, as a power cut leaves it. Only under the lease."""
+        """Cut off a half-written last line, as a power cut leaves it; the cell has to be leased."""
         path = self / "journal.jsonl"
         if path.exists():
             data = path.read_bytes()
@@ -146,26 +139,29 @@ class CellDir:
                     file.truncate(whole)
 
     def events(self) -> list[dict[str, Any]]:
-        """The journal's whole lines; a half-written last one does not count."""
+        """Return the journal's whole lines, without a half-written last one."""
         return read_journal(self / "journal.jsonl")
 
     def epochs(self) -> list[dict[str, Any]]:
-        """The epoch lines (`epoch_lines`)."""
+        """Return the epoch lines of the journal (`epoch_lines`)."""
         return epoch_lines(self.events(), self / "journal.jsonl")
 
     def _digest_of(self, name: str) -> str:
-        """SHA-256 of a file, "" if it is not there."""
+        """Return the SHA-256 of a file, "" if there is no such file."""
         try:
             return hashlib.sha256((self / name).read_bytes()).hexdigest()
         except FileNotFoundError:
             return ""
 
     def write_checkpoint(self, data: bytes) -> None:
-        """Replace checkpoint.pt. Its digest is written before the rename, beside the old one, so
-        that whichever file a crash leaves is a known one."""
+        """Replace checkpoint.pt.
+
+        The new digest is written before the rename, beside the old one, so that whichever file a
+        crash leaves is a known one.
+        """
         digests = self / "checkpoint.sha256"
         new = hashlib.sha256(data).hexdigest()
-        # Of the known digests only that of the file itself: a crash may have left another one.
+        # Of the known digests, keep only that of the present file: a crash may have left another.
         known = self.known_digests()
         old = self._digest_of("checkpoint.pt") if known else ""
         lines = [new, *(d for d in known if d == old)]
@@ -173,18 +169,19 @@ class CellDir:
         write_atomically(self / "checkpoint.pt", data)
 
     def known_digests(self) -> list[str]:
-        """What checkpoint.sha256 says; nothing where it is missing or broken."""
+        """Return the lines of checkpoint.sha256; none if it is missing or broken."""
         try:
             return (self / "checkpoint.sha256").read_bytes().decode("ascii", "replace").split()
         except FileNotFoundError:
             return []
 
     def read_checkpoint(self) -> bytes | None:
-        """The bytes of checkpoint.pt, None if the cell has not got that far. The journal is looked
-        at too: nobody goes on from one without the other.
+        """Return the bytes of checkpoint.pt; None before the first one.
+
+        The journal is checked, too: a training needs both to resume.
 
         Raises:
-            Damaged: the file is not the one that was written, or the journal is damaged.
+            Damaged: The file is not the one that was written, or the journal is damaged.
         """
         self.epochs()
         for _ in range(5):  # another process may be replacing it, or finishing the cell
@@ -197,11 +194,12 @@ class CellDir:
         raise Damaged(self / "checkpoint.pt", "does not match its SHA-256")
 
     def check_model(self) -> None:
-        """
+        """Check the weights of a finished cell.
+
         Raises:
-            Damaged: model.pt of a finished cell is missing or was changed.
+            Damaged: model.pt is missing or was changed.
         """
-        if self._digest_of("model.pt") != self.manifest["model_sha256"]:
+        if self._digest_of("model.pt") != self.manifest.model_sha256:
             raise Damaged(self / "model.pt", "is missing or does not match its SHA-256")
 
 
@@ -212,9 +210,10 @@ class Store:
         self.root = root
 
     def create(self) -> None:
-        """
+        """Make the folder if it is missing, and check that it can be written.
+
         Raises:
-            UserError: the folder cannot be made or written.
+            UserError: It cannot be made or written.
         """
         try:
             self.root.mkdir(parents=True, exist_ok=True)
@@ -229,19 +228,18 @@ class Store:
         sweep(self.root)
 
     def directory(self, fingerprint: str) -> CellDir:
+        """Return the directory of a cell, whether or not it exists."""
         return CellDir(self.root / fingerprint[:16])
 
-    def prepare(self, cell: Cell, options: dict[str, Any] | None = None) -> CellDir:
-        """Make the cell's directory if it is not there yet.
+    def prepare(self, cell: Cell, options: CellOptions | None = None) -> CellDir:
+        """Make the directory of a cell if it is missing, with all that its training needs.
 
         Args:
-            options: what is no part of the cell and may have changed (harness.run.session makes
-                them): `dataset`, its options with the place of its files; `data_root`; `n_workers`
-                of its loaders. All that a training needs is in its directory, so that it may be
-                trained on another machine. None where none are needed.
+            options: What is no part of the cell and may have changed since; None leaves what is
+                there.
 
         Raises:
-            Damaged: the directory says that it is of another cell.
+            Damaged: The directory holds another cell.
         """
         directory = self.directory(cell.fingerprint)
         sweep(directory.path)
@@ -253,23 +251,24 @@ class Store:
             )
         check_identity(directory / "cell.json")
         if options is not None:
-            write_atomically(directory / "options.json", canonical(options).encode())
+            write_atomically(directory / "options.json", canonical(options.as_json()).encode())
         return directory
 
     def find(self, prefix: str) -> CellDir:
-        """The cell, even if its cell.json is lost.
+        """Return the directory whose name begins with `prefix`, even if its cell.json is lost.
 
         Raises:
-            UserError: no cell, or more than one, begins with `prefix`.
+            UserError: No cell, or more than one, begins so.
         """
-        names = sorted(p.name for p in self.root.glob("*") if p.is_dir() and is_fingerprint(p.name))
-        found = [name for name in names if name.startswith(prefix[:16])]
-        if len(found) != 1 or not prefix:
-            problem = "no cell" if not found else f"{len(found)} cells"
+        folders = (p.name for p in self.root.glob("*") if p.is_dir() and is_fingerprint(p.name))
+        matches = [name for name in folders if name.startswith(prefix[:16])]
+        if len(matches) != 1 or not prefix:
+            problem = "no cell" if not matches else f"{len(matches)} cells"
             raise UserError(
                 f"CELL: {problem} in {self.root} begins with {prefix!r}; `harness plan` lists them"
             )
-        return CellDir(self.root / found[0])
+        return CellDir(self.root / matches[0])
 
     def all(self) -> list[CellDir]:
+        """Return the directories of all cells that have a cell.json, by name."""
         return [CellDir(p.parent) for p in sorted(self.root.glob("*/cell.json"))]

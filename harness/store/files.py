@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and the temporary files that kills leave behind."""
+"""Files that are written completely or not at all, and the temporary files that kills leave."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from harness.common.locks import is_locked, lock_file
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """A reader sees the old file or the new one, never a part; survives a power cut."""
+    """Write a file durably; a reader sees the old file or the new one, never a part."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
-            lock_file(file)  # held until it has its name: see `sweep`
+            lock_file(file)  # held until the file has its name: see `sweep`
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -29,16 +29,19 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove the temporary files that killed processes left. A checkpoint's stay until the cell is
-    done: one may be the last good one (`harness repair`)."""
+    """Remove the temporary files that killed processes left.
+
+    Those of a checkpoint stay until the cell is done: one may be the last good checkpoint
+    (`harness repair`).
+    """
     for path in folder.glob(".*.tmp"):
-        named = re.fullmatch(r"\.(?!checkpoint\.).+\.(\d+)\.tmp", path.name)
-        if named and not _is_alive(int(named[1])) and not is_locked(path):
+        match = re.fullmatch(r"\.(?!checkpoint\.).+\.(\d+)\.tmp", path.name)
+        if match and not _is_alive(int(match[1])) and not is_locked(path):
             path.unlink(missing_ok=True)
 
 
 def _is_alive(pid: int) -> bool:
-    """Of this machine: a process elsewhere is known by its lock."""
+    """Return whether this machine has a process with this id; one elsewhere holds a lock."""
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):

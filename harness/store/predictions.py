@@ -1,4 +1,4 @@
-"""Reader of predictions.npz: what a cell's reported weights say of each test image."""
+"""Reader of predictions.npz: what a cell's reported weights predict for each test image."""
 
 from __future__ import annotations
 
@@ -14,23 +14,26 @@ NAMES = ("labels", "predictions", "class_names")
 
 
 def read_predictions_file(path: Path) -> dict[str, np.ndarray] | None:
-    """labels (N,), predictions (N,) and class_names (C,); None where there is no such file.
+    """Read a predictions file.
+
+    Returns:
+        labels (N,), predictions (N,) and class_names (C,); None if there is no such file.
 
     Raises:
-        Damaged: it is not what was written.
+        Damaged: The file is not what was written.
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            # Read to the end: only then zipfile compares the check sum.
+            # Read to the end: only then does zipfile compare the check sum.
             members = {name: archive.read(f"{name}.npy") for name in NAMES}
-        found = {name: _array(data) for name, data in members.items()}
+        arrays = {name: _array(data) for name, data in members.items()}
     except FileNotFoundError:
         return None
-    except Exception:  # a flipped bit makes zipfile and numpy raise about anything
+    except Exception:  # a flipped bit makes zipfile and numpy raise almost anything
         raise Damaged(path, "cannot be read") from None
-    if wrong := _problem(found):
+    if wrong := _problem(arrays):
         raise Damaged(path, wrong)
-    return found
+    return arrays
 
 
 def _array(data: bytes) -> np.ndarray:
@@ -38,10 +41,11 @@ def _array(data: bytes) -> np.ndarray:
     return np.asarray(array)
 
 
-def _problem(found: dict[str, np.ndarray]) -> str | None:
-    labels, predictions, names = (found[name] for name in NAMES)
-    if any(a.ndim != 1 or not a.size for a in found.values()) or len(labels) != len(predictions):
-        return "does not hold one label and one prediction an image"
+def _problem(arrays: dict[str, np.ndarray]) -> str | None:
+    """Return what is wrong with the arrays of a file; None if nothing is."""
+    labels, predictions, names = (arrays[name] for name in NAMES)
+    if any(a.ndim != 1 or not a.size for a in arrays.values()) or len(labels) != len(predictions):
+        return "does not hold one label and one prediction per image"
     if labels.dtype.kind not in "ui" or predictions.dtype.kind not in "ui":
         return "holds labels or predictions that are no whole numbers"
     if names.dtype.kind != "U":

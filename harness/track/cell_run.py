@@ -91,9 +91,9 @@ def log_results(
 
     manifest = directory.manifest
     numbers = final_metrics(plan, fingerprint, manifest)
-    metrics = [Metric(name, value, when, manifest["epochs"]) for name, value in numbers.items()]
+    metrics = [Metric(name, value, when, manifest.epochs) for name, value in numbers.items()]
     log_metrics(client, run_id, metrics)
-    log_tags(client, run_id, {"selected_epoch": manifest["selected_epoch"]})
+    log_tags(client, run_id, {"selected_epoch": manifest.selected_epoch})
     client.log_artifact(run_id, str(directory / "model.pt"), WEIGHTS)
     if (directory / "predictions.npz").exists():
         client.log_artifact(run_id, str(directory / "predictions.npz"))

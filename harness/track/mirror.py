@@ -217,7 +217,7 @@ class Mirror:
             if status == "FINISHED":
                 manifest = directory.manifest
                 final = final_metrics(self.plan, fingerprint, manifest)
-                results = EpochMetrics(manifest["epochs"], events[-1]["time"], final)
+                results = EpochMetrics(manifest.epochs, events[-1]["time"], final)
             self.sink.end(run, status, results)
         sent = SyncState(started=str(started), lines=len(events), status=status)
         record_sent(folder / SENT_FILE, self.key, sent)

@@ -81,7 +81,7 @@ def register_teacher(
                 client.log_artifacts(
                     run.info.run_id, str(save(model, Path(folder, WEIGHTS))), WEIGHTS
                 )
-        accuracy = manifest["results"].get(ACCURACY, {}).get(experiment.protocol.reported)
+        accuracy = manifest.results.get(ACCURACY, {}).get(experiment.protocol.reported)
         accuracy_text = "" if accuracy is None else f", test accuracy {100 * accuracy:.2f} %"
         version = client.create_model_version(
             name,
@@ -90,7 +90,7 @@ def register_teacher(
             tags={
                 "fingerprint": fingerprint,
                 "seed": str(seed),
-                "sha256": manifest["model_sha256"],
+                "sha256": manifest.model_sha256,
                 "network": canonical(config.as_json()["network"]),
                 "data": experiment.dataset.label,
                 "data_digest": config.data.digest,

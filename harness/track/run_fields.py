@@ -8,8 +8,9 @@ from typing import Any
 from harness.common.metrics import NCM, TEST_ACCURACY, TEST_NCM, logged_name
 from harness.methods import IMPORTED, get_method, stage_of
 from harness.networks.pixels import PIXELS
-from harness.plan import TEACHER, Plan, TableEntry, role
+from harness.plan import TEACHER, Plan, TableEntry, display_role
 from harness.store import CellDir
+from harness.store.manifest import Manifest
 
 NO_METRICS = ("event", "time", "epoch")  # fields of a journal's line that are no metrics
 BEST_ON_TEST_NOTE = "chosen by looking at the test set: it measures the leak and is no result"
@@ -46,7 +47,7 @@ def tags_of(plan: Plan, entry: TableEntry) -> dict[str, str]:
     return {
         "kind": "cell",
         "stage": entry.stage,
-        "roles": ", ".join(sorted({role(e.stage, e.method) for e in entries})),
+        "roles": ", ".join(sorted({display_role(e.stage, e.method) for e in entries})),
         "teacher": experiment.teacher.label,
         "student": student,
         "method": entry.method,
@@ -63,7 +64,7 @@ def epoch_metrics(event: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(value) for name, value in event.items() if name not in NO_METRICS}
 
 
-def final_metrics(plan: Plan, fingerprint: str, manifest: Mapping[str, Any]) -> dict[str, float]:
+def final_metrics(plan: Plan, fingerprint: str, manifest: Manifest) -> dict[str, float]:
     """Return the final metrics of a finished cell, by name.
 
     These are the three accuracies of each result, and without suffix the one that the protocol
@@ -71,7 +72,7 @@ def final_metrics(plan: Plan, fingerprint: str, manifest: Mapping[str, Any]) -> 
     teacher and the last stage of a method have it.
     """
     protocol = plan.experiment.protocol
-    reported, results = protocol.reported, manifest["results"]
+    reported, results = protocol.reported, manifest.results
     entries = plan.entries_of(fingerprint)
     metrics: dict[str, float] = {}
     for stage in sorted({e.stage for e in entries}):

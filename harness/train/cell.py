@@ -1,10 +1,10 @@
-"""Run ONE cell in this process: `python -m harness.train.cell DIR [--device D] [--threads N]`.
+"""Train ONE cell in this process: `python -m harness.train.cell DIR [--device D] [--threads N]`.
 
 Needs torch, torchvision, numpy, pydantic and PyYAML (and scikit-learn for its digits and for linear
 probes), but neither MLflow nor Optuna: a bare GPU node can train. Every executor ends here.
 
-Exit status: 0 done (or done already), 1 failed, 2 wrong input, 3 stopped on request (run it again
-to go on), 4 another process trains this cell.
+Exit status: 0 done (or done before), 1 failed, 2 wrong input, 3 stopped on request (rerun to
+resume), 4 another process is training this cell.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.cell import CellConfig
+from harness.cell import Cell, CellConfig
 from harness.common.errors import UserError
 from harness.common.metrics import ACCURACY, EVALUATION_SECONDS, metric_name, summary
 from harness.common.provenance import UNKNOWN, CodeVersion, code_version, processor, software
 from harness.common.signals import stop_on_sigterm
-from harness.data import Dataset, DatasetOptions, load, using_data_root
+from harness.data import Dataset
 from harness.data.batches import Images, epoch_generator
 from harness.data.placement import on_device
 from harness.data.views import View, apply, join_validation
@@ -37,14 +37,15 @@ from harness.networks.base import Network
 from harness.store import Busy, CellDir
 from harness.store.cell_files import Damaged
 from harness.store.files import sweep, write_atomically
+from harness.store.manifest import Manifest
 from harness.train.checkpoint import about, load_model, to_bytes
-from harness.train.data_request import data_request
+from harness.train.data_request import DatasetCache, data_request
 from harness.train.device import be_deterministic, describe, resolve_device, use
 from harness.train.evaluate import autocast, classify
 from harness.train.exit_status import BUSY, DONE, FAILED, STOPPED, WRONG_INPUT
 from harness.train.loop import Diverged, Interrupted, train
-from harness.train.methods.base import Context, training_of
-from harness.train.teacher_cache import TeacherCache, identity_of
+from harness.train.methods.base import Context, make_training
+from harness.train.teacher_cache import TeacherCache, cache_identity
 
 
 def run_cell(
@@ -53,20 +54,21 @@ def run_cell(
     threads: int | None = None,
     version: CodeVersion | None = None,
     should_stop: Callable[[], bool] | None = None,
-    loaded: Loaded | None = None,
+    datasets: DatasetCache | None = None,
 ) -> int:
-    """Train the cell in `directory`; its exit status. Everything said goes to the journal.
+    """Train the cell in `directory`, and return its exit status; errors go into the journal.
 
     Args:
-        should_stop: asked at every batch; left out, SIGTERM says so.
-        loaded: what cells before it in this process have loaded.
+        version: The code's version, for the manifest; by default the one on this machine.
+        should_stop: Called before every batch; by default, SIGTERM stops the training.
+        datasets: What earlier cells of this process have loaded.
     """
     should_stop = should_stop or stop_on_sigterm()
     try:
         with directory.lease():
             if directory.is_done:
                 return DONE
-            directory.events()  # to a damaged journal nothing is added
+            directory.events()  # nothing is appended to a damaged journal
             sweep(directory.path)
             try:
                 directory.repair_journal()
@@ -79,13 +81,13 @@ def run_cell(
                 directory.append(
                     "start",
                     device=describe(device),
-                    slot=device_name,  # of several GPUs of one make, which it was
+                    slot=device_name,  # tells several GPUs of one make apart
                     processor=processor(),
                     threads=torch.get_num_threads(),
                     **version,
                     **software(),
                 )
-                _train(directory, device, version, should_stop, loaded or Loaded())
+                _train(directory, device, should_stop, datasets or DatasetCache())
                 return DONE
             except Interrupted:
                 directory.append("stopped")
@@ -111,45 +113,34 @@ def run_cell(
 def _train(
     directory: CellDir,
     device: torch.device,
-    version: CodeVersion,
     should_stop: Callable[[], bool],
-    loaded: Loaded,
+    datasets: DatasetCache,
 ) -> None:
-    cell = directory.cell
+    cell, options = directory.cell, directory.options
     config = cell.config
-    dataset = dataset_of(directory, config, loaded)
+    dataset = load_dataset(directory, config, datasets)
     n_classes = len(dataset.class_names)
-    models = {
-        role: _upstream(directory, fingerprint) for role, fingerprint in cell.upstream.items()
-    }
+    sources = {role: _upstream(directory, source) for role, source in cell.upstream.items()}
 
-    torch.manual_seed(initial_seed(config))
-    new_head = stage_of(cell.kind).new_head
-    if "initial" in models:
-        path = models["initial"] / "model.pt"
-        model = load_model(path, config.network, None if new_head else n_classes)
-        if new_head:
-            model.fc = config.network.build(n_classes).fc
-    else:
-        model = config.network.build(n_classes)
-    teacher = kept = None
-    if "teacher" in models:
-        source = models["teacher"]
-        teacher = load_model(source / "model.pt", source.cell.config.network)
+    model = _initial_model(cell, sources.get("initial"), n_classes)
+    teacher = cache = None
+    if source := sources.get("teacher"):
+        network = source.cell.config.network
+        teacher = load_model(source / "model.pt", network)
         teacher = teacher.to(device).to(memory_format=torch.channels_last)
-        kept = _kept_answers(directory, source, teacher, device)
+        if options.teacher_cache:
+            cache = _teacher_cache(directory, config, source, teacher, device)
     model = model.to(device).to(memory_format=torch.channels_last)
 
-    n_workers = directory.options.get("n_workers", 0)
     images: dict[str, Images] = {
-        name: on_device(dataset, part, device, n_workers) for name, part in dataset.parts.items()
+        name: on_device(dataset, part, device, options.n_workers)
+        for name, part in dataset.parts.items()
     }
     if (selection := config.protocol.selection) not in ("last", *images):
         raise UserError(
             f"protocol.selection: {selection!r}, but there are no such images; use 'last'"
         )
-    context = Context(config, images, n_classes, model, teacher, kept)
-    training = training_of(cell.kind, context)
+    training = make_training(cell.kind, Context(config, images, n_classes, model, teacher, cache))
     state, epoch, lines = train(
         model,
         training,
@@ -161,55 +152,67 @@ def _train(
         directory.pause_after,
     )
 
-    results = summary(lines, epoch)
-    accuracy = lines[epoch - 1].get(metric_name("validation", training.metric))
+    classifies = training.metric == ACCURACY
     content = {
         "state_dict": state,
-        "validating_accuracy": accuracy,
+        "validating_accuracy": lines[epoch - 1].get(metric_name("validation", training.metric)),
         "epoch": epoch,
-        "about": about(config.network, dataset, config.data.digest, training.metric == ACCURACY),
+        "about": about(config.network, dataset, config.data.digest, classifies),
     }
     data = to_bytes(content)
     write_atomically(directory / "model.pt", data)
-    if "test" in images and training.metric == ACCURACY:  # else there is no classifier
+    if "test" in images and classifies:
         predicted = training.selected.get("test")
-        if predicted is None:  # selected before a kill
+        if predicted is None:  # the epoch was selected before a kill
             model.load_state_dict(state)
             predicted = classify(model, images["test"], config.optimizer.precision)
         file = predictions_file(predicted, images["test"].labels_cpu, dataset.class_names)
         write_atomically(directory / "predictions.npz", file)
     directory.append("end", selected_epoch=epoch)
     attempts = [e for e in directory.events() if e["event"] == "start"]
+    evaluation_seconds = sum(line.get(EVALUATION_SECONDS, 0) for line in lines)
+    versions = software()
     directory.finish(
-        {
-            "results": results,
-            "selected_epoch": epoch,
-            "epochs": cell.epochs,
-            "seconds": round(sum(line["seconds"] for line in lines), 2),
-            EVALUATION_SECONDS: round(sum(line.get(EVALUATION_SECONDS, 0) for line in lines), 2),
-            "parameters": sum(p.numel() for p in model.parameters()),
-            "model_sha256": hashlib.sha256(data).hexdigest(),
-            "data": data_summary(dataset, config),
-            "device": describe(device),
-            # Of all attempts: one that went on elsewhere has other last digits from there.
-            "threads": _each(attempts, "threads"),
-            "processor": _each(attempts, "processor"),
-            "attempts": len(attempts),
-            # A cell resumed after a pull was trained by more than one commit.
-            "commits": sorted({a["commit"] or UNKNOWN for a in attempts}),
-            "dirty": any(a["dirty"] for a in attempts),
-            **software(),
-        }
+        Manifest(
+            results=summary(lines, epoch),
+            selected_epoch=epoch,
+            epochs=cell.epochs,
+            seconds=round(sum(line["seconds"] for line in lines), 2),
+            evaluation_seconds=round(evaluation_seconds, 2),
+            parameters=sum(p.numel() for p in model.parameters()),
+            model_sha256=hashlib.sha256(data).hexdigest(),
+            data=data_summary(dataset, config),
+            device=describe(device),
+            # Of all attempts: the last digits may differ on another machine.
+            threads=_distinct(attempts, "threads"),
+            processor=_distinct(attempts, "processor"),
+            attempts=len(attempts),
+            # A cell that is resumed after a pull was trained by more than one commit.
+            commits=sorted({a["commit"] or UNKNOWN for a in attempts}),
+            dirty=any(a["dirty"] for a in attempts),
+            python=versions["python"],
+            torch=versions["torch"],
+        )
     )
 
 
-def _kept_answers(
-    directory: CellDir, source: CellDir, teacher: Network, device: torch.device
-) -> TeacherCache | None:
-    """Of the teacher that `source` is of; None where none are kept."""
-    config, limit = directory.cell.config, directory.options.get("teacher_cache", 0)
-    if not limit:
-        return None
+def _initial_model(cell: Cell, source: CellDir | None, n_classes: int) -> Network:
+    """Return the network that the training starts from: that of `source`, or a new one."""
+    torch.manual_seed(initial_seed(cell.config))
+    network = cell.config.network
+    if source is None:
+        return network.build(n_classes)
+    has_new_head = stage_of(cell.kind).new_head
+    model = load_model(source / "model.pt", network, None if has_new_head else n_classes)
+    if has_new_head:
+        model.fc = network.build(n_classes).fc
+    return model
+
+
+def _teacher_cache(
+    directory: CellDir, config: CellConfig, source: CellDir, teacher: Network, device: torch.device
+) -> TeacherCache:
+    """Return the teacher-output cache of the cell `source`, the teacher."""
     precision = config.optimizer.precision
 
     @torch.no_grad()
@@ -217,9 +220,9 @@ def _kept_answers(
         with autocast(device, precision):
             return teacher.embed(x)
 
-    of = {
+    weights = {
         "network": source.cell.config.as_json()["network"],
-        "sha256": source.manifest["model_sha256"],
+        "sha256": source.manifest.model_sha256,
     }
     machine = {
         "device": describe(device),
@@ -227,27 +230,35 @@ def _kept_answers(
         "threads": torch.get_num_threads(),
         "torch": software()["torch"],
     }
-    identity = identity_of(config, of, machine)
-    width = teacher.embedding_dim
-    return TeacherCache(directory.path.parent, identity, limit, embed, width, device)
+    return TeacherCache(
+        directory.path.parent,
+        cache_identity(config, weights, machine),
+        directory.options.teacher_cache,
+        embed,
+        teacher.embedding_dim,
+        device,
+    )
 
 
 def initial_seed(config: CellConfig) -> int:
-    """Of the initial weights: networks of one kind and seed start alike, teacher and student, too,
-    unless the protocol gives students a stream of their own."""
+    """Return the seed of the initial weights.
+
+    Networks of one kind and seed start from the same weights, teacher and student, too, unless the
+    protocol gives students weights of their own.
+    """
     if config.protocol.initial_weights == "own":
         return epoch_generator(config.seed, 0, stream=2).initial_seed()
     return config.seed
 
 
-def _each(attempts: list[dict[str, Any]], field: str) -> Any:
-    """The value of a field in the journal's start lines; a list of them if they differ."""
+def _distinct(attempts: list[dict[str, Any]], field: str) -> Any:
+    """Return the value of a field of the start lines; a list of values if they differ."""
     values = sorted({a[field] for a in attempts if field in a})
     return values[0] if len(values) == 1 else values
 
 
 def predictions_file(predicted: Tensor, labels: Tensor, class_names: tuple[str, ...]) -> bytes:
-    """An .npz file of labels (N,) and predictions (N,), as small integers, and class_names (C,)."""
+    """Return an .npz file of labels (N,), predictions (N,) and class_names (C,)."""
     small = np.min_scalar_type(len(class_names) - 1)
     buffer = io.BytesIO()
     np.savez_compressed(
@@ -260,13 +271,13 @@ def predictions_file(predicted: Tensor, labels: Tensor, class_names: tuple[str, 
 
 
 def predict_again(directory: CellDir) -> None:
-    """Write predictions.npz of a finished cell anew. Only under the lease.
+    """Rewrite predictions.npz of a finished cell; the cell has to be leased.
 
     Raises:
-        UserError: the cell's data are not on this machine.
+        UserError: The cell's data are not on this machine.
     """
     config = directory.cell.config
-    dataset = dataset_of(directory, config)
+    dataset = load_dataset(directory, config)
     if dataset.test is None:
         return
     device = resolve_device("cpu")
@@ -278,45 +289,20 @@ def predict_again(directory: CellDir) -> None:
     write_atomically(directory / "predictions.npz", file)
 
 
-class Loaded:
-    """The data set that a worker's last cell had: the next one mostly has the same."""
+def load_dataset(
+    directory: CellDir, config: CellConfig, datasets: DatasetCache | None = None
+) -> Dataset:
+    """Return the data that a cell trains on and is measured on, seen through its view.
 
-    def __init__(self) -> None:
-        self._of: tuple[DatasetOptions, bool, str | None] | None = None
-        self._dataset: Dataset | None = None
-
-    def dataset(self, options: DatasetOptions, with_test: bool, root: str | None) -> Dataset:
-        """`harness.data.load`, of files below `root`."""
-
-        def made() -> Dataset:
-            with using_data_root(root):
-                return load(options, with_test)
-
-        return self.bring(options, with_test, root, made)
-
-    def bring(
-        self,
-        options: DatasetOptions,
-        with_test: bool,
-        root: str | None,
-        make: Callable[[], Dataset],
-    ) -> Dataset:
-        """The same, from wherever `make` has it, if it is not here: it will be."""
-        if self._dataset is None or self._of != (options, with_test, root):
-            self._dataset = None  # one of them is enough for the memory
-            self._dataset = make()
-            self._of = (options, with_test, root)
-        return self._dataset
-
-
-def dataset_of(directory: CellDir, config: CellConfig, loaded: Loaded | None = None) -> Dataset:
-    """The cell's data: the part of the data set that it has the view of."""
-    wanted = data_request(directory)
-    dataset = (loaded or Loaded()).dataset(wanted.options, wanted.with_test, wanted.root)
-    if dataset.digest != wanted.digest:
+    Raises:
+        UserError: The data on this machine are not those that the cell was planned with.
+    """
+    request = data_request(directory)
+    dataset = (datasets or DatasetCache()).get(request)
+    if dataset.digest != request.digest:
         raise UserError(
-            f"dataset: {wanted.options.name} on this machine is not the data this cell was planned "
-            "with (other digest); plan again here with `harness run`"
+            f"dataset: {request.options.name} on this machine is not the data this cell was "
+            "planned with (other digest); plan again here with `harness run`"
         )
     if config.protocol.train_on == "train+validation":
         dataset = join_validation(dataset)
@@ -324,8 +310,7 @@ def dataset_of(directory: CellDir, config: CellConfig, loaded: Loaded | None = N
 
 
 def data_summary(dataset: Dataset, config: CellConfig) -> dict[str, Any]:
-    """Of what a cell has seen: name, number of images of each part, and the digest, of a view its
-    own."""
+    """Return the name, digest and number of images of each part of what a cell has seen."""
     sizes = {name: len(part) for name, part in dataset.parts.items()}
     digest = config.data.digest if config.data.view == View() else dataset.digest
     return {"name": dataset.name, "digest": digest, **sizes}
@@ -340,6 +325,7 @@ def _upstream(directory: CellDir, fingerprint: str) -> CellDir:
 
 
 def main() -> int:
+    """Train the cell that the command line names."""
     parser = argparse.ArgumentParser(
         prog="python -m harness.train.cell", description="Train one cell."
     )
@@ -353,7 +339,7 @@ def main() -> int:
         return WRONG_INPUT
     status = run_cell(directory, arguments.device, arguments.threads)
     if status in (FAILED, WRONG_INPUT):
-        with contextlib.suppress(Damaged):  # said before
+        with contextlib.suppress(Damaged):  # printed before
             if (last := directory.events()[-1])["event"] == "failed":
                 print(f"error: {last['error']}", file=sys.stderr)
     return status

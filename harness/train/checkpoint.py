@@ -1,7 +1,7 @@
 """Writing and reading weights. Files are read with weights_only: a pickle cannot run code.
 
-model.pt has the keys of the published checkpoints, `state_dict`, `validating_accuracy` and `epoch`,
-and beside them `about`: what one needs to use the network (`about`, harness.trained).
+model.pt has the keys of the published checkpoints (`state_dict`, `validating_accuracy`, `epoch`),
+and `about`, which holds what is needed to use the network (harness.trained).
 """
 
 import io
@@ -22,15 +22,17 @@ State = dict[str, Tensor]
 
 
 def to_bytes(value: dict[str, Any]) -> bytes:
+    """Return what torch.save writes."""
     buffer = io.BytesIO()
     torch.save(value, buffer)
     return buffer.getvalue()
 
 
 def from_bytes(data: bytes, where: Path) -> dict[str, Any]:
-    """
+    """Read a checkpoint from the bytes of the file `where`.
+
     Raises:
-        UserError: not a checkpoint, or one that holds more than tensors and plain values.
+        UserError: It is no checkpoint, or holds more than tensors and plain values.
     """
     try:
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
@@ -42,18 +44,22 @@ def from_bytes(data: bytes, where: Path) -> dict[str, Any]:
 def about(
     network: NetworkOptions, dataset: Dataset, digest: str, classifies: bool = True
 ) -> dict[str, Any]:
-    """What a file of weights says of its network, as plain data.
+    """Return what a file of weights tells about its network, as plain data.
 
     Args:
-        dataset: what the network has learned, after its view.
-        digest: of the whole data set with its split, before the view.
-        classifies: whether its last layer is trained, or only its embedding.
+        dataset: The data that the network has learned, seen through its view.
+        digest: The digest of the whole data set with its split, before the view.
+        classifies: Whether the last layer is trained, and not only the embedding.
 
     Returns:
-        network; classifies; data: the data set's label; data_digest; class_names: in the order of
-        the logits; mean, std: of pixels scaled to [0, 1], subtracted and divided by; image_size:
-        [height, width] of what it sees; resize: to how many pixels the shorter side of a picture
-        is scaled before that is cut from its centre.
+        network: The network's options.
+        classifies: See above.
+        data, data_digest: The label and the digest of the data set.
+        class_names: In the order of the logits.
+        mean, std: Subtracted from and dividing pixels scaled to [0, 1].
+        image_size: [height, width] of the network's input.
+        resize: The length in pixels to which the shorter side of a picture is scaled before the
+            input is cut from its centre.
     """
     augmentation, (height, width) = dataset.augmentation, dataset.image_size
     resize = min(height, width)
@@ -74,7 +80,7 @@ def about(
 
 
 def copy_state(model: nn.Module) -> State:
-    """A module's state_dict, copied to the CPU in the ordinary memory layout."""
+    """Return a module's state_dict, copied to the CPU in the ordinary memory layout."""
     return {
         k: v.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         for k, v in model.state_dict().items()
@@ -82,14 +88,14 @@ def copy_state(model: nn.Module) -> State:
 
 
 def load_model(path: Path, options: NetworkOptions, n_classes: int | None = None) -> Network:
-    """A network of the given options with the weights of a finished cell's model.pt.
+    """Return a network with the weights of a finished cell's model.pt.
 
     Args:
-        n_classes: that it must have; None for as many as the file has (a teacher's task may differ
-            from the student's).
+        n_classes: The number of classes it must have; None for as many as the file has (a teacher's
+            task may differ from the student's).
 
     Raises:
-        UserError: the file is unreadable or its keys or shapes are another network's.
+        UserError: The file is unreadable, or its keys or shapes are those of another network.
     """
     return network_of(from_bytes(path.read_bytes(), path), path, options, n_classes)
 
@@ -97,7 +103,7 @@ def load_model(path: Path, options: NetworkOptions, n_classes: int | None = None
 def network_of(
     content: dict[str, Any], path: Path, options: NetworkOptions, n_classes: int | None = None
 ) -> Network:
-    """The same, of what `path` holds."""
+    """Return a network with the weights in the content of the file `path` (see `load_model`)."""
     try:
         state = content["state_dict"]
         n_outputs = len(state["fc.weight"]) if n_classes is None else n_classes

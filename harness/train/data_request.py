@@ -1,37 +1,67 @@
-"""Which data set a cell wants, by its directory alone. Nothing here imports torch."""
+"""Which data set a cell needs, by its directory alone. Nothing here imports torch."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from pydantic import ValidationError
 
-from harness.common.errors import UserError, first_error
-from harness.data import DATASETS, DatasetOptions
+from harness.common.errors import UserError, first_error, nearest
+from harness.data import DATASETS, Dataset, DatasetOptions, load, using_data_root
 from harness.store import CellDir
 
 
 @dataclass(frozen=True)
 class DataRequest:
-    """options, with_test: as `harness.data.load` takes them; root: where files are looked for, None
-    for the process's own; digest: of the data that the cell was planned with."""
+    """The data set that a cell needs.
+
+    Attributes:
+        with_test: Whether it may have the test images.
+        root: Where files are looked for; None for the process's own data root.
+        digest: The digest of the data that the cell was planned with.
+    """
 
     options: DatasetOptions
     with_test: bool
     root: str | None
     digest: str
 
+    def load(self) -> Dataset:
+        """Load the data set from this machine's files, whatever their digest is now."""
+        with using_data_root(self.root):
+            return load(self.options, self.with_test)
+
 
 def data_request(directory: CellDir) -> DataRequest:
-    """
+    """Return the data set that a cell needs.
+
     Raises:
         UserError: options.json does not describe a data set.
     """
-    data, here = directory.cell.config.data, directory.options
-    fields = here.get("dataset") or data.identity
-    model = DATASETS[fields["name"]]
+    data, options = directory.cell.config.data, directory.options
+    fields = options.dataset or data.identity
+    if (name := str(fields.get("name"))) not in DATASETS:
+        raise UserError(f"dataset: unknown {name!r}{nearest(name, DATASETS)}")
+    model = DATASETS[name]
     try:
-        chosen = model.model_validate(fields)
+        dataset = model.model_validate(fields)
     except ValidationError as error:
         raise UserError(first_error(error, model, "dataset")) from None
-    return DataRequest(chosen, not data.without_test, here.get("data_root"), data.digest)
+    return DataRequest(dataset, not data.without_test, options.data_root, data.digest)
+
+
+class DatasetCache:
+    """The data set of a process's last cell, which its next cell mostly needs, too."""
+
+    def __init__(self) -> None:
+        self._request: DataRequest | None = None
+        self._dataset: Dataset | None = None
+
+    def get(self, request: DataRequest, make: Callable[[], Dataset] | None = None) -> Dataset:
+        """Return the cached data set; on a miss, call `make`, or else load it from disk."""
+        if self._dataset is None or self._request != request:
+            self._dataset = None  # memory may not hold two of them
+            self._dataset = (make or request.load)()
+            self._request = request
+        return self._dataset

@@ -1,4 +1,4 @@
-"""Choosing and describing the device."""
+"""Choosing and describing the device that trains."""
 
 import os
 import platform
@@ -11,11 +11,12 @@ from harness.common.errors import UserError
 
 
 def resolve_device(name: str) -> torch.device:
-    """'auto', 'cpu', 'cuda', 'cuda:N' or 'mps' -> a device that is there. 'cpu:N' is the CPU, too:
-    in a list of devices it stands in for a GPU.
+    """Return the device that 'auto', 'cpu', 'cuda', 'cuda:N' or 'mps' names.
+
+    'cpu:N' is the CPU as well: in a list of devices it stands in for a GPU.
 
     Raises:
-        UserError: unknown name, or a device this machine does not have.
+        UserError: The name is unknown, or this machine has no such device.
     """
     if not re.fullmatch(r"auto|mps|(cpu|cuda)(:(0|[1-9][0-9]*))?", name):
         raise UserError(f"--device: unknown {name!r}; allowed: auto, cpu, cuda, cuda:N, mps")
@@ -31,31 +32,33 @@ def resolve_device(name: str) -> torch.device:
 
 
 def use(device: torch.device) -> None:
-    """What names no device, as pinned memory, is of this GPU from now on in this process: else it
-    would take memory of the first one."""
+    """Make a GPU the current one of this process.
+
+    Otherwise pinned memory and the like would allocate memory on the first GPU.
+    """
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
 
 
 def describe(device: torch.device) -> str:
-    """As the tables name it: 'cpu (x86_64)' or 'NVIDIA H100 80GB HBM3'."""
+    """Return the device's name in tables: 'cpu (x86_64)' or 'NVIDIA H100 80GB HBM3'."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type} ({platform.machine()})"
 
 
 def describe_all(names: Sequence[str]) -> str:
-    """Of one device `describe`; of several their names, too: 'NVIDIA L4 (cuda:0, cuda:1)'."""
-    found: dict[str, list[str]] = {}
+    """Return the description of devices; of several, with names: 'NVIDIA L4 (cuda:0, cuda:1)'."""
+    by_make: dict[str, list[str]] = {}
     for name in dict.fromkeys(names):
-        found.setdefault(describe(resolve_device(name)), []).append(name)
+        by_make.setdefault(describe(resolve_device(name)), []).append(name)
     if len(set(names)) == 1:
-        return next(iter(found))
-    return " and ".join(f"{what} ({', '.join(each)})" for what, each in found.items())
+        return next(iter(by_make))
+    return " and ".join(f"{make} ({', '.join(each)})" for make, each in by_make.items())
 
 
 def be_deterministic() -> None:
-    """The same seed gives the same bits on one device and thread count."""
+    """Make equal seeds give equal bits, on one device and with one number of threads."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
     # Filling uninitialised memory costs time and changes no result.

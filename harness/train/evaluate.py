@@ -1,4 +1,4 @@
-"""Accuracies: of the classifier, and of the nearest class mean (NCM) in both published forms."""
+"""Accuracies of the classifier, and of nearest class means (NCM) in both published forms."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -15,22 +15,23 @@ from harness.networks.base import Network
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    """Return the context in which a network computes in the given precision."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
 @torch.no_grad()
-def _of_all(
+def _run(
     model: Network,
     images: Images,
     precision: str,
-    answer: Callable[[Tensor], tuple[Tensor, ...]],
+    compute: Callable[[Tensor], tuple[Tensor, ...]],
 ) -> tuple[Tensor, ...]:
-    """The answers (N, ..) to all un-augmented images, in float32 or, of a float64 model, in
-    float64; model in eval mode."""
+    """Return the outputs (N, ..) for all un-augmented images, in at least float32; the model is in
+    eval mode."""
     was_training = model.training
     model.eval()
     with autocast(images.device, precision):
-        parts = [tuple(map(upcast_to_float32, answer(batch.x))) for batch in images.plain()]
+        parts = [tuple(map(upcast_to_float32, compute(batch.x))) for batch in images.plain()]
     model.train(was_training)
     return tuple(torch.cat(part) for part in zip(*parts, strict=True))
 
@@ -38,43 +39,47 @@ def _of_all(
 def embed_and_classify(
     model: Network, images: Images, precision: str = "float32"
 ) -> tuple[Tensor, Tensor]:
-    """Embeddings (N, D) and logits (N, C) of un-augmented images, in float32 or, of a
-    float64 model, in float64; model in eval mode."""
-    embeddings, logits = _of_all(model, images, precision, model.embed_and_classify)
+    """Return embeddings (N, D) and logits (N, C) of un-augmented images, in at least float32; the
+    model is in eval mode."""
+    embeddings, logits = _run(model, images, precision, model.embed_and_classify)
     return embeddings, logits
 
 
 def accuracy(model: Network, images: Images, precision: str = "float32") -> float:
-    """Fraction of images whose largest logit is their class."""
+    """Return the fraction of images whose largest logit is that of their class."""
     return accuracies(classify(model, images, precision), images.labels, {})[ACCURACY]
 
 
 def classify(model: Network, images: Images, precision: str = "float32") -> Tensor:
-    """(N,) the class with the largest logit of each un-augmented image; model in eval mode."""
+    """Return the class (N,) with the largest logit for each un-augmented image; the model is in
+    eval mode."""
     return logits_of(model, images, precision).argmax(1)
 
 
 def logits_of(model: Network, images: Images, precision: str = "float32") -> Tensor:
-    """The logits alone of `embed_and_classify`: the embeddings of all images may be large."""
-    return _of_all(model, images, precision, lambda x: (model(x),))[0]
+    """Return only the logits of `embed_and_classify`: embeddings of all images may be large."""
+    return _run(model, images, precision, lambda x: (model(x),))[0]
 
 
 def accuracies(
     predictions: Tensor, labels: Tensor, groups: dict[str, list[int]]
 ) -> dict[str, float]:
-    """Fractions by name, of all images and of those of each group of labels: "accuracy", and
-    "accuracy_old" for a group "old" that has images. Among all classes, whatever the group.
+    """Return the accuracy for all images, and for the images of each group of labels.
 
     Args:
-        predictions, labels: (N,). groups: name -> its labels.
+        predictions, labels: (N,). Predictions are among all classes, whatever the group.
+        groups: Name -> its labels.
+
+    Returns:
+        "accuracy", and "accuracy_old" for a group "old" that has images, as fractions.
     """
     is_right = predictions == labels
-    found = {ACCURACY: is_right.double().mean().item()}
+    measured = {ACCURACY: is_right.double().mean().item()}
     for group, members in groups.items():
         in_group = torch.isin(labels, torch.tensor(members, device=labels.device))
         if in_group.any():
-            found[group_metric(group)] = is_right[in_group].double().mean().item()
-    return found
+            measured[group_metric(group)] = is_right[in_group].double().mean().item()
+    return measured
 
 
 def ncm_accuracies(
@@ -84,12 +89,12 @@ def ncm_accuracies(
     n_classes: int,
     precision: str = "float32",
 ) -> dict[str, float]:
-    """NCM accuracy on each evaluated set, one forward pass a set.
+    """Return the NCM accuracy on each evaluated set, with one forward pass per set.
 
     Returns:
-        "{set}/ncm_train_centers": centres from the training images (honest), and
-        "{set}/ncm_eval_centers": centres from the evaluated images with their own labels, as in
-        the published "after stage 1" rows (inflated: each image helps its own centre).
+        "{set}/ncm_train_centers": Centres from the training images (unbiased).
+        "{set}/ncm_eval_centers": Centres from the evaluated images with their own labels, as in
+            the published "after stage 1" rows (inflated: each image contributes to its centre).
     """
     embedding, _ = embed_and_classify(model, train, precision)
     train_centers = class_centers(embedding, train.labels, n_classes)

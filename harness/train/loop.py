@@ -1,7 +1,7 @@
-"""The one training loop: every kind of cell goes through it.
+"""The training loop of every kind of cell.
 
-Everything random in an epoch follows from (seed, epoch) alone (harness.data.batches), so going on
-from a checkpoint needs no generator states and gives, on a CPU, the same bits as never stopping.
+Everything random in an epoch follows from (seed, epoch) alone (harness.data.batches), so resuming
+needs no generator states and gives, on a CPU, the same bits as an uninterrupted training.
 """
 
 from __future__ import annotations
@@ -26,28 +26,28 @@ from harness.train.evaluate import autocast
 from harness.train.methods.base import Training
 from harness.train.optimizer import make_optimizer
 
-# A checkpoint waits for the disk as long as a short epoch takes. Where epochs are short it is
-# written after some of them: when the training since the last one took so many times as long as
-# writing that one, and after so many seconds at the latest, which a kill then costs.
+# Writing a checkpoint takes as long as a short epoch. If epochs are short, one is written only when
+# the training since the last one took CHECKPOINT_SHARE times as long as writing that one, or
+# CHECKPOINT_SECONDS, which is what a kill costs at most.
 CHECKPOINT_SHARE, CHECKPOINT_SECONDS = 100, 5.0
 
 
 class Interrupted(Exception):
-    """Asked to stop. A checkpoint of the last epoch, or one of CHECKPOINT_SECONDS ago, is on
-    disk."""
+    """The training was asked to stop; its checkpoint is at most CHECKPOINT_SECONDS old."""
 
 
 class Diverged(Exception):
-    """The loss is no longer a finite number."""
+    """The loss is no longer finite."""
 
 
 class Best:
-    """The best value so far; of equal ones the later epoch, or the first."""
+    """The best value so far; `ties` tells which of several equal epochs counts."""
 
     def __init__(self, value: float = -math.inf, epoch: int = 0, ties: str = "later") -> None:
         self.value, self.epoch, self.ties = value, epoch, ties
 
     def update(self, value: float | None, epoch: int) -> bool:
+        """Take the value of an epoch, and return whether it is the best one now."""
         if value is None or value < self.value or (value == self.value and self.ties == "first"):
             return False
         self.value, self.epoch = value, epoch
@@ -64,22 +64,22 @@ def train(
     should_stop: Callable[[], bool],
     pause_after: int | None = None,
 ) -> tuple[State, int, list[dict[str, Any]]]:
-    """Train to the last epoch, from the checkpoint if there is one.
+    """Train up to the last epoch, from the checkpoint if there is one.
 
     Args:
-        training: what is minimised and measured; its module is trained with the model.
-        pause_after: the epoch after which to be interrupted on purpose.
+        training: What is minimised and measured; its module is trained with the model.
+        pause_after: The epoch after which the training is interrupted on purpose.
 
     Returns:
         The selected weights, their epoch (from 1), and the journal's epoch lines.
 
     Raises:
-        Interrupted: `should_stop` or `pause_after` said so; call again to go on.
-        Diverged: the loss became NaN or infinite.
-        UserError: the checkpoint is broken.
+        Interrupted: `should_stop` or `pause_after` asked for it; call again to resume.
+        Diverged: The loss became NaN or infinite.
+        UserError: The checkpoint is broken.
     """
-    own = training.module.to(images.device)
-    parameters = [*model.parameters(), *own.parameters()]
+    module = training.module.to(images.device)
+    parameters = [*model.parameters(), *module.parameters()]
     optimizer = make_optimizer(parameters, config.optimizer, images.device)
     score = scoring(config.protocol, training.metric)
     ties = config.protocol.ties
@@ -89,17 +89,17 @@ def train(
     if data is not None:
         saved = from_bytes(data, directory / "checkpoint.pt")
         model.load_state_dict(saved["model"])
-        own.load_state_dict(saved.get("training", {}))  # there was none of it once
+        module.load_state_dict(saved.get("training", {}))  # older checkpoints have none
         optimizer.load_state_dict(saved["optimizer"])
         selected, done = saved["selected"], saved["epoch"]
         best = Best(saved["best_value"], saved["best_epoch"], ties)
-        lines = saved.get("lines") or [saved["line"]]  # it had one line once
+        lines = saved.get("lines") or [saved["line"]]  # older checkpoints have one line
         known = len(directory.epochs())
         if known < done - len(lines):
             raise Damaged(
                 directory / "journal.jsonl", f"lacks epochs before its checkpoint's {done}"
             )
-        # Stopped between checkpoint and journal.
+        # The training was stopped between writing the checkpoint and the journal.
         directory.extend([line for line in lines if line["epoch"] > known])
 
     unsaved: list[dict[str, Any]] = []
@@ -110,7 +110,7 @@ def train(
         try:
             line = train_epoch(model, training, optimizer, images, config, epoch, should_stop)
         except Diverged:
-            directory.extend(unsaved)  # how it came to it
+            directory.extend(unsaved)  # what led to it
             raise
         started = time.perf_counter()
         measured = training.evaluate(model, epoch)
@@ -129,7 +129,7 @@ def train(
                 {
                     "epoch": epoch + 1,
                     "model": copy_state(model),
-                    "training": copy_state(own),
+                    "training": copy_state(module),
                     "optimizer": optimizer.state_dict(),
                     "selected": selected,
                     "best_value": best.value,
@@ -145,16 +145,17 @@ def train(
 
 
 def scoring(protocol: Protocol, metric: str) -> Callable[[dict[str, Any]], float | None] | None:
-    """What the kept epoch is best in, from the journal's line of an epoch that was measured; None
-    for the last epoch.
+    """Return the function that scores an epoch by its journal line; None to select the last one.
 
     Args:
-        metric: the training's. Of NCM accuracies the protocol's select_by says nothing.
+        metric: The training's metric; the protocol's select_by does not apply to NCM accuracies.
     """
     if protocol.selection == "last":
         return None
     if protocol.select_by == "loss" and metric == ACCURACY:
-        return lambda line: -line.get(VALIDATION_LOSS, math.inf)  # it is left out if not finite
+        return lambda line: (
+            -line.get(VALIDATION_LOSS, math.inf)
+        )  # left out of the line if it is not finite
     return lambda line: line.get(metric_name(protocol.selection, metric))
 
 
@@ -167,7 +168,11 @@ def train_epoch(
     epoch: int,
     should_stop: Callable[[], bool],
 ) -> dict[str, Any]:
-    """One pass over the training images (epoch counts from 0); the journal's line about it."""
+    """Train for one epoch, and return its journal line.
+
+    Args:
+        epoch: Counted from 0.
+    """
     generator = epoch_generator(config.seed, epoch)
     torch.manual_seed(epoch_generator(config.seed, epoch, stream=1).initial_seed())  # dropout
     precision, lr = config.optimizer.precision, training.lr(epoch)
@@ -185,7 +190,7 @@ def train_epoch(
     batches: Iterable[Batch] = ()
     if fitted is None:
         batches = images.augmented(config.optimizer.batch_size, generator)
-        batches = training.prepared(batches, epoch)
+        batches = training.prepare_batches(batches, epoch)
     for batch in batches:
         if should_stop():
             raise Interrupted
@@ -216,4 +221,5 @@ def train_epoch(
 
 
 def correct(logits: Tensor, batch: Batch) -> Tensor:
+    """Return the number of images whose largest logit is that of their class, as a scalar."""
     return (logits.argmax(1) == batch.y).sum().double()

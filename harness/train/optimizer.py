@@ -18,7 +18,7 @@ def make_optimizer(
         momentum=options.momentum,
         weight_decay=options.weight_decay,
         nesterov=options.nesterov,
-        # As PyTorch does on a GPU by itself: fewer calls, and the same bits. Its fused form, faster
-        # still, has others in the last elements of a tensor, which fill no register.
+        # PyTorch's own choice on a GPU: fewer calls, and the same bits. The fused form is faster
+        # still, but has other bits in the last elements of a tensor, which fill no register.
         foreach=device.type == "cpu" or None,
     )

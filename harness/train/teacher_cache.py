@@ -1,12 +1,12 @@
-"""The teacher's answers to the batches of training, kept in the store: each is computed once.
+"""The teacher's outputs for the batches of training, cached in the store: each is computed once.
 
-What a cell asks its teacher follows from (images, seed, epoch) alone, so every student, stage and
-trial of one teacher and seed asks the very same: `runs/teacher-cache/KEY/epoch-12` holds the
-embeddings of epoch 12, KEY all that the last digit of them depends on.
+What a cell asks of its teacher follows from (images, seed, epoch) alone, so every student, stage
+and trial of one teacher and seed needs the same outputs: `runs/teacher-cache/KEY/epoch-12` holds
+the embeddings of epoch 12, KEY everything that their last digit depends on.
 
-A file is an array of embeddings, and for each batch a digest. A batch without a digest that fits is
-computed by who needs it, under a lock that ends with its process: so kills, torn writes and several
-cells at once need no repair, and no answer that was not written whole is ever used.
+A file is an array of embeddings, and a digest per batch. A batch whose digest is missing or wrong
+is computed by the process that needs it, under a lock that ends with the process. So kills, torn
+writes and several cells at once need no repair, and no incomplete output is ever used.
 """
 
 from __future__ import annotations
@@ -31,15 +31,25 @@ from harness.data.batches import Batch
 from harness.store.teacher_cache import FOLDER, KEY_FILE, make_room
 
 DIGEST = 8  # bytes
-WINDOW = 4  # batches that are held while another cell computes an answer to the first of them
-PAUSE = 0.001  # seconds until another cell's answer is looked for again
+WINDOW = 4  # batches that are held while another cell computes the first of them
+PAUSE = 0.001  # seconds between two looks for another cell's output
 
 Embed = Callable[[Tensor], Tensor]
-Answered = Iterator[tuple[Batch, Tensor]]
+BatchOutputs = Iterator[tuple[Batch, Tensor]]
 
 
 class TeacherCache:
-    """The answers of one teacher to one set of training images, in one order of each epoch."""
+    """The outputs of one teacher for one set of training images, in one order of each epoch.
+
+    Args:
+        root: The folder of the store.
+        identity: Everything that the outputs depend on, as plain data.
+        limit: The bytes that all cached outputs of the store may have. Those of the least recently
+            used teacher are evicted first; a teacher's own never make room for its others, as its
+            next cell needs them in the same order.
+        embed: (B, 3, H, W) -> (B, width), float32 or less.
+        device: The device of the batches.
+    """
 
     def __init__(
         self,
@@ -50,39 +60,28 @@ class TeacherCache:
         width: int,
         device: torch.device,
     ) -> None:
-        """
-        Args:
-            root: of the store.
-            identity: all that the answers depend on, as plain data.
-            limit: bytes that all kept answers in the store may have. Those of the teacher that was
-                asked least recently go first; a teacher's own never make room for its others, as
-                its next cell asks for them in the same order.
-            embed: (B, 3, H, W) -> (B, width), float32 or less.
-            device: of the batches.
-        """
         text = canonical(identity)
         self.folder = root / FOLDER / hashlib.sha256(text.encode()).hexdigest()[:16]
         self.text, self.limit, self.device = text, limit, device
         self.embed, self.width = embed, width
-        self._keeps = True
+        self._can_write = True
 
-    def to(self, batches: Iterable[Batch], name: str, n: int) -> Answered:
-        """Each batch with the embedding (B, width), float32, that the teacher gives it.
+    def outputs_for(self, batches: Iterable[Batch], name: str, n_images: int) -> BatchOutputs:
+        """Yield each batch with the teacher's embedding of it (B, width), float32.
 
         Args:
-            batches: of one pass over the images, always the same for this name.
-            name: of the pass.
-            n: images in all.
+            batches: Those of one pass over the images, always the same for one name.
+            name: The name of the pass.
         """
-        file = self._open(name, n)
+        file = self._open(name, n_images)
         if file is None:
             return ((batch, self.embed(batch.x).float()) for batch in batches)
         with_starts = _with_starts(batches)
         return (self._shared if self.device.type == "cpu" else self._alone)(file, with_starts)
 
-    def _shared(self, file: PassFile, batches: Iterator[tuple[int, Batch]]) -> Answered:
-        """Cells that ask the same at the same time share the work: what another one is computing
-        just now is not computed here, but a batch that comes later."""
+    def _shared(self, file: PassFile, batches: Iterator[tuple[int, Batch]]) -> BatchOutputs:
+        """Yield outputs, sharing the work with other cells that need the same ones now: while
+        another cell computes a batch, this one computes a later one."""
         held: deque[tuple[int, Batch]] = deque()
 
         def hold_another() -> bool:
@@ -92,7 +91,7 @@ class TeacherCache:
             return following is not None
 
         def help_others() -> bool:
-            """Compute one of the next batches that nobody has begun; whether there may be more."""
+            """Compute a later batch that nobody has begun; return whether there may be more."""
             for start, batch in list(held)[1:]:
                 if not file.has(start) and self._compute(file, start, batch) is not None:
                     return True
@@ -101,62 +100,62 @@ class TeacherCache:
         with file:
             while held or hold_another():
                 start, batch = held[0]
-                while (answer := file.read(start, len(batch.y))) is None:
-                    answer = self._compute(file, start, batch)
-                    if answer is not None:
+                while (output := file.read(start, len(batch.y))) is None:
+                    output = self._compute(file, start, batch)
+                    if output is not None:
                         break
                     if not help_others():
                         time.sleep(PAUSE)
                 held.popleft()
-                yield batch, answer
+                yield batch, output
 
     def _compute(self, file: PassFile, start: int, batch: Batch) -> Tensor | None:
-        """The answer, which is then in the file; None while another process computes it."""
+        """Compute an output and write it to the file; None if another process is computing it."""
         with file.claim(start) as is_ours:
             if not is_ours:
                 return None
-            answer = file.read(start, len(batch.y))  # written since it was looked for?
-            if answer is None:
-                answer = self.embed(batch.x).float()
-                file.write(start, answer)
-            return answer
+            output = file.read(start, len(batch.y))  # written since the last look?
+            if output is None:
+                output = self.embed(batch.x).float()
+                file.write(start, output)
+            return output
 
-    def _alone(self, file: PassFile, batches: Iterator[tuple[int, Batch]]) -> Answered:
-        """On a GPU: to fetch each answer would wait for the device, so they are fetched at the
-        end of the pass."""
+    def _alone(self, file: PassFile, batches: Iterator[tuple[int, Batch]]) -> BatchOutputs:
+        """Yield outputs on a GPU. Copying each new one to the CPU would wait for the device, so
+        all are written at the end of the pass."""
         computed: list[tuple[int, Tensor]] = []
         with file:
             for start, batch in batches:
-                answer = file.read(start, len(batch.y))
-                if answer is None:
-                    answer = self.embed(batch.x).float()
-                    computed.append((start, answer))
+                output = file.read(start, len(batch.y))
+                if output is None:
+                    output = self.embed(batch.x).float()
+                    computed.append((start, output))
                 else:
                     if self.device.type == "cuda":
-                        answer = answer.pin_memory()
-                    answer = answer.to(self.device, non_blocking=True)
-                yield batch, answer
-            for start, answer in computed:
-                file.write(start, answer)
+                        output = output.pin_memory()
+                    output = output.to(self.device, non_blocking=True)
+                yield batch, output
+            for start, output in computed:
+                file.write(start, output)
 
-    def _open(self, name: str, n: int) -> PassFile | None:
-        """The file of a pass; None where there is no room for it. Training needs none."""
-        if not self._keeps:
+    def _open(self, name: str, n_images: int) -> PassFile | None:
+        """Open the file of a pass; None if there is no room for it: training does not need it."""
+        if not self._can_write:
             return None
-        size = PassFile.size(n, self.width)
+        size = PassFile.size(n_images, self.width)
         path = self.folder / name
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if not (self.folder / KEY_FILE).exists():
                 (self.folder / KEY_FILE).write_text(self.text + "\n")
-            os.utime(self.folder)  # asked just now
+            os.utime(self.folder)  # used now: see `make_room`
             if not path.exists() and not make_room(self.folder, size, self.limit):
                 return None
-            return PassFile(path, n, self.width)
+            return PassFile(path, n_images, self.width)
         except OSError as error:
-            self._keeps = False  # said once
+            self._can_write = False  # warn once
             print(
-                f"warning: the teacher's answers are not kept in {self.folder.parent} "
+                f"warning: the teacher's outputs are not cached in {self.folder.parent} "
                 f"({error.strerror}); they are computed",
                 file=sys.stderr,
             )
@@ -164,10 +163,10 @@ class TeacherCache:
 
 
 def reserve(fd: int, size: int) -> None:
-    """Give a file its size and its place on the disk, which cannot run full later.
+    """Give a file its size and allocate its space, so that the disk cannot run full later.
 
     Raises:
-        OSError: it is full.
+        OSError: The disk is full.
     """
     os.ftruncate(fd, size)
     if hasattr(os, "posix_fallocate"):
@@ -179,14 +178,15 @@ def reserve(fd: int, size: int) -> None:
 
 
 class PassFile:
-    """The answers to one pass over n images: (n, width) float32, and n digests, of which each
-    batch has the one at its first image's place."""
+    """The outputs of one pass over n images: (n, width) float32, then n digests.
+
+    The digest of a batch stands at the place of its first image.
+
+    Raises:
+        OSError: The file cannot be made, or the disk is full.
+    """
 
     def __init__(self, path: Path, n: int, width: int) -> None:
-        """
-        Raises:
-            OSError: it cannot be made, or the disk is full.
-        """
         self.n, self.row = n, 4 * width
         self.width = width
         self.fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -200,7 +200,7 @@ class PassFile:
 
     @staticmethod
     def size(n: int, width: int) -> int:
-        """Bytes."""
+        """Return the size of a file in bytes."""
         return n * (4 * width + DIGEST)
 
     def __enter__(self) -> PassFile:
@@ -209,58 +209,58 @@ class PassFile:
     def __exit__(self, *_: object) -> None:
         os.close(self.fd)
 
-    def _place(self, start: int) -> int:
-        """Of the digest of the batch that begins there."""
+    def _digest_offset(self, start: int) -> int:
         return self.n * self.row + DIGEST * start
 
     def has(self, start: int) -> bool:
-        """Whether its batch has been written, whole or not."""
-        return any(os.pread(self.fd, DIGEST, self._place(start)))
+        """Return whether the batch at `start` has been written, completely or not."""
+        return any(os.pread(self.fd, DIGEST, self._digest_offset(start)))
 
     def read(self, start: int, length: int) -> Tensor | None:
-        """(length, width); None if it has not been written as a whole."""
-        known = os.pread(self.fd, DIGEST, self._place(start))
-        if not any(known):
+        """Return the output (length, width) of a batch; None if it is not completely written."""
+        digest = os.pread(self.fd, DIGEST, self._digest_offset(start))
+        if not any(digest):
             return None
         data = bytearray(os.pread(self.fd, length * self.row, start * self.row))
-        if digest_of(data) != known:
+        if digest_of(data) != digest:
             return None
         return torch.frombuffer(data, dtype=torch.float32).view(length, self.width)
 
-    def write(self, start: int, answer: Tensor) -> None:
-        data = answer.detach().cpu().contiguous().numpy().tobytes()
+    def write(self, start: int, output: Tensor) -> None:
+        """Write the output of a batch, then its digest."""
+        data = output.detach().cpu().contiguous().numpy().tobytes()
         os.pwrite(self.fd, data, start * self.row)
-        os.pwrite(self.fd, digest_of(data), self._place(start))
+        os.pwrite(self.fd, digest_of(data), self._digest_offset(start))
 
     def claim(self, start: int) -> contextlib.AbstractContextManager[bool]:
         """Try to lock the bytes of a batch's digest; the value says whether this process may
         compute the batch."""
-        return try_lock_bytes(self.fd, self._place(start), DIGEST)
+        return try_lock_bytes(self.fd, self._digest_offset(start), DIGEST)
 
 
 def digest_of(data: bytes | bytearray) -> bytes:
-    """Never zeros, which stand for none."""
+    """Return a digest of DIGEST bytes; all zeros stand for none."""
     return hashlib.blake2b(data, digest_size=DIGEST).digest()
 
 
 def _with_starts(batches: Iterable[Batch]) -> Iterator[tuple[int, Batch]]:
-    """Each batch and the number of images before it."""
+    """Yield each batch after the number of images before it."""
     start = 0
     for batch in batches:
         yield start, batch
         start += len(batch.y)
 
 
-def identity_of(
+def cache_identity(
     config: CellConfig, teacher: dict[str, Any], machine: dict[str, Any]
 ) -> dict[str, Any]:
-    """All that the answers to a cell's batches depend on, to the last digit.
+    """Return everything that the outputs for a cell's batches depend on, to the last digit.
 
     Args:
-        config: the cell's.
-        teacher: its network and the SHA-256 of its weights.
-        machine: device, processor, threads, release of torch: sums have other last digits on
-            others.
+        config: The config of the cell.
+        teacher: The teacher's network and the SHA-256 of its weights.
+        machine: Device, processor, threads and torch release, with which the last digits of sums
+            differ.
     """
     return {
         "teacher": teacher,

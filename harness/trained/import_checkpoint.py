@@ -29,8 +29,8 @@ from harness.networks import NETWORKS
 from harness.networks.base import Network
 from harness.plan import imported_cell, task_views, whole_data
 from harness.store import Store
-from harness.store.cell_options import cell_options
 from harness.store.files import write_atomically
+from harness.store.manifest import CellOptions, Manifest
 from harness.train.cell import data_summary
 from harness.train.checkpoint import about, to_bytes
 from harness.train.device import describe, resolve_device
@@ -166,7 +166,7 @@ def add_teacher(
         whole_data(experiment.dataset, dataset).seen_through(view),
     )
     store.create()
-    directory = store.prepare(cell, cell_options(experiment.dataset))
+    directory = store.prepare(cell, CellOptions.on_this_machine(experiment.dataset))
     version = code_version()
     with directory.lease():
         if not directory.is_done:
@@ -180,28 +180,29 @@ def add_teacher(
             write_atomically(directory / "model.pt", data)
             directory.append("end", selected_epoch=0)
             value = measured.get("test")
+            results = {} if value is None else {ACCURACY: dict.fromkeys(SELECTION_RULES, value)}
+            versions = software()
             directory.finish(
-                {
-                    "results": {}
-                    if value is None
-                    else {ACCURACY: dict.fromkeys(SELECTION_RULES, value)},
-                    "selected_epoch": 0,
-                    "epochs": 0,
-                    "seconds": 0.0,
-                    "parameters": sum(p.numel() for p in model.parameters()),
-                    "model_sha256": hashlib.sha256(data).hexdigest(),
-                    "data": data_summary(seen, cell.config),
-                    "device": describe(device),
-                    "attempts": 1,
-                    "commits": [version["commit"] or UNKNOWN],
-                    "dirty": version["dirty"],
-                    "imported": {
+                Manifest(
+                    results=results,
+                    selected_epoch=0,
+                    epochs=0,
+                    seconds=0.0,
+                    parameters=sum(p.numel() for p in model.parameters()),
+                    model_sha256=hashlib.sha256(data).hexdigest(),
+                    data=data_summary(seen, cell.config),
+                    device=describe(device),
+                    attempts=1,
+                    commits=[version["commit"] or UNKNOWN],
+                    dirty=version["dirty"],
+                    imported={
                         "file": os.fsencode(file.path.name).decode("utf-8", "replace"),
                         "sha256": file.digest,
                         "claims": file.claims,
                     },
-                    **software(),
-                }
+                    python=versions["python"],
+                    torch=versions["torch"],
+                )
             )
     accuracies = ", ".join(f"{100 * v:.2f} % on {part}" for part, v in measured.items())
     claim = file.claims.get("validating_accuracy")

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 from harness.common.errors import UserError
 from harness.execute.scheduler import Progress
 from harness.methods import get_method
 from harness.store import Store
+from harness.store.manifest import CellOptions
 from harness.tune.interleave import Steps
 from harness.tune.trials import (
     TrialCells,
@@ -88,7 +88,7 @@ def survivors(values: dict[int, float], keep: float, direction: Direction) -> li
 
 
 def run_batch(
-    trials: list[TrialCells], settings: TuningFile, store: Store, options: dict[str, Any] | None
+    trials: list[TrialCells], settings: TuningFile, store: Store, options: CellOptions | None
 ) -> Steps[list[Outcome]]:
     """Train the trials of one method's batch; what the store has is read instead of trained.
 

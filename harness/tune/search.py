@@ -33,7 +33,7 @@ from harness.run.session import (
     stoppable,
 )
 from harness.store import Store
-from harness.store.cell_options import cell_options
+from harness.store.manifest import CellOptions
 from harness.track.environment import tracking_uri
 from harness.tune.export import TrialRecord, count_epochs, record_of, write_bundle
 from harness.tune.halving import Outcome, check_rungs, run_batch
@@ -97,7 +97,9 @@ def tune(
     executor = make_executor(options.cluster, slots, code_version_or_warn())
     dataset = load(tuning.base.dataset, with_test=False)
     task_views(tuning.base, dataset)  # checks all tasks before one is trained
-    for_cells = cell_options(tuning.base.dataset, options.n_workers, options.teacher_cache)
+    for_cells = CellOptions.on_this_machine(
+        tuning.base.dataset, options.n_workers, options.teacher_cache
+    )
     limit = options.max_seconds
     deadline = None if limit is None else time.monotonic() + limit
     winners, bundles = [], []
@@ -186,7 +188,7 @@ class Search:
         dataset: Dataset,
         studies: list[Study],
         executor: Executor,
-        options: dict[str, Any] | None = None,
+        options: CellOptions | None = None,
         max_seconds: float | None = None,
         no_bar: bool = True,
     ) -> None:

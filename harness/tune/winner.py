@@ -98,8 +98,8 @@ def _candidate(
         values = validation_curve(directory, study.tuning.settings.metric)
         fresh[seed] = values[max(values)]
         manifest = directory.manifest
-        suffix = "-dirty" if manifest["dirty"] else ""
-        commits |= {f"{commit}{suffix}" for commit in manifest["commits"]}
+        suffix = "-dirty" if manifest.dirty else ""
+        commits |= {f"{commit}{suffix}" for commit in manifest.commits}
     trial = next(iter(trainings.values()))
     return Candidate(study.method, trial.number, trial.params, value, fresh, tuple(sorted(commits)))
 

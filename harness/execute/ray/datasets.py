@@ -18,9 +18,8 @@ import numpy as np
 
 from harness.common.errors import UserError
 from harness.common.locks import locked
-from harness.data import Dataset, ImageSet, load, using_data_root
+from harness.data import Dataset, ImageSet
 from harness.data.fetch import without_fetching
-from harness.data.options import DatasetOptions
 from harness.data.packed import ImageStore, PackedImages, open_store, reopen_store
 from harness.train.data_request import DataRequest
 
@@ -137,18 +136,10 @@ def data_on_node(request: DataRequest, ref: DatasetRef | None, get: Get, folder:
     if ref is not None:
         return unpack(ref, get, folder)
     try:
-        with using_data_root(request.root), without_fetching():
-            dataset = load(request.options, request.with_test)
+        with without_fetching():
+            dataset = request.load()
     except UserError as error:
         raise NoData(str(error)) from None
     if dataset.digest != request.digest:
         raise NoData(f"{request.options.name} has another digest")
     return dataset
-
-
-DataKey = tuple[DatasetOptions, bool, str | None]
-
-
-def data_key(request: DataRequest) -> DataKey:
-    """Return what identifies the loaded data of a request."""
-    return request.options, request.with_test, request.root

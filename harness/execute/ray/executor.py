@@ -23,7 +23,6 @@ from harness.common.errors import UserError, one_line
 from harness.common.locks import lock_file
 from harness.common.provenance import CodeVersion
 from harness.common.signals import uninterrupted
-from harness.data import load, using_data_root
 from harness.execute.ray.cluster import (
     check_room,
     connect,
@@ -31,14 +30,14 @@ from harness.execute.ray.cluster import (
     n_cells_that_fit,
     resources_of,
 )
-from harness.execute.ray.datasets import DataKey, DatasetRef, data_key, pack
+from harness.execute.ray.datasets import DatasetRef, pack
 from harness.execute.ray.node import CellPayload, Job, Mailbox, Report, train_on_node
 from harness.execute.ray.options import RayOptions
 from harness.execute.ray.transfer import OWN_FILES, UPSTREAM_FILES, apply_write, read_files
 from harness.store import Busy, CellDir
 from harness.store.cell_files import Damaged
 from harness.store.files import sweep
-from harness.train.data_request import data_request
+from harness.train.data_request import DataRequest, data_request
 from harness.train.exit_status import BUSY, DONE, FAILED, STOPPED, WRONG_INPUT
 
 MOST_LOSSES = 3  # of a cell's tasks in a row, without an epoch in between; then the cell has failed
@@ -103,7 +102,7 @@ class RayExecutor:
         self._probes: dict[Path, TextIO] = {}  # by store
         self._n_stored = 0  # messages of the mailbox that are in the store
         self._upstream: OrderedDict[Path, Any] = OrderedDict()
-        self._datasets: dict[DataKey, DatasetRef] = {}
+        self._datasets: dict[DataRequest, DatasetRef] = {}
         self._notes: set[str] = set()
         self._mailbox: Any = None
         try:
@@ -249,13 +248,10 @@ class RayExecutor:
             for f in directory.cell.upstream.values()
         }
         request = data_request(directory)
-        key = data_key(request)
-        if cell.lacks_data and key not in self._datasets:
-            with using_data_root(request.root):
-                dataset = load(request.options, request.with_test)
-            self._datasets[key] = pack(dataset, self._ray.put)
+        if cell.lacks_data and request not in self._datasets:
+            self._datasets[request] = pack(request.load(), self._ray.put)
         files = read_files(directory, OWN_FILES)
-        return CellPayload(files, upstream, secrets.token_hex(8), self._datasets.get(key))
+        return CellPayload(files, upstream, secrets.token_hex(8), self._datasets.get(request))
 
     def _model(self, source: CellDir) -> Any:
         """Return a reference to the files of an upstream cell."""

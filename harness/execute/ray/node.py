@@ -21,11 +21,11 @@ from typing import Any
 from harness.common.locks import Busy, lock_file, locked, try_lock
 from harness.common.provenance import CodeVersion
 from harness.common.signals import StopSignal
-from harness.execute.ray.datasets import DatasetRef, NoData, data_key, data_on_node
+from harness.execute.ray.datasets import DatasetRef, NoData, data_on_node
 from harness.execute.ray.transfer import Files, RemoteCell, write_files
 from harness.store import CellDir
 from harness.store.teacher_cache import FOLDER as TEACHER_CACHE
-from harness.train.data_request import data_request
+from harness.train.data_request import DatasetCache, data_request
 
 MOST_OUTPUT = 1 << 20  # bytes of a sent cell's output that are returned, the last ones
 
@@ -140,7 +140,7 @@ def _train(
     from harness.train.cell import run_cell
 
     return (body or run_cell)(
-        directory, job.device, job.threads, job.version, should_stop, _loaded()
+        directory, job.device, job.threads, job.version, should_stop, _datasets()
     )
 
 
@@ -174,9 +174,8 @@ def _unpack(payload: CellPayload, name: str, root: Path, mailbox: Any) -> CellDi
         write_files(CellDir(root / source), ray.get(files))
     (root / TEACHER_CACHE).symlink_to(_made(_node_folder() / TEACHER_CACHE))
     request = data_request(directory)
-    _loaded().bring(
-        *data_key(request),
-        lambda: data_on_node(request, payload.dataset, ray.get, _node_folder() / "data"),
+    _datasets().get(
+        request, lambda: data_on_node(request, payload.dataset, ray.get, _node_folder() / "data")
     )
     return directory
 
@@ -185,11 +184,9 @@ def _unpack(payload: CellPayload, name: str, root: Path, mailbox: Any) -> CellDi
 
 
 @functools.cache
-def _loaded() -> Any:
-    """Return the data set that this process has loaded (harness.train.cell.Loaded)."""
-    from harness.train.cell import Loaded
-
-    return Loaded()
+def _datasets() -> DatasetCache:
+    """Return the data set that this process has loaded."""
+    return DatasetCache()
 
 
 def _made(folder: Path) -> Path:

@@ -12,6 +12,7 @@ from typing import Any
 
 from harness.store import CellDir
 from harness.store.files import write_atomically
+from harness.store.manifest import Manifest
 
 Files = dict[str, bytes]  # name -> content
 Send = Callable[[str, Any], None]  # (name of a write, its content)
@@ -59,7 +60,7 @@ class RemoteCell(CellDir):
         super().write_checkpoint(data)
         self._send("checkpoint", data)
 
-    def finish(self, manifest: dict[str, Any]) -> None:
+    def finish(self, manifest: Manifest) -> None:
         """Send the results, and write the manifest."""
         self._send("results", (read_files(self, RESULT_FILES), manifest))
         super().finish(manifest)

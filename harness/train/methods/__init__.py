@@ -1,2 +1,4 @@
-"""What trains a student: one class a stage, named by harness.methods. `base` is their frame, and
-`distillation` that of all that add terms to the cross-entropy."""
+"""The trainings of students: one class per stage, named by harness.methods.
+
+`base` holds what they share, `distillation` what methods that add to the cross-entropy share.
+"""

@@ -7,5 +7,8 @@ from harness.train.methods.distillation import MapPairs
 
 
 class At(MapPairs):
-    def loss(self, student_map: Tensor, teacher_map: Tensor, place: int) -> Tensor:
+    """Attention transfer."""
+
+    def loss(self, student_map: Tensor, teacher_map: Tensor, level: int) -> Tensor:
+        """Return the loss of one pair of maps."""
         return at_loss(student_map, teacher_map)

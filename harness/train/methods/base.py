@@ -1,7 +1,8 @@
-"""What every way to train a cell has in common; the loop (harness.train.loop) is the same for all.
+"""What all trainings share; the loop (harness.train.loop) is the same for all.
 
-To add one: a subclass of `Training` in a module of its own, named by a stage of harness.methods; a
-`Term` (harness.train.methods.distillation) is enough for what stands beside the cross-entropy.
+To add one: write a subclass of `Training` in a module of its own, named by a stage of
+harness.methods. A `Term` (harness.train.methods.distillation) is enough for a method that adds to
+the cross-entropy.
 """
 
 from __future__ import annotations
@@ -31,24 +32,34 @@ Losses = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class NetworkOutput:
-    """What a network says of a batch: embedding (B, D), logits (B, C), and if they were asked for
-    the maps (B, channels, H, W) after each group of blocks."""
+    """The output of a network for a batch.
+
+    Attributes:
+        embedding: (B, D).
+        logits: (B, C).
+        maps: (B, channels, H, W) after each group of blocks; empty if they were not requested.
+    """
 
     embedding: Tensor
     logits: Tensor
     maps: tuple[Tensor, ...] = ()
 
     @staticmethod
-    def of(network: Network, x: Tensor, maps: bool = False) -> NetworkOutput:
-        """x: (B, 3, H, W)."""
-        if maps:
-            embedding, found = network.embed_with_maps(x)
-            return NetworkOutput(embedding, network.fc(embedding), found)
+    def compute(network: Network, x: Tensor, with_maps: bool = False) -> NetworkOutput:
+        """Return the output of a network for x (B, 3, H, W)."""
+        if with_maps:
+            embedding, maps = network.embed_with_maps(x)
+            return NetworkOutput(embedding, network.fc(embedding), maps)
         return NetworkOutput(*network.embed_and_classify(x))
 
 
 class Context:
-    """What a training may use: the cell's config, the images on the device, the frozen teacher."""
+    """What a training may use: the cell's config, the images on the device, the frozen teacher.
+
+    Args:
+        student: On the images' device; a training's own module may be fitted to its shapes.
+        teacher_cache: The cached outputs of the teacher; None if caching is off.
+    """
 
     def __init__(
         self,
@@ -57,13 +68,8 @@ class Context:
         n_classes: int,
         student: Network,
         teacher: Network | None,
-        kept: TeacherCache | None = None,
+        teacher_cache: TeacherCache | None = None,
     ) -> None:
-        """
-        Args:
-            student: on the images' device; a training's own module may fit its shapes.
-            kept: the teacher's answers, where they are kept.
-        """
         self.config = config
         self.student = student
         self.images = images
@@ -73,65 +79,68 @@ class Context:
         self.groups = config.data.view.groups
         self.precision = config.optimizer.precision
         self._teacher = teacher.eval().requires_grad_(False) if teacher is not None else None
-        self._kept = kept
-        self._answered: tuple[Batch, Tensor] | None = None
+        self._teacher_cache = teacher_cache
+        self._cached: tuple[Batch, Tensor] | None = None
 
     @property
     def teacher(self) -> Network:
-        """For what is no batch of the loop (centres of the whole set); else `teach`."""
+        """The teacher itself, for passes over the whole set; for batches use `teacher_output`."""
         if self._teacher is None:
             raise RuntimeError("this cell has no teacher")
         return self._teacher
 
     @torch.no_grad()
-    def teach(self, batch: Batch, maps: bool = False) -> NetworkOutput:
-        """The teacher's answer to a batch of the loop: the one door to it."""
-        if self._answered is not None and self._answered[0] is batch and not maps:
-            embedding = self._answered[1]
+    def teacher_output(self, batch: Batch, with_maps: bool = False) -> NetworkOutput:
+        """Return the teacher's output for a batch of the loop, from the cache if it is there."""
+        if self._cached is not None and self._cached[0] is batch and not with_maps:
+            embedding = self._cached[1]
             return NetworkOutput(embedding, self.teacher.fc(embedding))
-        return NetworkOutput.of(self.teacher, batch.x, maps)
+        return NetworkOutput.compute(self.teacher, batch.x, with_maps)
 
-    def asking(self, batches: Iterable[Batch], epoch: int) -> Iterator[Batch]:
-        """The batches of an epoch (from 0), for who will `teach` each without maps: where answers
-        are kept, it is at hand then."""
-        if self._kept is None:
+    def with_teacher_outputs(self, batches: Iterable[Batch], epoch: int) -> Iterator[Batch]:
+        """Yield the batches of an epoch (from 0), whose teacher outputs without maps are needed.
+
+        With a cache, the output of the batch just yielded is at hand for `teacher_output`.
+        """
+        if self._teacher_cache is None:
             yield from batches
             return
-        for batch, embedding in self._kept.to(batches, f"epoch-{epoch + 1}", len(self.train)):
-            self._answered = batch, embedding
+        name, n_images = f"epoch-{epoch + 1}", len(self.train)
+        for batch, embedding in self._teacher_cache.outputs_for(batches, name, n_images):
+            self._cached = batch, embedding
             yield batch
-        self._answered = None
+        self._cached = None
 
     @torch.no_grad()
     def teacher_embedding(self) -> Tensor:
-        """(N, Dt) of the un-augmented training images, in float32 at least."""
-        if self._kept is None:
+        """Return the embedding (N, Dt) of the un-augmented training images, at least float32."""
+        if self._teacher_cache is None:
             return embed_and_classify(self.teacher, self.train, self.precision)[0]
-        answered = self._kept.to(self.train.plain(), "unaugmented", len(self.train))
-        return torch.cat([embedding for _, embedding in answered])
+        batches, n_images = self.train.plain(), len(self.train)
+        outputs = self._teacher_cache.outputs_for(batches, "unaugmented", n_images)
+        return torch.cat([embedding for _, embedding in outputs])
 
 
 class Training:
     """What one stage minimises and measures.
 
-    metric: the accuracy that selects the epoch, as "{part}/{metric}", unless the protocol selects
-        by loss.
-    predicted: part -> (N,) the classes that the model of the last evaluation has predicted.
-    selected: the same of the selected epoch, if that was in this process.
-    module: what the training owns beside the student. Its parameters (regressors, projections) are
-        optimised with the student's, and with its buffers (a memory bank) they are in every
-        checkpoint; model.pt has none of it. Made in the constructor, on the CPU, from the stream
-        that the cell's seed has set; the loop moves it to the device.
+    Args:
+        settings: The first section of the stage, which holds the schedule if there is one.
+
+    Attributes:
+        metric: The accuracy that selects the epoch, unless the protocol selects by loss.
+        predicted: Part -> (N,) the classes that the model predicted in the last evaluation.
+        selected: The same of the selected epoch, if this process trained it.
+        module: What the training owns beside the student. Its parameters (regressors, projections)
+            are optimised with the student's; they and its buffers (a memory bank) are in every
+            checkpoint, but not in model.pt. Made in the constructor, on the CPU, from the stream
+            that the cell's seed has set; the loop moves it to the device.
     """
 
     metric = ACCURACY
     settings: Section
 
     def __init__(self, context: Context, settings: Section) -> None:
-        """
-        Args:
-            settings: the first of its stage's sections, which holds the schedule if there is one.
-        """
         self.context = context
         self.settings = settings
         self.module: nn.Module = nn.Module()
@@ -139,45 +148,54 @@ class Training:
         self.selected: dict[str, Tensor] = {}
 
     def losses(self, model: Network, batch: Batch, epoch: int) -> tuple[Losses, Tensor | None]:
-        """Named terms whose sum is minimised, and the logits if any are made. epoch: from 0."""
+        """Return the named terms whose sum is minimised, and the logits if there are any.
+
+        Args:
+            epoch: Counted from 0.
+        """
         raise NotImplementedError
 
     def fit(self, model: Network, epoch: int) -> dict[str, float] | None:
-        """Of a training that takes no steps: give the model its weights, and what to note of it.
-        None, as here: it takes steps."""
+        """Give the model its weights at once, and return what to note about it.
+
+        Returns:
+            None, as here, for a training that takes gradient steps instead.
+        """
         return None
 
     def lr(self, epoch: int) -> float:
-        """Of an epoch, from 0."""
+        """Return the learning rate of an epoch, from 0."""
         raise NotImplementedError
 
-    def prepared(self, batches: Iterable[Batch], epoch: int) -> Iterable[Batch]:
-        """The batches of an epoch (from 0), as `losses` will get them: with the teacher's answers
-        at hand, unless it never asks for one, or for maps."""
-        return self.context.asking(batches, epoch)
+    def prepare_batches(self, batches: Iterable[Batch], epoch: int) -> Iterable[Batch]:
+        """Return the batches of an epoch (from 0) as `losses` will get them: with the teacher's
+        outputs at hand, unless it never needs them, or needs maps."""
+        return self.context.with_teacher_outputs(batches, epoch)
 
     def evaluate(self, model: Network, epoch: int) -> dict[str, float] | None:
-        """ "{part}/{metric}" -> accuracy after this epoch; None where it is not measured."""
+        """Return "{part}/{metric}" -> accuracy after an epoch (from 0); None to not measure it."""
         raise NotImplementedError
 
 
 class Classifier(Training):
-    """A training whose student classifies. It measures accuracy in the protocol's rhythm and after
-    the last epoch, also that of the old and the new classes of an incremental task, and the loss on
-    the validation images.
+    """A training whose student classifies.
+
+    It measures accuracy in the protocol's rhythm and after the last epoch, also for the old and the
+    new classes of an incremental task, and the loss on the validation images.
 
     Attributes:
-        is_probabilistic: whether the softmax of its logits means something.
-        epochs: how many it trains for.
+        is_probabilistic: Whether the softmax of the logits means something.
     """
 
     is_probabilistic = True
 
     @property
     def epochs(self) -> int:
+        """The number of epochs of the training."""
         return self.settings.epochs if isinstance(self.settings, Schedule) else 1
 
     def evaluate(self, model: Network, epoch: int) -> dict[str, float] | None:
+        """Return the accuracies and the validation loss; None outside the rhythm."""
         c = self.context
         if (epoch + 1) % c.config.protocol.evaluate_every and epoch + 1 != self.epochs:
             return None
@@ -196,22 +214,23 @@ class Classifier(Training):
 
 
 class ScheduledClassifier(Classifier):
-    """A classifier that is trained by gradient steps, at a rate that falls at milestones."""
+    """A classifier that takes gradient steps, at a rate that falls at milestones."""
 
     settings: StepSchedule
 
     def lr(self, epoch: int) -> float:
+        """Return the learning rate of an epoch, from 0."""
         s = self.settings
         return multistep_lr(epoch, s.lr, s.milestones, s.gamma)
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean over the batch, in float32 at least. logits: (B, C); labels: (B,)."""
+    """Return the mean over the batch, at least float32; logits are (B, C), labels (B,)."""
     return F.cross_entropy(upcast_to_float32(logits), labels)
 
 
-def training_of(kind: str, context: Context) -> Training:
-    """Return what trains a cell of this kind."""
+def make_training(kind: str, context: Context) -> Training:
+    """Return the training of cells of this kind."""
     stage = stage_of(kind)
     trainer: type[Training] = pkgutil.resolve_name(stage.trainer)
     terms = {"terms": stage.terms} if stage.terms else {}

@@ -1,4 +1,4 @@
-"""Contrast with images of other classes, from a memory."""
+"""Contrastive distillation, with negatives of other classes from a memory."""
 
 import torch
 from torch import Tensor
@@ -10,12 +10,14 @@ from harness.methods.crd import CrdSettings
 from harness.train.methods.base import Context, NetworkOutput
 from harness.train.methods.distillation import Term
 
-STREAM = 2  # of `epoch_generator`
+STREAM = 2  # the stream of `epoch_generator`
 
 
 class Crd(Term):
-    """The memory is a buffer, so a checkpoint has it. Which negatives a batch has follows from
-    (seed, epoch) and its place in the epoch."""
+    """The contrastive loss with a memory, which is a buffer, so that checkpoints have it.
+
+    The negatives of a batch follow from (seed, epoch) and its place in the epoch.
+    """
 
     settings: CrdSettings
 
@@ -34,6 +36,7 @@ class Crd(Term):
     def forward(
         self, student: NetworkOutput, teacher: NetworkOutput, batch: Batch, epoch: int
     ) -> Tensor:
+        """Return the weighted term."""
         labels = self.context.train.labels
         if epoch != self.epoch:
             seed = epoch_generator(self.context.config.seed, epoch, STREAM).initial_seed()

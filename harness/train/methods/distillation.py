@@ -1,4 +1,4 @@
-"""Methods of one stage: cross-entropy, and terms that compare student and teacher."""
+"""Methods of one stage: the cross-entropy and terms that compare student and teacher."""
 
 from __future__ import annotations
 
@@ -24,20 +24,21 @@ from harness.train.methods.base import (
 
 
 class Term(nn.Module):
-    """What one method adds to the cross-entropy. Its parameters and buffers are the training's own
-    (`Training.module`).
+    """What one method adds to the cross-entropy.
 
-    ce_weight: of the cross-entropy beside it.
+    Its parameters and buffers belong to the training (`Training.module`).
+
+    Args:
+        settings: The section of the method.
+
+    Attributes:
+        ce_weight: The weight of the cross-entropy beside it.
     """
 
     ce_weight = 1.0
     settings: Section
 
     def __init__(self, context: Context, settings: Section) -> None:
-        """
-        Args:
-            settings: the method's own section.
-        """
         super().__init__()
         self.context = context
         self.settings = settings
@@ -45,36 +46,43 @@ class Term(nn.Module):
     def forward(
         self, student: NetworkOutput, teacher: NetworkOutput, batch: Batch, epoch: int
     ) -> Tensor:
-        """The weighted term, a scalar. Logits in float32 at least, maps if the method needs them.
-        epoch: from 0."""
+        """Return the weighted term, a scalar.
+
+        Args:
+            student, teacher: With logits in at least float32, and with maps if the method needs
+                them.
+            epoch: Counted from 0.
+        """
         raise NotImplementedError
 
 
 class MapPairs(Term):
-    """A loss of each pair of maps, summed and times `weight`."""
+    """A loss of each pair of maps, summed and weighted."""
 
     settings: PairedMaps
 
-    def loss(self, student_map: Tensor, teacher_map: Tensor, place: int) -> Tensor:
-        """Of one pair, a scalar. place: from 0, the shallowest."""
+    def loss(self, student_map: Tensor, teacher_map: Tensor, level: int) -> Tensor:
+        """Return the loss of one pair, a scalar; level 0 is the shallowest."""
         raise NotImplementedError
 
     def forward(
         self, student: NetworkOutput, teacher: NetworkOutput, batch: Batch, epoch: int
     ) -> Tensor:
         pairs = zip(student.maps, teacher.maps, strict=True)
-        losses = [self.loss(s, t, place) for place, (s, t) in enumerate(pairs)]
+        losses = [self.loss(s, t, level) for level, (s, t) in enumerate(pairs)]
         return self.settings.weight * torch.stack(losses).sum()
 
 
 class Distillation(ScheduledClassifier):
-    """The cross-entropy once, with the largest weight that one of the terms gives it, and each
-    term."""
+    """The cross-entropy once, with the largest weight that a term gives it, and the terms.
+
+    Args:
+        terms: Method -> "module:class" of its term; the method's section has the same name.
+    """
 
     module: nn.ModuleDict
 
     def __init__(self, context: Context, settings: Section, terms: Mapping[str, str]) -> None:
-        """terms: method -> "module:class" of its term; its section has the same name."""
         super().__init__(context, settings)
         self.terms: dict[str, Term] = {
             name: pkgutil.resolve_name(target)(context, context.config.sections[name])
@@ -82,15 +90,17 @@ class Distillation(ScheduledClassifier):
         }
         self.module = nn.ModuleDict(self.terms)
         self.ce_weight = max(term.ce_weight for term in self.terms.values())
-        self.wants_maps = needs_maps(terms)
+        self.needs_maps = needs_maps(terms)
 
-    def prepared(self, batches: Iterable[Batch], epoch: int) -> Iterable[Batch]:
-        return batches if self.wants_maps else super().prepared(batches, epoch)
+    def prepare_batches(self, batches: Iterable[Batch], epoch: int) -> Iterable[Batch]:
+        """Return the batches, with the teacher's outputs at hand unless maps are needed."""
+        return batches if self.needs_maps else super().prepare_batches(batches, epoch)
 
     def losses(self, model: Network, batch: Batch, epoch: int) -> tuple[Losses, Tensor | None]:
-        teacher = self.context.teach(batch, self.wants_maps)
-        student = NetworkOutput.of(model, batch.x, self.wants_maps)
-        # Once for all: the gradients of several terms meet in float32, not in half precision.
+        """Return the cross-entropy and the terms, and the logits."""
+        teacher = self.context.teacher_output(batch, self.needs_maps)
+        student = NetworkOutput.compute(model, batch.x, self.needs_maps)
+        # Once for all terms: their gradients add up in float32, not in half precision.
         student = replace(student, logits=upcast_to_float32(student.logits))
         losses = {"ce": self.ce_weight * cross_entropy(student.logits, batch.y)}
         for name, term in self.terms.items():

@@ -10,6 +10,8 @@ from harness.train.methods.distillation import Term
 
 
 class Kd(Term):
+    """The distillation term of Hinton et al."""
+
     settings: KdSettings
 
     def __init__(self, context: Context, settings: KdSettings) -> None:
@@ -19,5 +21,6 @@ class Kd(Term):
     def forward(
         self, student: NetworkOutput, teacher: NetworkOutput, batch: Batch, epoch: int
     ) -> Tensor:
+        """Return the weighted term."""
         s = self.settings
         return kd_term(student.logits, teacher.logits, temperature=s.temperature, alpha=s.alpha)

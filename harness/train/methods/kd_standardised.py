@@ -10,6 +10,8 @@ from harness.train.methods.distillation import Term
 
 
 class StandardisedKd(Term):
+    """Distillation on standardised logits."""
+
     settings: StandardisedKdSettings
 
     def __init__(self, context: Context, settings: StandardisedKdSettings) -> None:
@@ -19,6 +21,7 @@ class StandardisedKd(Term):
     def forward(
         self, student: NetworkOutput, teacher: NetworkOutput, batch: Batch, epoch: int
     ) -> Tensor:
+        """Return the weighted term."""
         s = self.settings
         return s.weight * standardised_kd_loss(
             student.logits, teacher.logits, temperature=s.temperature

@@ -1,4 +1,4 @@
-"""Nearest class means of the pixels themselves."""
+"""Nearest class means in pixel space."""
 
 import torch
 from torch.nn import functional as F
@@ -10,9 +10,11 @@ from harness.train.methods.readout import Readout, set_head
 
 
 class PixelsNcm(Readout):
+    """Nearest class means of the pixels, whose embedding is the image itself."""
+
     @torch.no_grad()
     def fit(self, model: Network, epoch: int) -> dict[str, float]:
-        """Batch after batch: the pixels of all images at once may not fit into memory."""
+        """Fit the centres batch by batch, as all images may not fit into memory."""
         c = self.context
         sums = torch.zeros_like(model.fc.weight)
         for batch in c.train.plain():

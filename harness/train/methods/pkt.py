@@ -10,9 +10,12 @@ from harness.train.methods.distillation import Term
 
 
 class Pkt(Term):
+    """Probabilistic knowledge transfer."""
+
     settings: PktSettings
 
     def forward(
         self, student: NetworkOutput, teacher: NetworkOutput, batch: Batch, epoch: int
     ) -> Tensor:
+        """Return the weighted term."""
         return self.settings.weight * pkt_loss(student.embedding, teacher.embedding)

@@ -8,7 +8,10 @@ from harness.train.methods.readout import Readout
 
 
 class Probe(Readout):
+    """A logistic regression on the frozen embedding."""
+
     settings: ProbeSettings
 
     def head(self, embedding: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the weight (C, D) and bias (C,) of the logistic regression."""
         return linear_probe(embedding, labels, self.context.n_classes, l2=self.settings.l2)

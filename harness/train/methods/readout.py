@@ -1,4 +1,4 @@
-"""A network with another last layer, found at once: what its embedding is worth by itself."""
+"""Readouts: a last layer that is fitted at once measures what an embedding is worth by itself."""
 
 import torch
 from torch import Tensor
@@ -11,21 +11,22 @@ from harness.train.methods.base import Classifier, Losses
 
 
 class Readout(Classifier):
-    """The network stays as it is; its last layer is fitted to one pass over the un-augmented
-    training images."""
+    """A frozen network whose last layer is fitted to the un-augmented training images."""
 
     is_probabilistic = False
 
     def head(self, embedding: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Weight (C, D) and bias (C,) of the last layer.
+        """Return the weight (C, D) and bias (C,) of the last layer.
 
         Args:
-            embedding: (N, D), raw. labels: (N,), of classes that have images.
+            embedding: (N, D), not normalised.
+            labels: (N,).
         """
         raise NotImplementedError
 
     @torch.no_grad()
     def fit(self, model: Network, epoch: int) -> dict[str, float]:
+        """Fit the last layer, and return the accuracy on the training images."""
         train = self.context.train
         embedding, _ = embed_and_classify(model, train, self.context.precision)
         set_head(model, *self.head(embedding, train.labels), train.labels)
@@ -33,24 +34,30 @@ class Readout(Classifier):
         return {"train/accuracy": (logits.argmax(1) == train.labels).double().mean().item()}
 
     def lr(self, epoch: int) -> float:
+        """Return 0: there are no gradient steps."""
         return 0.0
 
     def losses(self, model: Network, batch: Batch, epoch: int) -> tuple[Losses, Tensor | None]:
+        """Raise an error: there are no gradient steps."""
         raise AssertionError("a readout takes no steps")
 
 
 class NearestMeans(Readout):
-    """argmax <phi, c_j> is a linear classifier whose weights are the class centres."""
+    """Nearest class means: argmax <phi, c_j>, a linear layer whose weights are the centres."""
 
     def head(self, embedding: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the class centres (C, D) and zeros (C,)."""
         centers = class_centers(embedding, labels, self.context.n_classes)
         return centers, centers.new_zeros(len(centers))
 
 
 @torch.no_grad()
 def set_head(model: Network, weight: Tensor, bias: Tensor, labels: Tensor) -> None:
-    """Give the model this last layer, (C, D) and (C,). A class without images among the training
-    ones (labels: (N,)), as an incremental task may have, cannot be meant."""
+    """Give the model this last layer, (C, D) and (C,).
+
+    A class without training images (labels: (N,)), which an incremental task may have, is never
+    predicted.
+    """
     absent = torch.bincount(labels, minlength=len(bias)) == 0
     model.fc.weight.copy_(weight)
     model.fc.bias.copy_(bias.masked_fill(absent, torch.finfo(model.fc.bias.dtype).min))

@@ -10,11 +10,14 @@ from harness.train.methods.distillation import Term
 
 
 class Rkd(Term):
+    """Relational knowledge distillation: distances and angles."""
+
     settings: RkdSettings
 
     def forward(
         self, student: NetworkOutput, teacher: NetworkOutput, batch: Batch, epoch: int
     ) -> Tensor:
+        """Return the weighted term."""
         s = self.settings
         return s.weight * rkd_loss(
             student.embedding, teacher.embedding, distance=s.distance, angle=s.angle

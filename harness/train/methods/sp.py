@@ -10,9 +10,12 @@ from harness.train.methods.distillation import Term
 
 
 class Sp(Term):
+    """Similarity-preserving distillation."""
+
     settings: SpSettings
 
     def forward(
         self, student: NetworkOutput, teacher: NetworkOutput, batch: Batch, epoch: int
     ) -> Tensor:
+        """Return the weighted term."""
         return self.settings.weight * sp_loss(student.maps[-1], teacher.maps[-1])

@@ -14,7 +14,7 @@ from harness.train.schedule import cosine_lr
 
 
 class RelationMatching(Training):
-    """`fc` takes no part and gets no gradient."""
+    """Relation matching between embeddings; `fc` takes no part and gets no gradient."""
 
     settings: Stage1Settings
 
@@ -23,15 +23,16 @@ class RelationMatching(Training):
         self.metric = ncm_metric(context.config.protocol.ncm_centers)
 
     def losses(self, model: Network, batch: Batch, epoch: int) -> tuple[Losses, Tensor | None]:
-        answer = self.context.teach(batch)
-        # From the CPU's copy of the labels: to find them on the device would wait for it.
+        """Return the relation loss of a batch; there are no logits."""
+        teacher = self.context.teacher_output(batch)
+        # From the CPU's copy of the labels: finding pairs on the device would wait for it.
         anchor, positive = (
             i.to(batch.y.device, non_blocking=True) for i in same_class_pairs(batch.y_cpu)
         )
         s = self.settings
         loss, _ = stage1_loss(
             model.embed(batch.x),
-            answer.embedding,
+            teacher.embedding,
             batch.y,
             relation=s.relation,
             tau1=s.tau1,
@@ -43,18 +44,23 @@ class RelationMatching(Training):
         return {"relation": loss}, None
 
     def lr(self, epoch: int) -> float:
+        """Return the learning rate of an epoch, from 0."""
         s = self.settings
         return cosine_lr(epoch, s.epochs, s.lr, s.final_lr_ratio)
 
     def evaluate(self, model: Network, epoch: int) -> dict[str, float] | None:
-        if not self.is_looked_at(epoch + 1):
+        """Return both NCM accuracies; None outside the rhythm."""
+        if not self.is_measured(epoch + 1):
             return None
         c = self.context
         return ncm_accuracies(model, c.train, c.evaluated, c.n_classes, c.precision)
 
-    def is_looked_at(self, epoch: int) -> bool:
-        """Whether it is measured after this epoch (from 1): in its rhythm, and after the last one,
-        unless the protocol goes by the rhythm alone, which then must come at all."""
+    def is_measured(self, epoch: int) -> bool:
+        """Return whether accuracy is measured after an epoch (from 1).
+
+        That is in its rhythm and after the last epoch, unless the protocol goes by the rhythm alone
+        and there are enough epochs for it.
+        """
         rhythm, last = self.settings.select_every, self.settings.epochs
-        by_rhythm_alone = self.context.config.protocol.last_look == "rhythm" and last >= rhythm
-        return epoch % rhythm == 0 or (epoch == last and not by_rhythm_alone)
+        only_rhythm = self.context.config.protocol.last_look == "rhythm" and last >= rhythm
+        return epoch % rhythm == 0 or (epoch == last and not only_rhythm)

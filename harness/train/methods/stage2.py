@@ -14,6 +14,8 @@ from harness.train.methods.base import Context, Losses, ScheduledClassifier, cro
 
 
 class CenterTeaching(ScheduledClassifier):
+    """The cross-entropy, and a soft target from the teacher's class centres."""
+
     settings: Stage2Settings
 
     def __init__(self, context: Context, settings: Stage2Settings) -> None:
@@ -24,23 +26,24 @@ class CenterTeaching(ScheduledClassifier):
             self.centers = global_centers(context, augmented)
 
     def losses(self, model: Network, batch: Batch, epoch: int) -> tuple[Losses, Tensor | None]:
-        answer = self.context.teach(batch)
+        """Return the cross-entropy and the teaching loss, and the logits."""
+        teacher = self.context.teacher_output(batch)
         logits = model(batch.x)
         s = self.settings
         if self.centers is None:
             teaching = local_teaching_loss(
-                logits, answer.embedding, batch.y, tau2=s.tau2, epoch=epoch + 1
+                logits, teacher.embedding, batch.y, tau2=s.tau2, epoch=epoch + 1
             )
         else:
             teaching = teaching_loss(
                 logits,
-                answer.embedding,
+                teacher.embedding,
                 batch.y,
                 self.centers,
                 tau2=s.tau2,
                 lambd=s.lambd,
                 tau_on=s.tau_on,
-                teacher_logits=answer.logits if s.weighted else None,
+                teacher_logits=teacher.logits if s.weighted else None,
                 weighted=s.weighted,
             )
         return {"ce": cross_entropy(logits, batch.y), "teaching": teaching}, logits
@@ -48,8 +51,12 @@ class CenterTeaching(ScheduledClassifier):
 
 @torch.no_grad()
 def global_centers(context: Context, augmented: bool) -> Tensor:
-    """(C, Dt) class centres of the training set: of one un-augmented pass (honest), or of one
-    augmented pass as in the 2021 release (docs/deviations.md, quirk 4)."""
+    """Return the class centres (C, Dt) of the training set.
+
+    Args:
+        augmented: Compute them from one augmented pass, as in the 2021 release (docs/deviations.md,
+            quirk 4), and not from an un-augmented one.
+    """
     c = context
     if not augmented:
         return class_centers(c.teacher_embedding(), c.train.labels, c.n_classes)

@@ -1,4 +1,4 @@
-"""Cross-entropy with the labels: teachers and plain students."""
+"""Supervised training: teachers and plain students."""
 
 from torch import Tensor
 
@@ -8,6 +8,9 @@ from harness.train.methods.base import Losses, ScheduledClassifier, cross_entrop
 
 
 class Supervised(ScheduledClassifier):
+    """The cross-entropy alone."""
+
     def losses(self, model: Network, batch: Batch, epoch: int) -> tuple[Losses, Tensor | None]:
+        """Return the cross-entropy and the logits."""
         logits = model(batch.x)
         return {"ce": cross_entropy(logits, batch.y)}, logits
