@@ -425,7 +425,7 @@ def test_measured_in_its_rhythm_and_at_the_end(
         "best_on_test": max(test.values()),
     }
     spent = sum(line.get(EVALUATION_SECONDS, 0) for line in lines)
-    assert manifest[EVALUATION_SECONDS] == pytest.approx(spent, abs=0.006)
+    assert manifest.evaluation_seconds == pytest.approx(spent, abs=0.006)
 
 
 def one_cell(root: Path, every: int, epochs: int) -> CellDir:
