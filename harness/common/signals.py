@@ -32,6 +32,7 @@ class StopSignal:
             raise KeyboardInterrupt
 
     def __call__(self) -> bool:
+        """Return whether a signal has come."""
         return self.n > 0
 
     def __enter__(self) -> StopSignal:

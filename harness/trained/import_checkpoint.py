@@ -44,7 +44,6 @@ def infer_network(state: dict[str, Tensor]) -> dict[str, Any]:
     Raises:
         UserError: No known network has these names.
     """
-
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
     for options in NETWORKS.values():
         fields = options.fields_of_checkpoint(shapes)
