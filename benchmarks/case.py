@@ -92,11 +92,7 @@ class Case:
     ) -> Prepared:
         """Return a training of this kind of cell, as a cell's process makes it.
 
-        Args:
-            kind: The kind.
-            config: The cell's configuration.
-            images: The training images.
-            answers: The folder for cached teacher outputs; None for no cache.
+        `answers` is the folder for cached teacher outputs; None for no cache.
         """
         student = self.network(self.student)
         teacher = self.network(self.teacher) if takes_teacher(kind) else None

@@ -39,13 +39,9 @@ def alternate(
 ) -> Seconds:
     """Measure the wall-clock seconds of each step in each round.
 
-    Every second round is reversed, so that no step always follows the same other one.
-
-    Args:
-        steps: The steps by name.
-        rounds: The number of rounds.
-        settle: Waits until the device is idle; called before each reading of the clock.
-        warm_up: The number of preceding rounds that do not count.
+    Every second round is reversed, so that no step always follows the same other one. `settle`
+    waits until the device is idle; it is called before each reading of the clock. The `warm_up`
+    rounds do not count.
     """
     seconds: Seconds = {name: [] for name in steps}
     for number in range(-warm_up, rounds):
@@ -78,14 +74,8 @@ def ratio(seconds: Sequence[float], base: Sequence[float]) -> Spread:
 def comparison(what: str, seconds: Seconds, base: str, **more: Any) -> dict[str, Any]:
     """Return the saved form of steps that took turns.
 
-    These are the seconds of every round, their median, and the ratio to `base` as [lower quartile,
-    median, upper quartile].
-
-    Args:
-        what: What was compared.
-        seconds: The seconds of each step in each round.
-        base: The name of the step to compare with.
-        more: Further plain data.
+    These are the seconds of every round, their median, and the ratio to the step `base` as [lower
+    quartile, median, upper quartile].
     """
     rows = {
         name: {

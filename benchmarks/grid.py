@@ -119,12 +119,7 @@ def shares(store: Store, wall: float, jobs: int) -> dict[str, float]:
     """Return the shares of training and of evaluation in a run's wall time.
 
     They follow from the manifests of finished cells; a share that old code does not record is left
-    out.
-
-    Args:
-        store: The run's store.
-        wall: Its wall time in seconds.
-        jobs: The number of processes.
+    out. `wall` is in seconds, `jobs` is the number of processes.
     """
     manifests = [directory.manifest for directory in store.all() if directory.is_done]
     fields = {"training": "seconds", "evaluation": EVALUATION_SECONDS}

@@ -69,12 +69,7 @@ def cluster_of(
 def make_executor(
     cluster: RayOptions | None, slots: Sequence[str], version: CodeVersion
 ) -> Executor:
-    """Return the executor for a cluster or for this machine.
-
-    Args:
-        cluster: How to use a cluster; None for this machine.
-        slots: The device of each cell that trains at once on this machine.
-        version: The code's version, for the cells' manifests (harness.common.provenance).
+    """Return the executor for a cluster or, if that is None, for the slots of this machine.
 
     Raises:
         UserError: The cluster cannot be used.

@@ -131,16 +131,9 @@ def run(
 ) -> None:
     """Run cells until each is done, paused, failed or skipped.
 
-    A failure stops only the cells that depend on the one that failed.
-
-    Args:
-        progress: The states of the cells.
-        executor: Where they run.
-        options: The cells' options (`Store.prepare`).
-        max_seconds: Time limit; None for none.
-        on_change: Called with the fingerprint of each cell that ended, and with None in between.
-        interval: Seconds to wait for a cell to end.
-        more: Called at every step for new cells, and for paused ones that resume.
+    A failure stops only the cells that depend on the one that failed. `on_change` is called with
+    the fingerprint of each cell that ended, and with None in between; `more` is called at every
+    step for new cells, and for paused ones that resume. `options`: see `Store.prepare`.
 
     Raises:
         OutOfTime: `max_seconds` are over; all cells are stopped at their last checkpoint.

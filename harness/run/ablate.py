@@ -23,12 +23,7 @@ def run_steps(
 
     A cell that a switch does not affect belongs to both steps and is trained once. The ablation
     ends with the first step that fails or stops; rerunning the command resumes there.
-
-    Args:
-        experiment: The experiment of the file.
-        steps: The steps.
-        experiments: The experiment of each step.
-        options: `max_seconds` limits all steps together.
+    `options.max_seconds` limits all steps together.
 
     Returns:
         The exit status (harness.common.exit_status).

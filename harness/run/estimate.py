@@ -78,13 +78,8 @@ class Cost:
 def start_seconds(n_cells: int, jobs: int, imported: float) -> float:
     """Return the seconds of a run that are neither training nor evaluation.
 
-    They are those of starting the workers, which import twice what this process has just imported,
-    and of loading and saving around each cell.
-
-    Args:
-        n_cells: The number of cells to train.
-        jobs: The number of cells at once.
-        imported: Seconds that importing torch took here.
+    They are those of starting the workers, which import twice what this process has just imported
+    in `imported` seconds, and of loading and saving around each cell.
     """
     return 2 * imported + CELL_SECONDS * n_cells / jobs
 
@@ -153,13 +148,8 @@ def estimate(
 ) -> Cost:
     """Estimate what the cells that are not done need, without the epochs they already have.
 
-    Args:
-        plan: The plan.
-        store: Where its cells are.
-        dataset: The data set.
-        speeds: The speed of every network.
-        teacher_cache: Bytes that cached teacher outputs may take. Outputs that fit are computed
-            once; those that earlier calls have cached are ignored.
+    Teacher outputs that fit into `teacher_cache` bytes are computed once; those that earlier calls
+    have cached are ignored.
     """
     dataset = without_pixels(dataset)
     if plan.experiment.protocol.train_on == "train+validation":

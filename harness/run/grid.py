@@ -48,11 +48,8 @@ def run_experiment(
 ) -> int:
     """Train the missing cells of an experiment, and log them to MLflow.
 
-    Args:
-        experiment: The experiment.
-        options: Where its cells are trained, and for how long.
-        summary: Makes the summary that a finished grid's run in MLflow shows.
-        show: Prints the result of a grid that is done now.
+    `summary` makes what a finished grid's run in MLflow shows; `show` prints the result of a grid
+    that is done now.
 
     Returns:
         The exit status (harness.common.exit_status).

@@ -31,12 +31,10 @@ def _table(*columns: str) -> Table:
 
 
 def print_plan(experiment: Experiment, options: RunOptions, measure: bool = True) -> None:
-    """Print every cell with its epochs and state, and the time and disk that the others need.
+    """Print every cell with its epochs and state.
 
-    Args:
-        experiment: The experiment.
-        options: How its cells would be trained.
-        measure: Whether to estimate time and disk from a few steps of each network.
+    Unless `measure` is False, also print the time and disk that the cells to train will need,
+    estimated from a few steps of each network.
 
     Raises:
         UserError: Not even one seed fits into the budget.

@@ -229,12 +229,9 @@ class BackgroundSync(threading.Thread):
 def finish_tracking(
     sync: BackgroundSync, all_done: bool, publish: Callable[[], None] = lambda: None
 ) -> None:
-    """Send the last lines and states; retry for as long as a database may take to restart.
+    """Send the last lines and states, and `publish` a finished grid's result.
 
-    Args:
-        sync: The tracker's thread.
-        all_done: Whether every cell is done.
-        publish: Publishes a finished grid's result.
+    Failures are retried for as long as a database may take to restart.
     """
     tracker, attempts = sync.tracker, 1 if sync.never_connected else LAST_TRIES
     for attempt in range(attempts):

@@ -133,13 +133,9 @@ def _on_folder(model: TrainedModel, path: Path) -> Evaluation:
 def _measured(
     model: TrainedModel, names: list[str], where: str, scores: Callable[[], Tensor]
 ) -> Evaluation:
-    """Compare the predictions of a network with the classes of the images.
+    """Compare predictions with the names of the images' classes.
 
-    Args:
-        model: The network.
-        names: The name of each image's class.
-        where: What the images are.
-        scores: Returns (N, classes); the largest score is the prediction.
+    `scores` returns (N, classes); the largest score is the prediction.
     """
     known = {name: i for i, name in enumerate(model.class_names)}
     labels = torch.tensor([known.get(name, -1) for name in names])

@@ -78,12 +78,7 @@ def pack(dataset: Dataset, put: Put) -> DatasetRef:
 
 
 def unpack(ref: DatasetRef, get: Get, folder: Path) -> Dataset:
-    """Get a data set from the object store.
-
-    Args:
-        ref: The data set.
-        get: As ray.get.
-        folder: This node's folder of stores; made if missing.
+    """Get a data set from the object store; `folder` is the node's folder of image stores.
 
     Raises:
         OSError: The folder cannot be written.

@@ -83,12 +83,7 @@ class RayExecutor:
         version: CodeVersion,
         body: Callable[..., int] | None = None,
     ) -> None:
-        """Join the cluster.
-
-        Args:
-            options: How to use it.
-            version: The code's version, for the cells' manifests.
-            body: The body of a task, for tests (`train_on_node`).
+        """Join the cluster; tests replace a task's training by `body` (`train_on_node`).
 
         Raises:
             UserError: Ray is not installed, there is no cluster, or no node has room for a cell.

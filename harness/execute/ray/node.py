@@ -110,12 +110,9 @@ class Mailbox:
 
 
 def train_on_node(job: Job, mailbox: Any, body: Callable[..., int] | None = None) -> Report:
-    """Train a cell; this is the body of a Ray task.
+    """Train a cell; this is a Ray task.
 
-    Args:
-        job: The cell.
-        mailbox: The actor `Mailbox`.
-        body: A replacement for `harness.train.cell.run_cell`, for tests.
+    `mailbox` is the actor `Mailbox`; tests replace `harness.train.cell.run_cell` by `body`.
     """
     with StopSignal(signal.SIGINT) as should_stop:  # Ray cancels a task as Ctrl-C would
         if job.payload is None:
