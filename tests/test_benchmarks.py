@@ -198,19 +198,20 @@ def test_a_gpu_is_named_where_one_was_measured(kept: Path, performance: Path) ->
     assert "Some GPU" in text and text.count("| kind of step |") == 2
 
 
-@pytest.mark.parametrize("line", ["<!-- bench:grid -->", "<!-- /bench:costs -->"])
-def test_a_missing_marker_is_an_error(
-    kept: Path, performance: Path, line: str, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("line", "replacement"),
+    [
+        ("<!-- bench:grid -->\n", ""),
+        ("<!-- /bench:costs -->\n", ""),
+        ("<!-- bench:grid -->\n", "<!-- bench:gird -->\n"),
+    ],
+)
+def test_wrong_markers_are_an_error(
+    kept: Path, performance: Path, line: str, replacement: str
 ) -> None:
-    without = performance.read_text().replace(f"{line}\n", "")
-    performance.write_text(without)
-    assert page.main([], performance, kept) == 2
-    assert line in capsys.readouterr().err and performance.read_text() == without
-
-
-def test_an_unknown_benchmark_is_an_error(kept: Path, performance: Path) -> None:
-    performance.write_text(f"{performance.read_text()}<!-- bench:gird -->\n")
-    assert page.main([], performance, kept) == 2
+    wrong = performance.read_text().replace(line, replacement)
+    performance.write_text(wrong)
+    assert page.main([], performance, kept) == 2 and performance.read_text() == wrong
 
 
 # -- each of them runs -----------------------------------------------------------------------------
@@ -245,61 +246,54 @@ def test_bare_bound_runs(nothing_kept: Path) -> None:
     assert not nothing_kept.exists(), "--quick keeps nothing"
 
 
-def test_bare_networks_and_the_harness_do_the_same_passes(nothing_kept: Path) -> None:
-    """Teacher and student look as often at as many images on both sides, in the same mode."""
-    import bare_bound
+@pytest.fixture
+def case() -> Any:
     import torch
     from case import Case
 
-    from harness.networks.wide_resnet.network import WideResNet
-
-    case = Case(torch.device("cpu"), 8, 4, 16, "16-1", "10-1")
-    images = case.noise()
-    for kind in bare_bound.KINDS:
-        passes = {}
-        for name, side in bare_bound.SIDES.items():
-            step, looks = side(case, kind, images), list[tuple[Any, ...]]()
-            original = WideResNet.feature_maps
-
-            def spy(self: Any, x: Any, looks: Any = looks, original: Any = original) -> Any:
-                has_gradient = next(self.parameters()).requires_grad
-                n = sum(p.numel() for p in self.parameters())
-                looks.append((n, len(x), self.training, has_gradient, torch.is_grad_enabled()))
-                return original(self, x)
-
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(WideResNet, "feature_maps", spy)
-                step()
-            passes[name] = looks
-        assert passes["bare"] == passes["harness"], kind
-        assert len(passes["bare"]) == (2 if kind == "supervised" else 4)
+    return Case(torch.device("cpu"), 8, 4, 16, "16-1", "10-1")
 
 
-def test_with_answers_at_hand_the_teacher_takes_no_part(tmp_path: Path) -> None:
-    import bare_bound
+def passes(step: frame.Step) -> list[tuple[Any, ...]]:
+    """The forward passes of a step: parameters of the network, images, modes."""
     import torch
-    from case import Case
 
     from harness.networks.wide_resnet.network import WideResNet
 
-    case = Case(torch.device("cpu"), 8, 4, 16, "16-1", "10-1")
-    images, looks = case.noise(), list[bool]()
-    original = WideResNet.feature_maps
+    seen, original = list[tuple[Any, ...]](), WideResNet.feature_maps
 
     def spy(self: Any, x: Any) -> Any:
-        looks.append(self.training)
+        has_gradient = next(self.parameters()).requires_grad
+        n = sum(p.numel() for p in self.parameters())
+        seen.append((n, len(x), self.training, has_gradient, torch.is_grad_enabled()))
         return original(self, x)
 
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(WideResNet, "feature_maps", spy)
+        step()
+    return seen
+
+
+def test_bare_networks_and_the_harness_do_the_same_passes(nothing_kept: Path, case: Any) -> None:
+    """In the same order, with as many images, in the same mode."""
+    import bare_bound
+
+    images = case.noise()
+    for kind in bare_bound.KINDS:
+        sides = [passes(side(case, kind, images)) for side in bare_bound.SIDES.values()]
+        assert sides[0] == sides[1] and len(sides[0]) == (2 if kind == "supervised" else 4), kind
+
+
+def test_with_answers_at_hand_the_teacher_takes_no_part(case: Any, tmp_path: Path) -> None:
+    import bare_bound
+
+    images = case.noise()
     for kind in ("kd", "stage1", "stage2"):
         alone = bare_bound.bare_side(case, kind, images, with_teacher=False)
         at_hand = bare_bound.harness_side(case, kind, images, tmp_path / kind)
         at_hand()
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(WideResNet, "feature_maps", spy)
-            for step in (alone, at_hand):
-                looks.clear()
-                step()
-                assert looks == [True, True], "the student alone"
+        for step in (alone, at_hand):
+            assert [is_training for _, _, is_training, *_ in passes(step)] == [True, True]
 
 
 def test_stage1_loss_runs(nothing_kept: Path) -> None:
