@@ -56,4 +56,4 @@ def _latex_cell(cell: Cell) -> str:
     mean = f"{cell.value:.{cell.digits}f}"
     mean = f"\\mathbf{{{mean}}}" if cell.bold else mean
     spread = "" if cell.half_width is None else f" \\pm {cell.half_width:.{cell.digits}f}"
-    return f"${mean}{spread}$ ({cell.n})"
+    return f"${mean}{spread}$" + ("" if cell.n is None else f" ({cell.n})")
