@@ -222,6 +222,7 @@ def test_pruned_trials_leave_their_slot_and_no_checkpoint(whole: Any) -> None:
             assert not list(directory.path.glob("checkpoint*"))
             assert directory.is_done == (trial.state.name == "COMPLETE")
             assert max(trial.intermediate_values) in ((20,) if directory.is_done else (5, 10))
+    assert all((r.value is None) == (r.state == "PRUNED") for r in search.records())
 
 
 def test_halving() -> None:
