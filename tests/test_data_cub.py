@@ -170,6 +170,16 @@ def test_wrong_tables(tree: Path, table: str, old: str, new: str, parts: list[st
     wrong(lambda: load(options(tree)), "dataset: ", place, *parts)
 
 
+def test_a_changed_table_is_read_again(tree: Path) -> None:
+    """Also if every image is the same: the order of classes.txt numbers the classes."""
+    before = load(options(tree))
+    lines = (tree / "classes.txt").read_text().splitlines()
+    (tree / "classes.txt").write_text("\n".join(lines[::-1]))
+    after = load(options(tree))
+    assert after.class_names == NAMES[::-1] and before.test is not None and after.test is not None
+    assert after.test.labels.tolist() == (2 - before.test.labels).tolist()
+
+
 def test_broken_files(tree: Path) -> None:
     (file,) = tree.glob("images/*/*_7.jpg")
     content = file.read_bytes()

@@ -53,6 +53,12 @@ def test_options_survive_json_and_are_complete() -> None:
         assert again == options
 
 
+def test_which_data_come_without_a_test_split() -> None:
+    """Their test images may have been among the training images of another split."""
+    published = {"cifar10", "cifar100", "cub200", "fashion_mnist"}
+    assert {n for n, options in DATASETS.items() if not options.test_is_drawn} == published
+
+
 def test_default_labels() -> None:
     assert FolderOptions(path="/data/my birds/").label == "my-birds"
     assert ParquetOptions(path="/data/tiny").label == "tiny"
