@@ -1,6 +1,7 @@
-"""docs/notebook.ipynb: every code cell runs, after a grid that was trained."""
+"""The code of docs/notebook.ipynb and of README.md runs, after a grid that was trained."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,8 @@ import matplotlib
 import matplotlib.pyplot as plt
 import pytest
 from helpers import ROOT
+
+from harness.experiment.file import read
 
 NOTEBOOK = json.loads((ROOT / "docs/notebook.ipynb").read_text())
 CODE = [cell for cell in NOTEBOOK["cells"] if cell["cell_type"] == "code"]
@@ -46,3 +49,19 @@ def test_its_outputs_are_those_of_one_run_without_an_error() -> None:
     assert {o["output_type"] for o in outputs} <= {"execute_result", "display_data"}
     assert sum("image/png" in o["data"] for o in outputs) == 2
     assert str(ROOT) not in json.dumps(NOTEBOOK)
+
+
+def test_the_python_of_the_readme(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On cells that are trained already."""
+    (code,) = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.S)
+    definitions, main, body = code.partition('\nif __name__ == "__main__":')
+    names: dict[str, Any] = {}
+    exec(definitions, names)
+    names |= {"EXPERIMENT": read(finished / "experiments" / "tiny.yaml"), "__name__": "__main__"}
+    monkeypatch.chdir(finished)
+    monkeypatch.setitem(names, "run_experiment", lambda *_, **__: None)
+    exec(main + body, names)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 5 and all("'last': " in line for line in lines)
