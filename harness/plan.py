@@ -1,4 +1,4 @@
-"""Experiment -> cells: the units of work, each with a fingerprint of everything it depends on."""
+"""Experiment -> plan: the cells to train, and the entries of the table that they give."""
 
 from __future__ import annotations
 
@@ -26,11 +26,12 @@ M = TypeVar("M", bound=BaseModel)
 
 @dataclass(frozen=True)
 class TableEntry:
-    """What a cell is in one experiment: a number of its table.
+    """The part of a cell in one experiment: a number of its table.
 
-    stage: one of its method's stages, or "teacher", whose method is "teacher" too.
-    task: what the student learns; None where the experiment has no tasks, or where the stage is
-        trained on the teacher's, with the same settings for all tasks.
+    Attributes:
+        stage: A stage of the method, or "teacher", whose method is "teacher" too.
+        task: The student's task; None if the experiment has no tasks, or if the stage is trained on
+            the teacher's task with the same settings for all tasks.
     """
 
     fingerprint: str
@@ -42,34 +43,46 @@ class TableEntry:
 
     @property
     def dimensions(self) -> dict[str, int | str]:
-        """Of its task, as bundles and MLflow have them."""
+        """Overlap and shots of the task, as bundles and MLflow have them."""
         return {} if self.task is None else self.task.dimensions
 
     @property
     def name(self) -> str:
-        """Run name in MLflow and in the live display. The stage alone says what it is where no
-        other method has it: only methods of several stages are named too."""
+        """The run name in MLflow and in the live display.
+
+        A method is named beside the stage only if it has several stages.
+        """
         stages = () if self.method == TEACHER else get_method(self.method).stages
         if len(stages) > 1:
             words = [self.method, self.student, self.stage]
         else:
             words = [display_role(self.stage, self.method), self.student]
         if stages and not stages[-1].by_student:
-            words.remove(self.student)  # it is the same of every student
+            words.remove(self.student)  # the number is the same for every student
         return " ".join((*words, *(self.task.words if self.task else ()), f"s{self.seed}"))
 
 
 def display_role(stage: str, method: str) -> str:
-    """What a cell is in a grid: its stage or, of a method that trains another one's stage for
-    longer or with settings of its own, the method."""
-    found = None if method == TEACHER else get_method(method)
-    return method if found and (found.epochs_factor != 1 or found.overrides) else stage
+    """Return the role of a cell in a grid, for names and tags.
+
+    That is its stage or, for a method that trains another method's stage for longer or with other
+    settings, the method.
+    """
+    if method == TEACHER:
+        return stage
+    resolved = get_method(method)
+    return method if resolved.epochs_factor != 1 or resolved.overrides else stage
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Of the whole data set, whatever of it a cell sees. image_size: (height, width); classes: how
-    many; parts: train, validation, test -> number of images."""
+    """The sizes of the whole data set, whatever part of it a cell sees.
+
+    Attributes:
+        image_size: (height, width).
+        classes: The number of classes.
+        parts: train, validation, test -> number of images.
+    """
 
     image_size: tuple[int, int]
     classes: int
@@ -78,9 +91,14 @@ class Counts:
 
 @dataclass(frozen=True)
 class Plan:
-    """cells: fingerprint -> cell, in an order in which each comes after its upstream cells.
-    entries: the numbers of the table; two entries may share a cell (the teacher and the plain
-    student of the same network are one training run). images: None where none were planned with."""
+    """The cells of an experiment, and the entries of its table.
+
+    Attributes:
+        cells: Fingerprint -> cell; each cell comes after its upstream cells.
+        entries: The numbers of the table. Two entries may share a cell: the teacher and the plain
+            student of one network are one training.
+        images: The sizes of the data set; None if they are unknown.
+    """
 
     experiment: Experiment
     cells: dict[str, Cell]
@@ -88,13 +106,15 @@ class Plan:
     images: Counts | None = None
 
     def entries_of(self, fingerprint: str) -> list[TableEntry]:
+        """Return the entries that a cell gives."""
         return self._by_cell.get(fingerprint, [])
 
     def name_of(self, fingerprint: str) -> str:
+        """Return the run name of a cell, that of its first entry."""
         return self.entries_of(fingerprint)[0].name
 
     def imported_teacher(self) -> tuple[str, Cell] | None:
-        """(fingerprint, cell) of the teacher from a published file."""
+        """Return (fingerprint, cell) of the teacher from a published file; None without one."""
         return next(((f, c) for f, c in self.cells.items() if c.kind == IMPORTED), None)
 
     @cached_property
@@ -106,31 +126,31 @@ class Plan:
 
 
 def chain_lengths(cells: dict[str, Cell], lengths: Mapping[str, float]) -> dict[str, float]:
-    """Of the chains of cells that wait for one another and begin with a cell, the longest one's
-    length, by the first cell's fingerprint.
+    """Return, for each cell, the length of the longest dependency chain that starts there.
 
     Args:
-        cells: each after its upstream cells.
-        lengths: of single cells; one that is left out has none.
+        cells: Fingerprint -> cell, each after its upstream cells.
+        lengths: Fingerprint -> length of the cell alone; 0 if it is left out.
     """
-    behind = dict.fromkeys(cells, 0.0)
-    found = {}
+    longest_below = dict.fromkeys(cells, 0.0)
+    chains = {}
     for fingerprint in reversed(cells):
-        found[fingerprint] = lengths.get(fingerprint, 0) + behind[fingerprint]
+        chains[fingerprint] = lengths.get(fingerprint, 0) + longest_below[fingerprint]
         for upstream in cells[fingerprint].upstream.values():
-            behind[upstream] = max(behind[upstream], found[fingerprint])
-    return found
+            longest_below[upstream] = max(longest_below[upstream], chains[fingerprint])
+    return chains
 
 
 def whole_data(options: DatasetOptions, dataset: Dataset) -> CellData:
     """Return the data of a cell that sees all of them."""
     data = {**options.identity(), "digest": dataset.digest}
-    if dataset.test is None:  # a tuning cell: its process must not have the test images either
+    if dataset.test is None:  # for tuning, whose processes must not have the test images
         data["without_test"] = True
     return CellData.model_validate(data)
 
 
-# Switches of the protocol that came later: written where they differ from what was always done.
+# Switches that came after the first cells: they are written only if they differ from what all cells
+# had before.
 LATER = ("ties", "last_look", "initial_weights", "evaluate_every", "select_by")
 
 
@@ -145,8 +165,12 @@ def cell_config(
     """Return everything that decides the result of a stage, as far as the stage depends on it.
 
     Args:
-        experiment: with the method's own settings (`Experiment.for_method`).
-        starts_anew: it is a student's first stage, which draws its initial weights.
+        experiment: The experiment with the method's settings (`Experiment.for_method`).
+        stage: The stage that is trained.
+        network: The network that it trains.
+        data: The data that it trains on.
+        seed: The seed of the cell.
+        starts_anew: Whether it is a student's first stage, which draws its initial weights.
     """
     protocol, always = experiment.protocol, Protocol()
     switches = ["train_on", "selection", *stage.switches]
@@ -170,28 +194,30 @@ def cell_config(
 
 
 def written_out(model: M) -> M:
-    """Return the model with every default in its JSON: a cell depends on the value, whoever chose
-    it."""
+    """Return the model with every default in its JSON: a cell depends on the default's value."""
     return model.model_copy(update=dict(model))
 
 
 def task_views(experiment: Experiment, dataset: Dataset) -> TaskViews:
-    """
+    """Return the views of an experiment's tasks.
+
     Raises:
-        UserError: the data set lacks the classes or the images of a task.
+        UserError: The data set lacks the classes or the images of a task.
     """
     return TaskViews(experiment.tasks, dataset, experiment.protocol.train_on != "train")
 
 
 def settings_differ(experiment: Experiment, method: str) -> bool:
-    """Whether a method has settings of its own for single tasks."""
+    """Return whether a method is tuned for single tasks."""
     tuned = (experiment.tuned or {}).get(method)
     return tuned is not None and bool(tuned.tasks)
 
 
 def imported_cell(experiment: Experiment, data: CellData) -> Cell:
-    """Return the teacher from a published file: one cell for all seeds, which depends on nothing
-    that the file does not decide."""
+    """Return the teacher from a published file: one cell for all seeds.
+
+    It depends only on what the file decides.
+    """
     elsewhere = {"dropout", "final_bn_momentum"}
     network = network_options(experiment.teacher.model_dump(exclude=elsewhere))
     checkpoint = experiment.teacher_checkpoint
@@ -199,18 +225,18 @@ def imported_cell(experiment: Experiment, data: CellData) -> Cell:
 
 
 def make_plan(experiment: Experiment, dataset: Dataset) -> Plan:
-    """The cells of an experiment. Pure: no file is touched.
+    """Return the plan of an experiment; no file is touched.
 
     Raises:
-        UserError: the data set lacks the classes or the images of a task.
+        UserError: The data set lacks the classes or the images of a task.
     """
     views = task_views(experiment, dataset)
-    # The one place that says which data a cell has.
+    # Only this function decides which data a cell has.
     whole = whole_data(experiment.dataset, dataset)
     teacher_data = whole.seen_through(views.teacher())
     tasks = [None] if experiment.tasks is None else experiment.tasks.all
     methods = {task: experiment.methods_for_task(task) for task in tasks}
-    own = {
+    settings_of = {
         (method.name, task): experiment.for_method(method.name, task)
         for task in tasks
         for method in experiment.resolved_methods
@@ -236,7 +262,7 @@ def make_plan(experiment: Experiment, dataset: Dataset) -> Plan:
         teacher: dict[str, str],
         students_data: CellData,
     ) -> Iterator[TableEntry]:
-        settings = own[method.name, task]
+        settings = settings_of[method.name, task]
         upstream = teacher if method.needs else {}
         for stage in method.stages:
             on_teachers = stage.task == TEACHER
@@ -250,8 +276,9 @@ def make_plan(experiment: Experiment, dataset: Dataset) -> Plan:
             starts_anew = stage.by_student and "initial" not in upstream
             config = cell_config(settings, stage, network, data, seed, starts_anew)
             fingerprint = add(Cell(stage.kind, config, upstream))
-            of = None if on_teachers and not settings_differ(experiment, method.name) else task
-            yield TableEntry(fingerprint, stage.name, method.name, student.label, seed, of)
+            is_shared = on_teachers and not settings_differ(experiment, method.name)
+            entry_task = None if is_shared else task
+            yield TableEntry(fingerprint, stage.name, method.name, student.label, seed, entry_task)
             upstream = {**upstream, "initial": fingerprint}
 
     def entries() -> Iterator[TableEntry]:
@@ -269,8 +296,8 @@ def make_plan(experiment: Experiment, dataset: Dataset) -> Plan:
                             method, student, task, seed, teacher, students_data[task]
                         )
 
-    # What is trained on the teacher's task is an entry of every task, once.
-    found = tuple(dict.fromkeys(entries()))
+    # A stage on the teacher's task comes up once per task, but is one entry.
+    distinct = tuple(dict.fromkeys(entries()))
     sizes = {name: len(part) for name, part in dataset.parts.items()}
     counts = Counts(dataset.image_size, len(dataset.class_names), sizes)
-    return Plan(experiment, cells, found, counts)
+    return Plan(experiment, cells, distinct, counts)

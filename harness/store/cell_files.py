@@ -38,8 +38,10 @@ class Damaged(UserError):
 
 
 class Event(dict[str, Any]):
-    """A line of a journal. A missing field is damage, reported when the field is needed: older
-    versions wrote fewer."""
+    """A line of a journal.
+
+    A missing field is damage, reported when the field is needed: older versions wrote fewer.
+    """
 
     def __init__(self, content: dict[str, Any], path: Path) -> None:
         super().__init__(content)

@@ -235,6 +235,7 @@ class Store:
         """Make the directory of a cell if it is missing, with all that its training needs.
 
         Args:
+            cell: The cell.
             options: What is no part of the cell and may have changed since; None leaves what is
                 there.
 

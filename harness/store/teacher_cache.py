@@ -39,6 +39,7 @@ def make_room(folder: Path, size: int, limit: int) -> bool:
 
     Args:
         folder: The folder of the teacher that needs the space; its own files stay.
+        size: The bytes that are needed.
         limit: The bytes that all cached files together may have.
     """
     files = cached_files(folder.parent)

@@ -59,6 +59,9 @@ def run_cell(
     """Train the cell in `directory`, and return its exit status; errors go into the journal.
 
     Args:
+        directory: The prepared directory of the cell.
+        device_name: See `resolve_device`.
+        threads: The number of CPU threads; by default PyTorch's.
         version: The code's version, for the manifest; by default the one on this machine.
         should_stop: Called before every batch; by default, SIGTERM stops the training.
         datasets: What earlier cells of this process have loaded.

@@ -47,6 +47,7 @@ def about(
     """Return what a file of weights tells about its network, as plain data.
 
     Args:
+        network: The network's options.
         dataset: The data that the network has learned, seen through its view.
         digest: The digest of the whole data set with its split, before the view.
         classifies: Whether the last layer is trained, and not only the embedding.
@@ -91,6 +92,8 @@ def load_model(path: Path, options: NetworkOptions, n_classes: int | None = None
     """Return a network with the weights of a finished cell's model.pt.
 
     Args:
+        path: The file.
+        options: The network's options.
         n_classes: The number of classes it must have; None for as many as the file has (a teacher's
             task may differ from the student's).
 

@@ -26,8 +26,7 @@ def _run(
     precision: str,
     compute: Callable[[Tensor], tuple[Tensor, ...]],
 ) -> tuple[Tensor, ...]:
-    """Return the outputs (N, ..) for all un-augmented images, in at least float32; the model is in
-    eval mode."""
+    """Return the outputs (N, ..) of a model in eval mode, for all un-augmented images."""
     was_training = model.training
     model.eval()
     with autocast(images.device, precision):
@@ -39,8 +38,10 @@ def _run(
 def embed_and_classify(
     model: Network, images: Images, precision: str = "float32"
 ) -> tuple[Tensor, Tensor]:
-    """Return embeddings (N, D) and logits (N, C) of un-augmented images, in at least float32; the
-    model is in eval mode."""
+    """Return embeddings (N, D) and logits (N, C) of un-augmented images, at least float32.
+
+    The model is in eval mode.
+    """
     embeddings, logits = _run(model, images, precision, model.embed_and_classify)
     return embeddings, logits
 
@@ -51,8 +52,7 @@ def accuracy(model: Network, images: Images, precision: str = "float32") -> floa
 
 
 def classify(model: Network, images: Images, precision: str = "float32") -> Tensor:
-    """Return the class (N,) with the largest logit for each un-augmented image; the model is in
-    eval mode."""
+    """Return the class (N,) with the largest logit for each un-augmented image."""
     return logits_of(model, images, precision).argmax(1)
 
 
@@ -67,7 +67,8 @@ def accuracies(
     """Return the accuracy for all images, and for the images of each group of labels.
 
     Args:
-        predictions, labels: (N,). Predictions are among all classes, whatever the group.
+        predictions: (N,), among all classes, whatever the group.
+        labels: (N,).
         groups: Name -> its labels.
 
     Returns:

@@ -67,6 +67,12 @@ def train(
     """Train up to the last epoch, from the checkpoint if there is one.
 
     Args:
+        model: The student, on the images' device.
+        images: The training images.
+        config: The config of the cell.
+        n_epochs: The number of epochs.
+        directory: The cell's directory, for checkpoints and the journal.
+        should_stop: Called before every batch.
         training: What is minimised and measured; its module is trained with the model.
         pause_after: The epoch after which the training is interrupted on purpose.
 
@@ -148,6 +154,7 @@ def scoring(protocol: Protocol, metric: str) -> Callable[[dict[str, Any]], float
     """Return the function that scores an epoch by its journal line; None to select the last one.
 
     Args:
+        protocol: The protocol of the cell.
         metric: The training's metric; the protocol's select_by does not apply to NCM accuracies.
     """
     if protocol.selection == "last":
@@ -168,11 +175,7 @@ def train_epoch(
     epoch: int,
     should_stop: Callable[[], bool],
 ) -> dict[str, Any]:
-    """Train for one epoch, and return its journal line.
-
-    Args:
-        epoch: Counted from 0.
-    """
+    """Train for one epoch, counted from 0, and return its journal line."""
     generator = epoch_generator(config.seed, epoch)
     torch.manual_seed(epoch_generator(config.seed, epoch, stream=1).initial_seed())  # dropout
     precision, lr = config.optimizer.precision, training.lr(epoch)

@@ -72,6 +72,7 @@ class TeacherCache:
         Args:
             batches: Those of one pass over the images, always the same for one name.
             name: The name of the pass.
+            n_images: The number of images.
         """
         file = self._open(name, n_images)
         if file is None:
@@ -80,8 +81,10 @@ class TeacherCache:
         return (self._shared if self.device.type == "cpu" else self._alone)(file, with_starts)
 
     def _shared(self, file: PassFile, batches: Iterator[tuple[int, Batch]]) -> BatchOutputs:
-        """Yield outputs, sharing the work with other cells that need the same ones now: while
-        another cell computes a batch, this one computes a later one."""
+        """Yield outputs, sharing the work with other cells that need the same ones now.
+
+        While another cell computes a batch, this one computes a later one.
+        """
         held: deque[tuple[int, Batch]] = deque()
 
         def hold_another() -> bool:
@@ -121,8 +124,11 @@ class TeacherCache:
             return output
 
     def _alone(self, file: PassFile, batches: Iterator[tuple[int, Batch]]) -> BatchOutputs:
-        """Yield outputs on a GPU. Copying each new one to the CPU would wait for the device, so
-        all are written at the end of the pass."""
+        """Yield outputs on a GPU.
+
+        Copying each new one to the CPU would wait for the device, so all are written at the end of
+        the pass.
+        """
         computed: list[tuple[int, Tensor]] = []
         with file:
             for start, batch in batches:
@@ -233,8 +239,7 @@ class PassFile:
         os.pwrite(self.fd, digest_of(data), self._digest_offset(start))
 
     def claim(self, start: int) -> contextlib.AbstractContextManager[bool]:
-        """Try to lock the bytes of a batch's digest; the value says whether this process may
-        compute the batch."""
+        """Try to lock a batch's digest; the value says whether this process may compute it."""
         return try_lock_bytes(self.fd, self._digest_offset(start), DIGEST)
 
 

@@ -150,8 +150,7 @@ class Training:
     def losses(self, model: Network, batch: Batch, epoch: int) -> tuple[Losses, Tensor | None]:
         """Return the named terms whose sum is minimised, and the logits if there are any.
 
-        Args:
-            epoch: Counted from 0.
+        Epochs are counted from 0.
         """
         raise NotImplementedError
 
@@ -168,8 +167,10 @@ class Training:
         raise NotImplementedError
 
     def prepare_batches(self, batches: Iterable[Batch], epoch: int) -> Iterable[Batch]:
-        """Return the batches of an epoch (from 0) as `losses` will get them: with the teacher's
-        outputs at hand, unless it never needs them, or needs maps."""
+        """Return the batches of an epoch (from 0) as `losses` will get them.
+
+        The teacher's outputs are at hand, unless the training never needs them, or needs maps.
+        """
         return self.context.with_teacher_outputs(batches, epoch)
 
     def evaluate(self, model: Network, epoch: int) -> dict[str, float] | None:

@@ -48,10 +48,8 @@ class Term(nn.Module):
     ) -> Tensor:
         """Return the weighted term, a scalar.
 
-        Args:
-            student, teacher: With logits in at least float32, and with maps if the method needs
-                them.
-            epoch: Counted from 0.
+        The logits are at least float32; there are maps if the method needs them. Epochs are counted
+        from 0.
         """
         raise NotImplementedError
 
@@ -68,6 +66,7 @@ class MapPairs(Term):
     def forward(
         self, student: NetworkOutput, teacher: NetworkOutput, batch: Batch, epoch: int
     ) -> Tensor:
+        """Return the weighted sum over all pairs."""
         pairs = zip(student.maps, teacher.maps, strict=True)
         losses = [self.loss(s, t, level) for level, (s, t) in enumerate(pairs)]
         return self.settings.weight * torch.stack(losses).sum()

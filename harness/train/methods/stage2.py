@@ -54,6 +54,7 @@ def global_centers(context: Context, augmented: bool) -> Tensor:
     """Return the class centres (C, Dt) of the training set.
 
     Args:
+        context: Teacher and images.
         augmented: Compute them from one augmented pass, as in the 2021 release (docs/deviations.md,
             quirk 4), and not from an un-augmented one.
     """
