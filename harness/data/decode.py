@@ -9,13 +9,15 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from harness.common.errors import UserError
 from harness.common.provenance import n_cores
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 CHUNK = 256  # images decoded ahead of the writer
 LONGEST = 20  # times the shorter side: beyond, it is hardly a picture, and could fill the memory
@@ -50,6 +52,8 @@ def read_rgb(encoded: Encoded) -> Image.Image:
     Raises:
         UserError: It is not an image, is broken, or its pixel values have no fixed range.
     """
+    from PIL import Image, UnidentifiedImageError  # planning does without it
+
     source = io.BytesIO(encoded.data) if isinstance(encoded.data, bytes) else encoded.data
     try:
         with Image.open(source) as image:
@@ -85,6 +89,8 @@ def resize_image(image: Image.Image, image_format: ImageFormat, name: str) -> np
     Raises:
         UserError: The image is a thin strip.
     """
+    from PIL import Image
+
     size, (width, height) = image_format.size, image.size
     short, long = sorted(image.size)
     if long > LONGEST * short:
