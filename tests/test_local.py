@@ -166,7 +166,7 @@ def test_closed_none_is_left(executor: LocalExecutor, grid: Grid) -> None:
     first, second, *_ = directories(grid)
     for directory in (first, second):
         executor.submit(directory.path)
-    pids = [pid_of(d) for d in (first, second) if wait_until(lambda d=d: has_started(d), 60)]
+    pids = [pid_of(d) for d in (first, second) if wait_until(lambda d=d: has_started(d))]
     n_ended = 0
     while n_ended < 2:
         n_ended += len(executor.poll(1.0))
@@ -231,7 +231,7 @@ def test_a_worker_has_from_the_start_what_it_needs(executor: LocalExecutor, tmp_
     code = STARTED.replace("FILE", repr(str(tmp_path / "said")))
     process = executor._context.Process(target=exec, args=(code,))
     process.start()
-    process.join(60)
+    process.join(HANG)
     enabled, frozen, *modules = (tmp_path / "said").read_text().split()
     assert (enabled, frozen) == ("True", "True")
     assert {"harness.train.cell", "torch._dynamo", "torch._inductor"} <= {*modules}

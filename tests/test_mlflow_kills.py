@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import content_of, mlflow_client, runs_in
+from helpers import HANG, content_of, mlflow_client, runs_in
 
 import harness.track.client
 import harness.track.sync
@@ -117,7 +117,7 @@ def killed(step: int, make_tracker: Callable[[], Any]) -> bool:
         target=sync_until, args=(step, make_tracker)
     )
     process.start()
-    process.join(60)
+    process.join(HANG)
     assert process.exitcode in (0, KILLED)
     return process.exitcode == KILLED
 

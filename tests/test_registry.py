@@ -11,6 +11,7 @@ import pytest
 import yaml
 from bundles import exported
 from helpers import (
+    HANG,
     TINY,
     call,
     cells,
@@ -188,7 +189,7 @@ def test_nor_where_both_come_at_once(here: Path) -> None:
         target=writers["smaller"].publish_summary, args=[builder_of("smaller")]
     )
     smaller.start()
-    assert has_looked.wait(60)
+    assert has_looked.wait(HANG)
     writers["larger"].publish_summary(builder_of("larger"))
     larger_is_there.set()
     smaller.join()

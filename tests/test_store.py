@@ -252,7 +252,7 @@ from pathlib import Path
 from harness.store import CellDir
 with CellDir(Path(sys.argv[1])).lease():
     print("held", flush=True)
-    time.sleep(60)
+    time.sleep(1e6)
 """
 
 

@@ -40,7 +40,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def harness(installed: Path, place: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     env = {k: v for k, v in environment().items() if k != "PYTHONPATH"}
     command = [str(installed / "fresh/bin/harness"), *arguments]
-    return subprocess.run(command, cwd=place, env=env, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, cwd=place, env=env, capture_output=True, text=True)
 
 
 def test_a_grid_from_a_wheel(installed: Path, tmp_path: Path) -> None:
