@@ -1,11 +1,11 @@
-"""The saved views of MLflow's pages, and what `harness ui` says to open."""
+"""The saved views of MLflow's pages, and their addresses."""
 
 import json
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from harness.plan import role
+from harness.plan import display_role
 from harness.track.saved_views import (
     KIND,
     SECTIONS,
@@ -82,9 +82,15 @@ def test_an_experiments_description_leads_to_its_views() -> None:
 
 
 def test_a_role_is_a_stage_or_a_longer_method() -> None:
-    assert role("teacher", "teacher") == "teacher"
-    assert role("student", "plain") == "student" and role("stage1", "refilled") == "stage1"
-    assert role("student", "plain@both") == "plain@both" and role("kd", "kd@2") == "kd@2"
+    assert display_role("teacher", "teacher") == "teacher"
+    assert (
+        display_role("student", "plain") == "student"
+        and display_role("stage1", "refilled") == "stage1"
+    )
+    assert (
+        display_role("student", "plain@both") == "plain@both"
+        and display_role("kd", "kd@2") == "kd@2"
+    )
 
 
 def test_values_fit_into_a_tag() -> None:
