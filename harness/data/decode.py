@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice
@@ -14,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harness.common.errors import UserError
-from harness.common.provenance import n_cores
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -125,6 +123,10 @@ def decode_all(encoded: Iterable[Encoded], image_format: ImageFormat) -> Iterato
     Raises:
         UserError: An image cannot be used: the first one in order.
     """
+    from concurrent.futures import ThreadPoolExecutor
+
+    from harness.common.provenance import n_cores
+
     items = iter(encoded)
     with ThreadPoolExecutor(n_cores()) as pool:
         while chunk := list(islice(items, CHUNK)):

@@ -10,21 +10,21 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import http.client
 import os
 import shutil
 import sys
-import tarfile
 import tempfile
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness.common.errors import UserError
 from harness.common.locks import locked
+
+if TYPE_CHECKING:
+    import http.client
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
 TIMEOUT = 10.0  # seconds without an answer: without a network the error comes soon
@@ -137,6 +137,10 @@ def _check(path: Path, archive: Archive) -> None:
 
 def _download(path: Path, download: Download) -> None:
     """Download into a temporary file, and rename it once its checksum is right."""
+    import http.client  # here, as planning downloads nothing
+    import urllib.error
+    import urllib.request
+
     request = urllib.request.Request(download.url, headers={"User-Agent": "refilled-harness"})
     part = path.with_name(f".{path.name}.part")
     try:
@@ -190,6 +194,8 @@ def _receive(response: http.client.HTTPResponse, part: Path, download: Download)
 
 def _extract(path: Path, archive: Archive, root: Path) -> None:
     """Extract the archive's folder, and rename it into place when it is complete."""
+    import tarfile
+
     print(f"extracting {path}", file=sys.stderr, flush=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{archive.folder}-", dir=root))
     try:
