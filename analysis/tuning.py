@@ -63,14 +63,10 @@ def _study(header: TuningHeader, records: list[TrialRecord], method: str) -> opt
     """Rebuild a study; raise a ValueError if it has no trials, or Optuna refuses one."""
     study = optuna.create_study(study_name=f"{header.name}/{method}", direction=header.direction)
     for record in (r for r in records if r.method == method):
-        # Optuna gives a pruned trial the value that it came to.
-        last = (
-            None if record.state == "COMPLETE" else record.curve.get(max(record.curve, default=0))
-        )
         try:
             trial = optuna.trial.create_trial(
                 state=optuna.trial.TrialState[record.state],
-                value=record.value if last is None else last,
+                value=record.value,
                 params=record.params,
                 distributions={
                     field: optuna.distributions.json_to_distribution(text)
