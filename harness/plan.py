@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from pydantic import BaseModel
 
@@ -172,7 +173,7 @@ def cell_config(
         seed: The seed of the cell.
         starts_anew: Whether it is a student's first stage, which draws its initial weights.
     """
-    protocol, always = experiment.protocol, Protocol()
+    protocol = experiment.protocol
     switches = ["train_on", "selection", *stage.switches]
     if starts_anew:
         switches.append("initial_weights")
@@ -180,14 +181,12 @@ def cell_config(
         switches += ["evaluate_every", "select_by"]
     if protocol.selection != "last":
         switches.append("ties")
-    values = {name: getattr(protocol, name) for name in switches}
-    written = {n: v for n, v in values.items() if n not in LATER or v != getattr(always, n)}
     sections = {name: written_out(getattr(experiment, name)) for name in stage.all_sections}
     return CellConfig(
         data=data,
         network=written_out(network),
         optimizer=written_out(experiment.optimizer),
-        protocol=Protocol(**written),
+        protocol=written_switches(protocol, tuple(switches)),
         seed=seed,
         sections=sections,
     )
@@ -195,7 +194,21 @@ def cell_config(
 
 def written_out(model: M) -> M:
     """Return the model with every default in its JSON: a cell depends on the default's value."""
+    return cast(M, _written_out(model))  # one object for all cells that share it
+
+
+@functools.cache
+def _written_out(model: BaseModel) -> BaseModel:
     return model.model_copy(update=dict(model))
+
+
+@functools.cache
+def written_switches(protocol: Protocol, names: tuple[str, ...]) -> Protocol:
+    """Return the protocol with the named switches in its JSON, as far as they are written."""
+    always, values = Protocol(), {name: getattr(protocol, name) for name in names}
+    return Protocol(
+        **{n: v for n, v in values.items() if n not in LATER or v != getattr(always, n)}
+    )
 
 
 def task_views(experiment: Experiment, dataset: Dataset) -> TaskViews:
