@@ -117,7 +117,7 @@ def test_analysis_is_imported_by_commands_alone() -> None:
     assert users(everywhere=False) == set()  # only inside functions, when it is needed
     assert users(everywhere=True) == {
         "harness.api",
-        "harness.cli.reading",
+        "harness.cli.files",
         "harness.cli.results",
         "harness.cli.training",
     }

@@ -16,7 +16,7 @@ from helpers import ROOT, TINY, cells, environment, one_error_line, snapshot, wr
 
 import harness.run.grid
 from harness.cli import app, main
-from harness.cli.flags import n_bytes, seconds
+from harness.cli.options import n_bytes, seconds
 from harness.cli.spelling import published_spelling
 from harness.common.errors import UserError
 from harness.experiment.experiment import Experiment

@@ -11,7 +11,7 @@ from helpers import ROOT
 from packaging.requirements import Requirement
 
 from harness.cli import app
-from harness.cli.flags import run_options
+from harness.cli.options import run_options
 from harness.execute.ray.cluster import n_cells_that_fit
 
 OBJECTS = list(yaml.safe_load_all((ROOT / "docker" / "kuberay.yaml").read_text()))

@@ -25,7 +25,8 @@ from harness.common.metrics import SELECTION_RULES, metric_name, unbiased_rule
 from harness.experiment.published import SHOWN
 
 Link = Callable[[Row, Column], str]  # -> the address of the runs behind a number; "" for none
-# Columns between a row's label and its numbers, in every printed form: heading -> a row's text.
+# Columns between a row's label and its numbers in the full tables, in every format: heading -> a
+# row's text. The short tables of final accuracies (`final_tables`) have none.
 ROW_COLUMNS: dict[str, Callable[[Bundle, Row], str]] = {"epochs": epochs_of}
 CSV_COLUMNS = (
     *("row", "method", "stage", "student", "overlap", "shots", "result"),

@@ -3,7 +3,7 @@
 - `training`: commands that train or inspect trainings; `train_command`: `harness train`.
 - `results`: commands that show results; `models`: commands that use trained networks; `project`:
   `init`, `doctor` and others about this machine.
-- `flags`: options that several commands share; `spelling`: other spellings of options; `reading`:
+- `options`: options that several commands share; `spelling`: other spellings of options; `files`:
   the files that commands take.
 
 Only these files and `harness.api` may import `harness.analysis`, inside functions: tables are a

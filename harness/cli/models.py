@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from harness.cli.flags import RUNS, Set, StoreOption
+from harness.cli.options import RUNS, Set, StoreOption
 from harness.common.errors import UserError
 
 if TYPE_CHECKING:

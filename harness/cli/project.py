@@ -6,7 +6,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from harness.cli.flags import RUNS, Host, StoreOption
+from harness.cli.options import RUNS, Host, StoreOption
 
 app = typer.Typer()
 

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.flags import (
+from harness.cli.files import plan_of_file, read_file
+from harness.cli.options import (
     RUNS,
     TEACHER_CACHE,
     Devices,
@@ -25,7 +26,6 @@ from harness.cli.flags import (
     Workers,
     run_options,
 )
-from harness.cli.reading import plan_of_file, read_file
 from harness.run.options import RunOptions
 
 app = typer.Typer()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from harness.cli.flags import (
+from harness.cli.options import (
     RUNS,
     Jobs,
     JobsPerDevice,

@@ -7,7 +7,8 @@ from typing import Annotated, Optional
 
 import typer
 
-from harness.cli.flags import (
+from harness.cli.files import plan_of_file, read_file, result_of, summary_builder
+from harness.cli.options import (
     RUNS,
     TEACHER_CACHE,
     Budget,
@@ -32,7 +33,6 @@ from harness.cli.flags import (
     Workers,
     run_options,
 )
-from harness.cli.reading import plan_of_file, read_file, result_of, summary_builder
 from harness.cli.train_command import train
 from harness.run.options import RunOptions
 

@@ -28,12 +28,12 @@ from harness.train.optimizer import make_optimizer
 
 # Writing a checkpoint takes as long as a short epoch. If epochs are short, one is written only when
 # the training since the last one took CHECKPOINT_SHARE times as long as writing that one, or
-# CHECKPOINT_SECONDS, which is what a kill costs at most.
+# CHECKPOINT_SECONDS if that is less. A kill costs at most that and the epoch under way.
 CHECKPOINT_SHARE, CHECKPOINT_SECONDS = 100, 5.0
 
 
 class Interrupted(Exception):
-    """The training was asked to stop; its checkpoint is at most CHECKPOINT_SECONDS old."""
+    """The training was asked to stop, and can be resumed from its checkpoint."""
 
 
 class Diverged(Exception):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.cli.flags import RUNS
+from harness.cli.options import RUNS
 
 if TYPE_CHECKING:
     from harness.experiment.experiment import Experiment
