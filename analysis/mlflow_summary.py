@@ -1,4 +1,4 @@
-"""What MLflow shows of a finished grid: the result table as its run's description, and files."""
+"""The summary of a finished grid in MLflow: the result table as description, and files."""
 
 from __future__ import annotations
 

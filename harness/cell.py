@@ -197,7 +197,7 @@ class Cell:
 
     @property
     def metric(self) -> str:
-        """What it measures on the test set (harness.common.metrics)."""
+        """The metric that the cell measures on the test set (harness.common.metrics)."""
         return metric_of_kind(self.kind)
 
 

@@ -88,7 +88,7 @@ def planned(**changes: Any) -> Plan:
 
 
 def accuracy_of(fingerprint: str, result: str = ACCURACY) -> float:
-    """What `without_training` says that a cell has measured: something of its own."""
+    """Return the accuracy that `without_training` gives a cell, which differs from cell to cell."""
     return int(fingerprint[:8], 16) / 16**8 / sum(map(ord, result)) * 100
 
 

@@ -1,4 +1,4 @@
-"""What tasks of the Ray tests do in place of a training. Ray's processes import it."""
+"""Bodies of the tasks in Ray's tests, instead of a training. Ray's processes import this module."""
 
 import hashlib
 import os

@@ -55,8 +55,10 @@ def memory_folder() -> Iterator[Path]:
 
 @dataclass(frozen=True)
 class Odds:
-    """Of a cell, to fail for good and to be killed; of a start, to be lost with its worker, or to
-    find another command at work on the cell; of a cell, to take ten times as long."""
+    """Probabilities of what may happen to a cell or to one of its starts.
+
+    A cell may fail for good, be killed or take ten times as long. A start may be lost with its
+    worker, or find another command at work on the cell."""
 
     failed: float = 0.0
     crashed: float = 0.0
@@ -78,7 +80,7 @@ class Attempt:
 
 
 def draw(plan: Plan, fingerprint: str, seed: int, odds: Odds) -> list[Attempt]:
-    """What happens to a cell at each of its starts, whenever they are."""
+    """Return what happens to a cell at each of its starts, whenever they are."""
     rng = random.Random(f"{seed} {fingerprint}")
     left = SECONDS[plan.cells[fingerprint].kind] * rng.lognormvariate(0, odds.spread)
     if rng.random() < odds.straggler:

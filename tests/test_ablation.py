@@ -146,7 +146,7 @@ def test_steps_run_in_order_until_one_does_not_finish(
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of all steps; a cell's accuracy follows from its fingerprint."""
+    """A store of all steps, in which a cell's accuracy follows from its fingerprint."""
     root = tmp_path_factory.mktemp("ablation")
     for experiment in way()[1]:
         without_training(plan_of(experiment), root)

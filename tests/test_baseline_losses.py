@@ -98,7 +98,7 @@ def fitnet(s: Tensor, t: Tensor) -> Tensor:
 
 
 def fixed(regressor: Any, s: Tensor) -> Any:
-    """The same weights in every call, in float64 where the maps are."""
+    """Return the same weights in every call, in float64 if the maps are."""
     generator = torch.Generator().manual_seed(0)
     for parameter in regressor.parameters():
         if parameter.ndim > 1:

@@ -420,7 +420,7 @@ def test_two_commits_take_turns(
 
 
 def test_a_tuning_is_timed_too(nothing_kept: Path, empty_database: Path) -> None:
-    """Of one trial; the tuned file does not replace the project's."""
+    """The tuning has one trial, and its tuned file does not replace the project's."""
     import grid
 
     tuned = ROOT / "experiments/digits.tuned.yaml"

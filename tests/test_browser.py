@@ -1,4 +1,4 @@
-"""What a person sees of a grid in MLflow's pages, in a real headless Chromium."""
+"""A grid as a person sees it in MLflow's pages, in a real headless Chromium."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""What an experiment is meant to show: the language of `claims`."""
+"""The language of `claims`."""
 
 import re
 from pathlib import Path

@@ -307,7 +307,7 @@ EFFECTS: dict[str, tuple[str, str, Any]] = {
 
 
 class Trained:
-    """What `harness train` would have run."""
+    """The experiment that `harness train` would have run."""
 
     def __init__(self) -> None:
         self.experiment: Experiment | None = None
@@ -514,7 +514,7 @@ def test_only_names_of_options_are_respelled() -> None:
 
 
 def test_an_experiment_survives_its_own_dump(trained: Trained, tmp_path: Path) -> None:
-    """What MLflow keeps as experiment.resolved.json is an experiment file again."""
+    """The experiment.resolved.json that MLflow keeps is an experiment file again."""
     from harness.experiment.file import read
 
     path = tmp_path / "again.yaml"

@@ -33,7 +33,7 @@ def fetch(url: str, host: str | None = None) -> tuple[int, str]:
 
 @dataclass(frozen=True)
 class Story:
-    """What was seen of the services, from their start to their end."""
+    """The services as they were seen, from their start to their end."""
 
     databases: list[str]
     run_status: int

@@ -114,7 +114,7 @@ def test_official_split(dataset: Dataset, original: Path) -> None:
 
 
 def test_parts_are_frozen(tmp_path: Path) -> None:
-    """Of images without loss, which every version of the JPEG library reads alike."""
+    """The images are stored without loss, so every version of the JPEG library reads them alike."""
     tree = write_tree(tmp_path / "CUB_200_2011", kind="png")
     assert part_digests(load(options(tree))) == "62106c5d6b1a 8126d2584ad0 565ed420e8ee"
     assert (
@@ -306,7 +306,7 @@ def test_normalisation_is_torchvisions(dataset: Dataset) -> None:
 
 @pytest.mark.parametrize("kind", [LoaderImages, ResidentImages])
 def test_evaluation_is_the_central_crop(kind: type[LoaderImages], dataset: Dataset) -> None:
-    """Of test and validation images alike: nothing random, whatever training does."""
+    """Neither test nor validation images are augmented, whatever training does."""
     for part in (dataset.test, dataset.validation):
         assert part is not None and isinstance(part.images, PackedImages)
         got = pixels(list(kind(dataset, part, CPU).plain(5)), dataset)
@@ -338,7 +338,7 @@ def test_any_number_of_workers_gives_the_same(dataset: Dataset) -> None:
 
 @pytest.mark.parametrize("kind", [LoaderImages, ResidentImages, partial(LoaderImages, n_workers=2)])
 def test_index_names_the_images(kind: Callable[..., LoaderImages], dataset: Dataset) -> None:
-    """Of images of one colour each, which no crop changes: image i has the value i."""
+    """Each image has one colour, which no crop changes: image i has the value i."""
     labels = np.arange(23) % 5
     colours = [np.full((9 + i % 3, 9 + i % 2, 3), i, np.uint8) for i in range(23)]
     store = cached_store({"path": "colours"}, lambda: Contents(colours, labels, list("abcde")))

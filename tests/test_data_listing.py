@@ -1,4 +1,4 @@
-"""What of a folder is a part, a class, an image, or nothing of the data set."""
+"""Which entries of a folder are a part, a class or an image, and which are ignored."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What an experiment file may say about its data, and what of it is the data's identity."""
+"""Options of data sets in an experiment file, and which of them are the data's identity."""
 
 import json
 from pathlib import Path

@@ -100,7 +100,7 @@ def test_describe_all(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_cell_takes_memory_of_no_other_gpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, used: list[torch.device]
 ) -> None:
-    """What names no device, as pinned memory, must not go to the first one."""
+    """Calls that name no device, such as pinned memory, must not use the first one."""
 
     class Begins(Exception):
         pass

@@ -31,7 +31,7 @@ TRACKED = subprocess.run(
 
 
 def tool(name: str, *arguments: object) -> str:
-    """What a linter finds."""
+    """Return the findings of a linter."""
     program = shutil.which(name, path=sysconfig.get_path("scripts"))
     assert program, f"{name} is not installed"
     done = subprocess.run([program, *map(str, arguments)], capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""What Markdown files promise: links lead somewhere, commands exist, README.md is short."""
+"""The promises of Markdown files: links lead somewhere, commands exist, README.md is short."""
 
 import functools
 import re

@@ -44,7 +44,7 @@ def speeds(e: Experiment) -> dict[NetworkOptions, Speed]:
 
 
 def test_the_start_counts() -> None:
-    """Of a grid of short cells it is most of the time."""
+    """In a grid of short cells, the start is most of the time."""
     assert start_seconds(0, 2, 1.5) == 3.0
     assert start_seconds(20, 2, 0.0) == start_seconds(10, 1, 0.0) > 1
 

@@ -52,7 +52,7 @@ def test_ray_and_the_images_are_ours() -> None:
 
 
 def context_of_the_command() -> typer.Context:
-    """What the command line makes of the entrypoint's words."""
+    """Return the command's context for the words of the entrypoint."""
     program, name, *words = shlex.split(JOB["spec"]["entrypoint"])
     assert program == "harness"
     command = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]

@@ -64,7 +64,7 @@ def pid_of(directory: CellDir) -> int:
 
 
 def begun(directory: CellDir) -> dict[str, Any]:
-    """What its last attempt began with."""
+    """Return the journal's start line of the last attempt."""
     return [e for e in directory.events() if e["event"] == "start"][-1]
 
 
@@ -146,7 +146,7 @@ def test_a_slot_has_one_cell_and_passes_from_a_killed_worker_to_the_next(
 
 
 def test_the_slot_changes_no_bit(tmp_path: Path, trained: Grid, monkeypatch: Any) -> None:
-    """Of the tiny grid on two devices, and of one that trained it alone, on as many threads."""
+    """The tiny grid trains to the same bits on two devices as alone, on as many threads."""
     monkeypatch.setattr(local, "threads_for", lambda _: 1)
     grid = tiny(tmp_path)
     executor = LocalExecutor(("cpu:0", "cpu:1"), VERSION)

@@ -1,4 +1,4 @@
-"""What MLflow shows of a finished grid: one run per cell, with its numbers, tags and artifacts."""
+"""A finished grid in MLflow: one run per cell, with its numbers, tags and artifacts."""
 
 import getpass
 import hashlib

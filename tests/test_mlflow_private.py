@@ -1,4 +1,4 @@
-"""What this project uses of MLflow beyond its documented interface is still there."""
+"""MLflow still has everything that this project uses beyond its documented interface."""
 
 import importlib
 import importlib.util

@@ -1,4 +1,4 @@
-"""What an NCM accuracy is held against: of the pixels, and of a network that nobody has trained."""
+"""The floors of an NCM accuracy: that of the pixels, and that of an untrained network."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -43,7 +43,7 @@ def nearest_means(
 
 
 def seen(grid: Grid, kind: str) -> Dataset:
-    """What a cell has of the data."""
+    """Return the part of the data that a cell sees."""
     return apply(load(grid.plan.experiment.dataset), grid.cell(kind).config.data.view)
 
 
@@ -140,7 +140,7 @@ def test_an_estimate_counts_them(tmp_path: Path) -> None:
 
 
 def test_a_class_without_images_cannot_be_meant(tmp_path: Path) -> None:
-    """Of an incremental task with no images of the old classes."""
+    """An incremental task may have no images of the old classes."""
     task = "tasks={classes: 3, new: 2, shots: [0]}"
     grid = tiny(tmp_path, BASELINES, task)
     for kind in ("pixels_ncm", "untrained_ncm"):

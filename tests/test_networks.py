@@ -149,7 +149,7 @@ def test_asking_for_the_maps_changes_nothing(name: str, training: bool) -> None:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_embedding_is_the_mean_of_the_last_map(name: str) -> None:
-    """Of a wide_resnet, whose map is a bare sum of blocks, after the last batch norm and ReLU."""
+    """The map of a wide_resnet is a bare sum of blocks; the mean follows batch norm and ReLU."""
     model, x = build(name, 7, **SMALL[name]), torch.randn(3, 3, 64, 64)
     model(x)  # batch norm that has learnt nothing would change nothing
     embedding, maps = model.eval().embed_with_maps(x)

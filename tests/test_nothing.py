@@ -40,7 +40,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def imported_by(folder: Path, *arguments: str) -> tuple[str, list[str]]:
-    """What a command prints, and which of HEAVY it has imported."""
+    """Return what a command prints, and which of HEAVY it has imported."""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, *arguments],
         cwd=folder,

@@ -139,7 +139,7 @@ def test_an_evaluation_has_the_cells_precision() -> None:
 
 
 def test_the_precision_reaches_every_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the classifier, of the nearest class mean, and of the teacher's centres."""
+    """It reaches the classifier, the nearest class mean and the teacher's centres."""
     from harness.train import evaluate
     from harness.train.methods import base, stage1, stage2
 

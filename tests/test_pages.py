@@ -1,4 +1,4 @@
-"""What stands on which page: a summary, and the page of all results."""
+"""The content of the pages: a summary, and the page of all results."""
 
 from dataclasses import replace
 from pathlib import Path

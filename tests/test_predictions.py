@@ -1,4 +1,4 @@
-"""What a cell keeps of its test images, and how it gets into a bundle."""
+"""The predictions that a cell keeps for its test images, and how they get into a bundle."""
 
 import json
 from collections.abc import Iterator
@@ -49,7 +49,7 @@ def go(directory: CellDir) -> int:
 
 
 def accuracy_of(directory: CellDir) -> float:
-    """Of the predictions that the cell kept."""
+    """Return the accuracy of the predictions that the cell kept."""
     found = read_predictions(directory)
     assert found is not None
     return float((found["labels"] == found["predictions"]).mean())

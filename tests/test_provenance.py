@@ -32,7 +32,7 @@ def repository(folder: Path) -> Path:
 
 
 def version_of(code: Path, **env: str) -> str:
-    """What the provenance module in `code` says, in a process of its own."""
+    """Return what the provenance module in `code` prints, in a process of its own."""
     program = "from harness.common.provenance import code_version; print(code_version())"
     kept = {k: v for k, v in os.environ.items() if k != "HARNESS_COMMIT"}
     return subprocess.run(

@@ -1,4 +1,4 @@
-"""What of the Ray executor needs no cluster: its options, the room on nodes, messages, signals."""
+"""Parts of the Ray executor that need no cluster: options, room on nodes, messages, signals."""
 
 import contextlib
 import os

@@ -174,7 +174,7 @@ def cell_with(**files: bytes) -> Iterator[CellDir]:
 
 
 def use(text: object) -> None:
-    """What any command does with a file's content in the end."""
+    """Use a file's content as any command does in the end."""
     canonical(text)
     io.TextIOWrapper(io.BytesIO(), "utf-8", "surrogateescape").write(str(text))
 

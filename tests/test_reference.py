@@ -159,7 +159,7 @@ def test_a_finished_grid_beside_its_reference(
 def test_a_number_that_differs_is_status_1(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Of three seeds, far from the reference's."""
+    """Three seeds give a mean far from the reference's."""
     header, *lines = (json.loads(line) for line in exported(project).splitlines())
     with_seeds([0.1, 0.11, 0.12])(header, lines)
     BUNDLE.parent.mkdir(exist_ok=True)

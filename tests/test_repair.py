@@ -35,7 +35,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, CellDir]:
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory: pytest.TempPathFactory) -> CellDir:
-    """The same cell, stopped in its third epoch."""
+    """The cell of `done`, stopped in its third epoch."""
     directory = tiny(tmp_path_factory.mktemp("stopped"), "methods=[plain]").directory("supervised")
     assert go(directory, StopAfter(12)) == STOPPED
     assert len(directory.epochs()) == 2

@@ -225,7 +225,7 @@ def test_a_line_of_the_csv(claiming: Bundle) -> None:
 
 
 def test_the_csv_of_tasks() -> None:
-    """What the teacher's own task gives has none."""
+    """Numbers of the teacher's own task have no overlap and no shots."""
     path = PATH.with_name("digits-overlap-tuned.jsonl")
     lines = list(csv.DictReader(io.StringIO(csv_text(number_table(read_bundle(path))))))
     plain = [(n["overlap"], n["shots"]) for n in lines if n["method"] == "plain"]

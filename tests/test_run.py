@@ -339,7 +339,7 @@ def test_two_runs_at_once_train_every_cell_once(twice: Path) -> None:
 
 
 def test_a_cell_on_its_own_stops_on_request(finished_copy: Path) -> None:
-    """What every executor runs: `python -m harness.train.cell DIR`."""
+    """Every executor runs `python -m harness.train.cell DIR`."""
     cell = cells(finished_copy)["supervised"]
     for name in ("manifest.json", "journal.jsonl"):
         (cell / name).unlink()

@@ -454,8 +454,10 @@ def lines_run(module: Any, call: Callable[[], Any]) -> int:
 
 
 def test_a_decision_costs_the_same_in_a_larger_grid(tmp_path: Path) -> None:
-    """Of thousands of cells only those that have moved are looked at. Without a clock: the work of
-    a whole run, a decision or more a cell, grows as the number of cells."""
+    """Only cells that have changed are looked at.
+
+    No clock is read: the work of a whole run, at least one decision per cell, grows in proportion
+    to the number of cells."""
     lines = []
     for n in (20, 40, 80):
         pairs = {f"t{i}": "" for i in range(n // 2)}

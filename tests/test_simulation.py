@@ -32,8 +32,10 @@ def folder() -> Iterator[Path]:
 
 
 def check(simulation: Simulation) -> None:
-    """What holds of every run to the end. That no cell starts twice or too early, and that no place
-    stays free, the cluster has looked at meanwhile."""
+    """Check what holds for every run that has ended.
+
+    The cluster itself has checked that no cell starts twice or too early, and that no place stays
+    free."""
     cluster, states = simulation.cluster, simulation.progress.state
     expected = simulation.expected_states()
     assert states == expected
@@ -119,7 +121,7 @@ def test_whole_seeds_are_done_early(folder: Path) -> None:
 
 @pytest.mark.parametrize("n_seeds", [1, 3, 20])
 def test_the_planners_estimate(folder: Path, n_seeds: int) -> None:
-    """Of as many workers as there may be, beside what the scheduler makes of the same seconds."""
+    """The estimate is compared with the scheduler's time, for any number of workers."""
     plan = plan_of_seeds(n_seeds)
     seconds = {f: SECONDS[cell.kind] for f, cell in plan.cells.items()}
     longest = max(chain_lengths(plan.cells, seconds).values())
@@ -133,8 +135,9 @@ def test_the_planners_estimate(folder: Path, n_seeds: int) -> None:
 
 
 def test_the_orchestrators_memory(folder: Path) -> None:
-    """Of the plan and the scheduler, when all places are taken. The simulation's own lists count,
-    too, which are as long."""
+    """Memory of the plan and the scheduler when all places are taken.
+
+    The simulation's own lists, which are as long, count, too."""
     tracemalloc.start()
     try:
         plan = plan_of_seeds(100)

@@ -346,8 +346,9 @@ def test_prepare_keeps_the_options_beside_the_cell(tmp_path: Path) -> None:
 
 
 def test_temporary_files_of_dead_processes_are_removed(tmp_path: Path) -> None:
-    """Of live ones, and of processes elsewhere, which hold a lock, they stay. So does a checkpoint:
-    it may be the last good one."""
+    """Files of live processes stay, and those of processes elsewhere, which hold a lock.
+
+    A checkpoint stays, too: it may be the last good one."""
     store, cell = Store(tmp_path), Cell("kd", CONFIG)
     directory = store.prepare(cell)
     dead, held, alive = 4194305, 4194306, os.getppid()  # no pid is as large as the former

@@ -1,4 +1,4 @@
-"""What the journal's side knows of MLflow, without asking it."""
+"""The record of what MLflow has received, which is read without asking MLflow."""
 
 import json
 import subprocess

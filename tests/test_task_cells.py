@@ -56,7 +56,7 @@ PROTOCOLS = ("strict", "legacy")
 
 
 def key(pixels: np.ndarray) -> bytes:
-    """Of an image (H, W, 3), uint8; no two of the digits have the same."""
+    """Return a key of an image (H, W, 3), uint8; no two digits have the same one."""
     return np.ascontiguousarray(pixels[..., 0]).tobytes()
 
 
@@ -154,7 +154,7 @@ def watched(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 def test_no_image_of_validation_or_test_is_trained_on_or_makes_a_centre(watched: Watched) -> None:
-    """Of every cell: steps, centres and fits see its own training images, and all of them."""
+    """Steps, centres and fits of every cell see its own training images, and all of them."""
     is_strict = watched.plan.experiment.protocol.preset == "strict"
     whole = watched.dataset
     held_out = keys(whole.test) | (keys(whole.validation) if is_strict else set())

@@ -384,7 +384,7 @@ def test_methods_of_the_same_classes_are_left_out_where_they_differ() -> None:
 
 
 def refusal(*assignments: str, **changes: Any) -> str:
-    """Of the experiment alone, or of its plan: one line."""
+    """Return the one-line error of an experiment, or of its plan."""
     with pytest.raises(UserError) as caught:
         plan_with(*assignments, **changes)
     assert "\n" not in str(caught.value)
@@ -562,7 +562,7 @@ def test_the_command_line_refuses_with_status_2(file: Path, assignments: tuple[s
 
 
 def test_a_file_may_name_longer_methods_that_a_command_leaves_out(tmp_path: Path) -> None:
-    """What `both` reads stays allowed then, as the section of any method."""
+    """The sections that `both` reads stay allowed then, like the section of any method."""
     path, both = tmp_path / "x.yaml", {"method": "plain", "epochs": "both"}
     path.write_text(yaml.safe_dump(RAW | {"methods": [both, "refilled"]}))
     assert read(path).methods == ("plain@both", "refilled")

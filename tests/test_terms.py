@@ -35,7 +35,7 @@ Output = pytest.CaptureFixture[str]
 
 
 def training(kind: str, seed: int = 3, **changed: dict[str, Any]) -> tuple[Distillation, Batch]:
-    """What trains a WRN-10-1 by a WRN-10-2, on a few digits, and a batch of them."""
+    """Return a training of a WRN-10-1 with a teacher WRN-10-2 on a few digits, and a batch."""
     torch.manual_seed(0)
     sections = {name: changed.get(name, {}) for name in SECTIONS}
     options = {"depth": 10, "dropout": 0.0}

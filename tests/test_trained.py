@@ -50,7 +50,7 @@ def digits() -> Dataset:
 
 
 def logits(model: TrainedModel, data: Dataset) -> torch.Tensor:
-    """Of the first test images, which go the way of pictures."""
+    """Return the logits of the first test images, preprocessed like pictures."""
     assert data.test is not None
     with torch.no_grad():
         return model(torch.stack([model.preprocess(image) for image in data.test.pixels()[:50]]))
@@ -61,7 +61,7 @@ def predictions_of(cell: CellDir) -> np.ndarray:
 
 
 def said(capsys: pytest.CaptureFixture[str], *arguments: str, status: int = 0) -> str:
-    """What a command printed, or its line on stderr."""
+    """Return what a command printed, or its line on stderr."""
     assert main([*arguments]) == status
     printed = capsys.readouterr()
     return printed.err if status else printed.out

@@ -1,4 +1,4 @@
-"""What a cell leaves, and what its teacher and stages do."""
+"""The files that a cell leaves, and what its teacher and stages do."""
 
 from pathlib import Path
 from typing import Any

@@ -49,7 +49,7 @@ class Ordered:
 
 @dataclass
 class Run:
-    """What a training did: terms and rates of every step, weights, the journal's lines."""
+    """The record of a training: terms and rates of every step, weights, the journal's lines."""
 
     terms: dict[str, list[float]] = field(default_factory=dict)
     rates: list[float] = field(default_factory=list)

@@ -145,7 +145,7 @@ def test_within() -> None:
 
 
 def test_many_comparisons_are_corrected() -> None:
-    """What one column alone decides, it does not beside another that says nothing."""
+    """A column that is decided alone is not decided beside one that adds only noise."""
     shifts = [0.0025 + n for n in NOISE]
     alone = scipy.stats.ttest_1samp(shifts, 0).pvalue
     assert 0.025 < alone < 0.05

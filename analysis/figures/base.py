@@ -1,4 +1,4 @@
-"""What all figures share: their titles, and how they become pictures.
+"""The frame of all figures: their titles, and how they become pictures.
 
 They are drawn without pyplot, so that nothing is left behind in the process, and with matplotlib's
 defaults whatever the process has set. `style.py` has their colours, markers and ticks.

@@ -1,4 +1,4 @@
-"""What stands where: the page of an experiment's results, a page's summary, a run's last words."""
+"""The pages that show tables: an experiment's results, a page's summary, the end of a run."""
 
 from __future__ import annotations
 

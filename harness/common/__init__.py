@@ -1,4 +1,4 @@
-"""What every package may use. Nothing here imports another package of the project.
+"""Modules that every package may use. They import no other package of the project.
 
 - `errors`: the exception that users see, in one line; `exit_status`: the statuses of the command.
 - `names`, `output`, `redaction`: names in messages, output that cannot stop a command, secrets

@@ -1,4 +1,4 @@
-"""What an experiment file may say, and how it is read. Nothing here imports torch.
+"""The fields of an experiment file, and how it is read. Nothing here imports torch.
 
 - `experiment`: the fields and their defaults; `protocol`: the switches of the protocol and its
   presets; `tasks`: classes and images of teacher and students; `tuned`: settings for one method

@@ -1,4 +1,4 @@
-"""What every network offers to the training loop and to the losses."""
+"""The interface of a network for the training loop and the losses."""
 
 from collections import deque
 from collections.abc import Iterator

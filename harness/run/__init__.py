@@ -1,4 +1,4 @@
-"""What a command does from start to end.
+"""The commands that train or inspect trainings, from start to end.
 
 - `grid`: `harness run`; `ablate`: `harness ablate`; `options`: the options of these commands,
   made once and handed down.

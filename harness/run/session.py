@@ -1,4 +1,4 @@
-"""What the commands that train share: signals, and trackers kept up to date during training."""
+"""The frame of commands that train: signals, and trackers kept up to date during training."""
 
 from __future__ import annotations
 

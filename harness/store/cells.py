@@ -58,7 +58,7 @@ class CellDir:
 
     @property
     def options(self) -> CellOptions:
-        """What the training needs to know of this machine; the defaults in a bare directory."""
+        """Facts that the training needs about this machine; the defaults if there is no file."""
         try:
             return read_model(self / "options.json", CellOptions)
         except FileNotFoundError:

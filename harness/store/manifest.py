@@ -1,4 +1,4 @@
-"""What manifest.json and options.json of a cell hold. Nothing here imports torch."""
+"""The content of a cell's manifest.json and options.json. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Manifest(JsonFile):
 
 
 class CellOptions(JsonFile):
-    """What a training needs to know of the machine it runs on.
+    """The facts that a training needs about the machine it runs on.
 
     Attributes:
         dataset: The options of the data set, with the place of its files.

@@ -1,4 +1,4 @@
-"""What the MLflow run of one cell holds: settings and data set, metrics of epochs, results."""
+"""The content of a cell's MLflow run: settings and data set, metrics of epochs, results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a tracker has received of each cell, recorded in files so that nobody has to ask the server.
+"""Records of what a tracker has received of each cell, so that nobody has to ask the server.
 
 `mlflow.json` in a cell's directory holds one entry per server, experiment and grid; the file of the
 same name in the store's root holds the summaries of grids. Other trackers

@@ -1,4 +1,4 @@
-"""What runs on the nodes of a Ray cluster: a task trains one cell.
+"""The code that runs on the nodes of a Ray cluster: a task trains one cell.
 
 Importing this module imports neither Ray nor torch.
 """

@@ -1,4 +1,4 @@
-"""What all trainings share; the loop (harness.train.loop) is the same for all.
+"""The base of all trainings; the loop (harness.train.loop) is the same for all.
 
 To add one: write a subclass of `Training` in a module of its own, named by a stage of
 harness.methods. A `Term` (harness.train.methods.distillation) is enough for a method that adds to
@@ -54,7 +54,7 @@ class NetworkOutput:
 
 
 class Context:
-    """What a training may use: the cell's config, the images on the device, the frozen teacher.
+    """Everything a training may use: the config, the images on the device, the frozen teacher.
 
     Args:
         student: On the images' device; a training's own module may be fitted to its shapes.
@@ -122,7 +122,7 @@ class Context:
 
 
 class Training:
-    """What one stage minimises and measures.
+    """The losses that one stage minimises, and the accuracies that it measures.
 
     Args:
         settings: The first section of the stage, which holds the schedule if there is one.

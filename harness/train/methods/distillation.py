@@ -24,7 +24,7 @@ from harness.train.methods.base import (
 
 
 class Term(nn.Module):
-    """What one method adds to the cross-entropy.
+    """The term that one method adds to the cross-entropy.
 
     Its parameters and buffers belong to the training (`Training.module`).
 
