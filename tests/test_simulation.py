@@ -35,7 +35,8 @@ def check(simulation: Simulation) -> None:
     """Check what holds for every run that has ended.
 
     The cluster itself has checked that no cell starts twice or too early, and that no place stays
-    free."""
+    free.
+    """
     cluster, states = simulation.cluster, simulation.progress.state
     expected = simulation.expected_states()
     assert states == expected

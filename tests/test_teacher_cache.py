@@ -178,7 +178,7 @@ def test_an_interrupted_cell_keeps_what_it_had(grid: Grid, tmp_path: Path) -> No
 
 
 def question(*changes: str) -> dict[str, Any]:
-    """Return the cache's identity for a teacher common to all cells, and for the experiment's own."""
+    """Return the cache's identity for a teacher common to all cells, and for one of its own."""
     plan = make_plan(parse(apply_overrides(RAW, ["methods=[kd]", *changes])), load(DigitsOptions()))
     (cell,) = (c for c in plan.cells.values() if c.upstream)
     own = {"sha256": cell.upstream["teacher"]}
