@@ -271,7 +271,7 @@ def test_the_caption_says_how_to_get_the_numbers_again(bundle_text: str) -> None
     manifest = json.loads(bundle_text.splitlines()[-1])["manifest"]
     for part in ("harness run", "tiny.yaml", "strict", "validation", "297 train", "1400 test"):
         assert part in text
-    assert manifest.commits[0][:12] in text and manifest.data["digest"][:12] in text
+    assert manifest["commits"][0][:12] in text and manifest["data"]["digest"][:12] in text
 
 
 @pytest.mark.parametrize("content", ["", "{}", "no json", '{"bundle": 99}', '{"bundle": 1}'])

@@ -346,10 +346,8 @@ def test_shares_of_a_grid(finished: Path) -> None:
     store = Store(finished / "runs")
     manifests = [d.manifest for d in store.all()]
     found = grid.shares(store, wall=10, jobs=2)
-    assert found["training"] == pytest.approx(sum(m["seconds"] for m in manifests) / 20)
-    assert found["evaluation"] == pytest.approx(
-        sum(m["evaluation_seconds"] for m in manifests) / 20
-    )
+    assert found["training"] == pytest.approx(sum(m.seconds for m in manifests) / 20)
+    assert found["evaluation"] == pytest.approx(sum(m.evaluation_seconds for m in manifests) / 20)
 
 
 def test_numbers_of_two_stores_are_compared(finished: Path, finished_copy: Path) -> None:

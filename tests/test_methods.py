@@ -31,7 +31,7 @@ from harness.plan import TEACHER
 from harness.store import CellDir, Store
 from harness.train.checkpoint import copy_state, from_bytes
 from harness.train.exit_status import DONE, STOPPED
-from harness.train.methods.base import Classifier, Context, Losses, cross_entropy
+from harness.train.methods.base import Context, Losses, ScheduledClassifier, cross_entropy
 
 SHORT = ("training.epochs=2", "stage1.epochs=2", "stage2.epochs=2")
 
@@ -92,7 +92,7 @@ def test_the_same_bits_through_stops_by_a_frozen_teacher(
 # What a method may own
 
 
-class Owner(Classifier):
+class Owner(ScheduledClassifier):
     """A projection that is trained, and a memory of the images it saw, by their numbers."""
 
     def __init__(self, context: Context, settings: dict[str, Any]) -> None:

@@ -87,11 +87,11 @@ def test_the_second_run_has_nothing_to_do(finished_copy: Path) -> None:
     assert snapshot(finished_copy) == before, "it changed files"
 
 
-def test_the_teachers_answers_are_kept_and_freed(finished: Path, finished_copy: Path) -> None:
+def test_teacher_outputs_are_cached_and_freed(finished: Path, finished_copy: Path) -> None:
     store = finished_copy / "runs"
     kept = cached_files(store / FOLDER)
     assert {p.name for p in kept} == {"epoch-1", "epoch-2", "unaugmented"}
-    assert {cell.options["teacher_cache"] for cell in cells(finished).values()} == {20 * 10**9}
+    assert {cell.options.teacher_cache for cell in cells(finished).values()} == {20 * 10**9}
     before = {p: d for p, d in snapshot(finished_copy).items() if FOLDER not in p}
     done = call(finished_copy, "gc")
     assert done.returncode == 0 and "0.2 MB " in done.stdout
