@@ -12,15 +12,13 @@ from typing import Any
 
 from harness.common.errors import UserError, nearest
 from harness.common.metrics import ACCURACY
-from harness.experiment.file import EXPERIMENTS, experiment_file
+from harness.experiment.file import EXPERIMENTS, experiment_file, is_registered
 from harness.experiment.tasks import ALL
 from harness.methods import get_method
 from harness.methods.base import TEACHER
 from harness.plan import Plan, TableEntry
 from harness.store import CellDir, Store
 from harness.trained.model import WEIGHTS_FILE, TrainedModel, model_of, read_model
-
-REGISTERED = "models:/"
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ def load(
     if (file := experiment_file(text)) is not None:
         return from_cell(_chosen(file, choice, store, list(changes)))
     load_it: Callable[[], TrainedModel]
-    if text.startswith(REGISTERED):
+    if is_registered(text):
         load_it = partial(_from_registry, text)
     elif (path / "cell.json").is_file():
         load_it = partial(from_cell, CellDir(path))
