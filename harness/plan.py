@@ -6,7 +6,7 @@ import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar, cast
+from typing import TypeVar
 
 from pydantic import BaseModel
 
@@ -16,7 +16,7 @@ from harness.data import Dataset, DatasetOptions
 from harness.experiment.experiment import Experiment
 from harness.experiment.protocol import Protocol
 from harness.experiment.tasks import Task, TaskViews
-from harness.methods import IMPORTED, SUPERVISED, get_method
+from harness.methods import IMPORTED, SECTIONS, SUPERVISED, get_method
 from harness.methods.base import TEACHER as TEACHER
 from harness.methods.base import Method, Stage
 from harness.networks import NetworkOptions
@@ -166,7 +166,8 @@ def cell_config(
     """Return everything that decides the result of a stage, as far as the stage depends on it.
 
     Args:
-        experiment: The experiment with the method's settings (`Experiment.for_method`).
+        experiment: The experiment with the method's settings (`Experiment.for_method`) and every
+            default written (`with_written_defaults`).
         stage: The stage that is trained.
         network: The network that it trains.
         data: The data that it trains on.
@@ -181,28 +182,32 @@ def cell_config(
         switches += ["evaluate_every", "select_by"]
     if protocol.selection != "last":
         switches.append("ties")
-    sections = {name: written_out(getattr(experiment, name)) for name in stage.all_sections}
     return CellConfig(
         data=data,
-        network=written_out(network),
-        optimizer=written_out(experiment.optimizer),
+        network=network,
+        optimizer=experiment.optimizer,
         protocol=written_switches(protocol, tuple(switches)),
         seed=seed,
-        sections=sections,
+        sections={name: getattr(experiment, name) for name in stage.all_sections},
     )
 
 
-def written_out(model: M) -> M:
+def write_defaults(model: M) -> M:
     """Return the model with every default in its JSON: a cell depends on the default's value."""
-    return cast(M, _written_out(model))  # one object for all cells that share it
-
-
-@functools.cache
-def _written_out(model: BaseModel) -> BaseModel:
     return model.model_copy(update=dict(model))
 
 
-@functools.cache
+def with_written_defaults(experiment: Experiment) -> Experiment:
+    """Return the experiment with every default in the JSON of what its cells take from it."""
+    parts = {name: write_defaults(getattr(experiment, name)) for name in ("optimizer", *SECTIONS)}
+    networks = {
+        "teacher": write_defaults(experiment.teacher),
+        "students": tuple(write_defaults(student) for student in experiment.students),
+    }
+    return experiment.model_copy(update={**parts, **networks})
+
+
+@functools.cache  # one object for all cells that share it
 def written_switches(protocol: Protocol, names: tuple[str, ...]) -> Protocol:
     """Return the protocol with the named switches in its JSON, as far as they are written."""
     always, values = Protocol(), {name: getattr(protocol, name) for name in names}
@@ -250,10 +255,13 @@ def make_plan(experiment: Experiment, dataset: Dataset) -> Plan:
     tasks = [None] if experiment.tasks is None else experiment.tasks.all
     methods = {task: experiment.methods_for_task(task) for task in tasks}
     settings_of = {
-        (method.name, task): experiment.for_method(method.name, task)
+        (method.name, task): with_written_defaults(experiment.for_method(method.name, task))
         for task in tasks
         for method in experiment.resolved_methods
     }
+    common = with_written_defaults(experiment)
+    height, width = dataset.image_size
+    pixels = write_defaults(PixelsOptions(height=height, width=width))
     cells: dict[str, Cell] = {}
 
     def add(cell: Cell) -> str:
@@ -264,7 +272,7 @@ def make_plan(experiment: Experiment, dataset: Dataset) -> Plan:
     def teacher_of(seed: int) -> Cell:
         if experiment.teacher_checkpoint:
             return imported_cell(experiment, teacher_data)
-        config = cell_config(experiment, SUPERVISED, experiment.teacher, teacher_data, seed)
+        config = cell_config(common, SUPERVISED, common.teacher, teacher_data, seed)
         return Cell(SUPERVISED.kind, config)
 
     def stages_of(
@@ -282,10 +290,9 @@ def make_plan(experiment: Experiment, dataset: Dataset) -> Plan:
             data = teacher_data if on_teachers else students_data
             network = student
             if stage.network == TEACHER:
-                network, upstream = experiment.teacher, {"initial": teacher[TEACHER]}
+                network, upstream = common.teacher, {"initial": teacher[TEACHER]}
             elif stage.network == PIXELS:
-                height, width = dataset.image_size
-                network = PixelsOptions(height=height, width=width)
+                network = pixels
             starts_anew = stage.by_student and "initial" not in upstream
             config = cell_config(settings, stage, network, data, seed, starts_anew)
             fingerprint = add(Cell(stage.kind, config, upstream))
@@ -302,7 +309,7 @@ def make_plan(experiment: Experiment, dataset: Dataset) -> Plan:
                 label = experiment.teacher.label
                 yield TableEntry(teacher[TEACHER], TEACHER, TEACHER, label, seed)
             students_data = {task: whole.seen_through(views.student(task, seed)) for task in tasks}
-            for student in experiment.students:
+            for student in common.students:
                 for task in tasks:
                     for method in methods[task]:
                         yield from stages_of(

@@ -313,6 +313,15 @@ def test_a_default_that_is_written_out_changes_no_grid() -> None:
     assert len(grids(same)) == 1
 
 
+def test_a_plan_does_not_depend_on_earlier_ones() -> None:
+    """Equal settings may have different JSON, as 0.0 and -0.0 have."""
+    decays = [
+        {str(cell.as_json()["spec"]["optimizer"]["weight_decay"]) for cell in plan.cells.values()}
+        for plan in (plan_with(f"optimizer.weight_decay={text}") for text in ("0.0", "-0.0"))
+    ]
+    assert decays == [{"0.0"}, {"-0.0"}]
+
+
 # Differences
 
 
