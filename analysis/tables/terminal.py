@@ -36,11 +36,11 @@ def terminal_text(blocks: Sequence[Block], width: int | None = None) -> str:
     parts = []
     for block in blocks:
         if isinstance(block, ResultTable):
-            parts += [block.title] if block.title else []
+            if block.title:
+                parts.append(block.title)
             parts.append("\n".join(_table_lines(block, width or UNLIMITED)))
-            parts += ["\n".join(_wrapped(line, width) for line in block.caption)] * bool(
-                block.caption
-            )
+            if block.caption:
+                parts.append("\n".join(_wrapped(line, width) for line in block.caption))
         else:
             parts.append(_wrapped(block, width))
     return "\n\n".join(parts)

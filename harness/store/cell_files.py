@@ -115,8 +115,12 @@ def read_model(path: Path, model: type[M]) -> M:
         FileNotFoundError: There is no such file.
         Damaged: The file cannot be read, or a field is missing or has another type.
     """
+    return _validated(read_json(path), path, model)
+
+
+def _validated(content: dict[str, Any], path: Path, model: type[M]) -> M:
     try:
-        return model.model_validate(read_json(path))
+        return model.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))[:80]
@@ -132,8 +136,9 @@ def read_description(path: Path) -> dict[str, Any]:
     Raises:
         FileNotFoundError, Damaged: See `read_model`.
     """
-    read_model(path, Description)
-    return read_json(path)
+    content = read_json(path)
+    _validated(content, path, Description)
+    return content
 
 
 def is_fingerprint(name: str) -> bool:
