@@ -20,6 +20,7 @@ from harness.store import CellDir, Store
 from harness.store.manifest import Manifest
 
 ROOT = Path(__file__).resolve().parent.parent
+Output, Patch = pytest.CaptureFixture[str], pytest.MonkeyPatch  # short names for signatures
 
 # Ray clusters take minutes to start, kill and stop, so they run only where CI requires them.
 WITH_RAY = "ray" in os.environ.get("HARNESS_TESTS_REQUIRE", "")

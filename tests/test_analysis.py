@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from bundles import BUNDLE, FILE, as_text, changed_bundle, exported, with_seeds
-from helpers import cells, one_error_line, snapshot, write_experiment
+from helpers import Output, cells, one_error_line, snapshot, write_experiment
 from scipy import stats
 
 from harness.analysis.bundle import Bundle, export, read_bundle
@@ -330,9 +330,7 @@ def test_a_table_may_stand_on_a_page_of_docs(project: Path) -> None:
     assert main(["tables", "--check"]) == 1
 
 
-def test_tables_needs_neither_store_nor_database_again(
-    project: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_tables_needs_neither_store_nor_database_again(project: Path, capsys: Output) -> None:
     assert main(["tables", FILE]) == 0
     done = (project / "README.md").read_text()
     for path in (project / "runs", project / "mlartifacts"):
@@ -349,9 +347,7 @@ def test_tables_needs_neither_store_nor_database_again(
 
 
 @pytest.mark.parametrize("where", ["README.md", PAGE])
-def test_check_finds_one_number_changed_by_hand(
-    project: Path, capsys: pytest.CaptureFixture[str], where: str
-) -> None:
+def test_check_finds_one_number_changed_by_hand(project: Path, capsys: Output, where: str) -> None:
     assert main(["tables", FILE]) == 0
     assert main(["tables", "--check"]) == 0
     path = project / where
@@ -387,7 +383,7 @@ def test_a_second_call_changes_nothing_and_text_around_the_table_is_free(project
     assert snapshot(project) == before
 
 
-def test_print_writes_nothing(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_print_writes_nothing(project: Path, capsys: Output) -> None:
     before = snapshot(project)
     assert main(["tables", FILE, "--print"]) == 0
     assert snapshot(project) == before
@@ -405,7 +401,7 @@ def test_print_writes_nothing(project: Path, capsys: pytest.CaptureFixture[str])
     ],
 )
 def test_tables_refuses_and_changes_nothing(
-    project: Path, capsys: pytest.CaptureFixture[str], damage: str, words: list[str]
+    project: Path, capsys: Output, damage: str, words: list[str]
 ) -> None:
     cell = cells(project)["kd"]
     if damage == "unfinished":
@@ -427,7 +423,7 @@ def test_tables_refuses_and_changes_nothing(
         assert "another" in (project / "README.md").read_text()
 
 
-def test_tables_without_any_bundle(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_tables_without_any_bundle(project: Path, capsys: Output) -> None:
     assert main(["tables"]) == 2
     assert "name an experiment file" in one_error_line(capsys.readouterr().err)
 

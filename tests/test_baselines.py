@@ -191,10 +191,7 @@ def test_crd(g: dict[str, Tensor]) -> None:
     for step in steps:
         student = leaf(g[f"{step}_student_embedding"])
         loss = memory(
-            student,
-            g[f"{step}_teacher_embedding"],
-            g[f"{step}_index"],
-            g[f"{step}_contrast_index"],
+            student, g[f"{step}_teacher_embedding"], g[f"{step}_index"], g[f"{step}_contrast_index"]
         )
         leaves = dict(memory.named_parameters()) | {"student_embedding": student}
         compare(g, step, loss, leaves)

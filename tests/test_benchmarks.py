@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import ROOT
+from helpers import ROOT, Output
 
 sys.path.append(str(ROOT / "benchmarks"))
 import frame
@@ -59,9 +59,7 @@ def kept(tmp_path: Path) -> Path:
         "bare_bound": [compared("kd", "bare", "harness")],
         "stage1_loss": [compared("tuple, 10 classes", "dense", "index lists", mined=1234)],
         "method_steps": [compared("a step of each method", "plain", "kd", "at")],
-        "grid": [
-            compared("wall", "the other commit", "this code", shares=both, numbers=numbers),
-        ],
+        "grid": [compared("wall", "the other commit", "this code", shares=both, numbers=numbers)],
         "tuning": [compared("wall", "the other commit", "this code", shares=tuning)],
     }
     setting = {"batch": 128, "steps": 2, "rounds": 3}
@@ -155,9 +153,7 @@ def test_the_page_follows_the_results(kept: Path, performance: Path) -> None:
     assert page.main(["--check"], performance, kept) == 0
 
 
-def test_a_changed_number_is_found(
-    kept: Path, performance: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_changed_number_is_found(kept: Path, performance: Path, capsys: Output) -> None:
     page.main([], performance, kept)
     whole = performance.read_text()
     performance.write_text(whole.replace("| 1,234 |", "| 1,235 |"))

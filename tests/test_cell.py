@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import Patch
 from pydantic import Field
 
 import harness.cell
@@ -83,9 +84,7 @@ def test_a_missing_part_is_named(field: str) -> None:
         Cell.from_json({"kind": "stage1", "spec": spec, "upstream": {}})
 
 
-def test_a_renamed_setting_keeps_its_key_in_the_fingerprint(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_renamed_setting_keeps_its_key_in_the_fingerprint(monkeypatch: Patch) -> None:
     """To rename one is one place: the field, with its old name as the alias."""
 
     class Renamed(Stage1Settings):

@@ -9,7 +9,7 @@ from typing import Any
 import optuna
 import pytest
 import yaml
-from helpers import TINY, end_processes_in, one_error_line, start, wait_until
+from helpers import TINY, Output, end_processes_in, one_error_line, start, wait_until
 from optuna_dashboard import get_note, save_note
 
 from harness.cli import main
@@ -92,7 +92,7 @@ def test_opening_it_does_not_repair_a_journal_that_is_written(
 
 
 def test_the_newest_study_is_opened(
-    tuning: Tuning, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    tuning: Tuning, tmp_path: Path, capsys: Output,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     root = tmp_path / "runs"
@@ -114,9 +114,7 @@ def test_the_newest_study_is_opened(
     assert error.startswith("error: NAME: ") and error.endswith("tasks/overlap-2, old")
 
 
-def test_without_a_study_one_line_says_so(
-    tuning: Tuning, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_without_a_study_one_line_says_so(tuning: Tuning, capsys: Output) -> None:
     assert main(["studies"]) == 2
     error = one_error_line(capsys.readouterr().err)
     assert error.startswith("error: runs/tuning: ") and "`harness tune FILE`" in error

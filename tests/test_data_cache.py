@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from data_files import parquet, structs, write_parquet, write_tiny, wrong
+from helpers import Output, Patch
 from PIL import Image
 
 import harness.data
@@ -30,7 +31,7 @@ def no_decoding(*_: object) -> None:
     raise AssertionError("decoded again")
 
 
-def test_decoded_once(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decoded_once(tiny: Path, monkeypatch: Patch) -> None:
     first = parquet(tiny)
     monkeypatch.setattr(decode, "read_rgb", no_decoding)
     second = parquet(tiny)
@@ -66,7 +67,7 @@ def test_a_broken_store_is_made_again(tiny: Path, data_root: Path) -> None:
     assert not left_over.exists()
 
 
-def test_many_at_once_decode_once(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_at_once_decode_once(tiny: Path, monkeypatch: Patch) -> None:
     decoded, digests, real = [], [], decode.read_rgb
 
     def counting(item: decode.Encoded) -> Image.Image:
@@ -84,7 +85,7 @@ def test_many_at_once_decode_once(tiny: Path, monkeypatch: pytest.MonkeyPatch) -
     assert len(decoded) == 36 and len(set(digests)) == 1 and len(digests) == 4
 
 
-def test_unwritable_data_root(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unwritable_data_root(tiny: Path, tmp_path: Path, monkeypatch: Patch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("HARNESS_DATA_ROOT", str(tmp_path / "file" / "data"))
     digest = parquet(tiny).digest  # among the temporary files
@@ -122,9 +123,7 @@ def test_a_data_root_by_argument_goes_before_the_environments(
     assert not data_root.exists() and not first.exists()
 
 
-def test_a_relative_data_root_is_made_absolute(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_relative_data_root_is_made_absolute(tmp_path: Path, monkeypatch: Patch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     with using_data_root("near"):
@@ -135,7 +134,7 @@ def test_a_relative_data_root_is_made_absolute(
     assert harness.data.data_root() == tmp_path / "data"
 
 
-def test_no_space(tiny: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_space(tiny: Path, data_root: Path, monkeypatch: Patch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -144,9 +143,7 @@ def test_no_space(tiny: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch) 
     assert not [p for p in (data_root / ".cache").iterdir() if p.is_dir()]
 
 
-def test_a_long_decode_is_announced_once(
-    tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_long_decode_is_announced_once(tiny: Path, monkeypatch: Patch, capsys: Output) -> None:
     monkeypatch.setattr(cache, "ANNOUNCED", 30)
     parquet(tiny)
     parquet(tiny)

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import torchvision.datasets
 from data_files import encoded, part_digests, wrong
+from helpers import Patch
 
 from harness.data import Augmentation, load
 from harness.data.sets import cifar
@@ -46,7 +47,7 @@ def write_pickles(folder: Path, content: dict[str, dict[str, Any]]) -> list[list
     return [[n, hashlib.md5((folder / n).read_bytes()).hexdigest()] for n in content]
 
 
-def trust(monkeypatch: pytest.MonkeyPatch, reader: Any, sums: list[list[str]]) -> None:
+def trust(monkeypatch: Patch, reader: Any, sums: list[list[str]]) -> None:
     """Make a torchvision class accept these files: those of train, of test, and of the names."""
     monkeypatch.setattr(reader, "train_list", sums[:-2])
     monkeypatch.setattr(reader, "test_list", sums[-2:-1])
@@ -54,7 +55,7 @@ def trust(monkeypatch: pytest.MonkeyPatch, reader: Any, sums: list[list[str]]) -
 
 
 @pytest.fixture
-def write_cifar100(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], Path]:
+def write_cifar100(monkeypatch: Patch) -> Callable[[Path], Path]:
     def write(root: Path) -> Path:
         content: dict[str, dict[str, Any]] = {
             name: {"data": images, "fine_labels": labels.tolist(), "coarse_labels": labels // 5}
@@ -90,7 +91,7 @@ def write_hub(folder: Path, **names: list[str]) -> Path:
 
 
 @pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
+def small(monkeypatch: Patch) -> None:
     monkeypatch.setattr(cifar, "SIZES", {"train": 300, "test": 100})
 
 
@@ -148,7 +149,7 @@ def test_without_test_images(data_root: Path, write_cifar100: Callable[[Path], P
 
 
 def test_second_load_does_not_read_the_pickles(
-    data_root: Path, write_cifar100: Callable[[Path], Path], monkeypatch: pytest.MonkeyPatch
+    data_root: Path, write_cifar100: Callable[[Path], Path], monkeypatch: Patch
 ) -> None:
     write_cifar100(data_root)
     first = load(options()).digest
@@ -156,9 +157,7 @@ def test_second_load_does_not_read_the_pickles(
     assert load(options()).digest == first
 
 
-def test_cifar10_takes_its_normalisation_from_train(
-    data_root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cifar10_takes_its_normalisation_from_train(data_root: Path, monkeypatch: Patch) -> None:
     images, labels = pictures(10, 10, 3)
     parts = {f"data_batch_{i + 1}": slice(20 * i, 20 * i + 20) for i in range(5)}
     parts["test_batch"] = slice(None)
@@ -177,10 +176,7 @@ def test_cifar10_takes_its_normalisation_from_train(
 
 
 def test_wrong_files(
-    tmp_path: Path,
-    data_root: Path,
-    write_cifar100: Callable[[Path], Path],
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, data_root: Path, write_cifar100: Callable[[Path], Path], monkeypatch: Patch
 ) -> None:
     wrong(lambda: load(options(tmp_path / "nowhere")), "dataset.path:", "nowhere")
     hub = write_hub(tmp_path / "hub")
@@ -202,10 +198,7 @@ def test_archive_is_torchvisions(options: type[CifarOptions]) -> None:
 
 
 def test_a_missing_archive_is_downloaded(
-    data_root: Path,
-    tmp_path: Path,
-    write_cifar100: Callable[[Path], Path],
-    monkeypatch: pytest.MonkeyPatch,
+    data_root: Path, tmp_path: Path, write_cifar100: Callable[[Path], Path], monkeypatch: Patch
 ) -> None:
     folder = write_cifar100(tmp_path / "original")
     path = tmp_path / "cifar-100-python.tar.gz"

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torchvision.datasets
 from data_files import experiment, part_digests, wrong
+from helpers import Patch
 
 from harness.data import Augmentation, Dataset, fetch, load
 from harness.data.sets import fashion_mnist
@@ -41,7 +42,7 @@ def idx(array: np.ndarray) -> bytes:
 
 
 @pytest.fixture
-def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def served(tmp_path: Path, monkeypatch: Patch) -> Path:
     """A folder with the four files, which is now the mirror; there is no package of Debian's."""
     folder = tmp_path / "served"
     folder.mkdir()
@@ -93,7 +94,7 @@ def test_a_folder_with_the_files(served: Path) -> None:
 
 
 def test_every_place_holds_the_same_data(
-    served: Path, data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    served: Path, data_root: Path, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     torchvisions = tmp_path / "torchvision"
     (torchvisions / RAW).mkdir(parents=True)
@@ -158,9 +159,7 @@ def test_some_of_the_training_images(served: Path) -> None:
     wrong(lambda: experiment(name="fashion_mnist", train=0), "dataset.train: ")
 
 
-def test_the_limited_part_has_a_seed_of_its_own(
-    served: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_limited_part_has_a_seed_of_its_own(served: Path, monkeypatch: Patch) -> None:
     seeds = []
 
     def first(index: np.ndarray, labels: np.ndarray, n: int, seed: int, names: object) -> object:
@@ -222,7 +221,7 @@ def test_what_cannot_be_fetched(served: Path, data_root: Path) -> None:
     assert not list((data_root / RAW).glob(f"*{download.filename}*.part"))
 
 
-def test_another_process_was_faster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_process_was_faster(tmp_path: Path, monkeypatch: Patch) -> None:
     download = replace(FILES["train"][1].download, url="file:///nowhere")
 
     @contextlib.contextmanager
@@ -241,7 +240,7 @@ def test_a_data_root_that_cannot_be_written(data_root: Path) -> None:
 
 
 @pytest.mark.skipif(not PACKAGE.is_dir(), reason="Debian's dataset-fashion-mnist is not installed")
-def test_debians_package(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_debians_package(monkeypatch: Patch) -> None:
     for part, files in REAL.items():
         monkeypatch.setitem(FILES, part, files)
     dataset = fashion(path=PACKAGE, image_size=14, validation=5000)

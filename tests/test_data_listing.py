@@ -16,6 +16,7 @@ from data_files import (
     write_parquet,
     wrong,
 )
+from helpers import Output
 
 from harness.data import Dataset
 from harness.data.listing import is_litter, part_of
@@ -89,9 +90,7 @@ def test_archives_that_repeat_their_folder(birds: Path) -> None:
     assert folder(birds).digest == digest
 
 
-def test_what_lies_beside_parts_and_classes_is_counted(
-    birds: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_lies_beside_parts_and_classes_is_counted(birds: Path, capsys: Output) -> None:
     write_class(birds / "valid" / "gull", range(7))
     write_class(birds / "unsorted", range(3))
     (birds / "README.md").touch()

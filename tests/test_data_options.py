@@ -80,12 +80,7 @@ def test_identity_says_what_not_where() -> None:
 def test_identity_of_digits_is_all_of_its_options() -> None:
     options = DigitsOptions(validation=100)
     assert options.identity() == options.model_dump(mode="json")
-    assert options.identity() == {
-        "name": "digits",
-        "validation": 100,
-        "split_seed": 0,
-        "test": 500,
-    }
+    assert options.identity() == {"name": "digits", "validation": 100, "split_seed": 0, "test": 500}
 
 
 def test_a_files_paths_are_relative_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from helpers import some_manifest
+from helpers import Output, some_manifest
 from rich.console import Console
 from training import tiny
 
@@ -20,10 +20,7 @@ from harness.store import CellDir
 
 @pytest.mark.parametrize(
     ("protocol", "shown"),
-    [
-        ("strict", "stage1/ncm_train_centers 86.60 %"),
-        ("legacy", "stage1/ncm_eval_centers 87.10 %"),
-    ],
+    [("strict", "stage1/ncm_train_centers 86.60 %"), ("legacy", "stage1/ncm_eval_centers 87.10 %")],
 )
 def test_the_form_is_the_one_that_the_protocol_goes_by(
     tmp_path: Path, protocol: str, shown: str
@@ -89,9 +86,7 @@ def test_the_live_table_fits_80_columns(tmp_path: Path) -> None:
     assert "ETA" in lines[-1]
 
 
-def test_a_long_end_is_explained(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_long_end_is_explained(monkeypatch: pytest.MonkeyPatch, capsys: Output) -> None:
     class Slow:
         server = SimpleNamespace(
             name="MLflow", address="http://x", last_answer=time.monotonic() + 10_000, is_open=True

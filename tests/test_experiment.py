@@ -236,11 +236,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("assignment", "field", "nearest"), REFUSED, ids=[r[0] for r in REFUSED])
 def test_a_refusal_names_the_field(
-    assignment: str,
-    field: str,
-    nearest: str,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    assignment: str, field: str, nearest: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "x.yaml").write_text(TEXT)
     assert main(["plan", str(tmp_path / "x.yaml"), "--no-estimate", "--set", assignment]) == 2

@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from bundles import Line, as_text, changed_bundle, without_training
-from helpers import TINY, environment
+from helpers import TINY, Output, environment
 from looks import cut_off, overprinted, told_apart_by_colour_alone
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
@@ -396,10 +396,7 @@ def old(text: str) -> str:
 
 
 def test_an_old_bundle_has_its_table_and_two_figures(
-    tmp_path: Path,
-    bundle_text: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path, bundle_text: str, monkeypatch: pytest.MonkeyPatch, capsys: Output
 ) -> None:
     monkeypatch.chdir(tmp_path)
     path = RESULTS / "tiny.jsonl"

@@ -140,11 +140,7 @@ def test_local_teaching_loss(losses_file: Path, epoch: int) -> None:
     """The golden value includes `lambd`; the release's own weight stands in its place."""
     g = arrays(losses_file)
     loss = local_teaching_loss(
-        g["student_logits"],
-        g["teacher_embedding"],
-        g["labels"],
-        tau2=g["tau2"].item(),
-        epoch=epoch,
+        g["student_logits"], g["teacher_embedding"], g["labels"], tau2=g["tau2"].item(), epoch=epoch
     )
     weight = {1: 1000.0, 41: 1000.0 * np.exp(-2.0)}[epoch]
     reference = g["stage2_local_2020_06_loss"] / g["lambd"] * weight

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import Patch
 
 from harness.data import loader
 
@@ -25,9 +26,7 @@ class Unshared:
 
 
 @pytest.mark.parametrize("how", ["full", "killed"])
-def test_a_worker_that_dies_is_named_with_the_remedy(
-    how: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_worker_that_dies_is_named_with_the_remedy(how: str, monkeypatch: Patch) -> None:
     def batch(_: Any, i: int) -> Any:
         if how == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
@@ -35,10 +34,7 @@ def test_a_worker_that_dies_is_named_with_the_remedy(
 
     monkeypatch.setattr(loader._Cutter, "__getitem__", batch)
     images: Any = SimpleNamespace(
-        n_workers=2,
-        images=None,
-        augmentation=SimpleNamespace(size=8),
-        device=torch.device("cpu"),
+        n_workers=2, images=None, augmentation=SimpleNamespace(size=8), device=torch.device("cpu")
     )
     with pytest.raises(RuntimeError, match="--n-workers"):
         list(loader.LoaderImages._pixels(images, None, [(0, 1)] * 4))  # type: ignore[arg-type]

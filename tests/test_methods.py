@@ -9,16 +9,7 @@ import pytest
 import torch
 from helpers import weights
 from torch import Tensor, nn
-from training import (
-    Grid,
-    StopAfter,
-    assert_same_result,
-    go,
-    metrics,
-    same_state,
-    tiny,
-    train_all,
-)
+from training import Grid, StopAfter, assert_same_result, go, metrics, same_state, tiny, train_all
 
 import harness.train.cell
 from harness import methods

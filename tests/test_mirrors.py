@@ -136,10 +136,7 @@ def test_what_somebody_deleted_is_sent_again(folder: Path) -> None:
 
 @pytest.mark.parametrize("failures", [1, 10_000])
 def test_a_tracker_that_fails_is_one_warning(
-    failures: int,
-    folder: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    failures: int, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("SYNC_SECONDS", "RETRY_SECONDS"):
         monkeypatch.setattr(session, name, 0.01)

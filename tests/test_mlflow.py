@@ -12,14 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 import pytest
 from bundles import TASKS, planned, without_training
-from helpers import (
-    call,
-    cells,
-    mlflow_client,
-    role,
-    runs_in,
-    write_experiment,
-)
+from helpers import call, cells, mlflow_client, role, runs_in, write_experiment
 
 from harness.analysis.bundle import Bundle, read_bundle
 from harness.analysis.mlflow_summary import conditions
@@ -60,13 +53,7 @@ def logged(finished: Path) -> dict[str, Any]:
 
 def test_one_parent_and_one_child_a_cell(finished: Path, logged: dict[str, Any]) -> None:
     runs = runs_in(mlflow_client(finished), "tiny")
-    assert sorted(role(r) for r in runs) == [
-        "grid",
-        "kd",
-        "stage1",
-        "stage2",
-        "teacher",
-    ]
+    assert sorted(role(r) for r in runs) == ["grid", "kd", "stage1", "stage2", "teacher"]
     assert {r.info.status for r in runs} == {"FINISHED"}
     parent = logged["grid"].info.run_id
     children = [r for r in runs if r.info.run_id != parent]

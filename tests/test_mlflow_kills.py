@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import HANG, content_of, mlflow_client, runs_in
+from helpers import HANG, Patch, content_of, mlflow_client, runs_in
 
 import harness.track.client
 import harness.track.sync
@@ -123,9 +123,7 @@ def killed(step: int, make_tracker: Callable[[], Any]) -> bool:
 
 
 @pytest.fixture
-def folder(
-    finished_copy: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Path]:
+def folder(finished_copy: Path, empty_database: Path, monkeypatch: Patch) -> Iterator[Path]:
     """A finished store that no database knows, this process in its folder."""
     shutil.copy(empty_database, finished_copy / "other.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{finished_copy / 'other.db'}")

@@ -12,6 +12,7 @@ import pytest
 from helpers import (
     HANG,
     Interrupted,
+    Output,
     call,
     cells,
     content_of,
@@ -78,7 +79,7 @@ def test_a_deleted_database_is_rebuilt_without_training(
 
 
 def test_another_uri_gets_everything_and_twice_adds_nothing(
-    finished: Path, elsewhere: Path, capsys: pytest.CaptureFixture[str]
+    finished: Path, elsewhere: Path, capsys: Output
 ) -> None:
     database, before = elsewhere / "other.db", snapshot(elsewhere)["mlflow.db"]
     sync()
@@ -192,9 +193,7 @@ def test_an_interrupted_run_is_killed_then_finished(interrupted: Interrupted) ->
     assert kinds["student"]["tags"]["attempts"] == "2"
 
 
-def test_a_deleted_experiment_is_one_clear_line(
-    elsewhere: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_deleted_experiment_is_one_clear_line(elsewhere: Path, capsys: Output) -> None:
     sync()
     client = other(elsewhere)
     client.delete_experiment(client.get_experiment_by_name("tiny").experiment_id)
@@ -278,7 +277,7 @@ def test_what_is_lost_is_sent_again(loss: str, elsewhere: Path, finished: Path) 
     assert content_of(there, "tiny") == content_of(mlflow_client(finished), "tiny")
 
 
-def test_a_renamed_experiment_is_said(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_renamed_experiment_is_said(elsewhere: Path, capsys: Output) -> None:
     sync()
     there = other(elsewhere)
     there.rename_experiment(there.get_experiment_by_name("tiny").experiment_id, "paper")

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 from helpers import (
+    Output,
+    Patch,
     call,
     cells,
     mlflow_client,
@@ -37,7 +39,7 @@ SWITCH = "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING"
 
 
 @pytest.fixture
-def database(empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def database(empty_database: Path, tmp_path: Path, monkeypatch: Patch) -> Path:
     """An empty database that MLFLOW_TRACKING_URI names."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     return Path(shutil.copy(empty_database, tmp_path))
@@ -72,7 +74,7 @@ def one_warning(text: str, address: str) -> None:
     "spoil", [lambda d: d.write_text("hello\n" * 100), make_folder, set_unknown_version, lock]
 )
 def test_whatever_is_wrong_with_it_is_one_warning(
-    spoil: Callable[[Path], Any], database: Path, capsys: pytest.CaptureFixture[str]
+    spoil: Callable[[Path], Any], database: Path, capsys: Output
 ) -> None:
     held = spoil(database)
     file = write_experiment(database.parent / "tiny.yaml", methods=["plain"])
@@ -85,7 +87,7 @@ def test_whatever_is_wrong_with_it_is_one_warning(
 
 
 def test_training_goes_on_without_it_and_sync_sends_the_rest(
-    database: Path, capsys: pytest.CaptureFixture[str]
+    database: Path, capsys: Output
 ) -> None:
     folder = database.parent
     file = write_experiment(folder / "tiny.yaml", methods=["plain"], training={"epochs": 1})
@@ -139,9 +141,7 @@ class Server:
 
 
 @pytest.mark.parametrize("failures", [3, 10**9])
-def test_many_failures_are_one_warning(
-    failures: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_many_failures_are_one_warning(failures: int, monkeypatch: Patch, capsys: Output) -> None:
     for name in ("RETRY_SECONDS", "SYNC_SECONDS"):
         monkeypatch.setattr(session, name, 0.01)
     tracker = Server(failures)
@@ -152,9 +152,7 @@ def test_many_failures_are_one_warning(
     assert bool(tracker.sent) == (failures == 3)
 
 
-def test_training_does_not_wait_for_a_server_that_says_nothing(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_training_does_not_wait_for_a_server_that_says_nothing(monkeypatch: Patch) -> None:
     monkeypatch.setattr(session, "START_SECONDS", 0.1)
     tracker = Server(0)
     tracker.may_answer.clear()
@@ -165,7 +163,7 @@ def test_training_does_not_wait_for_a_server_that_says_nothing(
 
 
 def test_a_server_that_fails_in_mid_run_does_not_harm_training(
-    database: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    database: Path, monkeypatch: Patch, capsys: Output
 ) -> None:
     monkeypatch.setattr(session, "SYNC_SECONDS", 0.05)
     monkeypatch.setattr(session.time, "sleep", lambda _: None)
@@ -220,9 +218,7 @@ def test_a_wrong_address_is_refused(uri: str) -> None:
     "uri",
     ["http://h", "https://u:p@h:5000/x", "sqlite:///x.db", "postgresql://u@h/d", "postgresql:///d"],
 )
-def test_a_possible_address_is_not(
-    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_possible_address_is_not(uri: str, tmp_path: Path, monkeypatch: Patch) -> None:
     monkeypatch.chdir(tmp_path)
     check_uri(uri)
     assert list(tmp_path.iterdir()) == []
@@ -230,7 +226,7 @@ def test_a_possible_address_is_not(
 
 @pytest.mark.parametrize("uri", ["nonsense://x", "sqlite:////proc/none/x.db", "folder"])
 def test_with_a_wrong_address_nothing_is_trained(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], uri: str
+    tmp_path: Path, monkeypatch: Patch, capfd: Output, uri: str
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.chdir(tmp_path)
@@ -252,11 +248,7 @@ def test_a_registered_teacher_is_not_looked_for_where_nothing_is(tmp_path: Path)
 
 @pytest.mark.parametrize(("value", "is_installed"), [("perhaps", True), ("true", False)])
 def test_system_metrics_that_cannot_be_had(
-    value: str,
-    is_installed: bool,
-    database: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    value: str, is_installed: bool, database: Path, monkeypatch: Patch, capsys: Output
 ) -> None:
     monkeypatch.setenv(SWITCH, value)
     if not is_installed:
@@ -267,7 +259,7 @@ def test_system_metrics_that_cannot_be_had(
     assert line.startswith(f"error: {SWITCH}: ") and ("[system]" in line) != is_installed
 
 
-def test_no_proxy_between_this_machine_and_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_proxy_between_this_machine_and_itself(monkeypatch: Patch) -> None:
     from requests.utils import should_bypass_proxies
 
     for name in ("no_proxy", "NO_PROXY"):

@@ -8,7 +8,7 @@ from typing import Any
 import matplotlib
 import matplotlib.pyplot as plt
 import pytest
-from helpers import ROOT
+from helpers import ROOT, Output, Patch
 
 from harness.experiment.file import read
 
@@ -20,7 +20,7 @@ CODE = [cell for cell in NOTEBOOK["cells"] if cell["cell_type"] == "code"]
 def names(finished: Path) -> dict[str, Any]:
     """Return the variables of the notebook after it has run on the tiny grid."""
     names: dict[str, Any] = {}
-    with pytest.MonkeyPatch.context() as patch:
+    with Patch.context() as patch:
         patch.chdir(finished)
         matplotlib.use("agg")
         for cell in CODE:
@@ -51,9 +51,7 @@ def test_its_outputs_are_those_of_one_run_without_an_error() -> None:
     assert str(ROOT) not in json.dumps(NOTEBOOK)
 
 
-def test_the_python_of_the_readme(
-    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_python_of_the_readme(finished: Path, monkeypatch: Patch, capsys: Output) -> None:
     """On cells that are trained already."""
     (code,) = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.S)
     definitions, main, body = code.partition('\nif __name__ == "__main__":')

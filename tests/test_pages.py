@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from bundles import exported, made_up
+from helpers import Output, Patch
 
 from harness.analysis.bundle import Bundle
 from harness.analysis.readme import SUMMARY, replace_between_markers
@@ -116,9 +117,7 @@ def test_the_results_page_has_everything(bundle: Bundle) -> None:
     assert [title.split()[1] for title in titles] == ["Verdicts", "Differences", "All", "Runs"]
 
 
-def test_tables_fills_a_summary(
-    finished_copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_tables_fills_a_summary(finished_copy: Path, monkeypatch: Patch, capsys: Output) -> None:
     """On any page, with the table on another; and `--check` looks at both."""
     monkeypatch.chdir(finished_copy)
     readme, page = Path("README.md"), Path("docs/page.md")

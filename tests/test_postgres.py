@@ -20,6 +20,7 @@ from helpers import (
     HANG,
     ROOT,
     TINY,
+    Patch,
     call,
     environment,
     has_epochs,
@@ -171,7 +172,7 @@ def test_a_restart_is_at_most_a_warning(four_writers: Path) -> None:
 
 
 def test_a_lost_connection_is_no_line_of_the_drivers(
-    server: Postgres, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    server: Postgres, caplog: pytest.LogCaptureFixture, monkeypatch: Patch
 ) -> None:
     """psycopg logs what it ignores, in the middle of a pipeline (as MLflow's metrics are sent)."""
     monkeypatch.setenv("PGPASSWORD", PASSWORD)
@@ -227,9 +228,7 @@ def test_a_database_that_stays_away(tmp_path: Path) -> None:
         assert done == [(5,)]
 
 
-def test_a_server_that_hangs_does_not_hold_the_training(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_server_that_hangs_does_not_hold_the_training(tmp_path: Path, monkeypatch: Patch) -> None:
     """A server may hang so that connections stay open and nothing answers."""
     import harness.run.session as session
     from harness.track.sync import Tracker
@@ -301,9 +300,7 @@ def test_timeouts_do_not_replace_the_users() -> None:
     assert "connect_timeout=60" in url and "tcp_user_timeout=30000" in url and "u:p@h" in url
 
 
-def test_a_lock_has_one_holder_and_notices_its_loss(
-    server: Postgres, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_lock_has_one_holder_and_notices_its_loss(server: Postgres, monkeypatch: Patch) -> None:
     url = server.url("optuna").replace("@", f":{PASSWORD}@")
     first, second = (Lock(url, "study", "--storage") for _ in range(2))
     assert first.acquire(wait=False) and not second.acquire(wait=False)

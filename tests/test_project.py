@@ -9,7 +9,7 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-from helpers import ROOT, TINY, environment, one_error_line, write_experiment
+from helpers import ROOT, TINY, Output, Patch, environment, one_error_line, write_experiment
 
 from harness.cli import main
 from harness.common.names import command_name
@@ -21,7 +21,7 @@ EXPERIMENTS = ROOT / "experiments"
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, monkeypatch: Patch) -> Path:
     monkeypatch.chdir(tmp_path)
     for name in ("MLFLOW_TRACKING_URI", "OPTUNA_STORAGE", "HARNESS_DATA_ROOT"):
         monkeypatch.delenv(name, raising=False)
@@ -35,7 +35,7 @@ def found(root: Path = Path("runs")) -> dict[str, doctor.Finding]:
     return {f.subject.strip(): f for f in doctor.findings(root)}
 
 
-def test_a_healthy_machine(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_healthy_machine(folder: Path, capsys: Output) -> None:
     assert main(["doctor"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1].startswith("ready: ") and not any("problem" in line for line in lines)
@@ -66,12 +66,7 @@ def test_where_data_lie(folder: Path) -> None:
     ],
 )
 def test_what_does_not_answer_is_a_problem(
-    folder: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    variable: str,
-    value: str,
-    what: str,
+    folder: Path, monkeypatch: Patch, capsys: Output, variable: str, value: str, what: str
 ) -> None:
     monkeypatch.setenv(variable, value)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
@@ -83,13 +78,13 @@ def test_what_does_not_answer_is_a_problem(
     assert "ready" not in out
 
 
-def test_a_full_disk_is_a_problem(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_a_problem(folder: Path, monkeypatch: Patch) -> None:
     usage = doctor.shutil.disk_usage(folder)
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: usage._replace(free=10**6))
     assert "make room" in doctor._disk(Path("runs")).problem
 
 
-def test_a_device_that_cannot_compute_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_that_cannot_compute_is_a_problem(monkeypatch: Patch) -> None:
     def broken(device: str) -> float:
         raise RuntimeError("no kernel image")
 
@@ -101,7 +96,7 @@ def test_a_device_that_cannot_compute_is_a_problem(monkeypatch: pytest.MonkeyPat
 # -- init ------------------------------------------------------------------------------------------
 
 
-def test_a_new_experiment_can_be_planned(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_new_experiment_can_be_planned(folder: Path, capsys: Output) -> None:
     assert main(["init", "mine"]) == 0
     assert capsys.readouterr().out.startswith("written: experiments/mine.yaml\n")
     path = folder / "experiments/mine.yaml"
@@ -115,7 +110,7 @@ def test_a_new_experiment_can_be_planned(folder: Path, capsys: pytest.CaptureFix
     assert len(read(path).methods) == 4 and read(path).tasks, "what is commented out is right too"
 
 
-def test_init_replaces_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_init_replaces_nothing(folder: Path, capsys: Output) -> None:
     assert main(["init", "mine"]) == 0
     path = folder / "experiments/mine.yaml"
     path.write_text("my work")
@@ -197,14 +192,12 @@ def test_what_is_missing_is_marked() -> None:
                                or k == "network"})  # fmt: skip
 
 
-def test_the_command_prints_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_it(capsys: Output) -> None:
     assert main(["schema"]) == 0
     assert json.loads(capsys.readouterr().out) == schema()
 
 
-def test_the_next_command_can_be_typed(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_next_command_can_be_typed(folder: Path, monkeypatch: Patch, capsys: Output) -> None:
     """In a fresh clone `harness` is on no path."""
     monkeypatch.setenv("PATH", str(folder))
     for called, shown in ((".venv/bin/harness", ".venv/bin/harness"), ("x/__main__.py", "harness")):
@@ -220,7 +213,7 @@ def test_the_next_command_can_be_typed(
 # -- the rest --------------------------------------------------------------------------------------
 
 
-def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+def test_version(capsys: Output) -> None:
     assert main(["--version"]) == 0
     name, version, commit, *_ = capsys.readouterr().out.replace(",", "").split()
     assert (name, commit) == ("refilled-harness", "commit") and version[0].isdigit()
@@ -234,7 +227,7 @@ def test_a_shell_completes_commands() -> None:
     assert done.stdout.split() == ["verdicts"], done.stderr
 
 
-def test_the_wrong_kind_of_file_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_wrong_kind_of_file_is_named(folder: Path, capsys: Output) -> None:
     write_experiment(folder / "tiny.yaml")
     (folder / "tuning.yaml").write_text(yaml.safe_dump({"name": "x", "experiment": "tiny.yaml"}))
     assert main(["run", "tuning.yaml"]) == 2

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import ROOT
+from helpers import ROOT, Output
 
 from harness.analysis.bundle import Bundle, check_unmixed, read_bundle
 from harness.analysis.generated_files import check_owner
@@ -90,10 +90,7 @@ def test_its_own_repository_does(unpacked: Path) -> None:
 
 @pytest.mark.parametrize("refusal", ["detected dubious ownership in repository", "not a git"])
 def test_a_refusal_is_said_before_training(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    refusal: str,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output, refusal: str
 ) -> None:
     script = tmp_path / "git"
     script.write_text(f"#!/bin/sh\necho 'fatal: {refusal}' >&2\nexit 128\n")
@@ -108,9 +105,7 @@ def test_a_refusal_is_said_before_training(
     assert code_version() == {"commit": None, "dirty": None, "why": "git is not installed"}
 
 
-def test_a_known_commit_is_not_announced(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_known_commit_is_not_announced(monkeypatch: pytest.MonkeyPatch, capsys: Output) -> None:
     monkeypatch.setattr(provenance, "code_version", lambda: {"commit": "abc", "dirty": False})
     assert code_version_or_warn() == {"commit": "abc", "dirty": False}
     assert capsys.readouterr().err == ""

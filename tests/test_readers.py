@@ -300,9 +300,7 @@ TRIAL: dict[str, Any] = {
     "state": "COMPLETE",
     "value": 0.5,
     "params": {"kd.alpha": 0.5},
-    "distributions": {
-        "kd.alpha": distribution_to_json(FloatDistribution(0.1, 1.0)),
-    },
+    "distributions": {"kd.alpha": distribution_to_json(FloatDistribution(0.1, 1.0))},
     "curve": {"1": 0.25, "2": 0.5},
 }
 PRUNED = TRIAL | {"trial": 1, "state": "PRUNED", "value": None}

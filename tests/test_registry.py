@@ -13,6 +13,7 @@ from bundles import exported
 from helpers import (
     HANG,
     TINY,
+    Patch,
     call,
     cells,
     changed,
@@ -71,7 +72,7 @@ def taught(folder: Path, teacher: str = f"models:/{NAME}@teacher", **changes: An
 
 
 def test_of_two_hosts_that_create_it_at_once_the_earlier_counts(
-    finished: Path, tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch
+    finished: Path, tmp_path: Path, empty_database: Path, monkeypatch: Patch
 ) -> None:
     shutil.copy(empty_database, tmp_path)
     client, plan = mlflow_client(tmp_path), plan_of(read(finished / FILE))
@@ -279,9 +280,7 @@ def test_a_registered_teacher_teaches(here: Path) -> None:
     assert "KD" in harness(here, "tables", file, "--print")
 
 
-def test_resolved_to_a_version_and_a_digest(
-    finished: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_resolved_to_a_version_and_a_digest(finished: Path, monkeypatch: Patch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{finished}/mlflow.db")
     experiment = parse(resolve_teacher(TAUGHT | {"teacher": f"models:/{NAME}@teacher"}))
     assert experiment.teacher_source == f"models:/{NAME}/1"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from bundles import FILE
-from helpers import cells, one_error_line
+from helpers import Output, cells, one_error_line
 from training import StopAfter, assert_same_result, go, tiny
 
 from harness.analysis.bundle import curves_of
@@ -119,11 +119,7 @@ UNFINISHED: dict[str, tuple[Damage, int]] = {
 
 @pytest.mark.parametrize("case", UNFINISHED)
 def test_an_unfinished_cell(
-    whole: tuple[Plan, CellDir],
-    stopped: CellDir,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    case: str,
+    whole: tuple[Plan, CellDir], stopped: CellDir, tmp_path: Path, capsys: Output, case: str
 ) -> None:
     plan, undamaged = whole
     directory = copy(stopped, tmp_path)
@@ -184,7 +180,7 @@ FINISHED: dict[str, tuple[Damage, bool]] = {
 
 @pytest.mark.parametrize("case", FINISHED)
 def test_a_finished_cell(
-    whole: tuple[Plan, CellDir], tmp_path: Path, capsys: pytest.CaptureFixture[str], case: str
+    whole: tuple[Plan, CellDir], tmp_path: Path, capsys: Output, case: str
 ) -> None:
     _, undamaged = whole
     directory = copy(undamaged, tmp_path)
@@ -209,7 +205,7 @@ def test_a_finished_cell(
 
 
 def test_a_finished_cell_keeps_its_model_without_the_line_of_an_epoch(
-    whole: tuple[Plan, CellDir], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    whole: tuple[Plan, CellDir], tmp_path: Path, capsys: Output
 ) -> None:
     _, undamaged = whole
     directory = copy(undamaged, tmp_path)
@@ -248,7 +244,7 @@ def test_another_cells_description_is_refused(
 
 
 def test_a_checkpoint_that_holds_the_missing_lines_is_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output
 ) -> None:
     """Killed between the checkpoint and its epochs' lines, and then damaged elsewhere."""
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 3600.0)
@@ -266,7 +262,7 @@ def test_a_checkpoint_that_holds_the_missing_lines_is_kept(
 
 
 def test_a_cell_that_is_being_trained_is_left_alone(
-    stopped: CellDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    stopped: CellDir, tmp_path: Path, capsys: Output
 ) -> None:
     directory = copy(stopped, tmp_path)
     flip("checkpoint.pt")(directory)
@@ -279,7 +275,7 @@ def test_a_cell_that_is_being_trained_is_left_alone(
 
 
 @pytest.mark.parametrize("prefix", ["", "ffff", "../", "nothing"])
-def test_no_such_cell(tmp_path: Path, capsys: pytest.CaptureFixture[str], prefix: str) -> None:
+def test_no_such_cell(tmp_path: Path, capsys: Output, prefix: str) -> None:
     assert main(["repair", prefix, "--store", str(tmp_path)]) == 2
     assert "no cell" in one_error_line(capsys.readouterr().err)
 
@@ -301,10 +297,7 @@ def test_epochs_that_cannot_be_reached_and_gaps() -> None:
 
 @pytest.mark.parametrize("name", ["journal.jsonl", "manifest.json", "cell.json"])
 def test_every_command_names_the_damaged_cell(
-    finished_copy: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    name: str,
+    finished_copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output, name: str
 ) -> None:
     monkeypatch.chdir(finished_copy)
     cell = cells(finished_copy)["kd"]

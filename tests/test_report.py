@@ -13,7 +13,7 @@ from pathlib import Path
 import browser as look
 import pytest
 from bundles import BUNDLE, FILE, as_text, exported, made_up, made_up_cell
-from helpers import one_error_line
+from helpers import Output, Patch, one_error_line
 
 from harness.analysis.bundle import Bundle, read_bundle
 from harness.analysis.figures import draw_all
@@ -250,15 +250,13 @@ def test_latex_is_escaped(bundle: Bundle) -> None:
 
 
 @pytest.fixture
-def project(finished_copy: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def project(finished_copy: Path, monkeypatch: Patch) -> Path:
     """A finished project, and this process in it."""
     monkeypatch.chdir(finished_copy)
     return finished_copy
 
 
-def test_a_report_of_a_finished_grid(
-    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_report_of_a_finished_grid(project: Path, capsys: Output, monkeypatch: Patch) -> None:
     opened: list[str] = []
     monkeypatch.setattr("webbrowser.open", lambda address: opened.append(address) or False)
     assert main(["report", FILE, "--open"]) == 0
@@ -272,9 +270,7 @@ def test_a_report_of_a_finished_grid(
     assert "--out: runs: " in one_error_line(capsys.readouterr().err)
 
 
-def test_a_report_of_the_committed_numbers(
-    project: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_report_of_the_committed_numbers(project: Path, capsys: Output) -> None:
     """Where nothing is trained; not for other settings than theirs."""
     text = exported(project)
     shutil.rmtree("runs")

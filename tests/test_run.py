@@ -18,6 +18,7 @@ from helpers import (
     HANG,
     SLOW,
     Interrupted,
+    Output,
     call,
     cells,
     end_processes_in,
@@ -102,7 +103,7 @@ def test_teacher_outputs_are_cached_and_freed(finished: Path, finished_copy: Pat
 
 
 def test_a_changed_setting_trains_only_what_depends_on_it(
-    finished: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+    finished: Path, folder: Path, capsys: Output
 ) -> None:
     shutil.copytree(finished / "runs", folder / "runs")
     file = write_experiment(folder / "tiny.yaml")
@@ -120,9 +121,7 @@ def test_a_changed_setting_trains_only_what_depends_on_it(
     assert not {p for p in before if before[p] != after[p] and "mlflow" not in p}
 
 
-def test_a_run_on_two_devices(
-    finished: Path, folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_on_two_devices(finished: Path, folder: Path, capsys: Output) -> None:
     """Two names of the CPU stand for two GPUs: other slots, the same cells."""
     file = write_experiment(folder / "tiny.yaml")
     line = ["run", str(file), "--store", str(folder / "runs"), "--no-bar", "--device"]
@@ -253,7 +252,7 @@ def test_sigkill_leaves_no_orphan_and_the_next_call_goes_on(folder: Path) -> Non
 
 
 def test_a_killed_cell_fails_alone_and_the_next_call_repairs(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output
 ) -> None:
     file = write_experiment(folder / "slow.yaml", SLOW, stage1={"epochs": 2000})
     killed = []
@@ -295,9 +294,7 @@ def test_a_killed_cell_fails_alone_and_the_next_call_repairs(
     assert epochs_of(partial) == list(range(1, len(epochs_of(partial)) + 1))
 
 
-def test_a_diverging_cell_names_itself_and_its_log(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_diverging_cell_names_itself_and_its_log(folder: Path, capsys: Output) -> None:
     file = write_experiment(folder / "tiny.yaml")
     assert run_here(folder, file, "--set", "training.lr=1e9") == 1
     output = capsys.readouterr()
@@ -328,13 +325,7 @@ def test_two_runs_at_once_train_every_cell_once(twice: Path) -> None:
         journal_is_sound(cell, 6 if kind in ("supervised", "kd") else 2)
         assert cell.manifest.attempts == 1
     runs = runs_in(mlflow_client(twice), "tiny")
-    assert sorted(role(r) for r in runs) == [
-        "grid",
-        "kd",
-        "stage1",
-        "stage2",
-        "teacher",
-    ]
+    assert sorted(role(r) for r in runs) == ["grid", "kd", "stage1", "stage2", "teacher"]
     assert {r.info.status for r in runs} == {"FINISHED"}
 
 

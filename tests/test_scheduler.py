@@ -161,11 +161,7 @@ def test_cells_may_come_later(tmp_path: Path, capacity: int) -> None:
     and paused ones go on."""
     whole = graph(a="", b="a", c="a", d="c")
     parts = [
-        Plan(
-            whole.experiment,
-            {f: c for f, c in whole.cells.items() if name_of(c) in names},
-            (),
-        )
+        Plan(whole.experiment, {f: c for f, c in whole.cells.items() if name_of(c) in names}, ())
         for names in ("ab", "abc", "acd")
     ]
     case = Case(tmp_path, whole, capacity, c=[FAILED])

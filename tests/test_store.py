@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
-from helpers import some_manifest
+from helpers import Patch, some_manifest
 
 from harness.cell import Cell, CellConfig, CellData, network_options
 from harness.common.errors import UserError
@@ -44,7 +44,7 @@ class Crash(BaseException):
     pass
 
 
-def crash_before_renaming(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def crash_before_renaming(monkeypatch: Patch, name: str) -> None:
     real = os.replace
 
     def replace(source: Path, target: Path) -> None:
@@ -65,9 +65,7 @@ def test_write_atomically_leaves_only_the_file(tmp_path: Path) -> None:
         assert names(tmp_path) == ["x"]
 
 
-def test_crash_while_writing_leaves_the_old_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_crash_while_writing_leaves_the_old_file(tmp_path: Path, monkeypatch: Patch) -> None:
     write_atomically(tmp_path / "x", b"old")
     crash_before_renaming(monkeypatch, "x")
     with pytest.raises(Crash):
@@ -75,9 +73,7 @@ def test_crash_while_writing_leaves_the_old_file(
     assert (tmp_path / "x").read_bytes() == b"old"
 
 
-def test_a_failed_write_leaves_no_temporary_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_write_leaves_no_temporary_file(tmp_path: Path, monkeypatch: Patch) -> None:
     def full(_: int) -> None:
         raise OSError("No space left on device")
 
@@ -188,7 +184,7 @@ def test_a_checkpoint_older_than_a_crash_is_refused(cell: CellDir) -> None:
 @pytest.mark.parametrize("before", ["checkpoint.sha256", "checkpoint.pt"])
 @pytest.mark.parametrize("n_crashes", [1, 2, 3])
 def test_crash_while_checkpointing_keeps_the_old_one(
-    cell: CellDir, monkeypatch: pytest.MonkeyPatch, before: str, n_crashes: int
+    cell: CellDir, monkeypatch: Patch, before: str, n_crashes: int
 ) -> None:
     cell.write_checkpoint(b"older")
     cell.write_checkpoint(b"old")
@@ -202,7 +198,7 @@ def test_crash_while_checkpointing_keeps_the_old_one(
     assert cell.read_checkpoint() == b"new"
 
 
-def test_crash_in_the_first_checkpoint(cell: CellDir, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_crash_in_the_first_checkpoint(cell: CellDir, monkeypatch: Patch) -> None:
     with monkeypatch.context() as patch:
         crash_before_renaming(patch, "checkpoint.pt")
         with pytest.raises(Crash):
@@ -366,7 +362,7 @@ def test_temporary_files_of_dead_processes_are_removed(tmp_path: Path) -> None:
 
 
 def test_a_temporary_file_is_locked_until_it_has_its_name(
-    cell: CellDir, monkeypatch: pytest.MonkeyPatch
+    cell: CellDir, monkeypatch: Patch
 ) -> None:
     real = os.replace
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 from commands import HANG
 from data_files import write_birds
+from helpers import Output, Patch
 from torch import Tensor
 from training import RAW, Grid, StopAfter, assert_same_result, config, go, tiny
 
@@ -126,7 +127,7 @@ def test_resized_crops_too(tmp_path: Path, data_root: Path) -> None:
     assert len(list((tmp_path / str(LIMIT) / FOLDER).glob("*/epoch-*"))) == 3
 
 
-def test_a_grid_asks_its_teacher_once(grid: Grid, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_grid_asks_its_teacher_once(grid: Grid, monkeypatch: Patch) -> None:
     """Three epochs of five batches, and once all images for the class centres, whatever the number
     of students, methods, tau and lambda. What is not the teacher in eval mode does not count: the
     student has the same network."""
@@ -330,7 +331,7 @@ def test_cells_at_once_share_the_work(tmp_path: Path) -> None:
 
 
 def test_what_another_has_just_computed_is_not_computed_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: Patch
 ) -> None:
     """Between the look at a batch and its lock."""
     claim, other = PassFile.claim, whole()
@@ -389,7 +390,7 @@ def test_the_teacher_asked_least_recently_makes_room(tmp_path: Path) -> None:
     assert answers_of(full, "epoch-2").equal(whole()) and asked.sizes == [4, 4, 2]
 
 
-def test_other_peoples_room_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_peoples_room_stays(tmp_path: Path, monkeypatch: Patch) -> None:
     usage = SimpleNamespace(free=RESERVE + PassFile.size(10, 3) - 1)
     monkeypatch.setattr(teacher_cache.shutil, "disk_usage", lambda _: usage)
     assert answers_of(kept(tmp_path, Asked())).equal(whole())
@@ -399,9 +400,7 @@ def test_other_peoples_room_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert cached_files(tmp_path / FOLDER)
 
 
-def test_without_a_place_they_are_computed(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_without_a_place_they_are_computed(tmp_path: Path, capsys: Output) -> None:
     (tmp_path / FOLDER).write_text("in the way")
     asked = Asked()
     keeper = kept(tmp_path, asked)
@@ -412,7 +411,7 @@ def test_without_a_place_they_are_computed(
     assert line.startswith("warning: the teacher's outputs are not cached in ")
 
 
-def test_a_full_disk_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_no_half_file(tmp_path: Path, monkeypatch: Patch) -> None:
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
@@ -428,9 +427,7 @@ def test_gc(tmp_path: Path) -> None:
     assert clean(tmp_path) == 0
 
 
-def test_its_place_on_the_disk_is_there_beforehand(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_its_place_on_the_disk_is_there_beforehand(tmp_path: Path, monkeypatch: Patch) -> None:
     """Also where the system has no call for it."""
     for name in ("linux", "macos"):
         if name == "macos":

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from helpers import one_error_line, write_experiment
+from helpers import Output, one_error_line, write_experiment
 from torch import Tensor, nn
 from torch.nn import functional as F
 from training import CPU, RAW, config, tiny
@@ -31,7 +31,6 @@ from harness.tune.tuning_file import Tuning, read_tuning
 from harness.tune.winner import tuned_fields
 
 SUMMABLE = [name for name, method in REGISTRY.items() if method.is_addable]
-Output = pytest.CaptureFixture[str]
 
 
 def training(kind: str, seed: int = 3, **changed: dict[str, Any]) -> tuple[Distillation, Batch]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from data_files import encoded, write_birds
-from helpers import cells, mlflow_client
+from helpers import Output, Patch, cells, mlflow_client
 from PIL import Image
 
 import harness
@@ -37,7 +37,7 @@ FILE = "experiments/tiny.yaml"
 
 
 @pytest.fixture
-def project(finished: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def project(finished: Path, monkeypatch: Patch) -> Path:
     """The finished grid's folder, as the working directory. Not to be changed."""
     monkeypatch.chdir(finished)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{finished / 'mlflow.db'}")
@@ -60,7 +60,7 @@ def predictions_of(cell: CellDir) -> np.ndarray:
     return np.load(cell / "predictions.npz")["predictions"]
 
 
-def said(capsys: pytest.CaptureFixture[str], *arguments: str, status: int = 0) -> str:
+def said(capsys: Output, *arguments: str, status: int = 0) -> str:
     """Return what a command printed, or its line on stderr."""
     assert main([*arguments]) == status
     printed = capsys.readouterr()
@@ -153,7 +153,7 @@ def test_all_ways_lead_to_the_same_network(project: Path, digits: Dataset) -> No
 
 
 def test_a_cell_from_before_files_said_it(
-    finished_copy: Path, digits: Dataset, monkeypatch: pytest.MonkeyPatch
+    finished_copy: Path, digits: Dataset, monkeypatch: Patch
 ) -> None:
     monkeypatch.chdir(finished_copy)
     for kind, classifies in (("kd", True), ("stage1", False)):
@@ -269,9 +269,7 @@ def write_pictures(folder: Path, data: Dataset, n: int, names: Any = str) -> lis
     return found
 
 
-def test_predict_writes_csv(
-    project: Path, digits: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_predict_writes_csv(project: Path, digits: Dataset, tmp_path: Path, capsys: Output) -> None:
     paths = write_pictures(tmp_path, digits, 30, names=lambda label: "all")
     (tmp_path / "all" / ".hidden").write_text("")
     folder = str(tmp_path / "all")
@@ -295,7 +293,7 @@ def test_predict_writes_csv(
     [("nothing.png", "no file nothing.png; check"), ("empty", "no files in the folder empty")],
 )
 def test_images_that_are_not_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, images: str, message: str
+    tmp_path: Path, monkeypatch: Patch, images: str, message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("empty").mkdir()
@@ -304,7 +302,7 @@ def test_images_that_are_not_there(
 
 
 def test_evaluate_gives_the_tables_number(
-    project: Path, digits: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    project: Path, digits: Dataset, tmp_path: Path, capsys: Output
 ) -> None:
     cell = cells(project)["stage2"]
     accuracy = cell.manifest.results["accuracy"]["selected"]
@@ -350,11 +348,7 @@ def test_classes_it_has_not_learned_are_left_out(
     ],
 )
 def test_data_that_do_not_fit(
-    finished_copy: Path,
-    data_root: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    dataset: str,
-    message: str,
+    finished_copy: Path, data_root: Path, monkeypatch: Patch, dataset: str, message: str
 ) -> None:
     monkeypatch.chdir(finished_copy)
     write_birds(Path("birds"))
@@ -387,9 +381,7 @@ def test_an_onnx_file_says_the_same(project: Path, digits: Dataset, tmp_path: Pa
     assert (said_in["image_size"], said_in["resize"]) == ("[8, 8]", "8")
 
 
-def test_export_says_what_it_needs(
-    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_export_says_what_it_needs(project: Path, monkeypatch: Patch, capsys: Output) -> None:
     command = ("export", "tiny", "--method", "kd")
     assert "--onnx: missing" in said(capsys, *command, status=2)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)

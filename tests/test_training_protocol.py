@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import weights
+from helpers import Patch, weights
 from torch import Tensor
 from training import (
     CPU,
@@ -114,12 +114,7 @@ LOSS = (0.1, 0.3, 0.2, 0.1)  # of validation images
 )
 @pytest.mark.parametrize("stopped", [False, True])
 def test_selection(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    protocol: str,
-    epoch: int,
-    reported: float,
-    stopped: bool,
+    tmp_path: Path, monkeypatch: Patch, protocol: str, epoch: int, reported: float, stopped: bool
 ) -> None:
     """With given accuracies. After a stop in epoch 4, what was selected before has to come back
     from the checkpoint."""
@@ -183,9 +178,7 @@ def test_an_epoch_without_a_finite_loss_is_the_worst() -> None:
 
 
 @pytest.mark.parametrize("value", [math.inf, math.nan, 0.0])
-def test_a_loss_that_is_not_finite_is_not_noted(
-    monkeypatch: pytest.MonkeyPatch, value: float
-) -> None:
+def test_a_loss_that_is_not_finite_is_not_noted(monkeypatch: Patch, value: float) -> None:
     logits = torch.zeros(4, 3)
     logits[1, 2] = value
     monkeypatch.setattr("harness.train.methods.base.logits_of", lambda *_: logits)
@@ -286,7 +279,7 @@ def without_test(grid: Grid) -> Grid:
     return Grid(make_plan(grid.plan.experiment, dataset), grid.store)
 
 
-def test_cells_train_without_a_test_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cells_train_without_a_test_split(tmp_path: Path, monkeypatch: Patch) -> None:
     parts = []
 
     def on_device(dataset: Dataset, part: ImageSet, device: torch.device, _: int) -> Images:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import HANG, ROOT, epochs_of, wait_until, weights
+from helpers import HANG, ROOT, Output, epochs_of, wait_until, weights
 from training import (
     KINDS,
     Grid,
@@ -283,9 +283,7 @@ def test_done_cell_is_not_trained_again(trained: Grid) -> None:
     assert (directory / "journal.jsonl").read_bytes() == before
 
 
-def test_leased_cell_is_left_alone(
-    trained: Grid, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_leased_cell_is_left_alone(trained: Grid, tmp_path: Path, capsys: Output) -> None:
     _, directory = copy_without(trained, "supervised", tmp_path)
     with directory.lease():
         assert go(directory) == BUSY

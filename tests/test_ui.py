@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import HANG, mlflow_client, one_error_line, processes_in, start, wait_until
+from helpers import HANG, Output, mlflow_client, one_error_line, processes_in, start, wait_until
 
 from harness.cli import main
 from harness.track.saved_views import first_views
@@ -62,9 +62,7 @@ def test_it_serves_the_runs_and_ends_with_all_its_processes(
     assert wait_until(lambda: not processes_in(finished_copy)), processes_in(finished_copy)
 
 
-def test_on_a_busy_port(
-    here: Path, empty_database: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_on_a_busy_port(here: Path, empty_database: Path, capsys: Output) -> None:
     (here / "mlflow.db").write_bytes(empty_database.read_bytes())
     with socket.socket() as busy:
         busy.bind(("127.0.0.1", 0))
@@ -75,15 +73,13 @@ def test_on_a_busy_port(
     assert line.startswith("error: --port: ") and str(port) in line
 
 
-def test_without_a_database(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_database(here: Path, capsys: Output) -> None:
     assert main(["ui"]) == 2
     assert one_error_line(capsys.readouterr().err).startswith("error: mlflow.db: ")
     assert list(here.iterdir()) == []
 
 
-def test_of_a_server_that_is_not_there(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_of_a_server_that_is_not_there(monkeypatch: pytest.MonkeyPatch, capsys: Output) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://somebody:secret@127.0.0.1:1")
     assert main(["ui"]) == 2
     line = one_error_line(capsys.readouterr().err)
