@@ -42,7 +42,7 @@ def methods_page() -> str:
         f"Methods that minimise cross-entropy and one term can be added: `{SUM}` minimises both "
         "terms and the cross-entropy once, with the largest of the weights that they give it "
         f"({_names([m for m in REGISTRY.values() if m.is_addable])}). Their settings stay in their "
-        "own sections.",
+        f"own sections{_in_sums()}.",
         "",
         "## Losses",
         "",
@@ -121,6 +121,17 @@ def _names(methods: list[Method]) -> str:
     return ", ".join(f"`{method.name}`" for method in methods)
 
 
+def _in_sums() -> str:
+    """Return the settings that a sum has instead of the experiment's."""
+    found = [
+        f"`{section}.{field}` is {value:g} in a sum, unless it is given or tuned for that sum"
+        for method in REGISTRY.values()
+        for section, fields in method.in_sums.items()
+        for field, value in fields.items()
+    ]
+    return "".join(f"; {text}" for text in found)
+
+
 def _cost(steps: dict[str, Any]) -> list[str]:
     if not steps:
         return []
@@ -139,12 +150,12 @@ def _row(method: Method, ratios: dict[str, float]) -> str:
     label = method.label_in(_defaults())
     stages = ", then ".join(f"`{stage.kind}`" for stage in method.stages)
     asks = ", ".join(sorted(method.needs)) or "nothing"
-    fixed = "; ".join(
+    implied = "; ".join(
         f"`{section}.{field}: {value}`"
-        for section, fields in method.fixed.items()
+        for section, fields in method.implied.items()
         for field, value in fields.items()
     )
-    about = f"{method.about}; {fixed}" if fixed else method.about
+    about = f"{method.about}; {implied}" if implied else method.about
     own = method.variant_of or method.name
     names = [own if stage is method.final else f"{own}, {stage.name}" for stage in method.stages]
     step = ", ".join(f"{ratios[name]:.2f}" for name in names if name in ratios) or DASH

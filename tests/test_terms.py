@@ -64,7 +64,7 @@ def bare(name: str, made: Distillation, s: NetworkOutput, t: NetworkOutput, batc
             9 * distill.standardised_kd_loss(s.logits, t.logits, temperature=2)
         ),
         "dkd": lambda: distill.dkd_loss(
-            s.logits, t.logits, batch.y, alpha=1, beta=8, temperature=4
+            s.logits, t.logits, batch.y, alpha=1, beta=6, temperature=4
         ),
         "rkd": lambda: (
             25 * distill.rkd_distance_loss(s.embedding, t.embedding)

@@ -56,7 +56,7 @@ def test_what_a_name_means() -> None:
     assert (
         not method.is_default and method.shared_classes and method.final == parse_method("kd").final
     )
-    assert parse_method("kd+vid(kd.alpha=1)").overrides == {"kd": {"alpha": 1}}
+    assert parse_method("kd+vid(kd.alpha=0.5)").overrides == {"kd": {"alpha": 0.5}}
     rates = parse_method("refilled(stage1.lr=0.1;stage2.lr=0.2)")
     assert rates.label.endswith(", stage1.lr 0.1, stage2.lr 0.2"), "two fields of one name"
 
@@ -111,6 +111,28 @@ def test_a_variant_of_a_tuned_method_keeps_what_was_tuned() -> None:
     experiment = parse(TINY | {"methods": methods, "tuned": tuned})
     kd = experiment.for_method("kd(kd.temperature=8)").sections(["kd"])["kd"]
     assert kd == {"alpha": 0.3, "temperature": 8.0}
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "alpha"),
+    [
+        ("kd", {}, 0.9),
+        ("kd+vid", {}, 1.0),
+        ("kd+vid", {"kd": {"alpha": 0.3}}, 1.0),
+        ("kd+vid(kd.alpha=0.5)", {}, 0.5),
+        ("kd+vid", {"tuned": {"kd+vid": {"settings": {"kd": {"alpha": 0.2}}}}}, 0.2),
+    ],
+)
+def test_kd_has_another_weight_in_a_sum(method: str, changes: dict[str, Any], alpha: float) -> None:
+    """RepDistiller: `-r 0.1 -a 0.9` for KD alone, `-a 1` beside another method."""
+    experiment = parse(TINY | {"methods": [method]} | changes)
+    assert experiment.for_method(method).sections(["kd"])["kd"]["alpha"] == alpha
+
+
+def test_a_variant_with_the_settings_of_its_sum_is_that_sum() -> None:
+    with pytest.raises(UserError, match="are the same method"):
+        parse(TINY | {"methods": ["kd+vid", "kd+vid(kd.alpha=1)"]})
+    parse(TINY | {"methods": ["kd+vid", "kd+vid(kd.alpha=0.9)"]})
 
 
 def test_a_resolved_sweep_reads_as_itself() -> None:

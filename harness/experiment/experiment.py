@@ -176,7 +176,7 @@ class ExperimentFields(Frozen):
     def for_method(self, name: str, task: Task | None = None) -> Self:
         """Return the experiment with one method's settings in place of the common ones.
 
-        Later ones win: tuned settings, those given to the method, those that its name stands for.
+        Later ones win: those that its name stands for, tuned settings, those given to the method.
         The method's factor of the epochs is applied last.
 
         Raises:
@@ -186,9 +186,9 @@ class ExperimentFields(Frozen):
         tuned = (self.tuned or {}).get(name) or (self.tuned or {}).get(split_settings(name)[0])
         changed: dict[str, Any] = {}
         for where, settings, may_be_untunable in (
+            (f"methods: {name}", method.implied, True),
             (f"tuned.{name}.settings", tuned.settings_for(task) if tuned else {}, False),
             (f"methods: {name}", method.overrides, False),
-            (f"methods: {name}", method.fixed, True),
         ):
             for section, values in settings.items():
                 if section not in method.sections:
@@ -259,10 +259,11 @@ class ExperimentFields(Frozen):
     @model_validator(mode="after")
     def _variants_differ(self) -> Self:
         for method in self.resolved_methods:
-            changed = self.for_method(method.name)
-            sections = (*method.fixed, *method.overrides)
-            same = all(getattr(changed, s) == getattr(self, s) for s in sections)
-            if same and method.variant_of in self.methods:
+            own = self.for_method(method.name)
+            if method.variant_of not in self.methods:
+                continue
+            other = self.for_method(method.variant_of)
+            if all(getattr(own, s) == getattr(other, s) for s in method.sections):
                 raise ValueError(
                     f"methods: {method.variant_of!r} and {method.name!r} are the same method; "
                     "drop one"

@@ -198,13 +198,15 @@ class Method:
         paper: its source.
         stages: trained one after the other; each but the first starts from the one before.
         settings: section -> model, for the sections that this method adds.
-        fixed: section -> field -> value, for the settings that its name stands for.
+        implied: section -> field -> value, for the settings that its name stands for; those that
+            are given or tuned for this method win.
         overrides: section -> field -> value, for the settings given to it, as in
             "kd(kd.temperature=8)" (harness.methods.variants).
+        in_sums: as `implied`, for every sum that it is part of.
         needs: the teacher's outputs that it uses; empty for a method without a teacher.
         shared_classes: whether teacher and student must have the same classes.
         is_default: whether experiments that name no methods train it.
-        variant_of: the method that this one equals if the experiment's own settings equal `fixed`
+        variant_of: the method that this one equals if the experiment's own settings equal `implied`
             and `overrides`.
         epochs_factor: multiplies the epochs of its schedule, or BOTH.
         epoch_sources: the sections whose epochs BOTH adds up.
@@ -217,8 +219,9 @@ class Method:
     paper: str
     stages: tuple[Stage, ...]
     settings: Mapping[str, type[Section]] = field(default_factory=dict)
-    fixed: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    implied: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    in_sums: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     needs: frozenset[Needs] = frozenset()
     shared_classes: bool = False
     is_default: bool = False
@@ -252,7 +255,7 @@ class Method:
         if label := sections.get("labels", {}).get(self.name):
             return str(label)
         return self.label.format(
-            **{s: {**sections.get(s, {}), **self.fixed.get(s, {})} for s in self.sections}
+            **{s: {**sections.get(s, {}), **self.implied.get(s, {})} for s in self.sections}
         )
 
 
@@ -300,6 +303,7 @@ def distillation(
     trainer: str,
     shared_classes: bool = False,
     is_default: bool = False,
+    in_sums: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Method:
     """Return a method of one stage that adds one term to the cross-entropy.
 
@@ -319,6 +323,7 @@ def distillation(
         needs=frozenset({needs}),
         shared_classes=shared_classes,
         is_default=is_default,
+        in_sums=in_sums or {},
     )
 
 
@@ -345,6 +350,7 @@ def plus(methods: Sequence[Method]) -> Method:
         paper="; ".join(method.paper for method in methods),
         stages=(Stage(name, name, TRAINING, DISTILLATION, tuple(terms), terms=terms),),
         settings={section: model for m in methods for section, model in m.settings.items()},
+        implied={section: values for m in methods for section, values in m.in_sums.items()},
         needs=frozenset(need for m in methods for need in m.needs),
         shared_classes=any(method.shared_classes for method in methods),
     )

@@ -8,12 +8,15 @@ from harness.methods.base import NotNegative, Positive, Section, distillation
 
 
 class DkdSettings(Section):
-    """The weights are mdistiller's; during `warmup` epochs the term grows to its full weight."""
+    """The weights are mdistiller's for wide residual networks.
+
+    During `warmup` epochs the term grows to its full weight.
+    """
 
     untunable: ClassVar[frozenset[str]] = frozenset({"warmup"})
 
     alpha: NotNegative = 1.0
-    beta: NotNegative = 8.0
+    beta: NotNegative = 6.0
     temperature: Positive = 4.0
     warmup: Annotated[int, Field(ge=0, strict=True)] = 20
 

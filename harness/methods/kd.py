@@ -8,7 +8,7 @@ from harness.methods.base import Positive, Section, distillation
 
 
 class KdSettings(Section):
-    """Temperature and weight of the teacher's term; RepDistiller's values."""
+    """Temperature and weight of the teacher's term; RepDistiller's values for KD alone."""
 
     temperature: Positive = 4.0
     alpha: Annotated[float, Field(ge=0, le=1)] = 0.9
@@ -26,5 +26,7 @@ METHODS = (
         trainer="harness.train.methods.kd:Kd",
         shared_classes=True,
         is_default=True,
+        # RepDistiller's `-a 1` beside another method, whose cross-entropy has the weight 1.
+        in_sums={"kd": {"alpha": 1.0}},
     ),
 )

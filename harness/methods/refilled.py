@@ -80,7 +80,7 @@ def _method(relation: str | None) -> Method:
         paper="Ye, Lu, Zhan, CVPR 2020, releases of 2020-06 to 2022",
         stages=STAGES,
         settings={"stage1": Stage1Settings, "stage2": Stage2Settings},
-        fixed={} if relation is None else {"stage1": {"relation": relation}},
+        implied={} if relation is None else {"stage1": {"relation": relation}},
         needs=frozenset({"embedding", "logits"}),
         is_default=relation is None,
         variant_of=None if relation is None else NAME,
