@@ -212,7 +212,7 @@ def export(plan: Plan, root: Path, file: Path, assignments: list[str]) -> str:
         "experiment": resolved,
         "command": shlex.join(["harness", "run", file.as_posix(), *overrides]),
         "reported": experiment.protocol.reported,
-        "protocol": experiment.protocol.label,
+        "protocol": experiment.protocol_label,
         "published": read_published(file.parent / experiment.published, network_labels(experiment))
         if experiment.published
         else [],

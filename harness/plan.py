@@ -152,7 +152,10 @@ def whole_data(options: DatasetOptions, dataset: Dataset) -> CellData:
 
 # Switches that came after the first cells: they are written only if they differ from what all cells
 # had before.
-LATER = ("ties", "last_look", "initial_weights", "evaluate_every", "select_by")
+LATER = (
+    *("ties", "last_look", "initial_weights", "evaluate_every", "select_by"),
+    "convolution_init",
+)
 
 
 def cell_config(
@@ -178,6 +181,8 @@ def cell_config(
     switches = ["train_on", "selection", *stage.switches]
     if starts_anew:
         switches.append("initial_weights")
+    if starts_anew or stage is SUPERVISED:
+        switches.append("convolution_init")
     if stage.schedule and stage.metric == ACCURACY:
         switches += ["evaluate_every", "select_by"]
     if protocol.selection != "last":
@@ -260,6 +265,9 @@ def make_plan(experiment: Experiment, dataset: Dataset) -> Plan:
         for method in experiment.resolved_methods
     }
     common = with_written_defaults(experiment)
+    batch_size = experiment.teacher_batch_size or experiment.optimizer.batch_size
+    optimizer = common.optimizer.model_copy(update={"batch_size": batch_size})
+    of_teacher = common.model_copy(update={"optimizer": optimizer})
     height, width = dataset.image_size
     pixels = write_defaults(PixelsOptions(height=height, width=width))
     cells: dict[str, Cell] = {}
@@ -272,7 +280,7 @@ def make_plan(experiment: Experiment, dataset: Dataset) -> Plan:
     def teacher_of(seed: int) -> Cell:
         if experiment.teacher_checkpoint:
             return imported_cell(experiment, teacher_data)
-        config = cell_config(common, SUPERVISED, common.teacher, teacher_data, seed)
+        config = cell_config(of_teacher, SUPERVISED, common.teacher, teacher_data, seed)
         return Cell(SUPERVISED.kind, config)
 
     def stages_of(

@@ -197,7 +197,7 @@ def made_up(accuracies: dict[tuple[str, str, str], list[float]], **changes: Any)
             label = student or experiment.teacher.label
             accuracy = dict.fromkeys(SELECTION_RULES, value)
             numbers.append(Number(stage, method, label, seed, None, name, **accuracy, cell=cell))
-    reported, label = experiment.protocol.reported, experiment.protocol.label
+    reported, label = experiment.protocol.reported, experiment.protocol_label
     header = experiment.model_dump(mode="json")
     path, command = Path("made-up.jsonl"), "harness run experiments/cross.yaml"
     return Bundle(path, header, command, reported, label, [], numbers, {}, {}, None)

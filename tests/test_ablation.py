@@ -59,7 +59,7 @@ def way(raw: dict[str, Any] = SMALL) -> tuple[list[Step], list[Experiment]]:
 def test_each_step_turns_one_switch() -> None:
     found, experiments = way()
     protocols = [e.protocol for e in experiments]
-    assert (protocols[0].label, protocols[-1].label) == ("legacy", "strict")
+    assert (protocols[0].preset, protocols[-1].preset) == ("legacy-2021", "strict")
     assert len(found) == N and [s.switch for s in found] == ["", *SWITCHES]
     for step, before, after in zip(found[1:], protocols[:-1], protocols[1:], strict=True):
         one, two = (p.model_dump(exclude={"preset"}) for p in (before, after))
@@ -83,14 +83,14 @@ def test_of_another_protocol_only_the_rhythm_is_kept() -> None:
     assert left_out(own.protocol) == ["selection: last"]
     experiments = [parse(apply_overrides(SMALL, step.assignments)) for step in steps(own, [])]
     assert {e.protocol.evaluate_every for e in experiments} == {2}
-    assert experiments[-1].protocol.label == "strict(evaluate_every=2)"
+    assert experiments[-1].protocol_label == "strict(evaluate_every=2)"
     assert not left_out(parse(SMALL | {"protocol": "legacy"}).protocol)
 
 
 def test_steps_keep_what_was_given_before_their_own() -> None:
     found = steps(parse(SMALL), ["seeds=[7]", "protocol.selection=last"])
     raw = apply_overrides(SMALL, found[0].assignments)
-    assert parse(raw).seeds == (7,) and parse(raw).protocol.label == "legacy"
+    assert parse(raw).seeds == (7,) and parse(raw).protocol.preset == "legacy-2021"
 
 
 def test_cells_that_a_switch_does_not_touch_are_shared() -> None:
@@ -123,7 +123,7 @@ def test_steps_run_in_order_until_one_does_not_finish(
     def run_experiment(experiment: Experiment, options: RunOptions) -> int:
         limits.append(options.max_seconds)
         assert options == replace(given, max_seconds=options.max_seconds)
-        ran.append(experiment.protocol.label)
+        ran.append(experiment.protocol_label)
         return statuses[len(ran) - 1]
 
     monkeypatch.setattr(harness.run.ablate, "run_experiment", run_experiment)
@@ -133,7 +133,7 @@ def test_steps_run_in_order_until_one_does_not_finish(
     own = parse(SMALL | {"protocol": {"preset": "strict", "selection": "last"}})
     ended = run_steps(own, found, experiments, given)
     assert ended == status
-    assert ran == [e.protocol.label for e in experiments[:n_run]]
+    assert ran == [e.protocol_label for e in experiments[:n_run]]
     assert limits == [max(0.0, 25.0 - 10.0 * n) for n in range(n_run)]
     said = capsys.readouterr().out
     assert "note: protocol.selection: last is left out" in said

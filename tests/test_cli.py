@@ -444,10 +444,10 @@ def test_no_loader_workers_for_data_in_memory(trained: Trained, capsys: Output) 
     [
         ([], "train+validation", "last", "strict(train_on=train+validation, selection=last)"),
         (["--flag-tuning"], "train", "validation", "strict"),
-        (["--protocol", "legacy"], "train+validation", "test", "legacy"),
+        (["--protocol", "legacy-2020"], "train+validation", "test", "legacy-2020"),
         (
             ["--flag_tuning", "--protocol", "legacy"],
-            *("train", "validation", "legacy(train_on=train, selection=validation)"),
+            *("train", "validation", "legacy-2021(train_on=train, selection=validation)"),
         ),
     ],
 )
@@ -457,7 +457,7 @@ def test_flag_tuning_holds_out_validation_images(
     assert main([*arguments(**BASE), *given]) == 3
     assert trained.field("protocol.train_on") == train_on
     assert trained.field("protocol.selection") == selection
-    assert trained.experiment is not None and trained.experiment.protocol.label == label
+    assert trained.experiment is not None and trained.experiment.protocol_label == label
 
 
 # Arguments after `train --depth 10 --width 1` -> what the one line must contain.

@@ -52,7 +52,7 @@ def test_a_file_is_read() -> None:
     assert (experiment.name, experiment.dataset.name) == ("digits-all-images", "digits")
     labels = [network.label for network in (experiment.teacher, *experiment.students)]
     assert labels == ["wrn-16-2", "wrn-16-2", "wrn-16-1", "wrn-10-2", "wrn-10-1"]
-    assert experiment.seeds == (0, 1, 2) and experiment.protocol.label == "strict"
+    assert experiment.seeds == (0, 1, 2) and experiment.protocol_label == "strict"
     with pytest.raises(ValidationError):
         experiment.stage2.lambd = 50  # type: ignore[misc]
 
@@ -130,21 +130,76 @@ SWITCHES = {  # switch -> in `strict`, in `legacy`
     "ties": ("later", "first"),
     "last_look": ("always", "rhythm"),
     "initial_weights": ("shared", "own"),
+    "convolution_init": ("pytorch", "pytorch"),
     "evaluate_every": (1, 1),
     "select_by": ("accuracy", "accuracy"),
 }
 
 
 @pytest.mark.parametrize(
-    ("n", "preset", "reported"), [(0, "strict", "selected"), (1, "legacy", "best_on_test")]
+    ("given", "n", "preset", "more"),
+    [
+        ("strict", 0, "strict", {}),
+        ("legacy", 1, "legacy-2021", {}),
+        ("legacy-2020", 1, "legacy-2020", {"convolution_init": "xavier"}),
+        ("legacy-2022", 1, "legacy-2022", {}),
+    ],
 )
-def test_presets(n: int, preset: str, reported: str) -> None:
-    protocol = parse(LEAST | {"protocol": preset}).protocol
-    switches = {name: values[n] for name, values in SWITCHES.items()}
-    assert protocol.model_dump() == {"preset": preset, **switches}
-    assert (protocol.label, protocol.reported) == (preset, reported)
-    changed = parse(LEAST | {"protocol": {"preset": preset, "selection": "last"}}).protocol
-    assert (changed.label, changed.reported) == (f"{preset}(selection=last)", "last")
+def test_presets(given: str, n: int, preset: str, more: dict[str, str]) -> None:
+    switches = {name: values[n] for name, values in SWITCHES.items()} | more
+    for field in (given, {"preset": given}):
+        experiment = parse(LEAST | {"protocol": field})
+        assert experiment.protocol.model_dump() == {"preset": preset, **switches}
+    assert experiment.protocol_label == preset
+    assert experiment.protocol.reported == ("selected", "best_on_test")[n]
+    changed = parse(LEAST | {"protocol": {"preset": given, "selection": "last"}})
+    assert changed.protocol_label == f"{preset}(selection=last)"
+    assert changed.protocol.reported == "last"
+
+
+def test_a_preset_supplies_what_the_release_trained_with() -> None:
+    """The settings of method.md; the file's own fields go first."""
+    first, second, third = (parse(LEAST | {"protocol": f"legacy-{y}"}) for y in (2020, 2021, 2022))
+    assert second.model_dump(exclude={"protocol"}) == parse(LEAST).model_dump(exclude={"protocol"})
+    assert [e.optimizer.batch_size for e in (first, second, third)] == [512, 128, 256]
+    assert [e.teacher_batch_size for e in (first, second, third)] == [None, None, 128]
+    one, two = first.stage1, first.stage2
+    assert (one.relation, one.lr, one.final_lr_ratio) == ("one-negative", 0.1, 1)
+    assert (two.centers, two.milestones, two.gamma) == ("local", (100, 140), 0.1)
+    assert first.training == second.training
+    for schedule in (third.training, third.stage2):
+        assert (schedule.milestones, schedule.gamma) == ((50, 100, 150), 0.2)
+    assert third.stage1.negatives == "smallest"
+    three = third.stage2
+    assert (three.tau_on, three.weighted, three.tau2, three.lambd) == ("teacher", True, 1, 1)
+    cub = parse(LEAST | {"protocol": "legacy-2022", "dataset": "cub200"})
+    assert cub.stage2 == three.model_copy(update={"lambd": 10})
+    given = {"protocol": "legacy-2020", "stage2": {"epochs": 20, "gamma": 0.3}}
+    stage2 = parse(LEAST | given).stage2
+    assert (stage2.milestones, stage2.gamma, stage2.centers) == ((10, 14), 0.3, "local")
+
+
+@pytest.mark.parametrize(
+    ("changes", "differs"),
+    [
+        ({"optimizer": {"batch_size": 64}}, "optimizer.batch_size=64"),
+        ({"training": {"epochs": 20}}, "training.epochs=20"),
+        ({"training": {"milestones": [9]}}, "training.milestones=[9]"),
+        ({"methods": ["plain"], "stage1": {"tau1": 1}}, ""),
+        ({"stage1": {"relation": "triplet"}}, "stage1.relation=triplet"),
+        ({"stage1": {"relation": "triplet"}, "methods": ["refilled-one-negative"]}, ""),
+        ({"teacher": NETWORK | {"dropout": 0.0}}, "wrn-40-2.dropout=0.0"),
+        ({"teacher_batch_size": 64}, "teacher_batch_size=64"),
+        ({"tuned": {"kd": {"settings": {"kd": {"alpha": 0.5}}}}}, "tuned=kd"),
+        ({"seeds": [5], "claims": ["kd > plain"]}, ""),
+    ],
+)
+def test_what_contradicts_the_release_is_in_the_label(
+    changes: dict[str, Any], differs: str
+) -> None:
+    released = parse(LEAST | changes | {"protocol": "legacy-2020"})
+    assert released.protocol_label == (f"legacy-2020({differs})" if differs else "legacy-2020")
+    assert parse(LEAST | changes).protocol_label == "strict", "which is no release"
 
 
 def test_overrides(raw: dict[str, Any]) -> None:
@@ -158,7 +213,7 @@ def test_overrides(raw: dict[str, Any]) -> None:
     assignments += ["seeds=[7, 8]", "description=a=b", "stage2.lambd=50"]
     experiment = parse(apply_overrides(raw, assignments))
     assert [s.label for s in experiment.students] == ["wrn-16-4", "wrn-16-1", "wrn-10-1"]
-    assert experiment.protocol.label == "strict(selection=last)"
+    assert experiment.protocol_label == "strict(selection=last)"
     assert (experiment.stage2.lambd, experiment.kd.alpha) == (50, 0.5), "the last one wins"
     assert experiment.seeds == (7, 8) and experiment.description == "a=b"
     assert json.dumps(raw) == before

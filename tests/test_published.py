@@ -11,7 +11,11 @@ from harness.analysis.tables.markdown import escaped, markdown
 from harness.analysis.tables.result_table import Cell, ResultTable
 from harness.analysis.tables.terminal import terminal_text
 from harness.common.errors import UserError
-from harness.experiment.published import read_published
+from harness.experiment.published import (
+    published_protocol,
+    read_published,
+    why_not_comparable,
+)
 
 HEAD = "source,row,metric,protocol,wrn-10-1,wrn-16-1"
 LINE = "smith,KD,test_accuracy,last epoch,97.10,"
@@ -68,6 +72,7 @@ def test_names_are_as_people_read_them(tmp_path: Path) -> None:
         (f"{HEAD}\n{LINE}".replace("97.10", "971"), "line 2, column wrn-10-1: '971'"),
         (f"{HEAD}\n{LINE}".replace("97.10", "1e-1"), "line 2, column wrn-10-1: '1e-1'"),
         (f"{HEAD},\n{LINE},7", "line 2: '7'"),
+        (f"{HEAD},preset\n{LINE},strikt", "line 2, column preset: unknown protocol 'strikt'"),
         (f'{HEAD}\n"{LINE}', "line 2: broken CSV"),
         (f"{HEAD}\n{LINE}".replace("smith", "s\0ith"), "line 2: "),
         (f"{HEAD}\n{LINE}".replace("smith", "sm\xefth").encode("latin-1"), "line 2: not UTF-8"),
@@ -85,7 +90,36 @@ def test_a_refusal_names_the_place(tmp_path: Path, text: str | bytes, place: str
 @pytest.mark.parametrize("file", sorted(FOLDER.glob("*.csv")), ids=lambda f: f.stem)
 def test_the_projects_own_files_are_read_as_they_are(file: Path) -> None:
     head, *lines = (line.split(",") for line in file.read_text().splitlines())
-    assert read_published(file, head[5:]) == [dict(zip(head, x, strict=True)) for x in lines]
+    assert read_published(file, head[6:]) == [dict(zip(head, x, strict=True)) for x in lines]
+
+
+@pytest.mark.parametrize(
+    ("preset", "protocol", "why"),
+    [
+        ("legacy-2020", "legacy-2020", ""),
+        ("legacy", "legacy-2021", ""),
+        ("strict(selection=last)", "strict(selection=last)", ""),
+        ("legacy-2020", "strict", "smith reports legacy-2020; this experiment runs strict"),
+        ("strict", "strict(ties=first)", r"smith reports strict; .* runs strict\(ties=first\)"),
+        ("", "strict", "smith reports 'last epoch', .* no preset; this experiment runs strict"),
+    ],
+)
+def test_what_is_comparable(tmp_path: Path, preset: str, protocol: str, why: str) -> None:
+    """A published number holds under its own protocol alone, whoever wrote the file."""
+    (row,) = of(tmp_path / "x.csv", f"{HEAD},preset\n{LINE},{preset}")
+    assert re.fullmatch(why, why_not_comparable(row, protocol))
+    shown = published_protocol(row)
+    assert shown.startswith("last epoch") and shown.endswith(row["preset"])
+
+
+def test_numbers_of_a_release_hold_under_its_preset() -> None:
+    rows = read_published(FOLDER / "cifar100_wide_resnet.csv", ["wrn-16-2"])
+    paper, first = (next(r for r in rows if r["row"] == n) for n in ("Paper Results", "REFILLED"))
+    assert paper["wrn-16-2"] == first["wrn-16-2"], "2021 quotes the numbers of 2020's release"
+    assert paper["of"] == first["of"] == "refilled-one-negative"
+    for row in rows:
+        expected = "legacy-2020" if row is paper else row["source"].replace("readme", "legacy")
+        assert row["preset"] == ("" if row["source"] == "repdistiller" else expected)
 
 
 CSV = st.one_of(

@@ -483,7 +483,7 @@ def test_a_rhythm_changes_what_it_is_about_and_its_default_nothing() -> None:
         is_measured = entry.stage not in ("stage1", "probe", "teacher_ncm")
         found = rare.cells[entry.fingerprint].config.as_json()["protocol"].get("evaluate_every")
         assert found == (3 if is_measured else None), entry.name
-    assert rare.experiment.protocol.label == "strict(evaluate_every=3)"
+    assert rare.experiment.protocol_label == "strict(evaluate_every=3)"
 
 
 # What is refused

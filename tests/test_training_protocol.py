@@ -88,8 +88,16 @@ def test_legacy_students_start_from_weights_of_their_own(tmp_path: Path) -> None
             for stage in ("teacher", "student", "kd", "stage1")
         )
 
-    for protocol, is_shared in (("strict", True), ("legacy", False)):
+    # PyTorch's 3x3 convolution of 3 channels to 16 is uniform in +- 1 / sqrt(27) = 0.192; Xavier's,
+    # times sqrt(2), in +- sqrt(12 / (27 + 144)) = 0.265.
+    for protocol, is_shared, bound in (
+        ("strict", True, 0.192),
+        ("legacy", False, 0.192),
+        ("legacy-2020", False, 0.265),
+    ):
         teacher, *students = weights_of(protocol)
+        for drawn in (teacher, students[0]):
+            assert 0.95 * bound < float(drawn.abs().max()) <= bound + 1e-3
         for student in students:
             torch.testing.assert_close(student, students[0], atol=1e-6, rtol=0)
             assert torch.allclose(student, teacher, atol=1e-6) == is_shared

@@ -489,7 +489,7 @@ def test_the_tuned_file_is_an_ordinary_experiment(whole: Any) -> None:
     assert path == tuned_path(search.tuning)
     assert path == search.tuning.experiment_file.with_name("tiny.tuned.yaml")
     experiment = read(path)
-    assert experiment.protocol.label == "strict(train_on=train+validation, selection=last)"
+    assert experiment.protocol_label == "strict(train_on=train+validation, selection=last)"
     assert experiment.methods == ("plain", "kd", "refilled")
     best = winners["refilled"][0]
     settings = experiment.for_method("refilled")

@@ -135,7 +135,7 @@ def test_one_tuned_file_has_settings_for_each(tuned: tuple[Path, Writer]) -> Non
     folder, _ = tuned
     experiment = read(folder / "tiny.tuned.yaml")
     assert experiment.methods == ("plain", "teacher_ncm", "kd@both", "refilled")
-    assert experiment.protocol.label == "strict(selection=last, evaluate_every=2)"
+    assert experiment.protocol_label == "strict(selection=last, evaluate_every=2)"
     assert experiment.tasks is not None and set(experiment.tasks.all) == {*FULL, *FEW}
     assert experiment.tuned is not None and experiment.tuned.keys() == {
         "plain",

@@ -22,7 +22,7 @@ from harness.analysis.tables.rows import (
 )
 from harness.analysis.tables.runs import sections
 from harness.common.metrics import SELECTION_RULES, metric_name, unbiased_rule
-from harness.experiment.published import SHOWN
+from harness.experiment.published import published_protocol
 
 Link = Callable[[Row, Column], str]  # -> the address of the runs behind a number; "" for none
 # Columns between a row's label and its numbers in the full tables, in every format: heading -> a
@@ -94,8 +94,8 @@ def _published_rows(bundle: Bundle, group: ColumnGroup) -> list[list[Cell]]:
     for published in bundle.published:
         values = [published.get(column.student, "") for column in group.columns]
         if any(values):
-            name, source, protocol = (published[column] for column in SHOWN)
-            label = Cell(name, italic=True, note=f" ({source}, {protocol})")
+            note = f" ({published['source']}, {published_protocol(published)})"
+            label = Cell(published["row"], italic=True, note=note)
             empty = [Cell()] * len(ROW_COLUMNS)
             rows.append([label, *empty, *(Cell(value or None) for value in values)])
     return rows

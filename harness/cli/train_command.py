@@ -141,7 +141,7 @@ def train(
     relation: Annotated[
         Optional[str], typer.Option(help="tuple, triplet or one-negative [tuple]")
     ] = None,
-    protocol: Annotated[str, typer.Option(help="strict or legacy")] = "strict",
+    protocol: Annotated[str, typer.Option(help="strict, or legacy-YEAR: 2020 to 2022")] = "strict",
     seed: Annotated[int, typer.Option(help="the release's seed by default")] = 960402,
     store: StoreOption = RUNS,
     jobs: Jobs = None,
@@ -231,4 +231,4 @@ def print_results(experiment: Experiment, store: Path) -> None:
         for result, values in manifest.results.items():
             value = f"{100 * values[reported]:.2f} %"
             print(f"{entry.name:<32} {logged_name(entry.stage, result):<28} {value}")
-    print(f"protocol {experiment.protocol.label}: {reported.replace('_', ' ')} epoch")
+    print(f"protocol {experiment.protocol_label}: {reported.replace('_', ' ')} epoch")

@@ -1,12 +1,13 @@
 """The fields of an experiment file, and how it is read. Nothing here imports torch.
 
 - `experiment`: the fields and their defaults; `protocol`: the switches of the protocol and its
-  presets; `tasks`: classes and images of teacher and students; `tuned`: settings for one method
-  alone; `claims`: what the author expects.
+  presets; `releases`: the settings that a release's preset supplies beside the switches; `tasks`:
+  classes and images of teacher and students; `tuned`: settings for one method alone; `claims`:
+  what the author expects.
 - `file`: reads a file or plain data, applies `--set`, reports errors in one line; `plain_yaml`:
   YAML without surprises.
-- `published`: the CSV file of published numbers; `ablation`: the protocols between `legacy` and
-  `strict`.
+- `published`: the CSV file of published numbers; `ablation`: the protocols between
+  `legacy-2021` and `strict`.
 - `schema`: the JSON schema for editors; `example`: the file that `harness init` writes.
 
 To rename a setting, see docs/extending.md: its key in fingerprints stays.

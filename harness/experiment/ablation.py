@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from harness.experiment.experiment import Experiment
-from harness.experiment.protocol import PRESETS, Protocol
+from harness.experiment.protocol import PRESETS, Protocol, canonical_preset
 
 FIRST, LAST = "legacy", "strict"
+BEFORE = PRESETS[canonical_preset(FIRST)]
 # In the order of the presets: `train_on` before `selection`, as images that train cannot select.
-SWITCHES = tuple(s for s, value in PRESETS[LAST].items() if PRESETS[FIRST][s] != value)
+SWITCHES = tuple(s for s, value in PRESETS[LAST].items() if BEFORE[s] != value)
 KEPT = ("evaluate_every",)  # the file's own value, in every step
 SUFFIX = "-ablation"  # of the experiments' names, as they are not the file's own experiment
 
@@ -55,7 +56,7 @@ def steps(experiment: Experiment, given: list[str]) -> list[Step]:
         if n == 0:
             return Step("", "", "", sets)
         switch = SWITCHES[n - 1]
-        return Step(switch, PRESETS[FIRST][switch], PRESETS[LAST][switch], sets)
+        return Step(switch, BEFORE[switch], PRESETS[LAST][switch], sets)
 
     return [step(n) for n in range(len(SWITCHES) + 1)]
 

@@ -28,6 +28,7 @@ from harness.common.errors import distinct, first_error
 from harness.data import DatasetOptions
 from harness.experiment.claims import Claim, parse_claim
 from harness.experiment.protocol import Protocol
+from harness.experiment.releases import differences
 from harness.experiment.tasks import Task, Tasks
 from harness.experiment.tuned import Tuned
 from harness.methods import Method
@@ -38,13 +39,14 @@ from harness.networks import NetworkOptions
 # Stands in Markdown and LaTeX tables, figures and MLflow: no character that one of them interprets.
 Label = Annotated[str, Field(pattern=r"^[\w .,:;=+()/%'-]+$", max_length=60)]
 # Fields added later: left out while empty, so that a new field changes nothing written before.
-ADDED_LATER = ("tasks", "tuned", "teacher_source", "claims")
+ADDED_LATER = ("tasks", "tuned", "teacher_source", "claims", "teacher_batch_size")
+BatchSize = Annotated[int, Field(ge=2)]
 
 
 class Optimizer(Section):
     """SGD, with the settings of the 2021 release."""
 
-    batch_size: Annotated[int, Field(ge=2)] = 128
+    batch_size: BatchSize = 128
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     nesterov: bool = True
     weight_decay: NotNegative = 5e-4
@@ -74,6 +76,8 @@ class ExperimentFields(Frozen):
     # Method -> label in tables, in place of the method's own.
     labels: dict[str, Label] = Field(default_factory=dict)
     optimizer: Optimizer = Optimizer()
+    # Of the teacher alone, as in the release of 2022; None for that of the optimiser.
+    teacher_batch_size: BatchSize | None = None
     training: StepSchedule = StepSchedule.model_validate({})
     protocol: Protocol
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], Field(min_length=1)] = (0,)
@@ -144,6 +148,13 @@ class ExperimentFields(Frozen):
     def needs_teacher(self) -> bool:
         """True if one of its methods uses the teacher."""
         return any(method.needs for method in self.resolved_methods)
+
+    @property
+    def protocol_label(self) -> str:
+        """The preset with everything that differs from it, as in "strict(selection=last)"."""
+        changed = {**self.protocol.changed, **differences(self)}
+        texts = [f"{f}={list(v) if isinstance(v, tuple) else v}" for f, v in changed.items()]
+        return f"{self.protocol.preset}({', '.join(texts)})" if texts else self.protocol.preset
 
     @property
     def parsed_claims(self) -> list[Claim]:
@@ -324,8 +335,9 @@ class ExperimentFields(Frozen):
         }
         if self.tasks:  # without the lists that may grow
             identity["tasks"] = changed(self.tasks, exclude={"overlap", "shots"})
-        if self.teacher_checkpoint:
-            identity["teacher_checkpoint"] = self.teacher_checkpoint
+        for field in ("teacher_checkpoint", "teacher_batch_size"):
+            if getattr(self, field):
+                identity[field] = getattr(self, field)
         if self.tuned:
             identity["tuned"] = {method: changed(tuned) for method, tuned in self.tuned.items()}
         return hashlib.sha256(canonical(identity).encode()).hexdigest()[:16]

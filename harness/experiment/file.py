@@ -22,8 +22,9 @@ from harness.data.options import as_number, resolve_paths
 from harness.experiment.claims import find_published
 from harness.experiment.experiment import Experiment
 from harness.experiment.plain_yaml import InvalidYaml, parse_yaml
-from harness.experiment.protocol import PRESETS
+from harness.experiment.protocol import PRESETS, canonical_preset
 from harness.experiment.published import read_published
+from harness.experiment.releases import with_release_settings
 from harness.experiment.tasks import Task, Tasks
 from harness.experiment.tuned import TaskTuned
 from harness.methods import SECTIONS
@@ -75,6 +76,7 @@ def parse(raw: Any, where: str = "the experiment") -> Experiment:
         for i, entry in enumerate(students)
     ]
     raw["protocol"] = _protocol(raw.get("protocol", "strict"))
+    raw = with_release_settings(raw, raw["protocol"]["preset"], raw["dataset"].name)
     return scale_epochs(_validate(Experiment, raw, ""), scale)
 
 
@@ -119,11 +121,11 @@ def _chosen(field: str, entry: Any, key: str, registry: Any, shared: dict[str, A
 def _protocol(entry: Any) -> dict[str, Any]:
     entry = {"preset": entry} if isinstance(entry, str) else entry
     if not isinstance(entry, dict):
-        raise UserError("protocol: expected 'strict', 'legacy' or a mapping with a preset")
-    preset = entry.get("preset", "strict")
+        raise UserError(f"protocol: expected {' or '.join(PRESETS)}, or a mapping with a preset")
+    preset = canonical_preset(entry.get("preset", "strict"))
     if not isinstance(preset, str) or preset not in PRESETS:
         raise UserError(f"protocol: unknown preset {preset!r}{nearest(str(preset), PRESETS)}")
-    return {"preset": preset, **PRESETS[preset], **entry}
+    return {**PRESETS[preset], **entry, "preset": preset}
 
 
 def _validate(model: type[BaseModel], values: dict[str, Any], prefix: str) -> Any:

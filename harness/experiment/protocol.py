@@ -1,13 +1,20 @@
-"""The switches of the training protocol, and their two presets."""
+"""The switches of the training protocol, and their presets: `strict`, and one per release."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import model_validator
+from pydantic import BeforeValidator, model_validator
 
 from harness.common import metrics
 from harness.methods.base import Epochs, Frozen
+
+ALIASES = {"legacy": "legacy-2021"}  # its name before the other releases had presets
+
+
+def canonical_preset(name: Any) -> Any:
+    """Return the name of a preset in place of an alias."""
+    return ALIASES.get(name, name) if isinstance(name, str) else name
 
 
 class Protocol(Frozen):
@@ -26,10 +33,15 @@ class Protocol(Frozen):
             the teacher started from, or from its own.
         evaluate_every: the number of epochs between measurements of a classifier, which is always
             measured after its last epoch. Stage 1 has stage1.select_every instead.
+        convolution_init: how the convolutions of a new network are drawn: as PyTorch does, or
+            Xavier-uniform with gain sqrt(2) and biases of 0, as the release of 2020-06 does.
         select_by: the measure that selects a classifier's epoch. Stage 1 always uses NCM accuracy.
     """
 
-    preset: Literal["strict", "legacy"] = "strict"
+    preset: Annotated[
+        Literal["strict", "legacy-2020", "legacy-2021", "legacy-2022"],
+        BeforeValidator(canonical_preset),
+    ] = "strict"
     train_on: Literal["train", "train+validation"] = "train"
     selection: Literal["validation", "last", "test"] = "validation"
     ncm_centers: Literal["train", "evaluated"] = "train"
@@ -37,6 +49,7 @@ class Protocol(Frozen):
     ties: Literal["later", "first"] = "later"
     last_look: Literal["always", "rhythm"] = "always"
     initial_weights: Literal["shared", "own"] = "shared"
+    convolution_init: Literal["pytorch", "xavier"] = "pytorch"
     evaluate_every: Epochs = 1
     select_by: Literal["accuracy", "loss"] = "accuracy"
 
@@ -73,12 +86,6 @@ class Protocol(Frozen):
         preset = PRESETS[self.preset]
         return {f: v for f in preset if (v := getattr(self, f)) != preset[f]}
 
-    @property
-    def label(self) -> str:
-        """The preset with what differs from it, as in "strict(selection=last)"."""
-        changed = [f"{field}={value}" for field, value in self.changed.items()]
-        return f"{self.preset}({', '.join(changed)})" if changed else self.preset
-
 
 STRICT = {name: f.default for name, f in Protocol.model_fields.items() if name != "preset"}
 LEGACY = STRICT | {
@@ -90,4 +97,9 @@ LEGACY = STRICT | {
     "last_look": "rhythm",
     "initial_weights": "own",
 }
-PRESETS: dict[str, dict[str, Any]] = {"strict": STRICT, "legacy": LEGACY}
+PRESETS: dict[str, dict[str, Any]] = {
+    "strict": STRICT,
+    "legacy-2020": LEGACY | {"convolution_init": "xavier"},
+    "legacy-2021": LEGACY,
+    "legacy-2022": LEGACY,
+}

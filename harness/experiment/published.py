@@ -1,8 +1,13 @@
 """The reader of published numbers, a CSV file.
 
-Its columns are source, row, metric, protocol, one per network and, optionally, `of`: the number of
-ours that a row is compared with (harness.experiment.claims). Experiments and tables read it here,
-so everything that a table needs is checked before anything trains.
+Its columns are source, row, metric, protocol, one per network and, optionally,
+
+- `of`: the number of ours that a row is compared with (harness.experiment.claims);
+- `preset`: the protocol of ours that it holds under (`Experiment.protocol_label`), as far as that
+  is known. `protocol` is what the source itself says.
+
+Experiments and tables read it here, so everything that a table needs is checked before anything
+trains.
 """
 
 from __future__ import annotations
@@ -13,12 +18,14 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from harness.common.errors import UserError
+from harness.common.errors import UserError, nearest
 from harness.common.names import normalise_name, printable
 from harness.experiment.claims import parse_quantity
+from harness.experiment.protocol import PRESETS, canonical_preset
 
 REQUIRED = ("source", "row", "metric", "protocol")
-OF = "of"
+OF, PRESET = "of", "preset"
+OPTIONAL = (OF, PRESET)
 SHOWN = ("row", "source", "protocol")  # in the table, so they may not be empty
 DELIMITERS = ",;\t|"  # the standard one, and those that spreadsheets write
 NOTHING = {"", "-", "–", "—", "n/a", "na", "nan"}
@@ -98,7 +105,7 @@ def _plain(name: str) -> str:
 
 def _columns(fields: list[str], networks: set[str], where: str) -> list[str]:
     """Return the header, spelled as the table expects it."""
-    usual = {_plain(n): n for n in (*REQUIRED, OF, *networks)}
+    usual = {_plain(n): n for n in (*REQUIRED, *OPTIONAL, *networks)}
     columns = [usual.get(_plain(f), f) for f in fields]
     missing = [r for r in REQUIRED if r not in columns]
     if missing:
@@ -115,7 +122,7 @@ def _columns(fields: list[str], networks: set[str], where: str) -> list[str]:
         if near and near not in columns:
             raise UserError(f"{where}: column {column!r}: did you mean {near!r}? rename it")
     if not networks & {*columns}:
-        given = [c for c in columns if c not in (*REQUIRED, OF)]
+        given = [c for c in columns if c not in (*REQUIRED, *OPTIONAL)]
         raise UserError(
             f"{where}: no column is named after one of this experiment's networks "
             f"({', '.join(sorted(networks))}), only {', '.join(given) or 'none'}; rename them"
@@ -145,7 +152,32 @@ def _row(
             parse_quantity(row[OF])
         except ValueError as error:
             raise UserError(f"{where}, column {OF}: {error}") from None
+    if row.get(PRESET):
+        name, bracket, rest = row[PRESET].partition("(")
+        name = canonical_preset(name)
+        if name not in PRESETS:
+            raise UserError(
+                f"{where}, column {PRESET}: unknown protocol {name!r}{nearest(name, PRESETS)}"
+            )
+        row[PRESET] = name + bracket + rest
     return row
+
+
+def published_protocol(row: Row) -> str:
+    """Return what a table says of a row's protocol: the source's words, and the preset."""
+    return "; ".join(filter(None, (row["protocol"], row.get(PRESET))))
+
+
+def why_not_comparable(row: Row, protocol: str) -> str:
+    """Return why a published number cannot be tested against ours; "" if it can.
+
+    Args:
+        row: that of the number (`harness.experiment.claims.find_published`).
+        protocol: the label of our protocol (`Experiment.protocol_label`, `Bundle.protocol`).
+    """
+    theirs = row.get(PRESET) or f"{row['protocol']!r}, for which there is no preset"
+    ours = f"this experiment runs {protocol}"
+    return "" if theirs == protocol else f"{row['source']} reports {theirs}; {ours}"
 
 
 def _number(field: str, where: str) -> str:

@@ -14,7 +14,7 @@ from pydantic.json_schema import models_json_schema
 
 from harness.data import DATASETS
 from harness.experiment.experiment import Experiment
-from harness.experiment.protocol import PRESETS, Protocol
+from harness.experiment.protocol import ALIASES, PRESETS, Protocol
 from harness.methods import REGISTRY
 from harness.networks import NETWORKS
 
@@ -50,7 +50,7 @@ def schema() -> Schema:
         "network": network,
         "teacher": {"anyOf": [network, {"type": "string", "pattern": "^models:/"}]},
         "students": {**fields["students"], "items": network},
-        "protocol": {"anyOf": [{"enum": [*PRESETS]}, refs[Protocol, "validation"]]},
+        "protocol": {"anyOf": [{"enum": [*PRESETS, *ALIASES]}, refs[Protocol, "validation"]]},
         "methods": {**fields["methods"], "items": _method()},
         "claims": {"anyOf": [{"type": "string"}, fields["claims"]]},
         "epochs_scale": {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1000},
@@ -59,7 +59,7 @@ def schema() -> Schema:
     for dimension in ("overlap", "shots"):  # a number alone is a list of one
         tasks[dimension] = {"anyOf": [tasks[dimension], tasks[dimension]["items"]]}
     tasks["order"]["anyOf"].append({"type": "string", "pattern": r"\.ya?ml$"})
-    body(Protocol)["properties"]["preset"] = {"enum": [*PRESETS]}
+    body(Protocol)["properties"]["preset"] = {"enum": [*PRESETS, *ALIASES]}
     experiment["required"] = ["name", "dataset", "teacher", "students"]
     _nullable(experiment)
     return {"$schema": DIALECT, "$defs": definitions, **refs[Experiment, "validation"]}

@@ -66,6 +66,11 @@ class Schedule(Section):
         return self.model_copy(update={"epochs": max(1, round(self.epochs * factor))})
 
 
+def milestones_at(percentages: Sequence[int], epochs: int) -> list[int]:
+    """Return the milestones at these percentages of the epochs, without doubles and zeros."""
+    return sorted({epochs * p // 100 for p in percentages} - {0})
+
+
 class StepSchedule(Schedule):
     """A learning rate that is multiplied by gamma at each milestone.
 
@@ -83,8 +88,7 @@ class StepSchedule(Schedule):
         if isinstance(values, dict) and values.get("milestones") is None:
             epochs = values.get("epochs", 200)
             if isinstance(epochs, int) and epochs > 0:
-                points = sorted({epochs * p // 100 for p in (50, 70, 90)} - {0})
-                return {**values, "milestones": points}
+                return {**values, "milestones": milestones_at((50, 70, 90), epochs)}
         return values
 
     def scaled(self, factor: float) -> Self:

@@ -56,7 +56,7 @@ def find_grid_run(
     tags = {
         "kind": "grid",
         "grid": plan.experiment.grid,
-        "protocol": experiment.protocol.label,
+        "protocol": experiment.protocol_label,
         **source_tags(),
         NOTE: f"{experiment.description}\n\nThe result stands here when every cell is done.",
     }

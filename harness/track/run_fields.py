@@ -51,7 +51,7 @@ def tags_of(plan: Plan, entry: TableEntry) -> dict[str, str]:
         "teacher": experiment.teacher.label,
         "student": student,
         "method": entry.method,
-        "protocol": experiment.protocol.label,
+        "protocol": experiment.protocol_label,
         "seed": str(entry.seed),
         "result": experiment.protocol.main_metric(plan.cells[entry.fingerprint].metric),
         "best_on_test": BEST_ON_TEST_NOTE,

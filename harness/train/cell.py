@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from harness.cell import Cell, CellConfig
 from harness.common.errors import UserError
@@ -204,12 +204,28 @@ def _initial_model(cell: Cell, source: CellDir | None, n_classes: int) -> Networ
     torch.manual_seed(initial_seed(cell.config))
     network = cell.config.network
     if source is None:
-        return network.build(n_classes)
+        model = network.build(n_classes)
+        if cell.config.protocol.convolution_init == "xavier":
+            draw_convolutions(model)
+        return model
     has_new_head = stage_of(cell.kind).new_head
     model = load_model(source / "model.pt", network, None if has_new_head else n_classes)
     if has_new_head:
         model.fc = network.build(n_classes).fc
     return model
+
+
+def draw_convolutions(model: Network) -> None:
+    """Draw the convolutions anew as the release of 2020-06: Xavier-uniform, gain sqrt(2), no bias.
+
+    Glorot and Bengio, AISTATS 2010, eq. 16, times the gain: uniform in +- gain sqrt(6 / (n_in +
+    n_out)), where n counts the weights of an input or output channel.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.xavier_uniform_(module.weight, gain=2**0.5)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
 
 
 def _teacher_cache(
