@@ -43,8 +43,8 @@ VARYING = {
 HERE, ASKING, THERE = "this code", "this code, --teacher-cache 0", "the other commit"
 QUICK = ["seeds=[0]", "methods=[plain]", "students=[{depth: 10, width: 1}]",
          "teacher={depth: 10, width: 1}", "training.epochs=1"]  # fmt: skip
-QUICK_TUNING = ["methods={plain: {training.lr: [0.1, 0.2]}}", "trials=1", "batch=1", "top_k=1",
-                "startup_trials=1", "fresh_seeds=[1]", "set.training.epochs=1",
+QUICK_TUNING = ["methods={plain: {training.lr: [0.1, 0.2]}}", "trials=2", "batch=1", "top_k=1",
+                "startup_trials=1", "fresh_seeds=[101]", "set.training.epochs=1",
                 "pruning=null"]  # fmt: skip
 
 

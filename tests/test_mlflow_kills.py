@@ -32,6 +32,7 @@ experiment: ../tiny.yaml
 methods: {kd: {kd.alpha: {low: 0.1, high: 1}}}
 trials: 4
 batch: 2
+startup_trials: 2
 """
 KILLED = 9
 Rows = Counter[tuple[str, int, float, int]]

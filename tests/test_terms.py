@@ -320,7 +320,8 @@ def tuning(folder: Path, spaces: str, **experiment: Any) -> Tuning:
     write_experiment(folder / "x.yaml", **experiment)
     file = folder / "tuning.yaml"
     file.write_text(
-        f"name: x\nexperiment: x.yaml\ntrials: 2\nbatch: 2\nmethods: {spaces}\ntop_k: 1\n"
+        "name: x\nexperiment: x.yaml\ntrials: 2\nbatch: 1\nstartup_trials: 1\ntop_k: 1\n"
+        f"methods: {spaces}\n"
     )
     return read_tuning(file)
 

@@ -232,6 +232,11 @@ class ExperimentFields(Frozen):
         for name, tuned in (self.tuned or {}).items():
             if name not in {*self.methods, *(split_settings(method)[0] for method in self.methods)}:
                 raise ValueError(f"tuned.{name}: not among methods; add it there or drop it here")
+            if used := sorted(tuned.tuning_seeds & {*self.seeds}):
+                raise ValueError(
+                    f"seeds: {', '.join(map(str, used))} tuned {name!r} (tuned.{name}), so no "
+                    "result may come from them; choose others"
+                )
             for task in (None, *(settings.task for settings in tuned.tasks)):
                 self.for_method(name, task)
                 if task and (self.tasks is None or task not in self.tasks.all):

@@ -9,6 +9,8 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 from harness.experiment.tasks import ALL, OneNumber, Task
 from harness.methods.base import Frozen
 
+ADDED_LATER = ("tasks", "parameters", "after_startup", "trial_seed")
+
 
 class TunedSettings(Frozen):
     """Settings of one method and, if `harness tune` found them, their origin.
@@ -18,6 +20,9 @@ class TunedSettings(Frozen):
         study: the study that found them.
         trial: the number of the trial that found them.
         trials: the number of trials of the study.
+        parameters: the number of parameters that the study tuned.
+        after_startup: whether the trial came after the random ones.
+        trial_seed: the seed that the study's trials trained with.
         seeds: those of the re-run that chose this trial.
         validation: the mean accuracy of that re-run on the validation split.
         commits: the code that trained that re-run.
@@ -27,9 +32,23 @@ class TunedSettings(Frozen):
     study: str | None = None
     trial: int | None = None
     trials: int | None = None
+    parameters: int | None = None
+    after_startup: bool | None = None
+    trial_seed: int | None = None
     seeds: tuple[int, ...] = ()
     validation: float | None = None
     commits: tuple[str, ...] = ()
+
+    @property
+    def tuning_seeds(self) -> set[int]:
+        """The seeds whose trainings chose these settings, as far as they are recorded."""
+        return {*self.seeds, *([] if self.trial_seed is None else [self.trial_seed])}
+
+    @model_serializer(mode="wrap")
+    def _omit_unused(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out empty fields that were added later, as files written before do."""
+        dumped: dict[str, Any] = handler(self)
+        return {k: v for k, v in dumped.items() if k not in ADDED_LATER or v not in (None, (), [])}
 
 
 class TaskTuned(TunedSettings):
@@ -55,13 +74,10 @@ class Tuned(TunedSettings):
     settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
     tasks: tuple[TaskTuned, ...] = ()
 
-    @model_serializer(mode="wrap")
-    def _omit_empty_tasks(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out an empty `tasks`, as files written before the field existed do."""
-        dumped: dict[str, Any] = handler(self)
-        if not self.tasks:
-            dumped.pop("tasks", None)
-        return dumped
+    @property
+    def tuning_seeds(self) -> set[int]:
+        """The seeds whose trainings chose the settings of any task."""
+        return super().tuning_seeds.union(*(task.tuning_seeds for task in self.tasks))
 
     def settings_for(self, task: Task | None) -> dict[str, dict[str, Any]]:
         """Return section -> field -> value for a task."""

@@ -35,7 +35,7 @@ def description_of(tuning: Tuning, method: str) -> str:
     return (
         f"{settings.description}\n\n"
         f"Tuned: {fields} of `{method}`{task} in `{tuning.experiment_file.as_posix()}`, on "
-        f"`{settings.metric}` after the last epoch. {settings.trials} trials in batches of "
+        f"`{settings.metric}` after the last epoch. {tuning.n_trials(method)} trials in batches of "
         f"{settings.batch}; the {settings.top_k} best are trained again with the seeds "
         f"{', '.join(map(str, settings.fresh_seeds))}.\n\n"
         f"The winner is in `{settings.name}.tuned.yaml` beside the experiment, every trial in "

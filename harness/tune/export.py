@@ -31,6 +31,11 @@ class Record(BaseModel):
 
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
 
+    @property
+    def line(self) -> str:
+        """The record as its bundle has it, without fields that an older version did not write."""
+        return canonical(self.model_dump(mode="json", exclude_unset=True))
+
 
 class EpochCounts(Record):
     """The epochs of one method's trials, without the teacher and the re-run of the best.
@@ -102,6 +107,7 @@ class CandidateRecord(Record):
         value: of the trial.
         fresh: seed -> value of its re-run; None if it diverged.
         mean: over the seeds; None if one diverged.
+        after_startup: whether TPE sampled the trial; None in older bundles.
     """
 
     candidate: int
@@ -110,6 +116,7 @@ class CandidateRecord(Record):
     value: float
     fresh: dict[Key, float | None]
     mean: float | None
+    after_startup: bool | None = None
 
 
 def record_of(study: Study, trial: FrozenTrial, cells: TrialCells) -> TrialRecord:
@@ -166,12 +173,13 @@ def write_bundle(
                 value=c.value,
                 fresh=c.fresh,
                 mean=c.mean,
+                after_startup=c.after_startup,
             )
             for rank, c in enumerate(winners[method], 1)
         ]
     path = bundle_path(tuning)
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = "".join(canonical(line.model_dump(mode="json")) + "\n" for line in lines)
+    text = "".join(line.line + "\n" for line in lines)
     write_atomically(path, text.encode())
     return path
 

@@ -39,7 +39,7 @@ from harness.tune.export import TrialRecord, count_epochs, record_of, write_bund
 from harness.tune.halving import Outcome, check_rungs, run_batch
 from harness.tune.interleave import Interleaved, Steps
 from harness.tune.storage import only_orchestrator, open_storage, place_of
-from harness.tune.study import Study
+from harness.tune.study import Study, sampler_seed, study_name
 from harness.tune.tracker import TrialView, TuneTracker
 from harness.tune.trials import TrialCells, TrialsFailed, cells_of
 from harness.tune.tuning_file import Tuning
@@ -57,9 +57,12 @@ def identity_of(tuning: Tuning, dataset: Dataset, method: str) -> dict[str, Any]
     every = base.protocol.evaluate_every
     return {
         "space": {f: v.model_dump(mode="json") for f, v in tuning.spaces[method].items()},
-        "sampling": settings.model_dump(
-            mode="json", include={"batch", "seed", "startup_trials", "pruning"}
-        ),
+        "sampling": {
+            **settings.model_dump(
+                mode="json", include={"batch", "seed", "startup_trials", "pruning"}
+            ),
+            "sampler_seed": sampler_seed(settings.seed, study_name(tuning, method)),
+        },
         "objective": {"metric": settings.metric, "direction": settings.direction},
         "experiment": {
             **base.model_dump(mode="json", include={"teacher", "students"}),
@@ -125,6 +128,9 @@ def tune(
             winners.append((part, best))
             bundles.append(bundle.as_posix())
     print(f"written: {write_winner(tuning, winners)}, {', '.join(bundles)}")
+    first = [candidates[0] for _, best in winners for candidates in best.values()]
+    late = sum(winner.after_startup for winner in first)
+    print(f"{late} of {len(first)} winners came after the random start-up")
     return OK
 
 
@@ -223,7 +229,7 @@ class Search:
     def _steps(self, study: Study) -> Steps[list[Candidate]]:
         """Take one method's steps: its batches, then the re-run of the best trials."""
         settings = self.tuning.settings
-        n_batches = settings.trials // settings.batch
+        n_batches = study.n_trials // settings.batch
         for number in range(n_batches):
             batch = study.batch(number)
             cells = [self._cells(study, trial) for trial in batch]
@@ -279,10 +285,15 @@ class Search:
             study.tell(number, outcome.value)
 
     def report(self, winners: Winners) -> None:
-        """Print the cost and the best trials of each method, and the time taken."""
+        """Print the cost and the best trials of each method, and the time taken.
+
+        Trials of the random start-up are marked.
+        """
         for method, epochs in count_epochs(self.cells, self.store).items():
+            n_parameters = len(self.tuning.spaces[method])
             print(
-                f"{self.tuning.name}/{method}: {self.tuning.settings.trials} trials, "
+                f"{study_name(self.tuning, method)}: {self.tuning.n_trials(method)} trials for "
+                f"{n_parameters} parameter{'s' * (n_parameters > 1)}, "
                 f"{epochs.trained} epochs trained, {epochs.trained / epochs.alone:.0%} of the "
                 f"{epochs.alone} that as many separate trainings would take"
             )
@@ -290,7 +301,10 @@ class Search:
                 mean = "diverged" if c.mean is None else f"{100 * c.mean:.2f} %"
                 params = ", ".join(f"{field} {_short(v)}" for field, v in c.params.items())
                 seeds = ", ".join(map(str, c.fresh))
-                print(f"  #{c.number}: {100 * c.value:.2f} %, seeds {seeds}: {mean} ({params})")
+                when = "" if c.after_startup else ", random"
+                print(
+                    f"  #{c.number}{when}: {100 * c.value:.2f} %, seeds {seeds}: {mean} ({params})"
+                )
         elapsed = duration(time.monotonic() - self.started)
         print(f"{self.tuning.name}: tuned in {elapsed}", flush=True)
 

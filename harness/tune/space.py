@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, ValidationError, field_validator, m
 from harness.common.errors import UserError, first_error, nearest
 from harness.experiment.experiment import Experiment
 from harness.methods import get_method
-from harness.methods.base import Frozen, Section
+from harness.methods.base import Frozen, Method, Section
 
 Scalar = bool | int | float | str
 
@@ -108,13 +108,25 @@ def tunable(base: Experiment, method: str) -> list[str]:
     ]
 
 
-def read_values(base: Experiment, method: str, field: str, value: Any) -> Range | Choices:
-    """Parse the values that a tuning file gives a method's field.
+def common_fields(name: str, method: Method) -> list[str]:
+    """Return the fields of a method that a field of `common` stands for.
+
+    `lr` is the learning rate of each of its schedules. A method without the section gets none.
+    """
+    if name == "lr":
+        return list(dict.fromkeys(f"{s.schedule}.lr" for s in method.stages if s.schedule))
+    return [name] if name.partition(".")[0] in method.sections else []
+
+
+def read_values(
+    base: Experiment, method: str, field: str, value: Any, where: str
+) -> Range | Choices:
+    """Parse the values that a tuning file gives a method's field under `where`.
 
     Raises:
         UserError: the field cannot be tuned for this method, or the values are wrong.
     """
-    where, fields = f"methods.{method}", tunable(base, method)
+    fields = tunable(base, method)
     last = field.rpartition(".")[2]
     if last in ("seed", "seeds", "split_seed"):
         raise UserError(

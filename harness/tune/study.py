@@ -1,13 +1,15 @@
 """One Optuna study per method, asked in batches, told in order, and the same after every kill.
 
-The parameters of trial n depend only on the seed, n and the trials before it: they are sampled in
-memory, from a copy of the study, by a sampler seeded with (seed, n). Only then is the trial stored,
-whole, in one operation. So a kill leaves a complete trial or none, never half of one. Every method
-that writes first checks what is stored, so it can be called again after an error.
+The parameters of trial n depend only on the seed, the study's name, n and the trials before it:
+they are sampled in memory, from a copy of the study, by a sampler seeded with the first three. Only
+then is the trial stored, whole, in one operation. So a kill leaves a complete trial or none, never
+half of one. Every method that writes first checks what is stored, so it can be called again after
+an error.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -49,6 +51,17 @@ def distributions(tuning: Tuning, method: str) -> dict[str, BaseDistribution]:
         return FloatDistribution(values.low, values.high, log=values.log, step=values.step)
 
     return {field: one(field, values) for field, values in tuning.spaces[method].items()}
+
+
+def sampler_seed(seed: int, name: str) -> int:
+    """Return the seed of a study's sampler, so that no two studies begin with the same trials."""
+    digest = int.from_bytes(hashlib.sha256(name.encode()).digest()[:16])
+    return int(np.random.SeedSequence([seed, digest]).generate_state(1)[0])
+
+
+def study_name(tuning: Tuning, method: str) -> str:
+    """Return the name of a method's study."""
+    return f"{tuning.name}/{method}"
 
 
 def sampler(seed: int, number: int, startup_trials: int) -> optuna.samplers.TPESampler:
@@ -122,14 +135,16 @@ class Study:
         """
         self.method, self.tuning = method, tuning
         self._storage, self._check_owner = storage, check_owner
-        self.name = f"{tuning.name}/{method}"
+        self.name = study_name(tuning, method)
         self.space = distributions(tuning, method)
         settings = tuning.settings
+        self.n_trials = tuning.n_trials(method)
+        self.seed = sampler_seed(settings.seed, self.name)
         try:
             self.optuna = optuna.create_study(
                 study_name=self.name,
                 storage=storage,
-                sampler=sampler(settings.seed, 0, settings.startup_trials),
+                sampler=sampler(self.seed, 0, settings.startup_trials),
                 pruner=optuna.pruners.NopPruner(),  # harness.tune.halving decides
                 direction=settings.direction,
                 load_if_exists=True,
@@ -152,7 +167,7 @@ class Study:
                 "change, or give the new study another name"
             )
         describe(self.optuna, tuning, method)
-        if n > settings.trials:
+        if n > self.n_trials:
             raise UserError(f"trials: {self.name} has {n} already; use {n} or more")
 
     @property
@@ -164,9 +179,7 @@ class Study:
     def is_finished(self) -> bool:
         """True if the study has all its trials and each of them has ended."""
         trials = self.trials
-        return len(trials) == self.tuning.settings.trials and all(
-            t.state.is_finished() for t in trials
-        )
+        return len(trials) == self.n_trials and all(t.state.is_finished() for t in trials)
 
     @property
     @retried
@@ -190,7 +203,7 @@ class Study:
                 before,
                 self.space,
                 settings.direction,
-                settings.seed,
+                self.seed,
                 settings.startup_trials,
                 fixed,
             )

@@ -136,7 +136,8 @@ class TuneTracker:
                 mode="json", exclude={"methods", "description"}
             )
             space = {f: v.model_dump(mode="json") for f, v in self.tuning.spaces[method].items()}
-            values = flatten({**settings, "space": space})
+            budget = {"trials": self.tuning.n_trials(method), "parameters": len(space)}
+            values = flatten({**settings, **budget, "space": space})
             log_params(client, run.info.run_id, values, known=run.data.params)
             self._parents[method] = run.info.run_id
 

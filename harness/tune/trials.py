@@ -67,7 +67,7 @@ def cells_of(
     params: Params,
     seed: int | None = None,
 ) -> TrialCells:
-    """Plan the cells of a trial, trained with `seed` or else with the experiment's first one."""
+    """Plan the cells of a trial, trained with `seed` or else with the trials' one."""
     params = {field: as_field(tuning.base, field, value) for field, value in params.items()}
     plan = make_plan(tuning.trial(method, params, None if seed is None else (seed,)), dataset)
     entries = tuple(

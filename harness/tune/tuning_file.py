@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +22,16 @@ from harness.experiment.tasks import Task
 from harness.experiment.tuned import Tuned
 from harness.methods.base import Frozen
 from harness.track.registry import resolve_teacher
-from harness.tune.space import Choices, Range, Scalar, Space, as_field, read_values, tunable
+from harness.tune.space import (
+    Choices,
+    Range,
+    Scalar,
+    Space,
+    as_field,
+    common_fields,
+    read_values,
+    tunable,
+)
 
 # The metrics that every trial's last cell measures on the validation split.
 METRICS = (metric_name("validation", ACCURACY),)
@@ -62,34 +72,42 @@ class TuningFile(Frozen):
         experiment: path of the experiment file, relative to this file.
         set: fields of it that the trials change (one student, fewer epochs); the tuned file does
             not get them.
+        common: field -> values to try, for every method of `methods` that has the field; `lr` is
+            the learning rate of each of its schedules. The method's own values take precedence.
         methods: method -> field -> values to try.
         untuned: methods that the tuned file has, too, with the experiment's own settings.
         metric: what is tuned.
         direction: "maximize" or "minimize".
-        trials: number of trials of each method.
+        trials: number of trials of each method, or None.
+        trials_per_parameter: number of trials of each method per parameter that it tunes, in place
+            of `trials`, or None.
         batch: number of trials that are asked, compared and awaited together. It decides which
             trials there are; the number of jobs does not.
-        seed: of the sampler. The trials train with the experiment's first seed.
-        startup_trials: number of random trials before TPE.
+        seed: of the samplers; each study derives its own from this one and its name.
+        startup_trials: number of trials that must have ended before TPE replaces random sampling.
         pruning: None to train every trial to its end.
         top_k: number of the best trials that are trained again.
-        fresh_seeds: the seeds of these trainings.
+        trial_seed: the seed that the trials train with. The experiment must not report it.
+        fresh_seeds: the seeds of these trainings. The experiment must not report them.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=80)]
     description: str = ""
     experiment: str
     set: dict[str, Any] = Field(default_factory=dict)
+    common: Space = Field(default_factory=dict)
     methods: Annotated[dict[str, Space], Field(min_length=1)]
     untuned: tuple[str, ...] = ()
     metric: str = METRICS[0]
     direction: Direction = "maximize"
-    trials: Annotated[int, Field(ge=1)] = 30
+    trials: Annotated[int, Field(ge=1)] | None = None
+    trials_per_parameter: Annotated[int, Field(ge=1)] | None = None
     batch: Annotated[int, Field(ge=1)] = 6
     seed: Seed = 0
     startup_trials: Annotated[int, Field(ge=1)] = 10
     pruning: Pruning | None = Pruning()
     top_k: Annotated[int, Field(ge=1)] = 3
+    trial_seed: Seed = 1000
     fresh_seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (101, 102, 103)
 
     @field_validator("metric")
@@ -112,15 +130,41 @@ class TuningFile(Frozen):
         return value
 
     @model_validator(mode="after")
-    def _whole_batches(self) -> TuningFile:
-        if self.trials % self.batch:
+    def _has_one_budget(self) -> TuningFile:
+        if (self.trials is None) == (self.trials_per_parameter is None):
+            raise ValueError(
+                "trials: give either `trials` (per method) or `trials_per_parameter`, and not both"
+            )
+        if self.trials is not None and self.trials % self.batch:
             near = max(self.batch, round(self.trials / self.batch) * self.batch)
             raise ValueError(
                 f"trials: {self.trials} is no multiple of batch {self.batch}; use {near}"
             )
-        if self.top_k > self.trials:
-            raise ValueError(f"top_k: {self.top_k} of {self.trials} trials; lower it")
+        fewest = self.n_trials(1)
+        if self.n_random >= fewest:
+            raise ValueError(
+                f"startup_trials: the first {self.n_random} of {fewest} trials would be random "
+                f"(whole batches of {self.batch}); lower it, or raise trials"
+            )
+        if self.top_k > fewest:
+            raise ValueError(f"top_k: {self.top_k} of {fewest} trials; lower it")
         return self
+
+    @property
+    def n_random(self) -> int:
+        """The number of random trials: TPE begins with the batch after `startup_trials` ended."""
+        return math.ceil(self.startup_trials / self.batch) * self.batch
+
+    def n_trials(self, n_parameters: int) -> int:
+        """Return the number of trials of a method that tunes this many parameters.
+
+        `trials_per_parameter` is rounded up to whole batches, of which at least one is TPE's.
+        """
+        if self.trials_per_parameter is None:
+            assert self.trials is not None, "one of the two is given"
+            return self.trials
+        least = max(n_parameters * self.trials_per_parameter, self.n_random + 1)
+        return math.ceil(least / self.batch) * self.batch
 
 
 @dataclass(frozen=True)
@@ -130,7 +174,7 @@ class Tuning:
     Attributes:
         file: its path.
         settings: its fields.
-        base: the experiment that trials change: one student, the first seed, the strict protocol
+        base: the experiment that trials change: one student, the trial seed, the strict protocol
             with the last epoch (which the tuned file reports), nothing tuned yet.
         spaces: method -> field -> values, sorted by field.
         experiment_file: path of the experiment that is tuned.
@@ -171,6 +215,10 @@ class Tuning:
             )
             for task in tasks.all
         ]
+
+    def n_trials(self, method: str) -> int:
+        """Return the number of trials of a method."""
+        return self.settings.n_trials(len(self.spaces[method]))
 
     def trial(
         self, method: str, params: Params, seeds: tuple[int, ...] | None = None
@@ -242,13 +290,21 @@ def _base(experiment: Experiment, settings: TuningFile, file: Path) -> Experimen
             f"set.students: {file} has {len(experiment.students)} students; name the one to tune "
             "on, as in `set: {students: [{depth: 10, width: 1}]}`"
         )
-    seed = experiment.seeds[0]
-    if seed in settings.fresh_seeds:
-        raise UserError(f"fresh_seeds: the trials train with seed {seed}; choose other ones")
+    if settings.trial_seed in settings.fresh_seeds:
+        raise UserError(f"fresh_seeds: seed {settings.trial_seed} is trial_seed; choose other ones")
+    used = [
+        ("trial_seed", settings.trial_seed),
+        *(("fresh_seeds", s) for s in settings.fresh_seeds),
+    ]
+    for field, seed in used:
+        if seed in experiment.seeds:
+            raise UserError(
+                f"{field}: {file} reports seed {seed}, which must not have tuned it; choose another"
+            )
     every = {"selection": "last", "evaluate_every": experiment.protocol.evaluate_every}
     strict = {"preset": "strict", **PRESETS["strict"], **every}
     protocol = Protocol.model_validate(strict)
-    return experiment.model_copy(update={"protocol": protocol, "seeds": (seed,)})
+    return experiment.model_copy(update={"protocol": protocol, "seeds": (settings.trial_seed,)})
 
 
 def _spaces(settings: TuningFile, base: Experiment) -> dict[str, dict[str, Range | Choices]]:
@@ -263,11 +319,28 @@ def _spaces(settings: TuningFile, base: Experiment) -> dict[str, dict[str, Range
             raise UserError(f"methods.{name}: {method!r} stands twice; drop one")
         if not tunable(base, method):
             raise UserError(f"methods.{method}: has no field to tune; name it under `untuned`")
-        if not space:
+        shared = {
+            field: values
+            for name, values in settings.common.items()
+            for field in common_fields(name, description)
+        }
+        if not {**shared, **space}:
             raise UserError(f"methods.{method}: empty search space; name a field and its values")
         try:
             base.check_networks(description)
         except ValueError as error:
             raise UserError(error) from None
-        spaces[method] = {f: read_values(base, method, f, space[f]) for f in sorted(space)}
+        spaces[method] = {
+            field: read_values(base, method, field, space[field], f"methods.{method}")
+            if field in space
+            else read_values(base, method, field, shared[field], "common")
+            for field in sorted({**shared, **space})
+        }
+    for name in settings.common:
+        if not any(common_fields(name, methods.get_method(method)) for method in spaces):
+            sections = sorted({s for m in spaces for s in methods.get_method(m).sections})
+            raise UserError(
+                f"common.{name}: no tuned method has it; use `lr`, or a field of "
+                f"{', '.join(sections)}"
+            )
     return spaces

@@ -11,8 +11,10 @@ import yaml
 from harness import methods
 from harness.common.errors import UserError
 from harness.data import Dataset
+from harness.experiment.claims import parse_claim
 from harness.experiment.file import load_class_order, parse
 from harness.experiment.tuned import TaskTuned, Tuned, TunedSettings
+from harness.methods.base import TEACHER
 from harness.store import Store
 from harness.store.files import write_atomically
 from harness.tune.halving import train_all
@@ -33,6 +35,7 @@ class Candidate:
         value: of the trial.
         fresh: seed -> value of the re-run; None if it diverged, which rules the trial out.
         commits: the code that trained the re-run.
+        after_startup: whether the trial came after the random ones.
     """
 
     method: str
@@ -41,6 +44,7 @@ class Candidate:
     value: float
     fresh: dict[int, float | None]
     commits: tuple[str, ...]
+    after_startup: bool
 
     @property
     def mean(self) -> float | None:
@@ -101,7 +105,15 @@ def _candidate(
         suffix = "-dirty" if manifest.dirty else ""
         commits |= {f"{commit}{suffix}" for commit in manifest.commits}
     trial = next(iter(trainings.values()))
-    return Candidate(study.method, trial.number, trial.params, value, fresh, tuple(sorted(commits)))
+    return Candidate(
+        study.method,
+        trial.number,
+        trial.params,
+        value,
+        fresh,
+        tuple(sorted(commits)),
+        after_startup=trial.number >= study.tuning.settings.n_random,
+    )
 
 
 def tuned_path(tuning: Tuning) -> Path:
@@ -129,13 +141,17 @@ def tuned_fields(tuning: Tuning, winners: dict[str, Tuned]) -> dict[str, Any]:
     """Return the fields of the tuned experiment.
 
     They are those of the experiment that was tuned, as written, with the tuned methods and their
-    settings, and with the final protocol.
+    settings, and with the final protocol. The experiment's own methods that its claims name are
+    kept, untuned; claims about other methods are dropped.
 
     Raises:
         UserError: the fields do not make an experiment.
     """
     tuned = [*winners, *(methods.get_method(name).name for name in tuning.settings.untuned)]
-    written = [m for m in tuning.base.methods if m in tuned]
+    claimed = {
+        name for claims in _claims(tuning.raw).values() for c in claims for name in _names(c)
+    }
+    written = [m for m in tuning.base.methods if m in tuned or m in claimed]
     order = [*written, *(m for m in tuned if m not in written)]
     unused = methods.unused_sections(methods.get_method(name) for name in order)
     raw = {key: value for key, value in tuning.raw.items() if key not in unused}
@@ -147,11 +163,25 @@ def tuned_fields(tuning: Tuning, winners: dict[str, Tuned]) -> dict[str, Any]:
     )
     raw["methods"] = order
     raw["protocol"] = protocol
+    for field, claims in _claims(raw).items():
+        raw[field] = [claim for claim in claims if _names(claim) <= {*order}]
     raw["tuned"] = {method: _as_written(section) for method, section in winners.items()}
     if tuning.base.tasks is not None and "tasks" in tuning.settings.set:
         raw["tasks"] = tuning.base.tasks.model_dump(mode="json", exclude_defaults=True)
     parse(load_class_order(raw, tuning.experiment_file.parent), str(tuned_path(tuning)))
     return raw
+
+
+def _claims(raw: dict[str, Any]) -> dict[str, list[str]]:
+    """Return the fields of an experiment that hold claims; a single one may stand alone there."""
+    fields = {field: raw[field] for field in ("claims", "secondary_claims") if raw.get(field)}
+    return {field: [v] if isinstance(v, str) else list(v) for field, v in fields.items()}
+
+
+def _names(claim: str) -> set[str]:
+    """Return the methods that a claim compares."""
+    parsed = parse_claim(claim)
+    return {q.method for q in (parsed.left, parsed.right) if q} - {TEACHER}
 
 
 def _as_written(section: Tuned) -> dict[str, Any]:
@@ -166,7 +196,8 @@ def _as_written(section: Tuned) -> dict[str, Any]:
 def check_final(tuning: Tuning) -> None:
     """Raise a UserError if the winners would not make an experiment."""
     try:
-        untrained = TunedSettings(settings={})
+        seeds, first = tuning.settings.fresh_seeds, tuning.settings.trial_seed
+        untrained = TunedSettings(settings={}, seeds=seeds, trial_seed=first)
         parts = [(part, dict.fromkeys(part.spaces, untrained)) for part in tuning.parts]
         tuned_fields(tuning, _tuned_sections(tuning, parts))
     except UserError as error:
@@ -181,17 +212,22 @@ def write_winner(tuning: Tuning, winners: list[tuple[Tuning, Winners]]) -> Path:
     ]
     sections = _tuned_sections(tuning, settings)
     path = tuned_path(tuning)
-    trials = tuning.settings.trials
     per_task = " and task" if tuning.base.tasks else ""
-    budget = ", ".join(f"{method} {trials}" for method in sections)
+    budget = ", ".join(
+        f"{method} {tuning.n_trials(method)} ({len(tuning.spaces[method])})" for method in sections
+    )
     header = f"""\
 # Written by `harness tune {tuning.file.as_posix()}`; tune again rather than edit it.
 # {tuning.experiment_file.name} with the settings that did best on the validation split.
-# Trials of each method{per_task}: {budget}. The {tuning.settings.top_k} best were trained again
-# with the seeds under `seeds`; `validation` is the winner's mean accuracy there. No trial had a
-# test set: this experiment meets it for the first time.
+# Trials (and tuned parameters) of each method{per_task}: {budget}.
+# The {tuning.settings.top_k} best were trained again with the seeds under `seeds`; `validation` is
+# the winner's mean accuracy there. No trial had a test set: this experiment meets it for the first
+# time.
 """
     fields = tuned_fields(tuning, sections)
+    kept = [claim for claims in _claims(fields).values() for claim in claims]
+    for claim in (c for claims in _claims(tuning.raw).values() for c in claims if c not in kept):
+        print(f"claim dropped: {claim!r} is about a method that {path.name} lacks; tune it, too")
     text = yaml.safe_dump(fields, sort_keys=False, width=100, allow_unicode=True)
     write_atomically(path, (header + text).encode())
     return path
@@ -217,7 +253,10 @@ def _tuned_settings(tuning: Tuning, best: Candidate) -> TunedSettings:
         settings=nested(best.params),
         study=f"{tuning.name}/{best.method}",
         trial=best.number,
-        trials=tuning.settings.trials,
+        trials=tuning.n_trials(best.method),
+        parameters=len(best.params),
+        after_startup=best.after_startup,
+        trial_seed=tuning.settings.trial_seed,
         seeds=tuple(best.fresh),
         validation=best.mean,
         commits=best.commits,
