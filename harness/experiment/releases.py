@@ -90,7 +90,7 @@ def differences(experiment: ExperimentFields) -> Settings:
         changed = [f for f in type(ours).model_fields if getattr(ours, f) != getattr(theirs, f)]
         for field in changed if is_read else ():
             follows = field == "milestones" and "epochs" in changed
-            named = users and all(field in m.fixed.get(section, {}) for m in users)
+            named = users and all(field in m.implied.get(section, {}) for m in users)
             if not follows and not named:
                 found[f"{section}.{field}"] = getattr(ours, field)
     for network in (experiment.teacher, *experiment.students):
