@@ -87,13 +87,13 @@ def _steps(kept: dict[str, Any]) -> dict[str, Any]:
 def _references() -> list[str]:
     """Return the lines about reference methods and about equal numbers of epochs."""
     readouts = [m for m in REGISTRY.values() if m.final.network == TEACHER]
-    untrained = [m for m in REGISTRY.values() if not m.final.schedule and m not in readouts]
+    floors = [m for m in REGISTRY.values() if m.is_floor]
     from_scratch = [
         m
         for m in REGISTRY.values()
         if not m.needs and len(m.stages) == 1 and m.final.schedule is not None
     ]
-    before = [m for m in REGISTRY.values() if any(stage.task == TEACHER for stage in m.stages)]
+    bounds = [m for m in REGISTRY.values() if m.is_upper_bound]
     longest = next(m for m in REGISTRY.values() if m.stages == BOTH_STAGES)
     plain = DEFAULT[0]
     return [
@@ -103,11 +103,12 @@ def _references() -> list[str]:
         f"- {_names(readouts)}: lower bounds that train no student. The teacher is kept and gets "
         "another last layer, fitted at once (0 epochs): a student below them is worse than its "
         "teacher's embedding.",
-        f"- {_names(untrained)}: lower bounds for an NCM accuracy after stage 1: nearest class "
+        f"- {_names(floors)}: lower bounds for an NCM accuracy after stage 1: nearest class "
         "means of the pixels, and of the student's embeddings before its first step (its batch "
         "norms have the statistics of the training images).",
-        f"- {_names(before)}: an upper bound if you have the teacher's images. The student's "
-        "network learns the teacher's task first, then its own; no distillation starts from more.",
+        f"- {_names(bounds)}: an upper bound if you have the teacher's images. The student's "
+        "network learns the teacher's task first, then its own; no distillation starts from more. "
+        "It is never the best student of a table.",
         "",
         f"Any method with one schedule can train for longer: `{plain}{AT}2` for twice its epochs, "
         f"`{plain}{AT}{BOTH}` for those of both stages of `{longest.name}` (also written "

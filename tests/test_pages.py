@@ -10,9 +10,10 @@ from helpers import Output, Patch
 from harness.analysis.bundle import Bundle
 from harness.analysis.readme import SUMMARY, replace_between_markers
 from harness.analysis.tables.accuracy import leak_blocks
+from harness.analysis.tables.caption import caption
 from harness.analysis.tables.markdown import markdown
 from harness.analysis.tables.pages import results_page, summary_blocks
-from harness.analysis.tables.result_table import Cell, Command, ResultTable
+from harness.analysis.tables.result_table import DASH, Cell, Command, ResultTable
 from harness.cli import main
 
 SMALL, LARGE = "wrn-10-1", "wrn-10-2"
@@ -61,6 +62,38 @@ def test_a_summary_has_the_finals_and_claims_alone(bundle: Bundle) -> None:
         ["refilled > plain", "1", "1", "–", "-2.0 to +2.0"],
         ["refilled within 9 of plain", "2", "–", "–", "-2.0 to +2.0"],
     ]
+
+
+def test_a_summary_shows_stage_1_beside_its_floor_and_says_what_is_below_it() -> None:
+    """An upper bound is never bold, however high."""
+    bundle = made_up(
+        {
+            ("plain", "student", SMALL): BASE,
+            ("plain", "student", LARGE): BASE,
+            ("finetune", "finetune", SMALL): shifted(0.05, 0.05, 0.05),
+            ("pixels_ncm", "pixels_ncm", SMALL): BASE,
+            ("refilled", "stage1", SMALL): shifted(-0.02, -0.02, -0.02),
+            ("refilled", "stage1", LARGE): shifted(0.01, 0.01, 0.01),
+            ("refilled", "stage2", SMALL): shifted(-0.01, -0.01, -0.01),
+        },
+        methods=["plain", "finetune", "pixels_ncm", "refilled"],
+        seeds=[0, 1, 2],
+    )
+    (finals,) = summary_blocks(bundle, "runs.md")
+    assert isinstance(finals, ResultTable)
+    assert [[cell.text.partition(" ±")[0] for cell in row] for row in finals.rows] == [
+        ["Teacher", DASH, DASH],
+        ["Student", "92.0", "92.0"],
+        ["Fine-tuning (upper bound)", "97.0", DASH],
+        ["Pixel NCM", "92.0", "92.0"],
+        ["ReFilled (tuple) after stage 1: NCM, centres from train", "90.0", "93.0"],
+        ["ReFilled (tuple)", "91.0", DASH],
+    ]
+    assert [row[0].text for row in finals.rows for cell in row if cell.bold] == ["Student"]
+    below = "Below Pixel NCM: ReFilled (tuple) after stage 1 in 1 of 2 columns."
+    assert below in finals.caption[0] and below in "\n".join(caption(bundle))
+    for text in (finals.caption[0], "\n".join(caption(bundle))):
+        assert "Upper bound: " in text and "it does not say whether the difference" in text
 
 
 def test_markdown_shows_every_form_of_a_cell() -> None:

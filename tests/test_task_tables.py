@@ -218,7 +218,7 @@ def test_epochs_stand_beside_each_row(bundle: Bundle) -> None:
         "KD": "10",
         "Teacher NCM": "0",
         "Fine-tuning after stage 1: the teacher's task": "10",
-        "Fine-tuning": "10 + 10",
+        "Fine-tuning (upper bound)": "10 + 10",
         "ReFilled (tuple) after stage 1: NCM, centres from train": "7",
         "ReFilled (tuple) after stage 1: NCM, centres from the evaluated set": "7",
         "ReFilled (tuple)": "7 + 10",
@@ -401,7 +401,12 @@ def test_old_and_new_classes_stand_under_each_method(incremental: Bundle) -> Non
         "Teacher",
         *(
             f"{method}{what}"
-            for method in ("Student", "Teacher NCM", "Fine-tuning", "ReFilled (tuple)")
+            for method in (
+                "Student",
+                "Teacher NCM",
+                "Fine-tuning (upper bound)",
+                "ReFilled (tuple)",
+            )
             for what in ("", ": old classes", ": new classes")
         ),
     ]
@@ -476,7 +481,7 @@ def test_figures_by_task(bundle: Bundle, name: str) -> None:
     assert legend == [
         *("Student", "Student, epochs of both stages"),
         *(["KD"] if name == "overlap" else []),
-        *("Teacher NCM", "Fine-tuning", "ReFilled (tuple)"),
+        *("Teacher NCM", "Fine-tuning (upper bound)", "ReFilled (tuple)"),
         "Teacher (wrn-16-2), mean, of its own task",
         *(["KD"] if name == "shots" else []),  # first where the classes are the same
     ]
@@ -531,7 +536,7 @@ def test_curves_leave_out_what_takes_no_steps_and_the_teachers_task(bundle: Bund
         last = FIGURES["curves-stage2"].draw(bundle)
         first = FIGURES["curves-stage1"].draw(bundle)
     legend = [t.get_text() for t in last.legends[0].get_texts()]
-    assert "Fine-tuning" in legend and "Teacher NCM" not in legend
+    assert "Fine-tuning (upper bound)" in legend and "Teacher NCM" not in legend
     assert [t.get_text() for t in first.legends[0].get_texts()] == ["ReFilled (tuple)"]
     titles = [a.get_title().replace("\n", " ") for a in last.axes[: len(columns_of(bundle))]]
     assert titles == [c.label for c in columns_of(bundle)]

@@ -16,9 +16,9 @@ from harness.analysis.tables.rows import (
     column_groups,
     columns_of,
     epochs_of,
-    final_rows,
     rows_of,
     select,
+    summary_rows,
 )
 from harness.analysis.tables.runs import sections
 from harness.common.metrics import SELECTION_RULES, metric_name, unbiased_rule
@@ -62,10 +62,13 @@ def accuracy_tables(
 
 
 def final_tables(bundle: Bundle) -> list[ResultTable]:
-    """Return the teacher's and each method's final accuracy, in short numbers."""
+    """Return the teacher's and each method's final accuracy, in short numbers.
+
+    Beside a floor for them stand the NCM accuracies after stage 1.
+    """
     tables = []
     for group in column_groups(columns_of(bundle)):
-        numbers = _numbers(bundle, group, final_rows(bundle), unlinked)
+        numbers = _numbers(bundle, group, summary_rows(bundle), unlinked)
         shared = ", ".join(group.shared.values())
         head = ["" if shared in group.heads else shared, *group.heads]
         rows = [[Cell(row.label), *cells] for row, cells in numbers.items()]

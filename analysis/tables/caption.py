@@ -9,7 +9,15 @@ from harness.analysis.bundle import Bundle
 from harness.analysis.bundle_fields import Number, TunedPart
 from harness.analysis.statistics import sampling_error
 from harness.analysis.tables.result_table import Command
-from harness.analysis.tables.rows import cell_estimate, columns_of, part_sizes, rows_of, select
+from harness.analysis.tables.rows import (
+    cell_estimate,
+    columns_of,
+    is_ncm_before,
+    methods_of,
+    part_sizes,
+    rows_of,
+    select,
+)
 from harness.common.metrics import SELECTION_RULE_TEXTS, selection_rule_text
 from harness.common.provenance import UNKNOWN
 from harness.experiment.tasks import ALL, Tasks
@@ -33,22 +41,68 @@ def caption(bundle: Bundle) -> list[str]:
     ]
 
 
-def short_caption(bundle: Bundle, addition: str = "") -> str:
+def short_caption(bundle: Bundle) -> str:
     """Return the line below the final accuracies: what they are, and by which protocol."""
     n = len(bundle.settings.seeds)
     spread = f"mean ± half-width of the 95 % t-interval over {n} seeds" if n > 1 else "of one seed"
     protocol = f"Protocol: {bundle.protocol}, {SELECTION_RULE_TEXTS[bundle.reported]}."
-    return f"Test accuracy in %, {spread}{addition}. {protocol}"
+    notes = [describe_upper_bounds(bundle), describe_floors(bundle)]
+    return " ".join([f"Test accuracy in %, {spread}. {protocol}", *filter(None, notes)])
+
+
+def describe_bold(claims_follow: bool) -> str:
+    """Return what bold numbers are, and that this alone decides nothing."""
+    return (
+        "Bold: the highest mean among the students of a column; "
+        + ("the claims below say" if claims_follow else "it does not say")
+        + " whether the difference is decided."
+    )
+
+
+def describe_upper_bounds(bundle: Bundle) -> str:
+    """Return why an upper bound is no student; "" without any."""
+    if not any(method.is_upper_bound for method in methods_of(bundle)):
+        return ""
+    return "Upper bound: trained on the teacher's images, too, so it is no student and never bold."
+
+
+def describe_floors(bundle: Bundle) -> str:
+    """Return where NCM accuracies after stage 1 are below those of pixels or initial weights.
+
+    Returns:
+        One sentence per floor; "" if nothing is below one.
+    """
+    rows, columns = rows_of(bundle), columns_of(bundle)
+    labels = {m.name: m.label_in(bundle.experiment) for m in methods_of(bundle)}
+    floors = {method.name for method in methods_of(bundle) if method.is_floor}
+    sentences = []
+    for floor in (row for row in rows if row.method in floors):
+        below = []
+        for row in (row for row in rows if is_ncm_before(bundle, row)):
+            pairs = [
+                (ours.mean, theirs.mean)
+                for column in columns
+                if (ours := cell_estimate(bundle, row, column))
+                and (theirs := cell_estimate(bundle, floor, column))
+            ]
+            if n := sum(ours < theirs for ours, theirs in pairs):
+                label = f"{labels[row.method]} after stage {row.number}"
+                below.append(f"{label} in {n} of {len(pairs)} columns")
+        if below:
+            sentences.append(f"Below {floor.label}: {', '.join(below)}.")
+    return " ".join(sentences)
 
 
 def how_to_read(bundle: Bundle) -> list[str]:
     """Return what a number of the table is, and what its interval covers."""
+    bold = describe_bold(bool(bundle.experiment.get("claims")))
     at_once = "" if all(row.takes_steps for row in rows_of(bundle)) else ", 0: fitted at once"
     return [
         "Test accuracy in %, mean ± half-width of the 95 % t-interval over seeds "
         "(number of seeds); each number links to its runs. "
-        "The best student of a column is bold, whether or not the difference is decided. "
+        f"{bold} "
         f"Epochs: of all stages that lead to a row{at_once}.",
+        *filter(None, [describe_upper_bounds(bundle), describe_floors(bundle)]),
         *filter(None, [describe_sampling_error(bundle)]),
         *([f"{describe_tasks(bundle.tasks)} {describe_networks(bundle)}"] if bundle.tasks else []),
     ]

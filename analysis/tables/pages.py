@@ -12,7 +12,7 @@ from harness.analysis.tables.accuracy import (
     run_table,
     unlinked,
 )
-from harness.analysis.tables.caption import caption, short_caption
+from harness.analysis.tables.caption import caption, describe_bold, short_caption
 from harness.analysis.tables.comparisons import (
     claims_blocks,
     difference_blocks,
@@ -51,9 +51,10 @@ def summary_blocks(bundle: Bundle, page: str) -> list[Block]:
         bundle: The results.
         page: The address of the results page.
     """
-    lines = short_caption(bundle, "; the best student of a column is bold")
+    claims = claims_blocks(bundle)
     link = f"[All numbers, verdicts and runs]({page})."
-    return [*captioned(final_tables(bundle), [f"{lines} {link}"]), *claims_blocks(bundle)]
+    line = f"{short_caption(bundle)} {describe_bold(bool(claims))} {link}"
+    return [*captioned(final_tables(bundle), [line]), *claims]
 
 
 def closing_blocks(bundle: Bundle) -> list[Block]:

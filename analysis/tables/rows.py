@@ -12,7 +12,7 @@ from harness.analysis.bundle_fields import Number
 from harness.analysis.statistics import Estimate, estimate
 from harness.analysis.tables.result_table import DASH
 from harness.common import metrics
-from harness.common.metrics import ACCURACY, NCM_METRICS, group_metric, measured_metrics
+from harness.common.metrics import ACCURACY, NCM, NCM_METRICS, group_metric, measured_metrics
 from harness.experiment.tasks import Task
 from harness.methods import Method
 from harness.plan import TEACHER
@@ -121,15 +121,16 @@ def rows_of(bundle: Bundle) -> list[Row]:
     groups = ("old", "new") if bundle.tasks and bundle.tasks.new is not None else ()
     for method in used:
         label = method.label_in(bundle.experiment)
+        final = f"{label} (upper bound)" if method.is_upper_bound else label
         for number, stage in enumerate(method.stages, 1):
             is_final = stage is method.final
             labels = {}
             for result in measured_metrics(stage.metric):
                 what = ": the teacher's task" if stage.task == TEACHER else ""
                 what = f": {NCM_METRICS[result]}" if result in NCM_METRICS else what
-                labels[result] = label if is_final else f"{label} after stage {number}{what}"
+                labels[result] = final if is_final else f"{label} after stage {number}{what}"
             if is_final:
-                labels |= {group_metric(group): f"{label}: {group} classes" for group in groups}
+                labels |= {group_metric(group): f"{final}: {group} classes" for group in groups}
             rows += [
                 Row(
                     text,
@@ -137,7 +138,7 @@ def rows_of(bundle: Bundle) -> list[Row]:
                     method.name,
                     result,
                     number,
-                    is_final=is_final and text == label,
+                    is_final=is_final and text == final,
                     by_student=stage.by_student,
                     by_task=stage.task != TEACHER or (method.name, stage.name) in of_tasks,
                     on_teachers=stage.task == TEACHER,
@@ -215,13 +216,33 @@ def final_rows(bundle: Bundle) -> list[Row]:
     return [row for row in rows_of(bundle) if row.is_final or row.stage == TEACHER]
 
 
+def is_ncm_before(bundle: Bundle, row: Row) -> bool:
+    """Return whether a row is the NCM accuracy before a method's last stage, by the protocol."""
+    return row.result == main_metric(bundle, NCM) and not row.is_final
+
+
+def summary_rows(bundle: Bundle) -> list[Row]:
+    """Return the final rows and, if the bundle has a floor for them, the NCM rows before them."""
+    has_floor = any(method.is_floor for method in methods_of(bundle))
+    return [
+        row
+        for row in rows_of(bundle)
+        if row.is_final or row.stage == TEACHER or (has_floor and is_ncm_before(bundle, row))
+    ]
+
+
 def best_rows(bundle: Bundle, column: Column) -> set[Row]:
     """Return the rows to print bold: the trained students with the highest mean of a column.
 
-    The teacher's own network and methods that are fitted at once do not compete; the verdicts say
-    whether a difference is decided.
+    The teacher's own network, methods that are fitted at once and upper bounds do not compete; the
+    verdicts say whether a difference is decided.
     """
-    rows = (r for r in rows_of(bundle) if r.is_final and r.by_student and r.takes_steps)
+    students = {method.name for method in methods_of(bundle) if not method.is_upper_bound}
+    rows = (
+        row
+        for row in rows_of(bundle)
+        if row.is_final and row.by_student and row.takes_steps and row.method in students
+    )
     means = {row: e.mean for row in rows if (e := cell_estimate(bundle, row, column))}
     return {row for row in means if len(means) > 1 and means[row] == max(means.values())}
 

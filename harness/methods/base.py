@@ -246,6 +246,16 @@ class Method:
         return ("optimizer", *sections) if takes_steps else tuple(sections)
 
     @property
+    def is_floor(self) -> bool:
+        """True if it needs neither a step nor a teacher: what any NCM accuracy should exceed."""
+        return not self.needs and all(stage.schedule is None for stage in self.stages)
+
+    @property
+    def is_upper_bound(self) -> bool:
+        """True if its network trains on the teacher's task, which no distilled student may do."""
+        return any(stage.task == TEACHER for stage in self.stages)
+
+    @property
     def is_addable(self) -> bool:
         """True if it is the cross-entropy plus terms, which `plus` can add up."""
         return len(self.stages) == 1 and bool(self.final.terms)
