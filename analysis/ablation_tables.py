@@ -1,4 +1,4 @@
-"""The worth of each switch from `protocol: legacy` to `strict`: the tables of `harness ablate`."""
+"""The leak, and the worth of each switch between two protocols: the tables of `harness ablate`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import itertools
 import json
 import math
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -35,8 +35,9 @@ from harness.analysis.tables.rows import (
 )
 from harness.common.canonical_json import canonical
 from harness.common.errors import UserError
-from harness.experiment.ablation import FIRST, LAST, Step
+from harness.experiment.ablation import FIRST, FIXED, LAST, Step
 from harness.experiment.experiment import Experiment
+from harness.experiment.protocol import PRESETS
 from harness.methods import STAGES
 from harness.plan import TEACHER
 from harness.run.grid import plan_of
@@ -68,8 +69,9 @@ class MeasuredStep:
     def label(self) -> Cell:
         """The switch that the step turned; the first step has turned none."""
         s = self.step
-        note = f": {s.before} → {s.after}" if s.switch else ""
-        return Cell(s.switch or FIRST, code=True, note=note)
+        if s.switch in ("", FIXED):
+            return Cell(FIRST, code=True)
+        return Cell(s.switch, code=True, note=f": {s.before} → {s.after}")
 
     @cached_property
     def rows(self) -> dict[Key, Row]:
@@ -77,12 +79,17 @@ class MeasuredStep:
         mains = {main_metric(self.bundle, stage.metric) for stage in STAGES.values()}
         return {(r.method, r.stage): r for r in rows_of(self.bundle) if r.result in mains}
 
-    def by_seed(self, key: Key) -> dict[int, float]:
-        """Return seed -> the reported accuracy, averaged over students and tasks."""
+    def by_seed(self, key: Key, of: Callable[[Number], float] | None = None) -> dict[int, float]:
+        """Return seed -> the mean over students and tasks of the reported accuracy, or of `of`."""
         values: dict[int, list[float]] = {}
         for number in self._numbers(key):
-            values.setdefault(number.seed, []).append(number.accuracy(self.bundle.reported))
+            value = of(number) if of else number.accuracy(self.bundle.reported)
+            values.setdefault(number.seed, []).append(value)
         return {seed: math.fsum(v) / len(v) for seed, v in values.items()}
+
+    def leak(self, key: Key) -> Estimate | None:
+        """Return the leak of the step's trainings (`Number.leak`); None if it is 0 in each."""
+        return _if_any(self.by_seed(key, Number.leak).values())
 
     def cells(self, key: Key) -> set[str]:
         """Return the fingerprints of the cells behind a stage's number."""
@@ -138,6 +145,8 @@ def read_ablation(path: Path, text: str | None = None) -> list[MeasuredStep]:
             )
             for section in sections
         ]
+        if len(measured) > 1 and measured[1].step.switch == FIXED:
+            del measured[0]  # of an older version: it trained on other images
         if len(measured) < 2 or starts[0] != 0:
             raise ValueError("has no steps")
     except (ValueError, KeyError, TypeError) as error:
@@ -152,12 +161,18 @@ def read_ablation(path: Path, text: str | None = None) -> list[MeasuredStep]:
 def worth(before: MeasuredStep, after: MeasuredStep, key: Key) -> Estimate | None:
     """Return how much more accuracy `before` reports than `after`, paired by seed.
 
-    A seed's difference is the mean over its students; None if both are the same cells.
+    A seed's difference is the mean over its students; None if no seed has one.
     """
     if before.cells(key) == after.cells(key):
         return None
     first, second = before.by_seed(key), after.by_seed(key)
-    return estimate([first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())])
+    return _if_any(first[seed] - second[seed] for seed in sorted(first.keys() & second.keys()))
+
+
+def _if_any(values: Iterable[float]) -> Estimate | None:
+    """Return the estimate; None if every value is exactly 0, which nothing was drawn to show."""
+    values = [*values]
+    return estimate(values) if any(values) else None
 
 
 def labels_of(measured: MeasuredStep) -> dict[Key, str]:
@@ -172,34 +187,33 @@ def labels_of(measured: MeasuredStep) -> dict[Key, str]:
 
 
 def ablation_blocks(measured: Sequence[MeasuredStep]) -> list[Block]:
-    """Return the accuracies after each step, the worth of each switch, and that of the leak."""
+    """Return the accuracies after each step, the worth of each switch, and the leak."""
     labels = labels_of(measured[-1])
     keys, tables = list(labels), list[ResultTable]()
+    pairs = [*itertools.pairwise(measured)]
+    telling = [(b, a) for b, a in pairs if any(worth(b, a, key) for key in keys)]
     for start in range(0, len(keys), MOST_METHODS):
-        part = {key: labels[key] for key in keys[start : start + MOST_METHODS]}
-        tables += [_accuracy_table(measured, part), _worth_table(measured, part)]
-    return [*captioned(tables, _caption(measured)), _answer(measured, labels)]
+        part = keys[start : start + MOST_METHODS]
+        reported = [
+            [step.label, *(Cell.percent(estimate([*step.by_seed(key).values()])) for key in part)]
+            for step in (measured[0], *(after for _, after in telling))
+        ]
+        worths = [
+            [after.label, *(Cell.points(worth(before, after, key)) for key in part)]
+            for before, after in telling
+        ]
+        leaks = [
+            [Cell(name, code=True), *(Cell.points(step.leak(key)) for key in part)]
+            for name, step in ((FIRST, measured[0]), (LAST, measured[-1]))
+        ]
+        heads = ("reported, in %, after", "worth, in points, of", "leak, in points, under")
+        for head, rows in zip(heads, (reported, worths, leaks), strict=True):
+            tables.append(ResultTable([head, *(labels[key] for key in part)], rows))
+    silent = [after.step.switch for before, after in pairs if (before, after) not in telling]
+    return captioned(tables, _caption(measured, silent))
 
 
-def _accuracy_table(measured: Sequence[MeasuredStep], labels: dict[Key, str]) -> ResultTable:
-    rows = [
-        [step.label, *(Cell.percent(estimate([*step.by_seed(key).values()])) for key in labels)]
-        for step in measured
-    ]
-    return ResultTable(["reported, in %, after", *labels.values()], rows)
-
-
-def _worth_table(measured: Sequence[MeasuredStep], labels: dict[Key, str]) -> ResultTable:
-    rows = [
-        [after.label, *(Cell.points(worth(before, after, key)) for key in labels)]
-        for before, after in itertools.pairwise(measured)
-    ]
-    whole = (Cell.points(worth(measured[0], measured[-1], key)) for key in labels)
-    rows.append([Cell(f"{FIRST} - {LAST}", bold=True), *whole])
-    return ResultTable(["worth, in points, of", *labels.values()], rows)
-
-
-def _caption(measured: Sequence[MeasuredStep]) -> list[str]:
+def _caption(measured: Sequence[MeasuredStep], silent: Sequence[str]) -> list[str]:
     whole, experiment = merged(measured), measured[-1].bundle.experiment
     made = made_with(whole)
     machine = [", ".join(made["device"]), *made["processor"]]
@@ -207,6 +221,7 @@ def _caption(measured: Sequence[MeasuredStep]) -> list[str]:
         dict.fromkeys(column.student for column in columns_of(measured[-1].bundle))
     )
     over = "students" if whole.tasks is None else "students and tasks"
+    unlisted = ", ".join(f"`{switch}`" for switch in silent)
     return [
         "Switches are turned one after the other, each on top of those above it. Reported: test "
         "accuracy under the step's protocol, averaged over the "
@@ -214,21 +229,16 @@ def _caption(measured: Sequence[MeasuredStep]) -> list[str]:
         "(number of seeds); until `selection` is turned, it is the best epoch on the test set. "
         "Worth: what the setting before the arrow adds to the reported accuracy, paired by seed "
         "and student; the interval is over seeds, as the students of a seed share its teacher. "
-        f"{DASH}: the switch touches no cell of the method. After stage 1: the NCM accuracy of the "
-        "step's protocol.",
+        "Leak: the best epoch on the test set minus the last epoch of the same trainings, which is "
+        f"never negative. {DASH}: exactly 0 for every seed. All steps train on the same images "
+        f"(`{FIXED}: {PRESETS[LAST][FIXED]}`). After stage 1: the NCM accuracy of the step's "
+        "protocol."
+        + (f" Not listed, as they change no number here: {unlisted}." if silent else ""),
         f"Data: {describe_data(measured[-1].bundle)}. "
         f"Seeds: {', '.join(map(str, experiment['seeds']))}. Device: {', '.join(machine)}. "
         f"torch {', '.join(made['torch'])}. Commit: {describe_commits(whole)}.",
         Command(f"Command: `{measured[-1].step.command}`"),
     ]
-
-
-def _answer(measured: Sequence[MeasuredStep], labels: dict[Key, str]) -> str:
-    finals = [key for key, row in measured[-1].rows.items() if row.is_final]
-    parts = [
-        f"{labels[key]} {Cell.points(worth(measured[0], measured[-1], key)).text}" for key in finals
-    ]
-    return f"What the leak is worth, {FIRST} minus {LAST}, in points: {'; '.join(parts)}."
 
 
 def merged(measured: Sequence[MeasuredStep]) -> Bundle:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from harness import methods
 from harness.common.errors import first_error
-from harness.common.metrics import SelectionRule, ncm_metric, unbiased_rule
+from harness.common.metrics import SelectionRule, ncm_metric
 from harness.experiment.tasks import ALL, Task, Tasks
 from harness.plan import TEACHER
 from harness.store.cell_files import parse_json
@@ -206,9 +206,12 @@ class Number:
         """Return the number under a selection rule, as a fraction."""
         return float(getattr(self, rule))
 
-    def leak(self, reported: str) -> float:
-        """Return how much choosing the epoch on the test set adds to the honest choice."""
-        return self.best_on_test - self.accuracy(unbiased_rule(reported))
+    def leak(self) -> float:
+        """Return how much choosing the epoch on the test set adds to the last one, as a fraction.
+
+        Both epochs are of one training, so nothing else differs.
+        """
+        return self.best_on_test - self.last
 
 
 def numbers_of(cell: CellRecord) -> list[Number]:

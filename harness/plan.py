@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from harness.cell import Cell, CellConfig, CellData, network_options
 from harness.common.metrics import ACCURACY
 from harness.data import Dataset, DatasetOptions
+from harness.data.views import View
 from harness.experiment.experiment import Experiment
 from harness.experiment.protocol import Protocol
 from harness.experiment.tasks import Task, TaskViews
@@ -178,6 +179,8 @@ def cell_config(
         starts_anew: Whether it is a student's first stage, which draws its initial weights.
     """
     protocol = experiment.protocol
+    if not trains_on_validation(protocol, data.view):
+        protocol = protocol.model_copy(update={"train_on": "train"})
     switches = ["train_on", "selection", *stage.switches]
     if starts_anew:
         switches.append("initial_weights")
@@ -227,7 +230,16 @@ def task_views(experiment: Experiment, dataset: Dataset) -> TaskViews:
     Raises:
         UserError: The data set lacks the classes or the images of a task.
     """
-    return TaskViews(experiment.tasks, dataset, experiment.protocol.train_on != "train")
+    return TaskViews(experiment.tasks, dataset)
+
+
+def trains_on_validation(protocol: Protocol, view: View) -> bool:
+    """Return whether validation images train as well.
+
+    Few images are drawn from the training part under every protocol, so that protocols are compared
+    on the same images.
+    """
+    return protocol.train_on == "train+validation" and view.shots is None
 
 
 def settings_differ(experiment: Experiment, method: str) -> bool:

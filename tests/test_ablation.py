@@ -1,6 +1,5 @@
-"""`harness ablate`: the way from legacy to strict, and what each switch on it is worth."""
+"""`harness ablate`: the way from legacy-2021 to strict, what its switches are worth, the leak."""
 
-import itertools
 import json
 import math
 import shutil
@@ -28,10 +27,10 @@ from harness.analysis.ablation_tables import (
     worth,
 )
 from harness.analysis.generated_files import make_tables
-from harness.analysis.tables.result_table import Cell, ResultTable
+from harness.analysis.tables.result_table import DASH, Cell, ResultTable
 from harness.cli import main
 from harness.common.errors import UserError
-from harness.experiment.ablation import SWITCHES, Step, left_out, steps
+from harness.experiment.ablation import FIRST, FIXED, LAST, SWITCHES, Step, left_out, steps
 from harness.experiment.experiment import Experiment
 from harness.experiment.file import apply_overrides, parse
 from harness.experiment.protocol import PRESETS
@@ -66,6 +65,7 @@ def test_each_step_turns_one_switch() -> None:
         assert {k for k in one if one[k] != two[k]} == {step.switch}
         assert (str(one[step.switch]), str(two[step.switch])) == (step.before, step.after)
     assert {e.name for e in experiments} == {"tiny-ablation"}
+    assert {p.train_on for p in protocols} == {"train"}, "nor do other images train"
 
 
 def test_the_documented_order_is_the_one_of_the_presets() -> None:
@@ -75,6 +75,7 @@ def test_the_documented_order_is_the_one_of_the_presets() -> None:
     order = [switch for switch in rows if switch in PRESETS["strict"]]
     assert order == list(PRESETS["strict"])
     assert [switch for switch in order if switch in SWITCHES] == list(SWITCHES)
+    assert {*SWITCHES, FIXED} == {s for s in order if PRESETS[FIRST][s] != PRESETS[LAST][s]}
 
 
 def test_of_another_protocol_only_the_rhythm_is_kept() -> None:
@@ -84,7 +85,7 @@ def test_of_another_protocol_only_the_rhythm_is_kept() -> None:
     experiments = [parse(apply_overrides(SMALL, step.assignments)) for step in steps(own, [])]
     assert {e.protocol.evaluate_every for e in experiments} == {2}
     assert experiments[-1].protocol_label == "strict(evaluate_every=2)"
-    assert not left_out(parse(SMALL | {"protocol": "legacy"}).protocol)
+    assert not left_out(parse(SMALL | {"protocol": "legacy-2021"}).protocol)
 
 
 def test_steps_keep_what_was_given_before_their_own() -> None:
@@ -137,8 +138,8 @@ def test_steps_run_in_order_until_one_does_not_finish(
     assert limits == [max(0.0, 25.0 - 10.0 * n) for n in range(n_run)]
     said = capsys.readouterr().out
     assert "note: protocol.selection: last is left out" in said
-    assert f"step 1 of {N}: legacy" in said
-    assert (f"step 2 of {N}: train_on: train+validation -> train" in said) == (n_run > 1)
+    assert f"step 1 of {N}: legacy-2021" in said
+    assert (f"step 2 of {N}: selection: test -> validation" in said) == (n_run > 1)
 
 
 # Numbers, of cells that were never trained
@@ -196,35 +197,59 @@ def test_worth_by_hand(text: str) -> None:
     half = stats.t.ppf(0.975, 2) * math.sqrt((0.02**2 + 0.01**2 + 0.03**2) / 2) / math.sqrt(3)
     assert switch.half_width == pytest.approx(half)
     assert Cell.points(switch).text == f"+3.00 ± {100 * half:.2f} (3)"
-    assert worth(found[1], found[2], KD).mean == pytest.approx(0)  # type: ignore[union-attr]
+    assert worth(found[1], found[2], KD) is None, "exactly 0 for every seed"
 
 
-def test_the_switches_add_up_to_the_whole_way(text: str) -> None:
-    found = read_ablation(Path("x.jsonl"), text)
-    for key in found[0].rows:
-        parts = [worth(a, b, key) for a, b in itertools.pairwise(found)]
-        whole = worth(found[0], found[-1], key)
-        assert whole is not None
-        assert sum(p.mean for p in parts if p) == pytest.approx(whole.mean)
+def test_the_leak_is_of_the_same_trainings(text: str) -> None:
+    """Best on test minus last, and neither of two protocols minus one another."""
+    lines = [json.loads(line) for line in text.splitlines()]
+    for line in lines:
+        for entry in line.get("entries", ()):
+            best = 0.9 + 0.01 * entry["seed"] * (entry["method"] == "kd")
+            for forms in line["manifest"]["results"].values():
+                forms |= {"last": 0.9, "selected": 0.1, "best_on_test": best}
+    found = read_ablation(Path("x.jsonl"), as_text(lines))
+    leak = found[0].leak(KD)
+    assert leak is not None and leak.mean == pytest.approx(0.01) and leak.n == 3
+    assert found[0].leak(("plain", "student")) is None
+    (table,) = [b for b in ablation_blocks(found) if isinstance(b, ResultTable)][2:]
+    assert [row[0].text for row in table.rows] == ["legacy-2021", "strict"]
+    assert [cell.text for cell in table.rows[0][1:]] == [DASH, DASH, "+1.00 ± 2.48 (3)", DASH, DASH]
 
 
 def test_untouched_methods_have_a_dash(text: str) -> None:
-    found = read_ablation(Path("x.jsonl"), text)
+    found = with_values(text, lambda step, seed, *_: 0.9 - 0.01 * step + 0.001 * seed)
     worths = ablation_blocks(found)[1]
     assert isinstance(worths, ResultTable)
-    steps_of = {m.step.switch: n for n, m in enumerate(found)}
+    assert [row[0].value for row in worths.rows] == list(SWITCHES)
     touched = {
         "center_images": {("refilled", "stage2")},
         "ncm_centers": {("refilled", "stage1"), ("refilled", "stage2")},
         "initial_weights": {*found[0].rows} - {("teacher", "teacher")},
         "ties": {*found[0].rows},
     }
-    for switch, expected in touched.items():
-        n = steps_of[switch]
-        assert {k for k in found[n].rows if worth(found[n - 1], found[n], k)} == expected
-        row = worths.rows[n - 1]
-        assert row[0].value == switch
-        assert sum(cell.value is None for cell in row) == len(found[n].rows) - len(expected)
+    for n, switch in enumerate(SWITCHES, 1):
+        has_worth = {k for k in found[n].rows if worth(found[n - 1], found[n], k)}
+        assert has_worth == touched.get(switch, has_worth)
+        assert sum(cell.value is not None for cell in worths.rows[n - 1][1:]) == len(has_worth)
+
+
+def test_a_switch_that_changes_no_number_is_named_once(text: str) -> None:
+    turned = 1 + SWITCHES.index("last_look")
+    found = with_values(text, lambda step, *_: 0.9 - 0.01 * (step - (step >= turned)))
+    *_, worths, leaks = [b for b in ablation_blocks(found) if isinstance(b, ResultTable)]
+    assert [row[0].value for row in worths.rows] == [s for s in SWITCHES if s != "last_look"]
+    assert leaks.caption[0].count("`last_look`") == 1
+
+
+def test_an_older_ablation_began_with_other_images(text: str) -> None:
+    """Its second step turned `train_on`; what comes before that is left out."""
+    lines = [json.loads(line) for line in text.splitlines()]
+    second = next(n for n, line in enumerate(lines) if n and "bundle" in line)
+    older = [*json.loads(json.dumps(lines[:second])), *lines]
+    older[second]["step"] |= {"switch": FIXED, "before": "train+validation", "after": "train"}
+    found = read_ablation(Path("x.jsonl"), as_text(older))
+    assert len(found) == N and found[0].label.text == "legacy-2021"
 
 
 def test_ncm_is_the_one_that_the_step_goes_by(text: str) -> None:
@@ -236,28 +261,25 @@ def test_ncm_is_the_one_that_the_step_goes_by(text: str) -> None:
 
 def test_the_tables(text: str) -> None:
     found = with_values(text, lambda step, seed, *_: 0.9 - 0.01 * step + 0.001 * seed)
-    means, worths, answer = ablation_blocks(found)
-    assert isinstance(means, ResultTable) and isinstance(worths, ResultTable)
+    means, worths, leaks = (b for b in ablation_blocks(found) if isinstance(b, ResultTable))
     names = ["Teacher", "Student", "KD", "ReFilled (tuple) after stage 1", "ReFilled (tuple)"]
     assert means.head[1:] == worths.head[1:] == names
-    assert [cell.text for cell in means.rows[0]] == ["legacy", *["90.10 ± 0.25 (3)"] * 5]
+    assert [cell.text for cell in means.rows[0]] == ["legacy-2021", *["90.10 ± 0.25 (3)"] * 5]
     label, value, *_ = means.rows[1]
     assert (label.text + label.note, value.text) == (
-        "train_on: train+validation → train",
+        "selection: test → validation",
         "89.10 ± 0.25 (3)",
     )
-    total = f"+{N - 1:.2f} ± 0.00 (3)"
-    assert [cell.text for cell in worths.rows[-1]] == ["legacy - strict", *[total] * 5]
-    assert isinstance(answer, str) and answer.count(total) == 3, "one for each method's result"
-    assert worths.caption[-1] == "Command: `harness ablate experiments/tiny.yaml`"
-    assert "wrn-10-1, wrn-10-2" in worths.caption[0]
+    assert worths.rows[0][1].text == "+1.00 ± 0.00 (3)"
+    assert leaks.caption[-1] == "Command: `harness ablate experiments/tiny.yaml`"
+    assert "wrn-10-1, wrn-10-2" in leaks.caption[0]
 
 
 def test_many_methods_stand_in_several_tables(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     found = read_ablation(Path("x.jsonl"), text)
     monkeypatch.setattr("harness.analysis.ablation_tables.MOST_METHODS", 3)
     tables = [b for b in ablation_blocks(found) if isinstance(b, ResultTable)]
-    assert [len(table.head) for table in tables] == [4, 4, 3, 3]
+    assert [len(table.head) for table in tables] == [4, 4, 4, 3, 3, 3]
 
 
 def test_a_bundle_holds_no_curves(text: str) -> None:
@@ -307,14 +329,14 @@ def test_the_page_follows_the_results(
     before = sorted(tmp_path.rglob("*"))
     report("tiny", *way(), store, FILE, print_only=True, allow_mixed=False)
     printed = capsys.readouterr().out
-    assert "What the leak is worth" in printed and "**" not in printed
+    assert "leak, in points" in printed and "**" not in printed
     assert sorted(tmp_path.rglob("*")) == before
 
     report("tiny", *way(), store, FILE, print_only=False, allow_mixed=False)
     assert (FOLDER / "tiny.jsonl").exists()
     own, page = home.read_text(), (FOLDER / "tiny.md").read_text()
     assert own.startswith("before\n<!-- ablation:tiny -->\n| reported") and own.endswith("after\n")
-    assert "[tiny.jsonl](tiny.jsonl)" in page and "What the leak is worth" in page
+    assert "[tiny.jsonl](tiny.jsonl)" in page and "leak, in points" in page
 
     results = FOLDER.parent / "x.jsonl"
     results.write_text(without_training(plan_of(parse(SMALL | {"name": "x"})), tmp_path / "runs"))
@@ -364,9 +386,9 @@ def test_a_real_ablation(folder: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert main(["ablate", str(file), *options]) == 0
     said = capsys.readouterr().out
     assert f"step {N} of {N}: initial_weights: own -> shared" in said
-    assert "What the leak is worth, legacy minus strict, in points: Student" in said
-    # A plain student without a teacher: four of the switches touch it.
-    assert len([*(folder / "runs").glob("*/manifest.json")]) == 5
+    assert "leak, in points, under" in said
+    # A plain student without a teacher: three of the switches touch it.
+    assert len([*(folder / "runs").glob("*/manifest.json")]) == 4
     assert main(["ablate", str(file), *options, "--print"]) == 0
     again = capsys.readouterr().out
     assert again.count("nothing to do") == N

@@ -28,7 +28,7 @@ from harness.distill.ncm import ncm_accuracy
 from harness.experiment.file import apply_overrides, parse
 from harness.experiment.tasks import Task
 from harness.networks.wide_resnet.network import WideResNet
-from harness.plan import Plan, TableEntry, make_plan
+from harness.plan import Plan, TableEntry, make_plan, trains_on_validation
 from harness.store import CellDir, Store
 from harness.train.checkpoint import load_model
 from harness.train.evaluate import embed_and_classify
@@ -105,7 +105,7 @@ class Watched:
 
     def data_of(self, view: View) -> Dataset:
         """As a cell's process has it."""
-        is_joined = self.plan.experiment.protocol.train_on == "train+validation"
+        is_joined = trains_on_validation(self.plan.experiment.protocol, view)
         whole = join_validation(self.dataset) if is_joined else self.dataset
         return apply(whole, view)
 
@@ -263,7 +263,7 @@ def test_centres_of_stage2_are_those_of_its_shots(
         mine = x[labels == label]
         assert len(mine) == 5
         digits = {key(p) for p in own.train.pixels()[own.train.labels == label]}
-        whole = join_validation(watched.dataset).train
+        whole = watched.dataset.train
         assert digits < {key(p) for p in whole.pixels()[whole.labels == int(name)]}
         expected = mine.sum(0) / mine.sum(0).norm()
         torch.testing.assert_close(centers[label], expected, atol=1e-6, rtol=1e-5)

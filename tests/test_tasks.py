@@ -14,7 +14,7 @@ from helpers import call, changed, one_error_line
 from harness.cell import Cell
 from harness.common.errors import UserError
 from harness.data import Augmentation, Dataset, ImageSet, load
-from harness.data.views import View, apply, join_validation
+from harness.data.views import View, apply
 from harness.experiment.experiment import Experiment
 from harness.experiment.file import apply_overrides, parse, read
 from harness.experiment.tasks import Task, Tasks, TaskViews, class_order
@@ -63,8 +63,8 @@ def plan_with(*assignments: str, data: Dataset = DATA, **changes: Any) -> Plan:
     return make_plan(experiment(*assignments, **changes), data)
 
 
-def views(with_validation: bool = False, **tasks: Any) -> TaskViews:
-    return TaskViews(Tasks(**tasks), DATA, with_validation)
+def views(**tasks: Any) -> TaskViews:
+    return TaskViews(Tasks(**tasks), DATA)
 
 
 def numbers(part: ImageSet | None) -> list[int]:
@@ -112,7 +112,7 @@ def test_orders() -> None:
     assert drawn[0] != drawn[1] != drawn[2]
     mixed = Tasks(order=("cat", 0, "gnu"))
     assert class_order(mixed, NAMES) == [2, 0, 6]
-    assert TaskViews(mixed, DATA, False).teacher() == View(classes=(2, 0, 6)), "all that it lists"
+    assert TaskViews(mixed, DATA).teacher() == View(classes=(2, 0, 6)), "all that it lists"
     assert views(classes=7).teacher() == View() == views().teacher(), "all of them are no view"
 
 
@@ -170,18 +170,15 @@ def test_incremental_tasks(shots: int | str) -> None:
 # Which images
 
 
-@pytest.mark.parametrize("legacy", [False, True])
-def test_shots_are_nested_seeded_and_the_same_in_every_task(legacy: bool) -> None:
-    data = join_validation(DATA) if legacy else DATA
-    allowed = {*numbers(data.train)}
-    held_out = {*numbers(DATA.test)} | (set() if legacy else {*numbers(DATA.validation)})
-    found = views(legacy, classes=3, overlap=[3, 2, 1, 0], shots=[5, 10])
+def test_shots_are_nested_seeded_and_the_same_in_every_task() -> None:
+    allowed = {*numbers(DATA.train)}
+    found = views(classes=3, overlap=[3, 2, 1, 0], shots=[5, 10])
     drawn: dict[tuple[int, int], dict[int, set[int]]] = {}
     for seed in (0, 1):
         for shots in (5, 10):
             of_class: dict[int, set[int]] = {}
             for overlap in (None, 2, 1, 0):
-                part = apply(data, found.student(Task(overlap, shots), seed)).train
+                part = apply(DATA, found.student(Task(overlap, shots), seed)).train
                 assert np.bincount(part.labels).tolist() == [shots] * 3
                 for c in {*LABELS[numbers(part)]}:
                     mine = {i for i in numbers(part) if LABELS[i] == c}
@@ -191,11 +188,7 @@ def test_shots_are_nested_seeded_and_the_same_in_every_task(legacy: bool) -> Non
     for seed in (0, 1):
         for c in range(6):
             assert drawn[seed, 5][c] < drawn[seed, 10][c] <= allowed
-            assert not drawn[seed, 10][c] & held_out
     assert any(drawn[0, 5][c] != drawn[1, 5][c] for c in range(6))
-    if legacy:
-        used = set.union(*drawn[0, 10].values())
-        assert used & {*numbers(DATA.validation)}, "shots count for all that is trained on"
 
 
 def test_shots_may_have_a_seed_of_their_own() -> None:
@@ -207,13 +200,18 @@ def test_shots_may_have_a_seed_of_their_own() -> None:
     assert fixed.student(every, 7) == fixed.teacher(), "nothing is drawn: nothing is seeded"
 
 
-def test_validation_images_are_counted_where_they_are_trained_on() -> None:
-    """12 training and 5 validation images a class."""
-    for protocol, most in (("strict", 12), ("legacy", 17)):
-        fits = plan_with(f"tasks.shots=[{most}]", f"protocol={protocol}", methods=["plain"])
-        assert len(fits.cells) == 6
-        with pytest.raises(UserError, match=rf"^tasks\.shots: class '...' has {most} training im"):
-            plan_with(f"tasks.shots=[{most + 1}]", f"protocol={protocol}")
+def test_few_images_are_training_images_under_every_protocol() -> None:
+    """12 training and 5 validation images per class; only a teacher trains on the latter, too."""
+    last = "protocol={preset: strict, selection: last}"
+    students = []
+    for protocol in (last, last.replace("}", ", train_on: train+validation}")):
+        fits = plan_with("tasks.shots=[12]", protocol, methods=["plain", "kd"])
+        with pytest.raises(UserError, match=r"^tasks\.shots: class '...' has 12 training images"):
+            plan_with("tasks.shots=[13]", protocol)
+        students.append({e.fingerprint for e in fits.entries if e.method == "plain"})
+    assert students[0] == students[1]
+    of_kd = {e.stage: fits.cells[e.fingerprint].config.protocol.train_on for e in fits.entries}
+    assert of_kd == {"teacher": "train+validation", "student": "train", "kd": "train"}
 
 
 def test_each_part_of_each_task_has_its_own_digest() -> None:

@@ -21,7 +21,7 @@ from harness.analysis.tables.rows import (
     summary_rows,
 )
 from harness.analysis.tables.runs import sections
-from harness.common.metrics import SELECTION_RULES, metric_name, unbiased_rule
+from harness.common.metrics import SELECTION_RULES, metric_name
 from harness.experiment.published import published_protocol
 
 Link = Callable[[Row, Column], str]  # -> the address of the runs behind a number; "" for none
@@ -118,8 +118,8 @@ def has_one_look(bundle: Bundle, row: Row, column: Column) -> bool:
 def leak_blocks(bundle: Bundle) -> list[Block]:
     """Return all three accuracies of every number, and the leak.
 
-    The leak is how much choosing the epoch on the test set adds to the honest choice. Numbers with
-    a single look at the test set have none: one sentence names them.
+    The leak is how much choosing the epoch on the test set adds to the last one. Numbers with a
+    single look at the test set have none: one sentence names them.
     """
     rows, one_look = [], dict[str, None]()
     columns = columns_of(bundle)
@@ -130,11 +130,10 @@ def leak_blocks(bundle: Bundle) -> list[Block]:
             continue
         part = column.part(row) or (column.student if row.by_student else bundle.teacher)
         rules = (Cell.percent(accuracy) for accuracy in by_rule(bundle, row, column))
-        leak = estimate([n.leak(bundle.reported) for n in select(bundle, row, column)])
+        leak = estimate([n.leak() for n in select(bundle, row, column)])
         rows.append([Cell(row.label), Cell(part), *rules, Cell.percent(leak)])
     whose = "student" if bundle.tasks is None else "student, task"
-    leak_head = f"leak (best on test - {unbiased_rule(bundle.reported)})"
-    head = ["", whose, "last", "selected", "best on test", leak_head]
+    head = ["", whose, "last", "selected", "best on test", "leak (best on test - last)"]
     sentence = (
         "Not listed, as they are measured on the test set only once, so that the three accuracies "
         f"are equal and the leak is 0: {'; '.join(one_look)}."

@@ -99,7 +99,7 @@ def ablate(
     ] = False,
     mixed: Mixed = False,
 ) -> None:
-    """Go from protocol legacy to strict, one switch at a time; print the effect of each."""
+    """Go from protocol legacy-2021 to strict, one switch at a time; print the effect of each."""
     from harness.analysis.ablation_tables import report
     from harness.experiment.ablation import steps
     from harness.run.ablate import run_steps

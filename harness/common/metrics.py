@@ -99,11 +99,6 @@ def summary(lines: list[dict[str, Any]], selected_epoch: int) -> dict[str, dict[
     return results
 
 
-def unbiased_rule(reported: str) -> str:
-    """Return the rule that a leak is relative to: "selected" if it is reported, else "last"."""
-    return "selected" if reported == "selected" else "last"
-
-
 def latest_value(
     lines: Iterable[Mapping[str, Any]], names: Iterable[str]
 ) -> tuple[str, float] | None:

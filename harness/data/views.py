@@ -1,7 +1,8 @@
 """Views of a data set: what a cell sees of it. Nothing here imports torch.
 
 A cell trains on `apply(dataset, view)`, or, if it trains on validation images too, on
-`apply(join_validation(dataset), view)`: in this order, so that `shots` counts all training images.
+`apply(join_validation(dataset), view)`. Few images (`shots`) are drawn from the training part alone
+(harness.plan.trains_on_validation).
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ training: {{epochs: 20, lr: 0.1}}   # the teacher, and students of one stage
 kd: {{temperature: 4, alpha: 0.9}}
 stage1: {{epochs: 20, relation: tuple, tau1: 4}}
 stage2: {{epochs: 20, tau2: 2, lambd: 10}}
-protocol: strict                  # or legacy, as published: docs/protocol.md
+protocol: strict                  # or legacy-2021, as published: docs/protocol.md
 seeds: [0, 1, 2]
 claims: [refilled > plain]        # tested by `harness verdicts`: docs/verdicts.md
 """

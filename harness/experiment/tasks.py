@@ -18,7 +18,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from harness.common.errors import UserError, distinct, nearest
 from harness.data import Dataset
-from harness.data.views import View, join_validation, lack_of_images, without_pixels
+from harness.data.views import View, lack_of_images
 from harness.methods.base import Frozen
 
 ALL = "all"
@@ -187,13 +187,12 @@ class Tasks(Frozen):
 class TaskViews:
     """The classes and images that teacher and students see; all of them if `tasks` is None."""
 
-    def __init__(self, tasks: Tasks | None, dataset: Dataset, with_validation: bool) -> None:
+    def __init__(self, tasks: Tasks | None, dataset: Dataset) -> None:
         """Check that the data set has the classes and images.
 
         Args:
             tasks: those of the experiment.
             dataset: the whole data set.
-            with_validation: whether validation images train as well, so that they can be shots.
 
         Raises:
             UserError: the data set lacks the classes or the images.
@@ -217,8 +216,6 @@ class TaskViews:
             )
         if tasks is None:
             return
-        seen = without_pixels(dataset)
-        train = (join_validation(seen) if with_validation else seen).train
         for task in tasks.all:
             least = n - (len(order) - n)
             if task.overlap is not None and task.overlap < least:
@@ -226,7 +223,8 @@ class TaskViews:
                     f"tasks.overlap: two tasks of {n} classes that share {task.overlap} need "
                     f"{2 * n - task.overlap}, more than {whose}; use {least} to {n}"
                 )
-            if lacking := lack_of_images(dataset.class_names, train.labels, self.student(task, 0)):
+            view = self.student(task, 0)
+            if lacking := lack_of_images(dataset.class_names, dataset.train.labels, view):
                 raise UserError(f"tasks.shots: {lacking}")
 
     def teacher(self) -> View:

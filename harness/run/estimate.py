@@ -152,8 +152,6 @@ def estimate(
     have cached are ignored.
     """
     dataset = without_pixels(dataset)
-    if plan.experiment.protocol.train_on == "train+validation":
-        dataset = join_validation(dataset)
     size = plan.experiment.optimizer.batch_size
     parts = sizes_of(plan, dataset)
     teacher = speeds[plan.experiment.teacher]
@@ -205,7 +203,8 @@ def sizes_of(plan: Plan, dataset: Dataset) -> dict[CellData, tuple[int, int]]:
     for cell in plan.cells.values():
         key = cell.config.data
         if key not in sizes:
-            seen = apply(dataset, key.view)
+            joined = cell.config.protocol.train_on == "train+validation"
+            seen = apply(join_validation(dataset) if joined else dataset, key.view)
             evaluated = sum(len(p) for p in (seen.validation, seen.test) if p is not None)
             sizes[key] = len(seen.train), evaluated
     return sizes

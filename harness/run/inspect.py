@@ -17,7 +17,7 @@ from harness.data.views import apply, join_validation, without_pixels
 from harness.execute.local import threads_for
 from harness.execute.scheduler import begin
 from harness.experiment.experiment import Experiment
-from harness.plan import Plan, make_plan, task_views
+from harness.plan import Plan, make_plan, task_views, trains_on_validation
 from harness.run.display import duration
 from harness.run.options import RunOptions
 from harness.store import CellDir, Store
@@ -95,8 +95,6 @@ def print_tasks(experiment: Experiment, dataset: Dataset) -> None:
     if experiment.tasks is None:
         return
     whole = without_pixels(dataset)
-    if experiment.protocol.train_on != "train":
-        whole = join_validation(whole)
     views = task_views(experiment, dataset)
     seen = {"teacher": views.teacher()}
     seen |= {
@@ -104,7 +102,8 @@ def print_tasks(experiment: Experiment, dataset: Dataset) -> None:
         for task in experiment.tasks.all
     }
     for name, view in seen.items():
-        part = apply(whole, view)
+        joined = trains_on_validation(experiment.protocol, view)
+        part = apply(join_validation(whole) if joined else whole, view)
         names = ", ".join(part.class_names[:MOST_NAMES])
         more = f", .. ({len(part.class_names)})" if len(part.class_names) > MOST_NAMES else ""
         print(f"{name}: {len(part.train):,} training images of {names}{more}")
