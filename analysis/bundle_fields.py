@@ -42,9 +42,13 @@ class ProtocolPart(Part):
 
 
 class TrialsPart(Part):
-    """The number of tuning trials behind some settings; None for settings written by hand."""
+    """The tuning trials behind some settings, and the number of parameters that they tuned.
+
+    Both are None for settings written by hand; older bundles have no number of parameters.
+    """
 
     trials: int | None
+    parameters: int | None = None
 
 
 class TunedPart(TrialsPart):

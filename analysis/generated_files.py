@@ -24,6 +24,7 @@ from harness.common.errors import UserError
 from harness.plan import Plan
 
 FIGURES = DOCS / "figures"
+WINNERS = "tuning-winners"  # the marker on docs/tuning.md
 
 
 def make_tables(
@@ -87,6 +88,12 @@ def _outputs(bundles: list[Bundle]) -> dict[Path, str]:
             bundle.path.with_suffix(suffix): text for suffix, text in result_files(bundle).items()
         }
     outputs |= ablation_tables.refresh_pages(pages)
+    if has_markers(pages.get(DOCS / "tuning.md", ""), WINNERS, SUMMARY):
+        from harness.analysis.tuning import describe_winners  # imports Optuna
+
+        page = DOCS / "tuning.md"
+        text = describe_winners()
+        pages[page] = replace_between_markers(pages[page], WINNERS, text, str(page), SUMMARY)
     if methods_page.PATH.exists():
         pages[methods_page.PATH] = methods_page.methods_page()
     return outputs | pages

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import optuna
 
@@ -32,6 +33,10 @@ class TuningBundle:
     studies: dict[str, optuna.Study]
 
 
+def _record_type(line: dict[str, Any]) -> type[CandidateRecord | TrialRecord]:
+    return CandidateRecord if "candidate" in line else TrialRecord
+
+
 def read_tuning_bundle(path: Path) -> TuningBundle:
     """Read a bundle and rebuild its studies.
 
@@ -42,7 +47,7 @@ def read_tuning_bundle(path: Path) -> TuningBundle:
         _, header, records = read_records(
             path.read_text(encoding="utf-8"),
             TuningHeader,
-            lambda line: CandidateRecord if "candidate" in line else TrialRecord,
+            _record_type,
         )
         if header.tuning != FORMAT:
             raise ValueError("line 1 is of another format")
@@ -100,6 +105,33 @@ def draw(path: Path) -> list[tuple[str, Path]]:
             else:
                 file.unlink(missing_ok=True)
     return files
+
+
+def late_winners(folder: Path = RESULTS) -> dict[str, tuple[int, int]]:
+    """Return tuning -> (winners that came after the random start-up, winners).
+
+    Bundles that do not say it are left out: they were written by an older version.
+    """
+    counts: dict[str, tuple[int, int]] = {}
+    for path in sorted(folder.rglob("*.jsonl")):
+        name = path.stem if path.parent == folder else path.parent.name
+        _, _, records = read_records(path.read_text(encoding="utf-8"), TuningHeader, _record_type)
+        best = [r.after_startup for r in records if isinstance(r, CandidateRecord) and r.rank == 1]
+        known = [late for late in best if late is not None]
+        if known:
+            late, n = counts.get(name, (0, 0))
+            counts[name] = late + sum(known), n + len(known)
+    return counts
+
+
+def describe_winners() -> str:
+    """Return a line on the share of winners that TPE found, over all stored bundles."""
+    counts = late_winners()
+    if not counts:
+        return "No stored bundle says yet which of its winners came after the random start-up."
+    parts = ", ".join(f"`{name}` {late} of {n}" for name, (late, n) in counts.items())
+    late, n = (sum(column) for column in zip(*counts.values(), strict=True))
+    return f"{late} of {n} winners came after the random start-up ({parts})."
 
 
 def make_tuning_figures() -> None:

@@ -213,6 +213,43 @@ def test_trials_with_one_tau1_share_stage_1(whole: Any) -> None:
     assert len({t.cells["teacher"] for m in ("kd", "refilled") for t in search.cells[m]}) == 1
 
 
+def test_every_method_gets_the_common_fields_and_trials_for_each(tmp_path: Path) -> None:
+    fields = {
+        "common": {"lr": {"low": 0.01, "high": 0.5}, "optimizer": {"weight_decay": [0, 0.001]}},
+        "methods": {
+            "plain": {},
+            "probe": {"probe.l2": [1, 2]},
+            "refilled": {"stage1": {"lr": [0.1, 0.2], "tau1": [1, 4]}},
+        },
+        "trials": None,
+        "trials_per_parameter": 4,
+        "startup_trials": 5,
+    }
+    tuning = read_tuning(write(tmp_path, TUNING | fields))
+    assert {m: list(space) for m, space in tuning.spaces.items()} == {
+        "plain": ["optimizer.weight_decay", "training.lr"],
+        "probe": ["probe.l2"],
+        "refilled": ["optimizer.weight_decay", "stage1.lr", "stage1.tau1", "stage2.lr"],
+    }
+    assert tuning.spaces["refilled"]["stage1.lr"].ends == [0.1, 0.2]
+    # Whole batches of 6; the first is random.
+    assert {m: tuning.n_trials(m) for m in tuning.spaces} == {
+        "plain": 12,
+        "probe": 12,
+        "refilled": 18,
+    }
+    dataset = load(tuning.base.dataset, with_test=False)
+    params = {"optimizer.weight_decay": 0.001, "stage1.lr": 0.1, "stage1.tau1": 4, "stage2.lr": 0.1}
+
+    def stage1(**changes: float) -> str:
+        changed = params | {field.replace("_", ".", 1): value for field, value in changes.items()}
+        return cells_of(tuning, dataset, "refilled", 0, changed).cells["stage1"]
+
+    assert stage1() == stage1(stage2_lr=0.2)
+    others = stage1(stage1_lr=0.2), stage1(stage1_tau1=1), stage1(optimizer_weight_decay=0)
+    assert len({stage1(), *others}) == 4
+
+
 def test_pruned_trials_leave_their_slot_and_no_checkpoint(whole: Any) -> None:
     search, _ = whole
     for study in search.studies:
@@ -328,6 +365,26 @@ def test_sampling_does_not_depend_on_what_ran_before() -> None:
     trial = optuna.trial.create_trial(value=1.0, params=first, distributions=space)
     second = sample([trial], space, "maximize", 0, 1)
     assert second == sample([trial], space, "maximize", 0, 1) != first
+
+
+def test_no_two_studies_begin_with_the_same_trials(tmp_path: Path) -> None:
+    space = TUNING["methods"]["refilled"]
+    twice = SMALL | {"methods": {"refilled": space, "refilled-triplet": space}}
+    first, second = session(write(tmp_path, twice), JournalWriter()).studies
+    renamed = session(write(tmp_path / "b", twice | {"name": "other"}), JournalWriter()).studies[0]
+    lambdas = {t.params["stage2.lambd"] for s in (first, second, renamed) for t in s.batch(0)}
+    assert len(lambdas) == 3 * 4
+
+
+def test_a_study_from_before_is_refused(tmp_path: Path) -> None:
+    tuning = read_tuning(write(tmp_path, SMALL))
+    identity = identity_of(tuning, load(tuning.base.dataset, with_test=False), "kd")
+    old = identity | {"sampling": {**identity["sampling"]}}
+    del old["sampling"]["sampler_seed"]
+    opened = open_storage(str(tmp_path / "tiny.journal"), "")
+    Study(opened, tuning, "kd", old)
+    with pytest.raises(UserError, match=r"sampling\.sampler_seed"):
+        Study(opened, tuning, "kd", identity)
 
 
 def test_fewer_trials_than_there_are_is_an_error(tmp_path: Path) -> None:
@@ -498,6 +555,11 @@ def test_the_tuned_file_is_an_ordinary_experiment(whole: Any) -> None:
     tuned = experiment.tuned["refilled"]
     assert (tuned.trial, tuned.trials, tuned.study) == (best.number, 30, "tiny/refilled")
     assert (tuned.seeds, tuned.commits) == ((101, 102, 103), ("c0ffee",))
+    assert (tuned.parameters, tuned.trial_seed) == (3, 1000)
+    assert tuned.after_startup is (best.number >= 12)  # the batch in which trial 10 is random
+    for seed in (102, 1000):
+        with pytest.raises(UserError, match=rf"^seeds: {seed} "):
+            read(path, [f"seeds=[5, {seed}]"])
     assert tuned.validation == best.mean
     plan = make_plan(experiment, load(experiment.dataset))
     specs = {e.stage: plan.cells[e.fingerprint].config.as_json() for e in plan.entries}
@@ -513,16 +575,21 @@ def test_the_caption_shows_the_budget_of_each_method() -> None:
     from harness.analysis.bundle_fields import TunedPart
     from harness.analysis.tables.caption import tuning_budget
 
-    tuned = {"plain": TunedPart(trials=30), "refilled": TunedPart(trials=None)}
+    tuned = {"plain": TunedPart(trials=30, parameters=2), "refilled": TunedPart(trials=None)}
     (line,) = tuning_budget(["plain", "kd", "refilled"], tuned)
-    assert line.endswith("trials: plain 30, refilled by hand, kd none.")
+    assert line.endswith("trials: plain 30 for 2 parameters, refilled by hand, kd none.")
     assert tuning_budget(["plain"], None) == []
 
 
 def test_figures_are_drawn_from_the_bundle(
     whole: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from harness.analysis.tuning import draw, make_tuning_figures, read_tuning_bundle
+    from harness.analysis.tuning import (
+        draw,
+        late_winners,
+        make_tuning_figures,
+        read_tuning_bundle,
+    )
 
     search, winners = whole
     monkeypatch.chdir(search.tuning.experiment_file.parent)
@@ -535,6 +602,8 @@ def test_figures_are_drawn_from_the_bundle(
     assert names == {f"{m} {k}" for m in identity for k in kinds} - {"plain contour"}
     assert {len(s.trials) for s in read_tuning_bundle(bundle).studies.values()} == {30}
     assert "test/" not in bundle.read_text()
+    late = sum(best.number >= 12 for best, *_ in winners.values())
+    assert late_winners() == {"tiny": (late, 3)}
     with pytest.raises(UserError):
         read_tuning_bundle(search.tuning.file)
     monkeypatch.chdir(tmp_path)
@@ -580,7 +649,15 @@ direction=up | direction | 'maximize'
 trials=31 | trials | 30
 trials=0 | trials | 1
 batch=0 | batch | 1
+trials=null | trials | trials_per_parameter
+trials_per_parameter=2 | trials | not both
+startup_trials=25 | startup_trials | raise trials
 top_k=31 | top_k | 30 trials
+trial_seed=0 | trial_seed | seed 0
+trial_seed=102 | fresh_seeds | 102
+common={sp.weight: [1, 2]} | common.sp.weight | `lr`
+common={lr: 1} | common.training.lr | {low:
+common={optimizer.decay: [0, 1]} | common.optimizer.decay | 'optimizer.weight_decay'
 fresh_seeds=[0, 1] | fresh_seeds | seed 0
 fresh_seeds=[1, 1] | fresh_seeds | drop one
 fresh_seeds=[] | fresh_seeds | at least 1

@@ -2,6 +2,7 @@
 test_tune.py."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -165,6 +166,21 @@ def test_validation_trains_only_where_no_images_are_counted(
     experiment = read(tmp_path / "tiny.tuned.yaml")
     assert experiment.protocol.train_on == "train+validation"
     assert read(tuned[0] / "tiny.tuned.yaml").protocol.train_on == "train"
+
+
+def test_the_tuned_file_keeps_what_its_claims_need(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    claims = ["refilled > plain", "dkd > kd"]
+    tuning = TUNING | {"methods": {"refilled": TUNING["methods"]["refilled"]}, "untuned": []}
+    file = write(tmp_path, tuning, tasks={"classes": 5, "overlap": [5]}, claims=claims)
+    assert tune(file, Writer()) == 0
+    experiment = read(tmp_path / "tiny.tuned.yaml")
+    assert experiment.methods == ("plain", "kd", "refilled") and experiment.tuned is not None
+    assert experiment.claims == ("refilled > plain",) and [*experiment.tuned] == ["refilled"]
+    out = capsys.readouterr().out
+    assert "claim dropped: 'dkd > kd'" in out
+    assert re.search(r"^[01] of 1 winners came after the random start-up$", out, re.MULTILINE)
 
 
 def test_tasks_may_stand_in_the_tuning_file_alone(tmp_path: Path) -> None:

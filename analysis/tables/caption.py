@@ -249,7 +249,10 @@ def tuning_budget(methods: Sequence[str], tuned: Mapping[str, TunedPart] | None)
 def _trials(tuned: TunedPart) -> str:
     numbers = sorted({task.trials or 0 for task in tuned.tasks} or {tuned.trials or 0})
     words = " to ".join(str(n or "by hand") for n in dict.fromkeys((numbers[0], numbers[-1])))
+    if n := next((part.parameters for part in (tuned, *tuned.tasks) if part.parameters), None):
+        words = f"{words} for {n} parameter{'s' * (n > 1)}"
     if not tuned.tasks:
         return words
     n_tasks = len(tuned.tasks)
-    return f"{words} for each of {n_tasks} tasks" if n_tasks > 1 else f"{words} for one task"
+    joined = " and" if n else " for"
+    return f"{words}{joined} {f'each of {n_tasks} tasks' if n_tasks > 1 else 'one task'}"
