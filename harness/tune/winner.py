@@ -148,9 +148,8 @@ def tuned_fields(tuning: Tuning, winners: dict[str, Tuned]) -> dict[str, Any]:
         UserError: the fields do not make an experiment.
     """
     tuned = [*winners, *(methods.get_method(name).name for name in tuning.settings.untuned)]
-    claimed = {
-        name for claims in _claims(tuning.raw).values() for c in claims for name in _names(c)
-    }
+    named = [_names(claim) for claims in _claims(tuning.raw).values() for claim in claims]
+    claimed = {m for names in named if names <= {*tuning.base.methods, *tuned} for m in names}
     written = [m for m in tuning.base.methods if m in tuned or m in claimed]
     order = [*written, *(m for m in tuned if m not in written)]
     unused = methods.unused_sections(methods.get_method(name) for name in order)
