@@ -37,7 +37,7 @@ reproduction = set -e; for file in $(1); do \
 # The tuned files of these experiments, or else the files that they are made from.
 tuned = $(foreach name,$(1),$(if $(wildcard experiments/$(name).tuned.yaml),$(name).tuned,$(subst -,_,$(name))))
 
-.PHONY: dead-venv setup reproduce reproduce-methods reproduce-tasks reproduce-fashion reproduce-cifar reproduce-cifar-methods reproduce-cub reproduce-cross-cifar reproduce-cross-cub reproduce-middle-cifar tune-digits tune-tasks tune-fashion tune-cifar optuna-ui tables tables-check figures ui docker-up docker-reproduce docker-down test lint docs format bench lock clean help
+.PHONY: dead-venv setup reproduce reproduce-methods reproduce-tasks reproduce-fashion reproduce-cifar reproduce-cifar-methods reproduce-cifar-2020 reproduce-cifar-2021 reproduce-cub reproduce-cross-cifar reproduce-cross-cub reproduce-middle-cifar tune-digits tune-tasks tune-fashion tune-cifar optuna-ui tables tables-check figures ui docker-up docker-reproduce docker-down test lint docs format bench lock clean help
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-24s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -73,6 +73,12 @@ reproduce-cifar: $(STAMP)  ## the published CIFAR-100 grid (needs a GPU)
 
 reproduce-cifar-methods: $(STAMP)  ## the methods of the 2020 table on CIFAR-100 (GPU)
 	@$(call reproduction,cifar100_methods,$(GRID_OPTIONS))
+
+reproduce-cifar-2020: $(STAMP)  ## the 2020 table, by that release's protocol (GPU)
+	@$(call reproduction,cifar100_wide_resnet_2020,$(GRID_OPTIONS))
+
+reproduce-cifar-2021: $(STAMP)  ## the 2021 rows, by that release's protocol (GPU)
+	@$(call reproduction,cifar100_wide_resnet_2021,$(GRID_OPTIONS))
 
 reproduce-cross-cifar: $(STAMP)  ## class overlap on CIFAR-100, two class orders (GPU)
 	@$(call reproduction,cifar100_cross cifar100_cross_labels,$(GRID_OPTIONS))

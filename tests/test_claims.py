@@ -9,7 +9,8 @@ from bundles import TASKS
 from harness.common.errors import UserError
 from harness.data import load
 from harness.experiment.claims import Claim, Quantity, find_published, parse_claim, parse_quantity
-from harness.experiment.file import parse, read
+from harness.experiment.file import network_labels, parse, read
+from harness.experiment.published import read_published, why_not_comparable
 from harness.plan import make_plan
 
 CLAIMS = "experiments/published"
@@ -112,9 +113,14 @@ def test_what_is_no_number_of_ours(text: str, problem: str) -> None:
 
 @pytest.mark.parametrize("file", sorted(Path("experiments").glob("*.yaml")), ids=lambda p: p.stem)
 def test_the_claims_of_the_experiments_have_their_numbers(file: Path, tmp_path: Path) -> None:
-    """Each names a published row that there is, and a method that the experiment trains."""
+    """Each names a published row that it may be compared with, and methods that are trained."""
     experiment = read(file)
     for claim in experiment.parsed_claims:
+        if claim.source:
+            assert experiment.published
+            rows = read_published(file.parent / experiment.published, network_labels(experiment))
+            row, _ = find_published(claim, rows)
+            assert not why_not_comparable(row, experiment.protocol_label)
         for side in (claim.left, claim.right):
             assert side is None or side.method in {"teacher", *experiment.methods}
 
