@@ -6,6 +6,7 @@ database, weights or data. Its first line is the resolved experiment; then it ha
 
 from __future__ import annotations
 
+import hashlib
 import shlex
 from collections import Counter
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import numpy as np
 
 from harness.analysis.bundle_fields import (
     CellRecord,
+    CorrectPart,
     ExperimentPart,
     Number,
     numbers_of,
@@ -24,6 +26,7 @@ from harness.analysis.bundle_fields import (
 )
 from harness.common.canonical_json import canonical
 from harness.common.errors import UserError
+from harness.common.metrics import ACCURACY
 from harness.common.provenance import UNKNOWN
 from harness.common.redaction import without_password
 from harness.experiment.file import network_labels
@@ -118,9 +121,17 @@ class Bundle:
 RESULTS = Path("experiments/results")
 
 
-def bundle_path(plan: Plan) -> Path:
-    """Return the path of a plan's committed bundle."""
-    return RESULTS / f"{plan.experiment.name}.jsonl"
+REPLICATION = ".replication.jsonl"  # ends the name of a bundle of other seeds
+
+
+def bundle_path(plan: Plan, is_replication: bool = False) -> Path:
+    """Return the path of a plan's committed bundle, or of its second one with other seeds."""
+    return RESULTS / f"{plan.experiment.name}{REPLICATION if is_replication else '.jsonl'}"
+
+
+def replication_path(bundle: Bundle) -> Path:
+    """Return the path of the bundle of the same experiment with other seeds."""
+    return bundle.path.with_name(f"{bundle.name}{REPLICATION}")
 
 
 def describe_unfinished(plan: Plan, root: Path) -> str:
@@ -199,11 +210,12 @@ def export(plan: Plan, root: Path, file: Path, assignments: list[str]) -> str:
             ],
             **cell.as_json(),
             "manifest": directory.manifest.as_json(),
+            "confusion": None,
             "mlflow_run_id": sync_state.find_run_id(
                 directory, plan.experiment.name, plan.experiment.grid, place
             ),
             "curves": curves_of(directory),
-            "confusion": confusion_of(predictions) if predictions else None,
+            **({} if predictions is None else _predicted(predictions, cell.metric == ACCURACY)),
         }
         lines.append(canonical(line))
     class_names = next(iter(names_seen)) if len(names_seen) == 1 else ()
@@ -253,6 +265,16 @@ def confusion_of(predictions: dict[str, np.ndarray]) -> Confusion:
     """Return sorted triples of class, predicted class and number of images, without zeros."""
     pairs = zip(predictions["labels"].tolist(), predictions["predictions"].tolist(), strict=True)
     return [[label, predicted, n] for (label, predicted), n in sorted(Counter(pairs).items())]
+
+
+def _predicted(predictions: dict[str, np.ndarray], is_classifier: bool) -> dict[str, Any]:
+    """Return a bundle's fields for the predictions of a cell."""
+    labels, names = predictions["labels"], predictions["class_names"].tolist()
+    images = hashlib.sha256(canonical([labels.tolist(), names]).encode()).hexdigest()[:12]
+    return {
+        "confusion": confusion_of(predictions) if is_classifier else None,
+        "correct": CorrectPart.pack(images, labels == predictions["predictions"]),
+    }
 
 
 def read_bundle(path: Path, text: str | None = None) -> Bundle:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
+import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from harness import methods
@@ -64,6 +66,8 @@ class ExperimentPart(Part):
     methods: list[str] = Field(min_length=1)
     seeds: list[int]
     protocol: ProtocolPart
+    claims: list[str] = []
+    secondary_claims: list[str] = []
     tuned: dict[str, TunedPart] | None = None
     tasks: Tasks | None = None
 
@@ -165,14 +169,45 @@ class SpecPart(Part):
     data: SpecDataPart = SpecDataPart()
 
 
+class CorrectPart(Part):
+    """Which test images a cell classifies correctly.
+
+    Attributes:
+        images: The digest of the images' labels and class names: two cells with the same one were
+            measured on the same images.
+        bits: One bit per image, packed and in base64.
+    """
+
+    images: str
+    bits: str
+
+    @staticmethod
+    def pack(images: str, correct: np.ndarray) -> dict[str, str]:
+        """Return the fields for the booleans (N,), as plain JSON data."""
+        return {"images": images, "bits": base64.b64encode(np.packbits(correct).tobytes()).decode()}
+
+    def unpack(self, n_images: int) -> np.ndarray:
+        """Return the booleans (N,).
+
+        Raises:
+            ValueError: The bits are not those of N images.
+        """
+        packed = np.frombuffer(base64.b64decode(self.bits, validate=True), np.uint8)
+        if len(packed) != -(-n_images // 8):
+            raise ValueError(f"correct.bits are not those of {n_images} test images")
+        return np.unpackbits(packed, count=n_images).astype(bool)
+
+
 class CellRecord(Part):
     """A finished cell: every line of a bundle but the first.
 
-    A bundle may be older than curves and confusions.
+    A bundle may be older than curves, confusions and the images that are classified correctly.
 
     Attributes:
         curves: Metric -> its value after each epoch, None if it was not measured there.
         confusion: [class, predicted class, number of test images], without zeros.
+        correct: The test images that the reported weights classify correctly: by the classifier, or
+            after stage 1 by the nearest class mean in the protocol's form.
     """
 
     fingerprint: str
@@ -182,6 +217,12 @@ class CellRecord(Part):
     mlflow_run_id: str | None
     curves: dict[str, list[float | None]] = {}
     confusion: list[Annotated[list[Class], Field(min_length=2)]] | None = None
+    correct: CorrectPart | None = None
+
+    @property
+    def correct_images(self) -> np.ndarray | None:
+        """Whether each test image (N,) is classified correctly; None if that is not known."""
+        return None if self.correct is None else self.correct.unpack(self.manifest.data.test)
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,6 +367,10 @@ def _check_together(header: Header, cells: list[CellRecord]) -> None:
         raise ValueError("line 1 has a published row without source, row or protocol")
     names = header.class_names
     for line, cell in enumerate(cells, 2):
+        try:
+            _ = cell.correct_images
+        except ValueError as error:
+            raise ValueError(f"line {line}: {error}") from None
         for counted in cell.confusion or []:
             if len(counted) != 3 or (names is not None and max(counted[:2]) >= len(names)):
                 raise ValueError(f"line {line} has a confusion of classes that are not there")

@@ -8,7 +8,16 @@ import shlex
 from pathlib import Path
 
 from harness.analysis import ablation_tables, methods_page
-from harness.analysis.bundle import RESULTS, Bundle, bundle_path, check_unmixed, export, read_bundle
+from harness.analysis.bundle import (
+    REPLICATION,
+    RESULTS,
+    Bundle,
+    bundle_path,
+    check_unmixed,
+    export,
+    read_bundle,
+    replication_path,
+)
 from harness.analysis.print_results import print_blocks
 from harness.analysis.readme import (
     DOCS,
@@ -18,6 +27,7 @@ from harness.analysis.readme import (
     has_markers,
     replace_between_markers,
 )
+from harness.analysis.reference import different
 from harness.analysis.tables.markdown import markdown
 from harness.analysis.tables.pages import link_to_runs, result_files, summary_blocks, table_blocks
 from harness.common.errors import UserError
@@ -35,8 +45,19 @@ def make_tables(
     check: bool = False,
     print_only: bool = False,
     allow_mixed: bool = False,
+    is_replication: bool = False,
 ) -> int:
     """Refresh the bundles of `plans` from the store, then every file made from a stored bundle.
+
+    Args:
+        plans: Plans whose cells are finished, with the files of their experiments.
+        store: The folder of the cells.
+        assignments: Those of `--set`.
+        check: Whether to write nothing and to report what would change.
+        print_only: Whether to print the tables and to write nothing.
+        allow_mixed: Whether the cells may come from several processors or versions.
+        is_replication: Whether the plans have other seeds than the committed bundles, and their
+            bundles belong beside those.
 
     Returns:
         1 if `check` found a difference (nothing is written then), else 0.
@@ -46,7 +67,10 @@ def make_tables(
     """
     fresh: dict[Path, str] = {}
     for plan, file in plans:
-        path, text = bundle_path(plan), export(plan, store, file, assignments or [])
+        path = bundle_path(plan, is_replication)
+        text = export(plan, store, file, assignments or [])
+        if is_replication:
+            check_replication(read_bundle(bundle_path(plan)), read_bundle(path, text))
         check_owner(path, text, fresh.get(path))
         fresh[path] = text
     if not print_only and not README.exists():
@@ -71,7 +95,8 @@ def make_tables(
     for path, text in changed.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
-    redraw = [p for p in paths if p in changed or not _has_figures(p)]
+    firsts = (path for path in paths if not path.name.endswith(REPLICATION))
+    redraw = [p for p in firsts if p in changed or not _has_figures(p)]
     if redraw:
         make_figures(redraw)
     print(f"changed: {', '.join(map(str, changed))}" if changed else "tables are up to date")
@@ -82,11 +107,13 @@ def _outputs(bundles: list[Bundle]) -> dict[Path, str]:
     """Return the text of every file that is made from bundles."""
     pages = {p: p.read_text(encoding="utf-8") for p in (README, *sorted(DOCS.glob("*.md")))}
     outputs: dict[Path, str] = {}
+    by_path = {bundle.path: bundle for bundle in bundles}
     for bundle in bundles:
-        _fill_markers(pages, bundle)
-        outputs |= {
-            bundle.path.with_suffix(suffix): text for suffix, text in result_files(bundle).items()
-        }
+        replication = by_path.get(replication_path(bundle))
+        if not bundle.path.name.endswith(REPLICATION):
+            _fill_markers(pages, bundle, replication)
+        files = result_files(bundle, replication)
+        outputs |= {bundle.path.with_suffix(suffix): text for suffix, text in files.items()}
     outputs |= ablation_tables.refresh_pages(pages)
     if has_markers(pages.get(DOCS / "tuning.md", ""), WINNERS, SUMMARY):
         from harness.analysis.tuning import describe_winners  # imports Optuna
@@ -99,7 +126,7 @@ def _outputs(bundles: list[Bundle]) -> dict[Path, str]:
     return outputs | pages
 
 
-def _fill_markers(pages: dict[Path, str], bundle: Bundle) -> None:
+def _fill_markers(pages: dict[Path, str], bundle: Bundle, replication: Bundle | None) -> None:
     """Fill the markers of a bundle's table and of its summary on all pages.
 
     Raises:
@@ -115,12 +142,27 @@ def _fill_markers(pages: dict[Path, str], bundle: Bundle) -> None:
     for page, kind in places or [(README, TABLE)]:  # without a place, the README's is missing
         address = Path(os.path.relpath(results, page.parent)).as_posix()
         blocks = (
-            summary_blocks(bundle, address)
+            summary_blocks(bundle, address, replication)
             if kind == SUMMARY
             else table_blocks(bundle, link_to_runs(bundle, address))
         )
         pages[page] = replace_between_markers(
             pages[page], bundle.name, markdown(blocks), str(page), kind
+        )
+
+
+def check_replication(first: Bundle, second: Bundle) -> None:
+    """Check that a bundle is of the same experiment as another one, with other seeds.
+
+    Raises:
+        UserError: It is not.
+    """
+    if other := different(second.experiment, first.experiment):
+        raise UserError(f"--replication: {first.path} has other settings ({', '.join(other)})")
+    if shared := sorted({*first.settings.seeds} & {*second.settings.seeds}):
+        raise UserError(
+            f"--replication: {first.path} has the seeds {', '.join(map(str, shared))} as well; "
+            "give other ones with --set 'seeds=[..]'"
         )
 
 
@@ -182,7 +224,8 @@ def make_figures(paths: list[Path] | None = None) -> None:
     """Draw the figures of each bundle, by default of all stored ones; print what is left out."""
     from harness.analysis.figures import draw_all, drawable  # matplotlib takes its time
 
-    for path in sorted(RESULTS.glob("*.jsonl")) if paths is None else paths:
+    stored = (p for p in RESULTS.glob("*.jsonl") if not p.name.endswith(REPLICATION))
+    for path in sorted(stored) if paths is None else paths:
         bundle = read_bundle(path)
         drawn = draw_all(bundle, figure_folder(path))
         print(f"drawn: {', '.join(map(str, drawn))}")

@@ -7,11 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.analysis.bundle import Bundle, bundle_path, describe_unfinished, read_bundle, trained
-from harness.analysis.reference import compare
-from harness.analysis.tables.comparisons import comparison_table, verdict_blocks
+from harness.analysis.reference import MARGIN, compare
+from harness.analysis.tables.comparisons import (
+    comparison_table,
+    confirmation_blocks,
+    verdict_blocks,
+)
 from harness.analysis.tables.pages import closing_blocks
 from harness.analysis.tables.result_table import Block
 from harness.analysis.tables.terminal import terminal_text, terminal_width
+from harness.analysis.verdicts import confirmations
 from harness.common.errors import UserError
 from harness.common.names import command_name
 from harness.plan import Plan
@@ -50,45 +55,55 @@ def print_result(
     print(f"  {command_name()} ui  # every run in MLflow")
 
 
-def print_verdicts(plan: Plan, file: Path, root: Path, assignments: list[str]) -> int:
-    """Print whether numbers agree with the committed ones, and what they show; write nothing.
+def print_verdicts(
+    plan: Plan, file: Path, root: Path, assignments: list[str], margin: float = MARGIN
+) -> int:
+    """Print whether effects and verdicts agree with the committed ones; write nothing.
+
+    Args:
+        plan: The experiment's plan.
+        file: The experiment's file.
+        root: The store.
+        assignments: Those of `--set`.
+        margin: A deviation below it is an agreement, as a fraction.
 
     Returns:
-        1 if a number differs from the reference, else 0.
+        1 if an effect differs from the reference or a verdict is reversed, else 0.
 
     Raises:
         UserError: The grid is not finished in the store, and there is no reference.
     """
     path = bundle_path(plan)
     reference = read_bundle(path) if path.exists() else None
-    unfinished = describe_unfinished(plan, root)
-    if not unfinished:
-        yours = trained(plan, root, file, assignments)
+    if unfinished := describe_unfinished(plan, root):
         if reference is None:
-            print(f"no reference {path} to compare with; `harness tables {file}` makes one")
-        status = _print_comparison(yours, reference) if reference else 0
-        _print_claims(yours, "your")
-        return status
+            raise UserError(
+                f"{plan.experiment.name}: {unfinished}, and there is no {path}; "
+                f"`harness run {file}` first"
+            )
+        print(f"{unfinished}; the verdicts of {path} alone:")
+        return _print_verdicts(reference)
+    yours = trained(plan, root, file, assignments)
     if reference is None:
-        raise UserError(
-            f"{plan.experiment.name}: {unfinished}, and there is no {path}; "
-            f"`harness run {file}` first"
-        )
-    print(f"{unfinished}: of {path} alone")
-    _print_claims(reference, "the reference's")
-    return 0
+        print(f"no reference {path} to compare with; `harness tables {file}` makes one")
+        return _print_verdicts(yours)
+    check = compare(yours, reference, margin)
+    if check.other_settings:
+        print(check.summary)
+        return _print_verdicts(yours)
+    if check.checked:
+        print_blocks([comparison_table(check), ""])
+    blocks = confirmation_blocks(reference, yours, yours, ("reference", "yours"))
+    if blocks:
+        print_blocks([*blocks[1:], ""])
+    print_blocks([check.summary, *blocks[:1]])
+    pairs = confirmations(reference, yours, yours)
+    is_reversed = any(pair.standing == "reversed" for pair in pairs)
+    return 0 if check.reproduces and not is_reversed else 1
 
 
-def _print_comparison(yours: Bundle, reference: Bundle) -> int:
-    comparison = compare(yours, reference)
-    print(comparison.summary)
-    if comparison.checked:
-        print()
-        print_blocks([comparison_table(comparison)])
-    return 0 if comparison.reproduces else 1
-
-
-def _print_claims(bundle: Bundle, whose: str) -> None:
+def _print_verdicts(bundle: Bundle) -> int:
     if blocks := verdict_blocks(bundle):
         print()
-        print_blocks([f"By {whose} numbers. {blocks[0]}", *blocks[1:]])
+        print_blocks(blocks)
+    return 0

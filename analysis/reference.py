@@ -1,27 +1,40 @@
 """Comparison of a bundle with the committed one of the same experiment.
 
-Each number of the table is equal to the reference's to the last digit, or the difference is inside
-or outside its interval. The same seed on another processor is another draw, so a seed's difference
-has a spread, which is pooled over the columns of a row, as one column of three seeds says little
-about it. The intervals hold simultaneously (Bonferroni).
+What is compared is an effect: a row minus the baseline, or the two sides of a claim; and the
+baseline itself. The deviation, yours minus the reference's, is paired by seed and has a variance of
+its own in each row and column. It agrees if it is shown to be within a margin (two one-sided
+tests), so that a wrong method cannot agree by being noisy.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from harness.analysis.bundle import Bundle
-from harness.analysis.statistics import Estimate, estimate, t_quantile
-from harness.analysis.tables.rows import Row, columns_of, rows_of
-from harness.analysis.verdicts import LEVEL, by_seed, paired
+from harness.analysis.statistics import (
+    Estimate,
+    SampleMean,
+    difference_of_means,
+    estimate,
+    holm,
+    sample_mean,
+    t_quantile,
+)
+from harness.analysis.tables.rows import Column, Row, columns_of, is_main, rows_of
+from harness.analysis.verdicts import LEVEL, accuracies, baseline_of, by_seed, row_of
 from harness.common.canonical_json import flatten
+from harness.experiment.claims import parse_claim
 
-Agreement = Literal["equal", "agrees", "differs", "one run"]
+Agreement = Literal["equal", "agrees", "differs", "too noisy"]
 # Fields of an experiment that may differ: lists may be shorter here, and texts change no number.
-FREE = {"seeds", "students", "methods", "claims", "description", "labels", "published"}
+FREE = {
+    *("seeds", "students", "methods", "claims", "secondary_claims"),
+    *("description", "labels", "published"),
+}
+MARGIN = 0.01  # a fraction; `--margin` sets another one
+POWER = 0.8
 
 LONGEST = 40  # characters of a setting in a message
 
@@ -29,78 +42,166 @@ BySeed = dict[int, float]
 
 
 @dataclass(frozen=True)
+class Effect:
+    """A row minus another one, or a row by itself if there is no other one."""
+
+    row: Row
+    baseline: Row | None
+
+    @property
+    def label(self) -> str:
+        """Return "KD - Student", or "Student"."""
+        return f"{self.row.label} - {self.baseline.label}" if self.baseline else self.row.label
+
+    def by_seed(self, bundle: Bundle, column: Column) -> BySeed:
+        """Return seed -> the effect, for the seeds that both rows have."""
+        values = accuracies(bundle, by_seed(bundle, self.row, column))
+        if self.baseline is None:
+            return values
+        others = accuracies(bundle, by_seed(bundle, self.baseline, column))
+        return {seed: values[seed] - others[seed] for seed in values.keys() & others.keys()}
+
+
+@dataclass(frozen=True)
 class Checked:
-    """A number of the table here and in the reference.
+    """An effect here and in the reference.
 
     Attributes:
-        difference: Yours - theirs, as a fraction, with its simultaneous interval.
-        agreement: "one run" if nothing tells the spread.
+        is_difference: Whether the effect is a difference of two rows, and not the baseline itself.
+        deviation: Yours - theirs, as a fraction, with its 95 % interval.
+        seen_from: The true deviation that is called different in POWER of all repetitions; None if
+            no spread is known.
     """
 
-    row: str
+    effect: str
+    is_difference: bool
     column: str
     yours: Estimate
     theirs: Estimate
-    difference: Estimate
+    deviation: Estimate
+    seen_from: float | None
     agreement: Agreement
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ReferenceCheck:
     """The comparison of a bundle with a reference.
 
     Attributes:
         reference: The path of the reference.
+        margin: A deviation below it is an agreement, as a fraction.
         other_settings: Fields in which the experiments differ; nothing is compared then.
     """
 
     reference: str
+    margin: float
     checked: list[Checked]
     other_settings: list[str]
 
     def count(self, *agreements: Agreement) -> int:
-        """Return how many numbers came out in one of these ways."""
+        """Return how many effects came out in one of these ways."""
         return sum(c.agreement in agreements for c in self.checked)
 
     @property
     def reproduces(self) -> bool:
-        """True if no number differs."""
+        """True if no effect differs."""
         return not self.count("differs")
 
     @property
     def summary(self) -> str:
-        """The first line of the answer."""
+        """The first lines of the answer."""
         if self.other_settings:
             fields = ", ".join(self.other_settings)
             return f"not compared with {self.reference}: made with other settings ({fields})"
         n, agree = len(self.checked), self.count("equal", "agrees")
-        text = f"{agree} of {n} numbers agree with {self.reference}"
-        parts = [f"{self.count('equal')} equal to the last digit"]
-        if unknown := self.count("one run"):
-            parts.append(f"{unknown} of one run, which has no spread")
-        return f"{text} ({'; '.join(parts)})"
+        text = (
+            f"{agree} of {n} effects agree with {self.reference} within {100 * self.margin:g} "
+            f"point{'s' * (self.margin != 0.01)} ({self.count('equal')} equal to the last digit), "
+            f"{self.count('differs')} differ, {self.count('too noisy')} are too noisy to tell."
+        )
+        visible = [c for c in self.checked if c.seen_from]
+        if visible:
+            least, most = (f(visible, key=lambda c: c.seen_from or 0.0) for f in (min, max))
+            text += f" Called different from {_visible(least)} to {_visible(most)} on."
+        return text
 
 
-def compare(yours: Bundle, reference: Bundle) -> Comparison:
-    """Compare all numbers that both bundles have, in the order of the table."""
+def _visible(checked: Checked) -> str:
+    """Return the smallest deviation that is seen, and where."""
+    where = f"{checked.effect}, {checked.column}" if checked.column else checked.effect
+    return f"{100 * (checked.seen_from or 0.0):.1f} points ({where})"
+
+
+def compare(yours: Bundle, reference: Bundle, margin: float = MARGIN) -> ReferenceCheck:
+    """Compare all effects that both bundles have, in the order of the table."""
     path = reference.path.as_posix()
     if other := different(yours.experiment, reference.experiment):
-        return Comparison(path, [], other)
-    pairs: dict[tuple[str, str, str, str], tuple[Row, BySeed, BySeed]] = {}
-    for row in rows_of(yours):
-        for column in columns_of(yours):
-            part = column.part(row)
-            ours, theirs = (by_seed(b, row, column) for b in (yours, reference))
-            if ours and theirs:
-                key = (row.stage, row.method, row.result, part)
-                pairs.setdefault(key, (row, ours, theirs))
-    n = len(pairs)
-    spreads = {key[:3]: _spread([p for k, p in pairs.items() if k[:3] == key[:3]]) for key in pairs}
-    checked = [
-        _checked(row, key[3], ours, theirs, spreads[key[:3]], n)
-        for key, (row, ours, theirs) in pairs.items()
-    ]
-    return Comparison(path, checked, [])
+        return ReferenceCheck(path, margin, [], other)
+    pairs = {
+        (effect, column.part(effect.baseline or effect.row) or column.part(effect.row)): sides
+        for effect in effects_of(yours)
+        for column in columns_of(yours)
+        if all(sides := [effect.by_seed(bundle, column) for bundle in (yours, reference)])
+    }
+    deviations = {key: _deviation(*sides) for key, sides in pairs.items()}
+    ps = holm([deviation.p_differs for deviation in deviations.values()])
+    checked = []
+    for (key, deviation), p in zip(deviations.items(), ps, strict=True):
+        ours, theirs = (estimate([*side.values()]) for side in pairs[key])
+        assert ours and theirs
+        agreement = "equal" if _is_equal(*pairs[key]) else _agreement(deviation, p, margin)
+        seen_from = None
+        if deviation.error and agreement != "equal":
+            quantiles = (1 - LEVEL / len(pairs), 2 * POWER - 1)
+            seen_from = deviation.error * sum(t_quantile(deviation.df, q) for q in quantiles)
+        effect, column_part = key
+        interval = deviation.interval()
+        checked.append(
+            Checked(
+                effect.label,
+                effect.baseline is not None,
+                column_part,
+                ours,
+                theirs,
+                interval,
+                seen_from,
+                agreement,
+            )
+        )
+    return ReferenceCheck(path, margin, checked, [])
+
+
+def effects_of(bundle: Bundle) -> Iterator[Effect]:
+    """Yield the baseline, every other row minus it, and the sides of each claim."""
+    baseline = baseline_of(bundle)
+    yield Effect(baseline, None)
+    for row in rows_of(bundle):
+        if row != baseline and is_main(bundle, row.result):
+            yield Effect(row, baseline)
+    settings = bundle.settings
+    for claim in map(parse_claim, (*settings.claims, *settings.secondary_claims)):
+        sides = [row_of(bundle, side) for side in (claim.left, claim.right) if side]
+        if len(sides) == 2 and all(sides) and baseline not in sides:
+            yield Effect(*sides)  # type: ignore[arg-type]
+
+
+def _deviation(ours: BySeed, theirs: BySeed) -> SampleMean:
+    """Return yours - theirs: paired by seed if the reference has all of yours, two or more."""
+    if len(ours) > 1 and ours.keys() <= theirs.keys():
+        return sample_mean([ours[seed] - theirs[seed] for seed in ours])
+    return difference_of_means([*ours.values()], [*theirs.values()])
+
+
+def _is_equal(ours: BySeed, theirs: BySeed) -> bool:
+    return all(theirs.get(seed) == value for seed, value in ours.items())
+
+
+def _agreement(deviation: SampleMean, p: float, margin: float) -> Agreement:
+    if deviation.error == 0:  # the same for every seed
+        return "agrees" if abs(deviation.mean) < margin else "differs"
+    if deviation.p_within(margin) <= LEVEL:
+        return "agrees"
+    return "differs" if p <= LEVEL else "too noisy"
 
 
 def different(yours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
@@ -120,59 +221,3 @@ def _short(value: Any) -> str:
     """Return a setting as a short text: tuned settings may be long."""
     text = str(value)
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
-
-
-@dataclass(frozen=True)
-class _Spread:
-    """Variances pooled over the columns of a row, and their degrees of freedom (0: unknown).
-
-    Attributes:
-        paired: The variance of a seed's value here minus there.
-        single: The variance of the values over seeds.
-    """
-
-    paired: float
-    paired_df: int
-    single: float
-    single_df: int
-
-
-def _spread(pairs: Sequence[tuple[Row, BySeed, BySeed]]) -> _Spread:
-    differences = [paired(ours, theirs) for _, ours, theirs in pairs]
-    values = [[*v.values()] for _, ours, theirs in pairs for v in (ours, theirs)]
-    # A column that is equal throughout comes from the same processor: it says nothing of others.
-    return _Spread(*_pooled([d for d in differences if any(d)]), *_pooled(values))
-
-
-def _pooled(groups: Sequence[Sequence[float]]) -> tuple[float, int]:
-    """Return the variance within the groups, and its degrees of freedom."""
-    df = sum(len(group) - 1 for group in groups if group)
-    means = [math.fsum(group) / len(group) if group else 0.0 for group in groups]
-    squares = ((v - m) ** 2 for group, m in zip(groups, means, strict=True) for v in group)
-    return (math.fsum(squares) / df if df else 0.0), df
-
-
-def _checked(
-    row: Row, column: str, ours: BySeed, theirs: BySeed, spread: _Spread, n_numbers: int
-) -> Checked:
-    yours, reference = estimate([*ours.values()]), estimate([*theirs.values()])
-    assert yours is not None and reference is not None
-    differences = paired(ours, theirs)
-    is_paired = len(differences) == len(ours) and spread.paired_df > 0
-    if is_paired:
-        mean = math.fsum(differences) / len(differences)
-        error, df = math.sqrt(spread.paired / len(differences)), spread.paired_df
-    else:  # other seeds, or one seed of one column: two independent means
-        mean = yours.mean - reference.mean
-        error = math.sqrt(spread.single * (1 / yours.n + 1 / reference.n))
-        df = spread.single_df
-    agreement: Agreement
-    if differences and len(differences) == len(ours) and not any(differences):
-        return Checked(row.label, column, yours, reference, Estimate(0.0, None, yours.n), "equal")
-    if df == 0:
-        difference, agreement = Estimate(mean, None, yours.n), "one run"
-    else:
-        half_width = t_quantile(df, 1 - LEVEL / n_numbers) * error
-        difference = Estimate(mean, half_width, yours.n)
-        agreement = "agrees" if abs(mean) <= half_width else "differs"
-    return Checked(row.label, column, yours, reference, difference, agreement)

@@ -1,24 +1,28 @@
 """Verdicts on the claims of an experiment, and paired differences.
 
-A claim is tested on each column of the table: the differences of its two sides, paired by seed, in
-one-sided t-tests for it and against it, corrected by Holm over all comparisons of the experiment.
+A claim is tested on each column of the table: the differences of its two sides, paired by seed and
+by test image, in one-sided t-tests for it and against it. Holm's correction covers all comparisons
+of the primary claims, and apart from them those of the secondary ones.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from harness.analysis.bundle import Bundle
+from harness.analysis.bundle_fields import Number
 from harness.analysis.statistics import (
+    FEWEST_SEEDS,
     MOST_SEEDS,
     Estimate,
-    deviation,
-    estimate,
-    has_spread,
+    SampleMean,
+    crossed_mean,
     holm,
-    p_above,
-    p_within,
+    sample_mean,
     seeds_above,
     seeds_within,
 )
@@ -27,17 +31,20 @@ from harness.analysis.tables.rows import (
     Row,
     cell_estimate,
     columns_of,
+    is_main,
     main_metric,
     rows_of,
     select,
     select_all_seeds,
 )
+from harness.common.metrics import ACCURACY, NCM_METRICS
 from harness.experiment.claims import Claim, Quantity, find_published, parse_claim, parse_quantity
 from harness.methods import DEFAULT, get_method
 from harness.plan import TEACHER
 
-Outcome = Literal["supported", "contradicted", "undecided"]
-OUTCOMES: tuple[Outcome, ...] = ("supported", "contradicted", "undecided")
+Outcome = Literal["supported", "contradicted", "undecided", "not tested"]
+OUTCOMES: tuple[Outcome, ...] = ("supported", "contradicted", "undecided", "not tested")
+DECIDED: tuple[Outcome, ...] = ("supported", "contradicted")
 LEVEL = 0.05
 NO_SPREAD = "the differences have no spread"
 ONE_SEED = "one seed has no spread"
@@ -49,20 +56,20 @@ class Verdict:
 
     Attributes:
         claim: As written in the experiment file.
-        column: The column's label; "" if the claim depends on no column.
-        difference: Left side - right side, as a fraction, with its own 95 % t-interval.
+        column: The column's label; "" if the claim depends on no column, or is not tested.
+        is_primary: Whether the claim is one of the experiment's primary ones.
+        difference: Left side - right side, as a fraction, with its own 95 % interval; None if the
+            claim is not tested.
         p: Corrected; None without a spread.
-        seeds_needed: For 80 % power at the observed difference and spread; None if decided, or if
-            more than MOST_SEEDS.
-        why: What would decide an undecided claim.
+        why: What would decide an undecided claim, or why it is not tested.
     """
 
     claim: str
     column: str
+    is_primary: bool
     outcome: Outcome
-    difference: Estimate
+    difference: Estimate | None
     p: float | None
-    seeds_needed: int | None
     why: str
 
 
@@ -93,9 +100,9 @@ def row_of(bundle: Bundle, quantity: Quantity) -> Row | None:
     return None
 
 
-def by_seed(bundle: Bundle, row: Row, column: Column) -> dict[int, float]:
-    """Return seed -> the reported accuracy; one run of all seeds counts for each."""
-    return {n.seed: n.accuracy(bundle.reported) for n in select_all_seeds(bundle, row, column)}
+def by_seed(bundle: Bundle, row: Row, column: Column) -> dict[int, Number]:
+    """Return seed -> the number; one run of all seeds counts for each."""
+    return {n.seed: n for n in select_all_seeds(bundle, row, column)}
 
 
 def paired(left: dict[int, float], right: dict[int, float]) -> list[float]:
@@ -103,100 +110,170 @@ def paired(left: dict[int, float], right: dict[int, float]) -> list[float]:
     return [left[seed] - right[seed] for seed in sorted(left.keys() & right.keys())]
 
 
+def accuracies(bundle: Bundle, numbers: dict[int, Number]) -> dict[int, float]:
+    """Return seed -> the reported accuracy."""
+    return {seed: number.accuracy(bundle.reported) for seed, number in numbers.items()}
+
+
+def paired_mean(
+    bundle: Bundle, left: dict[int, Number], right: dict[int, Number]
+) -> SampleMean | None:
+    """Return the mean of left - right, paired by seed and, where they are known, by test image.
+
+    Returns:
+        None if no seed has both. The choice of test images counts only if both sides were measured
+        on the same images and the bundle says which of them are right.
+    """
+    differences = paired(accuracies(bundle, left), accuracies(bundle, right))
+    if not differences:
+        return None
+    seeds = sorted(left.keys() & right.keys())
+    sides = [[_correct_images(bundle, side[seed]) for seed in seeds] for side in (left, right)]
+    images = {part[0] for side in sides for part in side}
+    if len(images) > 1 or None in images:
+        return sample_mean(differences)
+    first, second = (np.array([correct for _, correct in side], dtype=float) for side in sides)
+    return crossed_mean(first - second)
+
+
+def _correct_images(bundle: Bundle, number: Number) -> tuple[str | None, np.ndarray]:
+    """Return the digest of the test images and whether each is right; None if it is not known."""
+    cell = number.cell
+    if cell.correct is None or not (
+        number.result == ACCURACY
+        or (number.result in NCM_METRICS and is_main(bundle, number.result))
+    ):
+        return None, np.zeros(0)
+    assert cell.correct_images is not None
+    return cell.correct.images, cell.correct_images
+
+
+def counts_images(bundle: Bundle) -> bool:
+    """Return whether the bundle says which test images are right, so that their choice counts."""
+    return all(cell.correct is not None for cell in bundle.cells)
+
+
 @dataclass(frozen=True)
-class _Comparison:
+class Comparison:
+    """A claim in one column: the mean difference of its sides, before any correction."""
+
     claim: Claim
     column: str
-    values: list[float]
-
-    @property
-    def has_spread(self) -> bool:
-        return has_spread(self.values)
+    mean: SampleMean
 
     @property
     def p_for(self) -> float:
+        """One-sided p of the claim."""
         margin = self.claim.margin
-        return (p_above if self.claim.is_greater else p_within)(self.values, margin)
+        return self.mean.p_above(margin) if self.claim.is_greater else self.mean.p_within(margin)
 
     @property
     def p_against(self) -> float:
-        margin, negated = self.claim.margin, [-v for v in self.values]
+        """One-sided p of its opposite."""
+        margin = self.claim.margin
         if self.claim.is_greater:
-            return p_above(negated, -margin)
-        return min(p_above(self.values, margin), p_above(negated, margin))
+            return self.mean.p_below(margin)
+        return min(self.mean.p_above(margin), self.mean.p_below(-margin))
 
     @property
     def p(self) -> float:
         """The two-sided p: twice the smaller one, as both directions are tested."""
-        return min(1.0, 2 * min(self.p_for, self.p_against)) if self.has_spread else 1.0
+        return min(1.0, 2 * min(self.p_for, self.p_against)) if self.mean.has_spread else 1.0
 
     def seeds_needed(self, level: float) -> int | None:
         """Return the seeds that would decide the claim, with each test at `level`."""
-        mean, s = sum(self.values) / len(self.values), deviation(self.values)
+        mean, error = self.mean.mean, self.mean.error or 0.0
+        s = error * self.mean.n**0.5
         distance = (mean if self.claim.is_greater else abs(mean)) - self.claim.margin
         if self.claim.is_greater or distance > 0:
             return seeds_above(abs(distance), s, level)
         return seeds_within(-distance, s, level)
 
 
-def verdicts_of(bundle: Bundle) -> list[Verdict]:
-    """Return the verdicts in the order of claims and columns.
+def verdicts_of(bundle: Bundle, claims_of: Bundle | None = None) -> list[Verdict]:
+    """Return the verdicts in the order of claims and columns, the primary ones first.
 
-    A claim about a method that the experiment does not have (left out by `--set`) has none.
+    Args:
+        bundle: The numbers.
+        claims_of: The bundle whose claims are tested; by default the same one.
     """
-    claims = [parse_claim(text) for text in bundle.experiment.get("claims", ())]
-    comparisons = [c for claim in claims for c in _comparisons(bundle, claim)]
-    adjusted = holm([comparison.p for comparison in comparisons])
+    settings = (claims_of or bundle).settings
     return [
-        _verdict(comparison, p, len(comparisons))
-        for comparison, p in zip(comparisons, adjusted, strict=True)
+        verdict
+        for is_primary, claims in ((True, settings.claims), (False, settings.secondary_claims))
+        for verdict in _corrected(bundle, [parse_claim(text) for text in claims], is_primary)
     ]
 
 
-def _verdict(comparison: _Comparison, p: float, n_comparisons: int) -> Verdict:
-    difference = estimate(comparison.values)
-    assert difference is not None
+def _corrected(bundle: Bundle, claims: Sequence[Claim], is_primary: bool) -> list[Verdict]:
+    """Return the verdicts on claims that are corrected together."""
+    tested = {claim.text: compare_sides(bundle, claim) for claim in claims}
+    comparisons = [c for found in tested.values() if not isinstance(found, str) for c in found]
+    adjusted = iter(holm([comparison.p for comparison in comparisons]))
+    verdicts = []
+    for text, found in tested.items():
+        if isinstance(found, str):
+            verdicts.append(Verdict(text, "", is_primary, "not tested", None, None, found))
+        else:
+            verdicts += [_verdict(c, next(adjusted), len(comparisons), is_primary) for c in found]
+    return verdicts
+
+
+def _verdict(comparison: Comparison, p: float, n_comparisons: int, is_primary: bool) -> Verdict:
+    mean, difference = comparison.mean, comparison.mean.interval()
     text, column = comparison.claim.text, comparison.column
-    if not comparison.has_spread:
-        why = ONE_SEED if difference.n == 1 else NO_SPREAD
-        return Verdict(text, column, "undecided", difference, None, None, why)
+    if not mean.has_spread:
+        why = ONE_SEED if mean.n == 1 else NO_SPREAD
+        return Verdict(text, column, is_primary, "undecided", difference, None, why)
     if p <= LEVEL:
         is_for = comparison.p_for < comparison.p_against
         outcome: Outcome = "supported" if is_for else "contradicted"
-        return Verdict(text, column, outcome, difference, p, None, "")
-    seeds = comparison.seeds_needed(LEVEL / 2 / n_comparisons)
-    needed = f"about {seeds}" if seeds else f"more than {MOST_SEEDS:,}"
-    why = f"{needed} seeds would decide it"
-    return Verdict(text, column, "undecided", difference, p, seeds, why)
+        return Verdict(text, column, is_primary, outcome, difference, p, "")
+    why = ""
+    if mean.n >= FEWEST_SEEDS:  # fewer say too little about the spread
+        seeds = comparison.seeds_needed(LEVEL / 2 / n_comparisons)
+        needed = f"about {seeds}" if seeds else f"more than {MOST_SEEDS:,}"
+        why = f"{needed} seeds would decide it"
+    return Verdict(text, column, is_primary, "undecided", difference, p, why)
 
 
-def _comparisons(bundle: Bundle, claim: Claim) -> list[_Comparison]:
-    """Return one comparison per column in which both sides have numbers from different cells."""
+def compare_sides(bundle: Bundle, claim: Claim) -> list[Comparison] | str:
+    """Return one comparison per column in which both sides have numbers from different cells.
+
+    Returns:
+        Or why the claim cannot be tested.
+    """
+    quantities = [claim.left, *([claim.right] if claim.right else [])]
+    published: dict[str, str] = {}
     if claim.right is None:
-        published, quantity = find_published(claim, bundle.published)
-        left, right = row_of(bundle, quantity), None
-    else:
-        published = {}
-        left, right = row_of(bundle, claim.left), row_of(bundle, claim.right)
-        if right is None:
-            return []
-    if left is None:
-        return []
-    comparisons: dict[str, _Comparison] = {}
+        published, quantities[0] = find_published(claim, bundle.published)
+    rows = [row_of(bundle, quantity) for quantity in quantities]
+    missing = [q.method for q, row in zip(quantities, rows, strict=True) if row is None]
+    if missing:
+        return f"{' and '.join(missing)} is no method here"
+    left, *others = [row for row in rows if row]
+    comparisons: dict[str, Comparison] = {}
     for column in columns_of(bundle):
         ours = by_seed(bundle, left, column)
-        if right is None:
+        if not others:
             text = published.get(_network(bundle, left, column), "")
-            theirs = dict.fromkeys(ours, float(text.partition(" ")[0]) / 100) if text else {}
             part = column.part(left)
+            values = accuracies(bundle, ours).values() if text else ()
+            mean = sample_mean([v - _percent(text) for v in values]) if values else None
         else:
-            theirs = (
-                {} if _same_cells(bundle, left, right, column) else by_seed(bundle, right, column)
-            )
+            (right,) = others
+            if _same_cells(bundle, left, right, column):
+                continue
             part = column.part(left) or column.part(right)
-        if values := paired(ours, theirs):
-            comparisons.setdefault(part, _Comparison(claim, part, values))
-    return list(comparisons.values())
+            mean = paired_mean(bundle, ours, by_seed(bundle, right, column))
+        if mean:
+            comparisons.setdefault(part, Comparison(claim, part, mean))
+    return list(comparisons.values()) or "no column has numbers of both sides"
+
+
+def _percent(text: str) -> float:
+    """Return a published number, "91.00 ± 0.3", as a fraction."""
+    return float(text.partition(" ")[0]) / 100
 
 
 def _network(bundle: Bundle, row: Row, column: Column) -> str:
@@ -214,21 +291,60 @@ def _is_baseline(row: Row) -> bool:
     return row.method in DEFAULT and not get_method(row.method).needs
 
 
-def differences_of(bundle: Bundle) -> list[Difference]:
-    """Return every method's final accuracy minus the baseline's.
-
-    The baseline is the plain student, or the first method if there is none.
-    """
+def baseline_of(bundle: Bundle) -> Row:
+    """Return the row of the plain student, or of the first method if there is none."""
     finals = [row for row in rows_of(bundle) if row.is_final]
-    plain = next((row for row in finals if _is_baseline(row)), finals[0])
+    return next((row for row in finals if _is_baseline(row)), finals[0])
+
+
+def differences_of(bundle: Bundle) -> list[Difference]:
+    """Return every method's final accuracy minus the baseline's."""
+    finals, plain = [row for row in rows_of(bundle) if row.is_final], baseline_of(bundle)
     differences = []
     for row in finals:
         for column in columns_of(bundle):
-            values = paired(by_seed(bundle, row, column), by_seed(bundle, plain, column))
-            difference = None if row is plain else estimate(values)
-            if difference:
-                differences.append(Difference(row.label, plain.label, column.label, difference))
+            sides = (by_seed(bundle, r, column) for r in (row, plain))
+            mean = None if row == plain else paired_mean(bundle, *sides)
+            if mean:
+                interval = mean.interval()
+                differences.append(Difference(row.label, plain.label, column.label, interval))
     return differences
+
+
+Standing = Literal["confirmed", "not confirmed", "reversed", "open"]
+STANDINGS: tuple[Standing, ...] = ("confirmed", "not confirmed", "reversed", "open")
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """A verdict on the same claim and column from two sets of numbers."""
+
+    first: Verdict
+    second: Verdict | None
+
+    @property
+    def standing(self) -> Standing:
+        """What the second verdict makes of the first one; "open" if the first decides nothing."""
+        first, second = self.first.outcome, self.second.outcome if self.second else "not tested"
+        if first not in DECIDED:
+            return "open"
+        if first == second:
+            return "confirmed"
+        return "reversed" if second in DECIDED else "not confirmed"
+
+
+def confirmations(first: Bundle, second: Bundle, claims_of: Bundle) -> list[Confirmation]:
+    """Return the verdicts of two bundles on the claims of one of them, side by side."""
+    seconds = {(v.claim, v.column): v for v in verdicts_of(second, claims_of)}
+    return [
+        Confirmation(v, seconds.get((v.claim, v.column))) for v in verdicts_of(first, claims_of)
+    ]
+
+
+def count_standings(pairs: Iterable[Confirmation]) -> str:
+    """Return the standings in numbers: "3 confirmed, 1 not confirmed, 0 reversed, 0 open"."""
+    standings = [pair.standing for pair in pairs]
+    return ", ".join(f"{standings.count(s)} {s}" for s in STANDINGS)
 
 
 @dataclass(frozen=True)
@@ -259,7 +375,7 @@ def beside_published(bundle: Bundle) -> list[BesidePublished]:
             text, ours = published.get(network, ""), cell_estimate(bundle, row, column)
             if not text or ours is None:
                 continue
-            theirs = float(text.partition(" ")[0]) / 100
+            theirs = _percent(text)
             difference = Estimate(ours.mean - theirs, ours.half_width, ours.n)
             source, protocol = published["source"], published["protocol"]
             pairs[f"{source}: {published['row']}", network] = BesidePublished(

@@ -111,7 +111,7 @@ def compare(frame: pd.DataFrame, method: str, baseline: str) -> pd.DataFrame:
     """
     import pandas as pd
 
-    from harness.analysis.statistics import estimate, has_spread, p_differs
+    from harness.analysis.statistics import sample_mean
 
     sides = []
     for name in (method, baseline):
@@ -129,14 +129,13 @@ def compare(frame: pd.DataFrame, method: str, baseline: str) -> pd.DataFrame:
     both["difference"] = both.accuracy - both.accuracy_baseline
     lines, columns = [], [name for name in TASK if name in both]
     for key, group in both.groupby(columns, dropna=False, sort=False):
-        values = group.difference.tolist()
-        mean = estimate(values)
-        assert mean is not None
+        mean = sample_mean(group.difference.tolist())
         line = {**dict(zip(columns, key, strict=True)), "n": mean.n, "difference": mean.mean}
         low = high = p = math.nan
-        if mean.half_width is not None and has_spread(values):
-            low, high = mean.mean - mean.half_width, mean.mean + mean.half_width
-            p = p_differs(values)
+        half_width = mean.interval().half_width
+        if mean.has_spread and half_width is not None:
+            low, high = mean.mean - half_width, mean.mean + half_width
+            p = mean.p_differs
         lines.append({**line, "low": low, "high": high, "p": p})
     return pd.DataFrame(lines)
 

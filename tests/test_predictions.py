@@ -21,7 +21,7 @@ from harness.data import load
 from harness.experiment.file import apply_overrides, parse
 from harness.plan import make_plan
 from harness.store import CellDir, Store
-from harness.train.cell import run_cell
+from harness.train.cell import predict_again, run_cell
 from harness.train.exit_status import DONE
 from harness.train.methods.base import Classifier
 
@@ -101,12 +101,22 @@ def test_predictions_are_those_of_the_selected_weights(
         assert directory.manifest.results["accuracy"][form] == measured[epoch - 1]
 
 
-def test_without_classifier_or_test_images_there_are_none(finished: Path, tmp_path: Path) -> None:
-    assert not (cells(finished)["stage1"] / "predictions.npz").exists()
+def test_without_test_images_there_are_none(tmp_path: Path) -> None:
     directory = plain_cell(tmp_path, with_test=False)
     assert go(directory) == DONE
     assert not (directory / "predictions.npz").exists()
     assert read_predictions(directory) is None
+
+
+def test_stage_1_has_those_of_the_nearest_class_mean(finished_copy: Path) -> None:
+    """They are the protocol's NCM accuracy, and can be made again from the model."""
+    cell = cells(finished_copy)["stage1"]
+    expected = cell.manifest.results["ncm_train_centers"]["selected"]
+    assert accuracy_of(cell) == pytest.approx(expected, abs=1e-12)
+    content = (cell / "predictions.npz").read_bytes()
+    (cell / "predictions.npz").unlink()
+    predict_again(cell)
+    assert (cell / "predictions.npz").read_bytes() == content
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

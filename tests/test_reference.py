@@ -1,20 +1,24 @@
 """Does it reproduce? A finished grid beside the committed numbers."""
 
+import itertools
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import scipy.stats
 from bundles import BUNDLE, FILE, as_text, exported, made_up, with_seeds
 from helpers import one_error_line, snapshot
 
-from harness.analysis.bundle import Bundle
-from harness.analysis.reference import FREE, Comparison, compare, different
-from harness.analysis.statistics import t_quantile
+from harness.analysis.bundle import Bundle, read_bundle
+from harness.analysis.reference import FREE, MARGIN, ReferenceCheck, compare, different
 from harness.analysis.tables.comparisons import comparison_table
+from harness.analysis.tables.rows import Row, cell_estimate, columns_of, rows_of, select_all_seeds
 from harness.cli import main
+from harness.common.metrics import SELECTION_RULES
 
 SMALL, LARGE = "wrn-10-1", "wrn-10-2"
 BASE = [0.90, 0.92, 0.94]
@@ -37,64 +41,120 @@ def noise(seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(0, 0.004, (4, 3))
 
 
-def agreements(found: Comparison) -> list[str]:
-    return [c.agreement for c in found.checked]
+def agreements(check: ReferenceCheck) -> list[str]:
+    return [c.agreement for c in check.checked]
 
 
 def test_the_same_numbers() -> None:
-    found = compare(bundle(), bundle())
-    assert agreements(found) == ["equal"] * 4 and found.reproduces
-    assert found.summary == "4 of 4 numbers agree with made-up.jsonl (4 equal to the last digit)"
+    """The baseline in both columns, and KD minus it."""
+    check = compare(bundle(), bundle())
+    assert agreements(check) == ["equal"] * 4 and check.reproduces
+    assert [(c.effect, c.column) for c in check.checked] == [
+        (effect, student) for effect in ("Student", "KD - Student") for student in (SMALL, LARGE)
+    ]
+    assert "4 of 4 effects agree with made-up.jsonl within 1 point (4 equal" in check.summary
 
 
-def test_another_draw_agrees_and_a_shift_does_not() -> None:
-    found = compare(bundle(noise()), bundle())
-    assert agreements(found) == ["agrees"] * 4 and found.reproduces
-    assert found.summary.startswith("4 of 4 numbers agree")
-    shifted = noise()
-    shifted[3] += 0.05
-    found = compare(bundle(shifted), bundle())
-    assert agreements(found) == ["agrees"] * 3 + ["differs"] and not found.reproduces
-    assert found.summary.startswith("3 of 4 numbers agree")
+def test_a_small_deviation_agrees_a_large_one_differs_and_noise_says_nothing() -> None:
+    shifts = noise() / 10
+    shifts[2] += 0.05  # KD, small
+    check = compare(bundle(shifts), bundle())
+    assert agreements(check) == ["agrees", "agrees", "differs", "agrees"]
+    assert not check.reproduces and check.summary.startswith("3 of 4 effects agree")
+    check = compare(bundle(10 * noise()), bundle())
+    assert agreements(check) == ["too noisy"] * 4 and check.reproduces
+    assert check.summary.startswith("0 of 4 effects agree")
+    assert agreements(compare(bundle(noise() / 10), bundle(), 0.0001)) == ["too noisy"] * 4
+    assert agreements(compare(bundle(10 * noise()), bundle(), 0.5)) == ["agrees"] * 4
 
 
-def test_the_interval_is_pooled_over_a_row_and_holds_for_all() -> None:
-    """By numpy: two columns of three seeds give four degrees of freedom; four numbers."""
+def test_luck_that_all_methods_share_is_no_deviation_of_an_effect() -> None:
+    shared = np.tile(noise()[0] * 10, (4, 1))
+    assert agreements(compare(bundle(shared), bundle()))[2:] == ["equal"] * 2
+    assert agreements(compare(bundle(0.05), bundle())) == ["differs"] * 2 + ["equal"] * 2
+
+
+def test_each_effect_has_a_variance_of_its_own() -> None:
+    """By scipy: the deviations of one effect in one column, and what would be seen."""
     shifts = noise()
-    found = compare(bundle(shifts), bundle())
-    pooled = np.concatenate([row - row.mean() for row in shifts[:2]])
-    error = np.sqrt((pooled**2).sum() / 4 / 3)
-    first = found.checked[0]
-    assert (first.row, first.column) == ("Student", SMALL)
-    assert first.difference.mean == pytest.approx(shifts[0].mean())
-    assert first.difference.half_width == pytest.approx(t_quantile(4, 1 - 0.05 / 4) * error)
+    checked = compare(bundle(shifts), bundle()).checked[3]
+    values = shifts[3] - shifts[1]  # KD - Student, large
+    interval = scipy.stats.t.interval(0.95, 2, values.mean(), scipy.stats.sem(values))
+    assert checked.deviation.mean == pytest.approx(values.mean())
+    assert checked.deviation.half_width == pytest.approx((interval[1] - interval[0]) / 2)
+    quantiles = scipy.stats.t.ppf(1 - 0.05 / 2 / 4, 2) + scipy.stats.t.ppf(0.8, 2)
+    assert checked.seen_from == pytest.approx(quantiles * scipy.stats.sem(values))
 
 
-def test_columns_that_are_equal_do_not_narrow_the_interval() -> None:
-    """They come from the same processor."""
-    shifts = noise()
-    both = compare(bundle(shifts), bundle()).checked[0].difference.half_width
-    shifts[1] = 0
-    found = compare(bundle(shifts), bundle())
-    alone = found.checked[0].difference.half_width
-    assert agreements(found)[1] == "equal"
-    error = shifts[0].std(ddof=1) / np.sqrt(3)
-    assert alone == pytest.approx(t_quantile(2, 1 - 0.05 / 4) * error) and alone != both
+def test_other_seeds_are_two_independent_means() -> None:
+    other = bundle(noise(1))
+    other.numbers[:] = [replace(n, seed=n.seed + 10) for n in other.numbers]
+    checked = compare(other, bundle(noise(2))).checked[0]
+    first, second = (np.array(BASE) + noise(seed)[0] for seed in (1, 2))
+    expected = scipy.stats.ttest_ind(first, second, equal_var=False).confidence_interval()
+    assert checked.deviation.mean == pytest.approx(first.mean() - second.mean())
+    assert checked.deviation.half_width == pytest.approx((expected.high - expected.low) / 2)
 
 
-def test_fewer_seeds() -> None:
-    """One seed has no spread of its differences: that of the seeds stands for it."""
-    found = compare(bundle(noise(), n_seeds=1), bundle())
-    assert agreements(found) == ["agrees"] * 4
-    values = [*BASE, *BASE]
-    pooled = np.array([values[:3], values[3:]])
-    variance = ((pooled - pooled.mean(1, keepdims=True)) ** 2).sum() / 4
-    expected = t_quantile(4, 1 - 0.05 / 4) * np.sqrt(variance * (1 + 1 / 3))
-    assert found.checked[0].difference.half_width == pytest.approx(expected)
-    assert agreements(compare(bundle(0.3, n_seeds=1), bundle())) == ["differs"] * 4
-    found = compare(bundle(0.01, n_seeds=1), bundle(n_seeds=1))
-    assert agreements(found) == ["one run"] * 4 and found.reproduces
-    assert "4 of one run" in found.summary and found.summary.startswith("0 of 4 numbers agree")
+def test_one_seed_has_the_spread_of_the_others_seeds() -> None:
+    assert agreements(compare(bundle(0.01, n_seeds=1), bundle()))[:2] == ["too noisy"] * 2
+    assert agreements(compare(bundle(0.5, n_seeds=1), bundle()))[:2] == ["differs"] * 2
+    check = compare(bundle(0.5, n_seeds=1), bundle(n_seeds=1))
+    assert agreements(check)[:2] == ["too noisy"] * 2 and check.reproduces
+    assert check.checked[0].seen_from is None
+
+
+def test_the_sides_of_claims_are_compared() -> None:
+    numbers = {("plain", "student", SMALL): BASE, ("kd", "kd", SMALL): BASE}
+    numbers[("dkd", "dkd", SMALL)] = BASE
+    ours = made_up(
+        numbers,
+        methods=["plain", "kd", "dkd"],
+        claims=["dkd > plain"],
+        secondary_claims=["dkd > kd"],
+    )
+    assert [c.effect for c in compare(ours, ours).checked] == [
+        *("Student", "KD - Student", "DKD - Student", "DKD - KD")
+    ]
+
+
+@pytest.mark.parametrize("name", ["digits", "digits-cross"])
+def test_no_row_agrees_in_the_place_of_another(name: str) -> None:
+    """In the committed numbers, wherever two rows differ by more than the margin."""
+    path = Path(__file__).parent.parent / f"experiments/results/{name}.jsonl"
+    reference = read_bundle(path)
+    rows = [row for row in rows_of(reference) if row.is_final]
+    swapped = 0
+    for row, other in itertools.permutations(rows, 2):
+        wrong = _with_the_numbers_of(reference, row, other)
+        checked = {(c.effect, c.column): c for c in compare(wrong, reference).checked}
+        for column in columns_of(reference):
+            means = [cell_estimate(reference, r, column) for r in (row, other)]
+            if all(means) and abs(means[0].mean - means[1].mean) > MARGIN:  # type: ignore[union-attr]
+                ours = [c for (_, part), c in checked.items() if part == column.label]
+                assert any(c.agreement in ("differs", "too noisy") for c in ours), (row, other)
+                swapped += 1
+    assert swapped > 50
+
+
+def _with_the_numbers_of(bundle: Bundle, row: Row, other: Row) -> Bundle:
+    """Return the bundle with another row's accuracies in the place of a row's."""
+    values = {
+        (n.seed, column.label): n.accuracy(bundle.reported)
+        for column in columns_of(bundle)
+        for n in select_all_seeds(bundle, other, column)
+    }
+    wrong = {
+        id(n): values[n.seed, column.label]
+        for column in columns_of(bundle)
+        for n in select_all_seeds(bundle, row, column)
+        if (n.seed, column.label) in values
+    }
+    numbers = [
+        replace(n, **dict.fromkeys(SELECTION_RULES, wrong[id(n)])) if id(n) in wrong else n
+        for n in bundle.numbers
+    ]
+    return replace(bundle, numbers=numbers)
 
 
 def test_only_what_both_have_is_compared() -> None:
@@ -107,25 +167,28 @@ def test_only_what_both_have_is_compared() -> None:
 
 
 def test_other_settings_are_not_compared() -> None:
-    found = compare(bundle(training={"epochs": 4}), bundle())
-    assert found.checked == [] and found.reproduces
-    assert "training.epochs: 10 there, 4 here" in found.summary
+    check = compare(bundle(training={"epochs": 4}), bundle())
+    assert check.checked == [] and check.reproduces
+    assert "training.epochs: 10 there, 4 here" in check.summary
     assert different({"kd": {"alpha": 1}, "seeds": [0]}, {"seeds": [1]}) == []
     for name in FREE:  # lists that may be shorter, and what changes no number
         assert different({name: ["a"]}, {name: ["b"]}) == [], name
-    assert {"seeds", "students", "claims", "published"} <= FREE
-    (said,) = different({"a": {"b": "x" * 99}}, {"a": {"b": [1]}})
-    assert said == f"a.b: [1] there, {'x' * 37}... here"
+    assert {"seeds", "students", "claims", "secondary_claims", "published"} <= FREE
+    (text,) = different({"a": {"b": "x" * 99}}, {"a": {"b": [1]}})
+    assert text == f"a.b: [1] there, {'x' * 37}... here"
 
 
 def test_the_table() -> None:
-    shifts = noise()
+    shifts = noise() / 10
     shifts[0] = 0
     shifts[3] += 0.05
     table = comparison_table(compare(bundle(shifts), bundle()))
     rows = [[cell.text for cell in row] for row in table.rows]
-    assert rows[0] == ["Student", SMALL, "92.00 ± 4.97 (3)", "92.00 ± 4.97 (3)", "0", "equal"]
-    assert rows[3][-1] == "differs" and rows[3][-2].startswith("+")
+    assert rows[0] == [
+        *("Student", SMALL, "92.00 ± 4.97 (3)", "92.00 ± 4.97 (3)", "0", "–", "equal")
+    ]
+    assert rows[3][0] == "KD - Student" and rows[3][-1] == "differs"
+    assert rows[3][2].startswith("+4.98 ± ") and rows[3][4] == rows[3][2]
     assert [row[-1].bold for row in table.rows] == [False, False, False, True]
 
 
@@ -143,7 +206,7 @@ def project(finished_copy: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_finished_grid_beside_its_reference(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Nothing is written, whatever comes out; status 1 if a number differs."""
+    """Nothing is written, whatever comes out."""
     assert main(["verdicts", FILE]) == 0
     assert f"no reference {BUNDLE} to compare with" in capsys.readouterr().out
     BUNDLE.parent.mkdir(exist_ok=True)
@@ -151,12 +214,14 @@ def test_a_finished_grid_beside_its_reference(
     before = snapshot(project)
     assert main(["verdicts", FILE, "--set", "claims=[kd > plain]"]) == 0
     out = capsys.readouterr().out
-    assert out.startswith(f"6 of 6 numbers agree with {BUNDLE} (6 equal to the last digit)\n")
-    assert "By your numbers. Claims: 0 supported, 0 contradicted, 1 undecided" in out
+    assert f"5 of 5 effects agree with {BUNDLE} within 1 point (5 equal to the last digit)" in out
+    assert "1 primary verdicts: 0 confirmed, 0 not confirmed, 0 reversed, 1 open" in out
+    assert main(["verdicts", FILE, "--margin", "0"]) == 2
+    assert "--margin" in one_error_line(capsys.readouterr().err)
     assert snapshot(project) == before
 
 
-def test_a_number_that_differs_is_status_1(
+def test_an_effect_that_differs_is_status_1(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Three seeds give a mean far from the reference's."""
@@ -181,5 +246,5 @@ def test_without_a_finished_grid_the_reference_speaks(
     BUNDLE.write_text(as_text([header, *lines]))
     assert main(["verdicts", FILE]) == 0
     out = capsys.readouterr().out
-    assert "cells are not finished in runs: of experiments/results/tiny.jsonl alone" in out
-    assert "By the reference's numbers. Claims: 0 supported" in out
+    assert "cells are not finished in runs" in out and f"verdicts of {BUNDLE} alone" in out
+    assert "Primary claims: 0 supported" in out

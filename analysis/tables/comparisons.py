@@ -5,74 +5,171 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from harness.analysis.bundle import Bundle
-from harness.analysis.reference import Agreement, Checked, Comparison
+from harness.analysis.reference import POWER, Checked, ReferenceCheck
 from harness.analysis.tables.result_table import Block, Cell, ResultTable
 from harness.analysis.verdicts import (
+    DECIDED,
     LEVEL,
     OUTCOMES,
     Verdict,
     beside_published,
+    confirmations,
+    count_standings,
+    counts_images,
     differences_of,
     p_text,
     verdicts_of,
 )
 
-AGREEMENTS: dict[Agreement, Cell] = {
-    "equal": Cell("equal"),
-    "agrees": Cell("agrees"),
-    "differs": Cell("differs", bold=True),
-    "one run": Cell("one run, no spread"),
-}
+SEEDS_ALONE = (
+    "The choice of test images is not counted, as the numbers are older than the record of which "
+    "images are right."
+)
 
 
 def count_outcomes(verdicts: Sequence[Verdict]) -> str:
     """Return the verdicts in numbers: "3 supported, 0 contradicted, 1 undecided"."""
-    return ", ".join(f"{sum(v.outcome == o for v in verdicts)} {o}" for o in OUTCOMES)
+    counts = {outcome: sum(v.outcome == outcome for v in verdicts) for outcome in OUTCOMES}
+    return ", ".join(f"{n} {o}" for o, n in counts.items() if n or o != "not tested")
 
 
-def verdict_blocks(bundle: Bundle) -> list[Block]:
-    """Return one row per claim and column; nothing if the experiment claims nothing."""
-    verdicts = verdicts_of(bundle)
-    if not verdicts:
-        return []
-    sentence = (
-        f"Claims: {count_outcomes(verdicts)}. Differences in points, paired by seed, with their "
-        f"95 % t-interval (number of seeds); a claim is decided at {100 * LEVEL:.0f} % for all "
-        f"{len(verdicts)} comparisons together (Holm)."
+def verdict_blocks(bundle: Bundle, claims_of: Bundle | None = None) -> list[Block]:
+    """Return the primary and the secondary verdicts, one row per claim and column.
+
+    Args:
+        bundle: The numbers; nothing is returned if the experiment claims nothing.
+        claims_of: The bundle whose claims are tested; by default the same one.
+    """
+    verdicts = verdicts_of(bundle, claims_of)
+    blocks: list[Block] = []
+    for is_primary, name in ((True, "Primary claims"), (False, "Secondary claims")):
+        listed = [v for v in verdicts if v.is_primary == is_primary]
+        if listed:
+            rows = [[*_claim(v), *_result(v)] for v in listed]
+            sentence = f"{name}: {count_outcomes(listed)}. {_rule(bundle, listed)}"
+            head = ["claim", "", "difference", "p", "verdict"]
+            blocks += [sentence, ResultTable(head, rows, align="llrrl")]
+    return blocks
+
+
+def _claim(verdict: Verdict) -> list[Cell]:
+    return [Cell(verdict.claim), Cell(verdict.column)]
+
+
+def _result(verdict: Verdict) -> list[Cell]:
+    why = f"; {verdict.why}" if verdict.why else ""
+    p = None if verdict.p is None else p_text(verdict.p)
+    return [Cell.points(verdict.difference), Cell(p), Cell(verdict.outcome, note=why)]
+
+
+def _rule(bundle: Bundle, verdicts: Sequence[Verdict]) -> str:
+    """Return how these verdicts were reached."""
+    n = sum(v.difference is not None for v in verdicts)
+    images = counts_images(bundle)
+    return (
+        f"Differences in points, paired by seed{' and test image' * images}, with their 95 % "
+        f"interval (number of seeds); decided at {100 * LEVEL:.0f} % for all {n} comparisons "
+        f"together (Holm).{'' if images else f' {SEEDS_ALONE}'}"
     )
+
+
+def confirmation_blocks(
+    first: Bundle, second: Bundle, claims_of: Bundle, names: tuple[str, str]
+) -> list[Block]:
+    """Return the verdicts of two bundles side by side; nothing if nothing is claimed.
+
+    Args:
+        first: The numbers whose verdicts are to be confirmed.
+        second: The numbers that confirm them.
+        claims_of: The bundle whose claims are tested.
+        names: The headings of the two bundles.
+    """
+    pairs = confirmations(first, second, claims_of)
+    if not pairs:
+        return []
     rows = [
         [
-            Cell(v.claim),
-            Cell(v.column),
-            Cell.points(v.difference),
-            Cell(None if v.p is None else p_text(v.p)),
-            Cell(v.outcome, note=f"; {v.why}" if v.why else ""),
+            Cell(pair.first.claim, note="" if pair.first.is_primary else " (secondary)"),
+            Cell(pair.first.column),
+            *_side(pair.first),
+            *_side(pair.second),
+            Cell(pair.standing, bold=pair.standing == "reversed"),
         ]
-        for v in verdicts
+        for pair in pairs
     ]
-    head = ["claim", "", "difference", "p", "verdict"]
-    return [sentence, ResultTable(head, rows, align="llrrl")]
+    head = ["claim", "", names[0], "", names[1], "", "standing"]
+    counts = [
+        f"{len(part)} {name} verdicts: {count_standings(part)}"
+        for name, is_primary in (("primary", True), ("secondary", False))
+        if (part := [p for p in pairs if p.first.is_primary == is_primary])
+    ]
+    return [f"{'; '.join(counts)}.", ResultTable(head, rows, align="llrlrll")]
 
 
-def claims_blocks(bundle: Bundle) -> list[Block]:
-    """Return one row per claim: its outcomes among the columns of the table."""
-    verdicts = verdicts_of(bundle)
+def _side(verdict: Verdict | None) -> list[Cell]:
+    if verdict is None:
+        return [Cell(), Cell("not tested")]
+    return [Cell.points(verdict.difference), Cell(verdict.outcome)]
+
+
+def claims_blocks(bundle: Bundle, replication: Bundle | None) -> list[Block]:
+    """Return what a page says of an experiment's primary claims.
+
+    With a second set of seeds, only what both decide alike is listed.
+    """
+    if replication is None:
+        return _claims_once(bundle)
+    pairs = [p for p in confirmations(bundle, replication, bundle) if p.first.is_primary]
+    if not pairs:
+        return []
+    both = " and ".join(_seeds(b) for b in (bundle, replication))
+    sentence = (
+        f"Primary claims, tested twice, with the seeds {both}: {count_standings(pairs)}. "
+        f"{_rule(bundle, [pair.first for pair in pairs])} "
+    )
+    confirmed = [pair for pair in pairs if pair.standing == "confirmed"]
+    if not confirmed:
+        return [f"{sentence}No claim is confirmed, so none is listed."]
+    rows = [
+        [
+            Cell(pair.first.claim, code=True),
+            *(Cell(pair.first.column), Cell(pair.first.outcome)),
+            *(Cell.points(v.difference) for v in (pair.first, pair.second) if v),
+        ]
+        for pair in confirmed
+    ]
+    head = ["claim", "", "verdict", "difference", "with the second seeds"]
+    table = ResultTable(head, rows, align="lllrr").compact()
+    return [f"{sentence}Only what is confirmed is listed:", table]
+
+
+def _seeds(bundle: Bundle) -> str:
+    """Return the seeds in words: "10 to 19", or all of them if they are no sequence."""
+    seeds = sorted(bundle.settings.seeds)
+    if seeds == list(range(seeds[0], seeds[-1] + 1)) and len(seeds) > 2:
+        return f"{seeds[0]} to {seeds[-1]}"
+    return ", ".join(map(str, seeds))
+
+
+def _claims_once(bundle: Bundle) -> list[Block]:
+    """Return one row per primary claim: its outcomes among the columns of the table."""
+    verdicts = [v for v in verdicts_of(bundle) if v.is_primary]
     if not verdicts:
         return []
     rows = []
     for claim in dict.fromkeys(v.claim for v in verdicts):
         own = [v for v in verdicts if v.claim == claim]
-        counts = (sum(v.outcome == outcome for v in own) for outcome in OUTCOMES)
+        counts = (sum(v.outcome == outcome for v in own) for outcome in (*DECIDED, "undecided"))
         rows.append([Cell(claim, code=True), *(Cell(n or None) for n in counts), Cell(_range(own))])
-    sentence = (
-        "Claims of this experiment, tested on each column: paired t-tests at "
-        f"{100 * LEVEL:.0f} % for all {len(verdicts)} comparisons together (Holm)."
-    )
-    return [sentence, ResultTable(["claim", *OUTCOMES, "difference in points"], rows)]
+    sentence = f"Primary claims, tested with one set of seeds. {_rule(bundle, verdicts)}"
+    head = ["claim", *DECIDED, "undecided", "difference in points"]
+    return [sentence, ResultTable(head, rows)]
 
 
-def _range(verdicts: Sequence[Verdict]) -> str:
-    means = sorted(100 * v.difference.mean for v in verdicts)
+def _range(verdicts: Sequence[Verdict]) -> str | None:
+    means = sorted(100 * v.difference.mean for v in verdicts if v.difference)
+    if not means:
+        return None
     return f"{means[0]:+.1f}" + (f" to {means[-1]:+.1f}" if len(means) > 1 else "")
 
 
@@ -88,8 +185,9 @@ def difference_blocks(bundle: Bundle) -> list[Block]:
         for row in dict.fromkeys(d.row for d in differences)
     ]
     sentence = (
-        f"Final accuracy minus that of {differences[0].baseline}, in points, paired by seed, mean "
-        "± half-width of the 95 % t-interval (number of seeds), each for itself."
+        f"Final accuracy minus that of {differences[0].baseline}, in points, paired by seed"
+        f"{' and test image' * counts_images(bundle)}, mean ± half-width of the 95 % interval "
+        "(number of seeds), each for itself."
     )
     return [sentence, ResultTable(["", *columns], rows)]
 
@@ -115,24 +213,25 @@ def published_blocks(bundle: Bundle) -> list[Block]:
     return [sentence, ResultTable(head, rows, align="lll")] if rows else []
 
 
-def comparison_table(comparison: Comparison) -> ResultTable:
-    """Return one row per number: yours, the reference's, and whether they agree."""
+def comparison_table(check: ReferenceCheck) -> ResultTable:
+    """Return one row per effect: yours, the reference's, and whether they agree."""
     sentence = (
-        f"Difference: yours - reference, in points, ± an interval that holds for all "
-        f"{len(comparison.checked)} numbers together (95 %, Bonferroni)."
+        "Effects in points: a row minus the baseline, or the two sides of a claim; deviation: "
+        "yours - reference, with its 95 % t-interval; seen from: the true deviation that would be "
+        f"called different in {100 * POWER:.0f} % of all repetitions."
     )
-    head = ["", "", "yours", "reference", "difference", "verdict"]
-    rows = [_checked(checked) for checked in comparison.checked]
-    return ResultTable(head, rows, align="llrrrl", caption=[sentence])
+    head = ["effect", "", "yours", "reference", "deviation", "seen from", "verdict"]
+    rows = [_checked(checked) for checked in check.checked]
+    return ResultTable(head, rows, align="llrrrrl", caption=[sentence])
 
 
 def _checked(checked: Checked) -> list[Cell]:
-    is_equal = checked.agreement == "equal"
+    form = Cell.points if checked.is_difference else Cell.percent
     return [
-        Cell(checked.row),
+        Cell(checked.effect),
         Cell(checked.column),
-        Cell.percent(checked.yours),
-        Cell.percent(checked.theirs),
-        Cell(0) if is_equal else Cell.points(checked.difference),
-        AGREEMENTS[checked.agreement],
+        *(form(side) for side in (checked.yours, checked.theirs)),
+        Cell(0) if checked.agreement == "equal" else Cell.points(checked.deviation),
+        Cell(None if checked.seen_from is None else 100 * checked.seen_from, digits=1),
+        Cell(checked.agreement, bold=checked.agreement == "differs"),
     ]

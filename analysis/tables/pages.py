@@ -15,6 +15,7 @@ from harness.analysis.tables.accuracy import (
 from harness.analysis.tables.caption import caption, describe_bold, short_caption
 from harness.analysis.tables.comparisons import (
     claims_blocks,
+    confirmation_blocks,
     difference_blocks,
     published_blocks,
     verdict_blocks,
@@ -26,11 +27,12 @@ from harness.analysis.tables.rows import column_groups, columns_of
 from harness.analysis.tables.runs import anchors, heading, sections
 
 VERDICTS = "Verdicts"
+REPLICATION = "Verdicts with two sets of seeds"
 DIFFERENCES = "Differences from the plain student, paired by seed"
 PUBLISHED = "Beside the published numbers"
 LEAK = "All three accuracies, and the leak of choosing the epoch on the test set"
 RUNS = "Runs"
-HEADINGS = (VERDICTS, DIFFERENCES, PUBLISHED, LEAK, RUNS)
+HEADINGS = (VERDICTS, REPLICATION, DIFFERENCES, PUBLISHED, LEAK, RUNS)
 
 
 def table_blocks(bundle: Bundle, link: Link = unlinked) -> list[Block]:
@@ -44,14 +46,15 @@ def link_to_runs(bundle: Bundle, page: str = "") -> Link:
     return lambda row, column: f"{page}#{targets[heading(row, column)]}"
 
 
-def summary_blocks(bundle: Bundle, page: str) -> list[Block]:
+def summary_blocks(bundle: Bundle, page: str, replication: Bundle | None = None) -> list[Block]:
     """Return what a page shows of an experiment: final accuracies, and its claims.
 
     Args:
         bundle: The results.
         page: The address of the results page.
+        replication: The results with other seeds, if there are any.
     """
-    claims = claims_blocks(bundle)
+    claims = claims_blocks(bundle, replication)
     link = f"[All numbers, verdicts and runs]({page})."
     line = f"{short_caption(bundle)} {describe_bold(bool(claims))} {link}"
     return [*captioned(final_tables(bundle), [line]), *claims]
@@ -62,8 +65,19 @@ def closing_blocks(bundle: Bundle) -> list[Block]:
     return captioned(final_tables(bundle), [short_caption(bundle)])
 
 
-def results_page(bundle: Bundle) -> str:
-    """Return the page of everything that an experiment has measured, as Markdown."""
+def results_page(bundle: Bundle, replication: Bundle | None = None) -> str:
+    """Return the page of everything that an experiment has measured, as Markdown.
+
+    Args:
+        bundle: The results.
+        replication: The results with other seeds, if there are any.
+    """
+    twice: list[Block] = []
+    if replication is not None:
+        page = replication.path.with_suffix(".md").name
+        names = ("first seeds", "other seeds")
+        twice = [f"The numbers with other seeds: [{page}]({page})."]
+        twice += confirmation_blocks(bundle, replication, bundle, names)
     tables = accuracy_tables(bundle, link_to_runs(bundle))
     blocks: list[Block] = [
         f"# {_title(bundle)}",
@@ -72,6 +86,7 @@ def results_page(bundle: Bundle) -> str:
     ]
     for title, part in (
         (VERDICTS, verdict_blocks(bundle)),
+        (REPLICATION, twice),
         (DIFFERENCES, difference_blocks(bundle)),
         (PUBLISHED, published_blocks(bundle)),
         (LEAK, leak_blocks(bundle)),
@@ -93,13 +108,18 @@ def _title(bundle: Bundle) -> str:
     return f"Results of {bundle.name}"
 
 
-def result_files(bundle: Bundle) -> dict[str, str]:
-    """Return the files beside a bundle by suffix: its results page, and its numbers."""
+def result_files(bundle: Bundle, replication: Bundle | None = None) -> dict[str, str]:
+    """Return the files beside a bundle by suffix: its results page, and its numbers.
+
+    Args:
+        bundle: The results.
+        replication: The results with other seeds, if there are any.
+    """
     comment = "mean and 95 % t-interval over seeds (their number), in per cent"
     tables = accuracy_tables(bundle, published=False)
     titles = [group.title for group in column_groups(columns_of(bundle))]
     return {
-        ".md": results_page(bundle),
+        ".md": results_page(bundle, replication),
         ".csv": csv_text(number_table(bundle)),
         ".tex": "\n".join(
             latex_text(table, f"{latex_escaped(f'{bundle.name}: {title}')}; {comment}")

@@ -186,6 +186,11 @@ def main_metric(bundle: Bundle, result: str) -> str:
     return metrics.main_metric(result, bundle.settings.protocol.ncm_centers)
 
 
+def is_main(bundle: Bundle, result: str) -> bool:
+    """Return whether a result is what the protocol judges its stage by."""
+    return result == main_metric(bundle, NCM if result in NCM_METRICS else result)
+
+
 def select(bundle: Bundle, row: Row, column: Column) -> list[Number]:
     """Return the numbers behind one table cell, one per run.
 

@@ -26,6 +26,7 @@ from harness.cli.options import (
     Workers,
     run_options,
 )
+from harness.common.errors import UserError
 from harness.run.options import RunOptions
 
 app = typer.Typer()
@@ -43,6 +44,12 @@ def tables(
         bool, typer.Option("--print", help="print the tables, leave README and bundles alone")
     ] = False,
     mixed: Mixed = False,
+    replication: Annotated[
+        bool,
+        typer.Option(
+            "--replication", help="FILES have other seeds: keep their numbers as a second set"
+        ),
+    ] = False,
 ) -> None:
     """Rewrite the README's tables from the finished cells of FILES, or from the stored bundles."""
     from harness.analysis.generated_files import make_tables
@@ -55,16 +62,27 @@ def tables(
         check=check,
         print_only=print_only,
         allow_mixed=mixed,
+        is_replication=replication,
     )
     raise typer.Exit(changed)
 
 
 @app.command()
-def verdicts(file: File, set_: Set = None, store: StoreOption = RUNS) -> None:
-    """Compare the numbers with the committed ones, and evaluate the claims."""
+def verdicts(
+    file: File,
+    set_: Set = None,
+    store: StoreOption = RUNS,
+    margin: Annotated[
+        float, typer.Option(help="points within which an effect agrees with the reference")
+    ] = 1.0,
+) -> None:
+    """Compare effects and verdicts with the committed ones; test the claims."""
     from harness.analysis.print_results import print_verdicts
 
-    raise typer.Exit(print_verdicts(plan_of_file(file, set_), file, store, set_ or []))
+    if not 0 < margin < 100:
+        raise UserError(f"--margin: {margin:g} points; give more than 0 and less than 100")
+    plan = plan_of_file(file, set_)
+    raise typer.Exit(print_verdicts(plan, file, store, set_ or [], margin / 100))
 
 
 @app.command()

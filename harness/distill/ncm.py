@@ -25,8 +25,18 @@ def ncm_accuracy(embedding: Tensor, labels: Tensor, centers: Tensor) -> Tensor:
         >>> ncm_accuracy(embedding, labels, centers=torch.eye(2)).item()
         0.5
     """
+    best, predicted = _similarities(embedding, centers).max(1)
+    return ((predicted == labels) & best.isfinite()).double().mean()
+
+
+def ncm_classes(embedding: Tensor, centers: Tensor) -> Tensor:
+    """Return the class (N,) that `ncm_accuracy` gives to each embedding (N, D)."""
+    return _similarities(embedding, centers).argmax(1)
+
+
+def _similarities(embedding: Tensor, centers: Tensor) -> Tensor:
+    """Return <phi, c_j> (N, C), minus infinity for a class without images."""
     with torch.autocast(embedding.device.type, enabled=False):
         embedding = upcast_to_float32(embedding)
         scores = embedding @ centers.to(embedding.dtype).T
-    best, predicted = scores.masked_fill((centers == 0).all(1), -torch.inf).max(1)
-    return ((predicted == labels) & best.isfinite()).double().mean()
+    return scores.masked_fill((centers == 0).all(1), -torch.inf)

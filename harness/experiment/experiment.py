@@ -39,7 +39,10 @@ from harness.networks import NetworkOptions
 # Stands in Markdown and LaTeX tables, figures and MLflow: no character that one of them interprets.
 Label = Annotated[str, Field(pattern=r"^[\w .,:;=+()/%'-]+$", max_length=60)]
 # Fields added later: left out while empty, so that a new field changes nothing written before.
-ADDED_LATER = ("tasks", "tuned", "teacher_source", "claims", "teacher_batch_size")
+ADDED_LATER = (
+    *("tasks", "tuned", "teacher_source", "claims", "secondary_claims"),
+    "teacher_batch_size",
+)
 BatchSize = Annotated[int, Field(ge=2)]
 
 
@@ -82,8 +85,9 @@ class ExperimentFields(Frozen):
     protocol: Protocol
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], Field(min_length=1)] = (0,)
     published: str | None = None
-    # Statements to test (harness.experiment.claims).
+    # Statements to test (harness.experiment.claims); the primary ones are corrected together.
     claims: tuple[str, ...] = ()
+    secondary_claims: tuple[str, ...] = ()
     # Method -> its own settings (docs/tuning.md). The teacher keeps the experiment's.
     tuned: dict[str, Tuned] | None = None
 
@@ -118,7 +122,7 @@ class ExperimentFields(Frozen):
         distinct([s.label for s in value])
         return value
 
-    @field_validator("claims", mode="before")
+    @field_validator("claims", "secondary_claims", mode="before")
     @classmethod
     def _claims_as_list(cls, value: Any) -> Any:
         return [value] if isinstance(value, str) else value
@@ -158,17 +162,18 @@ class ExperimentFields(Frozen):
 
     @property
     def parsed_claims(self) -> list[Claim]:
-        """The claims, parsed.
+        """The primary and the secondary claims, parsed.
 
         Raises:
             ValueError: one of them is malformed.
         """
         claims = []
-        for i, text in enumerate(self.claims):
-            try:
-                claims.append(parse_claim(text))
-            except ValueError as error:
-                raise ValueError(f"claims.{i}: {error}") from None
+        for field in ("claims", "secondary_claims"):
+            for i, text in enumerate(getattr(self, field)):
+                try:
+                    claims.append(parse_claim(text))
+                except ValueError as error:
+                    raise ValueError(f"{field}.{i}: {error}") from None
         return claims
 
     def sections(self, names: Iterable[str]) -> dict[str, Any]:

@@ -52,7 +52,10 @@ def schema() -> Schema:
         "students": {**fields["students"], "items": network},
         "protocol": {"anyOf": [{"enum": [*PRESETS, *ALIASES]}, refs[Protocol, "validation"]]},
         "methods": {**fields["methods"], "items": _method()},
-        "claims": {"anyOf": [{"type": "string"}, fields["claims"]]},
+        **{
+            name: {"anyOf": [{"type": "string"}, fields[name]]}
+            for name in ("claims", "secondary_claims")
+        },
         "epochs_scale": {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1000},
     }
     tasks = definitions["Tasks"]["properties"]

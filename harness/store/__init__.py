@@ -15,7 +15,7 @@
     checkpoint.pt      to resume from the last epoch; deleted when the cell is done
     checkpoint.sha256  its digest, newest first (two lines while it is being replaced)
     model.pt           the selected weights, in the format of the published checkpoints
-    predictions.npz    the predictions on the test images, if there are a classifier and a test set
+    predictions.npz    the predictions on the test images, if there is a test set
     manifest.json      written last: the cell is done, with its results and provenance
     mlflow.json        the MLflow runs that already hold the cell (derived; may be deleted)
     log.txt            the output of the training process

@@ -25,7 +25,14 @@ from torch import Tensor, nn
 
 from harness.cell import Cell, CellConfig
 from harness.common.errors import UserError
-from harness.common.metrics import ACCURACY, EVALUATION_SECONDS, metric_name, summary
+from harness.common.metrics import (
+    ACCURACY,
+    EVALUATION_SECONDS,
+    NCM,
+    metric_name,
+    ncm_metric,
+    summary,
+)
 from harness.common.provenance import UNKNOWN, CodeVersion, code_version, processor, software
 from harness.common.signals import stop_on_sigterm
 from harness.data import Dataset
@@ -41,7 +48,7 @@ from harness.store.manifest import Manifest
 from harness.train.checkpoint import about, load_model, to_bytes
 from harness.train.data_request import DatasetCache, data_request
 from harness.train.device import be_deterministic, describe, resolve_device, use
-from harness.train.evaluate import autocast, classify
+from harness.train.evaluate import autocast, classify, ncm_accuracies
 from harness.train.exit_status import BUSY, DONE, FAILED, STOPPED, WRONG_INPUT
 from harness.train.loop import Diverged, Interrupted, train
 from harness.train.methods.base import Context, make_training
@@ -164,11 +171,12 @@ def _train(
     }
     data = to_bytes(content)
     write_atomically(directory / "model.pt", data)
-    if "test" in images and classifies:
-        predicted = training.selected.get("test")
-        if predicted is None:  # the epoch was selected before a kill
+    if "test" in images:
+        if "test" not in training.selected:  # the epoch was selected before a kill
             model.load_state_dict(state)
-            predicted = classify(model, images["test"], config.optimizer.precision)
+            training.evaluate(model, epoch - 1)
+            training.selected = training.predicted
+        predicted = training.selected["test"]
         file = predictions_file(predicted, images["test"].labels_cpu, dataset.class_names)
         write_atomically(directory / "predictions.npz", file)
     directory.append("end", selected_epoch=epoch)
@@ -299,11 +307,17 @@ def predict_again(directory: CellDir) -> None:
     dataset = load_dataset(directory, config)
     if dataset.test is None:
         return
-    device = resolve_device("cpu")
-    model = load_model(directory / "model.pt", config.network, len(dataset.class_names))
+    device, n_classes = resolve_device("cpu"), len(dataset.class_names)
+    model = load_model(directory / "model.pt", config.network, n_classes)
     model = model.to(memory_format=torch.channels_last)
     images = on_device(dataset, dataset.test, device, 0)
-    predicted = classify(model, images, config.optimizer.precision)
+    precision = config.optimizer.precision
+    if directory.cell.metric == NCM:
+        train = on_device(dataset, dataset.train, device, 0)
+        _, by_form = ncm_accuracies(model, train, {"test": images}, n_classes, precision)
+        predicted = by_form[ncm_metric(config.protocol.ncm_centers)]["test"]
+    else:
+        predicted = classify(model, images, precision)
     file = predictions_file(predicted, images.labels_cpu, dataset.class_names)
     write_atomically(directory / "predictions.npz", file)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from harness.common.metrics import ACCURACY, NCM_EVAL, NCM_TRAIN, group_metric, metric_name
 from harness.data.batches import Images
 from harness.distill.centers import class_centers
-from harness.distill.ncm import ncm_accuracy
+from harness.distill.ncm import ncm_accuracy, ncm_classes
 from harness.distill.relations import upcast_to_float32
 from harness.networks.base import Network
 
@@ -89,20 +89,25 @@ def ncm_accuracies(
     evaluated: dict[str, Images],
     n_classes: int,
     precision: str = "float32",
-) -> dict[str, float]:
+) -> tuple[dict[str, float], dict[str, dict[str, Tensor]]]:
     """Return the NCM accuracy on each evaluated set, with one forward pass per set.
 
     Returns:
         "{set}/ncm_train_centers": Centres from the training images (unbiased).
         "{set}/ncm_eval_centers": Centres from the evaluated images with their own labels, as in
             the published "after stage 1" rows (inflated: each image contributes to its centre).
+        And by metric and set, the predicted classes (N,).
     """
     embedding, _ = embed_and_classify(model, train, precision)
     train_centers = class_centers(embedding, train.labels, n_classes)
-    result = {}
+    measured: dict[str, float] = {}
+    predicted: dict[str, dict[str, Tensor]] = {NCM_TRAIN: {}, NCM_EVAL: {}}
     for name, images in evaluated.items():
         embedding, _ = embed_and_classify(model, images, precision)
         own_centers = class_centers(embedding, images.labels, n_classes)
         for form, centers in ((NCM_TRAIN, train_centers), (NCM_EVAL, own_centers)):
-            result[metric_name(name, form)] = ncm_accuracy(embedding, images.labels, centers).item()
-    return result
+            measured[metric_name(name, form)] = ncm_accuracy(
+                embedding, images.labels, centers
+            ).item()
+            predicted[form][name] = ncm_classes(embedding, centers)
+    return measured, predicted

@@ -53,7 +53,9 @@ class RelationMatching(Training):
         if not self.is_measured(epoch + 1):
             return None
         c = self.context
-        return ncm_accuracies(model, c.train, c.evaluated, c.n_classes, c.precision)
+        measured, predicted = ncm_accuracies(model, c.train, c.evaluated, c.n_classes, c.precision)
+        self.predicted = predicted[self.metric]
+        return measured
 
     def is_measured(self, epoch: int) -> bool:
         """Return whether accuracy is measured after an epoch (from 1).
