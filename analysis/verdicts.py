@@ -39,6 +39,7 @@ from harness.analysis.tables.rows import (
 )
 from harness.common.metrics import ACCURACY, NCM_METRICS
 from harness.experiment.claims import Claim, Quantity, find_published, parse_claim, parse_quantity
+from harness.experiment.published import why_not_comparable
 from harness.methods import DEFAULT, get_method
 from harness.plan import TEACHER
 
@@ -247,6 +248,8 @@ def compare_sides(bundle: Bundle, claim: Claim) -> list[Comparison] | str:
     published: dict[str, str] = {}
     if claim.right is None:
         published, quantities[0] = find_published(claim, bundle.published)
+        if why := why_not_comparable(published, bundle.protocol):
+            return why
     rows = [row_of(bundle, quantity) for quantity in quantities]
     missing = [q.method for q, row in zip(quantities, rows, strict=True) if row is None]
     if missing:

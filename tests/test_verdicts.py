@@ -417,7 +417,15 @@ def test_after_stage_1_the_metric_of_the_protocol_counts() -> None:
 
 
 PUBLISHED = [
-    {"source": "a", "row": "KD", "protocol": "p | q", "of": "kd", SMALL: "91.00 ± 0.3", LARGE: ""},
+    {
+        "source": "a",
+        "row": "KD",
+        "protocol": "p | q",
+        "of": "kd",
+        "preset": "strict(evaluate_every=5)",
+        SMALL: "91.00 ± 0.3",
+        LARGE: "",
+    },
     {"source": "a", "row": "?", "protocol": "p", SMALL: "1"},
     {"source": "a", "row": "T", "protocol": "p", "of": "teacher", "wrn-16-2": "95"},
 ]
@@ -437,6 +445,14 @@ def test_claims_about_published_numbers() -> None:
     assert (loose.column, strict.column) == (SMALL, SMALL)
     assert (loose.outcome, strict.outcome) == ("supported", "undecided")
     assert strict.difference.mean == pytest.approx(0.9202 - 0.91)
+
+
+def test_a_number_of_another_protocol_is_not_tested() -> None:
+    bundle = with_published()
+    bundle.published[0] = PUBLISHED[0] | {"preset": "legacy-2020"}
+    found = verdicts_of(bundle)
+    assert [v.outcome for v in found] == ["not tested"] * 2
+    assert "legacy-2020" in found[0].why and bundle.protocol in found[0].why
 
 
 def test_ours_beside_the_published_numbers() -> None:
