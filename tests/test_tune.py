@@ -520,7 +520,9 @@ def test_tuning_cells_have_no_test_images(tmp_path: Path) -> None:
     assert dataset.test is None and dataset.digest != ordinary.digest
     for method, space in tuning.spaces.items():
         params = {field: values.ends[0] for field, values in space.items()}
-        cells = cells_of(tuning, dataset, method, 0, params).plan.cells
+        plan = cells_of(tuning, dataset, method, 0, params).plan
+        assert plan.experiment.seeds == (1000,), "the experiment reports other seeds"
+        cells = plan.cells
         assert all(c.config.data.without_test for c in cells.values())
         assert all(c.config.protocol.train_on == "train" for c in cells.values())
         assert not cells.keys() & make_plan(tuning.base, ordinary).cells.keys()
