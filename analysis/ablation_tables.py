@@ -18,21 +18,8 @@ from harness.analysis.readme import DOCS, README, has_markers, replace_between_m
 from harness.analysis.statistics import Estimate, estimate
 from harness.analysis.tables.caption import describe_commits, describe_data, made_with
 from harness.analysis.tables.markdown import markdown
-from harness.analysis.tables.result_table import (
-    DASH,
-    Block,
-    Cell,
-    Command,
-    ResultTable,
-    captioned,
-)
-from harness.analysis.tables.rows import (
-    Row,
-    columns_of,
-    main_metric,
-    rows_of,
-    select,
-)
+from harness.analysis.tables.result_table import DASH, Block, Cell, Command, ResultTable, captioned
+from harness.analysis.tables.rows import Row, columns_of, main_metric, rows_of, select
 from harness.common.canonical_json import canonical
 from harness.common.errors import UserError
 from harness.experiment.ablation import FIRST, FIXED, LAST, Step

@@ -59,7 +59,6 @@ def dashboard(folder: Path) -> Iterator[Dashboard]:
     """Run `harness ui` in `folder`; yield what it printed."""
     port = free_port()
     process = start(folder, "ui", "--port", str(port))
-    assert process.stdout is not None
     try:
         views: dict[str, str] = {}
         while len(views) < 3:
@@ -154,7 +153,6 @@ def teacher_page(shown: Dashboard) -> str:
 
     client = MlflowClient(shown.address)
     grid = re.search(r"experiments/(\d+)/", next(iter(shown.views.values())))
-    assert grid is not None
     for version in client.search_model_versions():
         if client.get_run(version.run_id).info.experiment_id == grid[1]:
             return f"{shown.address.rstrip('/')}/#/models/{quote(version.name)}?{WORKFLOW}"

@@ -139,7 +139,6 @@ class Forking:
             os.mkfifo(place / name)
             pipes.append(os.open(place / name, os.O_RDONLY | os.O_NONBLOCK))
         job = {"folder": str(folder), "arguments": arguments, "env": env, "pipes": str(place)}
-        assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(job) + "\n")
         self.process.stdin.flush()
         pid = int(self._line())
@@ -164,7 +163,6 @@ class Forking:
         return subprocess.CompletedProcess(["harness", *arguments], process.wait(), out, err)
 
     def _line(self) -> str:
-        assert self.process.stdout is not None
         if not select.select([self.process.stdout], [], [], HANG)[0]:
             raise subprocess.TimeoutExpired("harness", HANG)
         return self.process.stdout.readline().strip()

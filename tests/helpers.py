@@ -6,6 +6,7 @@ import functools
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import pytest
 import yaml
 from commands import HANG, Forking, Process
 
+from harness.cli import main
 from harness.store import CellDir, Store
 from harness.store.manifest import Manifest
 
@@ -215,6 +217,18 @@ def one_error_line(text: str) -> str:
     return lines[0]
 
 
+def refusal(capsys: Output, *words: str) -> str:
+    """Return the one line with which `harness WORDS` in this process ends with exit status 2."""
+    assert main([*words]) == 2
+    return one_error_line(capsys.readouterr().err)
+
+
+def run_python(code: str, *arguments: str, **env: str) -> "subprocess.CompletedProcess[str]":
+    """Run Python code in a process of its own."""
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, env=environment(**env), capture_output=True, text=True)
+
+
 @dataclass(frozen=True)
 class Interrupted:
     """A `slow` run that was stopped by Ctrl-C in the middle and then run again."""
@@ -242,11 +256,5 @@ def interrupt_and_resume(folder: Path) -> Interrupted:
     mlflow_before = content_of(mlflow_client(folder), "slow")
     again = call(folder, "run", str(file), "--no-bar", "--device", "cpu")
     return Interrupted(
-        folder,
-        process.returncode,
-        left,
-        before,
-        last_events,
-        mlflow_before,
-        again.returncode,
+        folder, process.returncode, left, before, last_events, mlflow_before, again.returncode
     )

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from bundles import BUNDLE, FILE, as_text, changed_bundle, exported, with_seeds
-from helpers import Output, cells, one_error_line, snapshot, write_experiment
+from helpers import Output, cells, refusal, snapshot, write_experiment
 from scipy import stats
 
 from harness.analysis.bundle import Bundle, export, read_bundle
@@ -56,7 +56,6 @@ def test_interval_of_three_by_hand() -> None:
 def test_interval_is_scipys(confidence: float) -> None:
     values = [0.913, 0.887, 0.9021, 0.95, 0.8713]
     found = estimate(values, confidence)
-    assert found is not None and found.half_width is not None
     low, high = stats.t.interval(
         confidence, len(values) - 1, loc=found.mean, scale=stats.sem(values)
     )
@@ -353,7 +352,6 @@ def test_check_finds_one_number_changed_by_hand(project: Path, capsys: Output, w
     path = project / where
     text = path.read_text()
     number = re.search(r"(\d)\.\d\d \(1\)" if where == "README.md" else r"(\d)\.\d\d \|", text)
-    assert number is not None
     digit = str((int(number[1]) + 1) % 10)
     path.write_text(text[: number.start(1)] + digit + text[number.end(1) :])
     before = snapshot(project)
@@ -413,8 +411,7 @@ def test_tables_refuses_and_changes_nothing(
     else:
         cell.finish(cell.manifest.model_copy(update={"device": "another"}))
     before = snapshot(project)
-    assert main(["tables", FILE]) == 2
-    line = one_error_line(capsys.readouterr().err)
+    line = refusal(capsys, "tables", FILE)
     for word in words:
         assert word in line
     assert snapshot(project) == before
@@ -424,8 +421,7 @@ def test_tables_refuses_and_changes_nothing(
 
 
 def test_tables_without_any_bundle(project: Path, capsys: Output) -> None:
-    assert main(["tables"]) == 2
-    assert "name an experiment file" in one_error_line(capsys.readouterr().err)
+    assert "name an experiment file" in refusal(capsys, "tables")
 
 
 def test_published_numbers_come_from_the_csv(project: Path) -> None:

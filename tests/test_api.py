@@ -1,14 +1,12 @@
 """`import harness`: results and comparisons as data."""
 
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import scipy.stats
-from helpers import ROOT, environment
+from helpers import ROOT, run_python
 
 import harness
 from harness.analysis.bundle import read_bundle
@@ -34,9 +32,7 @@ def test_importing_it_imports_nothing_else() -> None:
         "try: harness.nothing\n"
         "except AttributeError as e: print(e)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True
-    )
+    done = run_python(code)
     assert done.stdout.strip() == "module 'harness' has no attribute 'nothing'", done.stderr
 
 
@@ -69,7 +65,6 @@ def test_the_committed_numbers_give_the_table(monkeypatch: pytest.MonkeyPatch) -
             if column.task and row.by_task:
                 own = own[own.shots == column.task.shots]
             expected = cell_estimate(bundle, row, column)
-            assert expected is not None
             assert own.accuracy.mean() == pytest.approx(expected.mean) and len(own) == expected.n
     assert set(frame.shots.map(type)) == {int, type(None)}, "not 5.0 and NaN"
 

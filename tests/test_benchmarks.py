@@ -319,7 +319,6 @@ def test_costs_runs_and_is_drawn(nothing_kept: Path, tmp_path: Path) -> None:
     import costs
 
     record = costs.main(QUICK)
-    assert record is not None
     assert [s["axis"] for s in record["sweeps"]] == [a.name for a in costs.AXES]
     sizes = {s["axis"]: [p[0] for p in next(iter(s["lines"].values()))] for s in record["sweeps"]}
     assert sizes["batch"] == [4, 8] and len(set(sizes["cells"])) == 2

@@ -2,7 +2,6 @@
 
 import importlib
 import re
-import subprocess
 import sys
 import tomllib
 import types
@@ -12,7 +11,16 @@ from typing import Any
 import pytest
 import typer
 import yaml
-from helpers import ROOT, TINY, cells, environment, one_error_line, snapshot, write_experiment
+from helpers import (
+    ROOT,
+    TINY,
+    cells,
+    one_error_line,
+    refusal,
+    run_python,
+    snapshot,
+    write_experiment,
+)
 
 import harness.run.grid
 from harness.cli import app, main
@@ -275,8 +283,7 @@ def test_explain_refuses_an_ambiguous_name(
     finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output
 ) -> None:
     monkeypatch.chdir(finished)
-    assert main(["explain", ""]) == 2
-    assert "4 cells" in one_error_line(capsys.readouterr().err)
+    assert "4 cells" in refusal(capsys, "explain", "")
 
 
 # -- train: the published argument names -----------------------------------------------------------
@@ -318,7 +325,6 @@ class Trained:
         return 3  # unfinished: no results to print
 
     def field(self, path: str) -> Any:
-        assert self.experiment is not None
         node: Any = self.experiment.model_dump(mode="json")
         for part in path.split("."):
             node = node[int(part)] if part.isdigit() else node[part]
@@ -403,15 +409,13 @@ def test_the_defaults_are_the_releases(trained: Trained) -> None:
 def test_ca_is_mobile_nets(trained: Trained, capsys: Output) -> None:
     assert main(["train", "--student-network-name", "mobile_net", "--ca", "0.5"]) == 3
     assert trained.field("students.0.ca") == 0.5
-    assert main([*arguments(**BASE), "--ca", "0.5"]) == 2
-    assert "--ca" in one_error_line(capsys.readouterr().err)
+    assert "--ca" in refusal(capsys, *arguments(**BASE), "--ca", "0.5")
 
 
 @pytest.mark.parametrize("name", ["depth", "width"])
 def test_depth_and_width_are_not_mobile_nets(trained: Trained, capsys: Output, name: str) -> None:
     command = ["train", "--student-network-name", "mobile_net", f"--{name}", "16"]
-    assert main(command) == 2
-    error = one_error_line(capsys.readouterr().err)
+    error = refusal(capsys, *command)
     assert f"--{name}: unknown key" in error and "ca" in error
     assert trained.experiment is None
 
@@ -435,8 +439,7 @@ def test_devices(trained: Trained, capsys: Output, given: list[str], device: str
 
 def test_no_loader_workers_for_data_in_memory(trained: Trained, capsys: Output) -> None:
     assert main([*arguments(**BASE), "--n-workers", "0"]) == 3
-    assert main([*arguments(**BASE), "--n_workers", "4"]) == 2
-    assert "--n-workers" in one_error_line(capsys.readouterr().err)
+    assert "--n-workers" in refusal(capsys, *arguments(**BASE), "--n_workers", "4")
 
 
 @pytest.mark.parametrize(
@@ -496,16 +499,14 @@ WRONG_TRAINING: dict[str, list[str]] = {
 
 @pytest.mark.parametrize("line", WRONG_TRAINING)
 def test_wrong_training_arguments(trained: Trained, capsys: Output, line: str) -> None:
-    assert main([*arguments(**BASE), *line.split()]) == 2
-    error = one_error_line(capsys.readouterr().err)
+    error = refusal(capsys, *arguments(**BASE), *line.split())
     for part in WRONG_TRAINING[line]:
         assert part in error
     assert trained.experiment is None
 
 
 def test_a_wide_resnet_needs_its_depth(trained: Trained, capsys: Output) -> None:
-    assert main(["train", "--width", "1"]) == 2
-    assert "--depth: missing" in one_error_line(capsys.readouterr().err)
+    assert "--depth: missing" in refusal(capsys, "train", "--width", "1")
 
 
 def test_only_names_of_options_are_respelled() -> None:
@@ -543,10 +544,7 @@ def test_the_command_imports_nothing_that_could_be_interrupted() -> None:
     code = (
         "import sys, harness.__main__; print(*[m for m in sys.modules if m.startswith('harness')])"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True
-    )
-    assert done.stdout.split() == ["harness", "harness.__main__"]
+    assert run_python(code).stdout.split() == ["harness", "harness.__main__"]
 
 
 ENDS = """
@@ -565,9 +563,7 @@ sys.exit(command())
 @pytest.mark.parametrize(("argument", "status"), [("--version", 0), ("--nonsense", 2)])
 def test_a_command_has_said_all_and_ends_at_once(argument: str, status: int) -> None:
     """Python would take apart every module: a second where PyTorch is among them."""
-    done = subprocess.run(
-        [sys.executable, "-c", ENDS, argument], env=environment(), capture_output=True, text=True
-    )
+    done = run_python(ENDS, argument)
     assert done.returncode == status and "taken apart" not in done.stdout
     assert ("harness" in done.stdout) == (status == 0), done.stdout
     assert ("--nonsense" in done.stderr) == (status == 2), done.stderr

@@ -9,10 +9,9 @@ from typing import Any
 import optuna
 import pytest
 import yaml
-from helpers import TINY, Output, end_processes_in, one_error_line, start, wait_until
+from helpers import TINY, Output, end_processes_in, refusal, start, wait_until
 from optuna_dashboard import get_note, save_note
 
-from harness.cli import main
 from harness.tune.dashboard import DESCRIPTION, describe, find_journals, place_to_open, show_notes
 from harness.tune.storage import open_storage
 from harness.tune.tuning_file import Tuning, read_tuning
@@ -109,14 +108,12 @@ def test_the_newest_study_is_opened(
     monkeypatch.setenv("OPTUNA_STORAGE", "sqlite:///x.db")
     assert place_to_open(root, None) == "sqlite:///x.db"
     assert place_to_open(root, "old") == str(root / "tuning/old.journal")
-    assert main(["studies", "odl"]) == 2
-    error = one_error_line(capsys.readouterr().err)
+    error = refusal(capsys, "studies", "odl")
     assert error.startswith("error: NAME: ") and error.endswith("tasks/overlap-2, old")
 
 
 def test_without_a_study_one_line_says_so(tuning: Tuning, capsys: Output) -> None:
-    assert main(["studies"]) == 2
-    error = one_error_line(capsys.readouterr().err)
+    error = refusal(capsys, "studies")
     assert error.startswith("error: runs/tuning: ") and "`harness tune FILE`" in error
 
 

@@ -38,8 +38,6 @@ def digits() -> Dataset:
 
 
 def parts(dataset: Dataset) -> list[ImageSet]:
-    assert dataset.validation is not None
-    assert dataset.test is not None
     return [dataset.train, dataset.validation, dataset.test]
 
 
@@ -170,7 +168,6 @@ def test_digest_is_the_same_in_another_process(digits: Dataset) -> None:
 
 
 def test_digest_sees_every_change(digits: Dataset) -> None:
-    assert digits.validation is not None
     pixel = digits.train.images.copy()
     pixel[-1, -1, -1, -1] ^= 1
     label = digits.train.labels.copy()
@@ -296,7 +293,6 @@ def test_load_without_the_test_images(digits: Dataset) -> None:
 
 def test_join_validation(digits: Dataset) -> None:
     joined = join_validation(digits)
-    assert digits.validation is not None
     assert joined.validation is None
     assert len(joined.train) == 1297
     np.testing.assert_array_equal(joined.train.images[:1197], digits.train.images)

@@ -181,7 +181,6 @@ def test_normalisation_from_sums_is_that_of_the_pixels(tiny: Path) -> None:
 
 def test_batches_of_a_store(tiny: Path) -> None:
     dataset = parquet(tiny)
-    assert dataset.test is not None
     images = on_device(dataset, dataset.test, CPU, 0)
     assert isinstance(images, DeviceImages)
     x = torch.cat([b.x for b in images.plain(4)])

@@ -98,7 +98,6 @@ def tree(tmp_path: Path) -> Path:
 
 def test_official_split(dataset: Dataset, original: Path) -> None:
     assert dataset.name == "cub3" and dataset.class_names == NAMES
-    assert dataset.validation is not None and dataset.test is not None
     assert [len(p) for p in (dataset.train, dataset.validation, dataset.test)] == [18, 6, 12]
     assert dataset.test.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
     assert np.bincount(dataset.validation.labels).tolist() == [2, 2, 2]
@@ -452,7 +451,6 @@ def test_on_a_cpu_a_loader_with_the_wanted_workers(dataset: Dataset) -> None:
 
 
 def test_train_and_validation_join(dataset: Dataset) -> None:
-    assert dataset.validation is not None
     joined = join_validation(dataset)
     assert joined.validation is None and len(joined.train) == 24
     assert isinstance(joined.train.images, PackedImages)

@@ -80,7 +80,6 @@ def test_the_files_are_torchvisions() -> None:
 def test_a_folder_with_the_files(served: Path) -> None:
     dataset = fashion(path=served)
     assert dataset.name == "fashion-mnist" and dataset.class_names == CLASSES
-    assert dataset.validation is not None and dataset.test is not None
     assert [len(p) for p in (dataset.train, dataset.validation, dataset.test)] == [250, 50, 50]
     assert np.bincount(dataset.validation.labels).tolist() == [5] * 10
     images, labels = ARRAYS["test"]
@@ -145,7 +144,6 @@ def test_sizes(served: Path) -> None:
 
 def test_some_of_the_training_images(served: Path) -> None:
     every, some = fashion(path=served), fashion(path=served, train=70)
-    assert every.validation is not None and some.validation is not None
     np.testing.assert_array_equal(some.validation.pixels(), every.validation.pixels())
     assert len(some.train) == 70 and some.test is not None and len(some.test) == 50
     assert np.bincount(some.train.labels).tolist() == [7] * 10

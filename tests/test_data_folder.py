@@ -35,7 +35,6 @@ def test_two_lines_of_yaml(birds: Path) -> None:
     dataset = load(options)
     assert dataset.name == options.label == "birds"
     assert dataset.class_names == ("crow", "gull", "wren")
-    assert dataset.validation is not None and dataset.test is not None
     assert [len(p) for p in (dataset.train, dataset.validation, dataset.test)] == [54, 6, 15]
     assert dataset.augmentation == Augmentation(padding=4, flip=True)
     assert np.bincount(dataset.validation.labels).tolist() == [2, 2, 2]  # 10 % of train
@@ -55,7 +54,6 @@ def test_without_a_test_folder_one_is_drawn(birds: Path) -> None:
     assert folder(birds / "train").digest == drawn.digest
     assert folder(birds / "train", split_seed=1).digest != drawn.digest
     six = folder(birds / "train", test_size=6, validation=9)
-    assert six.test is not None and six.validation is not None
     assert [len(six.train), len(six.validation), len(six.test)] == [45, 9, 6]
 
 

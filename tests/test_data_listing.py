@@ -31,7 +31,6 @@ def birds(tmp_path: Path) -> Path:
 
 
 def n_images(dataset: Dataset) -> int:
-    assert dataset.validation is not None and dataset.test is not None
     return len(dataset.train) + len(dataset.validation) + len(dataset.test)
 
 

@@ -34,7 +34,6 @@ def tiny(tmp_path: Path) -> Path:
 def test_parquet_in_two_lines_of_yaml(tiny: Path) -> None:
     dataset = load(experiment(name="parquet", path=str(tiny)).dataset)
     assert dataset.name == "tiny" and dataset.class_names == ("0", "1", "2")
-    assert dataset.validation is not None and dataset.test is not None
     assert [len(p) for p in (dataset.train, dataset.validation, dataset.test)] == [27, 3, 6]
     np.testing.assert_array_equal(dataset.test.pixels(), [picture(s) for s in range(30, 36)])
     np.testing.assert_array_equal(dataset.test.labels, np.arange(6) % 3)
@@ -154,7 +153,6 @@ def _pets(path: Path, split: str, names: list[str] | None, labels: list[int]) ->
 def _labels_by_name(path: Path) -> dict[str, int]:
     """Class -> number of test images."""
     dataset = parquet(path, validation=2)
-    assert dataset.test is not None
     counts = np.bincount(dataset.test.labels, minlength=len(dataset.class_names)).tolist()
     return dict(zip(dataset.class_names, counts, strict=True))
 

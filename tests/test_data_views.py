@@ -47,7 +47,6 @@ def dataset(request: pytest.FixtureRequest, data_root: Path) -> Dataset:
 
 def numbers(part: ImageSet | None) -> list[int]:
     """Which images these are."""
-    assert part is not None
     return [int(part.images[i][0, 0, 0]) for i in range(len(part))]
 
 

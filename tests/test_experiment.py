@@ -1,17 +1,14 @@
 """Experiment files: their defaults, what is accepted, and the field that a refusal names."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from helpers import ROOT, one_error_line
+from helpers import ROOT, Output, refusal, run_python
 from pydantic import ValidationError
 
-from harness.cli import main
 from harness.common.errors import UserError
 from harness.experiment.file import apply_overrides, parse, read
 from harness.methods.base import StepSchedule
@@ -40,7 +37,7 @@ def raw() -> dict[str, Any]:
     return yaml.safe_load(TEXT)
 
 
-def refusal(raw: Any) -> str:
+def parse_error(raw: Any) -> str:
     with pytest.raises(UserError) as caught:
         parse(raw)
     assert len(str(caught.value).splitlines()) == 1
@@ -291,11 +288,12 @@ REFUSED = [
 
 @pytest.mark.parametrize(("assignment", "field", "nearest"), REFUSED, ids=[r[0] for r in REFUSED])
 def test_a_refusal_names_the_field(
-    assignment: str, field: str, nearest: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    assignment: str, field: str, nearest: str, tmp_path: Path, capsys: Output
 ) -> None:
     (tmp_path / "x.yaml").write_text(TEXT)
-    assert main(["plan", str(tmp_path / "x.yaml"), "--no-estimate", "--set", assignment]) == 2
-    message = one_error_line(capsys.readouterr().err)
+    message = refusal(
+        capsys, "plan", str(tmp_path / "x.yaml"), "--no-estimate", "--set", assignment
+    )
     assert message.startswith(f"error: {field}: ") and nearest in message
 
 
@@ -303,9 +301,9 @@ def test_a_misspelt_key_is_unknown_not_missing(raw: dict[str, Any]) -> None:
     misspelt = {"nmae": "name", "datasets": "dataset", "teachers": "teacher", "student": "students"}
     for wrong, right in misspelt.items():
         changed = {wrong if key == right else key: value for key, value in raw.items()}
-        assert refusal(changed).startswith(f"{wrong}: ") and repr(right) in refusal(changed)
-        assert refusal({k: v for k, v in raw.items() if k != right}).startswith(f"{right}: ")
-    message = refusal(raw | {"teacher": {"detph": 16, "width": 2}})
+        assert parse_error(changed).startswith(f"{wrong}: ") and repr(right) in parse_error(changed)
+        assert parse_error({k: v for k, v in raw.items() if k != right}).startswith(f"{right}: ")
+    message = parse_error(raw | {"teacher": {"detph": 16, "width": 2}})
     assert message.startswith("teacher.detph: ") and "'depth'" in message
 
 
@@ -344,7 +342,4 @@ def test_checking_and_planning_need_no_torch() -> None:
         "import sys, harness.experiment.file, harness.plan, harness.cli\n"
         "print([m for m in ('torch', 'mlflow', 'optuna', 'harness.analysis') if m in sys.modules])"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.strip() == "[]"
+    assert run_python(code).stdout.strip() == "[]"

@@ -200,7 +200,6 @@ def test_rank_correlation() -> None:
 def test_the_matrix_is_of_a_student_chosen_by_its_place(bundle_text: str) -> None:
     bundle, lines = made_up(bundle_text)
     matrix = confusion_matrix(bundle)
-    assert matrix is not None
     assert (matrix.method, matrix.student, matrix.n) == ("ReFilled (tuple)", "narrow", 3)
     expected = np.zeros((3, 3), dtype=int)
     for line in select(lines, "stage2", "refilled", "narrow"):
@@ -310,7 +309,6 @@ def test_all_methods_of_the_registry_can_be_told_apart(bundle_text: str) -> None
 def test_many_classes_are_a_picture_with_the_most_confused(bundle_text: str) -> None:
     bundle, lines = made_up(bundle_text)
     matrix = confusion_matrix(bundle)
-    assert matrix is not None
     percent = row_percent(matrix.counts)
     numbers = [t.get_text() for t in drawn(bundle, "confusion").axes[0].texts]
     assert numbers == [f"{v:.1f}" for v in percent.ravel() if v]

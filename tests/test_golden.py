@@ -93,7 +93,6 @@ def test_stage1(losses_file: Path, relation: str) -> None:
     key, count = STAGE1[relation]
     assert n == (g[count] if count else len(g[f"{key}_anchor"]))
     assert relative_error(loss.detach(), g[f"{key}_loss"]) < TOLERANCE
-    assert student.grad is not None
     assert relative_error(student.grad, g[f"{key}_grad"]) < TOLERANCE
 
 
@@ -131,7 +130,6 @@ def test_teaching_loss(losses_file: Path, key: str) -> None:
     )
     loss.backward()
     assert relative_error(loss.detach(), g[f"{key}_loss"]) < TOLERANCE
-    assert logits.grad is not None
     assert relative_error(logits.grad, g[f"{key}_grad"]) < TOLERANCE
 
 

@@ -118,7 +118,6 @@ def owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CellDir:
 
 def own_state(directory: CellDir) -> dict[str, Tensor]:
     data = directory.read_checkpoint()
-    assert data is not None
     return from_bytes(data, directory / "checkpoint.pt")["training"]
 
 

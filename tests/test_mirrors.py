@@ -12,7 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import ROOT, call, cells, one_error_line, snapshot, wait_until, write_experiment
+from helpers import (
+    ROOT,
+    call,
+    cells,
+    one_error_line,
+    refusal,
+    snapshot,
+    wait_until,
+    write_experiment,
+)
 
 from harness.cli import main
 from harness.experiment.file import read
@@ -189,8 +198,7 @@ def test_a_new_tracker_is_one_file_that_needs_no_package(
 
 
 def test_an_unknown_tracker(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["run", FILE, "--tracker", "tensorbord"]) == 2
-    line = one_error_line(capsys.readouterr().err)
+    line = refusal(capsys, "run", FILE, "--tracker", "tensorbord")
     assert line.startswith("error: --tracker: ") and "'tensorboard'" in line
 
 
@@ -201,8 +209,7 @@ def test_a_tracker_whose_package_is_missing_names_an_extra_of_the_project(
     before = snapshot(folder)
     for name in mirrors.tracker_names():
         monkeypatch.setitem(sys.modules, name, None)
-        assert main(["run", FILE, "--tracker", name]) == 2
-        line = one_error_line(capsys.readouterr().err)
+        line = refusal(capsys, "run", FILE, "--tracker", name)
         (extra,) = re.findall(r"refilled-harness\[(.+)\]", line)
         assert line.startswith("error: --tracker: ") and extra in project["optional-dependencies"]
     assert snapshot(folder) == before

@@ -18,7 +18,7 @@ from helpers import (
     content_of,
     environment,
     mlflow_client,
-    one_error_line,
+    refusal,
     role,
     runs_in,
     snapshot,
@@ -198,8 +198,7 @@ def test_a_deleted_experiment_is_one_clear_line(elsewhere: Path, capsys: Output)
     client = other(elsewhere)
     client.delete_experiment(client.get_experiment_by_name("tiny").experiment_id)
     capsys.readouterr()
-    assert main(["sync", FILE]) == 2
-    line = one_error_line(capsys.readouterr().err)
+    line = refusal(capsys, "sync", FILE)
     assert line.startswith("error: MLflow: ") and "'tiny'" in line
 
 
@@ -238,7 +237,6 @@ def test_two_processes_create_one_experiment(finished_copy: Path) -> None:
     for process in both:
         assert process.stdout is not None and process.stdout.readline() == "ready\n"
     for process in both:
-        assert process.stdin is not None
         process.stdin.write("go\n")
         process.stdin.flush()
     errors = [p.communicate(timeout=HANG)[1] for p in both]

@@ -51,7 +51,6 @@ def seen(grid: Grid, kind: str) -> Dataset:
 def test_pixels_by_an_independent_computation(tmp_path: Path, task: str) -> None:
     grid = train_all(tiny(tmp_path, BASELINES, TWO, task))
     directory, dataset = grid.directory("pixels_ncm"), seen(grid, "pixels_ncm")
-    assert dataset.test is not None
     parts = [pixels_of(dataset, part) for part in (dataset.train, dataset.test)]
     centers, predicted = nearest_means(parts[0], dataset.train.labels, parts[1])
     right = float((predicted == dataset.test.labels).mean())
@@ -89,7 +88,6 @@ def test_untrained_by_an_independent_computation(tmp_path: Path) -> None:
     )
 
     model = load_model(directory / "model.pt", grid.cell("untrained_ncm").config.network).eval()
-    assert dataset.test is not None
     with torch.no_grad():
         train, test = (
             torch.cat([model.embed(b.x) for b in DeviceImages(dataset, p, CPU).plain()]).numpy()

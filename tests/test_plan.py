@@ -3,8 +3,6 @@
 import json
 import os
 import shlex
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
@@ -14,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from helpers import run_python
 
 import harness.cell
 from harness.cell import Cell
@@ -255,14 +254,8 @@ def test_data_may_move_to_another_folder() -> None:
 
 def test_same_fingerprints_in_another_process() -> None:
     code = "import test_plan; print('\\n'.join(test_plan.plan_with().cells))"
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
-        "PYTHONHASHSEED": "12345",
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-    )
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    done = run_python(code, PYTHONPATH=path, PYTHONHASHSEED="12345")
     assert done.stdout.split() == list(plan_with().cells)
 
 

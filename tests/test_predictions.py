@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from bundles import BUNDLE, FILE, exported
-from helpers import TINY, cells, epochs_of, one_error_line
+from helpers import TINY, cells, epochs_of, refusal
 
 import harness.analysis.bundle
 import harness.train.cell
@@ -51,7 +51,6 @@ def go(directory: CellDir) -> int:
 def accuracy_of(directory: CellDir) -> float:
     """Return the accuracy of the predictions that the cell kept."""
     found = read_predictions(directory)
-    assert found is not None
     return float((found["labels"] == found["predictions"]).mean())
 
 
@@ -59,13 +58,11 @@ def accuracy_of(directory: CellDir) -> float:
 def test_predictions_have_the_reported_accuracy(finished: Path, kind: str) -> None:
     cell = cells(finished)[kind]
     found = read_predictions(cell)
-    assert found is not None
     results = cell.manifest.results["accuracy"]
     assert accuracy_of(cell) == pytest.approx(results["selected"], abs=1e-12)
     assert found["labels"].dtype == found["predictions"].dtype == np.uint8
     assert found["class_names"].tolist() == [str(i) for i in range(10)]
     test = load(parse(TINY).dataset).test
-    assert test is not None
     np.testing.assert_array_equal(found["labels"], test.labels)
 
 
@@ -175,7 +172,6 @@ def test_rows_of_the_matrix_are_the_test_images(finished: Path) -> None:
     matrix = confusion_matrix(bundle)
     assert matrix is not None and matrix.n == 1
     test = load(parse(TINY).dataset).test
-    assert test is not None
     assert matrix.counts.sum(1).tolist() == np.bincount(test.labels).tolist()
     accuracy = cells(finished)["stage2"].manifest.results["accuracy"]["selected"]
     assert np.trace(matrix.counts) == round(1400 * accuracy)
@@ -215,8 +211,7 @@ def test_broken_predictions_are_one_error_line(
         whole.replace(b"labels", b"lapels"),
     ):
         path.write_bytes(broken)
-        assert main(["tables", FILE, "--print"]) == 2
-        line = one_error_line(capsys.readouterr().err)
+        line = refusal(capsys, "tables", FILE, "--print")
         assert "predictions.npz" in line and "`harness repair " in line
     path.unlink()
     assert main(["tables", FILE, "--print"]) == 0

@@ -9,7 +9,7 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-from helpers import ROOT, TINY, Output, Patch, environment, one_error_line, write_experiment
+from helpers import ROOT, TINY, Output, Patch, environment, refusal, write_experiment
 
 from harness.cli import main
 from harness.common.names import command_name
@@ -115,14 +115,12 @@ def test_init_replaces_nothing(folder: Path, capsys: Output) -> None:
     path = folder / "experiments/mine.yaml"
     path.write_text("my work")
     (folder / "experiments/schema.json").write_text("{}")
-    assert main(["init", "mine"]) == 2
-    assert "exists already" in one_error_line(capsys.readouterr().err)
+    assert "exists already" in refusal(capsys, "init", "mine")
     assert main(["init", "other"]) == 0 and path.read_text() == "my work"
     assert (folder / "experiments/schema.json").read_text() == "{}"
     capsys.readouterr()
     for name in ("../up", "A b", ""):
-        assert main(["init", name]) == 2
-        assert one_error_line(capsys.readouterr().err).startswith("error: name: ")
+        assert refusal(capsys, "init", name).startswith("error: name: ")
 
 
 # -- schema ----------------------------------------------------------------------------------------
@@ -230,11 +228,7 @@ def test_a_shell_completes_commands() -> None:
 def test_the_wrong_kind_of_file_is_named(folder: Path, capsys: Output) -> None:
     write_experiment(folder / "tiny.yaml")
     (folder / "tuning.yaml").write_text(yaml.safe_dump({"name": "x", "experiment": "tiny.yaml"}))
-    assert main(["run", "tuning.yaml"]) == 2
-    assert "a tuning file, not an experiment; use `harness tune" in one_error_line(
-        capsys.readouterr().err
+    assert "a tuning file, not an experiment; use `harness tune" in refusal(
+        capsys, "run", "tuning.yaml"
     )
-    assert main(["tune", "tiny.yaml"]) == 2
-    assert "an experiment, no tuning file; use `harness run" in one_error_line(
-        capsys.readouterr().err
-    )
+    assert "an experiment, no tuning file; use `harness run" in refusal(capsys, "tune", "tiny.yaml")

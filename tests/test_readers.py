@@ -378,7 +378,6 @@ def test_predictions(data: bytes) -> None:
     with cell_with(predictions_npz=data) as cell:
         try:
             found = read_predictions_file(cell / "predictions.npz")
-            assert found is not None
             names = found["class_names"].tolist()
             for label, guess, n in confusion_of(found):
                 assert names[label] is not None and names[guess] is not None and n > 0
@@ -394,7 +393,6 @@ def test_a_flipped_bit_of_predictions_never_goes_unnoticed(tmp_path: Path) -> No
         path.write_bytes(data[:at] + bytes([data[at] ^ 4]) + data[at + 1 :])
         with contextlib.suppress(Damaged):
             found = read_predictions_file(path)
-            assert found is not None
             for name, expected in PREDICTIONS.items():
                 np.testing.assert_array_equal(found[name], expected)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from bundles import FILE
-from helpers import Output, cells, one_error_line
+from helpers import Output, cells, refusal
 from training import StopAfter, assert_same_result, go, tiny
 
 from harness.analysis.bundle import curves_of
@@ -269,15 +269,15 @@ def test_a_cell_that_is_being_trained_is_left_alone(
     before = files(directory)
     for more in ([], ["--yes"]):
         with directory.lease():
-            assert main(["repair", directory.path.name, "--store", str(tmp_path), *more]) == 2
-        assert "is being trained" in one_error_line(capsys.readouterr().err)
+            assert "is being trained" in refusal(
+                capsys, "repair", directory.path.name, "--store", str(tmp_path), *more
+            )
     assert files(directory) | {"lease": b""} == before | {"lease": b""}
 
 
 @pytest.mark.parametrize("prefix", ["", "ffff", "../", "nothing"])
 def test_no_such_cell(tmp_path: Path, capsys: Output, prefix: str) -> None:
-    assert main(["repair", prefix, "--store", str(tmp_path)]) == 2
-    assert "no cell" in one_error_line(capsys.readouterr().err)
+    assert "no cell" in refusal(capsys, "repair", prefix, "--store", str(tmp_path))
 
 
 def test_epochs_that_cannot_be_reached_and_gaps() -> None:
@@ -310,7 +310,6 @@ def test_every_command_names_the_damaged_cell(
     }
     for command in readers[name]:
         argument = cell.path.name if command == "explain" else FILE
-        assert main([command, argument]) == 2, command
-        error = one_error_line(capsys.readouterr().err)
+        error = refusal(capsys, command, argument)
         assert name in error and f"`harness repair {cell.path.name} --store runs`" in error
     assert files(cell) == before

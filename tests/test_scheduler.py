@@ -103,7 +103,6 @@ class Case:
 
     @property
     def states(self) -> dict[str, str]:
-        assert self.progress is not None
         return {name_of(self.plan.cells[f]): s for f, s in self.progress.state.items()}
 
     def fingerprint(self, name: str) -> str:
@@ -113,7 +112,6 @@ class Case:
         return self.store.directory(self.fingerprint(name))
 
     def error_of(self, name: str) -> str:
-        assert self.progress is not None
         return next(
             e for f, e in self.progress.errors.items() if name_of(self.plan.cells[f]) == name
         )
@@ -362,7 +360,6 @@ def test_a_run_goes_on_from_what_another_left(tmp_path: Path) -> None:
     case = Case(tmp_path, graph(a="", b="a", c="b", d=""), a=[FAILED])
     case.run()
     assert case.states == {"a": "failed", "b": "skipped", "c": "skipped", "d": "done"}
-    assert case.progress is not None
     case.progress.move(case.fingerprint("c"), "waiting")  # its upstream cell stays skipped
     assert case.run().states["c"] == "skipped"
 
@@ -379,7 +376,6 @@ class Checked(Case):
         self.submit, self.executor.submit = self.executor.submit, self.check_first  # type: ignore[method-assign]
 
     def ready(self) -> list[str]:
-        assert self.progress is not None
         state = self.progress.state
         return [
             name_of(cell)
@@ -402,7 +398,6 @@ class Checked(Case):
         self.submit(directory)
 
     def check_all(self) -> None:
-        assert self.progress is not None
         state = self.progress.state
         for fingerprint, cell in self.plan.cells.items():
             is_cut_off = any(state[f] in ("failed", "skipped") for f in cell.upstream.values())

@@ -256,7 +256,6 @@ def test_lease_is_exclusive_and_ends_with_its_process(cell: CellDir) -> None:
     assert not cell.is_leased
     command = [sys.executable, "-c", HOLDER, str(cell.path)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
         assert cell.is_leased
         with pytest.raises(Busy, match=rf'"pid":{holder.pid}\b'), cell.lease():

@@ -1,12 +1,10 @@
 """The record of what MLflow has received, which is read without asking MLflow."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from helpers import ROOT, environment
+from helpers import run_python
 
 from harness.cell import Cell, CellConfig, CellData
 from harness.common.errors import UserError
@@ -78,10 +76,7 @@ def test_tables_need_no_mlflow() -> None:
         "import sys, harness.cli; harness.cli.main(['tables', '--check']); "
         "print([m for m in ('mlflow', 'torch', 'optuna') if m in sys.modules])"
     )
-    env = environment(MLFLOW_TRACKING_URI="http://127.0.0.1:9")
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, env=env, capture_output=True, text=True
-    )
+    done = run_python(program, MLFLOW_TRACKING_URI="http://127.0.0.1:9")
     assert done.stdout.splitlines()[-1] == "[]", done.stdout + done.stderr
 
 

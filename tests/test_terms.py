@@ -8,13 +8,12 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from helpers import Output, one_error_line, write_experiment
+from helpers import Output, refusal, write_experiment
 from torch import Tensor, nn
 from torch.nn import functional as F
 from training import CPU, RAW, config, tiny
 
 from harness import distill, methods
-from harness.cli import main
 from harness.common.errors import UserError
 from harness.common.metrics import logged_name
 from harness.data import load
@@ -268,8 +267,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("assignment", WRONG)
 def test_a_refusal_names_the_field(assignment: str, folder: Path, capsys: Output) -> None:
     command = ["plan", "terms.yaml", "--no-estimate", "--set", assignment]
-    assert main(command) == 2
-    message = one_error_line(capsys.readouterr().err)
+    message = refusal(capsys, *command)
     assert message.startswith(f"error: {WRONG[assignment]}"), message
 
 

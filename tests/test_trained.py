@@ -51,7 +51,6 @@ def digits() -> Dataset:
 
 def logits(model: TrainedModel, data: Dataset) -> torch.Tensor:
     """Return the logits of the first test images, preprocessed like pictures."""
-    assert data.test is not None
     with torch.no_grad():
         return model(torch.stack([model.preprocess(image) for image in data.test.pixels()[:50]]))
 
@@ -99,7 +98,6 @@ def test_crops_are_cut_of_larger_pictures(data_root: Path, tmp_path: Path) -> No
     said_of = about(network, data, data.digest)
     assert (said_of["resize"], said_of["image_size"]) == (32, [28, 28])
     model = TrainedModel(build("wide_resnet", 3, depth=10, width=1), said_of)
-    assert data.test is not None
     images = on_device(data, data.test, torch.device("cpu"), n_workers=0)
     (batch,) = images.plain(batch_size=100)
     files = sorted((tmp_path / "birds" / "test").rglob("*.png"))
@@ -110,7 +108,6 @@ def test_crops_are_cut_of_larger_pictures(data_root: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize("form", ["path", "bytes", "PIL", "array", "grey"])
 def test_a_picture_may_come_in_any_form(project: Path, digits: Dataset, form: str) -> None:
     model = harness.load_student(cells(project)["kd"].path)
-    assert digits.test is not None
     image = digits.test.pixels()[3]
     given: Any = {
         "bytes": encoded(image),
@@ -171,7 +168,6 @@ def test_a_cell_from_before_files_said_it(
 
 def test_a_first_stage_embeds_and_does_not_classify(project: Path, digits: Dataset) -> None:
     model = harness.load_student(cells(project)["stage1"].path)
-    assert digits.test is not None
     x = model.preprocess(digits.test.pixels()[0])[None]
     assert model.embed(x).shape == (1, 64)
     with pytest.raises(UserError, match="only its embedding is trained"):
@@ -259,7 +255,6 @@ def test_a_file_that_lacks_a_field_is_refused(project: Path, tmp_path: Path) -> 
 
 def write_pictures(folder: Path, data: Dataset, n: int, names: Any = str) -> list[Path]:
     """The first test images, by class, in the order of the files."""
-    assert data.test is not None
     found = []
     for i, (image, label) in enumerate(zip(data.test.pixels()[:n], data.test.labels, strict=False)):
         path = folder / names(label) / f"{i:03}.png"
@@ -329,7 +324,6 @@ def test_classes_it_has_not_learned_are_left_out(
 ) -> None:
     model = harness.load_student("tiny", method="kd")
     write_pictures(tmp_path / "some", digits, 40, lambda label: "new" if label == 1 else str(label))
-    assert digits.test is not None
     n_new = int((digits.test.labels[:40] == 1).sum())
     found = evaluate(model, str(tmp_path / "some"))
     assert (found.n, found.unknown) == (40 - n_new, n_new) and n_new > 0
@@ -372,7 +366,6 @@ def test_an_onnx_file_says_the_same(project: Path, digits: Dataset, tmp_path: Pa
     model = harness.load_student("tiny", method="kd")
     to_onnx(model, tmp_path / "new" / "kd.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "new" / "kd.onnx")
-    assert digits.test is not None
     pixels = digits.test.pixels()[:50].transpose(0, 3, 1, 2).astype(np.float32) / 255
     (ours,) = session.run(["logits"], {"images": pixels})
     np.testing.assert_allclose(ours, logits(model, digits).numpy(), rtol=0, atol=1e-4)
@@ -401,7 +394,6 @@ def test_a_registered_teacher_is_an_mlflow_model(project: Path, digits: Dataset)
     mlflow.set_tracking_uri(server)
     mlflow.set_registry_uri(server)
     module = mlflow.pytorch.load_model(uri)
-    assert digits.test is not None
     pixels = torch.from_numpy(digits.test.pixels()[:50]).permute(0, 3, 1, 2).float() / 255
     torch.testing.assert_close(module(pixels), expected, rtol=0, atol=1e-5)
     torch.testing.assert_close(pixel_model(ours)(pixels[:3]), expected[:3], rtol=0, atol=1e-5)

@@ -82,7 +82,6 @@ def test_learning_rates_follow_the_schedules(trained: Grid) -> None:
 
 def test_model_file_has_the_weights_of_its_accuracy(trained: Grid) -> None:
     dataset = load(trained.plan.experiment.dataset)
-    assert dataset.test is not None
     images = DeviceImages(dataset, dataset.test, CPU)
     for kind in ("supervised", "kd", "stage2"):
         directory = trained.directory(kind)

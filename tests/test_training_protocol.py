@@ -165,7 +165,6 @@ def test_stage1_selects_among_the_epochs_it_evaluates(trained: Grid, tmp_path: P
 def test_the_loss_of_validation_images_is_noted(trained: Grid, kind: str) -> None:
     directory, network = trained.directory(kind), trained.cell(kind).config.network
     dataset = load(trained.plan.experiment.dataset)
-    assert dataset.validation is not None
     model = load_model(directory / "model.pt", network).eval()
     images = DeviceImages(dataset, dataset.validation, CPU)
     with torch.no_grad():
@@ -178,7 +177,6 @@ def test_the_loss_of_validation_images_is_noted(trained: Grid, kind: str) -> Non
 def test_an_epoch_without_a_finite_loss_is_the_worst() -> None:
     """Its line says nothing of it: there is no infinity in JSON."""
     score = scoring(Protocol(select_by="loss"), "accuracy")
-    assert score is not None
     assert score({"validation/loss": 2.0}) == -2.0 and score({}) == -math.inf
     best = Best()
     assert [best.update(score(line), e) for e, line in enumerate([{}, {"validation/loss": 9}])]
@@ -231,9 +229,7 @@ def test_legacy_centers_come_from_augmented_images(trained: Grid) -> None:
 
     def centers(center_images: str) -> Tensor:
         config = changed(cell, center_images=center_images).config
-        result = make_training("stage2", Context(config, images, 10, teacher, teacher)).centers
-        assert result is not None
-        return result
+        return make_training("stage2", Context(config, images, 10, teacher, teacher)).centers
 
     plain, legacy = centers("plain"), centers("augmented")
     assert torch.equal(plain, centers("plain"))

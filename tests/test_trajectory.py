@@ -218,5 +218,4 @@ def test_weights(runs: dict[str, Run], numbers: Any, name: str, form: str) -> No
 def test_centers_of_the_selected_teacher(runs: dict[str, Run], numbers: Any) -> None:
     for relation in ("triplet", "tuple"):
         centers = runs[f"stage2_{relation}"].centers
-        assert centers is not None
         assert np.abs(centers.numpy() - numbers["centers"]).max() < RELATIVE

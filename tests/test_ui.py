@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import HANG, Output, mlflow_client, one_error_line, processes_in, start, wait_until
+from helpers import HANG, Output, mlflow_client, processes_in, refusal, start, wait_until
 
-from harness.cli import main
 from harness.track.saved_views import first_views
 from harness.track.ui import MAX_OTHERS, what_to_open
 
@@ -68,21 +67,18 @@ def test_on_a_busy_port(here: Path, empty_database: Path, capsys: Output) -> Non
         busy.bind(("127.0.0.1", 0))
         busy.listen()
         port = busy.getsockname()[1]
-        assert main(["ui", "--port", str(port)]) == 2
-    line = one_error_line(capsys.readouterr().err)
+        line = refusal(capsys, "ui", "--port", str(port))
     assert line.startswith("error: --port: ") and str(port) in line
 
 
 def test_without_a_database(here: Path, capsys: Output) -> None:
-    assert main(["ui"]) == 2
-    assert one_error_line(capsys.readouterr().err).startswith("error: mlflow.db: ")
+    assert refusal(capsys, "ui").startswith("error: mlflow.db: ")
     assert list(here.iterdir()) == []
 
 
 def test_of_a_server_that_is_not_there(monkeypatch: pytest.MonkeyPatch, capsys: Output) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://somebody:secret@127.0.0.1:1")
-    assert main(["ui"]) == 2
-    line = one_error_line(capsys.readouterr().err)
+    line = refusal(capsys, "ui")
     assert line.startswith("error: MLFLOW_TRACKING_URI: ") and "secret" not in line
     assert "http://somebody:***@127.0.0.1:1" in line
 

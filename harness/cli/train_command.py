@@ -11,14 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from harness.cli.options import (
-    RUNS,
-    Jobs,
-    JobsPerDevice,
-    MaxTime,
-    StoreOption,
-    run_options,
-)
+from harness.cli.options import RUNS, Jobs, JobsPerDevice, MaxTime, StoreOption, run_options
 from harness.common.errors import UserError
 
 if TYPE_CHECKING:
@@ -110,8 +103,7 @@ def train(
     flag_no_bar: Annotated[bool, typer.Option("--flag-no-bar", help="plain lines")] = False,
     n_workers: Annotated[int, typer.Option(help="loader workers", min=0)] = 0,
     flag_tuning: Annotated[
-        bool,
-        typer.Option("--flag-tuning", help="train on train, select on validation"),
+        bool, typer.Option("--flag-tuning", help="train on train, select on validation")
     ] = False,
     lr1: Annotated[Optional[float], typer.Option(help="stage 1: learning rate [0.1]")] = None,
     lr2: Annotated[Optional[float], typer.Option(help="stage 2: learning rate [0.1]")] = None,

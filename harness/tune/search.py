@@ -26,12 +26,7 @@ from harness.methods.base import TRAINING
 from harness.plan import Plan, task_views
 from harness.run.display import LiveDisplay, duration
 from harness.run.options import RunOptions
-from harness.run.session import (
-    RESUME_HINTS,
-    finish_tracking,
-    start_tracking,
-    stoppable,
-)
+from harness.run.session import RESUME_HINTS, finish_tracking, start_tracking, stoppable
 from harness.store import Store
 from harness.store.manifest import CellOptions
 from harness.track.environment import tracking_uri

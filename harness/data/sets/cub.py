@@ -24,14 +24,7 @@ from harness.data.cache import file_times
 from harness.data.dataset import Dataset, ResizedCrop
 from harness.data.decode import ImageFormat
 from harness.data.fetch import Archive, fetch
-from harness.data.options import (
-    Label,
-    Location,
-    Mean,
-    PublishedOptions,
-    Std,
-    register_dataset,
-)
+from harness.data.options import Label, Location, Mean, PublishedOptions, Std, register_dataset
 from harness.data.packed import ImageStore
 from harness.data.root import data_root
 

@@ -22,14 +22,7 @@ from harness.data.assemble import assemble
 from harness.data.cache import Contents, cached_store, file_times
 from harness.data.dataset import Augmentation, Dataset
 from harness.data.fetch import Download, fetch_file
-from harness.data.options import (
-    Count,
-    Label,
-    Location,
-    PublishedOptions,
-    Size,
-    register_dataset,
-)
+from harness.data.options import Count, Label, Location, PublishedOptions, Size, register_dataset
 from harness.data.packed import ImageStore
 from harness.data.root import data_root
 

@@ -5,13 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator
 
-from harness.networks.options import (
-    NetworkOptions,
-    Shape,
-    check_depth,
-    n_blocks,
-    register_network,
-)
+from harness.networks.options import NetworkOptions, Shape, check_depth, n_blocks, register_network
 
 
 @register_network
