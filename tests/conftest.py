@@ -107,6 +107,27 @@ def finished_copy(finished: Path, tmp_path: Path) -> Iterator[Path]:
     end_processes_in(tmp_path / "copy")
 
 
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return an empty folder that this process works in."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def project(finished: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return `finished`, which this process works in and must not change."""
+    monkeypatch.chdir(finished)
+    return finished
+
+
+@pytest.fixture
+def project_copy(finished_copy: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a copy of `finished` that this process works in and may change."""
+    monkeypatch.chdir(finished_copy)
+    return finished_copy
+
+
 @pytest.fixture(scope="session")
 def interrupted(once: Once, empty_database: Path) -> Interrupted:
     """Return a run that was stopped by Ctrl-C and run again."""

@@ -3,17 +3,14 @@
 import hashlib
 import io
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 from PIL import Image
 
-from harness.common.errors import UserError
 from harness.data import Dataset, load
 from harness.data.sets.folder import FolderOptions
 from harness.data.sets.parquet import ParquetOptions
@@ -84,16 +81,6 @@ def parquet(path: Path | None = None, **fields: Any) -> Dataset:
 def experiment(**dataset: Any) -> Experiment:
     network = {"network": "wide_resnet", "depth": 10, "width": 1}
     return parse({"name": "own", "dataset": dataset, "teacher": network, "students": [network]})
-
-
-def wrong(call: Callable[[], object], *parts: str) -> None:
-    """One line with these parts; the first is the field, the last the remedy."""
-    with pytest.raises(UserError) as caught:
-        call()
-    text = str(caught.value)
-    assert "\n" not in text
-    for part in parts:
-        assert part in text, text
 
 
 def part_digests(dataset: Dataset) -> str:

@@ -18,6 +18,7 @@ import yaml
 from commands import HANG, Forking, Process
 
 from harness.cli import main
+from harness.common.errors import UserError
 from harness.store import CellDir, Store
 from harness.store.manifest import Manifest
 
@@ -215,6 +216,17 @@ def one_error_line(text: str) -> str:
     assert len(lines) == 1, text
     assert lines[0].startswith("error: ") and "this is a bug" not in text, text
     return lines[0]
+
+
+def wrong(call: Callable[[], object], *parts: str) -> str:
+    """Return the one line of the UserError that `call` ends with; it has all of these parts."""
+    with pytest.raises(UserError) as caught:
+        call()
+    text = str(caught.value)
+    assert "\n" not in text
+    for part in parts:
+        assert part in text, text
+    return text
 
 
 def refusal(capsys: Output, *words: str) -> str:

@@ -294,12 +294,11 @@ def test_rows_of_a_plain_grid_have_no_teacher(bundle_text: str) -> None:
 
 
 @pytest.fixture
-def project(finished_copy: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def project(project_copy: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A finished project with a README, and this process in it."""
-    monkeypatch.chdir(finished_copy)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    (finished_copy / "README.md").write_text(README)
-    return finished_copy
+    (project_copy / "README.md").write_text(README)
+    return project_copy
 
 
 def test_tables_writes_readme_bundle_page_and_figure(project: Path) -> None:

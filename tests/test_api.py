@@ -17,12 +17,6 @@ from harness.common.metrics import SELECTION_RULES
 DIGITS = ROOT / "experiments/results/digits.jsonl"
 
 
-@pytest.fixture
-def project(finished: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(finished)
-    return finished
-
-
 def test_importing_it_imports_nothing_else() -> None:
     code = (
         "import harness, sys\n"

@@ -14,38 +14,37 @@ import yaml
 from helpers import (
     ROOT,
     TINY,
+    Output,
+    Patch,
     cells,
     one_error_line,
     refusal,
     run_python,
     snapshot,
     write_experiment,
+    wrong,
 )
 
 import harness.run.grid
 from harness.cli import app, main
 from harness.cli.options import n_bytes, seconds
 from harness.cli.spelling import published_spelling
-from harness.common.errors import UserError
 from harness.experiment.experiment import Experiment
 from harness.run.options import RunOptions
 
-Output = pytest.CaptureFixture[str]
-
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(here: Path, monkeypatch: Patch) -> Path:
     """This process in a folder with tiny.yaml. Nothing here may start training."""
 
     def no_training(*_: Any, **__: Any) -> None:
         raise AssertionError("it went on to train")
 
-    monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setattr(harness.run.grid, "make_executor", no_training)
-    write_experiment(tmp_path / "tiny.yaml")
-    (tmp_path / "file").write_text("")
-    return tmp_path
+    write_experiment(here / "tiny.yaml")
+    (here / "file").write_text("")
+    return here
 
 
 # -- wrong input -----------------------------------------------------------------------------------
@@ -143,9 +142,7 @@ def test_a_bug_is_one_line_and_status_1(
     if debug:
         assert "Traceback" in error and "in broken" in error
     else:
-        assert error.strip() == (
-            "error: ZeroDivisionError: one two (this is a bug; --debug shows where)"
-        )
+        assert error == "error: ZeroDivisionError: one two (this is a bug; --debug shows where)\n"
 
 
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
@@ -166,32 +163,29 @@ def test_help_names_every_option(capsys: Output, command: str, monkeypatch: Any)
         assert all(name in text for name in parameter.opts if name.startswith("--"))
 
 
+SECONDS = {"90": 90, "90s": 90, "1.5m": 90, "2h": 7200, "0.5s": 0.5, None: None}
+SIZES = {"20GB": 20 * 10**9, "1.5 tb": 15 * 10**11, "500M": 5 * 10**8, "2kB": 2000, "0": 0}
+
+
 @pytest.mark.parametrize(
-    ("text", "expected"),
-    [("90", 90), ("90s", 90), ("1.5m", 90), ("2h", 7200), ("0.5s", 0.5), (None, None)],
+    ("read", "text", "expected"),
+    [
+        *((seconds, *pair) for pair in SECONDS.items()),
+        *((n_bytes, *pair) for pair in SIZES.items()),
+    ],
 )
-def test_seconds(text: str | None, expected: float | None) -> None:
-    assert seconds(text) == expected
+def test_durations_and_sizes(read: Any, text: str | None, expected: float | None) -> None:
+    assert read(text) == expected
 
 
 @pytest.mark.parametrize("text", ["", "0s", "-1", "1d", "h", "1h30m", "nan", "inf", "1e3"])
 def test_no_seconds(text: str) -> None:
-    with pytest.raises(UserError, match="--max-time"):
-        seconds(text)
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [("20GB", 20 * 10**9), ("1.5 tb", 15 * 10**11), ("500M", 5 * 10**8), ("2kB", 2000), ("0", 0)],
-)
-def test_sizes(text: str, expected: int) -> None:
-    assert n_bytes(text) == expected
+    wrong(lambda: seconds(text), "--max-time")
 
 
 @pytest.mark.parametrize("text", ["", "20", "GB", "-1GB", "20GiB", "1e3MB", "all"])
 def test_no_sizes(text: str) -> None:
-    with pytest.raises(UserError, match="--teacher-cache"):
-        n_bytes(text)
+    wrong(lambda: n_bytes(text), "--teacher-cache")
 
 
 # -- plan, status, explain -------------------------------------------------------------------------
@@ -206,10 +200,7 @@ def test_plan_of_a_new_experiment(folder: Path, capsys: Output) -> None:
     assert snapshot(folder) == before, "plan must leave no file"
 
 
-def test_plan_marks_what_is_done(
-    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output
-) -> None:
-    monkeypatch.chdir(finished)
+def test_plan_marks_what_is_done(project: Path, capsys: Output) -> None:
     command = ["plan", "experiments/tiny.yaml", "--no-estimate"]
     assert main(command) == 0
     assert "4 cells, 4 done, 0 to train" in capsys.readouterr().out
@@ -219,10 +210,7 @@ def test_plan_marks_what_is_done(
     assert "4 cells, 0 done, 4 to train (8 epochs)" in capsys.readouterr().out
 
 
-def test_status_of_a_finished_run(
-    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output
-) -> None:
-    monkeypatch.chdir(finished)
+def test_status_of_a_finished_run(project: Path, capsys: Output) -> None:
     assert main(["status", "experiments/tiny.yaml"]) == 0
     lines = capsys.readouterr().out.strip().splitlines()[1:]
     assert len(lines) == 4
@@ -231,10 +219,9 @@ def test_status_of_a_finished_run(
 
 
 def test_status_tells_waiting_stopped_failed_and_running(
-    finished_copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output
+    project_copy: Path, capsys: Output
 ) -> None:
-    monkeypatch.chdir(finished_copy)
-    found = cells(finished_copy)
+    found = cells(project_copy)
     for cell in found.values():
         (cell / "manifest.json").unlink()
     found["kd"].append("failed", error="loss is nan")
@@ -250,11 +237,8 @@ def test_status_tells_waiting_stopped_failed_and_running(
     assert re.search(r"teacher.*2/2\s+running", out)
 
 
-def test_explain_names_the_field_that_made_a_cell_stale(
-    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output
-) -> None:
-    monkeypatch.chdir(finished)
-    name = cells(finished)["stage2"].path.name
+def test_explain_names_the_field_that_made_a_cell_stale(project: Path, capsys: Output) -> None:
+    name = cells(project)["stage2"].path.name
     command = ["explain", name[:6], "experiments/tiny.yaml"]
     assert main(command) == 0
     out = capsys.readouterr().out
@@ -270,19 +254,13 @@ def test_explain_names_the_field_that_made_a_cell_stale(
     assert "spec.optimizer.momentum: 0.9 -> 0.5" in text and "upstream.teacher" in text
 
 
-def test_explain_without_an_experiment_shows_the_cell(
-    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output
-) -> None:
-    monkeypatch.chdir(finished)
-    assert main(["explain", cells(finished)["kd"].path.name]) == 0
+def test_explain_without_an_experiment_shows_the_cell(project: Path, capsys: Output) -> None:
+    assert main(["explain", cells(project)["kd"].path.name]) == 0
     out = capsys.readouterr().out
     assert '"kind": "kd"' in out and '"temperature": 4.0' in out
 
 
-def test_explain_refuses_an_ambiguous_name(
-    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output
-) -> None:
-    monkeypatch.chdir(finished)
+def test_explain_refuses_an_ambiguous_name(project: Path, capsys: Output) -> None:
     assert "4 cells" in refusal(capsys, "explain", "")
 
 
@@ -332,9 +310,8 @@ class Trained:
 
 
 @pytest.fixture
-def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trained:
+def trained(here: Path, monkeypatch: Patch) -> Trained:
     found = Trained()
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(harness.run.grid, "run_experiment", found)
     return found
 
@@ -361,11 +338,9 @@ def test_published_arguments_have_their_effect(trained: Trained, name: str, spel
 def test_stage_2_arguments_are_the_teachers_too(trained: Trained) -> None:
     extra = {"lr2": "0.06", "point": "5,9", "gamma": "0.3", "n_training_epochs2": "12"}
     assert main(arguments(**BASE, **extra)) == 3
+    expected = {"lr": 0.06, "milestones": [5, 9], "gamma": 0.3, "epochs": 12}
     for stage in ("training", "stage2"):
-        assert trained.field(f"{stage}.lr") == 0.06
-        assert trained.field(f"{stage}.milestones") == [5, 9]
-        assert trained.field(f"{stage}.gamma") == 0.3
-        assert trained.field(f"{stage}.epochs") == 12
+        assert {k: trained.field(f"{stage}.{k}") for k in expected} == expected
     assert trained.field("stage1.lr") == 0.1
 
 
@@ -460,7 +435,7 @@ def test_flag_tuning_holds_out_validation_images(
     assert main([*arguments(**BASE), *given]) == 3
     assert trained.field("protocol.train_on") == train_on
     assert trained.field("protocol.selection") == selection
-    assert trained.experiment is not None and trained.experiment.protocol_label == label
+    assert trained.experiment.protocol_label == label
 
 
 # Arguments after `train --depth 10 --width 1` -> what the one line must contain.

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from data_files import parquet, structs, write_parquet, write_tiny, wrong
-from helpers import Output, Patch
+from data_files import parquet, structs, write_parquet, write_tiny
+from helpers import Output, Patch, wrong
 from PIL import Image
 
 import harness.data
@@ -123,15 +123,14 @@ def test_a_data_root_by_argument_goes_before_the_environments(
     assert not data_root.exists() and not first.exists()
 
 
-def test_a_relative_data_root_is_made_absolute(tmp_path: Path, monkeypatch: Patch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+def test_a_relative_data_root_is_made_absolute(here: Path, monkeypatch: Patch) -> None:
+    monkeypatch.setenv("HOME", str(here / "home"))
     with using_data_root("near"):
-        assert harness.data.data_root() == tmp_path / "near"
+        assert harness.data.data_root() == here / "near"
     with using_data_root("~/far"):
-        assert harness.data.data_root() == tmp_path / "home" / "far"
+        assert harness.data.data_root() == here / "home" / "far"
     monkeypatch.delenv("HARNESS_DATA_ROOT")
-    assert harness.data.data_root() == tmp_path / "data"
+    assert harness.data.data_root() == here / "data"
 
 
 def test_no_space(tiny: Path, data_root: Path, monkeypatch: Patch) -> None:

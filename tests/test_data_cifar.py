@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torchvision.datasets
-from data_files import encoded, part_digests, wrong
-from helpers import Patch
+from data_files import encoded, part_digests
+from helpers import Patch, wrong
 
 from harness.data import Augmentation, load
 from harness.data.sets import cifar

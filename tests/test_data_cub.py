@@ -20,8 +20,8 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-from data_files import part_digests, wrong
-from helpers import wait_until
+from data_files import part_digests
+from helpers import wait_until, wrong
 from PIL import Image
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF

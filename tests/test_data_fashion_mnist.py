@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torchvision.datasets
-from data_files import experiment, part_digests, wrong
-from helpers import Patch
+from data_files import experiment, part_digests
+from helpers import Patch, wrong
 
 from harness.data import Augmentation, Dataset, fetch, load
 from harness.data.sets import fashion_mnist

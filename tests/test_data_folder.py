@@ -6,16 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from data_files import (
-    encoded,
-    experiment,
-    folder,
-    part_digests,
-    picture,
-    write_birds,
-    write_class,
-    wrong,
-)
+from data_files import encoded, experiment, folder, part_digests, picture, write_birds, write_class
+from helpers import wrong
 from PIL import Image
 from torchvision.transforms.v2 import functional as TF
 

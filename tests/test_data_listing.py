@@ -14,9 +14,8 @@ from data_files import (
     write_birds,
     write_class,
     write_parquet,
-    wrong,
 )
-from helpers import Output
+from helpers import Output, wrong
 
 from harness.data import Dataset
 from harness.data.listing import is_litter, part_of

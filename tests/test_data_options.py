@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from data_files import experiment, wrong
-from helpers import write_experiment
+from data_files import experiment
+from helpers import write_experiment, wrong
 
 from harness.data import DATASETS
 from harness.data.sets.cub import CubOptions

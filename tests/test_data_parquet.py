@@ -16,8 +16,8 @@ from data_files import (
     structs,
     write_parquet,
     write_tiny,
-    wrong,
 )
+from helpers import wrong
 
 from harness.data import load
 from harness.data.sets.parquet import ParquetOptions

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
-from helpers import ROOT, Output, refusal, run_python
+from helpers import ROOT, Output, refusal, run_python, wrong
 from pydantic import ValidationError
 
 from harness.common.errors import UserError
@@ -38,10 +38,7 @@ def raw() -> dict[str, Any]:
 
 
 def parse_error(raw: Any) -> str:
-    with pytest.raises(UserError) as caught:
-        parse(raw)
-    assert len(str(caught.value).splitlines()) == 1
-    return str(caught.value)
+    return wrong(lambda: parse(raw))
 
 
 def test_a_file_is_read() -> None:
@@ -299,9 +296,9 @@ def test_a_refusal_names_the_field(
 
 def test_a_misspelt_key_is_unknown_not_missing(raw: dict[str, Any]) -> None:
     misspelt = {"nmae": "name", "datasets": "dataset", "teachers": "teacher", "student": "students"}
-    for wrong, right in misspelt.items():
-        changed = {wrong if key == right else key: value for key, value in raw.items()}
-        assert parse_error(changed).startswith(f"{wrong}: ") and repr(right) in parse_error(changed)
+    for typo, right in misspelt.items():
+        changed = {typo if key == right else key: value for key, value in raw.items()}
+        assert parse_error(changed).startswith(f"{typo}: ") and repr(right) in parse_error(changed)
         assert parse_error({k: v for k, v in raw.items() if k != right}).startswith(f"{right}: ")
     message = parse_error(raw | {"teacher": {"detph": 16, "width": 2}})
     assert message.startswith("teacher.detph: ") and "'depth'" in message

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from bundles import exported, made_up
-from helpers import Output, Patch
+from helpers import Output
 
 from harness.analysis.bundle import Bundle
 from harness.analysis.readme import SUMMARY, replace_between_markers
@@ -148,14 +148,13 @@ def test_the_results_page_has_everything(bundle: Bundle) -> None:
     assert [title.split()[1] for title in titles] == ["Verdicts", "Differences", "All", "Runs"]
 
 
-def test_tables_fills_a_summary(finished_copy: Path, monkeypatch: Patch, capsys: Output) -> None:
+def test_tables_fills_a_summary(project_copy: Path, capsys: Output) -> None:
     """On any page, with the table on another; and `--check` looks at both."""
-    monkeypatch.chdir(finished_copy)
     readme, page = Path("README.md"), Path("docs/page.md")
     readme.write_text("# P\n<!-- summary:tiny -->\n<!-- /summary:tiny -->\n")
     page.parent.mkdir()
     page.write_text("<!-- table:tiny -->\n<!-- /table:tiny -->\n")
-    assert exported(finished_copy)
+    assert exported(project_copy)
     assert main(["tables", "experiments/tiny.yaml"]) == 0
     text = readme.read_text()
     assert "](experiments/results/tiny.md)" in text

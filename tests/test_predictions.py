@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from bundles import BUNDLE, FILE, exported
-from helpers import TINY, cells, epochs_of, refusal
+from helpers import TINY, Output, cells, epochs_of, refusal
 
 import harness.analysis.bundle
 import harness.train.cell
@@ -198,11 +198,8 @@ def test_cells_without_predictions_have_all_else(finished_copy: Path) -> None:
     assert left_out == {"confusion": OLD_CELLS}
 
 
-def test_broken_predictions_are_one_error_line(
-    finished_copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(finished_copy)
-    path = cells(finished_copy)["kd"] / "predictions.npz"
+def test_broken_predictions_are_one_error_line(project_copy: Path, capsys: Output) -> None:
+    path = cells(project_copy)["kd"] / "predictions.npz"
     whole = path.read_bytes()
     for broken in (
         b"",

@@ -21,11 +21,10 @@ EXPERIMENTS = ROOT / "experiments"
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: Patch) -> Path:
-    monkeypatch.chdir(tmp_path)
+def folder(here: Path, monkeypatch: Patch) -> Path:
     for name in ("MLFLOW_TRACKING_URI", "OPTUNA_STORAGE", "HARNESS_DATA_ROOT"):
         monkeypatch.delenv(name, raising=False)
-    return tmp_path
+    return here
 
 
 # -- doctor ----------------------------------------------------------------------------------------

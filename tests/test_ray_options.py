@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 import pytest
+from helpers import wrong
 
 from harness.common.errors import UserError
 from harness.common.signals import uninterrupted
@@ -54,9 +55,7 @@ def test_options_of_the_command() -> None:
     ],
 )
 def test_options_that_do_not_go_together(given: dict[str, Any], field: str) -> None:
-    with pytest.raises(UserError) as error:
-        chosen(**given)
-    assert str(error.value).startswith(f"{field}: ")
+    assert wrong(lambda: chosen(**given)).startswith(f"{field}: ")
 
 
 def test_how_many_cells_fit() -> None:

@@ -297,10 +297,9 @@ def test_epochs_that_cannot_be_reached_and_gaps() -> None:
 
 @pytest.mark.parametrize("name", ["journal.jsonl", "manifest.json", "cell.json"])
 def test_every_command_names_the_damaged_cell(
-    finished_copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output, name: str
+    project_copy: Path, capsys: Output, name: str
 ) -> None:
-    monkeypatch.chdir(finished_copy)
-    cell = cells(finished_copy)["kd"]
+    cell = cells(project_copy)["kd"]
     (cell / name).write_bytes(b"\xff" + (cell / name).read_bytes())
     before = files(cell)
     readers = {

@@ -255,11 +255,13 @@ def project(finished_copy: Path, monkeypatch: Patch) -> Path:
     return finished_copy
 
 
-def test_a_report_of_a_finished_grid(project: Path, capsys: Output, monkeypatch: Patch) -> None:
+def test_a_report_of_a_finished_grid(
+    project_copy: Path, capsys: Output, monkeypatch: Patch
+) -> None:
     opened: list[str] = []
     monkeypatch.setattr("webbrowser.open", lambda address: opened.append(address) or False)
     assert main(["report", FILE, "--open"]) == 0
-    path = project / "reports/tiny.html"
+    path = project_copy / "reports/tiny.html"
     assert path.read_text().startswith("<!doctype html>") and opened == [path.as_uri()]
     out = capsys.readouterr().out
     assert "written: reports/tiny.html" in out and "there is no browser here" in out
@@ -268,9 +270,9 @@ def test_a_report_of_a_finished_grid(project: Path, capsys: Output, monkeypatch:
     assert "--out: runs: " in refusal(capsys, "report", FILE, "--out", "runs")
 
 
-def test_a_report_of_the_committed_numbers(project: Path, capsys: Output) -> None:
+def test_a_report_of_the_committed_numbers(project_copy: Path, capsys: Output) -> None:
     """Where nothing is trained; not for other settings than theirs."""
-    text = exported(project)
+    text = exported(project_copy)
     shutil.rmtree("runs")
     assert "`harness run experiments/tiny.yaml`" in refusal(capsys, "report", FILE)
     BUNDLE.parent.mkdir(exist_ok=True)

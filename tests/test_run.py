@@ -1,19 +1,15 @@
 """`harness run` with real processes: reuse, stopping, being killed, failing, running twice."""
 
-import json
 import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import torch
 from helpers import (
     HANG,
     SLOW,
@@ -22,7 +18,6 @@ from helpers import (
     call,
     cells,
     end_processes_in,
-    environment,
     epochs_of,
     has_epochs,
     mlflow_client,
@@ -36,11 +31,11 @@ from helpers import (
     weights,
     write_experiment,
 )
+from training import same_state
 
 from harness.cli import main
 from harness.store import CellDir, Store
 from harness.store.teacher_cache import FOLDER, cached_files
-from harness.train.exit_status import STOPPED
 
 OPTIONS = ("--no-bar", "--device", "cpu", "--jobs", "2")
 KINDS = {"supervised", "kd", "stage1", "stage2"}
@@ -141,24 +136,15 @@ def test_a_run_on_two_devices(finished: Path, folder: Path, capsys: Output) -> N
 # -- stopping and going on -------------------------------------------------------------------------
 
 
-def clock_of_epochs(
-    store: Path, limit: float, epochs: int, stopped: set[Path]
-) -> Callable[[], float]:
+def clock_of_epochs(store: Path, limit: float, epochs: int, stopped: set[Path]) -> Iterator[float]:
     """A scheduler's clock: 0 at its start, then just before `limit`, and at `limit` once each cell
     is in its middle. So cells are stopped there, on a fast machine as on a slow one."""
-    started = False
-
-    def now() -> float:
-        nonlocal started
-        if not started:
-            started = True
-            return 0.0
+    yield 0.0
+    while True:
         n_epochs = {cell.path: len(cell.epochs()) for cell in Store(store).all()}
         middle = {path for path, n in n_epochs.items() if 0 < n < epochs} - stopped
         stopped.update(middle)
-        return limit if middle else limit - 0.05
-
-    return now
+        yield limit if middle else limit - 0.05
 
 
 def test_max_time_stops_and_the_next_call_ends_with_the_same_bits(
@@ -179,7 +165,8 @@ def test_max_time_stops_and_the_next_call_ends_with_the_same_bits(
     while not statuses or statuses[-1] == 3:
         assert len(statuses) < 20, statuses
         clock = clock_of_epochs(folder / "runs", 3600, 8, stopped)
-        monkeypatch.setattr("harness.execute.scheduler.time", SimpleNamespace(monotonic=clock))
+        now = SimpleNamespace(monotonic=lambda clock=clock: next(clock))
+        monkeypatch.setattr("harness.execute.scheduler.time", now)
         statuses.append(run_here(folder, file, "--max-time", "1h"))
     assert statuses[0] == 3 and statuses[-1] == 0, statuses
 
@@ -189,10 +176,7 @@ def test_max_time_stops_and_the_next_call_ends_with_the_same_bits(
         attempts = max(attempts, cell.manifest.attempts)
         whole = CellDir(folder / "whole" / cell.path.name)
         assert cell.manifest.results == whole.manifest.results
-        resumed, reference = weights(cell), weights(whole)
-        assert resumed.keys() == reference.keys()
-        for name, tensor in reference.items():
-            assert torch.equal(resumed[name], tensor), name
+        assert same_state(weights(cell), weights(whole))
     assert attempts > 1, "no cell was stopped in its middle: this test saw nothing"
 
 
@@ -327,22 +311,3 @@ def test_two_runs_at_once_train_every_cell_once(twice: Path) -> None:
     runs = runs_in(mlflow_client(twice), "tiny")
     assert sorted(role(r) for r in runs) == ["grid", "kd", "stage1", "stage2", "teacher"]
     assert {r.info.status for r in runs} == {"FINISHED"}
-
-
-def test_a_cell_on_its_own_stops_on_request(finished_copy: Path) -> None:
-    """Every executor runs `python -m harness.train.cell DIR`."""
-    cell = cells(finished_copy)["supervised"]
-    for name in ("manifest.json", "journal.jsonl"):
-        (cell / name).unlink()
-    description = cell.cell.as_json()
-    description["spec"]["training"]["epochs"] = 500
-    (cell / "cell.json").write_text(json.dumps(description))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "harness.train.cell", str(cell.path), "--device", "cpu"],
-        env=environment(),
-        cwd=finished_copy,
-    )
-    assert wait_until(cell.epochs)
-    process.terminate()
-    assert process.wait(HANG) == STOPPED
-    assert cell.events()[-1]["event"] == "stopped" and not cell.is_leased

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from helpers import call, changed, one_error_line
+from helpers import call, changed, one_error_line, wrong
 
 from harness.cell import Cell
 from harness.common.errors import UserError
@@ -381,10 +381,7 @@ def test_methods_of_the_same_classes_are_left_out_where_they_differ() -> None:
 
 def refusal(*assignments: str, **changes: Any) -> str:
     """Return the one-line error of an experiment, or of its plan."""
-    with pytest.raises(UserError) as caught:
-        plan_with(*assignments, **changes)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+    return wrong(lambda: plan_with(*assignments, **changes))
 
 
 @pytest.mark.parametrize("method", ["kd", "dkd", "kd+vid", "kd@2"])

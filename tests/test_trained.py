@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from data_files import encoded, write_birds
-from helpers import Output, Patch, cells, mlflow_client
+from helpers import Output, Patch, cells, mlflow_client, wrong
 from PIL import Image
 
 import harness
@@ -37,11 +37,9 @@ FILE = "experiments/tiny.yaml"
 
 
 @pytest.fixture
-def project(finished: Path, monkeypatch: Patch) -> Path:
-    """The finished grid's folder, as the working directory. Not to be changed."""
-    monkeypatch.chdir(finished)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{finished / 'mlflow.db'}")
-    return finished
+def project(project: Path, monkeypatch: Patch) -> Path:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{project / 'mlflow.db'}")
+    return project
 
 
 @pytest.fixture(scope="module")
@@ -149,12 +147,9 @@ def test_all_ways_lead_to_the_same_network(project: Path, digits: Dataset) -> No
     assert torch.equal(logits(changed, digits), expected)
 
 
-def test_a_cell_from_before_files_said_it(
-    finished_copy: Path, digits: Dataset, monkeypatch: Patch
-) -> None:
-    monkeypatch.chdir(finished_copy)
+def test_a_cell_from_before_files_said_it(project_copy: Path, digits: Dataset) -> None:
     for kind, classifies in (("kd", True), ("stage1", False)):
-        path = cells(finished_copy)[kind] / "model.pt"
+        path = cells(project_copy)[kind] / "model.pt"
         expected = harness.load_student(path)
         content = torch.load(path, weights_only=True)
         del content["about"]
@@ -196,10 +191,7 @@ def test_a_first_stage_embeds_and_does_not_classify(project: Path, digits: Datas
 def test_a_network_that_is_not_there(
     project: Path, source: str, given: dict[str, Any], field: str, parts: tuple[str, ...]
 ) -> None:
-    with pytest.raises(UserError) as raised:
-        harness.load_student(source, **given)
-    message = str(raised.value)
-    assert message.startswith(f"{field}: ") and all(part in message for part in parts), message
+    assert wrong(lambda: harness.load_student(source, **given), *parts).startswith(f"{field}: ")
 
 
 def test_of_tasks_and_seeds_one_is_meant(project: Path) -> None:
@@ -236,9 +228,7 @@ def test_a_file_that_does_not_fit_itself_is_refused(
 ) -> None:
     path = tmp_path / "model.pt"
     path.write_bytes(to_bytes(content))
-    with pytest.raises(UserError) as raised:
-        read_model(path)
-    assert str(raised.value).startswith(message.format(path))
+    assert wrong(lambda: read_model(path)).startswith(message.format(path))
 
 
 def test_a_file_that_lacks_a_field_is_refused(project: Path, tmp_path: Path) -> None:
@@ -287,13 +277,9 @@ def test_predict_writes_csv(project: Path, digits: Dataset, tmp_path: Path, caps
     ("images", "message"),
     [("nothing.png", "no file nothing.png; check"), ("empty", "no files in the folder empty")],
 )
-def test_images_that_are_not_there(
-    tmp_path: Path, monkeypatch: Patch, images: str, message: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_images_that_are_not_there(here: Path, images: str, message: str) -> None:
     Path("empty").mkdir()
-    with pytest.raises(UserError, match=message):
-        picture_files([Path(images)])
+    wrong(lambda: picture_files([Path(images)]), message)
 
 
 def test_evaluate_gives_the_tables_number(
@@ -342,9 +328,8 @@ def test_classes_it_has_not_learned_are_left_out(
     ],
 )
 def test_data_that_do_not_fit(
-    finished_copy: Path, data_root: Path, monkeypatch: Patch, dataset: str, message: str
+    project_copy: Path, data_root: Path, dataset: str, message: str
 ) -> None:
-    monkeypatch.chdir(finished_copy)
     write_birds(Path("birds"))
     text = Path(FILE).read_text().splitlines()
     start = next(i for i, line in enumerate(text) if line.startswith("dataset:"))
@@ -352,9 +337,7 @@ def test_data_that_do_not_fit(
     own = "dataset: {name: folder, path: birds}"
     Path("birds.yaml").write_text("\n".join([*text[:start], own, *text[stop:]]))
     model = harness.load_student("tiny", method="kd")
-    with pytest.raises(UserError) as raised:
-        evaluate(model, dataset)
-    assert message in str(raised.value)
+    wrong(lambda: evaluate(model, dataset), message)
 
 
 # -- elsewhere -------------------------------------------------------------------------------------

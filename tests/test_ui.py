@@ -34,11 +34,9 @@ def ask(port: int, path: str, body: dict[str, Any] | None = None) -> str:
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder that this process works in, with the default database."""
-    monkeypatch.chdir(tmp_path)
+def here(here: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    return tmp_path
+    return here
 
 
 # -- the server ------------------------------------------------------------------------------------
