@@ -166,11 +166,17 @@ def as_bytes(text: str) -> bytes:
 
 
 @contextlib.contextmanager
-def cell_with(**files: bytes) -> Iterator[CellDir]:
+def cell_with(also: str = "", **files: bytes) -> Iterator[CellDir]:
+    """Yield a cell with these files. If one of them, or `also`, is Damaged, one line names it."""
+    names = [name.replace("_", ".") for name in files]
     with tempfile.TemporaryDirectory() as folder:
-        for name, content in files.items():
-            (Path(folder) / name.replace("_", ".")).write_bytes(content)
-        yield CellDir(Path(folder))
+        for name, content in zip(names, files.values(), strict=True):
+            (Path(folder) / name).write_bytes(content)
+        try:
+            yield CellDir(Path(folder))
+        except Damaged as error:
+            assert error.path.name in (*names, also)
+            one_line(error, error.path.name)
 
 
 def use(text: object) -> None:
@@ -183,17 +189,14 @@ def use(text: object) -> None:
 @given(as_file(*EVENTS))
 def test_journal(data: bytes) -> None:
     with cell_with(journal_jsonl=data) as cell:
-        try:
-            lines = cell.epochs()
-            assert [e["epoch"] for e in lines] == list(range(1, len(lines) + 1))
-            curves_of(cell)
-            for event in sync_state.current_training(cell):
-                use(event)
-                float(event["time"])
-                if event["event"] == "epoch":
-                    [float(v) for k, v in event.items() if k != "event"]
-        except Damaged as error:
-            one_line(error, "journal.jsonl")
+        lines = cell.epochs()
+        assert [e["epoch"] for e in lines] == list(range(1, len(lines) + 1))
+        curves_of(cell)
+        for event in sync_state.current_training(cell):
+            use(event)
+            float(event["time"])
+            if event["event"] == "epoch":
+                [float(v) for k, v in event.items() if k != "event"]
 
 
 @MANY
@@ -213,49 +216,33 @@ def test_what_repair_makes_of_a_journal_can_be_read(data: bytes) -> None:
 @MANY
 @given(as_file(MANIFEST))
 def test_manifest(data: bytes) -> None:
-    with cell_with(manifest_json=data) as cell:
-        try:
-            assert cell.is_done
-            use(cell.manifest.as_json())
-            cell.check_model()
-        except Damaged as error:
-            one_line(error, "manifest.json" if error.path.name != "model.pt" else "model.pt")
+    with cell_with("model.pt", manifest_json=data) as cell:
+        assert cell.is_done
+        use(cell.manifest.as_json())
+        cell.check_model()
 
 
 @MANY
 @given(as_file(CELL))
 def test_description(data: bytes) -> None:
     with cell_with(cell_json=data) as cell:
-        try:
-            use(cell.cell.as_json())
-            assert cell.cell.epochs >= 1
-        except Damaged as error:
-            one_line(error, "cell.json")
+        use(cell.cell.as_json())
+        assert cell.cell.epochs >= 1
 
 
 @MANY
 @given(as_file(OPTIONS))
 def test_options(data: bytes) -> None:
     with cell_with(options_json=data) as cell:
-        try:
-            use(cell.options.as_json())
-        except Damaged as error:
-            one_line(error, "options.json")
+        use(cell.options.as_json())
 
 
 @MANY
-@given(
-    damaged(b"12\n")
-    | st.binary(max_size=12)
-    | st.text(max_size=6).map(lambda t: t.encode("utf-8", "replace"))
-)
+@given(damaged(b"12\n") | st.binary(max_size=12) | st.text(max_size=6).map(as_bytes))
 def test_pause(data: bytes) -> None:
     with cell_with(pause=data) as cell:
-        try:
-            assert isinstance(cell.pause_after, int) and cell.pause_after >= 0
-            _ = cell.is_paused
-        except Damaged as error:
-            one_line(error, "pause")
+        assert isinstance(cell.pause_after, int) and cell.pause_after >= 0
+        _ = cell.is_paused
 
 
 @MANY
@@ -376,13 +363,10 @@ OTHER: SearchStrategy[Any] = st.sampled_from(
 )
 def test_predictions(data: bytes) -> None:
     with cell_with(predictions_npz=data) as cell:
-        try:
-            found = read_predictions_file(cell / "predictions.npz")
-            names = found["class_names"].tolist()
-            for label, guess, n in confusion_of(found):
-                assert names[label] is not None and names[guess] is not None and n > 0
-        except Damaged as error:
-            one_line(error, "predictions.npz")
+        found = read_predictions_file(cell / "predictions.npz")
+        names = found["class_names"].tolist()
+        for label, guess, n in confusion_of(found):
+            assert names[label] is not None and names[guess] is not None and n > 0
 
 
 def test_a_flipped_bit_of_predictions_never_goes_unnoticed(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from commands import HANG
 from data_files import write_birds
 from helpers import Output, Patch
 from torch import Tensor
-from training import RAW, Grid, StopAfter, assert_same_result, config, go, tiny
+from training import CPU, RAW, Grid, StopAfter, assert_same_result, config, go, tiny
 
 from harness.data import load
 from harness.data.sets.digits import DigitsOptions
@@ -100,22 +100,10 @@ def test_a_cells_weights_are_the_same_with_and_without(tmp_path: Path, precision
 def test_resized_crops_too(tmp_path: Path, data_root: Path) -> None:
     """Images from a loader, of a folder on disk."""
     network = {"network": "wide_resnet", "depth": 10, "width": 1}
-    experiment = parse(
-        {
-            **{k: v for k, v in RAW.items() if k != "dataset"},
-            "dataset": {
-                "name": "folder",
-                "path": str(write_birds(tmp_path / "birds")),
-                "augmentation": "resized-crop",
-                "image_size": 28,
-                "validation": 3,
-            },
-            "methods": ["kd", "refilled"],
-            "teacher": network,
-            "students": [network],
-            "optimizer": {"batch_size": 8},
-        }
-    )
+    dataset = {"name": "folder", "path": str(write_birds(tmp_path / "birds"))}
+    dataset |= {"augmentation": "resized-crop", "image_size": 28, "validation": 3}
+    changes = {"dataset": dataset, "methods": ["kd", "refilled"], "optimizer": {"batch_size": 8}}
+    experiment = parse(RAW | changes | {"teacher": network, "students": [network]})
     cells = []
     for limit in (0, LIMIT):
         store = Store(tmp_path / str(limit))
@@ -151,17 +139,14 @@ def test_a_grid_asks_its_teacher_once(grid: Grid, monkeypatch: Patch) -> None:
 
 def test_maps_are_no_kept_answers(grid: Grid) -> None:
     teacher = build("wide_resnet", 10, depth=10, width=1)
-    keeper = TeacherCache(
-        grid.store.root, {}, LIMIT, torch.no_grad()(teacher.eval().embed), 64, torch.device("cpu")
-    )
+    embed = torch.no_grad()(teacher.eval().embed)
+    keeper = TeacherCache(grid.store.root, {}, LIMIT, embed, 64, CPU)
     dataset = load(grid.plan.experiment.dataset)
-    images: Any = {"train": DeviceImages(dataset, dataset.train, torch.device("cpu"))}
+    images: Any = {"train": DeviceImages(dataset, dataset.train, CPU)}
     context = Context(config(), images, 10, teacher, teacher, keeper)
     batch = next(context.with_teacher_outputs(images["train"].plain(8), 0))
-    assert (
-        not context.teacher_output(batch).maps
-        and len(context.teacher_output(batch, with_maps=True).maps) == 3
-    )
+    assert not context.teacher_output(batch).maps
+    assert len(context.teacher_output(batch, with_maps=True).maps) == 3
 
 
 def test_an_interrupted_cell_keeps_what_it_had(grid: Grid, tmp_path: Path) -> None:

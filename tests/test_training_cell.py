@@ -27,11 +27,8 @@ from harness.train.schedule import cosine_lr, multistep_lr
 def test_manifest(trained: Grid) -> None:
     for kind in KINDS:
         manifest = trained.directory(kind).manifest
-        assert manifest.attempts == 1
-        assert manifest.commits == ["0" * 40]
-        assert manifest.dirty is False
-        assert manifest.device.startswith("cpu")
-        assert manifest.threads == 1
+        assert (manifest.attempts, manifest.commits, manifest.dirty) == (1, ["0" * 40], False)
+        assert manifest.device.startswith("cpu") and manifest.threads == 1
         assert manifest.parameters == 78186
         data = manifest.data
         assert (data["train"], data["validation"], data["test"]) == (297, 100, 1400)

@@ -99,29 +99,21 @@ def test_missing_upstream_is_refused(tmp_path: Path) -> None:
     assert failure(directory) == f"upstream: {teacher} is not finished; train it first"
 
 
-def flip_a_bit(path: Path) -> None:
+@pytest.mark.parametrize("kind", ["stage2", "supervised"])
+def test_broken_files_are_refused(trained: Grid, tmp_path: Path, kind: str) -> None:
+    """A model that the cell starts from, or its own checkpoint."""
+    grid, directory = copy_without(trained, kind, tmp_path)
+    path = grid.directory("stage1") / "model.pt"
+    if kind == "supervised":
+        assert go(directory, StopAfter(7)) == STOPPED
+        path = directory / "checkpoint.pt"
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
-
-
-def test_broken_upstream_is_refused(trained: Grid, tmp_path: Path) -> None:
-    grid, directory = copy_without(trained, "stage2", tmp_path)
-    source = grid.directory("stage1")
-    flip_a_bit(source / "model.pt")
     assert go(directory) == WRONG_INPUT
-    assert str(source / "model.pt") in failure(directory)
-    assert f"`harness repair {source.path.name} " in failure(directory)
-
-
-def test_broken_checkpoint_is_refused(trained: Grid, tmp_path: Path) -> None:
-    _, directory = copy_without(trained, "supervised", tmp_path)
-    assert go(directory, StopAfter(7)) == STOPPED
-    flip_a_bit(directory / "checkpoint.pt")
-    assert go(directory) == WRONG_INPUT
-    assert str(directory / "checkpoint.pt") in failure(directory)
-    assert f"`harness repair {directory.path.name} " in failure(directory)
-    assert epochs_of(directory) == [1]
+    assert str(path) in failure(directory)
+    assert f"`harness repair {path.parent.name} " in failure(directory)
+    assert epochs_of(directory) == ([1] if kind == "supervised" else [])
 
 
 class Hostile:
@@ -167,16 +159,10 @@ def test_hostile_teacher_runs_nothing(trained: Grid, tmp_path: Path, form: str) 
     assert not (tmp_path / "marker").exists()
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        {"state_dict": {"fc.weight": torch.zeros(3, 3)}},
-        {"weights": {}},
-        {"state_dict": [1, 2]},
-        [1, 2],
-    ],
-    ids=["other shapes", "no state_dict", "list inside", "list"],
-)
+OTHER_SHAPES = {"state_dict": {"fc.weight": torch.zeros(3, 3)}}
+
+
+@pytest.mark.parametrize("content", [OTHER_SHAPES, {"weights": {}}, {"state_dict": [1, 2]}, [1, 2]])
 def test_model_that_does_not_fit_is_refused(trained: Grid, tmp_path: Path, content: Any) -> None:
     grid, directory = copy_without(trained, "kd", tmp_path)
     replace_model(grid.directory("supervised"), to_bytes(content))

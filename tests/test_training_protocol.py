@@ -38,22 +38,18 @@ from harness.train.loop import Best, scoring
 from harness.train.methods.base import Classifier, Context, make_training
 from harness.train.methods.stage1 import RelationMatching
 
+ONCE = [f"{part}.epochs=1" for part in ("training", "stage1", "stage2")]
+
 # Selection
 
 
-def test_best_keeps_the_later_of_equal_epochs() -> None:
-    best = Best()
+@pytest.mark.parametrize(("ties", "epoch"), [("later", 4), ("first", 3)])  # first: the release
+def test_best_of_equal_epochs(ties: Any, epoch: int) -> None:
+    best = Best(ties=ties)
     updates = [best.update(v, e) for e, v in enumerate([0.3, None, 0.5, 0.5, 0.4], start=1)]
-    assert updates == [True, False, True, True, False]
-    assert (best.value, best.epoch) == (0.5, 4)
+    assert updates == [True, False, True, epoch == 4, False]
+    assert (best.value, best.epoch) == (0.5, epoch)
     assert Best().update(0.0, 1)
-
-
-def test_best_keeps_the_first_as_the_release_does() -> None:
-    best = Best(ties="first")
-    updates = [best.update(v, e) for e, v in enumerate([0.3, None, 0.5, 0.5, 0.4], start=1)]
-    assert updates == [True, False, True, False, False]
-    assert (best.value, best.epoch) == (0.5, 3)
 
 
 @pytest.mark.parametrize(
@@ -77,11 +73,10 @@ def test_when_stage1_is_looked_at(
 
 def test_legacy_students_start_from_weights_of_their_own(tmp_path: Path) -> None:
     """And all of one seed from the same ones; strict students, from those of such a teacher."""
-    once = [f"{part}.epochs=1" for part in ("training", "stage1", "stage2")]
     slow = ["training.lr=1e-9", "stage1.lr=1e-9", "optimizer.weight_decay=0"]
 
     def weights_of(protocol: str) -> tuple[Tensor, ...]:
-        grid = tiny(tmp_path / protocol, f"protocol={protocol}", *once, *slow)
+        grid = tiny(tmp_path / protocol, f"protocol={protocol}", *ONCE, *slow)
         entries = {e.stage: e.fingerprint for e in train_all(grid).plan.entries}
         return tuple(
             weights(grid.store.directory(entries[stage]))["conv1.weight"]
@@ -239,36 +234,27 @@ def test_legacy_centers_come_from_augmented_images(trained: Grid) -> None:
 
 
 @pytest.mark.parametrize(
-    "variant",
+    ("kind", "variant"),
     [
-        "stage2.centers=local",
-        "stage2.weighted=true",
-        "stage2.tau_on=teacher",
-        "protocol.center_images=augmented",
+        ("stage2", "stage2.centers=local"),
+        ("stage2", "stage2.weighted=true"),
+        ("stage2", "stage2.tau_on=teacher"),
+        ("stage2", "protocol.center_images=augmented"),
+        ("stage1", "stage1.relation=triplet"),
+        ("stage1", "stage1.relation=one-negative"),
     ],
 )
-def test_stage2_variants_train_to_other_weights(
-    trained: Grid, tmp_path: Path, variant: str
+def test_variants_train_to_other_weights(
+    trained: Grid, tmp_path: Path, kind: str, variant: str
 ) -> None:
-    grid, _ = copy_without(trained, "stage2", tmp_path)
-    other = tiny(grid.store.root, variant).directory("stage2")
+    grid, _ = copy_without(trained, kind, tmp_path)
+    other = tiny(grid.store.root, variant).directory(kind)
     assert go(other) == DONE
-    assert not same_state(weights(other), weights(trained.directory("stage2")))
-
-
-@pytest.mark.parametrize("relation", ["triplet", "one-negative"])
-def test_stage1_relations_train_to_other_weights(
-    trained: Grid, tmp_path: Path, relation: str
-) -> None:
-    grid, _ = copy_without(trained, "stage1", tmp_path)
-    other = tiny(grid.store.root, f"stage1.relation={relation}").directory("stage1")
-    assert go(other) == DONE
-    assert not same_state(weights(other), weights(trained.directory("stage1")))
+    assert not same_state(weights(other), weights(trained.directory(kind)))
 
 
 def test_bfloat16(trained: Grid, tmp_path: Path) -> None:
-    once = [f"{part}.epochs=1" for part in ("training", "stage1", "stage2")]
-    grid = train_all(tiny(tmp_path, "optimizer.precision=bfloat16", *once))
+    grid = train_all(tiny(tmp_path, "optimizer.precision=bfloat16", *ONCE))
     for kind in KINDS:
         state = weights(grid.directory(kind))
         assert all(v.dtype in (torch.float32, torch.int64) for v in state.values())
@@ -291,8 +277,7 @@ def test_cells_train_without_a_test_split(tmp_path: Path, monkeypatch: Patch) ->
         parts.append(len(part))
         return DeviceImages(dataset, part, device)
 
-    once = [f"{part}.epochs=1" for part in ("training", "stage1", "stage2")]
-    grid = without_test(tiny(tmp_path, *once))
+    grid = without_test(tiny(tmp_path, *ONCE))
     monkeypatch.setattr(harness.train.cell, "on_device", on_device)
     train_all(grid)
     assert parts == [297, 100] * 4
