@@ -11,11 +11,7 @@ from harness.analysis.tables.markdown import escaped, markdown
 from harness.analysis.tables.result_table import Cell, ResultTable
 from harness.analysis.tables.terminal import terminal_text
 from harness.common.errors import UserError
-from harness.experiment.published import (
-    published_protocol,
-    read_published,
-    why_not_comparable,
-)
+from harness.experiment.published import published_protocol, read_published, why_not_comparable
 
 HEAD = "source,row,metric,protocol,wrn-10-1,wrn-16-1"
 LINE = "smith,KD,test_accuracy,last epoch,97.10,"
