@@ -40,8 +40,7 @@ Workers = Annotated[
 TeacherCache = Annotated[
     str,
     typer.Option(
-        "--teacher-cache",
-        help="disk for cached teacher outputs: 20GB, 500MB; 0 caches none",
+        "--teacher-cache", help="disk for cached teacher outputs: 20GB, 500MB; 0 caches none"
     ),
 ]
 Trackers = Annotated[

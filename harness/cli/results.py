@@ -87,11 +87,7 @@ def verdicts(
 
 @app.command()
 def report(
-    file: File,
-    set_: Set = None,
-    store: StoreOption = RUNS,
-    out: Out = None,
-    open_: Open = False,
+    file: File, set_: Set = None, store: StoreOption = RUNS, out: Out = None, open_: Open = False
 ) -> None:
     """Write the results as one HTML page: verdicts, tables, figures, and every number's runs."""
     from harness.analysis.report.command import make_report

@@ -202,8 +202,7 @@ def import_checkpoint(
 
 @app.command()
 def ui(
-    port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 5000,
-    host: Host = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 5000, host: Host = "127.0.0.1"
 ) -> None:
     """Open MLflow's UI on this machine."""
     from harness.track.ui import serve

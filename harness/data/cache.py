@@ -162,9 +162,5 @@ def _write_files(folder: Path, contents: Contents) -> None:
         sums=np.concatenate(sums),
         squares=np.concatenate(squares),
     )
-    meta = {
-        "bytes": n_bytes,
-        "digest": sha.hexdigest(),
-        "class_names": list(contents.class_names),
-    }
+    meta = {"bytes": n_bytes, "digest": sha.hexdigest(), "class_names": list(contents.class_names)}
     (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")

@@ -40,10 +40,7 @@ SECTIONS = {
         "loss/ce": "LINE",
         "train/accuracy": "LINE",
     },
-    "First stages: embeddings": {
-        "validation/ncm_train_centers": "LINE",
-        "loss/relation": "LINE",
-    },
+    "First stages: embeddings": {"validation/ncm_train_centers": "LINE", "loss/relation": "LINE"},
     "Final numbers": {"test_accuracy": "BAR", "test_ncm": "BAR"},
 }
 # A curve is the mean of the runs with equal values of these tags: the mean over seeds.

@@ -21,10 +21,7 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
 
 @torch.no_grad()
 def _run(
-    model: Network,
-    images: Images,
-    precision: str,
-    compute: Callable[[Tensor], tuple[Tensor, ...]],
+    model: Network, images: Images, precision: str, compute: Callable[[Tensor], tuple[Tensor, ...]]
 ) -> tuple[Tensor, ...]:
     """Return the outputs (N, ..) of a model in eval mode, for all un-augmented images."""
     was_training = model.training

@@ -78,10 +78,7 @@ class RayExecutor:
     """An executor that trains as many cells at once as the cluster has room for."""
 
     def __init__(
-        self,
-        options: RayOptions,
-        version: CodeVersion,
-        body: Callable[..., int] | None = None,
+        self, options: RayOptions, version: CodeVersion, body: Callable[..., int] | None = None
     ) -> None:
         """Join the cluster; tests replace a task's training by `body` (`train_on_node`).
 

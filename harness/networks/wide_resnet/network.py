@@ -46,12 +46,7 @@ class WideResNet(Network):
     """
 
     def __init__(
-        self,
-        n_classes: int,
-        depth: int,
-        width: int,
-        dropout: float,
-        final_bn_momentum: float,
+        self, n_classes: int, depth: int, width: int, dropout: float, final_bn_momentum: float
     ) -> None:
         super().__init__()
         n_blocks = (depth - 4) // 6
