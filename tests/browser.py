@@ -94,7 +94,7 @@ class Browser:
             )
             stack.callback(browser.close)
             # A new context is a profile of its own.
-            self._context = browser.new_context(viewport=SIZE)  # type: ignore[arg-type]
+            self._context = browser.new_context(viewport=SIZE)
             self._context.set_default_timeout(PATIENCE)
             self._context.route("**/*", self._guard)
             self._context.add_init_script(LATER_VISIT)

@@ -170,7 +170,7 @@ def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
     return {str(p.relative_to(folder)): (p.stat().st_mtime_ns, p.stat().st_size) for p in files}
 
 
-def mlflow_client(folder: Path, database: str = "mlflow.db"):  # type: ignore[no-untyped-def]
+def mlflow_client(folder: Path, database: str = "mlflow.db"):
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri=f"sqlite:///{folder.resolve() / database}")

@@ -25,7 +25,7 @@ def told_apart_by_colour_alone(figure: Figure) -> list[str]:
             is_open = to_hex(line.get_markerfacecolor()) == WHITE
             face = "none" if is_open else line.get_fillstyle()
             look = f"{line.get_marker()} {face} {line.get_linestyle()}"
-            colors[look].add(to_hex(line.get_color()))  # type: ignore[arg-type]
+            colors[look].add(to_hex(line.get_color()))
         looks += [look for look, several in colors.items() if len(several) > 1]
     return looks
 

@@ -71,7 +71,7 @@ STAGE1 = {"tau1": 4.0, "margin": 2.0, "negatives": "all", "weight": None, "pairs
 
 
 def stage1(relation: str) -> Loss:
-    return lambda s, t: stage1_loss(s, t, LABELS, relation=relation, **STAGE1)[0]  # type: ignore[arg-type]
+    return lambda s, t: stage1_loss(s, t, LABELS, relation=relation, **STAGE1)[0]
 
 
 def stage2(centers: Tensor | None) -> Loss:

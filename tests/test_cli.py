@@ -145,7 +145,7 @@ def test_a_bug_is_one_line_and_status_1(
         assert error == "error: ZeroDivisionError: one two (this is a bug; --debug shows where)\n"
 
 
-COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+COMMANDS = typer.main.get_command(app).commands
 
 
 def test_without_arguments_it_shows_its_commands(capsys: Output) -> None:

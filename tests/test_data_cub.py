@@ -380,7 +380,7 @@ def test_an_epoch_can_be_left_early(dataset: Dataset) -> None:
     images = LoaderImages(dataset, dataset.train, CPU, n_workers=2)
     batches: Iterator[Batch] = images.augmented(5, epoch_generator(1, 2))
     first = next(batches)
-    batches.close()  # type: ignore[attr-defined]
+    batches.close()
     assert torch.equal(first.x, epoch(images)[0].x)
 
 

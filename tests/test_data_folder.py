@@ -41,7 +41,7 @@ def test_without_a_test_folder_one_is_drawn(birds: Path) -> None:
     assert np.bincount(drawn.test.labels).tolist() == [4, 4, 4]  # 20 %
     assert [len(drawn.train), len(drawn.validation)] == [43, 5]
     parts = [drawn.train, drawn.validation, drawn.test]
-    index = np.concatenate([p.images.index for p in parts])  # type: ignore[union-attr]
+    index = np.concatenate([p.images.index for p in parts])
     assert sorted(index) == list(range(60))
     assert folder(birds / "train").digest == drawn.digest
     assert folder(birds / "train", split_seed=1).digest != drawn.digest
@@ -89,7 +89,7 @@ def test_the_other_fields(birds: Path) -> None:
     assert plain.augmentation == Augmentation(padding=0, flip=False)
     crops = folder(birds, augmentation="resized-crop", image_size=28)
     assert crops.augmentation == ResizedCrop(28, flip=True)
-    assert set(crops.train.images.shapes.ravel().tolist()) == {32}  # type: ignore[union-attr]
+    assert set(crops.train.images.shapes.ravel().tolist()) == {32}
 
 
 GREY = np.tile(np.arange(0, 256, 8, dtype=np.uint8), (32, 1))

@@ -38,7 +38,7 @@ def test_wrong_fields(fields: dict[str, Any], problem: str) -> None:
 
 def test_parquet_needs_one_place() -> None:
     for fields in ({}, {"path": "x", "train": "y"}):
-        wrong(lambda f=fields: experiment(name="parquet", **f), "dataset: ", "path", "train")  # type: ignore[misc]
+        wrong(lambda f=fields: experiment(name="parquet", **f), "dataset: ", "path", "train")
 
 
 def test_options_survive_json_and_are_complete() -> None:

@@ -30,7 +30,7 @@ def in_memory() -> Dataset:
     parts = {k: ImageSet(images[s], LABELS[s]) for k, s in PARTS.items()}
     return Dataset(
         "pets", NAMES, **parts, mean=(0.1,) * 3, std=(0.2,) * 3, augmentation=Augmentation(0, False)
-    )  # type: ignore[arg-type]
+    )
 
 
 @pytest.fixture(params=["in memory", "in a store"])

@@ -111,7 +111,7 @@ def test_a_cell_takes_memory_of_no_other_gpu(
     monkeypatch.setattr(cell, "_train", training)
     directory = tiny(tmp_path).directory("supervised")
     try:
-        run_cell(directory, name, 1, VERSION, lambda: False)  # type: ignore[arg-type]
+        run_cell(directory, name, 1, VERSION, lambda: False)
     finally:
         torch.use_deterministic_algorithms(False)
     begun, failed = directory.events()
@@ -137,7 +137,7 @@ def test_be_deterministic(monkeypatch: pytest.MonkeyPatch) -> None:
 def train_on_device(grid: Grid) -> Grid:
     for planned in grid.plan.cells.values():
         directory = grid.store.prepare(planned)
-        status = run_cell(directory, DEVICE, 1, VERSION, lambda: False)  # type: ignore[arg-type]
+        status = run_cell(directory, DEVICE, 1, VERSION, lambda: False)
         assert status == DONE, directory.events()[-1]
     return grid
 

@@ -71,7 +71,7 @@ def test_the_env_file_has_every_variable_and_its_default() -> None:
 def instructions() -> list[tuple[str, str]]:
     text = (DOCKER / "Dockerfile").read_text()
     text = re.sub(r"^#.*\n", "", text, flags=re.M).replace("\\\n", " ")
-    return [(*line.split(None, 1),) for line in text.splitlines() if line.strip()]  # type: ignore
+    return [(*line.split(None, 1),) for line in text.splitlines() if line.strip()]
 
 
 def stages() -> dict[str, str]:

@@ -48,7 +48,7 @@ def test_a_file_is_read() -> None:
     assert labels == ["wrn-16-2", "wrn-16-2", "wrn-16-1", "wrn-10-2", "wrn-10-1"]
     assert experiment.seeds == (0, 1, 2) and experiment.protocol_label == "strict"
     with pytest.raises(ValidationError):
-        experiment.stage2.lambd = 50  # type: ignore[misc]
+        experiment.stage2.lambd = 50
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda path: path.stem)

@@ -55,7 +55,7 @@ def context_of_the_command() -> typer.Context:
     """Return the command's context for the words of the entrypoint."""
     program, name, *words = shlex.split(JOB["spec"]["entrypoint"])
     assert program == "harness"
-    command = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]
+    command = typer.main.get_command(app).commands[name]
     return command.make_context(name, words)
 
 

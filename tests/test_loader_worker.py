@@ -15,7 +15,7 @@ from harness.data import loader
 
 def test_what_the_loader_replaces_is_there() -> None:
     """A private method of Python's queues: a release that renames it must fail here."""
-    assert callable(Queue._on_queue_feeder_error)  # type: ignore[attr-defined]
+    assert callable(Queue._on_queue_feeder_error)
 
 
 class Unshared:
@@ -37,4 +37,4 @@ def test_a_worker_that_dies_is_named_with_the_remedy(how: str, monkeypatch: Patc
         n_workers=2, images=None, augmentation=SimpleNamespace(size=8), device=torch.device("cpu")
     )
     with pytest.raises(RuntimeError, match="--n-workers"):
-        list(loader.LoaderImages._pixels(images, None, [(0, 1)] * 4))  # type: ignore[arg-type]
+        list(loader.LoaderImages._pixels(images, None, [(0, 1)] * 4))

@@ -105,7 +105,7 @@ def sync_until(step: int, make_tracker: Callable[[], Any]) -> None:
 
     torch.set_num_threads(1)  # a fork has none of the threads that this process may have started
     make = harness.track.client.make_client
-    harness.track.client.make_client = lambda uri: Client(make(uri))  # type: ignore[assignment]
+    harness.track.client.make_client = lambda uri: Client(make(uri))
     harness.track.sync.record_sent = counted(harness.track.sync.record_sent)
     tracker = make_tracker()
     tracker.sync()

@@ -78,13 +78,7 @@ def test_two_steps(tmp_path: Path, momentum: float, nesterov: bool, weight_decay
     model, training = nn.Module(), Bowl()
     model.w = nn.Parameter(torch.tensor([2.0], dtype=torch.float64))
     state, epoch, lines = loop.train(
-        model,
-        training,
-        OneBatch(),
-        bowl,
-        2,
-        CellDir(tmp_path),
-        lambda: False,  # type: ignore[arg-type]
+        model, training, OneBatch(), bowl, 2, CellDir(tmp_path), lambda: False
     )
     assert state["w"].item() == pytest.approx(by_hand(2.0, lambda w: 2 * (w - 3), **settings))
     own = by_hand(4.0, lambda v: v - 1, **settings)

@@ -45,7 +45,7 @@ def plain_cell(root: Path, *assignments: str, with_test: bool = True) -> CellDir
 
 
 def go(directory: CellDir) -> int:
-    return run_cell(directory, "cpu", 1, VERSION, lambda: False)  # type: ignore[arg-type]
+    return run_cell(directory, "cpu", 1, VERSION, lambda: False)
 
 
 def accuracy_of(directory: CellDir) -> float:

@@ -373,7 +373,7 @@ class Checked(Case):
     def __init__(self, *arguments: Any, **ends: list[int]) -> None:
         super().__init__(*arguments, **ends)
         self.executor.idle = self.check_all
-        self.submit, self.executor.submit = self.executor.submit, self.check_first  # type: ignore[method-assign]
+        self.submit, self.executor.submit = self.executor.submit, self.check_first
 
     def ready(self) -> list[str]:
         state = self.progress.state

@@ -174,7 +174,7 @@ def test_every_command_hands_its_options_on(
     assert main(line) == status
     defaults = RunOptions(device="cpu") if command == "train" else RunOptions()
     assert seen.pop() == defaults
-    names = {p.name for p in typer.main.get_command(app).commands[command].params}  # type: ignore[attr-defined]
+    names = {p.name for p in typer.main.get_command(app).commands[command].params}
     assert {"store", "jobs", "jobs_per_device"} <= names
     if command == "train":
         names.remove("n_workers")  # refused: these data need none

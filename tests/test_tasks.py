@@ -35,11 +35,11 @@ def toy() -> Dataset:
         first += len(labels)
     return Dataset(
         "toy", NAMES, **parts, mean=(0.1,) * 3, std=(0.2,) * 3, augmentation=Augmentation(0, False)
-    )  # type: ignore[arg-type]
+    )
 
 
 DATA = toy()
-LABELS = np.concatenate([DATA.train.labels, DATA.validation.labels, DATA.test.labels])  # type: ignore[union-attr]
+LABELS = np.concatenate([DATA.train.labels, DATA.validation.labels, DATA.test.labels])
 RAW: dict[str, Any] = {
     "name": "cross",
     "dataset": {"name": "digits", "validation": 100, "test": 1400},
@@ -271,7 +271,7 @@ def test_plain_at_full_overlap_is_the_teacher_and_so_is_what_finetune_begins_wit
         assert teacher.fingerprint == full.fingerprint == begun.fingerprint
         assert begun.task is None and begun.name == f"finetune wrn-10-1 pretrain s{seed}"
         tuned = entries(plan, stage="finetune", seed=seed)
-        assert [e.task for e in tuned] == experiment().tasks.all  # type: ignore[union-attr]
+        assert [e.task for e in tuned] == experiment().tasks.all
         for entry in tuned:
             assert plan.cells[entry.fingerprint].upstream == {"initial": teacher.fingerprint}
         few = entries(plan, method="plain", seed=seed, task=Task(None, 5))
@@ -288,7 +288,7 @@ def test_students_of_the_teacher_itself_are_one_cell_and_an_entry_each() -> None
     two = [{"depth": 10, "width": 1}, {"depth": 10, "width": 2}]
     plan = plan_with(students=two)
     for method in ("teacher_ncm", "probe"):
-        for task in experiment().tasks.all:  # type: ignore[union-attr]
+        for task in experiment().tasks.all:
             pair = entries(plan, method=method, task=task, seed=0)
             assert [e.student for e in pair] == ["wrn-10-1", "wrn-10-2"]
             assert pair[0].fingerprint == pair[1].fingerprint
@@ -376,7 +376,7 @@ def test_methods_of_the_same_classes_are_left_out_where_they_differ() -> None:
     plan = plan_with()
     assert {e.task for e in entries(plan, method="kd")} == {Task(), Task(None, 5)}
     for method in ("plain", "teacher_ncm", "probe", "refilled"):
-        assert {e.task for e in entries(plan, method=method)} == {*plan.experiment.tasks.all}  # type: ignore[union-attr]
+        assert {e.task for e in entries(plan, method=method)} == {*plan.experiment.tasks.all}
 
 
 def refusal(*assignments: str, **changes: Any) -> str:
@@ -403,7 +403,7 @@ def test_longer_methods_are_cells_of_that_many_epochs() -> None:
     spec = cell_of(plan, method="plain@both", task=Task(0, 5), seed=0).config.as_json()
     assert (spec["training"]["epochs"], spec["training"]["milestones"]) == (8, [4, 6])
     alone = plan_with("methods=[plain]", "training={epochs: 8, milestones: [4, 6]}")
-    for task in experiment().tasks.all:  # type: ignore[union-attr]
+    for task in experiment().tasks.all:
         for seed in (0, 1):
             long = cell_of(plan, method="plain@both", task=task, seed=seed)
             assert long == cell_of(alone, method="plain", task=task, seed=seed)
@@ -455,7 +455,7 @@ def test_settings_of_one_task_are_its_own() -> None:
     common = {"stage2": {"lambd": 3, "tau2": 1}}
     tuned = {"refilled": {"settings": common, "tasks": [own]}}
     plan, before = plan_with(tuned=tuned), plan_with(tuned={"refilled": {"settings": common}})
-    for task in experiment().tasks.all:  # type: ignore[union-attr]
+    for task in experiment().tasks.all:
         spec = cell_of(plan, stage="stage2", task=task, seed=1).config.sections["stage2"]
         assert (spec.lambd, spec.tau2) == (7 if task == Task(1, 5) else 3, 1)
     others = {e for e in plan.entries if e not in before.entries}

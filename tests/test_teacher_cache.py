@@ -251,10 +251,10 @@ def test_on_a_gpu_they_are_written_at_the_end_of_the_pass(tmp_path: Path) -> Non
     """The way without sharing, on this device."""
     asked = Asked()
     keeper = kept(tmp_path, asked)
-    keeper._shared = keeper._alone  # type: ignore[method-assign]
+    keeper._shared = keeper._alone
     first = keeper.outputs_for(batches(), "epoch-1", 10)
     next(first)
-    first.close()  # type: ignore[attr-defined]
+    first.close()
     assert answers_of(keeper).equal(whole())
     assert asked.sizes == [4, 4, 4, 2]
     assert answers_of(kept(tmp_path, asked)).equal(whole())

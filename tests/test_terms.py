@@ -321,7 +321,7 @@ def tuning(folder: Path, spaces: str, **experiment: Any) -> Tuning:
 
 def test_what_is_tuned_may_have_its_section(tmp_path: Path) -> None:
     file = write_experiment(tmp_path / "x.yaml", methods=["plain"])
-    assert read(file, ["vid.weight=3"], also=["kd+vid"]).vid.weight == 3  # type: ignore[attr-defined]
+    assert read(file, ["vid.weight=3"], also=["kd+vid"]).vid.weight == 3
     with pytest.raises(UserError, match=r"^vid: "):
         read(file, ["vid.weight=3"], also=["kd"])
 

@@ -159,7 +159,7 @@ def test_a_cell_sees_its_view(trained: Grid, tmp_path: Path) -> None:
     assert weights(directory)["fc.weight"].shape[0] == len(classes)
     sizes = directory.manifest.data
     assert sizes["train"] == len(classes) * shots
-    labels = load(trained.plan.experiment.dataset).test.labels  # type: ignore[union-attr]
+    labels = load(trained.plan.experiment.dataset).test.labels
     assert sizes["test"] == sum((labels == c).sum() for c in classes)
 
 

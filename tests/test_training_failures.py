@@ -87,7 +87,7 @@ def test_a_setting_that_the_method_refuses(
 
 def test_unknown_device_is_refused(tmp_path: Path) -> None:
     directory = tiny(tmp_path).directory("supervised")
-    assert run_cell(directory, "gpu", 1, VERSION, lambda: False) == WRONG_INPUT  # type: ignore[arg-type]
+    assert run_cell(directory, "gpu", 1, VERSION, lambda: False) == WRONG_INPUT
     assert failure(directory).startswith("--device: unknown 'gpu'")
 
 

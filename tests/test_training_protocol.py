@@ -66,7 +66,7 @@ def test_when_stage1_is_looked_at(
 ) -> None:
     settings = Stage1Settings(epochs=epochs, select_every=rhythm)
     for changes, expected in (({}, strict), ({"last_look": "rhythm"}, legacy)):
-        context = Context(config(**changes), {"train": None}, 10, None, None)  # type: ignore[arg-type,dict-item]
+        context = Context(config(**changes), {"train": None}, 10, None, None)
         stage = RelationMatching(context, settings)
         assert [e for e in range(1, epochs + 1) if stage.is_measured(e)] == expected
 
@@ -184,8 +184,8 @@ def test_a_loss_that_is_not_finite_is_not_noted(monkeypatch: Patch, value: float
     logits[1, 2] = value
     monkeypatch.setattr("harness.train.methods.base.logits_of", lambda *_: logits)
     images: Any = {"validation": SimpleNamespace(labels=torch.tensor([0, 1, 2, 0]))}
-    context = Context(config(), {"train": None, **images}, 3, None, None)  # type: ignore[arg-type,dict-item]
-    measured = Classifier(context, Section()).evaluate(None, 0)  # type: ignore[arg-type]
+    context = Context(config(), {"train": None, **images}, 3, None, None)
+    measured = Classifier(context, Section()).evaluate(None, 0)
     assert measured is not None and "validation/accuracy" in measured
     assert ("validation/loss" in measured) == math.isfinite(value)
 

@@ -66,7 +66,7 @@ def train(cell: Cell, state: Any, network: Any, data: Any, teacher: Any, folder:
     model = network.build(10).double()
     model.load_state_dict(state)
     images = {part: Ordered(*data[part]) for part in ("train", "test")}
-    context = Context(cell.config, images, 10, model, teacher)  # type: ignore[arg-type]
+    context = Context(cell.config, images, 10, model, teacher)
     method = make_training(cell.kind, context)
     run, losses = Run(), method.losses
 
@@ -77,7 +77,7 @@ def train(cell: Cell, state: Any, network: Any, data: Any, teacher: Any, folder:
         run.rates.append(method.lr(epoch))
         return found, logits
 
-    method.losses = watched  # type: ignore[method-assign]
+    method.losses = watched
     run.selected, run.epoch, lines = loop.train(
         model, method, images["train"], cell.config, cell.epochs, CellDir(folder), lambda: False
     )

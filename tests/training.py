@@ -81,7 +81,7 @@ def tiny(root: Path, *assignments: str) -> Grid:
 
 def go(directory: CellDir, should_stop: Callable[[], bool] = lambda: False) -> int:
     try:
-        return run_cell(directory, "cpu", 1, VERSION, should_stop)  # type: ignore[arg-type]
+        return run_cell(directory, "cpu", 1, VERSION, should_stop)
     finally:  # it is written for a process of its own and changes settings
         torch.use_deterministic_algorithms(False)
 
