@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -235,10 +235,17 @@ def refusal(capsys: Output, *words: str) -> str:
     return one_error_line(capsys.readouterr().err)
 
 
-def run_python(code: str, *arguments: str, **env: str) -> "subprocess.CompletedProcess[str]":
+def captured(command: Sequence[str | Path], **options: Any) -> "subprocess.CompletedProcess[str]":
+    """Run a command to its end, and keep what it prints."""
+    return subprocess.run(command, capture_output=True, text=True, **options)
+
+
+def run_python(
+    code: str, *arguments: str, folder: Path = ROOT, **env: str
+) -> "subprocess.CompletedProcess[str]":
     """Run Python code in a process of its own."""
     command = [sys.executable, "-c", code, *arguments]
-    return subprocess.run(command, env=environment(**env), capture_output=True, text=True)
+    return captured(command, cwd=folder, env=environment(**env))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import ROOT, Output
+from helpers import ROOT, Output, captured
 
 sys.path.append(str(ROOT / "benchmarks"))
 import frame
@@ -124,9 +124,7 @@ def test_a_record_is_kept_by_kind_of_device(tmp_path: Path) -> None:
 
 def test_the_committed_page_matches_its_results() -> None:
     """As `make lint` calls it."""
-    done = subprocess.run(
-        [sys.executable, "benchmarks/page.py", "--check"], cwd=ROOT, capture_output=True, text=True
-    )
+    done = captured([sys.executable, "benchmarks/page.py", "--check"], cwd=ROOT)
     assert done.returncode == 0, done.stdout
 
 

@@ -3,7 +3,6 @@ optuna-dashboard and the trainer, with their own commands, health checks and sto
 
 import json
 import os
-import subprocess
 import sys
 import urllib.error
 import urllib.request
@@ -14,7 +13,16 @@ from typing import Any
 import compose
 import pytest
 from compose import Stack
-from helpers import HANG, TUNING, WITH_RAY, epochs_of, needs_ray, wait_until, write_experiment
+from helpers import (
+    HANG,
+    TUNING,
+    WITH_RAY,
+    captured,
+    epochs_of,
+    needs_ray,
+    wait_until,
+    write_experiment,
+)
 from postgres import PASSWORD
 
 from harness.store import Store
@@ -189,15 +197,7 @@ def test_s3_in_the_place_of_the_volume(tmp_path: Path) -> None:
 
 
 def test_an_entrypoint_without_a_password_changes_nothing() -> None:
-    done = subprocess.run(
-        [
-            *compose.entrypoint(),
-            sys.executable,
-            "-c",
-            "import os; print('PGPASSWORD' in os.environ)",
-        ],
-        env={"PATH": os.environ["PATH"]},
-        capture_output=True,
-        text=True,
-    )
+    code = "import os; print('PGPASSWORD' in os.environ)"
+    command = [*compose.entrypoint(), sys.executable, "-c", code]
+    done = captured(command, env={"PATH": os.environ["PATH"]})
     assert done.stdout == "False\n", done.stderr

@@ -1,9 +1,6 @@
 """Data sets, splits and batches. torchvision is the independent word on crops."""
 
-import os
 import re
-import subprocess
-import sys
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -13,6 +10,7 @@ import pytest
 import scipy.stats
 import torch
 from data_files import part_digests
+from helpers import run_python
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -57,9 +55,7 @@ def test_sizes_and_format(digits: Dataset) -> None:
 
 def test_every_digit_is_in_exactly_one_part(digits: Dataset) -> None:
     everything = load_digits_rows()
-    rows = np.concatenate(
-        [np.c_[p.images[..., 0].reshape(-1, 64), p.labels] for p in parts(digits)]
-    )
+    rows = np.vstack([np.c_[p.images[..., 0].reshape(-1, 64), p.labels] for p in parts(digits)])
     assert len(np.unique(everything, axis=0)) == 1797
     assert np.array_equal(np.unique(rows, axis=0), np.unique(everything, axis=0))
 
@@ -156,15 +152,7 @@ def test_digest_is_the_same_in_another_process(digits: Dataset) -> None:
         "from harness.data.sets.digits import DigitsOptions\n"
         "print(load(DigitsOptions(validation=100, test=500)).digest)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONHASHSEED": "99"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.strip() == digits.digest
+    assert run_python(code, PYTHONHASHSEED="99").stdout.strip() == digits.digest
 
 
 def test_digest_sees_every_change(digits: Dataset) -> None:
@@ -229,9 +217,8 @@ def test_stratified(labels: np.ndarray, n: int, seed: int) -> None:
 
 def test_stratified_depends_on_its_seed() -> None:
     labels = np.arange(100) % 5
-    assert not np.array_equal(
-        draw_stratified(labels, 50, 0, "f"), draw_stratified(labels, 50, 1, "f")
-    )
+    one, other = (draw_stratified(labels, 50, seed, "f") for seed in (0, 1))
+    assert not np.array_equal(one, other)
 
 
 def sizes_named(error: UserError) -> tuple[int, int] | None:
@@ -264,9 +251,7 @@ def test_remedies_for_a_small_class_lead_to_a_split(images: int) -> None:
     names = ["gull", "auk", "tern"]
     for _ in range(4):
         try:
-            parts = split(
-                labels, 0, sizes["dataset.validation"], sizes["dataset.test_size"], names=names
-            )
+            parts = split(labels, 0, *sizes.values(), names=names)
         except UserError as error:
             assert "class 'auk'" in str(error)
             if images < 3:
@@ -308,16 +293,8 @@ def noise(n: int, size: int, padding: int = 0, flip: bool = False) -> Dataset:
     """Random images; each label is the image's position."""
     images = np.random.RandomState(0).randint(0, 256, (n, size, size, 3)).astype(np.uint8)
     part = ImageSet(images, np.arange(n))
-    return Dataset(
-        name="noise",
-        class_names=("a",),
-        train=part,
-        validation=None,
-        test=None,
-        mean=(0.3, 0.5, 0.6),
-        std=(0.2, 0.25, 0.3),
-        augmentation=Augmentation(padding, flip),
-    )
+    mean, std = (0.3, 0.5, 0.6), (0.2, 0.25, 0.3)
+    return Dataset("noise", ("a",), part, None, None, mean, std, Augmentation(padding, flip))
 
 
 def on_cpu(dataset: Dataset) -> DeviceImages:
@@ -340,14 +317,8 @@ def channels_first(dataset: Dataset) -> Tensor:
 @pytest.mark.parametrize(
     ("n", "size", "expected"),
     [
-        (10, 4, [4, 4, 2]),
-        (8, 4, [4, 4]),
-        (9, 4, [4, 5]),
-        (5, 4, [5]),
-        (3, 4, [3]),
-        (4, 4, [4]),
-        (1, 4, [1]),
-        (5, 2, [2, 3]),
+        *((10, 4, [4, 4, 2]), (8, 4, [4, 4]), (9, 4, [4, 5]), (5, 4, [5])),
+        *((3, 4, [3]), (4, 4, [4]), (1, 4, [1]), (5, 2, [2, 3])),
     ],
 )
 def test_every_image_once_and_no_batch_of_one(n: int, size: int, expected: list[int]) -> None:

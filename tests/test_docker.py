@@ -15,6 +15,7 @@ import pytest
 import yaml
 from compose import DOCKER, ROOT
 from docker.utils.build import PatternMatcher  # the client's own reading of .dockerignore
+from helpers import captured
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -22,19 +23,15 @@ GPU = DOCKER / "compose.gpu.yaml"
 BOTH = {"compose": compose.FILES, "with GPUs": (*compose.FILES, GPU)}
 MODELS = {name: compose.read(*files) for name, files in BOTH.items()}
 SERVICES = MODELS["compose"]["services"]
-TRACKED = subprocess.run(
-    ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-).stdout.splitlines()
+LISTING = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+TRACKED = captured(LISTING, cwd=ROOT).stdout.splitlines()
 
 
 def tool(name: str, *arguments: object) -> str:
     """Return the findings of a linter."""
     program = shutil.which(name, path=sysconfig.get_path("scripts"))
     assert program, f"{name} is not installed"
-    done = subprocess.run([program, *map(str, arguments)], capture_output=True, text=True)
+    done = captured([program, *map(str, arguments)])
     assert done.returncode in (0, 1), done.stderr
     return done.stdout + done.stderr
 
@@ -279,12 +276,8 @@ def call_script(folder: Path, **environment: str) -> "subprocess.CompletedProces
         (folder / "bin").mkdir()
         (folder / "bin" / "docker").symlink_to(folder / "docker-command")
     path = f"{folder / 'bin'}:{os.environ['PATH']}"
-    return subprocess.run(
-        [folder / "docker" / "compose.sh", "up", "--wait"],
-        env={"PATH": path, "HARNESS_UID": "1234"} | environment,
-        capture_output=True,
-        text=True,
-    )
+    variables = {"PATH": path, "HARNESS_UID": "1234"} | environment
+    return captured([folder / "docker" / "compose.sh", "up", "--wait"], env=variables)
 
 
 def test_script_makes_a_password_once(tmp_path: Path) -> None:
@@ -308,15 +301,9 @@ def test_script_hands_on(tmp_path: Path) -> None:
     generated[1].parent.mkdir()
     for path in (*generated, tmp_path / "code.py"):
         path.write_text("a")
-    for arguments in (
-        ["init", "-q"],
-        ["add", "README.md", "docs", "code.py"],
-        ["commit", "-qm", "a"],
-    ):
-        subprocess.run([*git, *arguments], check=True)
-    head = subprocess.run(
-        [*git, "rev-parse", "HEAD"], capture_output=True, text=True
-    ).stdout.strip()
+    for arguments in ("init -q", "add README.md docs code.py", "commit -qm a"):
+        subprocess.run([*git, *arguments.split()], check=True)
+    head = captured([*git, "rev-parse", "HEAD"]).stdout.strip()
     for path in generated:
         path.write_text("b")  # as `harness tables` does
     out = call_script(tmp_path).stdout.splitlines()

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+import harness.run.estimate
 from harness.common.errors import UserError
 from harness.data import load
 from harness.experiment.experiment import Experiment
@@ -52,10 +53,8 @@ def test_the_start_counts() -> None:
 def test_the_plan_names_the_device_and_counts_the_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import harness.run.estimate as measured
-
-    monkeypatch.setattr(measured, "measure_networks", lambda *_: speeds(experiment()))
-    monkeypatch.setattr(measured, "start_seconds", lambda n, jobs, imported: 7200.0 * n)
+    monkeypatch.setattr(harness.run.estimate, "measure_networks", lambda *_: speeds(experiment()))
+    monkeypatch.setattr(harness.run.estimate, "start_seconds", lambda n, jobs, imported: 7200.0 * n)
     print_plan(experiment(seeds=[0]), RunOptions(tmp_path, jobs=2))
     last = capsys.readouterr().out.splitlines()[-1]
     expected = describe(resolve_device("auto"))
@@ -65,16 +64,14 @@ def test_the_plan_names_the_device_and_counts_the_start(
 def test_the_plan_counts_and_names_several_devices(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import harness.run.estimate as measured
-
     asked: list[tuple[Any, ...]] = []
 
     def measure(_: Experiment, __: Any, *on: Any) -> dict[NetworkOptions, Speed]:
         asked.append(on)
         return speeds(experiment())
 
-    monkeypatch.setattr(measured, "measure_networks", measure)
-    monkeypatch.setattr(measured, "start_seconds", lambda n, jobs, imported: 0.0)
+    monkeypatch.setattr(harness.run.estimate, "measure_networks", measure)
+    monkeypatch.setattr(harness.run.estimate, "start_seconds", lambda n, jobs, imported: 0.0)
     monkeypatch.setattr("harness.execute.local.os.sched_getaffinity", lambda _: set(range(12)))
     e, lines = experiment(seeds=[0]), []
     for options in (
@@ -92,8 +89,6 @@ def test_the_plan_counts_and_names_several_devices(
 
 def test_a_budget_counts_several_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Twice as many slots do twice as much in the same time."""
-    import harness.run.estimate as measured
-
     e, asked = experiment(), []
     dataset, store = load(e.dataset), Store(tmp_path)
 
@@ -101,7 +96,7 @@ def test_a_budget_counts_several_devices(tmp_path: Path, monkeypatch: pytest.Mon
         asked.append((device, threads, n_workers))
         return speeds(e)
 
-    monkeypatch.setattr(measured, "measure_networks", measure)
+    monkeypatch.setattr(harness.run.estimate, "measure_networks", measure)
     monkeypatch.setattr("harness.execute.local.os.sched_getaffinity", lambda _: set(range(12)))
     one_seed = experiment(seeds=[0])
     cost = estimate(make_plan(one_seed, dataset), store, dataset, speeds(e)).wall_seconds(1)

@@ -8,13 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers import ROOT
+from helpers import ROOT, captured
 
 
 def make(folder: Path, *arguments: str) -> str:
-    return subprocess.run(
-        ["make", "-C", str(folder), *arguments], check=True, capture_output=True, text=True
-    ).stdout
+    return captured(["make", "-C", str(folder), *arguments], check=True).stdout
 
 
 def test_help_has_one_whole_line_a_target() -> None:
@@ -63,10 +61,8 @@ def test_a_dead_environment_is_made_anew(tmp_path: Path, interpreter: str) -> No
     script = tmp_path / ".venv" / "bin" / "harness"
     script.parent.mkdir(parents=True)
     (script.parent / "python").symlink_to(interpreter)
-    digest = subprocess.run(
-        ["cksum"], input=(ROOT / "requirements.lock").read_bytes(), check=True, capture_output=True
-    )
-    (tmp_path / ".venv" / f".lock-{digest.stdout.decode().split()[0]}").touch()
+    digest = captured(["cksum"], input=(ROOT / "requirements.lock").read_text(), check=True)
+    (tmp_path / ".venv" / f".lock-{digest.stdout.split()[0]}").touch()
     script.write_text(f"#!{interpreter}\n")
     assert "rm -rf .venv" in make(tmp_path, "-n", "tables")
     (script.parent / "python").unlink()

@@ -59,13 +59,8 @@ def test_killed_while_it_is_made_there_is_none_and_the_next_one_is_whole(tmp_pat
     """Kill it at several sizes of the file, so at several moments on a machine of any speed."""
     database, aside = tmp_path / "mlflow.db", tmp_path / ".mlflow.db.new"
     for size in (1, 200_000, 500_000):
-        process = subprocess.Popen(
-            [sys.executable, "-c", MAKE],
-            cwd=tmp_path,
-            env=environment(),
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        options = {"cwd": tmp_path, "env": environment(), "text": True}
+        process = subprocess.Popen([sys.executable, "-c", MAKE], stdout=subprocess.PIPE, **options)
         assert process.stdout is not None and process.stdout.readline() == "ready\n"
         while process.poll() is None:
             with contextlib.suppress(FileNotFoundError):

@@ -222,16 +222,10 @@ def test_two_processes_create_one_experiment(finished_copy: Path) -> None:
     """They create database, experiment, parent and runs at once, and even from two stores."""
     (finished_copy / "mlflow.db").unlink()
     shutil.copytree(finished_copy / "runs", finished_copy / "other")
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    options = {"cwd": finished_copy, "env": environment(), "text": True, **pipes}
     both = [
-        subprocess.Popen(
-            [sys.executable, "-c", CONNECT, store],
-            cwd=finished_copy,
-            env=environment(),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        subprocess.Popen([sys.executable, "-c", CONNECT, store], **options)
         for store in ("runs", "other")
     ]
     for process in both:

@@ -1,12 +1,10 @@
 """Commands that have nothing to do answer at once: what they import and start, without a clock."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from bundles import mark_as_sent, without_training
-from helpers import ROOT, environment, snapshot, write_experiment
+from helpers import ROOT, run_python, snapshot, write_experiment
 
 from harness.experiment.file import read
 from harness.run.grid import plan_of
@@ -41,13 +39,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def imported_by(folder: Path, *arguments: str) -> tuple[str, list[str]]:
     """Return what a command prints, and which of HEAVY it has imported."""
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, *arguments],
-        cwd=folder,
-        env=environment(),
-        capture_output=True,
-        text=True,
-    )
+    done = run_python(PROGRAM, *arguments, folder=folder)
     assert done.returncode == 0, done.stdout + done.stderr
     *said, found = done.stdout.splitlines()
     return "\n".join(said), eval(found)

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from helpers import environment
+from helpers import captured, environment
 
 from harness.common.errors import UserError, one_line
 from harness.common.redaction import redacted, remember_password, without_password
@@ -99,13 +99,8 @@ sys.exit(main())
 )
 def test_output_that_goes_nowhere_stops_nothing(tmp_path: Path, how: str) -> None:
     script = f'set -o pipefail; "$0" -c "$1" {how}'
-    done = subprocess.run(
-        ["bash", "-c", script, sys.executable, TALKS],
-        cwd=tmp_path,
-        env=environment(),
-        capture_output=True,
-        text=True,
-    )
+    command = ["bash", "-c", script, sys.executable, TALKS]
+    done = captured(command, cwd=tmp_path, env=environment())
     assert done.returncode == 0 and (tmp_path / "done").exists(), done.stderr
     assert done.stderr in ("", "end\n")
 

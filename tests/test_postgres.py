@@ -100,18 +100,9 @@ def four_writers(tmp_path_factory: pytest.TempPathFactory, server: Postgres) -> 
     # other's way.
     options = ("--no-bar", "--device", "cpu", "--jobs", "2", *GRID)
     env = server.env | {"MLFLOW_TRACKING_URI": server.url("mlflow")}
-    some = ("--set", "methods=[plain,kd]")
+    some, file = ("--set", "methods=[plain,kd]"), "experiments/digits_all_images.yaml"
     writers = [
-        start(
-            folder,
-            "run",
-            "experiments/digits_all_images.yaml",
-            "--store",
-            store,
-            *options,
-            *more,
-            **env,
-        )
+        start(folder, "run", file, "--store", store, *options, *more, **env)
         for store, more in (("runs", ()), ("runs", ()), ("runs2", some), ("runs2", some))
     ]
     # The first line says that the command has found its server and trains. On a loaded machine one

@@ -1,7 +1,6 @@
 """Commands to begin with: doctor, init, schema, --version, completion."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-from helpers import ROOT, TINY, Output, Patch, environment, refusal, write_experiment
+from helpers import ROOT, TINY, Output, Patch, captured, environment, refusal, write_experiment
 
 from harness.cli import main
 from harness.common.names import command_name
@@ -218,9 +217,7 @@ def test_version(capsys: Output) -> None:
 
 def test_a_shell_completes_commands() -> None:
     asked = environment(_HARNESS_COMPLETE="complete_bash", COMP_WORDS="harness ver", COMP_CWORD="1")
-    done = subprocess.run(
-        [sys.executable, "-m", "harness"], env=asked, capture_output=True, text=True
-    )
+    done = captured([sys.executable, "-m", "harness"], env=asked)
     assert done.stdout.split() == ["verdicts"], done.stderr
 
 

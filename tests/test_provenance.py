@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import ROOT, Output
+from helpers import ROOT, Output, captured
 
 from harness.analysis.bundle import Bundle, check_unmixed, read_bundle
 from harness.analysis.generated_files import check_owner
@@ -35,14 +35,9 @@ def version_of(code: Path, **env: str) -> str:
     """Return what the provenance module in `code` prints, in a process of its own."""
     program = "from harness.common.provenance import code_version; print(code_version())"
     kept = {k: v for k, v in os.environ.items() if k != "HARNESS_COMMIT"}
-    return subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=code,
-        env=kept | {"PYTHONPATH": str(code)} | env,
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout
+    variables = kept | {"PYTHONPATH": str(code)} | env
+    command = [sys.executable, "-c", program]
+    return captured(command, cwd=code, env=variables, check=True).stdout
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import ROOT, environment, one_error_line
+from helpers import ROOT, captured, environment, one_error_line
 
 
 @pytest.fixture(scope="module")
@@ -49,13 +49,10 @@ def test_a_grid_from_a_wheel(installed: Path, tmp_path: Path) -> None:
     # A project's own package of that name is in nobody's way.
     (tmp_path / "analysis").mkdir()
     (tmp_path / "analysis/__init__.py").write_text("raise ImportError\n")
-    where = subprocess.run(
-        [installed / "fresh/bin/python", "-c", "import harness.analysis as a; print(a.__path__)"],
-        cwd=tmp_path,
-        env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
-        capture_output=True,
-        text=True,
-    )
+    code = "import harness.analysis as a; print(a.__path__)"
+    variables = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    command = [installed / "fresh/bin/python", "-c", code]
+    where = captured(command, cwd=tmp_path, env=variables)
     assert str(installed / "fresh") in where.stdout, where
     made = harness(installed, tmp_path, "init", "mine")
     assert made.returncode == 0, made.stderr
