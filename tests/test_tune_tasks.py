@@ -171,13 +171,18 @@ def test_validation_trains_only_where_no_images_are_counted(
 def test_the_tuned_file_keeps_what_its_claims_need(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    claims = ["refilled > plain", "dkd > kd"]
+    claims = {
+        "claims": ["refilled > plain", "dkd > kd"],
+        "secondary_claims": "refilled > kd@both",
+    }
     tuning = TUNING | {"methods": {"refilled": TUNING["methods"]["refilled"]}, "untuned": []}
-    file = write(tmp_path, tuning, tasks={"classes": 5, "overlap": [5]}, claims=claims)
+    file = write(tmp_path, tuning, tasks={"classes": 5, "overlap": [5]}, **claims)
     assert tune(file, Writer()) == 0
     experiment = read(tmp_path / "tiny.tuned.yaml")
-    assert experiment.methods == ("plain", "refilled") and experiment.tuned is not None
-    assert experiment.claims == ("refilled > plain",) and [*experiment.tuned] == ["refilled"]
+    assert experiment.methods == ("plain", "kd@both", "refilled")
+    assert experiment.claims == ("refilled > plain",)
+    assert experiment.secondary_claims == ("refilled > kd@both",)
+    assert experiment.tuned is not None and [*experiment.tuned] == ["refilled"]
     out = capsys.readouterr().out
     assert "claim dropped: 'dkd > kd'" in out
     assert re.search(r"^[01] of 1 winners came after the random start-up$", out, re.MULTILINE)
