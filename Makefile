@@ -37,7 +37,7 @@ reproduction = set -e; for file in $(1); do \
 # The tuned files of these experiments, or else the files that they are made from.
 tuned = $(foreach name,$(1),$(if $(wildcard experiments/$(name).tuned.yaml),$(name).tuned,$(subst -,_,$(name))))
 
-.PHONY: dead-venv setup reproduce reproduce-methods reproduce-tasks reproduce-fashion reproduce-cifar reproduce-cifar-methods reproduce-cifar-2020 reproduce-cifar-2021 reproduce-cub reproduce-cross-cifar reproduce-cross-cub reproduce-middle-cifar tune-digits tune-tasks tune-fashion tune-cifar optuna-ui tables tables-check figures ui docker-up docker-reproduce docker-down test lint docs format bench lock clean help
+.PHONY: dead-venv setup reproduce reproduce-methods reproduce-fashion reproduce-cifar reproduce-cifar-methods reproduce-cifar-2020 reproduce-cifar-2021 reproduce-cub reproduce-cross-cifar reproduce-cross-cub reproduce-middle-cifar tune-digits tune-fashion tune-cifar optuna-ui tables tables-check figures ui docker-up docker-reproduce docker-down test lint docs format bench lock clean help
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-24s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,11 +62,8 @@ reproduce: $(STAMP)  ## the two digits grids, beside the committed numbers
 reproduce-methods: $(STAMP)  ## all methods on the digits (see docs/comparison.md)
 	@$(call reproduction,digits_methods)
 
-reproduce-tasks: $(STAMP)  ## class overlap and few images, digits (docs/tasks.md)
-	@$(call reproduction,digits-overlap.tuned digits-shots.tuned)
-
-reproduce-fashion: $(STAMP)  ## few images, class overlap: Fashion-MNIST, no GPU
-	@$(call reproduction,$(call tuned,fashion-shots fashion-overlap),$(GRID_OPTIONS))
+reproduce-fashion: $(STAMP)  ## few images per class: Fashion-MNIST, no GPU
+	@$(call reproduction,$(call tuned,fashion-shots),$(GRID_OPTIONS))
 
 reproduce-cifar: $(STAMP)  ## the published CIFAR-100 grid (needs a GPU)
 	@$(call reproduction,cifar100_wide_resnet,$(GRID_OPTIONS))
@@ -92,21 +89,13 @@ reproduce-cross-cub: $(STAMP)  ## class overlap on CUB-200 (as reproduce-cub)
 reproduce-cub: $(STAMP)  ## the published CUB-200 grid (needs a GPU)
 	@$(call reproduction,cub200_mobile_net,$(GRID_OPTIONS))
 
-tune-digits: $(STAMP)  ## tune plain, KD and ReFilled on digits, train (minutes)
-	@$(BIN)/harness tune experiments/tuning/digits.yaml $(RUN_OPTIONS)
-	@$(BIN)/harness run experiments/digits.tuned.yaml $(RUN_OPTIONS)
-	@$(BIN)/harness run experiments/digits.untuned.yaml $(RUN_OPTIONS)
-	@$(BIN)/harness tables experiments/digits.tuned.yaml experiments/digits.untuned.yaml
-
-tune-tasks: $(STAMP)  ## tune each method for each task, digits (over an hour)
-	@$(BIN)/harness tune experiments/tuning/digits-overlap.yaml $(RUN_OPTIONS)
+tune-digits: $(STAMP)  ## tune each method for each digits task (an hour)
 	@$(BIN)/harness tune experiments/tuning/digits-shots.yaml $(RUN_OPTIONS)
-	@$(MAKE) --no-print-directory reproduce-tasks
+	@$(BIN)/harness tune experiments/tuning/digits-overlap.yaml $(RUN_OPTIONS)
 
 tune-fashion: $(STAMP)  ## tune each method for each task, Fashion-MNIST (hours)
-	@set -e; for file in fashion-shots fashion-overlap; do \
-	  $(BIN)/harness tune experiments/tuning/$$file.yaml $(RUN_OPTIONS) \
-	  $(if $(DATA_ROOT),--data-root '$(DATA_ROOT)'); done
+	@$(BIN)/harness tune experiments/tuning/fashion-shots.yaml $(RUN_OPTIONS) \
+	  $(if $(DATA_ROOT),--data-root '$(DATA_ROOT)')
 	@$(MAKE) --no-print-directory reproduce-fashion
 
 tune-cifar: $(STAMP)  ## tune on CIFAR-100's validation split (needs a GPU)

@@ -8,12 +8,14 @@ tests), so that a wrong method cannot agree by being noisy.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from harness.analysis.bundle import Bundle
 from harness.analysis.statistics import (
+    FEWEST_SEEDS,
     Estimate,
     SampleMean,
     difference_of_means,
@@ -91,12 +93,15 @@ class ReferenceCheck:
         reference: The path of the reference.
         margin: A deviation below it is an agreement, as a fraction.
         other_settings: Fields in which the experiments differ; nothing is compared then.
+        luck: The share of an effect's variance over seeds that comes from the last digits of sums,
+            the median over the effects; None unless the seeds are those of the reference.
     """
 
     reference: str
     margin: float
     checked: list[Checked]
     other_settings: list[str]
+    luck: float | None = None
 
     def count(self, *agreements: Agreement) -> int:
         """Return how many effects came out in one of these ways."""
@@ -168,7 +173,7 @@ def compare(yours: Bundle, reference: Bundle, margin: float = MARGIN) -> Referen
                 agreement,
             )
         )
-    return ReferenceCheck(path, margin, checked, [])
+    return ReferenceCheck(path, margin, checked, [], _luck(list(pairs.values())))
 
 
 def effects_of(bundle: Bundle) -> Iterator[Effect]:
@@ -190,6 +195,24 @@ def _deviation(ours: BySeed, theirs: BySeed) -> SampleMean:
     if len(ours) > 1 and ours.keys() <= theirs.keys():
         return sample_mean([ours[seed] - theirs[seed] for seed in ours])
     return difference_of_means([*ours.values()], [*theirs.values()])
+
+
+def _luck(pairs: list[list[BySeed]]) -> float | None:
+    """Return the median share of last digits in the variance of an effect over seeds.
+
+    Two draws of one seed differ by twice the variance of a draw. The share is above 1 if the draws
+    of a seed happen to differ more than the seeds do.
+    """
+    shares = []
+    for ours, theirs in pairs:
+        seeds = sorted(ours.keys() & theirs.keys())
+        if len(seeds) < FEWEST_SEEDS or _is_equal(ours, theirs):
+            continue
+        within = statistics.variance(ours[seed] - theirs[seed] for seed in seeds) / 2
+        over_seeds = [statistics.variance(side[s] for s in seeds) for side in (ours, theirs)]
+        if all(over_seeds):
+            shares.append(within / statistics.fmean(over_seeds))
+    return statistics.median(shares) if shares else None
 
 
 def _is_equal(ours: BySeed, theirs: BySeed) -> bool:

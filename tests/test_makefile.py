@@ -47,7 +47,7 @@ def test_docs_are_pages_of_every_package(tmp_path: Path) -> None:
 
 def test_options_of_a_run_reach_every_command() -> None:
     given = ("DEVICE=cuda:0,cuda:1", "JOBS_PER_DEVICE=2")
-    for target, n in (("reproduce", 1), ("tune-digits", 3)):
+    for target, n in (("reproduce", 1), ("tune-digits", 2)):
         commands = " ".join(make(ROOT, "--dry-run", target, *given).split())
         assert commands.count("--device cuda:0,cuda:1 --jobs-per-device 2") == n, commands
     assert "--jobs" not in make(ROOT, "--dry-run", "reproduce")

@@ -86,6 +86,23 @@ def test_each_effect_has_a_variance_of_its_own() -> None:
     assert checked.seen_from == pytest.approx(quantiles * scipy.stats.sem(values))
 
 
+def test_the_share_of_last_digits() -> None:
+    """Half of the variance over 40 seeds is that of a draw."""
+    rng = np.random.default_rng(0)
+    seeds = rng.normal(0.9, 0.01, (4, 40))
+    sides = []
+    for _ in range(2):
+        values = seeds + rng.normal(0, 0.01, (4, 40))
+        numbers = {key: row.tolist() for key, row in zip(KEYS, values, strict=True)}
+        sides.append(made_up(numbers, methods=["plain", "kd"]))
+    found = compare(*sides)
+    assert found.luck == pytest.approx(0.5, abs=0.15)
+    assert "last digits" in comparison_table(found).caption[0]
+    assert (
+        compare(sides[0], sides[0]).luck is None and compare(bundle(noise()), bundle()).luck is None
+    )
+
+
 def test_other_seeds_are_two_independent_means() -> None:
     other = bundle(noise(1))
     other.numbers[:] = [replace(n, seed=n.seed + 10) for n in other.numbers]

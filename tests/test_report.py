@@ -26,7 +26,7 @@ from harness.analysis.tables.runs import sections
 from harness.analysis.verdicts import verdicts_of
 from harness.cli import main
 
-PATH = Path(__file__).parent.parent / "experiments/results/digits-tuned.jsonl"
+PATH = Path(__file__).parent.parent / "experiments/results/digits-all-images.jsonl"
 
 
 @pytest.fixture(scope="module")
@@ -225,7 +225,7 @@ def test_a_line_of_the_csv(claiming: Bundle) -> None:
 
 def test_the_csv_of_tasks() -> None:
     """Numbers of the teacher's own task have no overlap and no shots."""
-    path = PATH.with_name("digits-overlap-tuned.jsonl")
+    path = PATH.with_name("digits-cross.jsonl")
     lines = list(csv.DictReader(io.StringIO(csv_text(number_table(read_bundle(path))))))
     plain = [(n["overlap"], n["shots"]) for n in lines if n["method"] == "plain"]
     assert len(plain) == len(set(plain)) > 1 and all(all(task) for task in plain)
@@ -242,7 +242,6 @@ def test_latex_is_escaped(bundle: Bundle) -> None:
     assert latex_escaped(r"a_b & 5 % \x") == r"a\_b \& 5 \% \textbackslash{}x"
     text = tex_of(bundle)
     assert text.count(r"\toprule") == text.count(r"\bottomrule") == 1
-    assert r"\mathbf{99.03}" in text
 
 
 # -- the command -----------------------------------------------------------------------------------

@@ -220,6 +220,11 @@ def comparison_table(check: ReferenceCheck) -> ResultTable:
         "yours - reference, with its 95 % t-interval; seen from: the true deviation that would be "
         f"called different in {100 * POWER:.0f} % of all repetitions."
     )
+    if check.luck is not None:
+        sentence += (
+            f" Of an effect's variance over seeds, {100 * check.luck:.0f} % is the luck of last "
+            "digits (median; from two draws of each seed)."
+        )
     head = ["effect", "", "yours", "reference", "deviation", "seen from", "verdict"]
     rows = [_checked(checked) for checked in check.checked]
     return ResultTable(head, rows, align="llrrrrl", caption=[sentence])
