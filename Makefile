@@ -40,7 +40,7 @@ tuned = $(foreach name,$(1),$(if $(wildcard experiments/$(name).tuned.yaml),$(na
 .PHONY: dead-venv setup reproduce reproduce-methods reproduce-fashion reproduce-cifar reproduce-cifar-methods reproduce-cifar-2020 reproduce-cifar-2021 reproduce-cub reproduce-cross-cifar reproduce-cross-cub reproduce-middle-cifar tune-digits tune-fashion tune-cifar optuna-ui tables tables-check figures ui docker-up docker-reproduce docker-down test lint docs format bench lock clean help
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-24s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-24s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # Compile with all cores, which pip does not, and now: if PYTHONDONTWRITEBYTECODE is set, as in many
 # containers, each command would compile what it imports. Some files need a newer Python.

@@ -73,7 +73,7 @@ def train_all(plan: Plan, executor: Executor, store: Store) -> float:
     """
     store.create()
     progress = begin(plan, store)
-    run(progress, executor, CellOptions.on_this_machine(plan.experiment.dataset))
+    run(progress, executor, CellOptions.on_this_machine(plan.experiment))
     if progress.errors:
         raise RuntimeError(next(iter(progress.errors.values())))
     return sum(store.directory(f).manifest.seconds for f in plan.cells)

@@ -253,7 +253,7 @@ def imported_cell(experiment: Experiment, data: CellData) -> Cell:
 
     It depends only on what the file decides.
     """
-    elsewhere = {"dropout", "final_bn_momentum"}
+    elsewhere = {"dropout", "final_bn_momentum", "pretrained"}
     network = network_options(experiment.teacher.model_dump(exclude=elsewhere))
     checkpoint = experiment.teacher_checkpoint
     return Cell(IMPORTED, CellConfig(data=data, network=network, checkpoint=checkpoint))

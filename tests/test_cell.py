@@ -39,7 +39,7 @@ def test_every_committed_cell_is_written_as_it_was_read() -> None:
                 assert canonical(read.config.as_json()) == canonical(line["spec"])
                 assert read.fingerprint == line["fingerprint"]
                 found += 1
-    assert found > 2000
+    assert found > 1000
 
 
 def test_what_is_not_written_has_its_default_and_stays_unwritten() -> None:

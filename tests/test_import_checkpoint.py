@@ -22,6 +22,7 @@ from harness.execute.scheduler import begin
 from harness.experiment.experiment import Experiment
 from harness.experiment.file import parse
 from harness.networks import build
+from harness.networks.published_file import read_file
 from harness.run.grid import plan_of
 from harness.store import Store
 from harness.trained.import_checkpoint import (
@@ -30,7 +31,6 @@ from harness.trained.import_checkpoint import (
     infer_network,
     read_published,
 )
-from harness.trained.published_file import read_file
 
 TINY: dict[str, Any] = {
     "name": "tiny",
@@ -173,7 +173,7 @@ def test_a_hostile_pickle_is_refused_and_runs_nothing(here: Path, container: str
     [
         ("layer2.0.conv1.weight", None, "layer2.0.conv1.weight: expected .* found nothing"),
         ("layer2.0.conv3.weight", (1,), "layer2.0.conv3.weight: expected nothing"),
-        ("layer2.0.conv1.bias", (7,), r"layer2.0.conv1.bias: expected \(64,\) .* found \(7,\)"),
+        ("layer2.0.conv1.bias", (7,), r"layer2.0.conv1.bias: expected \(64,\), found \(7,\)"),
         ("fc.weight", (100, 128), "it has 100 classes, the experiment's teacher 10"),
         ("encoder.weight", (1,), "those of no network"),
     ],

@@ -31,6 +31,7 @@ from harness.methods import SECTIONS
 from harness.methods.base import Method, Schedule
 from harness.methods.variants import expand_item, split_settings
 from harness.networks import NETWORKS
+from harness.networks.pretrained import resolve_weights
 
 REGISTERED = "models:"  # the prefix of a teacher in MLflow's model registry
 EXPERIMENTS = Path("experiments")  # the folder of experiments that are given by name
@@ -324,6 +325,7 @@ def read(
     raw = read_yaml(path, "experiment", "experiments/digits.yaml")
     if "dataset" in raw:
         raw["dataset"] = resolve_paths(raw["dataset"], path.parent)
+    raw = resolve_weights(raw, path.parent)
     if "experiment" in raw and "dataset" not in raw:
         raise UserError(f"{path}: a tuning file, not an experiment; use `harness tune {path}`")
     changed = load_class_order(apply_overrides(raw, assignments or []), path.parent)

@@ -8,6 +8,10 @@ To add a family, add one folder, harness/networks/NAME/, of two files:
 - `network.py` has the torch module: a subclass of `harness.networks.base.Network`.
 
 The folders are found by scanning this package; nothing else names a family.
+
+- `options`: the options model of a family; `base`: the interface of a network;
+  `pretrained`: weights from a file that a network starts from.
+- `published_file`: weights that others have written, read as data.
 """
 
 from __future__ import annotations

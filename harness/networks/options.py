@@ -6,7 +6,15 @@ import pkgutil
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
+
+from harness.networks.pretrained import FIELD, Pretrained
 
 if TYPE_CHECKING:
     from harness.networks.base import Network
@@ -22,6 +30,8 @@ class NetworkOptions(BaseModel):
 
     Attributes:
         network: The name of the family.
+        pretrained: The file of weights that it starts from, without its last layer's; None for
+            random ones.
         module: The torch module, as "harness.networks.NAME.network:CLASS"; it is imported when a
             network is built. Its arguments are the number of classes and the options.
         n_maps: The number of `Network.feature_maps`.
@@ -34,6 +44,15 @@ class NetworkOptions(BaseModel):
     is_selectable: ClassVar[bool] = True
 
     network: str
+    pretrained: Pretrained | None = None
+
+    @model_serializer(mode="wrap")
+    def _omit_unused(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out initial weights that are not given, as in cells before there was the field."""
+        dumped: dict[str, Any] = handler(self)
+        if dumped.get(FIELD) is None:
+            dumped.pop(FIELD, None)
+        return dumped
 
     @property
     def label(self) -> str:
@@ -41,9 +60,9 @@ class NetworkOptions(BaseModel):
         raise NotImplementedError
 
     def build(self, n_classes: int) -> Network:
-        """Return a freshly initialised network."""
+        """Return a network with random weights."""
         network: Network = pkgutil.resolve_name(self.module)(
-            n_classes, **self.model_dump(exclude={"network"})
+            n_classes, **self.model_dump(exclude={"network", FIELD})
         )
         return network
 

@@ -16,6 +16,7 @@ from harness.execute.executors import make_executor
 from harness.execute.local import threads_for
 from harness.execute.scheduler import OutOfTime, Progress, begin, run
 from harness.experiment.experiment import Experiment
+from harness.networks.pretrained import load_pretrained
 from harness.plan import Plan, make_plan
 from harness.run.display import duration, make_display
 from harness.run.options import RunOptions
@@ -78,6 +79,9 @@ def run_experiment(
             f"{experiment.name}: nothing to do, all {n_cells} cells are done (in {options.store})."
         )
         return OK
+    for network in (experiment.teacher, *experiment.students):
+        if network.pretrained:  # before anything trains
+            load_pretrained(network.build(2), network.pretrained)
     runner = make_executor(options.cluster, slots, code_version_or_warn())
     runner.warm_up()
     with stoppable() as stops, contextlib.closing(runner):
@@ -92,7 +96,7 @@ def run_experiment(
             print_remarks(experiment, dataset)
             with make_display(progress, options.no_bar) as display:
                 for_cells = CellOptions.on_this_machine(
-                    experiment.dataset, options.n_workers, options.teacher_cache
+                    experiment, options.n_workers, options.teacher_cache
                 )
                 run(progress, runner, for_cells, options.max_seconds, display.update)
             status = FAILED if progress.count("failed") else OK

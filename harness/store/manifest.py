@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
-from harness.data import DatasetOptions, data_root
+from harness.data import data_root
+from harness.experiment.experiment import Experiment
 
 
 class JsonFile(BaseModel):
@@ -64,6 +65,7 @@ class CellOptions(JsonFile):
         dataset: The options of the data set, with the place of its files.
         data_root: Where data sets without a place are looked for.
         n_workers: The worker processes of each loader.
+        pretrained: The SHA-256 of each file of pretrained weights -> its path.
         teacher_cache: The bytes that the teachers' outputs may take in the store; 0 caches none.
     """
 
@@ -71,15 +73,21 @@ class CellOptions(JsonFile):
     data_root: str | None = None
     n_workers: int = 0
     teacher_cache: int = 0
+    pretrained: dict[str, str] = Field(default_factory=dict)
 
     @staticmethod
     def on_this_machine(
-        dataset: DatasetOptions, n_workers: int = 0, teacher_cache: int = 0
+        experiment: Experiment, n_workers: int = 0, teacher_cache: int = 0
     ) -> CellOptions:
         """Return the options of cells whose data lie on this machine."""
         return CellOptions(
-            dataset=dataset.model_dump(mode="json"),
+            dataset=experiment.dataset.model_dump(mode="json"),
             data_root=str(data_root()),
             n_workers=n_workers,
             teacher_cache=teacher_cache,
+            pretrained={
+                file.sha256: file.path
+                for network in (experiment.teacher, *experiment.students)
+                if (file := network.pretrained) and file.path
+            },
         )

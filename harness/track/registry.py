@@ -233,8 +233,8 @@ def fetch_teacher(plan: Plan, store: Store, device: str, dataset: Dataset) -> No
     imported = plan.imported_teacher()
     if source is None or imported is None or store.directory(imported[0]).is_done:
         return
+    from harness.networks.published_file import sha256_of
     from harness.trained.import_checkpoint import add_teacher, read_published
-    from harness.trained.published_file import sha256_of
 
     cell, teacher = imported[1], look_up(source)
     if teacher.data_digest != cell.config.data.digest:

@@ -41,6 +41,7 @@ from harness.data.placement import on_device
 from harness.data.views import View, apply, join_validation
 from harness.methods import stage_of
 from harness.networks.base import Network
+from harness.networks.pretrained import WeightsFile, load_pretrained
 from harness.store import Busy, CellDir
 from harness.store.cell_files import Damaged
 from harness.store.files import sweep, write_atomically
@@ -132,7 +133,7 @@ def _train(
     n_classes = len(dataset.class_names)
     sources = {role: _upstream(directory, source) for role, source in cell.upstream.items()}
 
-    model = _initial_model(cell, sources.get("initial"), n_classes)
+    model = _initial_model(cell, sources.get("initial"), n_classes, options.pretrained)
     teacher = cache = None
     if source := sources.get("teacher"):
         network = source.cell.config.network
@@ -207,14 +208,22 @@ def _train(
     )
 
 
-def _initial_model(cell: Cell, source: CellDir | None, n_classes: int) -> Network:
-    """Return the network that the training starts from: that of `source`, or a new one."""
+def _initial_model(
+    cell: Cell, source: CellDir | None, n_classes: int, weights: dict[str, str]
+) -> Network:
+    """Return the network that the training starts from: that of `source`, or a new one.
+
+    `weights` says where files of pretrained weights lie (`CellOptions`).
+    """
     torch.manual_seed(initial_seed(cell.config))
     network = cell.config.network
     if source is None:
         model = network.build(n_classes)
         if cell.config.protocol.convolution_init == "xavier":
             draw_convolutions(model)
+        if file := network.pretrained:
+            path = weights.get(file.sha256)
+            load_pretrained(model, WeightsFile(sha256=file.sha256, path=path))
         return model
     has_new_head = stage_of(cell.kind).new_head
     model = load_model(source / "model.pt", network, None if has_new_head else n_classes)

@@ -2,8 +2,7 @@
 
 - `model`: a network, its classes, and how a picture becomes its input.
 - `predict`, `measure`, `graph`: `harness predict`, `evaluate` and `export`.
-- `published_file`: weights that others have written, read as data; `import_checkpoint`: such a
-  file becomes a cell.
+- `import_checkpoint`: a file of weights that others have written becomes a cell.
 
 `harness.run.find_model` decides which trained network an experiment, a cell, a path or a models:/
 URI means.

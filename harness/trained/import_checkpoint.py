@@ -1,7 +1,7 @@
 """`harness import-checkpoint`: a published file becomes a finished cell, usable as a teacher.
 
 Published checkpoints are pickled dicts with `state_dict`, `validating_accuracy` and `epoch`
-(harness.trained.published_file reads these and others). The network's arguments follow from the
+(harness.networks.published_file reads these and others). The network's arguments follow from the
 shapes; the accuracy is measured here and shown beside the file's own claim.
 """
 
@@ -27,6 +27,7 @@ from harness.data.views import apply
 from harness.experiment.experiment import Experiment
 from harness.networks import NETWORKS
 from harness.networks.base import Network
+from harness.networks.published_file import first_difference, read_file
 from harness.plan import imported_cell, task_views, whole_data
 from harness.store import Store
 from harness.store.files import write_atomically
@@ -35,7 +36,6 @@ from harness.train.cell import data_summary
 from harness.train.checkpoint import about, to_bytes
 from harness.train.device import describe, resolve_device
 from harness.train.evaluate import accuracy
-from harness.trained.published_file import read_file
 
 
 def infer_network(state: dict[str, Tensor]) -> dict[str, Any]:
@@ -75,17 +75,10 @@ def checked_model(state: dict[str, Tensor], network: dict[str, Any], n_classes: 
             "experiment on its data set, whose tasks.classes are as many"
         )
     model = network_options(network).build(n_classes)
-    expected = model.state_dict()
-    for name in [*expected, *state]:
-        ours = tuple(expected[name].shape) if name in expected else None
-        theirs = tuple(state[name].shape) if name in state else None
-        if theirs is None and name.endswith(".num_batches_tracked"):
-            continue  # PyTorch before 0.4.1 had no such tensors
-        if ours != theirs:
-            raise UserError(
-                f"FILE: {name}: expected {ours or 'nothing'} for {network}, found "
-                f"{theirs or 'nothing'}; the file is of another or a changed network"
-            )
+    if difference := first_difference(model.state_dict(), state):
+        raise UserError(
+            f"FILE: {difference}; the file is of another network than {network}, or a changed one"
+        )
     model.load_state_dict(state)
     return model
 
@@ -165,7 +158,7 @@ def add_teacher(
         whole_data(experiment.dataset, dataset).seen_through(view),
     )
     store.create()
-    directory = store.prepare(cell, CellOptions.on_this_machine(experiment.dataset))
+    directory = store.prepare(cell, CellOptions.on_this_machine(experiment))
     version = code_version()
     with directory.lease():
         if not directory.is_done:

@@ -62,6 +62,21 @@ MAX_DEPTH = 3
 CLAIMS = ("validating_accuracy", "epoch")
 
 
+def first_difference(expected: dict[str, Tensor], found: dict[str, Tensor]) -> str | None:
+    """Return the first name or shape that differs between two state dicts, or None."""
+    for name in [*expected, *found]:
+        ours, theirs = (tuple(s[name].shape) if name in s else None for s in (expected, found))
+        if theirs is None and name.endswith(".num_batches_tracked"):
+            continue  # PyTorch before 0.4.1 had no such tensors
+        if ours != theirs:
+            return f"{name}: expected {_shape(ours)}, found {_shape(theirs)}"
+    return None
+
+
+def _shape(shape: tuple[int, ...] | None) -> str:
+    return "nothing" if shape is None else str(shape)
+
+
 def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
