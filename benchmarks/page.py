@@ -1,4 +1,4 @@
-"""docs/performance.md and docs/scaling.md from the saved results of the benchmarks.
+"""The blocks of pages in docs/ that show the saved results of the benchmarks.
 
     python benchmarks/page.py [--check]
 
@@ -193,6 +193,16 @@ def executors(kept: Record) -> list[str]:
     return table(["executor", "wall time", f"ratio to {c['base']}", "overhead per cell"], rows)
 
 
+def stage2_crops(kept: Record) -> list[str]:
+    """Return the table of stage2_crops.py."""
+    rows = []
+    for row in kept["rows"]:
+        mean, half_width = row["difference"]
+        numbers = (f"{row[kind]:.1f}" for kind in kept["kinds"])
+        rows.append([row["task"], *numbers, f"{mean:+.2f} ± {half_width:.2f} ({row['seeds']})"])
+    return table(["ReFilled (tuple)", *kept["kinds"], "difference in points"], rows)
+
+
 def gpu(folder: Path) -> str:
     """Return the sentence that names the benchmarks with GPU results."""
     names = sorted(path.stem.rpartition("-")[0] for path in folder.glob("*-cuda.json"))
@@ -218,7 +228,14 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
 SCALING: dict[str, Callable[[Path], str]] = {
     "executors": partial(of_each_device, "executors", executors)
 }
-PAGES = {PAGE: BLOCKS, PAGE.with_name("scaling.md"): SCALING}
+DEVIATIONS: dict[str, Callable[[Path], str]] = {
+    "stage2_crops": partial(of_each_device, "stage2_crops", stage2_crops)
+}
+PAGES = {
+    PAGE: BLOCKS,
+    PAGE.with_name("scaling.md"): SCALING,
+    PAGE.with_name("deviations.md"): DEVIATIONS,
+}
 
 
 def filled(text: str, blocks: dict[str, str], where: str) -> str:
