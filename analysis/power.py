@@ -51,9 +51,9 @@ def power(
 ) -> list[float]:
     """Return the share of repetitions in which each comparison supports its claim.
 
-    The comparisons are drawn independently and tested together, as `verdicts` does: quasi-F in the
-    form of a t-test with Satterthwaite's degrees of freedom, two directions, Holm's correction. The
-    image term is taken as known: it is estimated from as many values as there are test images.
+    The comparisons are drawn independently and tested together, as `verdicts` does
+    (statistics.crossed_mean), in both directions and with Holm's correction. The image term is
+    taken as known: it is estimated from as many values as there are test images.
     """
     if n_seeds < 2 or not comparisons:
         return [0.0] * len(comparisons)
@@ -65,29 +65,18 @@ def power(
     error = np.sqrt(spread**2 / n_seeds + image_error**2)
     mean = difference + error * random.standard_normal(shape)
     variance = of_seeds + image_error**2
-    p_for, p_against = _one_sided(
-        mean,
-        np.sqrt(variance),
-        df * (variance / of_seeds) ** 2,
-        margin,
-        np.array([c.is_greater for c in comparisons]),
-    )
+
+    def p_of(distance: Floats) -> Floats:
+        """Return p of the one-sided test of a mean so far below its bound."""
+        crossed = stdtr(df * (variance / of_seeds) ** 2, distance / np.sqrt(variance))
+        return np.asarray(np.maximum(crossed, stdtr(df, distance / np.sqrt(of_seeds))))
+
+    above, below = p_of(margin - mean), p_of(mean - margin)
+    is_greater = np.array([c.is_greater for c in comparisons])
+    p_for = np.where(is_greater, above, np.maximum(p_of(-margin - mean), below))
+    p_against = np.where(is_greater, below, np.minimum(above, p_of(mean + margin)))
     decided = holm_of_rows(np.minimum(1, 2 * np.minimum(p_for, p_against))) <= level
     return [float(share) for share in (decided & (p_for < p_against)).mean(0)]
-
-
-def _one_sided(
-    mean: Floats, error: Floats, df: Floats, margin: Floats, is_greater: NDArray[np.bool_]
-) -> tuple[Floats, Floats]:
-    """Return p for and p against each claim, as `verdicts` computes them."""
-
-    def p_above(bound: Floats) -> Floats:
-        return np.asarray(stdtr(df, (bound - mean) / error))
-
-    above, above_lower = p_above(margin), p_above(-margin)
-    p_for = np.where(is_greater, above, np.maximum(above_lower, 1 - above))
-    p_against = np.where(is_greater, 1 - above, np.minimum(above, 1 - above_lower))
-    return p_for, p_against
 
 
 def holm_of_rows(ps: Floats) -> Floats:

@@ -193,6 +193,22 @@ def executors(kept: Record) -> list[str]:
     return table(["executor", "wall time", f"ratio to {c['base']}", "overhead per cell"], rows)
 
 
+def verdict_rule(kept: Record) -> list[str]:
+    """Return the table of verdict_rule.py."""
+    rules = list(kept["rows"][0]["wrong"])
+    rows = [
+        [
+            f"{row['seeds']} seeds, {row['comparisons']} comparisons",
+            *(f"{row[name]:.2f}" for name in ("spread", "image_error")),
+            *(f"{100 * row['wrong'][rule]:.1f} %" for rule in rules),
+            *(f"{100 * row[name]:.0f} %" for name in ("found", "expected")),
+        ]
+        for row in kept["rows"]
+    ]
+    head = ["experiment", "spread over seeds", "of test images", *(f"wrong: {r}" for r in rules)]
+    return table([*head, "found", "expected"], rows)
+
+
 def stage2_crops(kept: Record) -> list[str]:
     """Return the table of stage2_crops.py."""
     rows = []
@@ -221,7 +237,7 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     "tuning": partial(of_each_device, "tuning", grid),
     **{
         write.__name__: partial(of_each_device, write.__name__, write)
-        for write in (grid, bare_bound, stage1_loss, method_steps, costs, planning)
+        for write in (grid, bare_bound, stage1_loss, method_steps, costs, planning, verdict_rule)
     },
     "gpu": gpu,
 }

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import ROOT, Output, captured
+from helpers import ROOT, Output, Patch, captured
 
 sys.path.append(str(ROOT / "benchmarks"))
 import frame
@@ -66,6 +66,9 @@ def kept(tmp_path: Path) -> Path:
     for name, comparisons in found.items():
         frame.save(frame.record(name, MACHINE, setting, comparisons=comparisons), tmp_path)
     frame.save(costs_record(), tmp_path)
+    rule = {"seeds": 5, "comparisons": 10, "spread": 0.5, "image_error": 0.25}
+    rule |= {"wrong": {"the rule": 0.051, "seeds alone": 0.2}, "found": 0.8, "expected": 0.79}
+    frame.save(frame.record("verdict_rule", MACHINE, setting, rows=[rule]), tmp_path)
     planned, memory = {"planning 10,000 cells": 0.5}, {"memory of 10,000 cells": 21_400_000}
     kept_plan = frame.record("planning", MACHINE, setting, seconds=planned, bytes=memory)
     frame.save(kept_plan, tmp_path)
@@ -146,6 +149,7 @@ def test_the_page_follows_the_results(kept: Path, performance: Path) -> None:
     assert "All 24 cells that both have" in text
     assert "| planning 10,000 cells | 500 ms |" in text
     assert "| memory of 10,000 cells | 21 MB |" in text
+    assert "| 5 seeds, 10 comparisons | 0.50 | 0.25 | 5.1 % | 20.0 % | 80 % | 79 % |" in text
     assert "| 32 at once | 6.0 s | 1.50 (1.50 to 1.50) |" in text
     assert "Some CPU, 2 threads, torch 2.11, commit 0123456; batch 128" in text
     assert page.main(["--check"], performance, kept) == 0
@@ -311,6 +315,35 @@ def test_method_steps_has_what_the_page_of_methods_shows(nothing_kept: Path) -> 
     trained = {n for n, m in REGISTRY.items() if not m.variant_of and m.final.schedule}
     assert trained | {methods_page.SUM} <= shown["ratios"].keys()
     assert shown["ratios"]["kd"] == round(record["comparisons"][0]["rows"]["kd"]["ratio"][1], 2)
+
+
+def test_verdict_rule_runs(nothing_kept: Path, monkeypatch: Patch) -> None:
+    import verdict_rule
+
+    monkeypatch.setattr(verdict_rule, "COMPARISONS", (1, 2))
+    record = verdict_rule.main(["--quick"])
+    assert len(record["rows"]) == 12 and page.verdict_rule(record)
+    better = verdict_rule.measure(verdict_rule.Setting(10, 1, 0.0), 20)
+    assert better["found"] > 0.5 and better["image_error"] < 0.2
+    assert better["expected"] == pytest.approx(better["found"], abs=0.3)
+
+
+def test_stage2_crops_trains_twice_from_one_stage1(
+    nothing_kept: Path, tmp_path: Path, monkeypatch: Patch
+) -> None:
+    import stage2_crops
+
+    from harness.store import CellDir
+
+    monkeypatch.chdir(ROOT)
+    record = stage2_crops.main([*QUICK, "--store", str(tmp_path), "--rounds", "2"])
+    assert page.stage2_crops(record)
+    for row in record["rows"]:
+        again, own = (row["accuracies"][kind] for kind in record["kinds"])
+        assert len(again) == len(own) == 2 and again != own
+    shared = {path.name for path in (tmp_path / "own").iterdir() if path.is_symlink()}
+    kinds = {CellDir(tmp_path / "own" / name).cell.kind for name in shared}
+    assert kinds == {"supervised", "stage1"}
 
 
 def test_costs_runs_and_is_drawn(nothing_kept: Path, tmp_path: Path) -> None:

@@ -151,8 +151,17 @@ def test_without_an_image_effect_it_is_the_t_test_over_seeds() -> None:
     same = np.tile(np.array(VALUES)[:, None], (1, 8))
     assert crossed_mean(same) == sample_mean(VALUES)
     assert crossed_mean(same[:1]).error is None
-    few = crossed(np.random.default_rng(1), 5.0, 1.0, (3, 40))
-    assert crossed_mean(few) == sample_mean(few.mean(1).tolist()), "never more certain than that"
+
+
+def test_images_never_add_certainty() -> None:
+    """At no level: an almost normal distribution has smaller tails than t with two degrees."""
+    values = crossed(np.random.default_rng(1), 0.3, 1.5, (3, 40)) + 3
+    found, over_seeds = crossed_mean(values), sample_mean(values.mean(1).tolist())
+    assert found.interval(0.8).half_width > over_seeds.interval(0.8).half_width
+    assert found.interval(0.999) == over_seeds.interval(0.999)
+    for bound in np.linspace(-9, 15, 40):
+        assert found.p_above(bound) >= over_seeds.p_above(bound)
+        assert found.p_below(bound) >= over_seeds.p_below(bound)
 
 
 @pytest.mark.parametrize("image_spread", [0.0, 0.5, 2.0])
