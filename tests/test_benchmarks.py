@@ -328,22 +328,26 @@ def test_verdict_rule_runs(nothing_kept: Path, monkeypatch: Patch) -> None:
     assert better["expected"] == pytest.approx(better["found"], abs=0.3)
 
 
-def test_stage2_crops_trains_twice_from_one_stage1(
-    nothing_kept: Path, tmp_path: Path, monkeypatch: Patch
-) -> None:
+def test_stage2_crops_compares_other_epochs_of_the_same_seeds() -> None:
     import stage2_crops
+    import torch
 
-    from harness.store import CellDir
+    from harness.train import loop
 
-    monkeypatch.chdir(ROOT)
-    record = stage2_crops.main([*QUICK, "--store", str(tmp_path), "--rounds", "2"])
-    assert page.stage2_crops(record)
-    for row in record["rows"]:
-        again, own = (row["accuracies"][kind] for kind in record["kinds"])
-        assert len(again) == len(own) == 2 and again != own
-    shared = {path.name for path in (tmp_path / "own").iterdir() if path.is_symlink()}
-    kinds = {CellDir(tmp_path / "own" / name).cell.kind for name in shared}
-    assert kinds == {"supervised", "stage1"}
+    usual = loop.epoch_generator
+
+    def draw(epoch: int) -> torch.Tensor:
+        return torch.rand(3, generator=loop.epoch_generator(7, epoch))
+
+    later = draw(12)
+    with stage2_crops.epochs_counted_from(10):
+        assert torch.equal(draw(2), later) and not torch.equal(draw(2), draw(12))
+    assert loop.epoch_generator is usual
+    found = {stage2_crops.AGAIN: [0.5, 0.6], stage2_crops.OWN: [0.52, 0.64]}
+    (row,) = stage2_crops.rows_of({"shots 5": found})
+    assert row["difference"][0] == 3 and row["seeds"] == 2
+    lines = page.stage2_crops({"kinds": [*found], "rows": [row]})
+    assert lines[-1] == f"| shots 5 | 55.0 | 58.0 | +3.00 ± {row['difference'][1]:.2f} (2) |"
 
 
 def test_costs_runs_and_is_drawn(nothing_kept: Path, tmp_path: Path) -> None:
