@@ -328,6 +328,31 @@ def test_a_table_may_stand_on_a_page_of_docs(project: Path) -> None:
     assert main(["tables", "--check"]) == 1
 
 
+def test_other_seeds_are_kept_beside_the_first(project: Path, capsys: Output) -> None:
+    """They have a page of their own and no table; the same seeds are refused."""
+    assert main(["tables", FILE]) == 0
+    written = snapshot(project)
+    assert "seeds" in refusal(capsys, "tables", FILE, "--replication")
+    assert snapshot(project) == written
+    header, *lines = map(json.loads, BUNDLE.read_text().splitlines())
+    with_seeds([0.1, 0.11, 0.12])(header, lines)
+    header["experiment"]["claims"] = ["kd > plain"]
+    BUNDLE.write_text(as_text([header, *lines]))
+    for line in lines:
+        for entry in line["entries"]:
+            entry["seed"] += 10
+    header["experiment"]["seeds"] = [10, 11, 12]
+    BUNDLE.with_name("tiny.replication.jsonl").write_text(as_text([header, *lines]))
+    assert main(["tables"]) == 0
+    page = (project / PAGE).read_text()
+    assert "## Verdicts with two sets of seeds" in page and "1 open" in page
+    (other,) = re.findall(r"\[(tiny.replication.md)\]\(\1\)", page)
+    assert "Seeds: 10, 11, 12" in (project / PAGE).with_name(other).read_text()
+    assert "Seeds: 0, 1, 2" in (project / "README.md").read_text()
+    assert not (project / "docs/figures/tiny.replication").exists()
+    assert main(["tables", "--check"]) == 0
+
+
 def test_tables_needs_neither_store_nor_database_again(project: Path, capsys: Output) -> None:
     assert main(["tables", FILE]) == 0
     done = (project / "README.md").read_text()
