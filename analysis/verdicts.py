@@ -39,7 +39,7 @@ from harness.analysis.tables.rows import (
 )
 from harness.common.metrics import ACCURACY, NCM_METRICS
 from harness.experiment.claims import Claim, Quantity, find_published, parse_claim, parse_quantity
-from harness.experiment.published import why_not_comparable
+from harness.experiment.published import published_protocol, why_not_comparable
 from harness.methods import DEFAULT, get_method
 from harness.plan import TEACHER
 
@@ -380,7 +380,7 @@ def beside_published(bundle: Bundle) -> list[BesidePublished]:
                 continue
             theirs = _percent(text)
             difference = Estimate(ours.mean - theirs, ours.half_width, ours.n)
-            source, protocol = published["source"], published["protocol"]
+            source, protocol = published["source"], published_protocol(published)
             pairs[f"{source}: {published['row']}", network] = BesidePublished(
                 row.label, network, source, protocol, theirs, ours, difference
             )

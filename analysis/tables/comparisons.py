@@ -208,7 +208,7 @@ def published_blocks(bundle: Bundle) -> list[Block]:
     head = ["", "network", "published by", "published", "ours", "difference"]
     sentence = (
         "Difference: ours - published, in points; its interval is that of our seeds alone, as the "
-        "published number's spread is not known."
+        f"published number's spread is not known. Ours are of protocol {bundle.protocol}."
     )
     return [sentence, ResultTable(head, rows, align="lll")] if rows else []
 
