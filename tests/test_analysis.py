@@ -1,7 +1,6 @@
 """Results -> bundles -> tables, pages and figures."""
 
 import json
-import math
 import re
 import shutil
 from pathlib import Path
@@ -40,16 +39,6 @@ In a line of its own, `<!-- /table:tiny -->` ends it.
 """
 
 # -- statistics ------------------------------------------------------------------------------------
-
-
-def test_interval_of_three_by_hand() -> None:
-    found = estimate([0.7, 0.8, 0.9])
-    assert found is not None and found.n == 3
-    assert found.mean == pytest.approx(0.8, abs=1e-15)
-    # s = 0.1; with 2 degrees of freedom, t(p) = (2p - 1) / sqrt(2p (1 - p)) = 4.3027.
-    t = 0.95 / math.sqrt(2 * 0.975 * 0.025)
-    assert found.half_width == pytest.approx(t * 0.1 / math.sqrt(3), rel=1e-12)
-    assert Cell.percent(found).text == "80.00 ± 24.84 (3)"
 
 
 @pytest.mark.parametrize("confidence", [0.9, 0.95, 0.99])

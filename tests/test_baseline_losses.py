@@ -241,12 +241,6 @@ def test_student_equal_to_teacher_costs_nothing(name: str) -> None:
 # On logits
 
 
-def test_kd_loss_is_made_of_the_divergence() -> None:
-    student, teacher = noise(B, 5), noise(B, 5, seed=1)
-    kd = kd_loss(student, teacher, LABELS, temperature=3.0, alpha=0.7)["kd"]
-    torch.testing.assert_close(kd, 0.7 * kd_divergence(student, teacher, temperature=3.0))
-
-
 def test_standardised() -> None:
     z = standardised(5 + 3 * noise(B, 7))
     torch.testing.assert_close(z.mean(1), torch.zeros(B).double())
@@ -377,31 +371,11 @@ def test_crd_gradients() -> None:
     }
 
 
-def test_crd_moves_the_rows_of_the_batch_alone() -> None:
-    memory, batch = crd(), crd_batch()
-    before = {name: buffer.clone() for name, buffer in memory.named_buffers()}
-    memory(*batch).backward()
-    index = batch[2]
-    v1, v2 = memory.embed_s(batch[0]), memory.embed_t(batch[1])
-    rest = torch.ones(40, dtype=torch.bool).index_fill(0, index, False)
-    for name, v in (("memory_v1", v1), ("memory_v2", v2)):
-        after = memory.get_buffer(name)
-        assert torch.equal(after[rest], before[name][rest])
-        expected = F.normalize(0.8 * before[name][index] + 0.2 * v)
-        torch.testing.assert_close(after[index], expected)
-        bound = (16 / 3) ** -0.5
-        assert before[name].abs().max() <= bound and before[name].abs().max() > 0.95 * bound
-        assert before[name].min() < -0.95 * bound
-
-
-def test_crd_keeps_its_first_normalisers() -> None:
-    memory = crd()
-    assert (memory.z1, memory.z2) == (-1, -1)
-    memory(*crd_batch())
-    first = memory.z1.item(), memory.z2.item()
-    assert min(first) > 0
-    memory(*crd_batch(seed=7))
-    assert (memory.z1.item(), memory.z2.item()) == first
+def test_crd_memories_begin_uniform() -> None:
+    """What a batch changes in them is in test_baselines."""
+    memory, bound = crd(), (16 / 3) ** -0.5
+    for begun in (memory.get_buffer("memory_v1"), memory.get_buffer("memory_v2")):
+        assert 0.95 * bound < begun.max() <= bound and -bound <= begun.min() < -0.95 * bound
 
 
 def test_crd_survives_a_checkpoint(tmp_path: Path) -> None:

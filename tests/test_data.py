@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import replace
-from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -84,13 +83,6 @@ def load_digits_rows() -> np.ndarray:
 
     bunch = load_digits()
     return np.c_[np.round(bunch.data * 255 / 16).astype(int), bunch.target]
-
-
-def test_parts_keep_the_shares_of_the_classes(digits: Dataset) -> None:
-    n = {c: sum((p.labels == c).sum() for p in parts(digits)) for c in range(10)}
-    for part in parts(digits):
-        for c in range(10):
-            assert abs((part.labels == c).sum() - n[c] * len(part) / 1797) < 2
 
 
 def test_normalisation_comes_from_the_training_part_alone(digits: Dataset) -> None:
@@ -183,12 +175,6 @@ def test_digest_sees_every_change(digits: Dataset) -> None:
     assert len({v.digest for v in variants}) == len(variants)
 
 
-def test_split_seed_moves_images(digits: Dataset) -> None:
-    other = load(OPTIONS.model_copy(update={"split_seed": 1}))
-    for a, b in zip(parts(digits), parts(other), strict=True):
-        assert not np.array_equal(a.images, b.images)
-
-
 # Stratified splits
 
 LABELS = st.lists(st.integers(0, 5), min_size=2, max_size=60).map(np.array)
@@ -213,12 +199,6 @@ def test_stratified(labels: np.ndarray, n: int, seed: int) -> None:
         assert abs(taken - count * n / len(labels)) < 1
         assert 0 < taken < count
     np.testing.assert_array_equal(index, draw_stratified(labels, n, seed, "dataset.test"))
-
-
-def test_stratified_depends_on_its_seed() -> None:
-    labels = np.arange(100) % 5
-    one, other = (draw_stratified(labels, 50, seed, "f") for seed in (0, 1))
-    assert not np.array_equal(one, other)
 
 
 def sizes_named(error: UserError) -> tuple[int, int] | None:
@@ -328,13 +308,6 @@ def test_every_image_once_and_no_batch_of_one(n: int, size: int, expected: list[
     assert all(torch.equal(b.y, b.y_cpu) for b in batches)
 
 
-def test_images_stay_with_their_labels() -> None:
-    dataset = noise(30, 4)
-    originals = reference(dataset, channels_first(dataset))
-    for batch in augmented(dataset, 8):
-        torch.testing.assert_close(batch.x, originals[batch.y])
-
-
 def test_index_names_the_images() -> None:
     dataset = noise(30, 4)
     dataset = replace(dataset, train=replace(dataset.train, labels=np.arange(30) % 7))
@@ -359,14 +332,6 @@ def test_an_epoch_follows_from_seed_and_epoch_alone() -> None:
     assert same(first, augmented(dataset, 8, seed=3, epoch=5))
     for seed, epoch in ((3, 6), (4, 5), (5, 3), (35, 0)):
         assert not same(first, augmented(dataset, 8, seed=seed, epoch=epoch))
-
-
-def test_every_epoch_has_its_own_order() -> None:
-    orders = [
-        torch.cat([b.y for b in augmented(noise(50, 2), 8, seed, epoch)]).tolist()
-        for seed, epoch in ((0, 0), (0, 1), (1, 0))
-    ]
-    assert all(a != b for a, b in combinations([list(range(50)), *orders], 2))
 
 
 def test_epochs_have_distinct_streams() -> None:

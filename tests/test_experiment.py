@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
-from helpers import ROOT, Output, refusal, run_python, wrong
+from helpers import ROOT, Output, refusal, wrong
 from pydantic import ValidationError
 
 from harness.common.errors import UserError
@@ -332,11 +332,3 @@ def test_published_numbers_are_read_with_the_experiment(tmp_path: Path) -> None:
             read(path)
     published.write_text("source,row,metric,protocol,wrn-16-2\n")
     assert read(path).published == "x.csv"
-
-
-def test_checking_and_planning_need_no_torch() -> None:
-    code = (
-        "import sys, harness.experiment.file, harness.plan, harness.cli\n"
-        "print([m for m in ('torch', 'mlflow', 'optuna', 'harness.analysis') if m in sys.modules])"
-    )
-    assert run_python(code).stdout.strip() == "[]"

@@ -1,17 +1,14 @@
 """Figures: the values they draw, computed a second time; their captions; and their files."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from bundles import Line, as_text, changed_bundle, without_training
-from helpers import TINY, Output, environment
+from helpers import TINY, Output
 from looks import cut_off, overprinted, told_apart_by_colour_alone
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
@@ -427,9 +424,3 @@ def test_the_repositorys_bundles_can_be_read() -> None:
         bundle = read_bundle(path)
         by = {"overlap", "shots"} if bundle.experiment.get("tasks") else {"accuracy", "ncm"}
         assert by & set(drawable(bundle)[0])
-
-
-def test_tables_that_are_up_to_date_need_no_matplotlib(tmp_path: Path) -> None:
-    code = "import sys, harness.analysis.generated_files; sys.exit('matplotlib' in sys.modules)"
-    done: Any = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment())
-    assert done.returncode == 0
