@@ -18,7 +18,7 @@ Floats = NDArray[np.float64]
 LEVEL = 0.05  # of all comparisons together
 ENOUGH = 0.8  # power
 REPETITIONS = 2000
-MOST_SEEDS = 1000
+MOST_PLANNED = 100  # seeds of an experiment
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,9 @@ def power(
     repetitions: int = REPETITIONS,
     level: float = LEVEL,
 ) -> list[float]:
-    """Return the share of repetitions in which each comparison supports its claim.
+    """Return the share of repetitions in which each claim is decided as its difference says.
+
+    A claim whose difference fulfils it is to be supported, any other one contradicted.
 
     The comparisons are drawn independently and tested together, as `verdicts` does
     (statistics.crossed_mean), in both directions and with Holm's correction. The image term is
@@ -76,7 +78,8 @@ def power(
     p_for = np.where(is_greater, above, np.maximum(p_of(-margin - mean), below))
     p_against = np.where(is_greater, below, np.minimum(above, p_of(mean + margin)))
     decided = holm_of_rows(np.minimum(1, 2 * np.minimum(p_for, p_against))) <= level
-    return [float(share) for share in (decided & (p_for < p_against)).mean(0)]
+    is_true = np.where(is_greater, difference >= margin, np.abs(difference) < margin)
+    return [float(share) for share in (decided & ((p_for < p_against) == is_true)).mean(0)]
 
 
 def holm_of_rows(ps: Floats) -> Floats:
@@ -89,16 +92,18 @@ def holm_of_rows(ps: Floats) -> Floats:
     return adjusted
 
 
-def fewest_seeds(comparisons: Sequence[Comparison], most: int = 100) -> int | None:
-    """Return the fewest seeds at which each comparison has enough power; None for more than `most`.
+def fewest_seeds(comparisons: Sequence[Comparison]) -> int | None:
+    """Return the fewest seeds at which each comparison has enough power.
 
-    It assumes that power grows with seeds.
+    Returns:
+        None for more than MOST_PLANNED.
+
     """
 
     def is_enough(n: int) -> bool:
         return min(power(comparisons, n)) >= ENOUGH
 
-    low, high = 2, most
+    low, high = 2, MOST_PLANNED
     if not comparisons or not is_enough(high):
         return None
     while low < high:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.analysis.bundle import Bundle, bundle_path, describe_unfinished, read_bundle, trained
+from harness.analysis.planned_power import Assumptions, power_blocks
 from harness.analysis.reference import MARGIN, compare
 from harness.analysis.tables.comparisons import (
     comparison_table,
@@ -19,6 +20,8 @@ from harness.analysis.tables.terminal import terminal_text, terminal_width
 from harness.analysis.verdicts import confirmations
 from harness.common.errors import UserError
 from harness.common.names import command_name
+from harness.experiment.file import network_labels
+from harness.experiment.published import read_published
 from harness.plan import Plan
 
 NEXT = {
@@ -53,6 +56,34 @@ def print_result(
         words = [command_name(), *bundle.command_of(*command.split())[1:], *options]
         print(f"  {shlex.join(words)}  # {what}")
     print(f"  {command_name()} ui  # every run in MLflow")
+
+
+def print_power(plan: Plan, file: Path, effect: float | None, spread: float | None) -> None:
+    """Print the power of an experiment's claims; nothing if it has none.
+
+    Args:
+        plan: The experiment's plan.
+        file: The experiment's file.
+        effect: The true difference to assume, in points; None for what is known of it.
+        spread: Its standard deviation over seeds to assume, in points; None likewise.
+
+    Raises:
+        UserError: A number of points is not above 0.
+    """
+    for name, value in (("--effect", effect), ("--spread", spread)):
+        if value is not None and not 0 < value <= 100:
+            raise UserError(f"{name}: {value:g} is not above 0 and at most 100; give points")
+    experiment, path = plan.experiment, bundle_path(plan)
+    published = experiment.published
+    assumptions = Assumptions(
+        read_bundle(path) if path.exists() else None,
+        None if effect is None else effect / 100,
+        None if spread is None else spread / 100,
+    )
+    rows = read_published(file.parent / published, network_labels(experiment)) if published else []
+    if blocks := power_blocks(plan, rows, assumptions):
+        print()
+        print_blocks(blocks)
 
 
 def print_verdicts(

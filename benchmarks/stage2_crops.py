@@ -76,7 +76,7 @@ def train(plan: Plan, place: Path, device: str) -> dict[str, dict[str, list[floa
     Returns:
         Task in words -> AGAIN or OWN -> accuracy of each seed, as a fraction.
     """
-    options = CellOptions.on_this_machine(plan.experiment.dataset)  # no cached teacher outputs
+    options = CellOptions.on_this_machine(plan.experiment)  # no cached teacher outputs
     stores = {AGAIN: Store(place / "again"), OWN: Store(place / "own")}
     for store in stores.values():
         store.create()

@@ -51,12 +51,20 @@ def plan(
     budget: Budget = None,
     teacher_cache: TeacherCache = TEACHER_CACHE,
     no_estimate: Annotated[bool, typer.Option("--no-estimate", help="skip the estimate")] = False,
+    effect: Annotated[
+        Optional[float], typer.Option(help="true difference of the claims' sides, in points")
+    ] = None,
+    spread: Annotated[
+        Optional[float], typer.Option(help="its standard deviation over seeds, in points")
+    ] = None,
 ) -> None:
-    """Show the cells, which of them are done, and the time and disk that the others need."""
+    """Show the cells to train, the time and disk that they need, and the power of each claim."""
+    from harness.analysis.print_results import print_power
     from harness.run.inspect import print_plan
 
     options = run_options(context)
-    print_plan(read_file(file, set_), options, measure=not no_estimate)
+    plan = print_plan(read_file(file, set_), options, measure=not no_estimate)
+    print_power(plan, file, effect, spread)
 
 
 @app.command()

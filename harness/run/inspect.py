@@ -30,11 +30,14 @@ def _table(*columns: str) -> Table:
     return Table(*columns, box=None, pad_edge=False)
 
 
-def print_plan(experiment: Experiment, options: RunOptions, measure: bool = True) -> None:
+def print_plan(experiment: Experiment, options: RunOptions, measure: bool = True) -> Plan:
     """Print every cell with its epochs and state.
 
     Unless `measure` is False, also print the time and disk that the cells to train will need,
     estimated from a few steps of each network.
+
+    Returns:
+        The plan.
 
     Raises:
         UserError: Not even one seed fits into the budget.
@@ -80,6 +83,7 @@ def print_plan(experiment: Experiment, options: RunOptions, measure: bool = True
             f"{needs.teacher_cache_bytes / 1e6:.0f} MB of cached teacher outputs, and up to "
             f"{jobs * needs.peak_bytes / 1e6:.0f} MB of checkpoints while it runs"
         )
+    return plan
 
 
 def print_data(dataset: Dataset) -> None:

@@ -1,0 +1,235 @@
+"""The power of the claims of an experiment that is not trained yet, for `harness plan`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from harness.analysis.bundle import Bundle, bundle_path
+from harness.analysis.bundle_fields import CellRecord, Number
+from harness.analysis.power import (
+    ENOUGH,
+    MOST_PLANNED,
+    REPETITIONS,
+    Comparison,
+    fewest_seeds,
+    power,
+)
+from harness.analysis.tables.result_table import Block, Cell, ResultTable
+from harness.analysis.verdicts import compare_sides
+from harness.common.metrics import measured_metrics
+from harness.experiment.claims import Claim, Quantity, parse_claim, parse_quantity
+from harness.plan import Plan
+
+EFFECT, SPREAD = 0.01, 0.005  # assumed where nothing else is known, as fractions
+# The standard deviation over images of the difference of two methods, averaged over seeds: one
+# image is right more often with one method, another with the other one.
+OVER_IMAGES = 0.2
+ASSUMED = "assumed"
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A claim in one column, and what is assumed of it.
+
+    Attributes:
+        effect_from: Where the difference comes from.
+        spread_from: Where the spreads come from.
+    """
+
+    claim: Claim
+    column: str
+    comparison: Comparison
+    effect_from: str
+    spread_from: str
+
+
+@dataclass(frozen=True)
+class Assumptions:
+    """What to assume of differences.
+
+    Attributes:
+        reference: Committed results of the experiment.
+        effect: The true difference of `>` claims, as a fraction; None to take it from published
+            numbers, the reference or EFFECT, whichever comes first.
+        spread: The standard deviation over seeds of a paired difference, as a fraction; None to
+            take it from the reference or SPREAD.
+    """
+
+    reference: Bundle | None = None
+    effect: float | None = None
+    spread: float | None = None
+
+
+def power_blocks(
+    plan: Plan, published: list[dict[str, str]], assumptions: Assumptions
+) -> list[Block]:
+    """Return the power of each claim, and a warning for primary claims that have too little.
+
+    Args:
+        plan: The experiment's.
+        published: The rows of its published numbers.
+        assumptions: Of the true differences and their spreads.
+
+    Returns:
+        Nothing if the experiment claims nothing.
+    """
+    experiment = plan.experiment
+    empty = _without_numbers(plan, published)
+    blocks: list[Block] = []
+    for name, texts in (("primary", experiment.claims), ("secondary", experiment.secondary_claims)):
+        claims = [parse_claim(text) for text in texts]
+        planned = [p for claim in claims for p in planned_of(empty, claim, plan, assumptions)]
+        if not planned:
+            continue
+        n = len(experiment.seeds)
+        powers = power([p.comparison for p in planned], n)
+        sentence = (
+            f"Power of the {name} claims with {n} seed{'s' * (n > 1)}: the share of repetitions in "
+            f"which a claim is decided as the assumed difference says ({len(planned)} comparisons "
+            f"together, {REPETITIONS:,} simulated repetitions):"
+        )
+        blocks += [sentence, _table(planned, powers)]
+        if name == "primary" and (weak := _weak(planned, powers)):
+            blocks.append(f"warning: {weak}")
+    return blocks
+
+
+def planned_of(empty: Bundle, claim: Claim, plan: Plan, assumptions: Assumptions) -> list[Planned]:
+    """Return a claim in each column in which it will be tested; nothing if it will not be.
+
+    Args:
+        empty: The plan's table without numbers.
+        claim: One of its experiment's.
+        plan: The plan.
+        assumptions: Of the true differences and their spreads.
+    """
+    columns = compare_sides(empty, claim)
+    if isinstance(columns, str):
+        return []
+    reference, observed = assumptions.reference, {}
+    if reference is not None and not isinstance(found := compare_sides(reference, claim), str):
+        observed = {c.column: c.mean for c in found if c.mean.has_spread}
+    planned = []
+    for column in columns:
+        mean = observed.get(column.column)
+        known = reference.path.name if reference is not None and mean else ASSUMED
+        # Claims on published numbers leave out the choice of test images (harness verdicts).
+        images = 0.0 if claim.right is None else OVER_IMAGES / math.sqrt(_n_test_images(plan))
+        difference, spread, effect_from, spread_from = EFFECT, SPREAD, ASSUMED, ASSUMED
+        if mean:
+            over_seeds = mean.over_seeds or mean
+            assert over_seeds.error is not None and mean.error is not None
+            difference, spread = mean.mean, over_seeds.error * math.sqrt(mean.n)
+            effect_from = spread_from = known
+            if mean.over_seeds:
+                images = math.sqrt(max(mean.error**2 - over_seeds.error**2, 0))
+        if not claim.is_greater and not mean:
+            difference, effect_from = 0.0, "no difference"
+        if (theirs := _published_difference(empty, claim, column.column)) is not None:
+            difference, effect_from = theirs
+        if assumptions.effect is not None and claim.is_greater:
+            difference, effect_from = assumptions.effect, "--effect"
+        if assumptions.spread is not None:
+            spread, spread_from = assumptions.spread, "--spread"
+        comparison = Comparison(difference, spread, images, claim.margin, claim.is_greater)
+        planned.append(Planned(claim, column.column, comparison, effect_from, spread_from))
+    return planned
+
+
+def _published_difference(empty: Bundle, claim: Claim, network: str) -> tuple[float, str] | None:
+    """Return the difference of the two sides in one source, as a fraction, and the source.
+
+    A claim that our number is within a margin of a published one assumes that they are equal.
+    """
+    if claim.right is None:
+        return 0.0, str(claim.source)
+    sides = [
+        {row["source"]: row.get(network, "") for row in empty.published if _is_of(row, quantity)}
+        for quantity in (claim.left, claim.right)
+    ]
+    for source, left in sides[0].items():
+        right = sides[1].get(source, "")
+        if left and right:
+            values = (float(text.partition(" ")[0]) / 100 for text in (left, right))
+            return next(values) - next(values), source
+    return None
+
+
+def _is_of(row: dict[str, str], quantity: Quantity) -> bool:
+    ours = parse_quantity(row["of"]) if row.get("of") else None
+    return ours is not None and (ours.method, ours.stage) == (quantity.method, quantity.stage)
+
+
+def _n_test_images(plan: Plan) -> float:
+    """Return the number of test images of a student's task."""
+    assert plan.images is not None
+    n, tasks = plan.images.parts["test"], plan.experiment.tasks
+    return n if tasks is None or tasks.classes is None else n * tasks.classes / plan.images.classes
+
+
+def _without_numbers(plan: Plan, published: list[dict[str, str]]) -> Bundle:
+    """Return the plan's results with 0 in place of every number, in which claims find columns."""
+    numbers = [
+        Number(
+            *(entry.stage, entry.method, entry.student, entry.seed, entry.task, result),
+            *(0.0, 0.0, 0.0),
+            CellRecord.model_construct(fingerprint=entry.fingerprint, correct=None),
+        )
+        for entry in plan.entries
+        for result in measured_metrics(plan.cells[entry.fingerprint].metric)
+    ]
+    experiment = plan.experiment
+    resolved, label = experiment.model_dump(mode="json"), experiment.protocol_label
+    reported = experiment.protocol.reported
+    return Bundle(
+        bundle_path(plan), resolved, "", reported, label, published, numbers, {}, {}, None
+    )
+
+
+def _table(planned: Sequence[Planned], powers: Sequence[float]) -> ResultTable:
+    """Return one row per claim, with the range over its columns."""
+    rows = []
+    for claim in dict.fromkeys(p.claim for p in planned):
+        own = [i for i, p in enumerate(planned) if p.claim == claim]
+        comparisons = [planned[i].comparison for i in own]
+        rows.append(
+            [
+                Cell(claim.text),
+                Cell(str(len(own))),
+                Cell(_range([100 * c.difference for c in comparisons], "+.1f")),
+                Cell(_range([100 * c.spread for c in comparisons], ".2f")),
+                Cell(_range([100 * c.image_error for c in comparisons], ".2f")),
+                Cell(f"{_range([100 * powers[i] for i in own], '.0f')} %"),
+                Cell(", ".join(dict.fromkeys(planned[i].effect_from for i in own))),
+                Cell(", ".join(dict.fromkeys(planned[i].spread_from for i in own))),
+            ]
+        )
+    caption = (
+        "Assumed, in points: the true difference, and its standard deviation over seeds and over "
+        "sets of test images; --effect and --spread set others."
+    )
+    head = ["claim", "columns", "difference", "over seeds", "over images", "power", "effect from",
+            "spread from"]  # fmt: skip
+    return ResultTable(head, rows, align="lrrrrrll", caption=[caption])
+
+
+def _range(values: Sequence[float], form: str) -> str:
+    ends = dict.fromkeys(format(value, form) for value in (min(values), max(values)))
+    return " to ".join(ends)
+
+
+def _weak(planned: Sequence[Planned], powers: Sequence[float]) -> str:
+    """Return which claims have too little power, and with how many seeds none has; "" if none."""
+    weak = dict.fromkeys(
+        p.claim.text for p, share in zip(planned, powers, strict=True) if share < ENOUGH
+    )
+    if not weak:
+        return ""
+    needed = fewest_seeds([p.comparison for p in planned])
+    seeds = f"{needed} seeds" if needed else f"more than {MOST_PLANNED} seeds, if any number,"
+    return (
+        f"less than {100 * ENOUGH:.0f} % in some column for {', '.join(weak)}; {seeds} would reach "
+        "it everywhere. Fewer primary claims need fewer seeds."
+    )
