@@ -12,7 +12,7 @@ from harness.analysis.power import (
     ENOUGH,
     MOST_PLANNED,
     REPETITIONS,
-    Comparison,
+    Assumed,
     fewest_seeds,
     power,
 )
@@ -39,8 +39,7 @@ class Planned:
     """
 
     claim: Claim
-    column: str
-    comparison: Comparison
+    assumed: Assumed
     effect_from: str
     spread_from: str
 
@@ -84,7 +83,7 @@ def power_blocks(
         if not planned:
             continue
         n = len(experiment.seeds)
-        powers = power([p.comparison for p in planned], n)
+        powers = power([p.assumed for p in planned], n)
         sentence = (
             f"Power of the {name} claims with {n} seed{'s' * (n > 1)}: the share of repetitions in "
             f"which a claim is decided as the assumed difference says ({len(planned)} comparisons "
@@ -105,55 +104,59 @@ def planned_of(empty: Bundle, claim: Claim, plan: Plan, assumptions: Assumptions
         plan: The plan.
         assumptions: Of the true differences and their spreads.
     """
-    columns = compare_sides(empty, claim)
-    if isinstance(columns, str):
-        return []
-    reference, observed = assumptions.reference, {}
-    if reference is not None and not isinstance(found := compare_sides(reference, claim), str):
-        observed = {c.column: c.mean for c in found if c.mean.has_spread}
+    columns, reference = compare_sides(empty, claim), assumptions.reference
+    found = [] if reference is None else compare_sides(reference, claim)
+    seen = {} if isinstance(found, str) else {c.column: c for c in found if c.mean.has_spread}
     planned = []
-    for column in columns:
-        mean = observed.get(column.column)
-        known = reference.path.name if reference is not None and mean else ASSUMED
-        # Claims on published numbers leave out the choice of test images (harness verdicts).
-        images = 0.0 if claim.right is None else OVER_IMAGES / math.sqrt(_n_test_images(plan))
-        difference, spread, effect_from, spread_from = EFFECT, SPREAD, ASSUMED, ASSUMED
-        if mean:
-            over_seeds = mean.over_seeds or mean
-            assert over_seeds.error is not None and mean.error is not None
-            difference, spread = mean.mean, over_seeds.error * math.sqrt(mean.n)
-            effect_from = spread_from = known
-            if mean.over_seeds:
-                images = math.sqrt(max(mean.error**2 - over_seeds.error**2, 0))
-        if not claim.is_greater and not mean:
-            difference, effect_from = 0.0, "no difference"
-        if (theirs := _published_difference(empty, claim, column.column)) is not None:
-            difference, effect_from = theirs
-        if assumptions.effect is not None and claim.is_greater:
-            difference, effect_from = assumptions.effect, "--effect"
+    for column in [] if isinstance(columns, str) else [c.column for c in columns]:
+        observed = seen[column].observed if column in seen else None
+        source = reference.path.name if reference else ""
+        difference, effect_from = _effect(empty, claim, column, assumptions, observed, source)
+        spread, spread_from = (observed.spread, source) if observed else (SPREAD, ASSUMED)
         if assumptions.spread is not None:
             spread, spread_from = assumptions.spread, "--spread"
-        comparison = Comparison(difference, spread, images, claim.margin, claim.is_greater)
-        planned.append(Planned(claim, column.column, comparison, effect_from, spread_from))
+        # Claims on published numbers leave out the choice of test images (harness verdicts).
+        images = 0.0 if claim.right is None else OVER_IMAGES / math.sqrt(_n_test_images(plan))
+        if observed and seen[column].mean.over_seeds:
+            images = observed.image_error
+        assumed = Assumed(difference, spread, images, claim.margin, claim.is_greater)
+        planned.append(Planned(claim, assumed, effect_from, spread_from))
     return planned
 
 
+def _effect(
+    empty: Bundle,
+    claim: Claim,
+    column: str,
+    assumptions: Assumptions,
+    observed: Assumed | None,
+    source: str,
+) -> tuple[float, str]:
+    """Return the true difference of the two sides to assume, as a fraction, and its source."""
+    if assumptions.effect is not None and claim.is_greater:
+        return assumptions.effect, "--effect"
+    if (published := _published_difference(empty, claim, column)) is not None:
+        return published
+    if observed:
+        return observed.difference, source
+    return (EFFECT, ASSUMED) if claim.is_greater else (0.0, ASSUMED)
+
+
 def _published_difference(empty: Bundle, claim: Claim, network: str) -> tuple[float, str] | None:
-    """Return the difference of the two sides in one source, as a fraction, and the source.
+    """Return the difference of the two sides in one source, and the source; None if there is none.
 
     A claim that our number is within a margin of a published one assumes that they are equal.
     """
     if claim.right is None:
         return 0.0, str(claim.source)
-    sides = [
+    left, right = (
         {row["source"]: row.get(network, "") for row in empty.published if _is_of(row, quantity)}
         for quantity in (claim.left, claim.right)
-    ]
-    for source, left in sides[0].items():
-        right = sides[1].get(source, "")
-        if left and right:
-            values = (float(text.partition(" ")[0]) / 100 for text in (left, right))
-            return next(values) - next(values), source
+    )
+    for source in left:
+        if left[source] and right.get(source):
+            ends = [float(side[source].partition(" ")[0]) / 100 for side in (left, right)]
+            return ends[0] - ends[1], source
     return None
 
 
@@ -193,7 +196,7 @@ def _table(planned: Sequence[Planned], powers: Sequence[float]) -> ResultTable:
     rows = []
     for claim in dict.fromkeys(p.claim for p in planned):
         own = [i for i, p in enumerate(planned) if p.claim == claim]
-        comparisons = [planned[i].comparison for i in own]
+        comparisons = [planned[i].assumed for i in own]
         rows.append(
             [
                 Cell(claim.text),
@@ -227,7 +230,7 @@ def _weak(planned: Sequence[Planned], powers: Sequence[float]) -> str:
     )
     if not weak:
         return ""
-    needed = fewest_seeds([p.comparison for p in planned])
+    needed = fewest_seeds([p.assumed for p in planned])
     seeds = f"{needed} seeds" if needed else f"more than {MOST_PLANNED} seeds, if any number,"
     return (
         f"less than {100 * ENOUGH:.0f} % in some column for {', '.join(weak)}; {seeds} would reach "

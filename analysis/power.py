@@ -13,16 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri, stdtr
 
+from harness.analysis.statistics import LEVEL
+
 Floats = NDArray[np.float64]
 
-LEVEL = 0.05  # of all comparisons together
 ENOUGH = 0.8  # power
 REPETITIONS = 2000
 MOST_PLANNED = 100  # seeds of an experiment
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Assumed:
     """What is assumed of two sides of a claim in one column; accuracies are fractions.
 
     Attributes:
@@ -43,7 +44,7 @@ class Comparison:
 
 
 def power(
-    comparisons: Sequence[Comparison],
+    comparisons: Sequence[Assumed],
     n_seeds: int,
     *,
     repetitions: int = REPETITIONS,
@@ -92,7 +93,7 @@ def holm_of_rows(ps: Floats) -> Floats:
     return adjusted
 
 
-def fewest_seeds(comparisons: Sequence[Comparison]) -> int | None:
+def fewest_seeds(comparisons: Sequence[Assumed]) -> int | None:
     """Return the fewest seeds at which each comparison has enough power.
 
     Returns:
@@ -113,7 +114,7 @@ def fewest_seeds(comparisons: Sequence[Comparison]) -> int | None:
 
 
 def seeds_to_decide(
-    observed: Comparison, n_seeds: int, level: float, share: float = 0.8
+    observed: Assumed, n_seeds: int, level: float, share: float = 0.8
 ) -> tuple[float, float]:
     """Return the range of seeds that would decide an undecided comparison with enough power.
 

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from harness.analysis.bundle import Bundle
 from harness.analysis.statistics import (
     FEWEST_SEEDS,
+    LEVEL,
     Estimate,
     SampleMean,
     difference_of_means,
@@ -25,7 +26,7 @@ from harness.analysis.statistics import (
     t_quantile,
 )
 from harness.analysis.tables.rows import Column, Row, columns_of, is_main, rows_of
-from harness.analysis.verdicts import LEVEL, accuracies, baseline_of, by_seed, row_of
+from harness.analysis.verdicts import accuracies, baseline_of, by_seed, row_of
 from harness.common.canonical_json import flatten
 from harness.experiment.claims import parse_claim
 

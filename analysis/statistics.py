@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 # scipy.stats would take half a second to import.
-from scipy.special import nctdtr, stdtr, stdtrit
+from scipy.special import stdtr, stdtrit
+
+LEVEL = 0.05  # of all comparisons that are corrected together
+FEWEST_SEEDS = 5  # whose spread says something about other seeds
 
 
 @dataclass(frozen=True)
@@ -175,53 +178,6 @@ def holm(ps: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(ps) - rank) * ps[i]))
         adjusted[i] = largest
     return adjusted
-
-
-MOST_SEEDS = 1000
-FEWEST_SEEDS = 5  # whose spread says how many seeds are needed
-
-
-def seeds_above(distance: float, s: float, level: float, power: float = 0.8) -> int | None:
-    """Return the number of seeds with which a one-sided t-test finds a mean above its bound.
-
-    Cohen, Statistical Power Analysis, 1988, chapter 2.
-
-    Args:
-        distance: Of the mean from the bound.
-        s: The values' standard deviation.
-        level: That of the test.
-        power: The share of repetitions in which the test finds it.
-
-    Returns:
-        None for more than MOST_SEEDS.
-    """
-
-    def found(n: int) -> bool:
-        noncentrality = distance / s * math.sqrt(n)
-        missed = float(nctdtr(n - 1, noncentrality, stdtrit(n - 1, 1 - level)))
-        return not missed > 1 - power  # not a number where it is too small for one
-
-    return _fewest(found) if distance > 0 and s > 0 else None
-
-
-def seeds_within(distance: float, s: float, level: float, power: float = 0.8) -> int | None:
-    """Return an upper bound on the number of seeds that `p_within` needs, as `seeds_above`.
-
-    `distance` is from the mean to the nearer end of the margins. Each of the two tests may miss
-    half of what both may, as if both ends were equally near.
-    """
-    return seeds_above(distance, s, level, (1 + power) / 2)
-
-
-def _fewest(is_enough: Callable[[int], bool]) -> int | None:
-    """Return the smallest n from 2 to MOST_SEEDS for which a monotone condition holds."""
-    low, high = 2, MOST_SEEDS
-    if not is_enough(high):
-        return None
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if is_enough(middle) else (middle + 1, high)
-    return low
 
 
 def sampling_error(accuracy: float, n_images: int) -> float:

@@ -15,16 +15,15 @@ import numpy as np
 
 from harness.analysis.bundle import Bundle
 from harness.analysis.bundle_fields import Number
+from harness.analysis.power import Assumed, seeds_to_decide
 from harness.analysis.statistics import (
     FEWEST_SEEDS,
-    MOST_SEEDS,
+    LEVEL,
     Estimate,
     SampleMean,
     crossed_mean,
     holm,
     sample_mean,
-    seeds_above,
-    seeds_within,
 )
 from harness.analysis.tables.rows import (
     Column,
@@ -46,9 +45,9 @@ from harness.plan import TEACHER
 Outcome = Literal["supported", "contradicted", "undecided", "not tested"]
 OUTCOMES: tuple[Outcome, ...] = ("supported", "contradicted", "undecided", "not tested")
 DECIDED: tuple[Outcome, ...] = ("supported", "contradicted")
-LEVEL = 0.05
 NO_SPREAD = "the differences have no spread"
 ONE_SEED = "one seed has no spread"
+MOST_SEEDS = 1000
 
 
 @dataclass(frozen=True)
@@ -181,14 +180,18 @@ class Comparison:
         """The two-sided p: twice the smaller one, as both directions are tested."""
         return min(1.0, 2 * min(self.p_for, self.p_against)) if self.mean.has_spread else 1.0
 
-    def seeds_needed(self, level: float) -> int | None:
-        """Return the seeds that would decide the claim, with each test at `level`."""
-        mean, error = self.mean.mean, self.mean.error or 0.0
-        s = error * self.mean.n**0.5
-        distance = (mean if self.claim.is_greater else abs(mean)) - self.claim.margin
-        if self.claim.is_greater or distance > 0:
-            return seeds_above(abs(distance), s, level)
-        return seeds_within(-distance, s, level)
+    @property
+    def observed(self) -> Assumed:
+        """What was observed, as a plan would assume it; for a mean with a spread."""
+        mean, over_seeds = self.mean, self.mean.over_seeds or self.mean
+        assert mean.error is not None and over_seeds.error is not None
+        return Assumed(
+            mean.mean,
+            over_seeds.error * mean.n**0.5,
+            max(mean.error**2 - over_seeds.error**2, 0) ** 0.5,
+            self.claim.margin,
+            self.claim.is_greater,
+        )
 
 
 def verdicts_of(bundle: Bundle, claims_of: Bundle | None = None) -> list[Verdict]:
@@ -232,10 +235,17 @@ def _verdict(comparison: Comparison, p: float, n_comparisons: int, is_primary: b
         return Verdict(text, column, is_primary, outcome, difference, p, "")
     why = ""
     if mean.n >= FEWEST_SEEDS:  # fewer say too little about the spread
-        seeds = comparison.seeds_needed(LEVEL / 2 / n_comparisons)
-        needed = f"about {seeds}" if seeds else f"more than {MOST_SEEDS:,}"
-        why = f"{needed} seeds would decide it"
+        low, high = seeds_to_decide(comparison.observed, mean.n, LEVEL / 2 / n_comparisons)
+        why = f"{_range_of_seeds(low, high)} seeds would probably decide it"
     return Verdict(text, column, is_primary, "undecided", difference, p, why)
+
+
+def _range_of_seeds(low: float, high: float) -> str:
+    """Return "12 to 60"; nobody trains more than MOST_SEEDS."""
+    if low > MOST_SEEDS:
+        return f"more than {MOST_SEEDS:,}"
+    end = f"more than {MOST_SEEDS:,}" if high > MOST_SEEDS else f"{high:,.0f}"
+    return f"{low:,.0f} to {end}"
 
 
 def compare_sides(bundle: Bundle, claim: Claim) -> list[Comparison] | str:

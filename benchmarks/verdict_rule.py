@@ -22,10 +22,9 @@ from arguments import keep, machine, parser_of
 from frame import Record, record, rounded
 from scipy.special import ndtri
 
-from harness.analysis.power import Comparison, power
-from harness.analysis.statistics import SampleMean, crossed_mean, holm, sample_mean
-from harness.analysis.verdicts import LEVEL
-from harness.analysis.verdicts import Comparison as Tested
+from harness.analysis.power import Assumed, power
+from harness.analysis.statistics import LEVEL, SampleMean, crossed_mean, holm, sample_mean
+from harness.analysis.verdicts import Comparison
 from harness.experiment.claims import parse_claim
 
 CLAIM = parse_claim("refilled > plain")
@@ -66,7 +65,7 @@ class Setting:
 
 def decisions(means: Sequence[SampleMean]) -> list[int]:
     """Return 1, -1 or 0 for comparisons that support, contradict or decide nothing."""
-    tested = [Tested(CLAIM, "", mean) for mean in means]
+    tested = [Comparison(CLAIM, "", mean) for mean in means]
     adjusted = holm([t.p for t in tested])
     signs = [1 if t.p_for < t.p_against else -1 for t in tested]
     return [s * (p <= LEVEL) for s, p in zip(signs, adjusted, strict=True)]
@@ -111,7 +110,7 @@ def measure(setting: Setting, repetitions: int) -> dict[str, Any]:
         found += decisions([crossed_mean(d) for d in something]).count(1)
         parts.append(components(something[0]))
     of_seeds, of_images = np.mean(parts, axis=0)
-    assumed = Comparison(EFFECT, of_seeds**0.5, max(of_images, 0.0) ** 0.5)
+    assumed = Assumed(EFFECT, of_seeds**0.5, max(of_images, 0.0) ** 0.5)
     return {
         "seeds": setting.seeds,
         "comparisons": setting.comparisons,

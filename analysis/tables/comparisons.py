@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from harness.analysis.bundle import Bundle
 from harness.analysis.reference import POWER, Checked, ReferenceCheck
+from harness.analysis.statistics import LEVEL
 from harness.analysis.tables.result_table import Block, Cell, ResultTable
 from harness.analysis.verdicts import (
     DECIDED,
-    LEVEL,
     OUTCOMES,
     Verdict,
     beside_published,
