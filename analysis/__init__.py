@@ -5,7 +5,7 @@
 - `tables`: the numbers as tables, and their renderers; `figures`: one module per figure;
   `report`: one HTML page.
 - `verdicts`, `statistics`: claims, tested on differences paired by seed; `reference`: your
-  numbers beside the committed.
+  numbers beside the committed; `power`, `planned_power`: what a claim's test can show.
 - `ablation_tables`: what each switch of the protocol is worth; `tuning`: figures of a study.
 - `generated_files`: everything that `harness tables` and `figures` write; `readme`: text between
   markers of a page; `methods_page`: docs/methods.md; `mlflow_summary`: the result page in MLflow;
