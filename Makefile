@@ -28,7 +28,7 @@ GRID_OPTIONS := $(if $(SEEDS),--set 'seeds=[$(subst $(space),$(comma),$(strip $(
   $(if $(EPOCHS_SCALE),--set epochs_scale=$(EPOCHS_SCALE)) \
   $(if $(DATA_ROOT),--data-root '$(DATA_ROOT)')
 
-# Train an experiment, print its table, compare it with the committed numbers and test its claims.
+# Train an experiment, print its table, and say which effects and verdicts agree with the committed ones.
 # No tracked file changes: only `make tables FILE=..` writes.
 reproduction = set -e; for file in $(1); do \
   $(BIN)/harness run experiments/$$file.yaml $(RUN_OPTIONS) $(2); \
