@@ -117,20 +117,6 @@ class Case:
         )
 
 
-def test_order_respects_dependencies(tmp_path: Path) -> None:
-    case = Case(tmp_path, graph(a="", b="a", c="ab", d="c"), capacity=4).run()
-    assert case.executor.submitted == ["a", "b", "c", "d"]
-    assert set(case.states.values()) == {"done"}
-    assert case.executor.most_at_once == 1, "a child was started beside its parent"
-
-
-@pytest.mark.parametrize("capacity", [1, 2, 3])
-def test_capacity_is_used_and_respected(tmp_path: Path, capacity: int) -> None:
-    case = Case(tmp_path, graph(a="", b="", c="", d="", e=""), capacity).run()
-    assert case.executor.most_at_once == capacity
-    assert sorted(case.executor.submitted) == ["a", "b", "c", "d", "e"]
-
-
 def test_the_last_cells_go_by_the_chains_behind_them(tmp_path: Path) -> None:
     """Three of the longest chains a place: 3 x 3 x 2. What comes before keeps the plan's order."""
     leaves = {f"x{i}": "" for i in range(30)}
@@ -192,14 +178,6 @@ def test_done_cells_are_not_trained_again(tmp_path: Path) -> None:
     again = Case(tmp_path, plan).run()
     assert again.executor.submitted == []
     assert again.progress is not None and len(again.progress.cached_cells) == 2
-
-
-def test_a_failure_stops_only_its_children(tmp_path: Path) -> None:
-    plan = graph(a="", b="", c="b", d="c", e="a", f="ae")
-    case = Case(tmp_path, plan, capacity=2, b=[FAILED]).run()
-    done = dict.fromkeys("aef", "done")
-    assert case.states == done | {"b": "failed", "c": "skipped", "d": "skipped"}
-    assert not {"c", "d"} & set(case.executor.submitted)
 
 
 def test_a_failed_cell_is_tried_again_by_the_next_run(tmp_path: Path) -> None:

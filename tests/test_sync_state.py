@@ -8,7 +8,6 @@ from helpers import run_python
 
 from harness.cell import Cell, CellConfig, CellData
 from harness.common.errors import UserError
-from harness.common.metrics import SELECTION_RULES
 from harness.experiment.file import parse
 from harness.networks.wide_resnet import WideResNetOptions
 from harness.store import CellDir, Store
@@ -78,7 +77,3 @@ def test_tables_need_no_mlflow() -> None:
     )
     done = run_python(program, MLFLOW_TRACKING_URI="http://127.0.0.1:9")
     assert done.stdout.splitlines()[-1] == "[]", done.stdout + done.stderr
-
-
-def test_forms_are_the_three() -> None:
-    assert SELECTION_RULES == ("last", "selected", "best_on_test")

@@ -21,7 +21,6 @@ from training import (
     same_state,
     start_process,
     tiny,
-    train_all,
 )
 
 from harness.store import CellDir
@@ -30,12 +29,6 @@ from harness.train.checkpoint import from_bytes
 from harness.train.exit_status import BUSY, DONE, FAILED, STOPPED, WRONG_INPUT
 
 # The same seed, the same bits
-
-
-def test_same_seed_same_bits(trained: Grid, tmp_path: Path) -> None:
-    again = train_all(tiny(tmp_path))
-    for kind in KINDS:
-        assert_same_result(trained.directory(kind), again.directory(kind))
 
 
 def test_other_seed_other_weights(trained: Grid, tmp_path: Path) -> None:
