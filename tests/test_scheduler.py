@@ -58,7 +58,7 @@ class FakeExecutor:
         self.names = {f[:16]: name_of(c) for f, c in plan.cells.items()}
         self.running: list[Path] = []
         self.submitted: list[str] = []
-        self.most_at_once, self.cancelled = 0, 0
+        self.cancelled = 0
         self.stuck = False  # no cell ever ends
         self.idle: Callable[[], None] = lambda: None
 
@@ -66,7 +66,6 @@ class FakeExecutor:
         assert (directory / "cell.json").exists(), "submitted before it was prepared"
         self.running.append(directory)
         self.submitted.append(self.names[directory.name])
-        self.most_at_once = max(self.most_at_once, len(self.running))
 
     def poll(self, timeout: float) -> list[tuple[Path, int]]:
         self.idle()
