@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-from helpers import run_python
 
 from harness.cell import Cell, CellConfig, CellData
 from harness.common.errors import UserError
@@ -68,12 +67,3 @@ def test_reading_an_experiment_asks_no_server() -> None:
     raw |= {"students": [{"network": "wide_resnet", "depth": 10, "width": 1}]}
     with pytest.raises(UserError, match="models:/x@teacher"):
         parse(raw)
-
-
-def test_tables_need_no_mlflow() -> None:
-    program = (
-        "import sys, harness.cli; harness.cli.main(['tables', '--check']); "
-        "print([m for m in ('mlflow', 'torch', 'optuna') if m in sys.modules])"
-    )
-    done = run_python(program, MLFLOW_TRACKING_URI="http://127.0.0.1:9")
-    assert done.stdout.splitlines()[-1] == "[]", done.stdout + done.stderr
