@@ -87,9 +87,7 @@ TEACHER_CACHE = f"{RunOptions.teacher_cache / 1e9:g}GB"
 def run_options(context: typer.Context, **changes: Any) -> RunOptions:
     """Return what the options of a command say; those that it lacks keep their defaults.
 
-    Args:
-        context: The command's, with the parsed value of each of its options.
-        changes: Fields that the command sets itself.
+    `changes` are fields that the command sets itself.
 
     Raises:
         UserError: An option has a value that cannot be read, or options do not go together.

@@ -104,13 +104,7 @@ class Lock:
     """
 
     def __init__(self, url: str, name: str, field: str) -> None:
-        """Keep what to lock, and connect to nothing.
-
-        Args:
-            url: The database.
-            name: What is locked, in words.
-            field: Where the URL was given, for messages.
-        """
+        """Keep what to lock (`name`, in words), and connect to nothing."""
         self.url, self.field = url, field
         self.key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], signed=True)
         self._connection: Any = None

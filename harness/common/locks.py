@@ -32,9 +32,8 @@ class Busy(Exception):
 def locked(path: Path, waiting_for: str = "") -> Iterator[None]:
     """Hold the lock on `path` until the block ends; wait while another process holds it.
 
-    Args:
-        path: The lock file; it is created if missing.
-        waiting_for: What the other process does, for a line on stderr; if empty, wait silently.
+    The file is created if missing. If `waiting_for` says what the other process does, so does a
+    line on stderr.
 
     Raises:
         OSError: The file cannot be created.
@@ -53,9 +52,7 @@ def locked(path: Path, waiting_for: str = "") -> Iterator[None]:
 def try_lock(path: Path, holder: str = "") -> Iterator[None]:
     """Hold the lock on `path` until the block ends; do not wait for it.
 
-    Args:
-        path: The lock file; it is created if missing.
-        holder: The text to write into the file, for others to see who holds the lock.
+    The file is created if missing; the text `holder` in it shows others who holds the lock.
 
     Raises:
         Busy: Another process holds the lock.

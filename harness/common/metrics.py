@@ -37,12 +37,7 @@ TEST_NCM = "test_ncm"  # of a stage that ends with embeddings, in its protocol's
 
 
 def selection_rule_text(reported: str, select_by: str = "accuracy") -> str:
-    """Return the words for a table's selection rule.
-
-    Args:
-        reported: one of SELECTION_RULES.
-        select_by: that of the protocol.
-    """
+    """Return the words for a table's selection rule, one of SELECTION_RULES."""
     return (
         LOWEST_LOSS
         if (reported, select_by) == ("selected", "loss")
@@ -66,12 +61,7 @@ def group_metric(group: str) -> str:
 
 
 def main_metric(metric: str, centers: str) -> str:
-    """Return the metric that represents a stage.
-
-    Args:
-        metric: that of the stage.
-        centers: the protocol's `ncm_centers`.
-    """
+    """Return the metric that represents a stage, by the protocol's `ncm_centers`."""
     return ncm_metric(centers) if metric == NCM else metric
 
 

@@ -11,11 +11,8 @@ from collections.abc import Iterator
 class StopSignal:
     """Signals that ask this process to stop; called, it tells whether one has arrived.
 
-    Used as a context manager, it restores the previous handlers at the end.
-
-    Args:
-        numbers: The signals.
-        interrupts: Whether the first one raises KeyboardInterrupt.
+    Used as a context manager, it restores the previous handlers at the end. With `interrupts`, the
+    first signal raises KeyboardInterrupt.
 
     Attributes:
         n: The number of signals that have arrived.

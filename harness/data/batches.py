@@ -34,10 +34,7 @@ class Batch:
 def epoch_generator(seed: int, epoch: int, stream: int = 0) -> torch.Generator:
     """Return a random stream that depends on (seed, epoch, stream) alone.
 
-    Args:
-        seed: The seed of the training.
-        epoch: The epoch.
-        stream: 0 for shuffling and augmentation, 1 for dropout, 2 for negatives.
+    Stream 0 is for shuffling and augmentation, 1 for dropout, 2 for negatives.
     """
     state = np.random.SeedSequence([seed, epoch, stream]).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state) & (2**63 - 1))
@@ -82,13 +79,9 @@ class Images:
         return len(self.labels_cpu)
 
     def normalised(self, pixels: Tensor) -> Tensor:
-        """Normalise pixels.
+        """Return pixels (B, H, W, 3) of 0 to 255 as (B, 3, H, W) float32, channels last in memory.
 
-        Args:
-            pixels: (B, H, W, 3), 0 to 255; overwritten if they are float32.
-
-        Returns:
-            (B, 3, H, W) float32, channels last in memory.
+        They are normalised, and overwritten if they are float32.
         """
         n, height, width, _ = pixels.shape
         # In rows of W x 3: on a CPU, an inner loop over three channels takes ten times as long.
@@ -97,18 +90,12 @@ class Images:
         return x.view(n, height, width, 3).permute(0, 3, 1, 2)
 
     def plain(self, batch_size: int | None = None) -> Iterator[Batch]:
-        """Yield every image once, in order and without augmentation.
-
-        Args:
-            batch_size: By default that of `chunk_size`.
-        """
+        """Yield every image once, in order, without augmentation, `chunk_size` each by default."""
         raise NotImplementedError
 
     def augmented(self, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:
         """Yield every image once, shuffled and augmented, in the batches of `batch_bounds`.
 
-        Args:
-            batch_size: The number of images per batch.
-            generator: Everything random follows from its state alone.
+        Everything random follows from the generator's state alone.
         """
         raise NotImplementedError

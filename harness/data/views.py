@@ -123,15 +123,9 @@ def _map_parts(dataset: Dataset, function: Callable[[ImageSet], ImageSet]) -> Da
 
 
 def lack_of_images(names: Sequence[str], labels: np.ndarray, view: View) -> str | None:
-    """Return which class has fewer training images than the view's shots, and the remedy.
+    """Return which class has fewer training images than the view's shots, and the remedy, or None.
 
-    Args:
-        names: The names of the classes.
-        labels: The labels of the training images, (N,).
-        view: The view.
-
-    Returns:
-        None if every class has enough images.
+    `labels` are those of all training images, (N,).
     """
     if view.shots is None:
         return None

@@ -159,12 +159,7 @@ class Worker:
 
 
 class LocalExecutor:
-    """An executor that trains one cell at a time in each slot.
-
-    Args:
-        slots: The device of each slot (harness.execute.slots).
-        version: The code's version, for the cells' manifests.
-    """
+    """An executor that trains one cell at a time in each slot (`harness.execute.slots`)."""
 
     def __init__(self, slots: Sequence[str], version: CodeVersion) -> None:
         self.capacity = len(slots)

@@ -12,10 +12,7 @@ from harness.common.errors import UserError
 def check_devices(devices: Sequence[str]) -> None:
     """Check that cells can be spread over these devices: different ones of one kind.
 
-    A cell's numbers depend on the kind.
-
-    Args:
-        devices: Names that `check_device` accepts.
+    A cell's numbers depend on the kind. `check_device` accepts each of the names.
 
     Raises:
         UserError: They differ in kind, or one is named twice.

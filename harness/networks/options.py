@@ -64,8 +64,7 @@ class NetworkOptions(BaseModel):
     def fields_of_checkpoint(cls, shapes: Mapping[str, Shape]) -> dict[str, Any] | None:
         """Return the options of a published checkpoint, or None if it is of another family.
 
-        Args:
-            shapes: The shape of each entry of the checkpoint's state dict.
+        It is known by the shapes in its state dict.
         """
         return None
 

@@ -234,10 +234,7 @@ class Store:
     def prepare(self, cell: Cell, options: CellOptions | None = None) -> CellDir:
         """Make the directory of a cell if it is missing, with all that its training needs.
 
-        Args:
-            cell: The cell.
-            options: What is no part of the cell and may have changed since; None leaves what is
-                there.
+        `options` are no part of the cell and may have changed since; None leaves what is there.
 
         Raises:
             Damaged: The directory holds another cell.

@@ -103,13 +103,7 @@ class Sink(abc.ABC):
 
     @abc.abstractmethod
     def end(self, run: Run, status: str, results: EpochMetrics | None) -> None:
-        """End a run, for now.
-
-        Args:
-            run: The run.
-            status: FINISHED, FAILED or KILLED.
-            results: The results of a finished run and its last epoch.
-        """
+        """End a run, for now: FINISHED (with its results and its last epoch), FAILED or KILLED."""
 
     def close(self) -> None:  # noqa: B027
         """Close the runs that are still open; the command ends."""

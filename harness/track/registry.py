@@ -124,10 +124,7 @@ class RegisteredTeacher:
 
 
 def look_up(uri: str) -> RegisteredTeacher:
-    """Return a registered teacher.
-
-    Args:
-        uri: models:/NAME@ALIAS or models:/NAME/VERSION, at the present tracking server.
+    """Return the teacher models:/NAME@ALIAS or models:/NAME/VERSION of the present tracking server.
 
     Raises:
         UserError: There is no such model, or the harness did not register it.

@@ -104,11 +104,7 @@ def runs_page(experiment_id: str, conditions: dict[str, str]) -> str:
     """Return the address, on the same server, that lists the runs with these tags.
 
     It is short, as a table full of links must fit into a tag. The runs are sorted by seed: by time,
-    MLflow would show the grid's run instead.
-
-    Args:
-        experiment_id: MLflow's id of the experiment.
-        conditions: Value by tag; "%" in a value stands for any characters.
+    MLflow would show the grid's run instead. "%" in a tag's value stands for any characters.
     """
     words = [f"tags.{k}{' LIKE ' if '%' in v else '='}'{v}'" for k, v in conditions.items()]
     search = quote_plus(" and ".join(words), safe="='")

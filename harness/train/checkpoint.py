@@ -91,11 +91,8 @@ def copy_state(model: nn.Module) -> State:
 def load_model(path: Path, options: NetworkOptions, n_classes: int | None = None) -> Network:
     """Return a network with the weights of a finished cell's model.pt.
 
-    Args:
-        path: The file.
-        options: The network's options.
-        n_classes: The number of classes it must have; None for as many as the file has (a teacher's
-            task may differ from the student's).
+    It must have `n_classes`; None stands for as many as the file has, as a teacher's task may
+    differ from the student's.
 
     Raises:
         UserError: The file is unreadable, or its keys or shapes are those of another network.

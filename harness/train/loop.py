@@ -153,9 +153,7 @@ def train(
 def scoring(protocol: Protocol, metric: str) -> Callable[[dict[str, Any]], float | None] | None:
     """Return the function that scores an epoch by its journal line; None to select the last one.
 
-    Args:
-        protocol: The protocol of the cell.
-        metric: The training's metric; the protocol's select_by does not apply to NCM accuracies.
+    The protocol's select_by does not apply to NCM accuracies.
     """
     if protocol.selection == "last":
         return None

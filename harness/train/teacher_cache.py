@@ -69,10 +69,7 @@ class TeacherCache:
     def outputs_for(self, batches: Iterable[Batch], name: str, n_images: int) -> BatchOutputs:
         """Yield each batch with the teacher's embedding of it (B, width), float32.
 
-        Args:
-            batches: Those of one pass over the images, always the same for one name.
-            name: The name of the pass.
-            n_images: The number of images.
+        The batches are those of one pass over `n_images`, always the same for one `name`.
         """
         file = self._open(name, n_images)
         if file is None:

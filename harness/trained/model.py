@@ -44,11 +44,7 @@ class TrainedModel(nn.Module):
     std: Tensor
 
     def __init__(self, network: Network, about: dict[str, Any]) -> None:
-        """Wrap a network.
-
-        Args:
-            network: The network, with its weights.
-            about: Its description (`harness.train.checkpoint.about`).
+        """Wrap a network with its weights and its description (`harness.train.checkpoint.about`).
 
         Raises:
             KeyError, TypeError, ValueError: The description lacks a field, or a field is wrong.

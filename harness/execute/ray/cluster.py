@@ -96,12 +96,9 @@ def resources_of(nodes: Iterable[Node]) -> list[dict[str, float]]:
 
 
 def n_cells_that_fit(resources: Iterable[Mapping[str, float]], cpus: int, gpus: float) -> int:
-    """Return how many cells fit on these nodes.
+    """Return how many cells fit on nodes with these resources.
 
-    Args:
-        resources: The resources of each node.
-        cpus: Cores per cell, all of one node.
-        gpus: The share of one GPU per cell, or 0.
+    A cell takes `cpus` cores of one node, and the share `gpus` of one GPU, or 0.
     """
     n = 0
     for node in resources:

@@ -278,12 +278,7 @@ class RayExecutor:
         return self._ray.wait(refs, num_returns=len(refs), timeout=0)[0]
 
     def _settle(self, ready: list[Any], restart: bool = True) -> None:
-        """Store what was sent, then handle the tasks that ended.
-
-        Args:
-            ready: The references of those tasks.
-            restart: Whether to submit cells again whose task was lost.
-        """
+        """Store what was sent, then handle ended tasks; if `restart`, resubmit the lost ones."""
         with uninterrupted():
             self._receive()
             for ref in ready:

@@ -8,13 +8,7 @@ from harness.networks.base import Network
 
 
 class Pixels(Network):
-    """The embedding of an image is its normalised pixels, channel after channel, row after row.
-
-    Args:
-        n_classes: The number of outputs of the last linear layer.
-        height: Height of the images in pixels.
-        width: Width of the images in pixels.
-    """
+    """The embedding of an image is its normalised pixels, channel after channel, row after row."""
 
     def __init__(self, n_classes: int, height: int, width: int) -> None:
         super().__init__()

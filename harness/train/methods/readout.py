@@ -16,12 +16,7 @@ class Readout(Classifier):
     is_probabilistic = False
 
     def head(self, embedding: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the weight (C, D) and bias (C,) of the last layer.
-
-        Args:
-            embedding: (N, D), not normalised.
-            labels: (N,).
-        """
+        """Return the weight (C, D) and bias (C,) of the last layer, for raw embeddings (N, D)."""
         raise NotImplementedError
 
     @torch.no_grad()

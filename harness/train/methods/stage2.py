@@ -53,10 +53,8 @@ class CenterTeaching(ScheduledClassifier):
 def global_centers(context: Context, augmented: bool) -> Tensor:
     """Return the class centres (C, Dt) of the training set.
 
-    Args:
-        context: Teacher and images.
-        augmented: Compute them from one augmented pass, as in the 2021 release (docs/deviations.md,
-            quirk 4), and not from an un-augmented one.
+    They come from an un-augmented pass or, as in the 2021 release (docs/deviations.md, quirk 4),
+    from an augmented one.
     """
     c = context
     if not augmented:
