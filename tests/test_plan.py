@@ -139,6 +139,16 @@ def test_relation_named_or_implied_is_one_cell() -> None:
     assert {e.method for e in named.entries} == {"teacher", "refilled-tuple"}
 
 
+def test_a_cell_says_how_its_teacher_and_its_convolutions_began() -> None:
+    """As far as it depends on them: stage 2 starts from the network of stage 1."""
+    plan = plan_with("protocol.convolution_init=xavier", "teacher_batch_size=32")
+    specs = [(c.kind, c.as_json()["spec"]) for c in plan.cells.values()]
+    drawn = {kind for kind, spec in specs if "convolution_init" in spec["protocol"]}
+    assert drawn == {"supervised", "kd", "stage1"}
+    sizes = {e.stage: plan.cells[e.fingerprint].config.optimizer.batch_size for e in plan.entries}
+    assert sizes == dict.fromkeys(ALL, 128) | {"teacher": 32}
+
+
 # What a change makes stale
 
 
@@ -160,7 +170,9 @@ def test_relation_named_or_implied_is_one_cell() -> None:
         ("protocol.ncm_centers=evaluated", {"stage1", "stage2"}),
         ("protocol.center_images=augmented", {"stage2"}),
         ("protocol.selection=last", ALL),
+        ("protocol.convolution_init=xavier", ALL),
         ("optimizer.batch_size=32", ALL),
+        ("teacher_batch_size=32", ALL - {"student"}),
         ("optimizer.precision=bfloat16", ALL),
         ("dataset.split_seed=1", ALL),
         ("name=other", set()),
@@ -261,6 +273,7 @@ def test_grid_ignores_the_lists_that_may_grow() -> None:
     ]
     assert len(grids(same)) == 1
     other = ["name=digits", "name=x", "stage2.lambd=1", "teacher.depth=22", "protocol=legacy"]
+    other += ["teacher_batch_size=32"]
     other += ["protocol.selection=last", "optimizer.momentum=0.5", "dataset.split_seed=1"]
     assert len(grids(other)) == len(other)
 

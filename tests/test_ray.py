@@ -136,7 +136,7 @@ def test_the_same_bits_as_on_this_machine(
     runner = executor(shared_files=shared)
     assert runner.capacity == 3 < len(grid.plan.cells) == 8
     progress = begin(grid.plan, grid.store)
-    run(progress, runner, CellOptions.on_this_machine(parse(RAW).dataset, teacher_cache=10**8))
+    run(progress, runner, CellOptions.on_this_machine(parse(RAW), teacher_cache=10**8))
     assert set(progress.state.values()) == {"done"}, progress.errors
     assert set(trained.plan.cells) <= set(grid.plan.cells)
     for fingerprint in trained.plan.cells:
@@ -169,7 +169,7 @@ def test_data_come_from_here_where_a_node_has_none(
     store.create()
     runner = executor(shared_files=False)
     (cell,) = plan.cells.values()
-    directory = store.prepare(cell, CellOptions.on_this_machine(experiment.dataset))
+    directory = store.prepare(cell, CellOptions.on_this_machine(experiment))
     for _ in range(2):  # the second time the data go along at once
         runner.submit(directory.path)
         assert next_ended(runner) == (directory.path, DONE), (directory / "log.txt").read_text()

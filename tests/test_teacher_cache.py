@@ -77,7 +77,7 @@ def grid(tmp_path: Path) -> Grid:
 
 def train(grid: Grid, limit: int) -> list[CellDir]:
     directories = []
-    options = CellOptions.on_this_machine(grid.plan.experiment.dataset, teacher_cache=limit)
+    options = CellOptions.on_this_machine(grid.plan.experiment, teacher_cache=limit)
     for cell in grid.plan.cells.values():
         directories.append(grid.store.prepare(cell, options))
         assert go(directories[-1]) == DONE

@@ -31,6 +31,7 @@ from harness.data.small import DeviceImages
 from harness.experiment.protocol import Protocol
 from harness.methods.base import Section
 from harness.methods.refilled import Stage1Settings
+from harness.networks import build
 from harness.plan import make_plan
 from harness.train.checkpoint import copy_state, load_model
 from harness.train.exit_status import DONE, STOPPED, WRONG_INPUT
@@ -96,6 +97,16 @@ def test_legacy_students_start_from_weights_of_their_own(tmp_path: Path) -> None
         for student in students:
             torch.testing.assert_close(student, students[0], atol=1e-6, rtol=0)
             assert torch.allclose(student, teacher, atol=1e-6) == is_shared
+
+
+def test_xavier_convolutions_have_no_bias_and_leave_the_last_layer() -> None:
+    model = build("wide_resnet", 10, depth=10, width=1)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    harness.train.cell.draw_convolutions(model)
+    for name, value in model.state_dict().items():
+        is_conv = "conv" in name or "shortcut" in name
+        assert torch.equal(value, before[name]) != is_conv, name
+        assert not (is_conv and name.endswith("bias") and value.any())
 
 
 VALIDATION = (0.1, 0.9, 0.9, 0.2)

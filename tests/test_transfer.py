@@ -168,7 +168,7 @@ def test_what_a_cell_wants(trained: Grid, tmp_path: Path) -> None:
     digits = DigitsOptions(validation=100, test=1400)
     digest = trained.directory("kd").cell.config.data.digest
     assert data_request(directory) == DataRequest(digits, True, None, digest)
-    options = CellOptions.on_this_machine(digits).model_copy(update={"data_root": "/somewhere"})
+    options = CellOptions(dataset=digits.model_dump(mode="json"), data_root="/somewhere")
     (directory / "options.json").write_text(json.dumps(options.as_json()))
     assert data_request(directory) == DataRequest(digits, True, "/somewhere", digest)
     (directory / "options.json").write_text('{"dataset": {"name": "digits", "validation": -1}}')

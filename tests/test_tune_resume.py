@@ -176,7 +176,7 @@ def test_test_files_are_never_opened(tmp_path: Path) -> None:
     tuning = read_tuning(tmp_path / "tuning.yaml")
     with using_data_root(tmp_path):
         dataset = load(tuning.base.dataset, with_test=False)
-        options = CellOptions.on_this_machine(tuning.base.dataset)
+        options = CellOptions.on_this_machine(tuning.base)
     assert (len(dataset.train), len(dataset.validation), dataset.test) == (40, 20, None)
     trial = cells_of(tuning, dataset, "plain", 0, {"training.lr": 0.1})
     store = Store(tmp_path / "runs")

@@ -49,7 +49,7 @@ sys.addaudithook(note)  # for good: it looks at nothing unless `watching`
 def done(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Work]:
     """The work of each kind of cell, trained one after the other in one process."""
     grid = tiny(tmp_path_factory.mktemp("work"), f"training.epochs={EPOCHS}")
-    options = CellOptions.on_this_machine(grid.plan.experiment.dataset, teacher_cache=10**9)
+    options = CellOptions.on_this_machine(grid.plan.experiment, teacher_cache=10**9)
     works: dict[str, Work] = {}
     sync = os.fsync
 
