@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 from helpers import (
     Interrupted,
@@ -27,6 +28,10 @@ Once = Callable[[str, Callable[[Path], None]], Path]
 # If pytest runs in the background, the processes that the tests interrupt would inherit "ignore
 # Ctrl-C". A signal that is caught here has its default effect in a child.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+hypothesis.settings.register_profile("machine of any speed", deadline=None)
+hypothesis.settings.load_profile("machine of any speed")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

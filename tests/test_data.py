@@ -10,7 +10,7 @@ import scipy.stats
 import torch
 from data_files import part_digests
 from helpers import run_python
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torchvision.transforms import functional as tv
@@ -181,7 +181,6 @@ LABELS = st.lists(st.integers(0, 5), min_size=2, max_size=60).map(np.array)
 
 
 @given(labels=LABELS, n=st.integers(-1, 61), seed=st.integers(0, 2**32 - 1))
-@settings(deadline=None)
 def test_stratified(labels: np.ndarray, n: int, seed: int) -> None:
     classes, counts = np.unique(labels, return_counts=True)
     try:
@@ -208,7 +207,6 @@ def sizes_named(error: UserError) -> tuple[int, int] | None:
 
 
 @given(labels=LABELS, n=st.integers(-1, 61), stay=st.integers(1, 2), pick=st.floats(0, 1))
-@settings(deadline=None)
 def test_what_a_refused_split_tells_to_use_works(
     labels: np.ndarray, n: int, stay: int, pick: float
 ) -> None:

@@ -146,11 +146,7 @@ batches = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 5)), min_size=1, 
 
 
 @settings(
-    max_examples=200,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=[HealthCheck.too_slow],
+    max_examples=200, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
 )
 @given(batch=batches, seed=st.integers(0, 99), tau1=st.sampled_from([0.5, 4.0]))
 @example(batch=[(0, 0), (0, 1), (0, 2), (0, 3)], seed=0, tau1=4.0)  # one class only

@@ -142,9 +142,7 @@ VALUES = st.recursive(
         inner, max_size=3),
     max_leaves=6,
 )  # fmt: skip
-FEW = settings(
-    max_examples=300, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
-)
+FEW = settings(max_examples=300, suppress_health_check=list(HealthCheck), derandomize=True)
 
 
 def is_one_line(call: Any, *arguments: Any) -> Any:

@@ -90,7 +90,7 @@ LINE = {
     "confusion": [[0, 1, 3]],
 }
 MANY = settings(
-    max_examples=250, deadline=None, database=None, derandomize=True,
+    max_examples=250, database=None, derandomize=True,
     suppress_health_check=list(HealthCheck),
 )  # fmt: skip
 

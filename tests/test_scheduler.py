@@ -387,7 +387,7 @@ class Checked(Case):
 
 
 @given(st.data(), st.integers(1, 3))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_it_decides_as_if_it_had_looked_at_every_cell(data: st.DataObject, capacity: int) -> None:
     names = "abcdefgh"
     upstream = {n: data.draw(st.sets(st.sampled_from(names[:i]))) if i else set()

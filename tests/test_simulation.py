@@ -79,7 +79,7 @@ def test_every_cell_ends_once_whatever_happens(large: Plan, folder: Path, seed: 
     workers=st.integers(1, 40),
     roughness=st.sampled_from([0.0, 0.05, 0.3]),
 )
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_small_grids_too(seed: int, n_seeds: int, workers: int, roughness: float) -> None:
     """With the files as a training leaves them, and odds at which little is left."""
     odds = Odds(roughness, roughness, roughness, roughness, roughness)

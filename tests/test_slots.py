@@ -168,6 +168,7 @@ def test_every_command_hands_its_options_on(
         return 3
 
     monkeypatch.setattr(importlib.import_module(module), function, spy)
+    monkeypatch.setattr("harness.analysis.print_results.print_power", spy)
     file = write_experiment(tmp_path / "tiny.yaml")
     line = [command, *rest.format(file=file).split()]
     status = 0 if command == "plan" else 3
