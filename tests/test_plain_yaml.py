@@ -27,6 +27,7 @@ TUNING = """\
 name: tuned
 experiment: tiny.yaml
 trials: 4
+startup_trials: 2
 batch: 2
 methods: {kd: {kd.temperature: [1, 4]}}
 """
