@@ -74,15 +74,11 @@ def power_blocks(
     Returns:
         Nothing if the experiment claims nothing.
     """
-    experiment = plan.experiment
-    empty = _without_numbers(plan, published)
+    n = len(plan.experiment.seeds)
     blocks: list[Block] = []
-    for name, texts in (("primary", experiment.claims), ("secondary", experiment.secondary_claims)):
-        claims = [parse_claim(text) for text in texts]
-        planned = [p for claim in claims for p in planned_of(empty, claim, plan, assumptions)]
+    for name, planned in planned_claims(plan, published, assumptions).items():
         if not planned:
             continue
-        n = len(experiment.seeds)
         powers = power([p.assumed for p in planned], n)
         sentence = (
             f"Power of the {name} claims with {n} seed{'s' * (n > 1)}: the share of repetitions in "
@@ -93,6 +89,20 @@ def power_blocks(
         if name == "primary" and (weak := _weak(planned, powers)):
             blocks.append(f"warning: {weak}")
     return blocks
+
+
+def planned_claims(
+    plan: Plan, published: list[dict[str, str]], assumptions: Assumptions
+) -> dict[str, list[Planned]]:
+    """Return the primary and the secondary claims in each column (arguments of `power_blocks`)."""
+    experiment, empty = plan.experiment, _without_numbers(plan, published)
+    return {
+        name: [p for text in texts for p in planned_of(empty, parse_claim(text), plan, assumptions)]
+        for name, texts in (
+            ("primary", experiment.claims),
+            ("secondary", experiment.secondary_claims),
+        )
+    }
 
 
 def planned_of(empty: Bundle, claim: Claim, plan: Plan, assumptions: Assumptions) -> list[Planned]:

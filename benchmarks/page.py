@@ -209,6 +209,21 @@ def verdict_rule(kept: Record) -> list[str]:
     return table([*head, "found", "expected"], rows)
 
 
+def grid_power(kept: Record) -> list[str]:
+    """Return the table of grid_power.py."""
+    rows = [
+        [
+            f"[{row['experiment']}](../experiments/{row['experiment']})",
+            *(str(row[name]) for name in ("claims", "comparisons", "cells", "seeds")),
+            f"{100 * row['power']:.0f} %",
+            str(row["needed"] or "more than 100"),
+        ]
+        for row in kept["rows"]
+    ]
+    head = ["experiment", "primary claims", "comparisons", "cells", "seeds", "least power"]
+    return table([*head, "seeds for 80 %"], rows)
+
+
 def stage2_crops(kept: Record) -> list[str]:
     """Return the table of stage2_crops.py."""
     rows = []
@@ -247,7 +262,11 @@ SCALING: dict[str, Callable[[Path], str]] = {
 DEVIATIONS: dict[str, Callable[[Path], str]] = {
     "stage2_crops": partial(of_each_device, "stage2_crops", stage2_crops)
 }
+GRIDS: dict[str, Callable[[Path], str]] = {
+    "grid_power": partial(of_each_device, "grid_power", grid_power)
+}
 PAGES = {
+    PAGE.with_name("paper-grids.md"): GRIDS,
     PAGE: BLOCKS,
     PAGE.with_name("scaling.md"): SCALING,
     PAGE.with_name("deviations.md"): DEVIATIONS,

@@ -328,6 +328,21 @@ def test_verdict_rule_runs(nothing_kept: Path, monkeypatch: Patch) -> None:
     assert better["expected"] == pytest.approx(better["found"], abs=0.3)
 
 
+def test_the_papers_experiments_have_the_seeds_that_their_claims_need(
+    nothing_kept: Path, monkeypatch: Patch
+) -> None:
+    import grid_power
+
+    monkeypatch.chdir(ROOT)
+    rows = grid_power.main([])["rows"]
+    assert len(rows) >= 5 and all(row["power"] >= 0.79 for row in rows), rows
+    (kept,) = frame.read("grid_power")
+    fixed = ("experiment", "claims", "comparisons", "cells", "seeds")
+    assert [[row[n] for n in fixed] for row in kept["rows"]] == [
+        [r[n] for n in fixed] for r in rows
+    ]
+
+
 def test_stage2_crops_compares_other_epochs_of_the_same_seeds() -> None:
     import stage2_crops
     import torch
