@@ -92,7 +92,7 @@ def train(plan: Plan, place: Path, device: str) -> dict[str, dict[str, list[floa
             link.symlink_to(directory.path.resolve())
             continue
         entry = plan.entries_of(fingerprint)[0]
-        by_kind = found.setdefault(" ".join(entry.task.words if entry.task else ()), {})
+        by_kind = found.setdefault(entry.task.words[-1] if entry.task else "", {})
         others = stores[OWN].prepare(cell, options)
         with epochs_counted_from(first):
             done(others, device, datasets)
