@@ -198,7 +198,7 @@ def verdict_rule(kept: Record) -> list[str]:
     rules = list(kept["rows"][0]["wrong"])
     rows = [
         [
-            f"{row['seeds']} seeds, {row['comparisons']} comparisons",
+            f"{row['seeds']} seeds, {row['comparisons']} comparison{'s' * (row['comparisons'] > 1)}",
             *(f"{row[name]:.2f}" for name in ("spread", "image_error")),
             *(f"{100 * row['wrong'][rule]:.1f} %" for rule in rules),
             *(f"{100 * row[name]:.0f} %" for name in ("found", "expected")),
