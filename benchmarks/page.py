@@ -198,12 +198,12 @@ def verdict_rule(kept: Record) -> list[str]:
     rules = list(kept["rows"][0]["wrong"])
     rows = [
         [
-            f"{row['seeds']} seeds, {row['comparisons']} comparison{'s' * (row['comparisons'] > 1)}",
+            f"{n} seeds, {row['comparisons']} comparison{'s' * (row['comparisons'] > 1)}",
             *(f"{row[name]:.2f}" for name in ("spread", "image_error")),
             *(f"{100 * row['wrong'][rule]:.1f} %" for rule in rules),
             *(f"{100 * row[name]:.0f} %" for name in ("found", "expected")),
         ]
-        for row in kept["rows"]
+        for row, n in ((row, row["seeds"]) for row in kept["rows"])
     ]
     head = ["experiment", "spread over seeds", "of test images", *(f"wrong: {r}" for r in rules)]
     return table([*head, "found", "expected"], rows)

@@ -12,7 +12,7 @@ from bundles import made_up, planned
 from helpers import Output, Patch, refusal, write_experiment
 from scipy import stats
 
-from harness.analysis.planned_power import ASSUMED, Assumptions, power_blocks
+from harness.analysis.planned_power import ASSUMED, OVER_IMAGES, Assumptions, power_blocks
 from harness.analysis.power import (
     Assumed,
     fewest_seeds,
@@ -130,7 +130,7 @@ def rows_of(**assumptions: Any) -> dict[str, list[str]]:
 
 def test_defaults_are_assumed_where_nothing_is_known() -> None:
     rows = rows_of()
-    error = f"{100 * 0.2 / math.sqrt(500):.2f}"
+    error = f"{100 * OVER_IMAGES / math.sqrt(500):.2f}"
     for claim, difference in (
         ("refilled > plain", "+1.0"),
         ("refilled within 1 of kd", "+0.0"),
