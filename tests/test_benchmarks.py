@@ -329,7 +329,7 @@ def test_verdict_rule_runs(nothing_kept: Path, monkeypatch: Patch) -> None:
 
 
 def test_the_papers_experiments_have_the_seeds_that_their_claims_need(
-    nothing_kept: Path, monkeypatch: Patch
+    monkeypatch: Patch,
 ) -> None:
     import grid_power
 
