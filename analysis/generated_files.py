@@ -27,7 +27,7 @@ from harness.analysis.readme import (
     has_markers,
     replace_between_markers,
 )
-from harness.analysis.reference import different
+from harness.analysis.reference import other_settings
 from harness.analysis.tables.markdown import markdown
 from harness.analysis.tables.pages import link_to_runs, result_files, summary_blocks, table_blocks
 from harness.common.errors import UserError
@@ -157,7 +157,7 @@ def check_replication(first: Bundle, second: Bundle) -> None:
     Raises:
         UserError: It is not.
     """
-    if other := different(second.experiment, first.experiment):
+    if other := other_settings(second, first):
         raise UserError(f"--replication: {first.path} has other settings ({', '.join(other)})")
     if shared := sorted({*first.settings.seeds} & {*second.settings.seeds}):
         raise UserError(

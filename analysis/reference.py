@@ -29,12 +29,13 @@ from harness.analysis.tables.rows import Column, Row, columns_of, is_main, rows_
 from harness.analysis.verdicts import accuracies, baseline_of, by_seed, row_of
 from harness.common.canonical_json import flatten
 from harness.experiment.claims import parse_claim
+from harness.methods.variants import split_settings
 
 Agreement = Literal["equal", "agrees", "differs", "too noisy"]
 # Fields of an experiment that may differ: lists may be shorter here, and texts change no number.
 FREE = {
     *("seeds", "students", "methods", "claims", "secondary_claims"),
-    *("description", "labels", "published"),
+    *("description", "labels", "published", "teacher_source"),
 }
 MARGIN = 0.01  # a fraction; `--margin` sets another one
 POWER = 0.8
@@ -96,6 +97,7 @@ class ReferenceCheck:
         other_settings: Fields in which the experiments differ; nothing is compared then.
         luck: The share of an effect's variance over seeds that comes from the last digits of sums,
             the median over the effects; None unless the seeds are those of the reference.
+        changed: The effects that are not equal although the baseline of their column is.
     """
 
     reference: str
@@ -103,6 +105,7 @@ class ReferenceCheck:
     checked: list[Checked]
     other_settings: list[str]
     luck: float | None = None
+    changed: tuple[str, ...] = ()
 
     def count(self, *agreements: Agreement) -> int:
         """Return how many effects came out in one of these ways."""
@@ -119,6 +122,8 @@ class ReferenceCheck:
         if self.other_settings:
             fields = ", ".join(self.other_settings)
             return f"not compared with {self.reference}: made with other settings ({fields})"
+        if not self.checked:
+            return f"not compared with {self.reference}: it has none of these students and methods"
         n, agree = len(self.checked), self.count("equal", "agrees")
         text = (
             f"{agree} of {n} effects agree with {self.reference} within {100 * self.margin:g} "
@@ -129,6 +134,11 @@ class ReferenceCheck:
         if visible:
             least, most = (f(visible, key=lambda c: c.seen_from or 0.0) for f in (min, max))
             text += f" Called different from {_visible(least)} to {_visible(most)} on."
+        if self.changed:
+            text += (
+                " The baseline is equal, so this machine computes as the reference's did; what is "
+                f"not equal was computed in another way: {', '.join(self.changed)}."
+            )
         return text
 
 
@@ -141,7 +151,7 @@ def _visible(checked: Checked) -> str:
 def compare(yours: Bundle, reference: Bundle, margin: float = MARGIN) -> ReferenceCheck:
     """Compare all effects that both bundles have, in the order of the table."""
     path = reference.path.as_posix()
-    if other := different(yours.experiment, reference.experiment):
+    if other := other_settings(yours, reference):
         return ReferenceCheck(path, margin, [], other)
     pairs = {
         (effect, column.part(effect.baseline or effect.row) or column.part(effect.row)): sides
@@ -174,7 +184,22 @@ def compare(yours: Bundle, reference: Bundle, margin: float = MARGIN) -> Referen
                 agreement,
             )
         )
-    return ReferenceCheck(path, margin, checked, [], _luck(list(pairs.values())))
+    luck, changed = _luck(list(pairs.values())), _changed(yours, checked)
+    return ReferenceCheck(path, margin, checked, [], luck, changed)
+
+
+def _changed(yours: Bundle, checked: list[Checked]) -> tuple[str, ...]:
+    """Return the effects that are not equal although the baseline was trained to the same digits.
+
+    One seed may have the same accuracy by chance.
+    """
+    method = baseline_of(yours).method
+    if not any(n.cell.manifest.epochs for n in yours.numbers if n.method == method):
+        return ()
+    equal = [c for c in checked if c.agreement == "equal"]
+    exact = {c.column for c in equal if not c.is_difference and c.yours.n > 1}
+    found = (c.effect for c in checked if c.column in exact and c.agreement != "equal")
+    return tuple(dict.fromkeys(found))
 
 
 def effects_of(bundle: Bundle) -> Iterator[Effect]:
@@ -221,24 +246,46 @@ def _is_equal(ours: BySeed, theirs: BySeed) -> bool:
 
 
 def _agreement(deviation: SampleMean, p: float, margin: float) -> Agreement:
-    if deviation.error == 0:  # the same for every seed
+    if deviation.error == 0 and deviation.n >= FEWEST_SEEDS:  # the same for every seed
         return "agrees" if abs(deviation.mean) < margin else "differs"
     if deviation.p_within(margin) <= LEVEL:
         return "agrees"
     return "differs" if p <= LEVEL else "too noisy"
 
 
+def other_settings(yours: Bundle, theirs: Bundle) -> list[str]:
+    """Return in what two experiments differ, so that their numbers are not compared."""
+    digests = [{d for c in b.cells if (d := c.spec.data.digest)} for b in (theirs, yours)]
+    there, here = (" and ".join(sorted(d[:12] for d in side)) for side in digests)
+    other_data = [f"data: {there} there, {here} here"] if there and here and there != here else []
+    return different(yours.experiment, theirs.experiment) + other_data
+
+
 def different(yours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
     """Return the settings in which two experiments differ, as "training.epochs: 20 there, 5 here".
 
-    A field that only one of them has belongs to a method that the other lacks, or came later.
+    A field that only one of them has belongs to a method that the other lacks, or came later. But
+    tasks and tuned settings are left out while there are none.
     """
-    ours, others = (flatten({k: v for k, v in e.items() if k not in FREE}) for e in (yours, theirs))
+    methods = {*yours.get("methods", ())} & {*theirs.get("methods", ())}
+    ours, others = (_settings(experiment, methods) for experiment in (yours, theirs))
+    fields = {f for f in ours.keys() & others.keys() if ours[f] != others[f]}
+    for side, other in ((ours, others), (others, ours)):
+        empty = (f for f in side.keys() - other.keys() if side[f] is None)
+        fields |= {f for f in empty if any(name.startswith(f"{f}.") for name in other)}
     return [
-        f"{field}: {_short(others[field])} there, {_short(ours[field])} here"
-        for field in sorted(ours.keys() & others.keys())
-        if ours[field] != others[field]
+        f"{f}: {_short(others.get(f, 'some'))} there, {_short(ours.get(f, 'some'))} here"
+        for f in sorted(fields)
     ]
+
+
+def _settings(experiment: dict[str, Any], methods: set[str]) -> dict[str, Any]:
+    """Return the settings by their full names, those of `tuned` for these methods alone."""
+    settings = {k: v for k, v in experiment.items() if k not in FREE}
+    names = methods | {split_settings(name)[0] for name in methods}
+    tuned = settings.get("tuned") or {}
+    settings["tuned"] = {name: tuned.get(name) for name in names}
+    return flatten(dict.fromkeys(("tasks", "teacher_batch_size")) | settings)
 
 
 def _short(value: Any) -> str:
