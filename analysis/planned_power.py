@@ -76,7 +76,12 @@ def power_blocks(
         Nothing if the experiment claims nothing.
     """
     n = len(plan.experiment.seeds)
-    blocks: list[Block] = []
+    empty = _without_numbers(plan, published)
+    blocks: list[Block] = [
+        f"warning: {claim.text!r} will not be tested: {why}"
+        for claim in plan.experiment.parsed_claims
+        if isinstance(why := compare_sides(empty, claim), str)
+    ]
     for name, planned in planned_claims(plan, published, assumptions).items():
         if not planned:
             continue

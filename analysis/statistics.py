@@ -67,8 +67,8 @@ class SampleMean:
 
     @property
     def has_spread(self) -> bool:
-        """Whether there is a spread, without which a t-test says nothing."""
-        return bool(self.error)
+        """Whether there is a spread over seeds, without which a t-test says nothing."""
+        return bool((self.over_seeds or self).error)
 
     def p_above(self, bound: float) -> float:
         """Return p of the one-sided t-test that the mean is above `bound`.

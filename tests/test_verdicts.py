@@ -72,6 +72,9 @@ def test_equivalence_takes_the_worse_of_two_one_sided_tests() -> None:
 def test_values_without_spread_decide_nothing() -> None:
     assert sample_mean([0.1, 0.1, 0.1]).p_above(0.0) == 0.5
     assert sample_mean([0.1]).p_below(0.0) == 0.5
+    of_images = np.zeros((2, 10))
+    of_images[:, :3] = 1  # the same for both seeds
+    assert crossed_mean(of_images).error and not crossed_mean(of_images).has_spread
 
 
 def test_holm() -> None:
@@ -361,6 +364,10 @@ def test_verdicts_of_two_sets_of_seeds() -> None:
     _, listed = claims_blocks(up, open_)
     assert isinstance(listed, ResultTable) and len(listed.rows) == 1
     assert len(claims_blocks(open_, bundle(0.0, 0.0))) == 1, "no claim is confirmed: no table"
+    numbers = {("plain", "student", SMALL): BASE, ("kd", "kd", SMALL): plus(NOISE)}
+    _, table = claims_blocks(made_up(numbers, methods=["plain", "kd"], claims=["dkd > kd"]), None)
+    assert isinstance(table, ResultTable)
+    assert table.rows[0][-1].text == "not tested: dkd is no method here"
 
 
 def test_after_stage_1_the_metric_of_the_protocol_counts() -> None:

@@ -160,7 +160,9 @@ def _claims_once(bundle: Bundle) -> list[Block]:
     for claim in dict.fromkeys(v.claim for v in verdicts):
         own = [v for v in verdicts if v.claim == claim]
         counts = (sum(v.outcome == outcome for v in own) for outcome in (*DECIDED, "undecided"))
-        rows.append([Cell(claim, code=True), *(Cell(n or None) for n in counts), Cell(_range(own))])
+        why = "".join(f"not tested: {v.why}" for v in own if v.outcome == "not tested")
+        last = Cell(why or _range(own))
+        rows.append([Cell(claim, code=True), *(Cell(n or None) for n in counts), last])
     sentence = f"Primary claims, tested with one set of seeds. {_rule(bundle, verdicts)}"
     head = ["claim", *DECIDED, "undecided", "difference in points"]
     return [sentence, ResultTable(head, rows)]
