@@ -285,7 +285,7 @@ def test_an_effect_that_differs_is_status_1(
 ) -> None:
     """Three seeds give a mean far from the reference's."""
     header, *lines = (json.loads(line) for line in exported(project).splitlines())
-    with_seeds([0.9, 0.91, 0.92])(header, lines)
+    with_seeds([0.8, 0.81, 0.82])(header, lines)
     BUNDLE.parent.mkdir(exist_ok=True)
     BUNDLE.write_text(as_text([header, *lines]))
     assert main(["verdicts", FILE]) == 1
