@@ -173,11 +173,10 @@ def _train(
     data = to_bytes(content)
     write_atomically(directory / "model.pt", data)
     if "test" in images:
-        if "test" not in training.selected:  # the epoch was selected before a kill
+        predicted = training.selected.get("test")
+        if predicted is None:  # the epoch was selected before a kill
             model.load_state_dict(state)
-            training.evaluate(model, epoch - 1)
-            training.selected = training.predicted
-        predicted = training.selected["test"]
+            predicted = predict(model, cell, images["train"], images["test"], n_classes)
         file = predictions_file(predicted, images["test"].labels_cpu, dataset.class_names)
         write_atomically(directory / "predictions.npz", file)
     directory.append("end", selected_epoch=epoch)
@@ -306,6 +305,16 @@ def predictions_file(predicted: Tensor, labels: Tensor, class_names: tuple[str, 
     return buffer.getvalue()
 
 
+def predict(model: Network, cell: Cell, train: Images, test: Images, n_classes: int) -> Tensor:
+    """Return the class (N,) of each test image: the classifier's, or the nearest class mean's."""
+    config = cell.config
+    if cell.metric != NCM:
+        return classify(model, test, config.optimizer.precision)
+    evaluated, precision = {"test": test}, config.optimizer.precision
+    _, by_form = ncm_accuracies(model, train, evaluated, n_classes, precision)
+    return by_form[ncm_metric(config.protocol.ncm_centers)]["test"]
+
+
 def predict_again(directory: CellDir) -> None:
     """Rewrite predictions.npz of a finished cell; the cell has to be leased.
 
@@ -320,13 +329,8 @@ def predict_again(directory: CellDir) -> None:
     model = load_model(directory / "model.pt", config.network, n_classes)
     model = model.to(memory_format=torch.channels_last)
     images = on_device(dataset, dataset.test, device, 0)
-    precision = config.optimizer.precision
-    if directory.cell.metric == NCM:
-        train = on_device(dataset, dataset.train, device, 0)
-        _, by_form = ncm_accuracies(model, train, {"test": images}, n_classes, precision)
-        predicted = by_form[ncm_metric(config.protocol.ncm_centers)]["test"]
-    else:
-        predicted = classify(model, images, precision)
+    train = on_device(dataset, dataset.train, device, 0)
+    predicted = predict(model, directory.cell, train, images, n_classes)
     file = predictions_file(predicted, images.labels_cpu, dataset.class_names)
     write_atomically(directory / "predictions.npz", file)
 
