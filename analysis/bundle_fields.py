@@ -14,7 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from harness import methods
 from harness.common.errors import first_error
-from harness.common.metrics import SelectionRule, ncm_metric
+from harness.common.metrics import ACCURACY, SelectionRule, ncm_metric
 from harness.experiment.tasks import ALL, Task, Tasks
 from harness.plan import TEACHER
 from harness.store.cell_files import parse_json
@@ -367,10 +367,21 @@ def _check_together(header: Header, cells: list[CellRecord]) -> None:
         raise ValueError("line 1 has a published row without source, row or protocol")
     names = header.class_names
     for line, cell in enumerate(cells, 2):
-        try:
-            _ = cell.correct_images
-        except ValueError as error:
-            raise ValueError(f"line {line}: {error}") from None
+        _check_correct(header, cell, line)
         for counted in cell.confusion or []:
             if len(counted) != 3 or (names is not None and max(counted[:2]) >= len(names)):
                 raise ValueError(f"line {line} has a confusion of classes that are not there")
+
+
+def _check_correct(header: Header, cell: CellRecord, line: int) -> None:
+    """Check that the images that are right are as many as the reported accuracy says."""
+    try:
+        correct = cell.correct_images
+    except ValueError as error:
+        raise ValueError(f"line {line}: {error}") from None
+    results = cell.manifest.results
+    name = ACCURACY if ACCURACY in results else ncm_metric(header.experiment.protocol.ncm_centers)
+    if correct is not None and name in results:
+        expected = getattr(results[name], header.reported) * len(correct)
+        if abs(correct.sum() - expected) > 0.5:
+            raise ValueError(f"line {line}: correct.bits do not fit the accuracy of their cell")

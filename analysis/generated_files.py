@@ -30,6 +30,7 @@ from harness.analysis.readme import (
 from harness.analysis.reference import other_settings
 from harness.analysis.tables.markdown import markdown
 from harness.analysis.tables.pages import link_to_runs, result_files, summary_blocks, table_blocks
+from harness.analysis.tuning_winners import describe_winners
 from harness.common.errors import UserError
 from harness.plan import Plan
 
@@ -116,8 +117,6 @@ def _outputs(bundles: list[Bundle]) -> dict[Path, str]:
         outputs |= {bundle.path.with_suffix(suffix): text for suffix, text in files.items()}
     outputs |= ablation_tables.refresh_pages(pages)
     if has_markers(pages.get(DOCS / "tuning.md", ""), WINNERS, SUMMARY):
-        from harness.analysis.tuning import describe_winners  # imports Optuna
-
         page = DOCS / "tuning.md"
         text = describe_winners()
         pages[page] = replace_between_markers(pages[page], WINNERS, text, str(page), SUMMARY)

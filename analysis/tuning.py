@@ -107,33 +107,6 @@ def draw(path: Path) -> list[tuple[str, Path]]:
     return files
 
 
-def late_winners(folder: Path = RESULTS) -> dict[str, tuple[int, int]]:
-    """Return tuning -> (winners that came after the random start-up, winners).
-
-    Bundles that do not say it are left out: they were written by an older version.
-    """
-    counts: dict[str, tuple[int, int]] = {}
-    for path in sorted(folder.rglob("*.jsonl")):
-        name = path.stem if path.parent == folder else path.parent.name
-        _, _, records = read_records(path.read_text(encoding="utf-8"), TuningHeader, _record_type)
-        best = [r.after_startup for r in records if isinstance(r, CandidateRecord) and r.rank == 1]
-        known = [late for late in best if late is not None]
-        if known:
-            late, n = counts.get(name, (0, 0))
-            counts[name] = late + sum(known), n + len(known)
-    return counts
-
-
-def describe_winners() -> str:
-    """Return a line on the share of winners that TPE found, over all stored bundles."""
-    counts = late_winners()
-    if not counts:
-        return "No stored bundle says yet which of its winners came after the random start-up."
-    parts = ", ".join(f"`{name}` {late} of {n}" for name, (late, n) in counts.items())
-    late, n = (sum(column) for column in zip(*counts.values(), strict=True))
-    return f"{late} of {n} winners came after the random start-up ({parts})."
-
-
 def make_tuning_figures() -> None:
     """Draw the figures of every stored bundle."""
     for path in sorted(RESULTS.glob("*.jsonl")):

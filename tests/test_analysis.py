@@ -1,5 +1,6 @@
 """Results -> bundles -> tables, pages and figures."""
 
+import base64
 import json
 import re
 import shutil
@@ -268,6 +269,19 @@ def test_what_is_no_bundle_is_refused(content: str) -> None:
         read_bundle(Path("x.jsonl"), content)
 
 
+@pytest.mark.parametrize("damage", ["flipped", "cut", "no base64"])
+def test_images_that_are_right_fit_the_accuracy(bundle_text: str, damage: str) -> None:
+    def change(header: dict[str, Any], lines: list[dict[str, Any]]) -> None:
+        bits = lines[0]["correct"]["bits"]
+        packed = bytes(255 - byte for byte in base64.b64decode(bits))
+        damaged = {"flipped": base64.b64encode(packed).decode(), "cut": bits[4:], "no base64": "?"}
+        lines[0]["correct"]["bits"] = damaged[damage]
+
+    with pytest.raises(UserError, match=r"line 2.*") as error:
+        changed_bundle(bundle_text, change)
+    assert "harness tables" in str(error.value)
+
+
 def test_rows_of_a_plain_grid_have_no_teacher(bundle_text: str) -> None:
     def plain(header: dict[str, Any], lines: list[dict[str, Any]]) -> None:
         header["experiment"]["methods"] = ["plain"]
@@ -379,7 +393,7 @@ def test_check_notices_newer_results(project: Path) -> None:
     assert main(["tables", FILE]) == 0
     cell = cells(project)["stage2"]
     manifest = cell.manifest
-    manifest.results["accuracy"]["selected"] = 0.5
+    manifest.results["accuracy"]["best_on_test"] = 0.5
     cell.finish(manifest)
     assert main(["tables", "--check"]) == 0, "the bundle and the README still agree"
     assert main(["tables", FILE, "--check"]) == 1

@@ -586,7 +586,8 @@ def test_the_caption_shows_the_budget_of_each_method() -> None:
 def test_figures_are_drawn_from_the_bundle(
     whole: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from harness.analysis.tuning import draw, late_winners, make_tuning_figures, read_tuning_bundle
+    from harness.analysis.tuning import draw, make_tuning_figures, read_tuning_bundle
+    from harness.analysis.tuning_winners import late_winners
 
     search, winners = whole
     monkeypatch.chdir(search.tuning.experiment_file.parent)

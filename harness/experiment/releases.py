@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from harness import methods
 from harness.methods.base import milestones_at
 
 if TYPE_CHECKING:
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
 Settings = dict[str, Any]
 EPOCHS = 200  # of each training of every release
-SECTIONS = ("optimizer", "training", "stage1", "stage2")  # the releases decide about no other
 NETWORK_FIELDS = ("dropout", "final_bn_momentum", "pretrained")  # beside a network's size
 # Preset -> field of an experiment, or section -> its fields. Milestones in % of the epochs.
 RELEASES: dict[str, dict[str, Any]] = {
@@ -82,7 +82,9 @@ def differences(experiment: ExperimentFields) -> Settings:
     settings, found = release_settings(preset, experiment.dataset.name), Settings()
     if experiment.teacher_batch_size != settings.get("teacher_batch_size"):
         found["teacher_batch_size"] = experiment.teacher_batch_size
-    for section in SECTIONS:
+    if experiment.teacher_checkpoint:
+        found["teacher_checkpoint"] = experiment.teacher_checkpoint[:12]
+    for section in ("optimizer", *methods.SECTIONS):
         ours = getattr(experiment, section)
         users = [m for m in experiment.resolved_methods if section in m.sections]
         is_read = section in ("optimizer", "training") or bool(users)
