@@ -6,7 +6,8 @@
   `report`: one HTML page.
 - `verdicts`, `statistics`: claims, tested on differences paired by seed; `reference`: your
   numbers beside the committed; `power`, `planned_power`: what a claim's test can show.
-- `ablation_tables`: what each switch of the protocol is worth; `tuning`: figures of a study.
+- `ablation_tables`: what each switch of the protocol is worth; `tuning`: figures of a study;
+  `tuning_winners`: how many winners were not found at random.
 - `generated_files`: everything that `harness tables` and `figures` write; `readme`: text between
   markers of a page; `methods_page`: docs/methods.md; `mlflow_summary`: the result page in MLflow;
   `print_results`: what goes to a terminal.

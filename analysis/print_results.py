@@ -66,13 +66,7 @@ def print_power(plan: Plan, file: Path, effect: float | None, spread: float | No
         file: The experiment's file.
         effect: The true difference to assume, in points; None for what is known of it.
         spread: Its standard deviation over seeds to assume, in points; None likewise.
-
-    Raises:
-        UserError: A number of points is not above 0.
     """
-    for name, value in (("--effect", effect), ("--spread", spread)):
-        if value is not None and not 0 < value <= 100:
-            raise UserError(f"{name}: {value:g} is not above 0 and at most 100; give points")
     experiment, path = plan.experiment, bundle_path(plan)
     published = experiment.published
     assumptions = Assumptions(

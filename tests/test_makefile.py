@@ -18,7 +18,7 @@ def make(folder: Path, *arguments: str) -> str:
 def test_help_has_one_whole_line_a_target() -> None:
     lines = make(ROOT, "--no-print-directory", "help").splitlines()
     assert any(line.startswith("optuna-ui ") and "http://127.0.0.1:8080" in line for line in lines)
-    assert all(line.split()[0].replace("-", "").isalpha() for line in lines) and len(lines) > 15
+    assert all(line.split()[0].replace("-", "").isalnum() for line in lines) and len(lines) > 15
     assert max(map(len, lines)) <= 80, "a terminal would wrap it"
 
 

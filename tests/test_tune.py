@@ -719,7 +719,7 @@ def test_published_teacher_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("file", sorted((ROOT / "experiments/tuning").glob("*.yaml")), ids=str)
 def test_stored_tuning_files_are_valid(file: Path) -> None:
     tuning = read_tuning(file)
-    assert {"plain", "kd", "refilled"} <= {name.partition("@")[0] for name in tuning.spaces}
+    assert {"plain", "refilled"} <= {name.partition("@")[0] for name in tuning.spaces}
     assert tuning.name == file.stem
     check_rungs(tuning)
     check_final(tuning)

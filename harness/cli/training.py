@@ -34,6 +34,7 @@ from harness.cli.options import (
     run_options,
 )
 from harness.cli.train_command import train
+from harness.common.errors import UserError
 from harness.run.options import RunOptions
 
 app = typer.Typer()
@@ -59,12 +60,17 @@ def plan(
     ] = None,
 ) -> None:
     """Show the cells to train, the time and disk that they need, and the power of each claim."""
-    from harness.analysis.print_results import print_power
     from harness.run.inspect import print_plan
 
+    for name, value in (("--effect", effect), ("--spread", spread)):
+        if value is not None and not 0 < value <= 100:
+            raise UserError(f"{name}: {value:g} is not above 0 and at most 100; give points")
     options = run_options(context)
     plan = print_plan(read_file(file, set_), options, measure=not no_estimate)
-    print_power(plan, file, effect, spread)
+    if plan.experiment.parsed_claims:
+        from harness.analysis.print_results import print_power
+
+        print_power(plan, file, effect, spread)
 
 
 @app.command()
