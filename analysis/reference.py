@@ -128,8 +128,8 @@ class ReferenceCheck:
         text = (
             f"{agree} of {n} effects agree with {self.reference} within {100 * self.margin:g} "
             f"point{'s' * (self.margin != 0.01)} ({self.count('equal')} equal to the last digit), "
-            f"{self.count('differs')} differ, {self.count('too noisy')} are too noisy to tell, "
-            "which confirms nothing."
+            f"{self.count('differs')} differ, {self.count('too noisy')} are too noisy to confirm "
+            "anything."
         )
         visible = [c for c in self.checked if c.seen_from]
         if visible:
