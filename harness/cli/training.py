@@ -66,8 +66,9 @@ def plan(
         if value is not None and not 0 < value <= 100:
             raise UserError(f"{name}: {value:g} is not above 0 and at most 100; give points")
     options = run_options(context)
-    plan = print_plan(read_file(file, set_), options, measure=not no_estimate)
-    if plan.experiment.parsed_claims:
+    experiment = read_file(file, set_)
+    plan = print_plan(experiment, options, measure=not no_estimate)
+    if experiment.parsed_claims:
         from harness.analysis.print_results import print_power
 
         print_power(plan, file, effect, spread)
