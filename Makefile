@@ -57,9 +57,9 @@ $(STAMP): $(if $(ALIVE),,dead-venv)
 	@touch $@
 
 # Eight of the committed seeds: with all of them and the set-up, two slow cores would need ten minutes.
-RECHECKED := --set 'seeds=[20, 21, 22, 23, 24, 25, 26, 27]'
+REPRODUCE_SEEDS := --set 'seeds=[20, 21, 22, 23, 24, 25, 26, 27]'
 reproduce: $(STAMP)  ## the two digits grids, beside the committed numbers
-	@$(call reproduction,digits digits_cross,$(RECHECKED))
+	@$(call reproduction,digits digits_cross,$(REPRODUCE_SEEDS))
 
 reproduce-methods: $(STAMP)  ## all methods on the digits (see docs/comparison.md)
 	@$(call reproduction,digits_methods)
@@ -91,11 +91,11 @@ reproduce-cross-cub: $(STAMP)  ## class overlap on CUB-200 (as reproduce-cub)
 reproduce-cub: $(STAMP)  ## the published CUB-200 grid (needs a GPU)
 	@$(call reproduction,cub200_mobile_net,$(GRID_OPTIONS))
 
-tune-digits: $(STAMP)  ## tune each method for each digits task (an hour)
+tune-digits: $(STAMP)  ## tune each method for each task, digits
 	@$(BIN)/harness tune experiments/tuning/digits-shots.yaml $(RUN_OPTIONS)
 	@$(BIN)/harness tune experiments/tuning/digits-overlap.yaml $(RUN_OPTIONS)
 
-tune-fashion: $(STAMP)  ## tune each method for each task, Fashion-MNIST (hours)
+tune-fashion: $(STAMP)  ## tune each method for each task, Fashion-MNIST
 	@$(BIN)/harness tune experiments/tuning/fashion-shots.yaml $(RUN_OPTIONS) \
 	  $(if $(DATA_ROOT),--data-root '$(DATA_ROOT)')
 	@$(MAKE) --no-print-directory reproduce-fashion

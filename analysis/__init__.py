@@ -4,8 +4,9 @@
   fields of these lines.
 - `tables`: the numbers as tables, and their renderers; `figures`: one module per figure;
   `report`: one HTML page.
-- `verdicts`, `statistics`: claims, tested on differences paired by seed; `reference`: your
-  numbers beside the committed; `power`, `planned_power`: what a claim's test can show.
+- `verdicts`, `statistics`: claims, tested on differences paired by seed; `confirmations`: two
+  verdicts on one claim; `reference`: your numbers beside the committed; `power`,
+  `planned_power`: what a claim's test can show.
 - `ablation_tables`: what each switch of the protocol is worth; `tuning`: figures of a study;
   `tuning_winners`: how many winners were not found at random.
 - `generated_files`: everything that `harness tables` and `figures` write; `readme`: text between

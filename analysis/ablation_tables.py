@@ -157,7 +157,7 @@ def worth(before: MeasuredStep, after: MeasuredStep, key: Key) -> Estimate | Non
 
 
 def _if_any(values: Iterable[float]) -> Estimate | None:
-    """Return the estimate; None if every value is exactly 0, which nothing was drawn to show."""
+    """Return the estimate; None if every value is exactly 0, so that there is nothing to report."""
     values = [*values]
     return estimate(values) if any(values) else None
 

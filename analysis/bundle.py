@@ -119,14 +119,17 @@ class Bundle:
 
 
 RESULTS = Path("experiments/results")
-
-
 REPLICATION = ".replication.jsonl"  # ends the name of a bundle of other seeds
 
 
 def bundle_path(plan: Plan, is_replication: bool = False) -> Path:
     """Return the path of a plan's committed bundle, or of its second one with other seeds."""
     return RESULTS / f"{plan.experiment.name}{REPLICATION if is_replication else '.jsonl'}"
+
+
+def is_of_replication(path: Path) -> bool:
+    """Return whether a file is the bundle of an experiment's second set of seeds."""
+    return path.name.endswith(REPLICATION)
 
 
 def replication_path(bundle: Bundle) -> Path:
@@ -210,12 +213,11 @@ def export(plan: Plan, root: Path, file: Path, assignments: list[str]) -> str:
             ],
             **cell.as_json(),
             "manifest": directory.manifest.as_json(),
-            "confusion": None,
             "mlflow_run_id": sync_state.find_run_id(
                 directory, plan.experiment.name, plan.experiment.grid, place
             ),
             "curves": curves_of(directory),
-            **({} if predictions is None else _predicted(predictions, cell.metric == ACCURACY)),
+            **predicted_fields(predictions, cell.metric == ACCURACY),
         }
         lines.append(canonical(line))
     class_names = next(iter(names_seen)) if len(names_seen) == 1 else ()
@@ -267,8 +269,12 @@ def confusion_of(predictions: dict[str, np.ndarray]) -> Confusion:
     return [[label, predicted, n] for (label, predicted), n in sorted(Counter(pairs).items())]
 
 
-def _predicted(predictions: dict[str, np.ndarray], is_classifier: bool) -> dict[str, Any]:
-    """Return a bundle's fields for the predictions of a cell."""
+def predicted_fields(
+    predictions: dict[str, np.ndarray] | None, is_classifier: bool
+) -> dict[str, Any]:
+    """Return a bundle's fields for the predictions of a cell, which may have none."""
+    if predictions is None:
+        return {"confusion": None}
     labels, names = predictions["labels"], predictions["class_names"].tolist()
     images = hashlib.sha256(canonical([labels.tolist(), names]).encode()).hexdigest()[:12]
     return {

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from harness.analysis import ablation_tables, methods_page
 from harness.analysis.bundle import (
-    REPLICATION,
     RESULTS,
     Bundle,
     bundle_path,
     check_unmixed,
     export,
+    is_of_replication,
     read_bundle,
     replication_path,
 )
@@ -96,7 +96,7 @@ def make_tables(
     for path, text in changed.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
-    firsts = (path for path in paths if not path.name.endswith(REPLICATION))
+    firsts = (path for path in paths if not is_of_replication(path))
     redraw = [p for p in firsts if p in changed or not _has_figures(p)]
     if redraw:
         make_figures(redraw)
@@ -111,7 +111,7 @@ def _outputs(bundles: list[Bundle]) -> dict[Path, str]:
     by_path = {bundle.path: bundle for bundle in bundles}
     for bundle in bundles:
         replication = by_path.get(replication_path(bundle))
-        if not bundle.path.name.endswith(REPLICATION):
+        if not is_of_replication(bundle.path):
             _fill_markers(pages, bundle, replication)
         files = result_files(bundle, replication)
         outputs |= {bundle.path.with_suffix(suffix): text for suffix, text in files.items()}
@@ -223,7 +223,7 @@ def make_figures(paths: list[Path] | None = None) -> None:
     """Draw the figures of each bundle, by default of all stored ones; print what is left out."""
     from harness.analysis.figures import draw_all, drawable  # matplotlib takes its time
 
-    stored = (p for p in RESULTS.glob("*.jsonl") if not p.name.endswith(REPLICATION))
+    stored = (p for p in RESULTS.glob("*.jsonl") if not is_of_replication(p))
     for path in sorted(stored) if paths is None else paths:
         bundle = read_bundle(path)
         drawn = draw_all(bundle, figure_folder(path))

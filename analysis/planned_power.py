@@ -12,14 +12,15 @@ from harness.analysis.power import (
     ENOUGH,
     MOST_PLANNED,
     REPETITIONS,
-    Assumed,
+    AssumedEffect,
     fewest_seeds,
     power,
 )
 from harness.analysis.tables.result_table import Block, Cell, ResultTable
 from harness.analysis.verdicts import compare_sides
 from harness.common.metrics import measured_metrics
-from harness.experiment.claims import Claim, Quantity, parse_claim, parse_quantity
+from harness.experiment.claims import Claim, is_same_number, parse_claim, row_quantity
+from harness.experiment.published import published_accuracy
 from harness.plan import Plan
 
 EFFECT, SPREAD = 0.01, 0.005  # assumed where nothing else is known, as fractions
@@ -31,7 +32,7 @@ ASSUMED = "assumed"
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedClaim:
     """A claim in one column, and what is assumed of it.
 
     Attributes:
@@ -40,14 +41,14 @@ class Planned:
     """
 
     claim: Claim
-    assumed: Assumed
+    assumed: AssumedEffect
     effect_from: str
     spread_from: str
 
 
 @dataclass(frozen=True)
 class Assumptions:
-    """What to assume of differences.
+    """The true differences and spreads to assume.
 
     Attributes:
         reference: Committed results of the experiment.
@@ -80,7 +81,7 @@ def power_blocks(
     blocks: list[Block] = [
         f"warning: {claim.text!r} will not be tested: {why}"
         for claim in plan.experiment.parsed_claims
-        if isinstance(why := compare_sides(empty, claim), str)
+        if (why := compare_sides(empty, claim).why_not_tested)
     ]
     for name, planned in planned_claims(plan, published, assumptions).items():
         if not planned:
@@ -99,7 +100,7 @@ def power_blocks(
 
 def planned_claims(
     plan: Plan, published: list[dict[str, str]], assumptions: Assumptions
-) -> dict[str, list[Planned]]:
+) -> dict[str, list[PlannedClaim]]:
     """Return the primary and the secondary claims in each column (arguments of `power_blocks`)."""
     experiment, empty = plan.experiment, _without_numbers(plan, published)
     return {
@@ -111,7 +112,9 @@ def planned_claims(
     }
 
 
-def planned_of(empty: Bundle, claim: Claim, plan: Plan, assumptions: Assumptions) -> list[Planned]:
+def planned_of(
+    empty: Bundle, claim: Claim, plan: Plan, assumptions: Assumptions
+) -> list[PlannedClaim]:
     """Return a claim in each column in which it will be tested; nothing if it will not be.
 
     Args:
@@ -120,11 +123,11 @@ def planned_of(empty: Bundle, claim: Claim, plan: Plan, assumptions: Assumptions
         plan: The plan.
         assumptions: Of the true differences and their spreads.
     """
-    columns, reference = compare_sides(empty, claim), assumptions.reference
-    found = [] if reference is None else compare_sides(reference, claim)
-    seen = {} if isinstance(found, str) else {c.column: c for c in found if c.mean.has_spread}
+    reference = assumptions.reference
+    found = compare_sides(reference, claim).comparisons if reference else ()
+    seen = {c.column: c for c in found if c.mean.has_spread}
     planned = []
-    for column in [] if isinstance(columns, str) else [c.column for c in columns]:
+    for column in [c.column for c in compare_sides(empty, claim).comparisons]:
         observed = seen[column].observed if column in seen else None
         source = reference.path.name if reference else ""
         difference, effect_from = _effect(empty, claim, column, assumptions, observed, source)
@@ -135,8 +138,8 @@ def planned_of(empty: Bundle, claim: Claim, plan: Plan, assumptions: Assumptions
         images = 0.0 if claim.right is None else OVER_IMAGES / math.sqrt(_n_test_images(plan))
         if observed and seen[column].mean.over_seeds:
             images = observed.image_error
-        assumed = Assumed(difference, spread, images, claim.margin, claim.is_greater)
-        planned.append(Planned(claim, assumed, effect_from, spread_from))
+        assumed = AssumedEffect(difference, spread, images, claim.margin, claim.is_greater)
+        planned.append(PlannedClaim(claim, assumed, effect_from, spread_from))
     return planned
 
 
@@ -145,7 +148,7 @@ def _effect(
     claim: Claim,
     column: str,
     assumptions: Assumptions,
-    observed: Assumed | None,
+    observed: AssumedEffect | None,
     source: str,
 ) -> tuple[float, str]:
     """Return the true difference of the two sides to assume, as a fraction, and its source."""
@@ -166,19 +169,17 @@ def _published_difference(empty: Bundle, claim: Claim, network: str) -> tuple[fl
     if claim.right is None:
         return 0.0, str(claim.source)
     left, right = (
-        {row["source"]: row.get(network, "") for row in empty.published if _is_of(row, quantity)}
+        {
+            row["source"]: row.get(network, "")
+            for row in empty.published
+            if is_same_number(row_quantity(row), quantity)
+        }
         for quantity in (claim.left, claim.right)
     )
     for source in left:
         if left[source] and right.get(source):
-            ends = [float(side[source].partition(" ")[0]) / 100 for side in (left, right)]
-            return ends[0] - ends[1], source
+            return published_accuracy(left[source]) - published_accuracy(right[source]), source
     return None
-
-
-def _is_of(row: dict[str, str], quantity: Quantity) -> bool:
-    ours = parse_quantity(row["of"]) if row.get("of") else None
-    return ours is not None and (ours.method, ours.stage) == (quantity.method, quantity.stage)
 
 
 def _n_test_images(plan: Plan) -> float:
@@ -207,7 +208,7 @@ def _without_numbers(plan: Plan, published: list[dict[str, str]]) -> Bundle:
     )
 
 
-def _table(planned: Sequence[Planned], powers: Sequence[float]) -> ResultTable:
+def _table(planned: Sequence[PlannedClaim], powers: Sequence[float]) -> ResultTable:
     """Return one row per claim, with the range over its columns."""
     rows = []
     for claim in dict.fromkeys(p.claim for p in planned):
@@ -227,7 +228,7 @@ def _table(planned: Sequence[Planned], powers: Sequence[float]) -> ResultTable:
         )
     caption = (
         "Assumed, in points: the true difference, and its standard deviation over seeds and over "
-        "sets of test images; --effect and --spread set others."
+        "sets of test images; --effect and --spread override them."
     )
     head = ["claim", "columns", "difference", "over seeds", "over images", "power", "effect from",
             "spread from"]  # fmt: skip
@@ -239,16 +240,16 @@ def _range(values: Sequence[float], form: str) -> str:
     return " to ".join(ends)
 
 
-def _weak(planned: Sequence[Planned], powers: Sequence[float]) -> str:
-    """Return which claims have too little power, and with how many seeds none has; "" if none."""
+def _weak(planned: Sequence[PlannedClaim], powers: Sequence[float]) -> str:
+    """Return which claims have too little power, and how many seeds would do; "" if none has."""
     weak = dict.fromkeys(
         p.claim.text for p, share in zip(planned, powers, strict=True) if share < ENOUGH
     )
     if not weak:
         return ""
     needed = fewest_seeds([p.assumed for p in planned])
-    seeds = f"{needed} seeds" if needed else f"more than {MOST_PLANNED} seeds, if any number,"
+    seeds = f"{needed} seeds" if needed else f"more than {MOST_PLANNED} seeds, if any number"
     return (
-        f"less than {100 * ENOUGH:.0f} % in some column for {', '.join(weak)}; {seeds} would reach "
-        "it everywhere. Fewer primary claims need fewer seeds."
+        f"the power is below {100 * ENOUGH:.0f} % in at least one column of {', '.join(weak)}; "
+        f"every column would need {seeds}. Fewer primary claims need fewer seeds."
     )

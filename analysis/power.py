@@ -1,7 +1,7 @@
-"""What an experiment's rule can show: the power of its comparisons, and the seeds that they need.
+"""The power of an experiment's comparisons, and the number of seeds that they need.
 
-Simulated are not images but what the rule is computed from: the mean of the paired differences and
-their spread over seeds, drawn from their distributions. Nothing here knows about files.
+The simulation draws the quantities that the rule is computed from (the mean of the paired
+differences and their spread over seeds), not single images. Nothing here knows about files.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri, stdtr
 
-from harness.analysis.statistics import LEVEL
+from harness.analysis.statistics import LEVEL, holm
 
 Floats = NDArray[np.float64]
 
@@ -23,8 +23,8 @@ MOST_PLANNED = 100  # seeds of an experiment
 
 
 @dataclass(frozen=True)
-class Assumed:
-    """What is assumed of two sides of a claim in one column; accuracies are fractions.
+class AssumedEffect:
+    """The assumed effect of a claim in one column, as fractions.
 
     Attributes:
         difference: The true difference of the two sides.
@@ -44,7 +44,7 @@ class Assumed:
 
 
 def power(
-    comparisons: Sequence[Assumed],
+    comparisons: Sequence[AssumedEffect],
     n_seeds: int,
     *,
     repetitions: int = REPETITIONS,
@@ -70,7 +70,7 @@ def power(
     variance = of_seeds + image_error**2
 
     def p_of(distance: Floats) -> Floats:
-        """Return p of the one-sided test of a mean so far below its bound."""
+        """Return the one-sided p-values for distances from the bound to the mean."""
         crossed = stdtr(df * (variance / of_seeds) ** 2, distance / np.sqrt(variance))
         return np.asarray(np.maximum(crossed, stdtr(df, distance / np.sqrt(of_seeds))))
 
@@ -78,27 +78,16 @@ def power(
     is_greater = np.array([c.is_greater for c in comparisons])
     p_for = np.where(is_greater, above, np.maximum(p_of(-margin - mean), below))
     p_against = np.where(is_greater, below, np.minimum(above, p_of(mean + margin)))
-    decided = holm_of_rows(np.minimum(1, 2 * np.minimum(p_for, p_against))) <= level
+    decided = holm(np.minimum(1, 2 * np.minimum(p_for, p_against))) <= level
     is_true = np.where(is_greater, difference >= margin, np.abs(difference) < margin)
     return [float(share) for share in (decided & ((p_for < p_against) == is_true)).mean(0)]
 
 
-def holm_of_rows(ps: Floats) -> Floats:
-    """Return Holm's adjusted p-values of each row (harness.analysis.statistics.holm)."""
-    order = np.argsort(ps, axis=1)
-    factors = np.arange(ps.shape[1], 0, -1)
-    ranked = np.minimum(1, np.take_along_axis(ps, order, axis=1) * factors)
-    adjusted = np.empty_like(ps)
-    np.put_along_axis(adjusted, order, np.maximum.accumulate(ranked, axis=1), axis=1)
-    return adjusted
-
-
-def fewest_seeds(comparisons: Sequence[Assumed]) -> int | None:
+def fewest_seeds(comparisons: Sequence[AssumedEffect]) -> int | None:
     """Return the fewest seeds at which each comparison has enough power.
 
     Returns:
         None for more than MOST_PLANNED.
-
     """
 
     def is_enough(n: int) -> bool:
@@ -114,7 +103,7 @@ def fewest_seeds(comparisons: Sequence[Assumed]) -> int | None:
 
 
 def seeds_to_decide(
-    observed: Assumed, n_seeds: int, level: float, share: float = 0.8
+    observed: AssumedEffect, n_seeds: int, level: float, share: float = 0.8
 ) -> tuple[float, float]:
     """Return the range of seeds that would decide an undecided comparison with enough power.
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.analysis.bundle import Bundle, bundle_path, describe_unfinished, read_bundle, trained
+from harness.analysis.confirmations import confirmations
 from harness.analysis.planned_power import Assumptions, power_blocks
 from harness.analysis.reference import MARGIN, compare
 from harness.analysis.tables.comparisons import (
@@ -17,7 +18,6 @@ from harness.analysis.tables.comparisons import (
 from harness.analysis.tables.pages import closing_blocks
 from harness.analysis.tables.result_table import Block
 from harness.analysis.tables.terminal import terminal_text, terminal_width
-from harness.analysis.verdicts import confirmations
 from harness.common.errors import UserError
 from harness.common.names import command_name
 from harness.experiment.file import network_labels
@@ -81,7 +81,7 @@ def print_power(plan: Plan, file: Path, effect: float | None, spread: float | No
 
 
 def print_verdicts(
-    plan: Plan, file: Path, root: Path, assignments: list[str], margin: float = MARGIN
+    plan: Plan, file: Path, root: Path, assignments: list[str], margin: float | None = None
 ) -> int:
     """Print whether effects and verdicts agree with the committed ones; write nothing.
 
@@ -90,7 +90,7 @@ def print_verdicts(
         file: The experiment's file.
         root: The store.
         assignments: Those of `--set`.
-        margin: A deviation below it is an agreement, as a fraction.
+        margin: A deviation below it is an agreement, as a fraction; by default MARGIN.
 
     Returns:
         1 if an effect differs from the reference or a verdict is reversed, else 0.
@@ -112,17 +112,17 @@ def print_verdicts(
     if reference is None:
         print(f"no reference {path} to compare with; `harness tables {file}` makes one")
         return _print_verdicts(yours)
-    check = compare(yours, reference, margin)
+    check = compare(yours, reference, MARGIN if margin is None else margin)
     if check.other_settings:
         print(check.summary)
         return _print_verdicts(yours)
     if check.checked:
         print_blocks([comparison_table(check), ""])
-    blocks = confirmation_blocks(reference, yours, yours, ("reference", "yours"))
+    pairs = confirmations(reference, yours, yours)
+    blocks = confirmation_blocks(pairs, ("reference", "yours"))
     if blocks:
         print_blocks([*blocks[1:], ""])
     print_blocks([check.summary, *blocks[:1]])
-    pairs = confirmations(reference, yours, yours)
     is_reversed = any(pair.standing == "reversed" for pair in pairs)
     return 0 if check.reproduces and not is_reversed else 1
 

@@ -73,8 +73,8 @@ class Checked:
     Attributes:
         is_difference: Whether the effect is a difference of two rows, and not the baseline itself.
         deviation: Yours - theirs, as a fraction, with its 95 % interval.
-        seen_from: The true deviation that is called different in POWER of all repetitions; None if
-            no spread is known.
+        detectable: The smallest true deviation that would be called different in POWER of all
+            repetitions; None if no spread is known.
     """
 
     effect: str
@@ -83,7 +83,7 @@ class Checked:
     yours: Estimate
     theirs: Estimate
     deviation: Estimate
-    seen_from: float | None
+    detectable: float | None
     agreement: Agreement
 
 
@@ -95,8 +95,9 @@ class ReferenceCheck:
         reference: The path of the reference.
         margin: A deviation below it is an agreement, as a fraction.
         other_settings: Fields in which the experiments differ; nothing is compared then.
-        luck: The share of an effect's variance over seeds that comes from the last digits of sums,
-            the median over the effects; None unless the seeds are those of the reference.
+        numerical_noise: The share of an effect's variance over seeds that comes from the last
+            digits of sums, the median over the effects; None unless the seeds are those of the
+            reference.
         changed: The effects that are not equal although the baseline of their column is.
     """
 
@@ -104,7 +105,7 @@ class ReferenceCheck:
     margin: float
     checked: list[Checked]
     other_settings: list[str]
-    luck: float | None = None
+    numerical_noise: float | None = None
     changed: tuple[str, ...] = ()
 
     def count(self, *agreements: Agreement) -> int:
@@ -131,10 +132,13 @@ class ReferenceCheck:
             f"{self.count('differs')} differ, {self.count('too noisy')} are too noisy to confirm "
             "anything."
         )
-        visible = [c for c in self.checked if c.seen_from]
-        if visible:
-            least, most = (f(visible, key=lambda c: c.seen_from or 0.0) for f in (min, max))
-            text += f" Called different from {_visible(least)} to {_visible(most)} on."
+        detectable = [(c.detectable, c) for c in self.checked if c.detectable]
+        if detectable:
+            least, most = (f(detectable, key=lambda pair: pair[0]) for f in (min, max))
+            text += (
+                f" A true deviation would be noticed from {_place(*least)} on at best, and from "
+                f"{_place(*most)} on at worst."
+            )
         if self.changed:
             text += (
                 " The baseline is equal, so this machine computes as the reference's did; what is "
@@ -143,10 +147,10 @@ class ReferenceCheck:
         return text
 
 
-def _visible(checked: Checked) -> str:
-    """Return the smallest deviation that is seen, and where."""
+def _place(deviation: float, checked: Checked) -> str:
+    """Return a deviation in words: "0.9 points (KD - Student, shots 20)"."""
     where = f"{checked.effect}, {checked.column}" if checked.column else checked.effect
-    return f"{100 * (checked.seen_from or 0.0):.1f} points ({where})"
+    return f"{100 * deviation:.1f} points ({where})"
 
 
 def compare(yours: Bundle, reference: Bundle, margin: float = MARGIN) -> ReferenceCheck:
@@ -167,10 +171,10 @@ def compare(yours: Bundle, reference: Bundle, margin: float = MARGIN) -> Referen
         ours, theirs = (estimate([*side.values()]) for side in pairs[key])
         assert ours and theirs
         agreement = "equal" if _is_equal(*pairs[key]) else _agreement(deviation, p, margin)
-        seen_from = None
+        detectable = None
         if deviation.error and agreement != "equal":
             quantiles = (1 - LEVEL / len(pairs), 2 * POWER - 1)
-            seen_from = deviation.error * sum(t_quantile(deviation.df, q) for q in quantiles)
+            detectable = deviation.error * sum(t_quantile(deviation.df, q) for q in quantiles)
         effect, column_part = key
         interval = deviation.interval()
         checked.append(
@@ -181,12 +185,12 @@ def compare(yours: Bundle, reference: Bundle, margin: float = MARGIN) -> Referen
                 ours,
                 theirs,
                 interval,
-                seen_from,
+                detectable,
                 agreement,
             )
         )
-    luck, changed = _luck(list(pairs.values())), _changed(yours, checked)
-    return ReferenceCheck(path, margin, checked, [], luck, changed)
+    noise, changed = _numerical_noise([*pairs.values()]), _changed(yours, checked)
+    return ReferenceCheck(path, margin, checked, [], noise, changed)
 
 
 def _changed(yours: Bundle, checked: list[Checked]) -> tuple[str, ...]:
@@ -224,7 +228,7 @@ def _deviation(ours: BySeed, theirs: BySeed) -> SampleMean:
     return difference_of_means([*ours.values()], [*theirs.values()])
 
 
-def _luck(pairs: list[list[BySeed]]) -> float | None:
+def _numerical_noise(pairs: list[list[BySeed]]) -> float | None:
     """Return the median share of last digits in the variance of an effect over seeds.
 
     Two draws of one seed differ by twice the variance of a draw. The share is above 1 if the draws

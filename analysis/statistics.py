@@ -12,7 +12,7 @@ import numpy as np
 from scipy.special import stdtr, stdtrit
 
 LEVEL = 0.05  # of all comparisons that are corrected together
-FEWEST_SEEDS = 5  # whose spread says something about other seeds
+FEWEST_SEEDS = 5  # fewer seeds say too little about the spread
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,8 @@ class SampleMean:
         error: The standard error; None for a single value, 0 for values without a spread.
         df: The degrees of freedom of `error`.
         n: The number of values, which are seeds.
-        over_seeds: The mean over seeds alone, than which it is never more certain.
+        over_seeds: The mean over seeds alone; tests and intervals are never more certain than its
+            own. None if this is that mean.
     """
 
     mean: float
@@ -96,7 +97,7 @@ class SampleMean:
 
     @property
     def p_differs(self) -> float:
-        """P of the two-sided t-test that the mean is not 0."""
+        """The p-value of the two-sided t-test that the mean is not 0."""
         return 2 * min(self.p_above(0), self.p_below(0))
 
     def interval(self, confidence: float = 0.95) -> Estimate:
@@ -167,16 +168,21 @@ def difference_of_means(left: Sequence[float], right: Sequence[float]) -> Sample
     return SampleMean(mean, math.sqrt(total), total**2 / df if total else n - 1, n)
 
 
-def holm(ps: Sequence[float]) -> list[float]:
+def holm(ps: np.ndarray | Sequence[float]) -> np.ndarray:
     """Return adjusted p-values, in the same order.
 
     If all below a level are decided, the chance of any wrong decision is at most that level (Holm,
     Scand. J. Stat. 6, 1979).
+
+    Args:
+        ps: (.., C): the p-values of C comparisons; each row is adjusted by itself.
     """
-    adjusted, largest = [1.0] * len(ps), 0.0
-    for rank, i in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):
-        largest = max(largest, min(1.0, (len(ps) - rank) * ps[i]))
-        adjusted[i] = largest
+    raw = np.asarray(ps, dtype=float)
+    order = np.argsort(raw, axis=-1)
+    factors = np.arange(raw.shape[-1], 0, -1)
+    ranked = np.minimum(1, np.take_along_axis(raw, order, axis=-1) * factors)
+    adjusted = np.empty_like(raw)
+    np.put_along_axis(adjusted, order, np.maximum.accumulate(ranked, axis=-1), axis=-1)
     return adjusted
 
 

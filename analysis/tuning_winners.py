@@ -11,7 +11,7 @@ FOLDER = RESULTS / "tuning"  # harness.tune.export writes there
 
 
 class CandidatePart(Part):
-    """What is read of a tuning's line: of a candidate, its rank among the best that ran again."""
+    """The rank of a candidate among the best trials, which ran again, and where it came from."""
 
     rank: int | None = None
     after_startup: bool | None = None

@@ -7,7 +7,7 @@ of the primary claims, and apart from them those of the secondary ones.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from harness.analysis.bundle import Bundle
 from harness.analysis.bundle_fields import Number
-from harness.analysis.power import Assumed, seeds_to_decide
+from harness.analysis.power import AssumedEffect, seeds_to_decide
 from harness.analysis.statistics import (
     FEWEST_SEEDS,
     LEVEL,
@@ -37,8 +37,12 @@ from harness.analysis.tables.rows import (
     select_all_seeds,
 )
 from harness.common.metrics import ACCURACY, NCM_METRICS
-from harness.experiment.claims import Claim, Quantity, find_published, parse_claim, parse_quantity
-from harness.experiment.published import published_protocol, why_not_comparable
+from harness.experiment.claims import Claim, Quantity, find_published, parse_claim, row_quantity
+from harness.experiment.published import (
+    published_accuracy,
+    published_protocol,
+    why_not_comparable,
+)
 from harness.methods import DEFAULT, get_method
 from harness.plan import TEACHER
 
@@ -181,11 +185,14 @@ class Comparison:
         return min(1.0, 2 * min(self.p_for, self.p_against)) if self.mean.has_spread else 1.0
 
     @property
-    def observed(self) -> Assumed:
-        """What was observed, as a plan would assume it; for a mean with a spread."""
+    def observed(self) -> AssumedEffect:
+        """The observed difference and its spreads, in the form in which a plan assumes them.
+
+        The mean must have a spread.
+        """
         mean, over_seeds = self.mean, self.mean.over_seeds or self.mean
         assert mean.error is not None and over_seeds.error is not None
-        return Assumed(
+        return AssumedEffect(
             mean.mean,
             over_seeds.error * mean.n**0.5,
             max(mean.error**2 - over_seeds.error**2, 0) ** 0.5,
@@ -211,15 +218,17 @@ def verdicts_of(bundle: Bundle, claims_of: Bundle | None = None) -> list[Verdict
 
 def _corrected(bundle: Bundle, claims: Sequence[Claim], is_primary: bool) -> list[Verdict]:
     """Return the verdicts on claims that are corrected together."""
-    tested = {claim.text: compare_sides(bundle, claim) for claim in claims}
-    comparisons = [c for found in tested.values() if not isinstance(found, str) for c in found]
-    adjusted = iter(holm([comparison.p for comparison in comparisons]))
+    sides = {claim.text: compare_sides(bundle, claim) for claim in claims}
+    comparisons = [c for compared in sides.values() for c in compared.comparisons]
+    adjusted = iter(holm([comparison.p for comparison in comparisons]).tolist())
     verdicts = []
-    for text, found in tested.items():
-        if isinstance(found, str):
-            verdicts.append(Verdict(text, "", is_primary, "not tested", None, None, found))
-        else:
-            verdicts += [_verdict(c, next(adjusted), len(comparisons), is_primary) for c in found]
+    for text, compared in sides.items():
+        if why := compared.why_not_tested:
+            verdicts.append(Verdict(text, "", is_primary, "not tested", None, None, why))
+        verdicts += [
+            _verdict(comparison, next(adjusted), len(comparisons), is_primary)
+            for comparison in compared.comparisons
+        ]
     return verdicts
 
 
@@ -248,22 +257,31 @@ def _range_of_seeds(low: float, high: float) -> str:
     return f"{low:,.0f} to {end}"
 
 
-def compare_sides(bundle: Bundle, claim: Claim) -> list[Comparison] | str:
-    """Return one comparison per column in which both sides have numbers from different cells.
+@dataclass(frozen=True)
+class ComparedSides:
+    """The two sides of a claim in each column.
 
-    Returns:
-        Or why the claim cannot be tested.
+    Attributes:
+        comparisons: One per column in which both sides have numbers from different cells.
+        why_not_tested: The reason why there are none; else "".
     """
+
+    comparisons: Sequence[Comparison] = ()
+    why_not_tested: str = ""
+
+
+def compare_sides(bundle: Bundle, claim: Claim) -> ComparedSides:
+    """Compare the two sides of a claim, or say why it cannot be tested."""
     quantities = [claim.left, *([claim.right] if claim.right else [])]
     published: dict[str, str] = {}
     if claim.right is None:
         published, quantities[0] = find_published(claim, bundle.published)
         if why := why_not_comparable(published, bundle.protocol):
-            return why
+            return ComparedSides(why_not_tested=why)
     rows = [row_of(bundle, quantity) for quantity in quantities]
     missing = [q.method for q, row in zip(quantities, rows, strict=True) if row is None]
     if missing:
-        return f"{' and '.join(missing)} is no method here"
+        return ComparedSides(why_not_tested=f"{' and '.join(missing)} is no method here")
     left, *others = [row for row in rows if row]
     comparisons: dict[str, Comparison] = {}
     for column in columns_of(bundle):
@@ -272,7 +290,8 @@ def compare_sides(bundle: Bundle, claim: Claim) -> list[Comparison] | str:
             text = published.get(_network(bundle, left, column), "")
             part = column.part(left)
             values = accuracies(bundle, ours).values() if text else ()
-            mean = sample_mean([v - _percent(text) for v in values]) if values else None
+            theirs = published_accuracy(text) if text else 0.0
+            mean = sample_mean([v - theirs for v in values]) if values else None
         else:
             (right,) = others
             if _same_cells(bundle, left, right, column):
@@ -281,12 +300,9 @@ def compare_sides(bundle: Bundle, claim: Claim) -> list[Comparison] | str:
             mean = paired_mean(bundle, ours, by_seed(bundle, right, column))
         if mean:
             comparisons.setdefault(part, Comparison(claim, part, mean))
-    return list(comparisons.values()) or "no column has numbers of both sides"
-
-
-def _percent(text: str) -> float:
-    """Return a published number, "91.00 ± 0.3", as a fraction."""
-    return float(text.partition(" ")[0]) / 100
+    if not comparisons:
+        return ComparedSides(why_not_tested="no column has numbers of both sides")
+    return ComparedSides([*comparisons.values()])
 
 
 def _network(bundle: Bundle, row: Row, column: Column) -> str:
@@ -324,42 +340,6 @@ def differences_of(bundle: Bundle) -> list[Difference]:
     return differences
 
 
-Standing = Literal["confirmed", "not confirmed", "reversed", "open"]
-STANDINGS: tuple[Standing, ...] = ("confirmed", "not confirmed", "reversed", "open")
-
-
-@dataclass(frozen=True)
-class Confirmation:
-    """A verdict on the same claim and column from two sets of numbers."""
-
-    first: Verdict
-    second: Verdict | None
-
-    @property
-    def standing(self) -> Standing:
-        """What the second verdict makes of the first one; "open" if the first decides nothing."""
-        first, second = self.first.outcome, self.second.outcome if self.second else "not tested"
-        if first not in DECIDED:
-            return "open"
-        if first == second:
-            return "confirmed"
-        return "reversed" if second in DECIDED else "not confirmed"
-
-
-def confirmations(first: Bundle, second: Bundle, claims_of: Bundle) -> list[Confirmation]:
-    """Return the verdicts of two bundles on the claims of one of them, side by side."""
-    seconds = {(v.claim, v.column): v for v in verdicts_of(second, claims_of)}
-    return [
-        Confirmation(v, seconds.get((v.claim, v.column))) for v in verdicts_of(first, claims_of)
-    ]
-
-
-def count_standings(pairs: Iterable[Confirmation]) -> str:
-    """Return the standings in numbers: "3 confirmed, 1 not confirmed, 0 reversed, 0 open"."""
-    standings = [pair.standing for pair in pairs]
-    return ", ".join(f"{standings.count(s)} {s}" for s in STANDINGS)
-
-
 @dataclass(frozen=True)
 class BesidePublished:
     """A published number and ours of the same quantity, as fractions.
@@ -381,14 +361,15 @@ def beside_published(bundle: Bundle) -> list[BesidePublished]:
     """Return our number beside each published one that names it."""
     pairs: dict[tuple[str, str], BesidePublished] = {}
     for published in bundle.published:
-        row = row_of(bundle, parse_quantity(published["of"])) if published.get("of") else None
+        quantity = row_quantity(published)
+        row = row_of(bundle, quantity) if quantity else None
         for column in columns_of(bundle) if row else ():
             assert row is not None
             network = _network(bundle, row, column)
             text, ours = published.get(network, ""), cell_estimate(bundle, row, column)
             if not text or ours is None:
                 continue
-            theirs = _percent(text)
+            theirs = published_accuracy(text)
             difference = Estimate(ours.mean - theirs, ours.half_width, ours.n)
             source, protocol = published["source"], published_protocol(published)
             pairs[f"{source}: {published['row']}", network] = BesidePublished(

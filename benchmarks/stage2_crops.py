@@ -1,4 +1,4 @@
-"""What stage 2 of ReFilled would gain from crops of its own.
+"""Measure whether stage 2 of ReFilled would gain from crops of its own.
 
     python benchmarks/stage2_crops.py [--rounds SEEDS] [--store DIR] [--quick] [--save]
 
@@ -53,7 +53,7 @@ def experiment_of(n_seeds: int, quick: bool) -> Experiment:
 
 @contextmanager
 def epochs_counted_from(first: int) -> Iterator[None]:
-    """Draw the batches of an epoch as those of `first` epochs later."""
+    """Let each epoch draw the batches that an epoch `first` epochs later would draw."""
 
     def shifted(seed: int, epoch: int, stream: int = 0) -> torch.Generator:
         return epoch_generator(seed, epoch + first, stream)

@@ -1,10 +1,10 @@
-"""How often the rule of the verdicts errs, and what it finds.
+"""Simulate how often the rule of the verdicts is wrong, and how often it finds an effect.
 
     python benchmarks/verdict_rule.py [--rounds REPETITIONS] [--quick] [--save]
 
-A made-up experiment compares one method with others on the same test images. An image is right if
+A simulated experiment compares one method with others on the same test images. An image is right if
 a sum of normal values is positive: how easy the image is, how well the method copes with it (the
-method's images), how the seed turned out, and chance. Methods are equally good on all possible
+method's images), an effect of the seed, and chance. Methods are equally good on all possible
 images, or the first one is EFFECT better; both are tested by the functions that `verdicts` uses. A
 round is a repetition of the whole experiment, with other seeds and other test images.
 """
@@ -22,7 +22,7 @@ from arguments import keep, machine, parser_of
 from frame import Record, record, rounded
 from scipy.special import ndtri
 
-from harness.analysis.power import Assumed, power
+from harness.analysis.power import AssumedEffect, power
 from harness.analysis.statistics import LEVEL, SampleMean, crossed_mean, holm, sample_mean
 from harness.analysis.verdicts import Comparison
 from harness.experiment.claims import parse_claim
@@ -37,7 +37,7 @@ SEEDS, COMPARISONS = (3, 5, 10), (1, 10, 32)
 
 @dataclass(frozen=True)
 class Setting:
-    """A made-up experiment.
+    """The size of a simulated experiment.
 
     Attributes:
         seeds: Their number.
@@ -64,7 +64,7 @@ class Setting:
 
 
 def decisions(means: Sequence[SampleMean]) -> list[int]:
-    """Return 1, -1 or 0 for comparisons that support, contradict or decide nothing."""
+    """Return 1 for each supported comparison, -1 for each contradicted one, 0 for the others."""
     tested = [Comparison(CLAIM, "", mean) for mean in means]
     adjusted = holm([t.p for t in tested])
     signs = [1 if t.p_for < t.p_against else -1 for t in tested]
@@ -72,12 +72,12 @@ def decisions(means: Sequence[SampleMean]) -> list[int]:
 
 
 def over_seeds(values: np.ndarray) -> SampleMean:
-    """Return the mean over seeds alone, as if the test images were all there are."""
+    """Return the mean over seeds alone, as if there were no other test images."""
     return sample_mean(values.mean(1).tolist())
 
 
 def quasi_f(values: np.ndarray) -> SampleMean:
-    """Return the mean over seeds and images, however certain the approximation makes it."""
+    """Return the mean over seeds and images, without the limit that the t-test over seeds sets."""
     return replace(crossed_mean(values), over_seeds=None)
 
 
@@ -110,7 +110,7 @@ def measure(setting: Setting, repetitions: int) -> dict[str, Any]:
         found += decisions([crossed_mean(d) for d in something]).count(1)
         parts.append(components(something[0]))
     of_seeds, of_images = np.mean(parts, axis=0)
-    assumed = Assumed(EFFECT, of_seeds**0.5, max(of_images, 0.0) ** 0.5)
+    assumed = AssumedEffect(EFFECT, of_seeds**0.5, max(of_images, 0.0) ** 0.5)
     return {
         "seeds": setting.seeds,
         "comparisons": setting.comparisons,

@@ -202,7 +202,7 @@ def test_worth_by_hand(text: str) -> None:
 
 
 def test_the_leak_is_of_the_same_trainings(text: str) -> None:
-    """Best on test minus last, and neither of two protocols minus one another."""
+    """The leak compares two epochs of one training, never two protocols."""
     lines = [json.loads(line) for line in text.splitlines()]
     for line in lines:
         for entry in line.get("entries", ()):
@@ -245,7 +245,7 @@ def test_a_switch_that_changes_no_number_is_named_once(text: str) -> None:
 
 
 def test_an_older_ablation_began_with_other_images(text: str) -> None:
-    """Its second step turned `train_on`; what comes before that is left out."""
+    """In an old file the second step turned `train_on`; the step before it is left out."""
     lines = [json.loads(line) for line in text.splitlines()]
     second = next(n for n, line in enumerate(lines) if n and "bundle" in line)
     older = [*json.loads(json.dumps(lines[:second])), *lines]

@@ -372,7 +372,7 @@ def test_crd_gradients() -> None:
 
 
 def test_crd_memories_begin_uniform() -> None:
-    """What a batch changes in them is in test_baselines."""
+    """tests/test_baselines.py tests how a batch changes them."""
     memory, bound = crd(), (16 / 3) ** -0.5
     for begun in (memory.get_buffer("memory_v1"), memory.get_buffer("memory_v2")):
         assert 0.95 * bound < begun.max() <= bound and -bound <= begun.min() < -0.95 * bound

@@ -113,7 +113,7 @@ def test_what_is_no_number_of_ours(text: str, problem: str) -> None:
 
 @pytest.mark.parametrize("file", sorted(Path("experiments").glob("*.yaml")), ids=lambda p: p.stem)
 def test_the_claims_of_the_experiments_have_their_numbers(file: Path, tmp_path: Path) -> None:
-    """Each names a published row that it may be compared with, and methods that are trained."""
+    """Each committed claim names trained methods, and a published row of the same protocol."""
     experiment = read(file)
     for claim in experiment.parsed_claims:
         if claim.source:

@@ -152,7 +152,7 @@ def test_presets(given: str, n: int, preset: str, more: dict[str, str]) -> None:
 
 
 def test_a_preset_supplies_what_the_release_trained_with() -> None:
-    """The settings of method.md; the file's own fields go first."""
+    """A field that the file gives takes precedence."""
     first, second, third = (parse(LEAST | {"protocol": f"legacy-{y}"}) for y in (2020, 2021, 2022))
     assert second.model_dump(exclude={"protocol"}) == parse(LEAST).model_dump(exclude={"protocol"})
     assert [e.optimizer.batch_size for e in (first, second, third)] == [512, 128, 256]

@@ -133,7 +133,7 @@ def test_what_is_measured_once_has_no_leak_and_is_named_once(bundle: Bundle) -> 
 
 
 def test_the_leak_is_what_choosing_on_the_test_set_adds(bundle: Bundle) -> None:
-    """To the last epoch of the same training, whatever the tables report."""
+    """It is relative to the last epoch of the same training, whatever the tables report."""
     bundle.numbers[:] = [
         replace(n, last=n.selected, selected=0.5, best_on_test=n.selected + 0.01)
         for n in bundle.numbers

@@ -140,7 +140,7 @@ def test_relation_named_or_implied_is_one_cell() -> None:
 
 
 def test_a_cell_says_how_its_teacher_and_its_convolutions_began() -> None:
-    """As far as it depends on them: stage 2 starts from the network of stage 1."""
+    """Only cells that depend on them: stage 2 starts from the network of stage 1."""
     plan = plan_with("protocol.convolution_init=xavier", "teacher_batch_size=32")
     specs = [(c.kind, c.as_json()["spec"]) for c in plan.cells.values()]
     drawn = {kind for kind, spec in specs if "convolution_init" in spec["protocol"]}

@@ -68,7 +68,7 @@ def test_a_small_deviation_agrees_a_large_one_differs_and_noise_says_nothing() -
     assert agreements(compare(bundle(10 * noise()), bundle(), 0.5)) == ["agrees"] * 4
 
 
-def test_luck_that_all_methods_share_is_no_deviation_of_an_effect() -> None:
+def test_a_deviation_that_all_methods_share_is_none_of_an_effect() -> None:
     shared = np.tile(noise()[0] * 10, (4, 1))
     assert agreements(compare(bundle(shared), bundle()))[2:] == ["equal"] * 2
     shifted = [compare(many_seeds(0, shift), many_seeds(0, 0)) for shift in (0.05, 0.009)]
@@ -83,13 +83,13 @@ def many_seeds(kd: float, both: float) -> Bundle:
 
 
 def test_the_same_deviation_for_few_seeds_says_nothing_of_others() -> None:
-    """Test accuracies are whole images, so two seeds may well deviate by as many."""
+    """Accuracies count whole images, so two seeds often deviate by the same amount by chance."""
     checks = [compare(bundle(shift), bundle()) for shift in (0.009, 0.011)]
     assert [agreements(check)[0] for check in checks] == ["too noisy"] * 2
 
 
 def test_an_equal_baseline_reveals_what_was_computed_otherwise() -> None:
-    """However little it deviates: on this machine, nothing else changes a digit."""
+    """Even a tiny deviation is named: with an equal baseline, only the method can have changed."""
     (changed,) = compare(many_seeds(0.001, 0), many_seeds(0, 0)).changed
     assert changed == "KD - Student"
     assert not compare(many_seeds(0, 0.001), many_seeds(0, 0)).changed, "another machine's digits"
@@ -108,11 +108,11 @@ def test_each_effect_has_a_variance_of_its_own() -> None:
     assert checked.deviation.mean == pytest.approx(values.mean())
     assert checked.deviation.half_width == pytest.approx((interval[1] - interval[0]) / 2)
     quantiles = scipy.stats.t.ppf(1 - 0.05 / 2 / 4, 2) + scipy.stats.t.ppf(0.8, 2)
-    assert checked.seen_from == pytest.approx(quantiles * scipy.stats.sem(values))
+    assert checked.detectable == pytest.approx(quantiles * scipy.stats.sem(values))
 
 
 def test_the_share_of_last_digits() -> None:
-    """Half of the variance over 40 seeds is that of a draw."""
+    """Half of the variance over 40 seeds is numerical noise."""
     rng = np.random.default_rng(0)
     seeds = rng.normal(0.9, 0.01, (4, 40))
     sides = []
@@ -121,10 +121,11 @@ def test_the_share_of_last_digits() -> None:
         numbers = {key: row.tolist() for key, row in zip(KEYS, values, strict=True)}
         sides.append(made_up(numbers, methods=["plain", "kd"]))
     found = compare(*sides)
-    assert found.luck == pytest.approx(0.5, abs=0.15)
-    assert "last digits" in comparison_table(found).caption[0]
+    assert found.numerical_noise == pytest.approx(0.5, abs=0.15)
+    assert "Numerical noise" in comparison_table(found).caption[0]
     assert (
-        compare(sides[0], sides[0]).luck is None and compare(bundle(noise()), bundle()).luck is None
+        compare(sides[0], sides[0]).numerical_noise is None
+        and compare(bundle(noise()), bundle()).numerical_noise is None
     )
 
 
@@ -143,7 +144,7 @@ def test_one_seed_has_the_spread_of_the_others_seeds() -> None:
     assert agreements(compare(bundle(0.5, n_seeds=1), bundle()))[:2] == ["differs"] * 2
     check = compare(bundle(0.5, n_seeds=1), bundle(n_seeds=1))
     assert agreements(check)[:2] == ["too noisy"] * 2 and check.reproduces
-    assert check.checked[0].seen_from is None
+    assert check.checked[0].detectable is None
 
 
 def test_the_sides_of_claims_are_compared() -> None:
@@ -162,7 +163,7 @@ def test_the_sides_of_claims_are_compared() -> None:
 
 @pytest.mark.parametrize("name", ["digits", "digits-cross"])
 def test_no_row_agrees_in_the_place_of_another(name: str) -> None:
-    """In the committed numbers, wherever two rows differ by more than the margin."""
+    """This holds in the committed numbers wherever two rows differ by more than the margin."""
     path = Path(__file__).parent.parent / f"experiments/results/{name}.jsonl"
     reference = read_bundle(path)
     rows = [row for row in rows_of(reference) if row.is_final]

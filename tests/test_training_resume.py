@@ -64,7 +64,7 @@ def test_stopped_in_an_epoch_and_continued(trained: Grid, tmp_path: Path, kind: 
 def test_stopped_between_checkpoint_and_journal(
     trained: Grid, tmp_path: Path, kind: str, written: int
 ) -> None:
-    """Or by a power cut in the epoch's line: the next start must not append to it."""
+    """A power cut may leave part of the epoch's line, which the next start must not append to."""
     _, directory = copy_without(trained, kind, tmp_path)
     assert go(directory, StopAfter(12)) == STOPPED
     journal = directory / "journal.jsonl"

@@ -725,6 +725,18 @@ def test_stored_tuning_files_are_valid(file: Path) -> None:
     check_final(tuning)
 
 
+@pytest.mark.parametrize(
+    ("tuned", "base"), [("digits", "digits_shots"), ("digits_cross", "digits_overlap")]
+)
+def test_a_tuned_grid_has_the_fields_that_it_was_tuned_with(tuned: str, base: str) -> None:
+    """Two files hold them, of which only one has the tuned settings."""
+    one, other = (
+        read(ROOT / f"experiments/{name}.yaml").model_dump(exclude={"name", "description", "tuned"})
+        for name in (tuned, base)
+    )
+    assert one == other
+
+
 def test_fingerprints_of_other_experiments_did_not_change(tmp_path: Path) -> None:
     """An experiment without `tuned` has no such field."""
     experiment = read_tuning(write(tmp_path)).base

@@ -11,8 +11,9 @@ from bundles import made_up
 from mlflow.utils.validation import _validate_tag_name
 
 from harness.analysis.bundle_fields import CorrectPart
+from harness.analysis.confirmations import confirmations
 from harness.analysis.mlflow_summary import tags_of
-from harness.analysis.power import Assumed, seeds_to_decide
+from harness.analysis.power import AssumedEffect, seeds_to_decide
 from harness.analysis.statistics import (
     crossed_mean,
     deviation,
@@ -24,6 +25,7 @@ from harness.analysis.statistics import (
 from harness.analysis.tables.comparisons import (
     claims_blocks,
     count_outcomes,
+    count_standings,
     difference_blocks,
     published_blocks,
     verdict_blocks,
@@ -32,8 +34,6 @@ from harness.analysis.tables.result_table import Block, ResultTable
 from harness.analysis.verdicts import (
     Verdict,
     beside_published,
-    confirmations,
-    count_standings,
     differences_of,
     p_text,
     paired,
@@ -80,7 +80,7 @@ def test_values_without_spread_decide_nothing() -> None:
 def test_holm() -> None:
     """The worked steps: 4 x 0.01, 3 x 0.02, then never less than the one before, at most 1."""
     assert holm([0.04, 0.01, 0.02, 0.9]) == pytest.approx([0.08, 0.04, 0.06, 0.9])
-    assert holm([0.6, 0.7]) == [1.0, 1.0] and holm([]) == []
+    assert holm([0.6, 0.7]).tolist() == [1.0, 1.0] and holm([]).tolist() == []
 
 
 def test_two_independent_means() -> None:
@@ -98,7 +98,7 @@ def test_two_independent_means() -> None:
 def crossed(
     rng: np.random.Generator, seed_spread: float, image_spread: float, shape: tuple[int, int]
 ) -> np.ndarray:
-    """Values around 0 of seeds and images, which are random effects."""
+    """Return values (S, N) with mean 0 and random effects of seeds and images."""
     seeds = rng.normal(0, seed_spread, (shape[0], 1)) if seed_spread else 0
     images = rng.normal(0, image_spread, (1, shape[1])) if image_spread else 0
     return seeds + images + rng.normal(0, 1, shape)
@@ -128,7 +128,7 @@ def test_without_an_image_effect_it_is_the_t_test_over_seeds() -> None:
 
 
 def test_images_never_add_certainty() -> None:
-    """At no level: an almost normal distribution has smaller tails than t with two degrees."""
+    """At no level, although Satterthwaite's many degrees of freedom give smaller tails."""
     values = crossed(np.random.default_rng(1), 0.3, 1.5, (3, 40)) + 3
     found, over_seeds = crossed_mean(values), sample_mean(values.mean(1).tolist())
     assert found.interval(0.8).half_width > over_seeds.interval(0.8).half_width
@@ -140,7 +140,7 @@ def test_images_never_add_certainty() -> None:
 
 @pytest.mark.parametrize("image_spread", [0.0, 0.5, 2.0])
 def test_the_interval_covers_new_seeds_and_new_images(image_spread: float) -> None:
-    """In 1,000 drawn repetitions; the t-test over seeds alone covers far fewer."""
+    """In 1,000 simulated repetitions, of which the t-test over seeds alone covers far fewer."""
     rng = np.random.default_rng(0)
     draws = [crossed(rng, 0.1, image_spread, (6, 50)) for _ in range(1000)]
 
@@ -215,7 +215,7 @@ def test_an_undecided_claim_says_how_many_seeds() -> None:
     """A range, as the spread is an estimate; four seeds say too little of it."""
     shifts = [0.002 + n for n in NOISE]
     (found,) = verdicts(["kd > plain"], {SMALL: plus(shifts)})
-    seen = Assumed(0.0022, deviation(shifts))
+    seen = AssumedEffect(0.0022, deviation(shifts))
     low, high = seeds_to_decide(seen, 5, 0.025)
     assert found.why == f"{low:.0f} to {high:.0f} seeds would probably decide it" and low < high
     (never,) = verdicts(["kd > plain"], {SMALL: plus([1e-6 + n - 0.0002 for n in NOISE])})
@@ -280,7 +280,7 @@ def test_a_cell_is_not_compared_with_itself() -> None:
 
 
 def test_claims_of_what_is_left_out_are_not_tested() -> None:
-    """They say why, and count among no comparisons."""
+    """Each verdict gives the reason, and Holm's correction does not count the claim."""
     claims = ["kd > plain", "plain > kd", "plain within 2 of kd"]
     bundle = made_up({("plain", "student", SMALL): BASE}, methods=["plain"], claims=claims)
     found = verdicts_of(bundle)
@@ -303,14 +303,20 @@ def test_secondary_claims_are_corrected_among_themselves() -> None:
 
 
 def right(n: int, wrong: range) -> np.ndarray:
-    """N images of which some are wrong."""
+    """Return which of N images are classified correctly: all but those in `wrong`."""
     correct = np.ones(n, dtype=bool)
     correct[list(wrong)] = False
     return correct
 
 
 def with_images(images: tuple[str, str] = ("a", "a")) -> Any:
-    """KD is right on the same 20 of 1,000 images more, whatever the seed, and on a few others."""
+    """Return a bundle in which KD classifies 20 more of 1,000 images correctly for every seed.
+
+    These images are the same for all seeds; a few others vary.
+
+    Args:
+        images: The digests of the test images of the plain student and of KD.
+    """
     correct = {
         "plain": [right(1000, range(100 - seed, 200)) for seed in range(5)],
         "kd": [right(1000, range(120 - seed % 2, 200)) for seed in range(5)],
@@ -328,7 +334,7 @@ def with_images(images: tuple[str, str] = ("a", "a")) -> Any:
 
 
 def test_the_choice_of_test_images_widens_the_interval() -> None:
-    """The same 20 images decide for every seed: seeds alone would be sure of them."""
+    """Every seed gains the same 20 images, so a test over seeds alone would be overconfident."""
     (found,) = verdicts_of(with_images())
     (seeds_alone,) = verdicts_of(with_images(("a", "b")))
     assert found.difference and seeds_alone.difference and seeds_alone.difference.half_width
@@ -361,6 +367,9 @@ def test_verdicts_of_two_sets_of_seeds() -> None:
         methods=["plain", "kd"],
     )
     assert standings(up, only_small) == ["not confirmed", "not confirmed"]
+    without_kd = made_up({("plain", "student", SMALL): BASE}, methods=["plain"])
+    pairs = confirmations(without_kd, up, up)
+    assert count_standings(pairs).endswith("0 open, 1 not tested")
     _, listed = claims_blocks(up, open_)
     assert isinstance(listed, ResultTable) and len(listed.rows) == 1
     assert len(claims_blocks(open_, bundle(0.0, 0.0))) == 1, "no claim is confirmed: no table"
@@ -413,6 +422,16 @@ def test_claims_about_published_numbers() -> None:
     assert (loose.column, strict.column) == (SMALL, SMALL)
     assert (loose.outcome, strict.outcome) == ("supported", "undecided")
     assert strict.difference.mean == pytest.approx(0.9202 - 0.91)
+
+
+def test_claims_on_published_numbers_say_that_they_count_the_seeds_alone() -> None:
+    bundle = with_published()
+    for number in bundle.numbers:
+        number.cell.correct = CorrectPart(**CorrectPart.pack("a", right(1000, range(80))))
+    sentence, _ = verdict_blocks(bundle)
+    assert "published numbers count the seeds alone" in str(sentence)
+    sentence, _ = verdict_blocks(with_images())
+    assert "seeds alone" not in str(sentence)
 
 
 def test_a_number_of_another_protocol_is_not_tested() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from harness.analysis.bundle import Bundle
+from harness.analysis.confirmations import STANDINGS, Confirmation, confirmations
 from harness.analysis.reference import POWER, Checked, ReferenceCheck
 from harness.analysis.statistics import LEVEL
 from harness.analysis.tables.result_table import Block, Cell, ResultTable
@@ -13,13 +14,12 @@ from harness.analysis.verdicts import (
     OUTCOMES,
     Verdict,
     beside_published,
-    confirmations,
-    count_standings,
     counts_images,
     differences_of,
     p_text,
     verdicts_of,
 )
+from harness.experiment.claims import parse_claim
 
 SEEDS_ALONE = (
     "The choice of test images is not counted, as the numbers are older than the record of which "
@@ -27,64 +27,68 @@ SEEDS_ALONE = (
 )
 
 
+def count_standings(pairs: Sequence[Confirmation]) -> str:
+    """Return the standings in numbers: "3 confirmed, 1 not confirmed, 0 reversed, 0 open"."""
+    return _count([pair.standing for pair in pairs], STANDINGS)
+
+
 def count_outcomes(verdicts: Sequence[Verdict]) -> str:
     """Return the verdicts in numbers: "3 supported, 0 contradicted, 1 undecided"."""
-    counts = {outcome: sum(v.outcome == outcome for v in verdicts) for outcome in OUTCOMES}
-    return ", ".join(f"{n} {o}" for o, n in counts.items() if n or o != "not tested")
+    return _count([verdict.outcome for verdict in verdicts], OUTCOMES)
 
 
-def verdict_blocks(bundle: Bundle, claims_of: Bundle | None = None) -> list[Block]:
+def _count(words: Sequence[str], names: Sequence[str]) -> str:
+    """Return how often each name occurs; "not tested" is left out if nothing is."""
+    counts = {name: words.count(name) for name in names}
+    return ", ".join(f"{n} {name}" for name, n in counts.items() if n or name != "not tested")
+
+
+def verdict_blocks(bundle: Bundle) -> list[Block]:
     """Return the primary and the secondary verdicts, one row per claim and column.
 
-    Args:
-        bundle: The numbers; nothing is returned if the experiment claims nothing.
-        claims_of: The bundle whose claims are tested; by default the same one.
+    Nothing is returned if the experiment claims nothing.
     """
-    verdicts = verdicts_of(bundle, claims_of)
+    verdicts = verdicts_of(bundle)
     blocks: list[Block] = []
     for is_primary, name in ((True, "Primary claims"), (False, "Secondary claims")):
         listed = [v for v in verdicts if v.is_primary == is_primary]
         if listed:
-            rows = [[*_claim(v), *_result(v)] for v in listed]
+            rows = [_row(v) for v in listed]
             sentence = f"{name}: {count_outcomes(listed)}. {_rule(bundle, listed)}"
             head = ["claim", "", "difference", "p", "verdict"]
             blocks += [sentence, ResultTable(head, rows, align="llrrl")]
     return blocks
 
 
-def _claim(verdict: Verdict) -> list[Cell]:
-    return [Cell(verdict.claim), Cell(verdict.column)]
-
-
-def _result(verdict: Verdict) -> list[Cell]:
-    why = f"; {verdict.why}" if verdict.why else ""
-    p = None if verdict.p is None else p_text(verdict.p)
-    return [Cell.points(verdict.difference), Cell(p), Cell(verdict.outcome, note=why)]
+def _row(verdict: Verdict) -> list[Cell]:
+    return [
+        Cell(verdict.claim),
+        Cell(verdict.column),
+        Cell.points(verdict.difference),
+        Cell(None if verdict.p is None else p_text(verdict.p)),
+        Cell(verdict.outcome, note=f"; {verdict.why}" if verdict.why else ""),
+    ]
 
 
 def _rule(bundle: Bundle, verdicts: Sequence[Verdict]) -> str:
     """Return how these verdicts were reached."""
-    n = sum(v.difference is not None for v in verdicts)
+    tested = [parse_claim(v.claim) for v in verdicts if v.difference is not None]
     images = counts_images(bundle)
-    return (
-        f"Differences in points, paired by seed{' and test image' * images}, with their 95 % "
-        f"interval (number of seeds); decided at {100 * LEVEL:.0f} % for all {n} comparisons "
-        f"together (Holm).{'' if images else f' {SEEDS_ALONE}'}"
+    notes = ["" if images else SEEDS_ALONE]
+    if images and any(claim.source for claim in tested):
+        notes.append("Claims on published numbers count the seeds alone.")
+    return " ".join(
+        [
+            f"Differences in points, paired by seed{' and test image' * images}, with their 95 % "
+            f"interval (number of seeds); decided at {100 * LEVEL:.0f} % for all {len(tested)} "
+            "comparisons together (Holm).",
+            *filter(None, notes),
+        ]
     )
 
 
-def confirmation_blocks(
-    first: Bundle, second: Bundle, claims_of: Bundle, names: tuple[str, str]
-) -> list[Block]:
-    """Return the verdicts of two bundles side by side; nothing if nothing is claimed.
-
-    Args:
-        first: The numbers whose verdicts are to be confirmed.
-        second: The numbers that confirm them.
-        claims_of: The bundle whose claims are tested.
-        names: The headings of the two bundles.
-    """
-    pairs = confirmations(first, second, claims_of)
+def confirmation_blocks(pairs: Sequence[Confirmation], names: tuple[str, str]) -> list[Block]:
+    """Return verdicts side by side, under these two headings; nothing if there are none."""
     if not pairs:
         return []
     rows = [
@@ -218,16 +222,16 @@ def published_blocks(bundle: Bundle) -> list[Block]:
 def comparison_table(check: ReferenceCheck) -> ResultTable:
     """Return one row per effect: yours, the reference's, and whether they agree."""
     sentence = (
-        "Effects in points: a row minus the baseline, or the two sides of a claim; deviation: "
-        "yours - reference, with its 95 % t-interval; seen from: the true deviation that would be "
-        f"called different in {100 * POWER:.0f} % of all repetitions."
+        "Effects in points: a row minus the baseline, or the left side of a claim minus its right "
+        "side. Deviation: yours - reference, with its 95 % t-interval. Detectable: the smallest "
+        f"true deviation that would be called different in {100 * POWER:.0f} % of repetitions."
     )
-    if check.luck is not None:
+    if check.numerical_noise is not None:
         sentence += (
-            f" Of an effect's variance over seeds, {100 * check.luck:.0f} % is the luck of last "
-            "digits (median; from two draws of each seed)."
+            f" Numerical noise, the last digits of sums, is {100 * check.numerical_noise:.0f} % of "
+            "an effect's variance over seeds (median; each seed was trained twice)."
         )
-    head = ["effect", "", "yours", "reference", "deviation", "seen from", "verdict"]
+    head = ["effect", "", "yours", "reference", "deviation", "detectable", "verdict"]
     rows = [_checked(checked) for checked in check.checked]
     return ResultTable(head, rows, align="llrrrrl", caption=[sentence])
 
@@ -239,6 +243,6 @@ def _checked(checked: Checked) -> list[Cell]:
         Cell(checked.column),
         *(form(side) for side in (checked.yours, checked.theirs)),
         Cell(0) if checked.agreement == "equal" else Cell.points(checked.deviation),
-        Cell(None if checked.seen_from is None else 100 * checked.seen_from, digits=1),
+        Cell(None if checked.detectable is None else 100 * checked.detectable, digits=1),
         Cell(checked.agreement, bold=checked.agreement == "differs"),
     ]

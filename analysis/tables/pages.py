@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from harness.analysis.bundle import Bundle
+from harness.analysis.confirmations import confirmations
 from harness.analysis.tables.accuracy import (
     Link,
     accuracy_tables,
@@ -77,7 +78,7 @@ def results_page(bundle: Bundle, replication: Bundle | None = None) -> str:
         page = replication.path.with_suffix(".md").name
         names = ("first seeds", "other seeds")
         twice = [f"The numbers with other seeds: [{page}]({page})."]
-        twice += confirmation_blocks(bundle, replication, bundle, names)
+        twice += confirmation_blocks(confirmations(bundle, replication, bundle), names)
     tables = accuracy_tables(bundle, link_to_runs(bundle))
     blocks: list[Block] = [
         f"# {_title(bundle)}",

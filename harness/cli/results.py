@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Optional
 
 import typer
 
@@ -73,16 +73,18 @@ def verdicts(
     set_: Set = None,
     store: StoreOption = RUNS,
     margin: Annotated[
-        float, typer.Option(help="points within which an effect agrees with the reference")
-    ] = 1.0,
+        Optional[float],
+        typer.Option(help="points within which an effect agrees with the reference; default: 1"),
+    ] = None,
 ) -> None:
     """Compare effects and verdicts with the committed ones; test the claims."""
     from harness.analysis.print_results import print_verdicts
 
-    if not 0 < margin < 100:
+    if margin is not None and not 0 < margin < 100:
         raise UserError(f"--margin: {margin:g} points; give more than 0 and less than 100")
     plan = plan_of_file(file, set_)
-    raise typer.Exit(print_verdicts(plan, file, store, set_ or [], margin / 100))
+    fraction = None if margin is None else margin / 100
+    raise typer.Exit(print_verdicts(plan, file, store, set_ or [], fraction))
 
 
 @app.command()

@@ -25,18 +25,18 @@ def ncm_accuracy(embedding: Tensor, labels: Tensor, centers: Tensor) -> Tensor:
         >>> ncm_accuracy(embedding, labels, centers=torch.eye(2)).item()
         0.5
     """
-    best, predicted = _similarities(embedding, centers).max(1)
-    return ((predicted == labels) & best.isfinite()).double().mean()
+    return (ncm_classes(embedding, centers) == labels).double().mean()
 
 
 def ncm_classes(embedding: Tensor, centers: Tensor) -> Tensor:
-    """Return the class (N,) that `ncm_accuracy` gives to each embedding (N, D)."""
-    return _similarities(embedding, centers).argmax(1)
+    """Return the class (N,) with the largest <phi, c_j>; -1 if no product is finite.
 
-
-def _similarities(embedding: Tensor, centers: Tensor) -> Tensor:
-    """Return <phi, c_j> (N, C), minus infinity for a class without images."""
+    Args:
+        embedding: (N, D), raw.
+        centers: (C, D); a zero row is a class without images and cannot win.
+    """
     with torch.autocast(embedding.device.type, enabled=False):
         embedding = upcast_to_float32(embedding)
         scores = embedding @ centers.to(embedding.dtype).T
-    return scores.masked_fill((centers == 0).all(1), -torch.inf)
+    best, classes = scores.masked_fill((centers == 0).all(1), -torch.inf).max(1)
+    return classes.where(best.isfinite(), -1)

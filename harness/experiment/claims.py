@@ -130,6 +130,16 @@ def parse_quantity(text: str) -> Quantity:
     return replace(_quantity(match["method"], stage), metric=metric)
 
 
+def row_quantity(row: dict[str, str]) -> Quantity | None:
+    """Return the number of ours that a published row corresponds to, if it names one."""
+    return parse_quantity(row["of"]) if row.get("of") else None
+
+
+def is_same_number(one: Quantity | None, other: Quantity) -> bool:
+    """Return whether both are of one method and stage, whatever the metric."""
+    return one is not None and (one.method, one.stage) == (other.method, other.stage)
+
+
 def find_published(claim: Claim, rows: list[dict[str, str]]) -> tuple[dict[str, str], Quantity]:
     """Return the published row that a claim refers to, and the number of ours it corresponds to.
 
@@ -142,8 +152,8 @@ def find_published(claim: Claim, rows: list[dict[str, str]]) -> tuple[dict[str, 
     """
     sources = []
     for row in rows:
-        ours = parse_quantity(row["of"]) if row.get("of") else None
-        if ours and (ours.method, ours.stage) == (claim.left.method, claim.left.stage):
+        ours = row_quantity(row)
+        if ours and is_same_number(ours, claim.left):
             if row["source"] == claim.source:
                 return row, ours
             sources.append(row["source"])

@@ -79,7 +79,7 @@ class ExperimentFields(Frozen):
     # Method -> label in tables, in place of the method's own.
     labels: dict[str, Label] = Field(default_factory=dict)
     optimizer: Optimizer = Optimizer()
-    # Of the teacher alone, as in the release of 2022; None for that of the optimiser.
+    # The teacher's own batch size, as in the release of 2022; None for that of the optimiser.
     teacher_batch_size: BatchSize | None = None
     training: StepSchedule = StepSchedule.model_validate({})
     protocol: Protocol

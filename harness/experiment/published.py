@@ -163,6 +163,11 @@ def _row(
     return row
 
 
+def published_accuracy(text: str) -> float:
+    """Return the number of a row, such as "91.00 ± 0.3" in per cent, as a fraction."""
+    return float(text.partition(" ")[0]) / 100
+
+
 def published_protocol(row: Row) -> str:
     """Return what a table says of a row's protocol: the source's words, and the preset."""
     return "; ".join(filter(None, (row["protocol"], row.get(PRESET))))

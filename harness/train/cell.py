@@ -299,7 +299,7 @@ def predictions_file(predicted: Tensor, labels: Tensor, class_names: tuple[str, 
     np.savez_compressed(
         buffer,
         labels=labels.numpy().astype(small),
-        predictions=predicted.cpu().numpy().astype(small),
+        predictions=predicted.clamp(min=0).cpu().numpy().astype(small),  # -1: no class could win
         class_names=np.array(class_names),
     )
     return buffer.getvalue()

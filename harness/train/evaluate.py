@@ -9,7 +9,7 @@ from torch import Tensor
 from harness.common.metrics import ACCURACY, NCM_EVAL, NCM_TRAIN, group_metric, metric_name
 from harness.data.batches import Images
 from harness.distill.centers import class_centers
-from harness.distill.ncm import ncm_accuracy, ncm_classes
+from harness.distill.ncm import ncm_classes
 from harness.distill.relations import upcast_to_float32
 from harness.networks.base import Network
 
@@ -93,7 +93,7 @@ def ncm_accuracies(
         "{set}/ncm_train_centers": Centres from the training images (unbiased).
         "{set}/ncm_eval_centers": Centres from the evaluated images with their own labels, as in
             the published "after stage 1" rows (inflated: each image contributes to its centre).
-        And by metric and set, the predicted classes (N,).
+        The predicted classes (N,) by metric and set come second.
     """
     embedding, _ = embed_and_classify(model, train, precision)
     train_centers = class_centers(embedding, train.labels, n_classes)
@@ -103,8 +103,7 @@ def ncm_accuracies(
         embedding, _ = embed_and_classify(model, images, precision)
         own_centers = class_centers(embedding, images.labels, n_classes)
         for form, centers in ((NCM_TRAIN, train_centers), (NCM_EVAL, own_centers)):
-            measured[metric_name(name, form)] = ncm_accuracy(
-                embedding, images.labels, centers
-            ).item()
-            predicted[form][name] = ncm_classes(embedding, centers)
+            classes = ncm_classes(embedding, centers)
+            measured |= {metric_name(name, form): accuracies(classes, images.labels, {})[ACCURACY]}
+            predicted[form][name] = classes
     return measured, predicted
