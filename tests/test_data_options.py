@@ -47,6 +47,7 @@ def test_options_survive_json_and_are_complete() -> None:
         "parquet": {"train": "/data/tiny/train.parquet", "test": ["/data/tiny/a.parquet"]},
         "cub200": {"path": "/data/cub", "label": "cub10"},
         "cifar10": {},
+        "tiny_imagenet": {"classes": "every second"},
     }.items():
         options = DATASETS[name].model_validate({"name": name, **fields})
         again = DATASETS[name].model_validate(json.loads(options.model_dump_json()))
@@ -55,7 +56,7 @@ def test_options_survive_json_and_are_complete() -> None:
 
 def test_which_data_come_without_a_test_split() -> None:
     """Their test images may have been among the training images of another split."""
-    published = {"cifar10", "cifar100", "cub200", "fashion_mnist"}
+    published = {"cifar10", "cifar100", "cub200", "fashion_mnist", "tiny_imagenet"}
     assert {n for n, options in DATASETS.items() if not options.test_is_drawn} == published
 
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -23,10 +23,18 @@ LONGEST = 20  # times the shorter side: beyond, it is hardly a picture, and coul
 
 @dataclass(frozen=True)
 class ImageFormat:
-    """The stored format: the shorter side has `size` pixels; `square` keeps the central square."""
+    """The stored format of images.
+
+    Attributes:
+        size: The length of the shorter side in pixels.
+        square: Whether only the central square is kept.
+        resampling: `bilinear` is antialiased; `box`, the mean of whole pixels, is for images whose
+            shorter side is a multiple of the size.
+    """
 
     size: int
     square: bool
+    resampling: Literal["bilinear", "box"] = "bilinear"
 
     def as_json(self) -> dict[str, Any]:
         """Return the format as plain data."""
@@ -82,10 +90,10 @@ def resize_image(image: Image.Image, image_format: ImageFormat, name: str) -> np
     """Return an image in a format, as torchvision's Resize and CenterCrop do on PIL images.
 
     Returns:
-        (H, W, 3) uint8, scaled by bilinear, antialiased interpolation.
+        (H, W, 3) uint8.
 
     Raises:
-        UserError: The image is a thin strip.
+        UserError: The image is a thin strip, or its size is no multiple of the box filter's.
     """
     from PIL import Image
 
@@ -95,10 +103,15 @@ def resize_image(image: Image.Image, image_format: ImageFormat, name: str) -> np
         raise UserError(
             f"dataset: {name}: {width} x {height} pixels are too narrow; crop or remove it"
         )
+    if image_format.resampling == "box" and (short % size or long % size):
+        raise UserError(
+            f"dataset: {name}: {width} x {height} pixels are no multiple of {size}; choose another "
+            "dataset.image_size"
+        )
     if short != size:
         long = int(size * long / short)
         new = (size, long) if width <= height else (long, size)
-        image = image.resize(new, Image.Resampling.BILINEAR)
+        image = image.resize(new, Image.Resampling[image_format.resampling.upper()])
     pixels = np.asarray(image)
     return center_crop(pixels, size, size) if image_format.square else pixels
 

@@ -48,7 +48,7 @@ class Download:
 
 @dataclass(frozen=True)
 class Archive(Download):
-    """A published .tgz file of one folder."""
+    """A published .tgz or .zip file of one folder."""
 
     folder: str
 
@@ -195,15 +195,20 @@ def _receive(response: http.client.HTTPResponse, part: Path, download: Download)
 def _extract(path: Path, archive: Archive, root: Path) -> None:
     """Extract the archive's folder, and rename it into place when it is complete."""
     import tarfile
+    import zipfile
 
     print(f"extracting {path}", file=sys.stderr, flush=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{archive.folder}-", dir=root))
     try:
-        with tarfile.open(path, "r:gz") as tar:
-            members = (m for m in tar if m.name.split("/")[0] == archive.folder)
-            tar.extractall(temporary, members=members, filter="data")
+        if path.suffix == ".zip":
+            with zipfile.ZipFile(path) as zipped:  # it takes ".." and leading "/" out of names
+                zipped.extractall(temporary)
+        else:
+            with tarfile.open(path, "r:gz") as tar:
+                members = (m for m in tar if m.name.split("/")[0] == archive.folder)
+                tar.extractall(temporary, members=members, filter="data")
         os.rename(temporary / archive.folder, root / archive.folder)
-    except (tarfile.TarError, EOFError, FileNotFoundError) as error:
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, FileNotFoundError) as error:
         raise UserError(
             f"dataset: {path} cannot be extracted ({str(error)[:100]}); delete it and try again"
         ) from None

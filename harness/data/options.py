@@ -50,6 +50,7 @@ def _as_list(value: Any) -> Any:
 
 
 PATH_FIELDS = ("path", "train", "test")  # they hold a path where they hold text
+FILE_FIELDS = ("classes",)  # they may hold the path of a .txt file
 
 
 def resolve_paths(dataset: Any, folder: Path) -> Any:
@@ -64,7 +65,10 @@ def resolve_paths(dataset: Any, folder: Path) -> Any:
             return str(folder / value)
         return value
 
-    return {key: resolve(value) if key in PATH_FIELDS else value for key, value in dataset.items()}
+    def is_path(key: str, value: Any) -> bool:
+        return key in PATH_FIELDS or (key in FILE_FIELDS and str(value).endswith(".txt"))
+
+    return {key: resolve(value) if is_path(key, value) else value for key, value in dataset.items()}
 
 
 Count = Annotated[int, Field(ge=1)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, compress
 from pathlib import Path
 from typing import Literal
 
@@ -41,6 +41,7 @@ def open_files(
     size: int | None = None,
     names_from: Sequence[Path] | None = None,
     alphabetical: bool = False,
+    only: Sequence[str] | None = None,
 ) -> ImageStore:
     """Return the store of the images in one split's files.
 
@@ -54,6 +55,7 @@ def open_files(
         names_from: Files whose class names say which number a class has; None for `files`. If both
             have names, labels are matched by them.
         alphabetical: Whether classes are numbered in the order of their names, if they have names.
+        only: The names of the classes to keep, in the order in which to number them.
 
     Raises:
         UserError: A file or column is missing or broken, an image cannot be read, or labels are
@@ -68,6 +70,7 @@ def open_files(
         "form": image_format.as_json(),
         "names": list(names) if names is not None else None,
         "matched": [file_times(names_from) if names_from is not None else None, alphabetical],
+        "only": list(only) if only is not None else None,
     }
 
     def make() -> Contents:
@@ -99,12 +102,30 @@ def open_files(
 
         all_labels, class_names = np.concatenate(labels), names if names is not None else order
         check_range(all_labels, class_names, place, describe_image)
+        images: Iterator[Encoded] = chain.from_iterable(file.read_images() for file in opened)
+        if only is not None:
+            number = _numbers_of(only, class_names, place)[all_labels]
+            images, all_labels = compress(images, number >= 0), number[number >= 0]
+            class_names = only
         if split == "train":
             class_names = check_training_classes(all_labels, class_names, place)
-        images = chain.from_iterable(file.read_images() for file in opened)
         return Contents(decode_all(images, image_format), all_labels, class_names or ())
 
     return cached_store(source, make)
+
+
+def _numbers_of(only: Sequence[str], names: Sequence[str] | None, place: str) -> np.ndarray:
+    """Return the number of each named class among those to keep, (C,) int64; -1 for the others.
+
+    Raises:
+        UserError: The classes have no names, or one to keep is not among them.
+    """
+    missing = next((name for name in only if name not in (names or ())), None)
+    if names is None or missing is not None:
+        problem = f"no class {missing!r}" if names else "the files do not name their classes"
+        raise UserError(f"dataset: {place}: {problem}; fetch the data again")
+    number = {name: i for i, name in enumerate(only)}
+    return np.asarray([number.get(name, -1) for name in names], np.int64)
 
 
 def _alphabetical_key(name: str) -> tuple[int, str]:
