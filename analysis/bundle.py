@@ -174,14 +174,16 @@ def _value_text(value: object) -> str:
     return str(value)
 
 
-def export(plan: Plan, root: Path, file: Path, assignments: list[str]) -> str:
-    """Return the text of a plan's bundle.
+def export(
+    plan: Plan, root: Path, file: Path, assignments: list[str], *, is_partial: bool = False
+) -> str:
+    """Return the text of a plan's bundle; if it `is_partial`, of the finished cells alone.
 
     Raises:
         UserError: A cell of the plan is not finished, or its predictions cannot be read.
     """
     store = Store(root)
-    if unfinished := describe_unfinished(plan, root):
+    if not is_partial and (unfinished := describe_unfinished(plan, root)):
         raise UserError(f"{plan.experiment.name}: {unfinished}; `harness run {file}` first")
     place = without_password(tracking_uri())
     overrides = [word for a in assignments for word in ("--set", a)]
@@ -194,23 +196,14 @@ def export(plan: Plan, root: Path, file: Path, assignments: list[str]) -> str:
     lines = []
     for fingerprint, cell in plan.cells.items():
         directory = store.directory(fingerprint)
-        entries = plan.entries_of(fingerprint)
+        if is_partial and not directory.is_done:
+            continue
         predictions = read_predictions(directory)
-        on_teachers = experiment.tasks and all(e.task is None for e in entries)
-        if predictions and not on_teachers:
+        if predictions and has_students_classes(plan, fingerprint):
             names_seen.add(tuple(predictions["class_names"].tolist()))
         line = {
             "fingerprint": fingerprint,
-            "entries": [
-                {
-                    "stage": e.stage,
-                    "method": e.method,
-                    "student": e.student,
-                    "seed": e.seed,
-                    **e.dimensions,
-                }
-                for e in entries
-            ],
+            "entries": table_entries(plan, fingerprint),
             **cell.as_json(),
             "manifest": directory.manifest.as_json(),
             "mlflow_run_id": sync_state.find_run_id(
@@ -233,6 +226,28 @@ def export(plan: Plan, root: Path, file: Path, assignments: list[str]) -> str:
         "class_names": list(class_names) if 0 < len(class_names) <= MOST_NAMES else None,
     }
     return "\n".join([canonical(header), *lines]) + "\n"
+
+
+def table_entries(plan: Plan, fingerprint: str) -> list[dict[str, Any]]:
+    """Return a cell's entries as a bundle has them."""
+    return [
+        {
+            "stage": e.stage,
+            "method": e.method,
+            "student": e.student,
+            "seed": e.seed,
+            **e.dimensions,
+        }
+        for e in plan.entries_of(fingerprint)
+    ]
+
+
+def has_students_classes(plan: Plan, fingerprint: str) -> bool:
+    """Return whether a cell classifies the students' classes, and not those of the teacher's task.
+
+    Without tasks, these are the same.
+    """
+    return plan.experiment.tasks is None or any(e.task for e in plan.entries_of(fingerprint))
 
 
 def trained(plan: Plan, root: Path, file: Path, assignments: list[str]) -> Bundle:

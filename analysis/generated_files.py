@@ -13,11 +13,11 @@ from harness.analysis.bundle import (
     Bundle,
     bundle_path,
     check_unmixed,
-    export,
     is_of_replication,
     read_bundle,
     replication_path,
 )
+from harness.analysis.growth import check_nothing_lost, export_beside
 from harness.analysis.print_results import print_blocks
 from harness.analysis.readme import (
     DOCS,
@@ -47,6 +47,7 @@ def make_tables(
     print_only: bool = False,
     allow_mixed: bool = False,
     is_replication: bool = False,
+    keep: bool = False,
 ) -> int:
     """Refresh the bundles of `plans` from the store, then every file made from a stored bundle.
 
@@ -56,9 +57,10 @@ def make_tables(
         assignments: Those of `--set`.
         check: Whether to write nothing and to report what would change.
         print_only: Whether to print the tables and to write nothing.
-        allow_mixed: Whether the cells may come from several processors or versions.
+        allow_mixed: Whether the cells of `plans` may come from several processors or versions.
         is_replication: Whether the plans have other seeds than the committed bundles, and their
             bundles belong beside those.
+        keep: Whether runs of the stored bundles stand in for cells that the store lacks.
 
     Returns:
         1 if `check` found a difference (nothing is written then), else 0.
@@ -69,10 +71,12 @@ def make_tables(
     fresh: dict[Path, str] = {}
     for plan, file in plans:
         path = bundle_path(plan, is_replication)
-        text = export(plan, store, file, assignments or [])
+        text = export_beside(plan, store, file, assignments or [], path, keep)
         if is_replication:
             check_replication(read_bundle(bundle_path(plan)), read_bundle(path, text))
         check_owner(path, text, fresh.get(path))
+        if not print_only and (note := check_nothing_lost(path, text)):
+            print(note)
         fresh[path] = text
     if not print_only and not README.exists():
         raise UserError(
@@ -84,7 +88,8 @@ def make_tables(
         raise UserError(f"{RESULTS}: no bundle there yet; name an experiment file")
     bundles = [read_bundle(path, fresh.get(path)) for path in paths]
     for bundle in bundles:
-        check_unmixed(bundle, allow_mixed)
+        if bundle.path in fresh:  # what a stored one mixes was allowed, and its caption says it
+            check_unmixed(bundle, allow_mixed)
         if print_only or bundle.path in fresh:
             print_blocks(table_blocks(bundle))
     if print_only:

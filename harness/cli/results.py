@@ -50,10 +50,16 @@ def tables(
             "--replication", help="FILES have other seeds: keep their numbers as a second set"
         ),
     ] = False,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="keep committed runs of FILES that the store lacks")
+    ] = False,
 ) -> None:
     """Rewrite the README's tables from the finished cells of FILES, or from the stored bundles."""
     from harness.analysis.generated_files import make_tables
 
+    for name, is_given in {"--keep": keep, "--replication": replication}.items():
+        if is_given and not files:
+            raise UserError(f"{name}: is for new bundles; name their experiment files")
     plans = [(plan_of_file(file, set_), file) for file in files or []]
     changed = make_tables(
         plans,
@@ -63,6 +69,7 @@ def tables(
         print_only=print_only,
         allow_mixed=mixed,
         is_replication=replication,
+        keep=keep,
     )
     raise typer.Exit(changed)
 
