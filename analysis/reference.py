@@ -28,6 +28,8 @@ from harness.analysis.statistics import (
 from harness.analysis.tables.rows import Column, Row, columns_of, is_main, rows_of
 from harness.analysis.verdicts import accuracies, baseline_of, by_seed, row_of
 from harness.common.canonical_json import flatten
+from harness.data import DATASETS, DatasetOptions
+from harness.data.options import PublishedOptions
 from harness.experiment.claims import parse_claim
 from harness.methods.variants import split_settings
 
@@ -95,6 +97,8 @@ class ReferenceCheck:
         reference: The path of the reference.
         margin: A deviation below it is an agreement, as a fraction.
         other_settings: Fields in which the experiments differ; nothing is compared then.
+        other_images: The digests of the two data sets if published images were read from files of
+            another form, as "1a2b there, 3c4d here"; else "".
         numerical_noise: The share of an effect's variance over seeds that comes from the last
             digits of sums, the median over the effects; None unless the seeds are those of the
             reference.
@@ -105,6 +109,7 @@ class ReferenceCheck:
     margin: float
     checked: list[Checked]
     other_settings: list[str]
+    other_images: str = ""
     numerical_noise: float | None = None
     changed: tuple[str, ...] = ()
 
@@ -139,6 +144,11 @@ class ReferenceCheck:
                 f" A true deviation would be noticed from {_place(*least)} on at best, and from "
                 f"{_place(*most)} on at worst."
             )
+        if self.other_images:
+            text += (
+                f" The images come from other files (data: {self.other_images}), so no number can "
+                "be equal but by chance."
+            )
         if self.changed:
             text += (
                 " The baseline is equal, so this machine computes as the reference's did; what is "
@@ -156,7 +166,7 @@ def _place(deviation: float, checked: Checked) -> str:
 def compare(yours: Bundle, reference: Bundle, margin: float = MARGIN) -> ReferenceCheck:
     """Compare all effects that both bundles have, in the order of the table."""
     path = reference.path.as_posix()
-    if other := other_settings(yours, reference):
+    if other := other_settings(yours, reference, any_form=True):
         return ReferenceCheck(path, margin, [], other)
     pairs = {
         (effect, column.part(effect.baseline or effect.row) or column.part(effect.row)): sides
@@ -189,8 +199,9 @@ def compare(yours: Bundle, reference: Bundle, margin: float = MARGIN) -> Referen
                 agreement,
             )
         )
+    images = _other_images(yours, reference)
     noise, changed = _numerical_noise([*pairs.values()]), _changed(yours, checked)
-    return ReferenceCheck(path, margin, checked, [], noise, changed)
+    return ReferenceCheck(path, margin, checked, [], images, noise, changed)
 
 
 def _changed(yours: Bundle, checked: list[Checked]) -> tuple[str, ...]:
@@ -258,12 +269,27 @@ def _agreement(deviation: SampleMean, p: float, margin: float) -> Agreement:
     return "differs" if p <= LEVEL else "too noisy"
 
 
-def other_settings(yours: Bundle, theirs: Bundle) -> list[str]:
-    """Return in what two experiments differ, so that their numbers are not compared."""
+def other_settings(yours: Bundle, theirs: Bundle, any_form: bool = False) -> list[str]:
+    """Return the settings and data in which two experiments differ.
+
+    Args:
+        yours: A bundle.
+        theirs: Another one.
+        any_form: Whether the images of a published data set may have other digests: files on the
+            hub are not those of the archive, and decoders of JPEG differ in last digits.
+    """
+    other = different(yours.experiment, theirs.experiment)
+    name = yours.experiment.get("dataset", {}).get("name", "")
+    is_published = issubclass(DATASETS.get(name, DatasetOptions), PublishedOptions)
+    images = _other_images(yours, theirs)
+    return other + ([f"data: {images}"] if images and not (any_form and is_published) else [])
+
+
+def _other_images(yours: Bundle, theirs: Bundle) -> str:
+    """Return the digests of the images if they differ, and else ""."""
     digests = [{d for c in b.cells if (d := c.spec.data.digest)} for b in (theirs, yours)]
     there, here = (" and ".join(sorted(d[:12] for d in side)) for side in digests)
-    other_data = [f"data: {there} there, {here} here"] if there and here and there != here else []
-    return different(yours.experiment, theirs.experiment) + other_data
+    return f"{there} there, {here} here" if there and here and there != here else ""
 
 
 def different(yours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
@@ -287,6 +313,10 @@ def different(yours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
 def _settings(experiment: dict[str, Any], methods: set[str]) -> dict[str, Any]:
     """Return the settings by their full names, those of `tuned` for these methods alone."""
     settings = {k: v for k, v in experiment.items() if k not in FREE}
+    if isinstance(data := settings.get("dataset"), dict):
+        settings["dataset"] = {
+            k: v for k, v in data.items() if k != "label"
+        }  # it changes no number
     names = methods | {split_settings(name)[0] for name in methods}
     tuned = settings.get("tuned") or {}
     settings["tuned"] = {name: tuned.get(name) for name in names}

@@ -14,7 +14,14 @@ from bundles import BUNDLE, FILE, as_text, exported, made_up, with_seeds
 from helpers import one_error_line, snapshot
 
 from harness.analysis.bundle import Bundle, read_bundle
-from harness.analysis.reference import FREE, MARGIN, ReferenceCheck, compare, different
+from harness.analysis.reference import (
+    FREE,
+    MARGIN,
+    ReferenceCheck,
+    compare,
+    different,
+    other_settings,
+)
 from harness.analysis.tables.comparisons import comparison_table
 from harness.analysis.tables.rows import Row, cell_estimate, columns_of, rows_of, select_all_seeds
 from harness.cli import main
@@ -231,6 +238,12 @@ def test_other_settings_are_not_compared() -> None:
             number.cell.spec.data.digest = digest
     assert compare(ours, theirs).other_settings == [f"data: {'b' * 12} there, {'a' * 12} here"]
     assert not compare(ours, ours).other_settings and not compare(ours, bundle()).other_settings
+    # Published images may come from files of another form, under a label of their own.
+    for side, label in ((ours, "tiny"), (theirs, "tiny-32")):
+        side.experiment["dataset"] = {"name": "tiny_imagenet", "label": label}
+    check = compare(ours, theirs)
+    assert check.checked and f"data: {'b' * 12} there, {'a' * 12} here" in check.summary
+    assert other_settings(ours, theirs)  # but the two are never one bundle
     for name in FREE:  # lists that may be shorter, and what changes no number
         assert different({name: ["a"]}, {name: ["b"]}) == [], name
     assert {"seeds", "students", "claims", "secondary_claims", "published"} <= FREE
