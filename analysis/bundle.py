@@ -21,6 +21,7 @@ from harness.analysis.bundle_fields import (
     CorrectPart,
     ExperimentPart,
     Number,
+    PaperTablePart,
     numbers_of,
     parse_lines,
 )
@@ -30,7 +31,7 @@ from harness.common.metrics import ACCURACY
 from harness.common.provenance import UNKNOWN
 from harness.common.redaction import without_password
 from harness.experiment.file import network_labels
-from harness.experiment.published import read_published
+from harness.experiment.published import networks_of, read_paper_table, read_published
 from harness.experiment.tasks import Tasks
 from harness.plan import TEACHER, Plan
 from harness.store import CellDir, Store
@@ -61,6 +62,7 @@ class Bundle:
             weights, without zeros; None for a cell without predictions.
         class_names: None if they are too many to be shown or differ between tasks; figures then
             number the classes.
+        paper_table: Published numbers of other data that the summary shows beside ours.
     """
 
     path: Path
@@ -73,6 +75,7 @@ class Bundle:
     curves: dict[str, Curves]
     confusions: dict[str, Confusion | None]
     class_names: list[str] | None
+    paper_table: PaperTablePart | None = None
 
     @property
     def teacher(self) -> str:
@@ -225,6 +228,14 @@ def export(
         else [],
         "class_names": list(class_names) if 0 < len(class_names) <= MOST_NAMES else None,
     }
+    if experiment.paper_table and plan.images:
+        rows = read_paper_table(file.parent / experiment.paper_table)
+        header["paper_table"] = {
+            "image_size": plan.images.image_size,
+            "classes": plan.images.classes,
+            "networks": networks_of(rows[0]),
+            "rows": rows,
+        }
     return "\n".join([canonical(header), *lines]) + "\n"
 
 
@@ -320,6 +331,7 @@ def read_bundle(path: Path, text: str | None = None) -> Bundle:
             {c.fingerprint: c.curves for c in cells if "curves" in c.model_fields_set},
             {c.fingerprint: c.confusion for c in cells if "confusion" in c.model_fields_set},
             header.class_names,
+            header.paper_table,
         )
     except FileNotFoundError:
         raise UserError(f"{path}: no such bundle; `harness tables FILE` writes it") from None

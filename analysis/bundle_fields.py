@@ -72,6 +72,15 @@ class ExperimentPart(Part):
     tasks: Tasks | None = None
 
 
+class PaperTablePart(Part):
+    """Published numbers of other data, and what is said of ours: (height, width) and classes."""
+
+    image_size: list[int] = Field(min_length=2, max_length=2)
+    classes: int
+    networks: list[str]
+    rows: list[dict[str, str]] = Field(min_length=1)
+
+
 class Header(Part):
     """The first line of a bundle."""
 
@@ -82,6 +91,7 @@ class Header(Part):
     protocol: str
     published: list[dict[str, str]]
     class_names: list[str] | None = None
+    paper_table: PaperTablePart | None = None
 
 
 class TableEntryPart(Part):
@@ -363,7 +373,8 @@ def _check_together(header: Header, cells: list[CellRecord]) -> None:
     needs_teacher = any(methods.get_method(m).needs for m in header.experiment.methods)
     if needs_teacher and not any(entry.stage == TEACHER for entry in entries):
         raise ValueError("has no teacher")
-    if any({"source", "row", "protocol"} - row.keys() for row in header.published):
+    published = [*header.published, *(header.paper_table.rows if header.paper_table else [])]
+    if any({"source", "row", "protocol"} - row.keys() for row in published):
         raise ValueError("line 1 has a published row without source, row or protocol")
     names = header.class_names
     for line, cell in enumerate(cells, 2):

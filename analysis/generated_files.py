@@ -150,8 +150,9 @@ def _fill_markers(pages: dict[Path, str], bundle: Bundle, replication: Bundle | 
             if kind == SUMMARY
             else table_blocks(bundle, link_to_runs(bundle, address))
         )
+        unbroken = bundle.paper_table is not None  # so many columns would break every number
         pages[page] = replace_between_markers(
-            pages[page], bundle.name, markdown(blocks), str(page), kind
+            pages[page], bundle.name, markdown(blocks, unbroken), str(page), kind
         )
 
 

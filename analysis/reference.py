@@ -37,7 +37,7 @@ Agreement = Literal["equal", "agrees", "differs", "too noisy"]
 # Fields of an experiment that may differ: lists may be shorter here, and texts change no number.
 FREE = {
     *("seeds", "students", "methods", "claims", "secondary_claims"),
-    *("description", "labels", "published", "teacher_source"),
+    *("description", "labels", "published", "paper_table", "teacher_source"),
 }
 MARGIN = 0.01  # a fraction; `--margin` sets another one
 POWER = 0.8

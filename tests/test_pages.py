@@ -37,7 +37,7 @@ def bundle() -> Bundle:
             ("refilled", "stage2", LARGE): shifted(-0.02, -0.021, -0.019),
         },
         methods=["plain", "teacher_ncm", "refilled"],
-        claims=["refilled > plain", "refilled within 9 of plain"],
+        claims=["refilled > plain", "refilled within 9 of plain", "kd > plain"],
         seeds=[0, 1, 2],
     )
 
@@ -58,9 +58,10 @@ def test_a_summary_has_the_finals_and_claims_alone(bundle: Bundle) -> None:
         (3, 1),
     ]
     assert finals.caption[0].endswith("(runs.md).")
-    assert [[cell.text for cell in row] for row in claims.rows] == [
-        ["refilled > plain", "1", "1", "–", "-2.0 to +2.0"],
-        ["refilled within 9 of plain", "2", "–", "–", "-2.0 to +2.0"],
+    assert [[cell.text + cell.note for cell in row] for row in claims.rows] == [
+        ["refilled > plain", "+2.0 ± 0.2 supported", "-2.0 ± 0.2 contradicted"],
+        ["refilled within 9 of plain", "+2.0 ± 0.2 supported", "-2.0 ± 0.2 supported"],
+        ["kd > plain not tested: kd is no method here", DASH, DASH],
     ]
 
 

@@ -11,7 +11,13 @@ from harness.analysis.tables.markdown import escaped, markdown
 from harness.analysis.tables.result_table import Cell, ResultTable
 from harness.analysis.tables.terminal import terminal_text
 from harness.common.errors import UserError
-from harness.experiment.published import published_protocol, read_published, why_not_comparable
+from harness.experiment.published import (
+    networks_of,
+    published_protocol,
+    read_paper_table,
+    read_published,
+    why_not_comparable,
+)
 
 HEAD = "source,row,metric,protocol,wrn-10-1,wrn-16-1"
 LINE = "smith,KD,test_accuracy,last epoch,97.10,"
@@ -86,7 +92,9 @@ def test_a_refusal_names_the_place(tmp_path: Path, text: str | bytes, place: str
 @pytest.mark.parametrize("file", sorted(FOLDER.glob("*.csv")), ids=lambda f: f.stem)
 def test_the_projects_own_files_are_read_as_they_are(file: Path) -> None:
     head, *lines = (line.split(",") for line in file.read_text().splitlines())
-    assert read_published(file, head[6:]) == [dict(zip(head, x, strict=True)) for x in lines]
+    expected = [dict(zip(head, x, strict=True)) for x in lines]
+    assert read_published(file, networks_of(head)) == read_paper_table(file) == expected
+    assert all(name.startswith(("wrn-", "mobilenet-")) for name in networks_of(head))
 
 
 @pytest.mark.parametrize(

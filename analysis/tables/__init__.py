@@ -4,5 +4,6 @@
 - `result_table`: the table as data, with typed cells; every format is a renderer of it.
 - `accuracy`, `comparisons`: the tables themselves; `caption`: what stands below them; `runs`: the
   runs behind a number.
+- `paper_form`: a summary in the form of a published table of other data.
 - `pages`: which tables a page shows; `markdown`, `terminal`, `csv_and_latex`: the renderers.
 """

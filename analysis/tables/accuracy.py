@@ -85,10 +85,14 @@ def _numbers(
     for row in rows:
         numbers[row] = []
         for column in group.columns:
-            accuracy = cell_estimate(bundle, row, column)
-            address = link(row, column) if accuracy else ""
-            numbers[row].append(Cell.percent(accuracy, link=address, bold=row in best[column]))
+            numbers[row].append(number_cell(bundle, row, column, link, row in best[column]))
     return numbers
+
+
+def number_cell(bundle: Bundle, row: Row, column: Column, link: Link, bold: bool) -> Cell:
+    """Return one accuracy, which leads to its runs."""
+    accuracy = cell_estimate(bundle, row, column)
+    return Cell.percent(accuracy, link=link(row, column) if accuracy else "", bold=bold)
 
 
 def _published_rows(bundle: Bundle, group: ColumnGroup) -> list[list[Cell]]:

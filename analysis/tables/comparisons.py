@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from harness.analysis.bundle import Bundle
 from harness.analysis.confirmations import STANDINGS, Confirmation, confirmations
@@ -10,7 +11,6 @@ from harness.analysis.reference import POWER, Checked, ReferenceCheck
 from harness.analysis.statistics import LEVEL
 from harness.analysis.tables.result_table import Block, Cell, ResultTable
 from harness.analysis.verdicts import (
-    DECIDED,
     OUTCOMES,
     Verdict,
     beside_published,
@@ -156,27 +156,25 @@ def _seeds(bundle: Bundle) -> str:
 
 
 def _claims_once(bundle: Bundle) -> list[Block]:
-    """Return one row per primary claim: its outcomes among the columns of the table."""
+    """Return one row per primary claim: its difference and verdict in each column."""
     verdicts = [v for v in verdicts_of(bundle) if v.is_primary]
     if not verdicts:
         return []
+    columns = list(dict.fromkeys(v.column for v in verdicts if v.difference))
     rows = []
     for claim in dict.fromkeys(v.claim for v in verdicts):
-        own = [v for v in verdicts if v.claim == claim]
-        counts = (sum(v.outcome == outcome for v in own) for outcome in (*DECIDED, "undecided"))
-        why = "".join(f"not tested: {v.why}" for v in own if v.outcome == "not tested")
-        last = Cell(why or _range(own))
-        rows.append([Cell(claim, code=True), *(Cell(n or None) for n in counts), last])
-    sentence = f"Primary claims, tested with one set of seeds. {_rule(bundle, verdicts)}"
-    head = ["claim", *DECIDED, "undecided", "difference in points"]
-    return [sentence, ResultTable(head, rows)]
-
-
-def _range(verdicts: Sequence[Verdict]) -> str | None:
-    means = sorted(100 * v.difference.mean for v in verdicts if v.difference)
-    if not means:
-        return None
-    return f"{means[0]:+.1f}" + (f" to {means[-1]:+.1f}" if len(means) > 1 else "")
+        own = {v.column: v for v in verdicts if v.claim == claim}
+        why = "".join(f" not tested: {v.why}" for v in own.values() if v.difference is None)
+        cells = [
+            replace(Cell.points(v.difference), note=f" {v.outcome}") if v else Cell()
+            for v in map(own.get, columns)
+        ]
+        rows.append([Cell(claim, code=True, note=why), *cells])
+    sentence = (
+        f"Primary claims, tested with one set of seeds: {count_outcomes(verdicts)}. "
+        f"{_rule(bundle, verdicts)}"
+    )
+    return [sentence, ResultTable(["claim", *columns], rows).compact()]
 
 
 def difference_blocks(bundle: Bundle) -> list[Block]:

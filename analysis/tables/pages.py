@@ -23,6 +23,7 @@ from harness.analysis.tables.comparisons import (
 )
 from harness.analysis.tables.csv_and_latex import csv_text, latex_escaped, latex_text
 from harness.analysis.tables.markdown import markdown
+from harness.analysis.tables.paper_form import paper_caption, paper_form
 from harness.analysis.tables.result_table import Block, captioned
 from harness.analysis.tables.rows import column_groups, columns_of
 from harness.analysis.tables.runs import anchors, heading, sections
@@ -50,12 +51,17 @@ def link_to_runs(bundle: Bundle, page: str = "") -> Link:
 def summary_blocks(bundle: Bundle, page: str, replication: Bundle | None = None) -> list[Block]:
     """Return what a page shows of an experiment: final accuracies, and its claims.
 
+    An experiment that names a published table of other data has the form of that table.
+
     Args:
         bundle: The results.
         page: The address of the results page.
         replication: The results with other seeds, if there are any.
     """
     claims = claims_blocks(bundle, replication)
+    if bundle.paper_table:
+        table = paper_form(bundle, link_to_runs(bundle, page))
+        return [*captioned([table], paper_caption(bundle, page, bool(claims))), *claims]
     link = f"[All numbers, verdicts and runs]({page})."
     line = f"{short_caption(bundle)} {describe_bold(bool(claims))} {link}"
     return [*captioned(final_tables(bundle), [line]), *claims]

@@ -41,7 +41,7 @@ Label = Annotated[str, Field(pattern=r"^[\w .,:;=+()/%'-]+$", max_length=60)]
 # Fields added later: left out while empty, so that a new field changes nothing written before.
 ADDED_LATER = (
     *("tasks", "tuned", "teacher_source", "claims", "secondary_claims"),
-    "teacher_batch_size",
+    *("teacher_batch_size", "paper_table"),
 )
 BatchSize = Annotated[int, Field(ge=2)]
 
@@ -85,6 +85,8 @@ class ExperimentFields(Frozen):
     protocol: Protocol
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], Field(min_length=1)] = (0,)
     published: str | None = None
+    # Published numbers of other data, whose table the summary has the form of.
+    paper_table: str | None = None
     # Statements to test (harness.experiment.claims); the primary ones are corrected together.
     claims: tuple[str, ...] = ()
     secondary_claims: tuple[str, ...] = ()
@@ -275,6 +277,11 @@ class ExperimentFields(Frozen):
     def _published_excludes_tasks(self) -> Self:
         if self.published and self.tasks:
             raise ValueError("published: the published tables have no tasks; drop it, or tasks")
+        if self.paper_table and self.tasks and len(self.tasks.all) > 1:
+            raise ValueError(
+                "paper_table: it has one column per student; give tasks one overlap and one number "
+                "of shots"
+            )
         return self
 
     @model_validator(mode="after")

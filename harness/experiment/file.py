@@ -23,7 +23,7 @@ from harness.experiment.claims import find_published
 from harness.experiment.experiment import Experiment
 from harness.experiment.plain_yaml import InvalidYaml, parse_yaml
 from harness.experiment.protocol import PRESETS, canonical_preset
-from harness.experiment.published import read_published
+from harness.experiment.published import read_paper_table, read_published
 from harness.experiment.releases import with_release_settings
 from harness.experiment.tasks import Task, Tasks
 from harness.experiment.tuned import TaskTuned
@@ -338,6 +338,8 @@ def read(
     published = []
     if experiment.published:  # checks what the tables will need
         published = read_published(path.parent / experiment.published, network_labels(experiment))
+    if experiment.paper_table:
+        read_paper_table(path.parent / experiment.paper_table)
     for claim in experiment.parsed_claims:
         if claim.source:
             find_published(claim, published)

@@ -4,7 +4,8 @@ Its columns are source, row, metric, protocol, one per network and, optionally,
 
 - `of`: the number of ours that a row is compared with (harness.experiment.claims);
 - `preset`: the protocol of ours that it holds under (`Experiment.protocol_label`), as far as that
-  is known. `protocol` is what the source itself says.
+  is known. `protocol` is what the source itself says;
+- those of ABOUT: how the number was made, for a table that shows it beside numbers of other data.
 
 Experiments and tables read it here, so everything that a table needs is checked before anything
 trains.
@@ -25,7 +26,8 @@ from harness.experiment.protocol import PRESETS, canonical_preset
 
 REQUIRED = ("source", "row", "metric", "protocol")
 OF, PRESET = "of", "preset"
-OPTIONAL = (OF, PRESET)
+ABOUT = ("dataset", "classes", "image_size", "train", "epochs", "seeds", "device")
+OPTIONAL = (OF, PRESET, *ABOUT)
 SHOWN = ("row", "source", "protocol")  # in the table, so they may not be empty
 DELIMITERS = ",;\t|"  # the standard one, and those that spreadsheets write
 NOTHING = {"", "-", "–", "—", "n/a", "na", "nan"}
@@ -43,7 +45,38 @@ def read_published(path: Path, networks: Iterable[str]) -> list[Row]:
     Raises:
         UserError: no such file, or one with a row or a column that a table could not show.
     """
-    labels, text, skipped = {*networks}, _text(path), 0
+    return _read(path, {*networks}, "published")
+
+
+def read_paper_table(path: Path) -> list[Row]:
+    """Return the rows as `read_published`; every column with a name of its own is a network.
+
+    Raises:
+        UserError: as there, or no row names one of our numbers.
+    """
+    rows = _read(path, None, "paper_table")
+    if not any(row.get(OF) for row in rows):
+        raise UserError(
+            f"paper_table: {printable(path)}: no row says which number of ours it is beside; "
+            f"name it in the column {OF!r}, as in experiments/published"
+        )
+    return rows
+
+
+def networks_of(columns: Iterable[str]) -> list[str]:
+    """Return the columns that are named after networks."""
+    return [column for column in columns if column and column not in (*REQUIRED, *OPTIONAL)]
+
+
+def _read(path: Path, labels: set[str] | None, field: str) -> list[Row]:
+    """Return the rows of a file that `field` of an experiment names.
+
+    Args:
+        path: the CSV file.
+        labels: the networks; None for all that the file has.
+        field: for error messages.
+    """
+    text, skipped = _text(path, field), 0
     if hint := re.match(r"sep=(.)\r?\n", text):  # from a spreadsheet
         text, skipped = text[hint.end() :], 1
     delimiter = hint[1] if hint else _delimiter(text)
@@ -52,8 +85,8 @@ def read_published(path: Path, networks: Iterable[str]) -> list[Row]:
     rows = []
     try:
         for fields in reader:
-            where = f"published: {printable(path)}, line {reader.line_num + skipped}"
-            fields = [normalise_name(field) for field in fields]
+            where = f"{field}: {printable(path)}, line {reader.line_num + skipped}"
+            fields = [normalise_name(value) for value in fields]
             if not any(fields):
                 continue
             if bad := next((f for f in fields if printable(f) != f), None):
@@ -61,31 +94,32 @@ def read_published(path: Path, networks: Iterable[str]) -> list[Row]:
             if columns is None:
                 columns = _columns(fields, labels, where)
             else:
-                rows.append(_row(columns, fields, labels, where, delimiter))
+                networks = {*networks_of(columns)} if labels is None else labels
+                rows.append(_row(columns, fields, networks, where, delimiter))
     except csv.Error as error:
         line = reader.line_num + skipped
         raise UserError(
-            f"published: {printable(path)}, line {line}: broken CSV ({error}); close the quotes"
+            f"{field}: {printable(path)}, line {line}: broken CSV ({error}); close the quotes"
         ) from None
     if columns is None:
         raise UserError(
-            f"published: {printable(path)}, line 1: empty; begin with {','.join(REQUIRED)}"
+            f"{field}: {printable(path)}, line 1: empty; begin with {','.join(REQUIRED)}"
         )
     return rows
 
 
-def _text(path: Path) -> str:
+def _text(path: Path, field: str) -> str:
     if not path.is_file():
-        raise UserError(f"published: no file {path}; fix the path")
+        raise UserError(f"{field}: no file {path}; fix the path")
     try:
         data = path.read_bytes()
         return data.decode("utf-8-sig")
     except OSError as error:
-        raise UserError(f"published: cannot read {path} ({error.strerror}); allow it") from None
+        raise UserError(f"{field}: cannot read {path} ({error.strerror}); allow it") from None
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise UserError(
-            f"published: {path}, line {line}: not UTF-8 text; save it as CSV in UTF-8"
+            f"{field}: {path}, line {line}: not UTF-8 text; save it as CSV in UTF-8"
         ) from None
 
 
@@ -103,8 +137,9 @@ def _plain(name: str) -> str:
     return normalise_name(name).casefold()
 
 
-def _columns(fields: list[str], networks: set[str], where: str) -> list[str]:
+def _columns(fields: list[str], labels: set[str] | None, where: str) -> list[str]:
     """Return the header, spelled as the table expects it."""
+    networks = labels or set()
     usual = {_plain(n): n for n in (*REQUIRED, *OPTIONAL, *networks)}
     columns = [usual.get(_plain(f), f) for f in fields]
     missing = [r for r in REQUIRED if r not in columns]
@@ -121,8 +156,10 @@ def _columns(fields: list[str], networks: set[str], where: str) -> list[str]:
         near = letters.get(re.sub(r"[\W_]", "", column.casefold()))
         if near and near not in columns:
             raise UserError(f"{where}: column {column!r}: did you mean {near!r}? rename it")
-    if not networks & {*columns}:
-        given = [c for c in columns if c not in (*REQUIRED, *OPTIONAL)]
+    if labels is None and not networks_of(columns):
+        raise UserError(f"{where}: no column is a network; add one, such as wrn-40-2")
+    if labels is not None and not networks & {*columns}:
+        given = networks_of(columns)
         raise UserError(
             f"{where}: no column is named after one of this experiment's networks "
             f"({', '.join(sorted(networks))}), only {', '.join(given) or 'none'}; rename them"

@@ -29,12 +29,14 @@ class NetworkOptions(BaseModel):
         module: The torch module, as "harness.networks.NAME.network:CLASS"; it is imported when a
             network is built. Its arguments are the number of classes and the options.
         n_maps: The number of `Network.feature_maps`.
+        size: What the numbers of a label are, as the heading of a table.
         is_selectable: Whether an experiment file may name the family.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     module: ClassVar[str]
     n_maps: ClassVar[int]
+    size: ClassVar[str] = ""
     is_selectable: ClassVar[bool] = True
 
     network: str

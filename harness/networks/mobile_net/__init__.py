@@ -14,6 +14,7 @@ class MobileNetOptions(NetworkOptions):
 
     module: ClassVar[str] = "harness.networks.mobile_net.network:MobileNet"
     n_maps: ClassVar[int] = 5
+    size: ClassVar[str] = "multiplier"
 
     network: Literal["mobile_net"] = "mobile_net"
     ca: Annotated[float, Field(ge=0.05, le=1)] = 1.0

@@ -14,6 +14,7 @@ class ResNetOptions(NetworkOptions):
 
     module: ClassVar[str] = "harness.networks.resnet.network:ResNet"
     n_maps: ClassVar[int] = 3
+    size: ClassVar[str] = "depth"
 
     network: Literal["resnet"] = "resnet"
     depth: Annotated[int, AfterValidator(lambda d: check_depth("resnet", d, 2))]
