@@ -8,7 +8,7 @@ ALIVE := $(shell head -n 3 $(BIN)/harness 2>/dev/null | grep -qF '$(CURDIR)/.ven
 JOBS ?=
 JOBS_PER_DEVICE ?=
 DEVICE ?= auto
-# For reproduce-fashion, reproduce-cifar and reproduce-cub: SEEDS=0,1  EPOCHS_SCALE=0.1  DATA_ROOT=/data
+# For reproduce-fashion, -tiny, -cifar, -cub and their like: SEEDS=0,1  EPOCHS_SCALE=0.1  DATA_ROOT=/data
 SEEDS ?=
 EPOCHS_SCALE ?=
 DATA_ROOT ?=
@@ -37,7 +37,7 @@ reproduction = set -e; for file in $(1); do \
 # The tuned files of these experiments, or else the files that they are made from.
 tuned = $(foreach name,$(1),$(if $(wildcard experiments/$(name).tuned.yaml),$(name).tuned,$(subst -,_,$(name))))
 
-.PHONY: dead-venv setup reproduce reproduce-methods reproduce-fashion reproduce-cifar reproduce-cifar-methods reproduce-cifar-2020 reproduce-cifar-2021 reproduce-cub reproduce-cross-cifar reproduce-cross-cub reproduce-middle-cifar tune-digits tune-fashion tune-cifar optuna-ui tables tables-check figures ui docker-up docker-reproduce docker-down test lint docs format bench lock clean help
+.PHONY: dead-venv setup reproduce reproduce-methods reproduce-fashion reproduce-tiny reproduce-cifar reproduce-cifar-methods reproduce-cifar-2020 reproduce-cifar-2021 reproduce-cub reproduce-cross-cifar reproduce-cross-cub reproduce-middle-cifar tune-digits tune-fashion tune-tiny tune-cifar optuna-ui tables tables-check figures ui docker-up docker-reproduce docker-down test lint docs format bench lock clean help
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-24s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,6 +66,10 @@ reproduce-methods: $(STAMP)  ## all methods on the digits (see docs/comparison.m
 
 reproduce-fashion: $(STAMP)  ## few images per class: Fashion-MNIST, no GPU
 	@$(call reproduction,$(call tuned,fashion-shots),$(GRID_OPTIONS))
+
+TINY := tiny-imagenet tiny-imagenet-cross tiny-imagenet-mobile-net
+reproduce-tiny: $(STAMP)  ## the paper's shape on Tiny ImageNet: hours, no GPU
+	@$(call reproduction,$(call tuned,$(TINY)),$(GRID_OPTIONS))
 
 reproduce-cifar: $(STAMP)  ## the published CIFAR-100 grid (needs a GPU)
 	@$(call reproduction,cifar100_wide_resnet,$(GRID_OPTIONS))
@@ -99,6 +103,11 @@ tune-fashion: $(STAMP)  ## tune each method for each task, Fashion-MNIST
 	@$(BIN)/harness tune experiments/tuning/fashion-shots.yaml $(RUN_OPTIONS) \
 	  $(if $(DATA_ROOT),--data-root '$(DATA_ROOT)')
 	@$(MAKE) --no-print-directory reproduce-fashion
+
+tune-tiny: $(STAMP)  ## tune each method on Tiny ImageNet (hours)
+	@set -e; for name in $(TINY); do $(BIN)/harness tune experiments/tuning/$$name.yaml \
+	  $(RUN_OPTIONS) $(if $(DATA_ROOT),--data-root '$(DATA_ROOT)'); done
+	@$(MAKE) --no-print-directory reproduce-tiny
 
 tune-cifar: $(STAMP)  ## tune on CIFAR-100's validation split (needs a GPU)
 	@$(BIN)/harness tune experiments/tuning/cifar100_wide_resnet.yaml $(RUN_OPTIONS) \

@@ -69,3 +69,15 @@ def test_a_dead_environment_is_made_anew(tmp_path: Path, interpreter: str) -> No
     (script.parent / "python").symlink_to(shutil.which("python3") or "python3")
     script.write_text(f"#!{tmp_path}/.venv/bin/python\n")
     assert "rm -rf .venv" not in make(tmp_path, "-n", "tables")
+
+
+def test_targets_train_experiments_that_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    targets = re.findall(r"^((?:reproduce|tune)[a-z0-9-]*):", makefile, re.MULTILINE)
+    commands = make(ROOT, "--dry-run", *targets)
+    experiments = re.findall(r"for file in (.+?);", commands)
+    tunings = re.findall(r"for name in (.+?);", commands)
+    assert "tiny_imagenet " in " ".join(experiments) or "tiny-imagenet.tuned" in str(experiments)
+    for folder, lists in (("experiments", experiments), ("experiments/tuning", tunings)):
+        for name in " ".join(lists).split():
+            assert (ROOT / folder / f"{name}.yaml").exists(), name
