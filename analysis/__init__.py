@@ -10,8 +10,9 @@
 - `ablation_tables`: what each switch of the protocol is worth; `tuning`: figures of a study;
   `tuning_winners`: how many winners were not found at random.
 - `generated_files`: everything that `harness tables` and `figures` write; `readme`: text between
-  markers of a page; `methods_page`: docs/methods.md; `mlflow_summary`: the result page in MLflow;
-  `print_results`: what goes to a terminal.
+  markers of a page; `published_numbers`: tables of the published numbers; `methods_page`:
+  docs/methods.md; `mlflow_summary`: the result page in MLflow; `print_results`: what goes to a
+  terminal.
 
 Everything here can be made again from the store. The rest of `harness` does not import this
 package, except the commands and `harness.api`, inside functions: training must not need tables.

@@ -7,7 +7,7 @@ import os
 import shlex
 from pathlib import Path
 
-from harness.analysis import ablation_tables, methods_page
+from harness.analysis import ablation_tables, methods_page, published_numbers
 from harness.analysis.bundle import (
     RESULTS,
     Bundle,
@@ -121,6 +121,7 @@ def _outputs(bundles: list[Bundle]) -> dict[Path, str]:
         files = result_files(bundle, replication)
         outputs |= {bundle.path.with_suffix(suffix): text for suffix, text in files.items()}
     outputs |= ablation_tables.refresh_pages(pages)
+    published_numbers.refresh_pages(pages)
     if has_markers(pages.get(DOCS / "tuning.md", ""), WINNERS, SUMMARY):
         page = DOCS / "tuning.md"
         text = describe_winners()

@@ -1,4 +1,4 @@
-"""The power of the primary claims of the paper's experiments, and the seeds that they need.
+"""The size of the paper's experiments, the power of their primary claims, and the seeds they need.
 
     python benchmarks/grid_power.py [--save]
 
@@ -19,19 +19,21 @@ from frame import Record, record, rounded
 from harness.analysis.planned_power import EFFECT, OVER_IMAGES, Assumptions, planned_claims
 from harness.analysis.power import fewest_seeds, power
 from harness.data import Augmentation, Dataset, ImageSet
+from harness.data.views import apply
 from harness.experiment.experiment import Experiment
 from harness.experiment.file import network_labels, read
 from harness.experiment.published import read_published
-from harness.plan import make_plan
+from harness.plan import Plan, make_plan
 
 FOLDER = Path("experiments")
 CLASSES = {"cifar100": 100, "cub200": 200}
-TEST = {"cifar100": 100, "cub200": 29}  # images per class
+TRAIN = {"cifar100": 450, "cub200": 27}  # images per class, without those for validation
+TEST = {"cifar100": 100, "cub200": 29}
 SPREAD = 0.003  # an assumption: nobody has measured it here
 
 
 def without_content(experiment: Experiment) -> Dataset:
-    """Return as many classes and test images as the data set has, without content."""
+    """Return as many classes, training and test images as the data set has, without content."""
     name = experiment.dataset.name
     n = CLASSES[name]
 
@@ -40,16 +42,32 @@ def without_content(experiment: Experiment) -> Dataset:
         return ImageSet(np.zeros((len(labels), 1, 1, 3), np.uint8), labels)
 
     names = tuple(map(str, range(n)))
-    parts = part(2), part(1), part(TEST[name])
+    parts = part(TRAIN[name]), part(1), part(TEST[name])
     return Dataset(name, names, *parts, (0.5,) * 3, (0.5,) * 3, Augmentation(0, flip=True))
 
 
-def row_of(path: Path) -> dict[str, Any] | None:
-    """Return what the primary claims of an experiment can show; None if it has none."""
+def images_trained_on(plan: Plan, dataset: Dataset) -> int:
+    """Return over how many images all cells step, each epoch counting its images again."""
+    views = {cell.config.data.view: 0 for cell in plan.cells.values()}
+    sizes = {view: len(apply(dataset, view).parts["train"]) for view in views}
+    cells = (cell for cell in plan.cells.values() if cell.schedule)
+    return sum(cell.epochs * sizes[cell.config.data.view] for cell in cells)
+
+
+def row_of(path: Path) -> dict[str, Any]:
+    """Return the size of an experiment, and what its primary claims can show if it has any."""
     experiment = read(path)
+    dataset = without_content(experiment)
+    plan = make_plan(experiment, dataset)
+    row = {
+        "experiment": path.name,
+        "claims": len(experiment.claims),
+        "seeds": len(experiment.seeds),
+        "cells": len(plan.cells),
+        "images": images_trained_on(plan, dataset),
+    }
     if not experiment.claims:
-        return None
-    plan = make_plan(experiment, without_content(experiment))
+        return row | {"comparisons": 0, "power": None, "needed": None}
     rows = (
         read_published(path.parent / experiment.published, network_labels(experiment))
         if experiment.published
@@ -57,15 +75,10 @@ def row_of(path: Path) -> dict[str, Any] | None:
     )
     planned = planned_claims(plan, rows, Assumptions(spread=SPREAD))
     assumed = [p.assumed for p in planned["primary"]]
-    powers = power(assumed, len(experiment.seeds))
-    return {
-        "experiment": path.name,
-        "claims": len(experiment.claims),
+    return row | {
         "comparisons": len(assumed),
-        "seeds": len(experiment.seeds),
-        "power": rounded(min(powers)),
+        "power": rounded(min(power(assumed, len(experiment.seeds)))),
         "needed": fewest_seeds(assumed),
-        "cells": len(plan.cells),
     }
 
 
@@ -73,8 +86,7 @@ def main(argv: list[str] | None = None) -> Record:
     """Run the simulation."""
     parser = parser_of((__doc__ or "").splitlines()[0], rounds=1)
     arguments = parser.parse_args(argv)
-    found = [row_of(p) for name in CLASSES for p in sorted(FOLDER.glob(f"{name}_*.yaml"))]
-    rows = [row for row in found if row]
+    rows = [row_of(p) for name in CLASSES for p in sorted(FOLDER.glob(f"{name}_*.yaml"))]
     for row in rows:
         print(row)
     setting = {

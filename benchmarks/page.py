@@ -214,14 +214,19 @@ def grid_power(kept: Record) -> list[str]:
     rows = [
         [
             f"[{row['experiment']}](../experiments/{row['experiment']})",
-            *(str(row[name]) for name in ("claims", "comparisons", "cells", "seeds")),
-            f"{100 * row['power']:.0f} %",
-            str(row["needed"] or "more than 100"),
+            *(str(row[name]) for name in ("seeds", "cells")),
+            f"{row['images'] / 1e9:.2f}",
+            *(str(row[name] or "–") for name in ("claims", "comparisons")),
+            *(
+                ("–", "–")
+                if row["power"] is None
+                else (f"{100 * row['power']:.0f} %", str(row["needed"] or "more than 100"))
+            ),
         ]
         for row in kept["rows"]
     ]
-    head = ["experiment", "primary claims", "comparisons", "cells", "seeds", "least power"]
-    return table([*head, "seeds for 80 %"], rows)
+    head = ["experiment", "seeds", "cells", "images trained on (10^9)", "primary claims"]
+    return table([*head, "comparisons", "least power", "seeds for 80 %"], rows)
 
 
 def stage2_crops(kept: Record) -> list[str]:

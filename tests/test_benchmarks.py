@@ -335,9 +335,10 @@ def test_the_papers_experiments_have_the_seeds_that_their_claims_need(
 
     monkeypatch.chdir(ROOT)
     rows = grid_power.main([])["rows"]
-    assert len(rows) >= 5 and all(row["power"] >= 0.79 for row in rows), rows
+    powers = [row["power"] for row in rows if row["claims"]]
+    assert len(powers) >= 5 and min(powers) >= 0.79, rows
     (kept,) = frame.read("grid_power")
-    fixed = ("experiment", "claims", "comparisons", "cells", "seeds")
+    fixed = ("experiment", "claims", "comparisons", "cells", "seeds", "images")
     assert [[row[n] for n in fixed] for row in kept["rows"]] == [
         [r[n] for n in fixed] for r in rows
     ]
