@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harness.analysis.published_numbers import refresh_pages
 from harness.analysis.tables.markdown import escaped, markdown
 from harness.analysis.tables.result_table import Cell, ResultTable
 from harness.analysis.tables.terminal import terminal_text
@@ -166,3 +167,18 @@ def test_a_name_in_a_table_stays_itself(text: str) -> None:
     assert not re.search(r"[|*\[\]<>`_]", plain), "nothing that Markdown would take for its own"
     _, shown = terminal_text([table]).splitlines()
     assert re.split("  +", shown) == [f"{text} {text}", "97"]
+
+
+def test_a_page_shows_all_published_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the committed page is up to date."""
+    monkeypatch.chdir(FOLDER.parent.parent)
+    home = Path("docs/paper-grids.md")
+    committed = home.read_text()
+    pages = {home: re.sub(r"(<!-- published:\w+ -->\n)[^<]*", r"\1", committed)}
+    assert "76.04" not in pages[home]
+    refresh_pages(pages)
+    assert pages[home] == committed
+    for path in FOLDER.glob("*.csv"):
+        rows = read_paper_table(path)
+        numbers = {row[name] for row in rows for name in networks_of(row) if row[name]}
+        assert all(f"| {number} |" in committed for number in numbers), path
