@@ -19,6 +19,7 @@ from harness.analysis.tables.pages import closing_blocks
 from harness.analysis.tables.result_table import Block
 from harness.analysis.tables.terminal import terminal_text, terminal_width
 from harness.common.errors import UserError
+from harness.common.exit_status import FAILED, OK, UNCONFIRMED
 from harness.common.names import command_name
 from harness.experiment.file import network_labels
 from harness.experiment.published import read_published
@@ -93,7 +94,8 @@ def print_verdicts(
         margin: A deviation below it is an agreement, as a fraction; by default MARGIN.
 
     Returns:
-        1 if an effect differs from the reference or a verdict is reversed, else 0.
+        FAILED if an effect differs from the reference or a verdict is reversed, UNCONFIRMED if no
+        effect was compared or none agrees, else OK.
 
     Raises:
         UserError: The grid is not finished in the store, and there is no reference.
@@ -107,15 +109,15 @@ def print_verdicts(
                 f"`harness run {file}` first"
             )
         print(f"{unfinished}; the verdicts of {path} alone:")
-        return _print_verdicts(reference)
+        return _print_alone(reference)
     yours = trained(plan, root, file, assignments)
     if reference is None:
         print(f"no reference {path} to compare with; `harness tables {file}` makes one")
-        return _print_verdicts(yours)
+        return _print_alone(yours)
     check = compare(yours, reference, MARGIN if margin is None else margin)
     if check.other_settings:
         print(check.summary)
-        return _print_verdicts(yours)
+        return _print_alone(yours)
     if check.checked:
         print_blocks([comparison_table(check), ""])
     pairs = confirmations(reference, yours, yours)
@@ -123,12 +125,19 @@ def print_verdicts(
     if blocks:
         print_blocks([*blocks[1:], ""])
     print_blocks([check.summary, *blocks[:1]])
-    is_reversed = any(pair.standing == "reversed" for pair in pairs)
-    return 0 if check.reproduces and not is_reversed else 1
+    if check.count("differs") or any(pair.standing == "reversed" for pair in pairs):
+        return FAILED
+    return OK if check.reproduces else _print_unconfirmed()
 
 
-def _print_verdicts(bundle: Bundle) -> int:
+def _print_alone(bundle: Bundle) -> int:
+    """Print verdicts that are compared with nothing, and return the exit status."""
     if blocks := verdict_blocks(bundle):
         print()
         print_blocks(blocks)
-    return 0
+    return _print_unconfirmed()
+
+
+def _print_unconfirmed() -> int:
+    print(f"Nothing is confirmed, so the exit status is {UNCONFIRMED} (docs/verdicts.md).")
+    return UNCONFIRMED

@@ -26,7 +26,7 @@ from harness.analysis.statistics import (
     t_quantile,
 )
 from harness.analysis.tables.rows import Column, Row, columns_of, is_main, rows_of
-from harness.analysis.verdicts import accuracies, baseline_of, by_seed, row_of
+from harness.analysis.verdicts import accuracies, are_same_cells, baseline_of, by_seed, row_of
 from harness.common.canonical_json import flatten
 from harness.data import DATASETS, DatasetOptions
 from harness.data.options import PublishedOptions
@@ -60,10 +60,12 @@ class Effect:
         return f"{self.row.label} - {self.baseline.label}" if self.baseline else self.row.label
 
     def by_seed(self, bundle: Bundle, column: Column) -> BySeed:
-        """Return seed -> the effect, for the seeds that both rows have."""
+        """Return seed -> the effect, for the seeds that both rows have; {} for one cell twice."""
         values = accuracies(bundle, by_seed(bundle, self.row, column))
         if self.baseline is None:
             return values
+        if are_same_cells(bundle, self.row, self.baseline, column):
+            return {}  # 0 by construction
         others = accuracies(bundle, by_seed(bundle, self.baseline, column))
         return {seed: values[seed] - others[seed] for seed in values.keys() & others.keys()}
 
@@ -119,8 +121,13 @@ class ReferenceCheck:
 
     @property
     def reproduces(self) -> bool:
-        """True if no effect differs."""
-        return not self.count("differs")
+        """True if no effect differs and at least one agrees; the baseline alone confirms nothing.
+
+        If only the baseline is compared, it must agree.
+        """
+        effects = [c for c in self.checked if c.is_difference] or self.checked
+        agree = any(c.agreement in ("equal", "agrees") for c in effects)
+        return agree and not self.count("differs")
 
     @property
     def summary(self) -> str:

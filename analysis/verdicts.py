@@ -294,7 +294,7 @@ def compare_sides(bundle: Bundle, claim: Claim) -> ComparedSides:
             mean = sample_mean([v - theirs for v in values]) if values else None
         else:
             (right,) = others
-            if _same_cells(bundle, left, right, column):
+            if are_same_cells(bundle, left, right, column):
                 continue
             part = column.part(left) or column.part(right)
             mean = paired_mean(bundle, ours, by_seed(bundle, right, column))
@@ -309,7 +309,7 @@ def _network(bundle: Bundle, row: Row, column: Column) -> str:
     return column.student if row.by_student else bundle.teacher
 
 
-def _same_cells(bundle: Bundle, left: Row, right: Row, column: Column) -> bool:
+def are_same_cells(bundle: Bundle, left: Row, right: Row, column: Column) -> bool:
     """Return whether both are the same cells, as teacher and plain student of one network are."""
     cells = ({n.cell.fingerprint for n in select(bundle, row, column)} for row in (left, right))
     return next(cells) == next(cells)

@@ -25,6 +25,7 @@ from harness.analysis.reference import (
 from harness.analysis.tables.comparisons import comparison_table
 from harness.analysis.tables.rows import Row, cell_estimate, columns_of, rows_of, select_all_seeds
 from harness.cli import main
+from harness.common.exit_status import FAILED, UNCONFIRMED
 from harness.common.metrics import SELECTION_RULES
 
 SMALL, LARGE = "wrn-10-1", "wrn-10-2"
@@ -69,10 +70,20 @@ def test_a_small_deviation_agrees_a_large_one_differs_and_noise_says_nothing() -
     assert agreements(check) == ["agrees", "agrees", "differs", "agrees"]
     assert not check.reproduces and check.summary.startswith("3 of 4 effects agree")
     check = compare(bundle(10 * noise()), bundle())
-    assert agreements(check) == ["too noisy"] * 4 and check.reproduces
+    assert agreements(check) == ["too noisy"] * 4 and not check.reproduces
     assert check.summary.startswith("0 of 4 effects agree")
     assert agreements(compare(bundle(noise() / 10), bundle(), 0.0001)) == ["too noisy"] * 4
     assert agreements(compare(bundle(10 * noise()), bundle(), 0.5)) == ["agrees"] * 4
+
+
+def test_an_effect_that_agrees_makes_a_reproduction_and_the_baseline_alone_none() -> None:
+    shifts = np.zeros((4, 3))
+    shifts[2] = 10 * noise()[2]  # KD, small
+    check = compare(bundle(shifts), bundle())
+    assert agreements(check)[2:] == ["too noisy", "equal"] and check.reproduces
+    shifts[3] = 10 * noise()[3]
+    check = compare(bundle(shifts), bundle())
+    assert agreements(check) == ["equal"] * 2 + ["too noisy"] * 2 and not check.reproduces
 
 
 def test_a_deviation_that_all_methods_share_is_none_of_an_effect() -> None:
@@ -150,7 +161,7 @@ def test_one_seed_has_the_spread_of_the_others_seeds() -> None:
     assert agreements(compare(bundle(0.01, n_seeds=1), bundle()))[:2] == ["too noisy"] * 2
     assert agreements(compare(bundle(0.5, n_seeds=1), bundle()))[:2] == ["differs"] * 2
     check = compare(bundle(0.5, n_seeds=1), bundle(n_seeds=1))
-    assert agreements(check)[:2] == ["too noisy"] * 2 and check.reproduces
+    assert agreements(check)[:2] == ["too noisy"] * 2
     assert check.checked[0].detectable is None
 
 
@@ -213,7 +224,8 @@ def _with_the_numbers_of(bundle: Bundle, row: Row, other: Row) -> Bundle:
 
 def test_only_what_both_have_is_compared() -> None:
     less = made_up({KEYS[0]: BASE}, methods=["plain"], claims=["kd > plain"], description="x")
-    assert agreements(compare(less, bundle())) == ["equal"]
+    check = compare(less, bundle())
+    assert agreements(check) == ["equal"] and check.reproduces, "there is nothing but the baseline"
     other = compare(made_up({KEYS[0]: BASE}), made_up({KEYS[1]: BASE}))
     assert other.summary.startswith("not compared with made-up.jsonl: it has none of these")
     called = [
@@ -224,7 +236,7 @@ def test_only_what_both_have_is_compared() -> None:
 
 def test_other_settings_are_not_compared() -> None:
     check = compare(bundle(training={"epochs": 4}), bundle())
-    assert check.checked == [] and check.reproduces
+    assert check.checked == [] and not check.reproduces
     assert "training.epochs: 10 there, 4 here" in check.summary
     assert different({"kd": {"alpha": 1}, "seeds": [0]}, {"seeds": [1]}) == []
     tuned = {"methods": ["kd", "dkd"], "tuned": {"kd": {"settings": {"kd": {"alpha": 0.5}}}}}
@@ -280,30 +292,44 @@ def test_a_finished_grid_beside_its_reference(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Nothing is written, whatever comes out."""
-    assert main(["verdicts", FILE]) == 0
+    assert main(["verdicts", FILE]) == UNCONFIRMED
     assert f"no reference {BUNDLE} to compare with" in capsys.readouterr().out
     BUNDLE.parent.mkdir(exist_ok=True)
     BUNDLE.write_text(exported(project))
     before = snapshot(project)
     assert main(["verdicts", FILE, "--set", "claims=[kd > plain]"]) == 0
     out = capsys.readouterr().out
-    assert f"5 of 5 effects agree with {BUNDLE} within 1 point (5 equal to the last digit)" in out
+    assert f"4 of 4 effects agree with {BUNDLE} within 1 point (4 equal to the last digit)" in out
+    assert "Teacher - Student" not in out, "they are one cell here"
     assert "1 primary verdicts: 0 confirmed, 0 not confirmed, 0 reversed, 1 open" in out
     assert main(["verdicts", FILE, "--margin", "0"]) == 2
     assert "--margin" in one_error_line(capsys.readouterr().err)
     assert snapshot(project) == before
+    rewritten = json.loads(BUNDLE.read_text().splitlines()[0])
+    rewritten["experiment"]["training"]["epochs"] += 1
+    BUNDLE.write_text(as_text([rewritten, *map(json.loads, BUNDLE.read_text().splitlines()[1:])]))
+    assert main(["verdicts", FILE]) == UNCONFIRMED
+    assert "made with other settings" in capsys.readouterr().out
 
 
-def test_an_effect_that_differs_is_status_1(
-    project: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("seeds", "status", "agreement"),
+    [([0.8, 0.81, 0.82], FAILED, "differs"), ([0.2, 0.5, 0.9], UNCONFIRMED, "too noisy")],
+)
+def test_effects_that_differ_or_are_all_too_noisy(
+    project: Path,
+    capsys: pytest.CaptureFixture[str],
+    seeds: list[float],
+    status: int,
+    agreement: str,
 ) -> None:
-    """Three seeds give a mean far from the reference's."""
+    """The reference has three seeds, far from ours or far from one another."""
     header, *lines = (json.loads(line) for line in exported(project).splitlines())
-    with_seeds([0.8, 0.81, 0.82])(header, lines)
+    with_seeds(seeds)(header, lines)
     BUNDLE.parent.mkdir(exist_ok=True)
     BUNDLE.write_text(as_text([header, *lines]))
-    assert main(["verdicts", FILE]) == 1
-    assert "differs" in capsys.readouterr().out
+    assert main(["verdicts", FILE]) == status
+    assert agreement in capsys.readouterr().out
 
 
 def test_without_a_finished_grid_the_reference_speaks(
@@ -317,7 +343,7 @@ def test_without_a_finished_grid_the_reference_speaks(
     header, *lines = (json.loads(line) for line in text.splitlines())
     header["experiment"]["claims"] = ["kd > plain"]
     BUNDLE.write_text(as_text([header, *lines]))
-    assert main(["verdicts", FILE]) == 0
+    assert main(["verdicts", FILE]) == UNCONFIRMED
     out = capsys.readouterr().out
     assert "cells are not finished in runs" in out and f"verdicts of {BUNDLE} alone" in out
     assert "Primary claims: 0 supported" in out

@@ -24,6 +24,7 @@ from harness.analysis.statistics import (
 )
 from harness.analysis.tables.comparisons import (
     claims_blocks,
+    confirmation_blocks,
     count_outcomes,
     count_standings,
     difference_blocks,
@@ -369,7 +370,10 @@ def test_verdicts_of_two_sets_of_seeds() -> None:
     assert standings(up, only_small) == ["not confirmed", "not confirmed"]
     without_kd = made_up({("plain", "student", SMALL): BASE}, methods=["plain"])
     pairs = confirmations(without_kd, up, up)
-    assert count_standings(pairs).endswith("0 open, 1 not tested")
+    assert count_standings(pairs).endswith("0 open, 2 not tested")
+    assert [(p.column, p.second and p.second.outcome) for p in pairs] == [
+        (student, "supported") for student in (SMALL, LARGE)
+    ]
     _, listed = claims_blocks(up, open_)
     assert isinstance(listed, ResultTable) and len(listed.rows) == 1
     assert len(claims_blocks(open_, bundle(0.0, 0.0))) == 1, "no claim is confirmed: no table"
@@ -429,9 +433,15 @@ def test_claims_on_published_numbers_say_that_they_count_the_seeds_alone() -> No
     for number in bundle.numbers:
         number.cell.correct = CorrectPart(**CorrectPart.pack("a", right(1000, range(80))))
     sentence, _ = verdict_blocks(bundle)
-    assert "published numbers count the seeds alone" in str(sentence)
-    sentence, _ = verdict_blocks(with_images())
+    _, beside = confirmation_blocks(confirmations(bundle, bundle, bundle), ("first", "second"))
+    assert isinstance(beside, ResultTable)
+    for text in (str(sentence), *beside.caption):
+        assert "published numbers count the seeds alone, not the choice of test images" in text
+    own = with_images()
+    sentence, _ = verdict_blocks(own)
+    _, beside = confirmation_blocks(confirmations(own, own, own), ("first", "second"))
     assert "seeds alone" not in str(sentence)
+    assert isinstance(beside, ResultTable) and not beside.caption
 
 
 def test_a_number_of_another_protocol_is_not_tested() -> None:

@@ -25,6 +25,9 @@ SEEDS_ALONE = (
     "The choice of test images is not counted, as the numbers are older than the record of which "
     "images are right."
 )
+PUBLISHED_SEEDS_ALONE = (
+    "Claims on published numbers count the seeds alone, not the choice of test images."
+)
 
 
 def count_standings(pairs: Sequence[Confirmation]) -> str:
@@ -76,7 +79,7 @@ def _rule(bundle: Bundle, verdicts: Sequence[Verdict]) -> str:
     images = counts_images(bundle)
     notes = ["" if images else SEEDS_ALONE]
     if images and any(claim.source for claim in tested):
-        notes.append("Claims on published numbers count the seeds alone.")
+        notes.append(PUBLISHED_SEEDS_ALONE)
     return " ".join(
         [
             f"Differences in points, paired by seed{' and test image' * images}, with their 95 % "
@@ -94,7 +97,7 @@ def confirmation_blocks(pairs: Sequence[Confirmation], names: tuple[str, str]) -
     rows = [
         [
             Cell(pair.first.claim, note="" if pair.first.is_primary else " (secondary)"),
-            Cell(pair.first.column),
+            Cell(pair.column),
             *_side(pair.first),
             *_side(pair.second),
             Cell(pair.standing, bold=pair.standing == "reversed"),
@@ -107,7 +110,11 @@ def confirmation_blocks(pairs: Sequence[Confirmation], names: tuple[str, str]) -
         for name, is_primary in (("primary", True), ("secondary", False))
         if (part := [p for p in pairs if p.first.is_primary == is_primary])
     ]
-    return [f"{'; '.join(counts)}.", ResultTable(head, rows, align="llrlrll")]
+    published = any(
+        pair.first.difference and parse_claim(pair.first.claim).source for pair in pairs
+    )
+    caption = [PUBLISHED_SEEDS_ALONE] if published else []
+    return [f"{'; '.join(counts)}.", ResultTable(head, rows, align="llrlrll", caption=caption)]
 
 
 def _side(verdict: Verdict | None) -> list[Cell]:
@@ -211,8 +218,9 @@ def published_blocks(bundle: Bundle) -> list[Block]:
     ]
     head = ["", "network", "published by", "published", "ours", "difference"]
     sentence = (
-        "Difference: ours - published, in points; its interval is that of our seeds alone, as the "
-        f"published number's spread is not known. Ours are of protocol {bundle.protocol}."
+        "Difference: ours - published, in points; its interval is that of our seeds alone, without "
+        "the choice of test images, as the published number's spread is not known. Ours are of "
+        f"protocol {bundle.protocol}."
     )
     return [sentence, ResultTable(head, rows, align="lll")] if rows else []
 
