@@ -61,6 +61,8 @@ def test_a_part_of_a_tuned_file_keeps_its_settings() -> None:
     """`--set` may leave out tuned methods and tasks, but not add untuned ones."""
     whole = read(TUNED)
     part = read(TUNED, ["methods=[plain@both, refilled]", "tasks.shots=[5]"])
+    with pytest.raises(UserError, match=r"^methods: not a list"):
+        read(TUNED, ["methods=1"])
     assert whole.tuned and part.tuned and list(part.tuned) == ["plain@both", "refilled"]
     for method, tuned in part.tuned.items():
         assert [settings.shots for settings in tuned.tasks] == [5]
@@ -216,7 +218,7 @@ def test_overrides(raw: dict[str, Any]) -> None:
     assert json.dumps(raw) == before
 
 
-# Assignment -> the closest name, or the beginning of the names that are allowed.
+# Assignment -> the closest name, the beginning of the names that are allowed, or the remedy.
 UNKNOWN = {
     "nmae=x": "'name'",
     "stage2.lamdb=5": "'lambd'",
@@ -233,6 +235,12 @@ UNKNOWN = {
     "protocol.selection=best": "'validation', 'last' or 'test'",
     "stage1.relation=tuples": "'tuple', 'triplet' or 'one-negative'",
     "optimizer.precision=float16": "'float32' or 'bfloat16'",
+    "claims=null": "write `claims: [..]` (given: null)",
+    "secondary_claims=3": "write `secondary_claims: [3]`",
+    "methods=kd": "write `methods: [kd]`",
+    "seeds={}": "write `seeds: [..]`",
+    "seeds=[]": "list at least 1",
+    "stage2=[1]": "write `stage2: {KEY: VALUE}`",
 }
 # Field -> values that it refuses.
 WRONG_VALUES = {
@@ -248,15 +256,15 @@ WRONG_VALUES = {
     "students.0": ["3"],
     "students.0.dropout": ["1"],
     "students.2.depth": ["12"],
-    "methods": ["kd", "[kd, kd]", "[refilled, refilled-tuple]"],
-    "seeds": ["3", "[]", "[0, 1, 0]"],
+    "methods": ["[kd, kd]", "[refilled, refilled-tuple]"],
+    "seeds": ["[0, 1, 0]"],
     "protocol": ["[strict]", "{preset: legacy, select_by: loss}"],
     "optimizer.batch_size": ["1"],
     "optimizer.nesterov": ["maybe"],
     "training.milestones": ["[9, 5]"],
     "kd.alpha": ["1.5"],
     "stage1.tau1": ["0.01"],
-    "stage2": ["[1]", "{centers: local, weighted: true}"],
+    "stage2": ["{centers: local, weighted: true}"],
     "stage2.epochs": ["many", "20.5", "true", "0"],
     "stage2.lambd": ["{a: 1}", "", ".inf"],
     "stage2.lr": ["-0.1", ".nan"],

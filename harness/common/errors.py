@@ -12,6 +12,16 @@ from pydantic import BaseModel, ValidationError
 from harness.common.names import printable
 from harness.common.redaction import redacted
 
+# Type of a pydantic error -> the remedy, where pydantic's message speaks of Python's types.
+_MAPPING = "not a mapping; write `{key}{{KEY: VALUE}}`"
+_IN_YAML = {
+    "tuple_type": "not a list; write `{key}{items}`",
+    "too_short": "too short; list at least {min_length}",
+    "dict_type": _MAPPING,
+    "model_type": _MAPPING,
+    "model_attributes_type": _MAPPING,
+}
+
 Items = TypeVar("Items", bound=Sequence[Any])
 
 
@@ -70,7 +80,15 @@ def first_error(error: ValidationError, model: type[BaseModel], prefix: str = ""
     if not loc and not prefix:
         return message.replace("\n", " ")  # a check of the whole model names the field itself
     given = problem.get("input")
-    text = "" if isinstance(given, dict | BaseModel) else f" (given: {redacted(str(given))[:60]!r})"
+    if problem["type"] in _IN_YAML:
+        key = field.rpartition(".")[2]
+        message = _IN_YAML[problem["type"]].format(
+            key="" if key.isdigit() else f"{key}: ",
+            items=f"[{given}]" if isinstance(given, str | int | float) else "[..]",
+            **problem.get("ctx", {}),
+        )
+    written = "null" if given is None else repr(redacted(str(given))[:60])
+    text = "" if isinstance(given, dict | BaseModel) else f" (given: {written})"
     return f"{field}: {message[0].lower() + message[1:]}{text}".replace("\n", " ")
 
 

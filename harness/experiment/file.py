@@ -274,6 +274,8 @@ def _methods_and_tasks(raw: Raw) -> tuple[set[str], set[Task]]:
         ValueError: one of them is invalid.
     """
     items = raw.get("methods") or methods.DEFAULT
+    if not isinstance(items, list | tuple):
+        raise ValueError("methods: not a list")
     names = [str(name) for item in items for name, _ in expand_item(item)]
     tasks = Tasks.model_validate(raw["tasks"]).all if raw.get("tasks") else []
     return {methods.parse_method(split_settings(name)[0]).name for name in names}, set(tasks)

@@ -61,7 +61,7 @@ class Task:
 
 def _number(value: Any) -> int | str:
     if value != ALL and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
-        raise ValueError(f"{value!r} is neither a number nor {ALL!r}")
+        raise ValueError(f"neither a number nor {ALL!r}; write one of them")
     return value
 
 
