@@ -43,7 +43,7 @@ def build_summary(
     experiment_id: str,
     folder: Path,
 ) -> GridSummary:
-    """Return what MLflow shows of a finished grid, and write its files into `folder`.
+    """Return the summary of a finished grid for MLflow, and write its files into `folder`.
 
     The description has the table with its caption and the verdicts; the files are the bundle, the
     results page, the report, the numbers as CSV and LaTeX, and the figures. Tags have the verdicts,

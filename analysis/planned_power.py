@@ -115,7 +115,7 @@ def planned_claims(
 def planned_of(
     empty: Bundle, claim: Claim, plan: Plan, assumptions: Assumptions
 ) -> list[PlannedClaim]:
-    """Return a claim in each column in which it will be tested; nothing if it will not be.
+    """Return the planned claim for each column in which it will be tested.
 
     Args:
         empty: The plan's table without numbers.
@@ -190,7 +190,7 @@ def _n_test_images(plan: Plan) -> float:
 
 
 def _without_numbers(plan: Plan, published: list[dict[str, str]]) -> Bundle:
-    """Return the plan's results with 0 in place of every number, in which claims find columns."""
+    """Return the plan's table with 0 for every number, so that claims can find their columns."""
     numbers = [
         Number(
             *(entry.stage, entry.method, entry.student, entry.seed, entry.task, result),
@@ -241,7 +241,7 @@ def _range(values: Sequence[float], form: str) -> str:
 
 
 def _weak(planned: Sequence[PlannedClaim], powers: Sequence[float]) -> str:
-    """Return which claims have too little power, and how many seeds would do; "" if none has."""
+    """Return the warning on claims with too little power; "" if none has too little."""
     weak = dict.fromkeys(
         p.claim.text for p, share in zip(planned, powers, strict=True) if share < ENOUGH
     )

@@ -202,5 +202,5 @@ class Cell:
 
 
 def metric_of_kind(kind: str) -> str:
-    """Return what a cell of this kind measures on the test set (harness.common.metrics)."""
+    """Return the metric of a cell of this kind on the test set (harness.common.metrics)."""
     return (SUPERVISED if kind == IMPORTED else stage_of(kind)).metric

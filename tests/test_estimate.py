@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import harness.run.estimate
 from harness.common.errors import UserError
@@ -177,8 +178,20 @@ def test_budget_drops_whole_seeds_from_the_end(tmp_path: Path) -> None:
         fit_budget(e, dataset, store, speeds(e), jobs=1, budget=0.5 * seconds)
 
 
-def test_measured_networks_are_those_of_the_experiment() -> None:
+class Clock(TorchDispatchMode):
+    """A clock on which every operation of torch takes one second."""
+
+    seconds = 0.0
+
+    def __torch_dispatch__(self, operation: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.seconds += 1
+        return operation(*args, **(kwargs or {}))
+
+
+def test_measured_networks_are_those_of_the_experiment(monkeypatch: pytest.MonkeyPatch) -> None:
     e = experiment()
-    found = measure_networks(e, load(e.dataset), "cpu", threads=1)
+    with Clock() as clock:
+        monkeypatch.setattr(harness.run.estimate, "_now", lambda device: clock.seconds)
+        found = measure_networks(e, load(e.dataset), "cpu", threads=1)
     assert found.keys() == speeds(e).keys()
     assert all(s.step > s.forward > 0 for s in found.values())

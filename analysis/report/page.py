@@ -82,7 +82,7 @@ def inline(text: str) -> Markup:
 
 
 def environment_of(bundle: Bundle) -> dict[str, str]:
-    """Return what the numbers were made from and with: every value that occurs among the cells."""
+    """Return the data and environment of the numbers: every value that occurs among the cells."""
     made = {name: ", ".join(values) or UNKNOWN for name, values in made_with(bundle).items()}
     # Each task has other images: the digest of what they are taken from says more.
     digests = {c.spec.data.digest if bundle.tasks else c.manifest.data.digest for c in bundle.cells}

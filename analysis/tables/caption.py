@@ -51,7 +51,7 @@ def short_caption(bundle: Bundle) -> str:
 
 
 def describe_bold(claims_follow: bool) -> str:
-    """Return what bold numbers are, and that this alone decides nothing."""
+    """Return the note on bold numbers, which says that they alone decide nothing."""
     return (
         "Bold: the highest mean among the students of a column; "
         + ("the claims below say" if claims_follow else "it does not say")
@@ -60,7 +60,7 @@ def describe_bold(claims_follow: bool) -> str:
 
 
 def describe_upper_bounds(bundle: Bundle) -> str:
-    """Return why an upper bound is no student; "" without any."""
+    """Return the note on upper bounds; "" if the bundle has none."""
     if not any(method.is_upper_bound for method in methods_of(bundle)):
         return ""
     return "Upper bound: trained on the teacher's images, too, so it is no student and never bold."
@@ -94,7 +94,7 @@ def describe_floors(bundle: Bundle) -> str:
 
 
 def how_to_read(bundle: Bundle) -> list[str]:
-    """Return what a number of the table is, and what its interval covers."""
+    """Return the lines that explain a number of the table and its interval."""
     bold = describe_bold(bool(bundle.experiment.get("claims")))
     at_once = "" if all(row.takes_steps for row in rows_of(bundle)) else ", 0: fitted at once"
     return [
@@ -138,7 +138,7 @@ def describe_commits(bundle: Bundle) -> str:
 
 
 def describe_sampling_error(bundle: Bundle) -> str:
-    """Return what the intervals over seeds leave out: the choice of test images, and the processor.
+    """Return the note on what intervals over seeds leave out: the test images and the processor.
 
     The choice of images is given for the number where it matters most.
     """
@@ -161,7 +161,7 @@ def describe_sampling_error(bundle: Bundle) -> str:
 
 
 def describe_tasks(tasks: Tasks) -> str:
-    """Return what teacher and students learn, and what the dimensions of the columns count."""
+    """Return the note on the classes and images of teacher and students in each column."""
     order = {
         "labels": "in the order of their labels",
         "random": f"in a random order (seed {tasks.order_seed})",

@@ -124,7 +124,7 @@ def _side(verdict: Verdict | None) -> list[Cell]:
 
 
 def claims_blocks(bundle: Bundle, replication: Bundle | None) -> list[Block]:
-    """Return what a page says of an experiment's primary claims.
+    """Return the part of a page on an experiment's primary claims.
 
     With a second set of seeds, only what both decide alike is listed.
     """

@@ -49,7 +49,7 @@ def link_to_runs(bundle: Bundle, page: str = "") -> Link:
 
 
 def summary_blocks(bundle: Bundle, page: str, replication: Bundle | None = None) -> list[Block]:
-    """Return what a page shows of an experiment: final accuracies, and its claims.
+    """Return the part of a page on an experiment: its final accuracies and its claims.
 
     An experiment that names a published table of other data has the form of that table.
 
@@ -68,7 +68,7 @@ def summary_blocks(bundle: Bundle, page: str, replication: Bundle | None = None)
 
 
 def closing_blocks(bundle: Bundle) -> list[Block]:
-    """Return what `harness run` ends with: the final accuracies."""
+    """Return the table that `harness run` ends with: the final accuracies."""
     return captioned(final_tables(bundle), [short_caption(bundle)])
 
 

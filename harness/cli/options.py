@@ -85,7 +85,7 @@ TEACHER_CACHE = f"{RunOptions.teacher_cache / 1e9:g}GB"
 
 
 def run_options(context: typer.Context, **changes: Any) -> RunOptions:
-    """Return what the options of a command say; those that it lacks keep their defaults.
+    """Return the options of a run from those of a command, with defaults for those that it lacks.
 
     `changes` are fields that the command sets itself.
 

@@ -101,7 +101,7 @@ class _Contents:
 
 
 def _scan(folder: str, tally: Tally) -> _Contents:
-    """Return what lies in a folder.
+    """Return the folders and files that lie in a folder.
 
     Raises:
         UserError: The folder cannot be read, or a link in it leads nowhere.

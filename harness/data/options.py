@@ -111,7 +111,7 @@ class DatasetOptions(BaseModel):
     split_seed: Annotated[int, Field(ge=0, lt=2**32 - 1)] = 0
 
     def identity(self) -> dict[str, Any]:
-        """Return what the data are, but not where they lie, as plain JSON data.
+        """Return the options that say which data these are, but not where, as plain JSON data.
 
         With the digest of the images, a cell's fingerprint depends on nothing else of the data.
         """

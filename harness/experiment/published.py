@@ -206,7 +206,7 @@ def published_accuracy(text: str) -> float:
 
 
 def published_protocol(row: Row) -> str:
-    """Return what a table says of a row's protocol: the source's words, and the preset."""
+    """Return a row's protocol as tables show it: the source's words, and the preset."""
     return "; ".join(filter(None, (row["protocol"], row.get(PRESET))))
 
 

@@ -72,7 +72,7 @@ def _for_epochs(settings: Settings, epochs: Any) -> Settings:
 
 
 def differences(experiment: ExperimentFields) -> Settings:
-    """Return field -> value of everything that is not as the release of its preset had it.
+    """Return the settings in which an experiment differs from the release of its preset.
 
     Under `strict` that is nothing. What a method's name says (refilled-triplet) does not count.
     """

@@ -104,7 +104,7 @@ def read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, float], str]:
 
 
 def identify_foreign(path: Path) -> tuple[str, str] | None:
-    """Return what a file is and the remedy, by its first bytes; None if it may be a checkpoint."""
+    """Return a file's kind by its first bytes, and the remedy; None if it may be a checkpoint."""
     with open(path, "rb") as file:
         head = file.read(600)
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
@@ -242,7 +242,7 @@ def _check_weights(state: dict[str, Tensor], path: Path) -> None:
 
 
 def _claims(content: Any) -> dict[str, float]:
-    """Return what the file says about itself, as far as it consists of finite numbers."""
+    """Return the finite numbers that the file claims for itself, such as its accuracy."""
     claims = {}
     for key in CLAIMS:
         value = content.get(key) if isinstance(content, dict) else None

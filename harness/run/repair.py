@@ -93,7 +93,7 @@ def repair(prefix: str, root: Path, do_it: bool) -> None:
 
 
 def examine(directory: CellDir) -> Remedy:
-    """Return what to do with a cell; write nothing."""
+    """Return the remedy for a cell; write nothing."""
     remedy = Remedy()
     is_finished = _examine_result(directory, remedy)
     _examine_small_files(directory, remedy)

@@ -42,7 +42,7 @@ def _array(data: bytes) -> np.ndarray:
 
 
 def _problem(arrays: dict[str, np.ndarray]) -> str | None:
-    """Return what is wrong with the arrays of a file; None if nothing is."""
+    """Return the first problem of a file's arrays; None if there is none."""
     labels, predictions, names = (arrays[name] for name in NAMES)
     if any(a.ndim != 1 or not a.size for a in arrays.values()) or len(labels) != len(predictions):
         return "does not hold one label and one prediction per image"

@@ -66,7 +66,7 @@ def clean(root: Path) -> int:
 
 
 def _entries(folder: Path | str) -> list[os.DirEntry[str]]:
-    """Return what is in a folder; nothing if it is no folder or has been removed."""
+    """Return the entries of a folder; none if it is no folder or has been removed."""
     try:
         with os.scandir(folder) as entries:
             return list(entries)

@@ -178,7 +178,7 @@ class Mirror:
         return self.root / self.group / f"{name}_{fingerprint[:8]}"
 
     def _sent(self, fingerprint: str, directory: CellDir) -> SyncState:
-        """Return what was sent of the present training."""
+        """Return the record of what was sent of the present training."""
         sent = read_sync_state(self._folder(fingerprint) / SENT_FILE, self.key)
         events = current_training(directory) if sent.started else []
         return sent if events and sent.started == str(events[0]["time"]) else NOTHING_SENT

@@ -63,9 +63,9 @@ class Tracker:
     # -- what needs no MLflow ---------------------------------------------------------------------
 
     def sent(self, directory: CellDir) -> SyncState:
-        """Return what was sent of this cell.
+        """Return the record of what was sent of this cell.
 
-        It is nothing if it went to a database that has since been deleted (a new one has another
+        It is empty if that went to a database that has since been deleted (a new one has another
         parent run), or if MLflow has lost the run.
         """
         if directory.path in (self._lost or ()):

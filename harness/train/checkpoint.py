@@ -22,7 +22,7 @@ State = dict[str, Tensor]
 
 
 def to_bytes(value: dict[str, Any]) -> bytes:
-    """Return what torch.save writes."""
+    """Return the bytes that torch.save writes."""
     buffer = io.BytesIO()
     torch.save(value, buffer)
     return buffer.getvalue()
@@ -44,7 +44,7 @@ def from_bytes(data: bytes, where: Path) -> dict[str, Any]:
 def about(
     network: NetworkOptions, dataset: Dataset, digest: str, classifies: bool = True
 ) -> dict[str, Any]:
-    """Return what a file of weights tells about its network, as plain data.
+    """Return the description of its network that a file of weights contains, as plain data.
 
     Args:
         network: The network's options.

@@ -41,7 +41,7 @@ def example(model: TrainedModel) -> Tensor:
 
 
 def metadata(model: TrainedModel) -> dict[str, Any]:
-    """Return what is needed to use `pixel_model`, as plain data."""
+    """Return the network, classes and input that `pixel_model` needs to be used, as plain data."""
     return {
         "network": model.network_options,
         "class_names": list(model.class_names),

@@ -124,8 +124,9 @@ def tuned_path(tuning: Tuning) -> Path:
 def final_protocol(tuning: Tuning) -> dict[str, Any]:
     """Return the tuned experiment's protocol: train + validation, last epoch.
 
-    Where students have few images, they train on the training part alone: with validation images,
-    those few would not be the ones that the settings were tuned with.
+    If students have few images, it is the training part alone. Their images are drawn from that
+    part under every protocol, so validation images would only change the teacher, for which the
+    settings were tuned.
     """
     tasks, every = tuning.base.tasks, tuning.base.protocol.evaluate_every
     few = tasks is not None and any(task.shots is not None for task in tasks.all)

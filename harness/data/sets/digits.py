@@ -59,7 +59,7 @@ class DigitsOptions(DatasetOptions):
 
 
 def read_digits() -> tuple[np.ndarray, np.ndarray]:
-    """Return what scikit-learn's `load_digits` does, without the second that its import takes.
+    """Return the data of scikit-learn's `load_digits`, without the second that its import takes.
 
     Returns:
         Images (1797, 8, 8) float64, 0 to 16, and labels (1797,) int64.

@@ -222,7 +222,7 @@ class RayExecutor:
             self._running[cell.ref] = cell
 
     def _payload(self, cell: RunningCell) -> CellPayload:
-        """Return what a node needs to train the cell, and hold its lease from now on.
+        """Return the files that a node needs to train the cell, and hold its lease from now on.
 
         Raises:
             Busy: Another process trains the cell.
