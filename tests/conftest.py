@@ -29,6 +29,9 @@ Once = Callable[[str, Callable[[Path], None]], Path]
 # Ctrl-C". A signal that is caught here has its default effect in a child.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Torch reads it when it is imported, which no test module has done yet. Each process of the tests
+# would otherwise start a thread per core, and threads that wait for a core burn the others' time.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 hypothesis.settings.register_profile("machine of any speed", deadline=None)
 hypothesis.settings.load_profile("machine of any speed")
