@@ -1,5 +1,6 @@
 """The cache of decoded images, and its stores as image sets."""
 
+import contextlib
 import os
 import pickle
 import threading
@@ -83,6 +84,23 @@ def test_many_at_once_decode_once(tiny: Path, monkeypatch: Patch) -> None:
     for thread in threads:
         thread.join()
     assert len(decoded) == 36 and len(set(digests)) == 1 and len(digests) == 4
+
+
+def test_where_locks_do_not_reach_the_first_to_finish_is_used(
+    tiny: Path, data_root: Path, monkeypatch: Patch
+) -> None:
+    """Two containers on one volume decode the same files at the same time."""
+    monkeypatch.setattr(cache, "locked", lambda *_: contextlib.nullcontext())
+    real, digests = decode.read_rgb, []
+
+    def slower(item: decode.Encoded) -> Image.Image:
+        monkeypatch.setattr(decode, "read_rgb", real)
+        digests.append(parquet(tiny).digest)
+        return real(item)
+
+    monkeypatch.setattr(decode, "read_rgb", slower)
+    assert [parquet(tiny).digest] == digests
+    assert not [*data_root.glob(".cache/.*")]
 
 
 def test_unwritable_data_root(tiny: Path, tmp_path: Path, monkeypatch: Patch) -> None:

@@ -216,7 +216,7 @@ def test_what_cannot_be_fetched(served: Path, data_root: Path) -> None:
     wrong(fashion, "dataset: ", str(data_root / RAW), download.description, "Debian")
     (served / download.filename).write_bytes(b"other")
     wrong(fashion, "dataset: ", "checksum (5 bytes", "file:", "Debian")
-    assert not list((data_root / RAW).glob(f"*{download.filename}*.part"))
+    assert not list((data_root / RAW).glob(f"*{download.filename}*.tmp"))
 
 
 def test_another_process_was_faster(tmp_path: Path, monkeypatch: Patch) -> None:

@@ -1,5 +1,6 @@
 """Downloads: checked, complete or absent, one process at a time, and refused in one useful line."""
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -13,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from commands import HANG
@@ -72,6 +74,23 @@ def visible(folder: Path) -> set[str]:
     return {p.name for p in folder.iterdir() if not p.name.startswith(".")}
 
 
+def test_where_locks_do_not_reach_the_first_to_finish_is_used(
+    served: Archive, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetch, "locked", lambda *_: contextlib.nullcontext())
+    receive = fetch._receive
+
+    def slower(*arguments: Any) -> Any:
+        monkeypatch.setattr(fetch, "_receive", receive)
+        received = receive(*arguments)
+        assert fetch.fetch(served, root).is_dir()  # another container
+        return received
+
+    monkeypatch.setattr(fetch, "_receive", slower)
+    assert fetch.fetch(served, root) == root / "pets"
+    assert {p.name for p in root.iterdir()} == {"pets", "pets.tgz"}
+
+
 def test_downloaded_once(served: Archive, root: Path) -> None:
     for _ in range(2):
         assert (fetch.fetch(served, root) / "cat.txt").read_bytes() == b"meow"
@@ -104,7 +123,7 @@ def test_a_failed_download_leaves_nothing(
             short.setattr(fetch, "TIMEOUT", 0.2)
         parts = (archive.title, archive.url, archive.size, archive.md5, str(root))
         wrong(lambda: fetch.fetch(archive, root), *parts)
-    assert visible(root) == set() and not list(root.glob(".*.part"))
+    assert visible(root) == set() and not list(root.glob(".*.tmp"))
 
     original.write_bytes(content)  # the next try succeeds
     monkeypatch.setattr(Handler, "cut", False)

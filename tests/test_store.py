@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from commands import HANG
 from helpers import Patch, some_manifest, wrong
 
 from harness.cell import Cell, CellConfig, CellData, network_options
@@ -80,6 +81,31 @@ def test_a_failed_write_leaves_no_temporary_file(tmp_path: Path, monkeypatch: Pa
     with pytest.raises(OSError, match="No space"):
         write_atomically(tmp_path / "x", b"new")
     assert names(tmp_path) == []
+
+
+WRITER = """
+import os, sys
+from pathlib import Path
+from harness.store import Store
+from harness.store.files import write_atomically
+os.getpid, os.fsync = lambda: 7, lambda _: None
+path, byte = Path(sys.argv[1]), sys.argv[2].encode()
+for n in range(500):
+    write_atomically(path, byte * (100_000 + n))
+    data = path.read_bytes()
+    assert len(set(data)) == 1 and len(data) >= 100_000, (len(data), set(data))
+    Store(path.parent).create()
+"""
+
+
+@pytest.mark.parametrize("locks", ["", "import fcntl; fcntl.flock = lambda *_: None\n"])
+def test_writers_of_equal_process_id_do_not_disturb_each_other(tmp_path: Path, locks: str) -> None:
+    """Two containers on one volume, whose locks reach from one to the other, or do not."""
+    commands = [[sys.executable, "-c", locks + WRITER, str(tmp_path / "x"), c] for c in "ab"]
+    writers = [subprocess.Popen(c, cwd=ROOT, stderr=subprocess.PIPE, text=True) for c in commands]
+    for writer in writers:
+        assert writer.communicate(timeout=HANG)[1] == ""
+    assert names(tmp_path) == ["x"]
 
 
 # Journal
@@ -286,17 +312,15 @@ def test_prepare_keeps_the_options_beside_the_cell(tmp_path: Path) -> None:
 
 
 def test_temporary_files_of_dead_processes_are_removed(tmp_path: Path) -> None:
-    """Files of live processes stay, and those of processes elsewhere, which hold a lock.
-
-    A checkpoint stays, too: it may be the last good one."""
+    """Those that are locked stay, as their processes live, and so does a checkpoint, which may be
+    the last good one."""
     store, cell = Store(tmp_path), Cell("kd", CONFIG)
     directory = store.prepare(cell)
-    dead, held, alive = 4194305, 4194306, os.getppid()  # no pid is as large as the former
-    litter = f".cell.json.{dead}.tmp"
-    stay = [f".cell.json.{held}.tmp", f".mlflow.json.{alive}.tmp", f".checkpoint.pt.{dead}.tmp"]
-    for name in (litter, *stay):
+    litter = (".cell.json.0123abcd.tmp", f".options.json.{os.getppid()}.tmp")
+    stay = [".cell.json.deadbeef.tmp", ".checkpoint.pt.0123abcd.tmp"]
+    for name in (*litter, *stay):
         (directory / name).touch()
-    (tmp_path / f".mlflow.json.{dead}.tmp").touch()
+    (tmp_path / ".mlflow.json.0123abcd.tmp").touch()
     with open(directory / stay[0]) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         store.create()

@@ -2,6 +2,7 @@
 opened, waits for the disk. What is paid twice shows here on any machine."""
 
 import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -39,7 +40,7 @@ def note(event: str, arguments: tuple[Any, ...]) -> None:
         root, work = watching[-1]
         path = Path(arguments[0])
         if root in path.parents and not path.is_dir():
-            work.opened[path.name.split(".tmp")[0].split(f".{os.getpid()}")[0].lstrip(".")] += 1
+            work.opened[re.sub(r"^\.(.+)\.[0-9a-f]+\.tmp$", r"\1", path.name)] += 1
 
 
 sys.addaudithook(note)  # for good: it looks at nothing unless `watching`

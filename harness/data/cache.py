@@ -23,6 +23,7 @@ import numpy as np
 
 from harness.common.errors import UserError
 from harness.common.locks import locked
+from harness.common.temporary import remove_temporary, temporary_path
 from harness.data.packed import ImageStore, open_store, reopen_store
 from harness.data.root import data_root
 
@@ -120,20 +121,23 @@ def _write(path: Path, contents: Contents, source: str) -> None:
     n = len(contents.labels)
     if n >= ANNOUNCED:
         print(f"decoding {n:,} images of {source}, once, into {path}", file=sys.stderr, flush=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)  # left by a process that died; we hold the lock
+    temporary = temporary_path(path)
     try:
         temporary.mkdir()
         _write_files(temporary, contents)
-        shutil.rmtree(path, ignore_errors=True)  # there, but incomplete
-        os.rename(temporary, path)
+        if open_store(path) is None:
+            shutil.rmtree(path, ignore_errors=True)  # there, but incomplete
+            os.rename(temporary, path)
     except OSError as error:
+        if open_store(path) is not None:  # another machine, which did not see our lock, was faster
+            return
         raise UserError(
             f"dataset: cannot keep decoded images in {path.parent} ({error.strerror}); free some "
             "space, or choose another folder with --data-root"
         ) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+    remove_temporary(path)
 
 
 def _write_files(folder: Path, contents: Contents) -> None:

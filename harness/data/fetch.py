@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from harness.common.errors import UserError
 from harness.common.locks import locked
+from harness.common.temporary import remove_temporary, temporary_path
 
 if TYPE_CHECKING:
     import http.client
@@ -142,7 +143,7 @@ def _download(path: Path, download: Download) -> None:
     import urllib.request
 
     request = urllib.request.Request(download.url, headers={"User-Agent": "refilled-harness"})
-    part = path.with_name(f".{path.name}.part")
+    part = temporary_path(path)
     try:
         try:
             with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
@@ -161,9 +162,11 @@ def _download(path: Path, download: Download) -> None:
                 f"dataset: {download.title} came with a wrong checksum ({n} bytes, md5 {md5}); try "
                 f"again, or put {download.description} into {path.parent}"
             )
-        os.replace(part, path)
+        if not path.exists():  # another machine, which did not see our lock, may be faster
+            os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+    remove_temporary(path)
 
 
 def _receive(response: http.client.HTTPResponse, part: Path, download: Download) -> tuple[int, str]:
@@ -182,7 +185,7 @@ def _receive(response: http.client.HTTPResponse, part: Path, download: Download)
         unit_scale=True,
         disable=not sys.stderr.isatty(),
     )
-    with open(part, "wb") as file, bar:
+    with open(part, "xb") as file, bar:
         while block := response.read(1 << 20):
             file.write(block)
             md5.update(block)
@@ -207,7 +210,8 @@ def _extract(path: Path, archive: Archive, root: Path) -> None:
             with tarfile.open(path, "r:gz") as tar:
                 members = (m for m in tar if m.name.split("/")[0] == archive.folder)
                 tar.extractall(temporary, members=members, filter="data")
-        os.rename(temporary / archive.folder, root / archive.folder)
+        if not (root / archive.folder).is_dir():
+            os.rename(temporary / archive.folder, root / archive.folder)
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, FileNotFoundError) as error:
         raise UserError(
             f"dataset: {path} cannot be extracted ({str(error)[:100]}); delete it and try again"

@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import io
 import os
+import secrets
 import time
 import zipfile
 from collections.abc import Callable
@@ -314,7 +315,7 @@ def _report(directory: CellDir, remedy: Remedy) -> None:
 
 def _apply(directory: CellDir, remedy: Remedy) -> None:
     """Move and write the files. After a crash in between, `harness repair` can be rerun."""
-    aside = directory / f"damaged-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    aside = directory / f"damaged-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
     aside.mkdir()
     for name in dict.fromkeys(remedy.aside):
         if name in remedy.write:  # the old one stays until it is replaced

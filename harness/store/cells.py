@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import socket
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -217,9 +218,7 @@ class Store:
         """
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            probe = self.root / f".probe-{os.getpid()}"
-            probe.touch()
-            probe.unlink()
+            tempfile.TemporaryFile(dir=self.root).close()
         except OSError as error:
             raise UserError(
                 f"--store: cannot write to {self.root} ({error.strerror}); "

@@ -7,18 +7,23 @@ import re
 from pathlib import Path
 
 from harness.common.locks import is_locked, lock_file
+from harness.common.temporary import temporary_path
 
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file durably; a reader sees the old file or the new one, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_path(path)
     try:
-        with open(temporary, "wb") as file:
+        with open(temporary, "xb") as file:
             lock_file(file)  # held until the file has its name: see `sweep`
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
             os.replace(temporary, path)
+    except FileNotFoundError:
+        if not path.parent.is_dir():
+            raise
+        return write_atomically(path, data)  # swept before it was locked, or where no lock is seen
     finally:
         temporary.unlink(missing_ok=True)
     folder = os.open(path.parent, os.O_RDONLY)
@@ -35,17 +40,6 @@ def sweep(folder: Path) -> None:
     (`harness repair`).
     """
     for path in folder.glob(".*.tmp"):
-        match = re.fullmatch(r"\.(?!checkpoint\.).+\.(\d+)\.tmp", path.name)
-        if match and not _is_alive(int(match[1])) and not is_locked(path):
+        is_ours = re.fullmatch(r"\.(?!checkpoint\.).+\.[0-9a-f]+\.tmp", path.name)
+        if is_ours and not is_locked(path):
             path.unlink(missing_ok=True)
-
-
-def _is_alive(pid: int) -> bool:
-    """Return whether this machine has a process with this id; one elsewhere holds a lock."""
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        pass
-    return True

@@ -18,6 +18,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from harness.common.errors import UserError
+from harness.common.temporary import remove_temporary, temporary_path
 from harness.track.mlflow_private import create_tables, migrations, required_tables
 
 BUSY_SECONDS = 3.0  # how long another process may hold the file
@@ -74,8 +75,7 @@ def prepare(path: Path, uri: str) -> None:
 
 
 def _create(path: Path) -> None:
-    aside = path.with_name(f".{path.name}.new")
-    shutil.rmtree(aside, ignore_errors=True)  # left by a process that was killed
+    aside = temporary_path(path)
     aside.mkdir()
     try:
         create_tables(aside / path.name)
@@ -84,6 +84,7 @@ def _create(path: Path) -> None:
         os.replace(aside / path.name, path)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+    remove_temporary(path)
 
 
 def _set_aside(path: Path) -> None:

@@ -23,6 +23,7 @@ from harness.common.errors import UserError, one_line
 from harness.common.locks import lock_file
 from harness.common.provenance import CodeVersion
 from harness.common.signals import uninterrupted
+from harness.common.temporary import temporary_path
 from harness.execute.ray.cluster import (
     check_room,
     connect,
@@ -260,8 +261,8 @@ class RayExecutor:
         `close` removes the file; if this process is killed, `Store.create` does.
         """
         if store not in self._probes:
-            name = f".ray-{secrets.token_hex(8)}.{os.getpid()}.tmp"
-            file: TextIO = open(store / name, "w+")  # noqa: SIM115 - open until `close`
+            path = temporary_path(store / "ray")
+            file: TextIO = open(path, "x+")  # noqa: SIM115 - open until `close`
             self._probes[store] = file
             lock_file(file)
             file.write(secrets.token_hex(16))
