@@ -112,7 +112,7 @@ def paper_caption(bundle: Bundle, page: str, claims_follow: bool) -> list[str]:
         claims_follow: Whether claims stand below the table.
     """
     n = len(bundle.settings.seeds)
-    spread = "mean ± half-width of the 95 % t-interval over seeds" if n > 1 else "of one seed"
+    spread = "mean ± half-width of the 95 % t-interval over seeds" if n > 1 else "one seed"
     pairs = _differences(bundle, _lines(bundle))
     texts = [f"**{name}** {ours} / {theirs}" for name, (ours, theirs) in pairs.items()]
     notes = filter(None, [describe_upper_bounds(bundle), describe_floors(bundle)])
