@@ -1,5 +1,6 @@
 """The teacher's answers, kept: the same bits with and without, and each computed once."""
 
+import hashlib
 import json
 import multiprocessing
 import os
@@ -30,7 +31,7 @@ from harness.store.manifest import CellOptions
 from harness.store.teacher_cache import FOLDER, RESERVE, cached_files, clean
 from harness.train.exit_status import DONE, STOPPED
 from harness.train.methods.base import Context
-from harness.train.teacher_cache import PassFile, TeacherCache, cache_identity
+from harness.train.teacher_cache import DIGEST, PassFile, TeacherCache, cache_identity
 
 LIMIT = 10**9
 METHODS = "methods=[plain,kd,refilled,refilled-triplet,crd,vid,kd+vid]"
@@ -235,6 +236,46 @@ def test_what_was_damaged_is_computed_again(tmp_path: Path) -> None:
     assert asked.sizes == [4, 4, 2, 4, 2]
     assert answers_of(kept(tmp_path, asked)).equal(whole())
     assert len(asked.sizes) == 5
+
+
+@pytest.mark.parametrize("what", ["pass", "key", "place", "none"])
+def test_outputs_for_other_images_are_computed_again(tmp_path: Path, what: str) -> None:
+    """They are whole, and each has its digest, but lie where others belong."""
+    keeper, other = kept(tmp_path, Asked()), kept(tmp_path, Asked(), seed=1)
+    for _ in keeper.outputs_for(batches(first=9), "epoch-2", 10):
+        pass
+    for _ in other.outputs_for(batches(first=9), "epoch-1", 10):
+        pass
+    answers_of(keeper)
+    path = keeper.folder / "epoch-1"
+    data = path.read_bytes()
+    if what == "place":  # the first two batches exchanged, with their digests
+        rows, sums = 4 * 12, 10 * 12
+        data = (
+            data[rows : 2 * rows]
+            + data[:rows]
+            + data[2 * rows : sums]
+            + (data[sums + 32 : sums + 64] + data[sums : sums + 32] + data[sums + 64 :])
+        )
+    elif what != "none":
+        data = (
+            (keeper.folder / "epoch-2") if what == "pass" else other.folder / "epoch-1"
+        ).read_bytes()
+    path.write_bytes(data)
+    asked = Asked()
+    assert answers_of(kept(tmp_path, asked)).equal(whole())
+    assert asked.sizes == {"none": [], "place": [4, 4]}.get(what, [4, 4, 2])
+
+
+def test_outputs_of_earlier_versions_are_computed_again(tmp_path: Path) -> None:
+    """Their digests are of the outputs alone."""
+    keeper = kept(tmp_path, Asked())
+    keeper.folder.mkdir(parents=True)
+    rows = [(9 * whole()[start : start + 4]).numpy().tobytes() for start in (0, 4, 8)]
+    sums = [hashlib.blake2b(row, digest_size=DIGEST).digest() for row in rows]
+    places = b"".join(digest.ljust(4 * DIGEST, b"\0") for digest in sums)
+    (keeper.folder / "epoch-1").write_bytes((b"".join(rows) + places)[: PassFile.size(10, 3)])
+    assert answers_of(keeper).equal(whole())
 
 
 @pytest.mark.parametrize("size", [0, 5, 1000])

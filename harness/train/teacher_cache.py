@@ -4,8 +4,9 @@ What a cell asks of its teacher follows from (images, seed, epoch) alone, so eve
 and trial of one teacher and seed needs the same outputs: `runs/teacher-cache/KEY/epoch-12` holds
 the embeddings of epoch 12, KEY everything that their last digit depends on.
 
-A file is an array of embeddings, and a digest per batch. A batch whose digest is missing or wrong
-is computed by the process that needs it, under a lock that ends with the process. So kills, torn
+A file is an array of embeddings, and a digest per batch, which covers its key, pass and place, too.
+A batch whose digest is missing or wrong is computed by the process that needs it, under a lock that
+ends with the process. So kills, torn
 writes and several cells at once need no repair, and no incomplete output is ever used.
 """
 
@@ -191,7 +192,7 @@ class PassFile:
 
     def __init__(self, path: Path, n: int, width: int) -> None:
         self.n, self.row = n, 4 * width
-        self.width = width
+        self.width, self.identity = width, f"{path.parent.name}/{path.name}"
         self.fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             if os.fstat(self.fd).st_size != self.size(n, width):
@@ -212,6 +213,12 @@ class PassFile:
     def __exit__(self, *_: object) -> None:
         os.close(self.fd)
 
+    def _digest(self, data: bytes | bytearray, start: int) -> bytes:
+        """Return the digest of the output of a batch in its place; all zeros stand for none."""
+        digest = hashlib.blake2b(f"{self.identity} {start}\n".encode(), digest_size=DIGEST)
+        digest.update(data)
+        return digest.digest()
+
     def _digest_offset(self, start: int) -> int:
         return self.n * self.row + DIGEST * start
 
@@ -225,7 +232,7 @@ class PassFile:
         if not any(digest):
             return None
         data = bytearray(os.pread(self.fd, length * self.row, start * self.row))
-        if digest_of(data) != digest:
+        if self._digest(data, start) != digest:
             return None
         return torch.frombuffer(data, dtype=torch.float32).view(length, self.width)
 
@@ -233,16 +240,11 @@ class PassFile:
         """Write the output of a batch, then its digest."""
         data = output.detach().cpu().contiguous().numpy().tobytes()
         os.pwrite(self.fd, data, start * self.row)
-        os.pwrite(self.fd, digest_of(data), self._digest_offset(start))
+        os.pwrite(self.fd, self._digest(data, start), self._digest_offset(start))
 
     def claim(self, start: int) -> contextlib.AbstractContextManager[bool]:
         """Try to lock a batch's digest; the value says whether this process may compute it."""
         return try_lock_bytes(self.fd, self._digest_offset(start), DIGEST)
-
-
-def digest_of(data: bytes | bytearray) -> bytes:
-    """Return a digest of DIGEST bytes; all zeros stand for none."""
-    return hashlib.blake2b(data, digest_size=DIGEST).digest()
 
 
 def _with_starts(batches: Iterable[Batch]) -> Iterator[tuple[int, Batch]]:
