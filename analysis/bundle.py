@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import shlex
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,7 @@ class Bundle:
         class_names: None if they are too many to be shown or differ between tasks; figures then
             number the classes.
         paper_table: Published numbers of other data that the summary shows beside ours.
+        line_of: The number of a cell's line in the file, by fingerprint.
     """
 
     path: Path
@@ -76,6 +77,7 @@ class Bundle:
     confusions: dict[str, Confusion | None]
     class_names: list[str] | None
     paper_table: PaperTablePart | None = None
+    line_of: dict[str, int] = field(default_factory=dict)
 
     @property
     def teacher(self) -> str:
@@ -160,13 +162,13 @@ def check_unmixed(bundle: Bundle, allow_mixed: bool) -> None:
     if allow_mixed:
         return
     cells = [c.manifest for c in bundle.cells if c.manifest.epochs > 0]  # not imported
-    for field in SAME_FOR_ALL:
-        counts = Counter(getattr(cell, field) for cell in cells)
+    for name in SAME_FOR_ALL:
+        counts = Counter(getattr(cell, name) for cell in cells)
         several = [v for v in counts if isinstance(v, tuple) and len(v) > 1]
         if len(counts) > 1 or several:
             values = "; ".join(f"{_value_text(value)}: {n}" for value, n in counts.most_common())
             raise UserError(
-                f"{bundle.name}: cells of different {field} ({values}); train them again with "
+                f"{bundle.name}: cells of different {name} ({values}); train them again with "
                 "`harness run --store NEW`, or pass --mixed to say so under the table"
             )
 
@@ -332,6 +334,7 @@ def read_bundle(path: Path, text: str | None = None) -> Bundle:
             {c.fingerprint: c.confusion for c in cells if "confusion" in c.model_fields_set},
             header.class_names,
             header.paper_table,
+            {c.fingerprint: line for line, c in enumerate(cells, 2)},
         )
     except FileNotFoundError:
         raise UserError(f"{path}: no such bundle; `harness tables FILE` writes it") from None

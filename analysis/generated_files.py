@@ -29,7 +29,14 @@ from harness.analysis.readme import (
 )
 from harness.analysis.reference import other_settings
 from harness.analysis.tables.markdown import markdown
-from harness.analysis.tables.pages import link_to_runs, result_files, summary_blocks, table_blocks
+from harness.analysis.tables.pages import (
+    CURVES,
+    curve_files,
+    link_to_runs,
+    result_files,
+    summary_blocks,
+    table_blocks,
+)
 from harness.analysis.tuning_winners import describe_winners
 from harness.common.errors import UserError
 from harness.plan import Plan
@@ -96,8 +103,11 @@ def make_tables(
         return 0
     outputs = _outputs(bundles) | fresh
     changed = {p: text for p, text in outputs.items() if not p.exists() or p.read_text() != text}
+    stale = sorted({*RESULTS.glob(f"{CURVES}/*/*.svg")} - outputs.keys())
     if check:
-        return _report_differences(changed)
+        return _report_differences(changed, stale)
+    for path in stale:
+        path.unlink()
     for path, text in changed.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
@@ -105,7 +115,11 @@ def make_tables(
     redraw = [p for p in firsts if p in changed or not _has_figures(p)]
     if redraw:
         make_figures(redraw)
-    print(f"changed: {', '.join(map(str, changed))}" if changed else "tables are up to date")
+    pages = [str(path) for path in changed if CURVES not in path.parts]
+    curves = [f"{n} curves"] if (n := len(changed) - len(pages) + len(stale)) else []
+    print(
+        f"changed: {', '.join([*pages, *curves])}" if changed or stale else "tables are up to date"
+    )
     return 0
 
 
@@ -120,6 +134,7 @@ def _outputs(bundles: list[Bundle]) -> dict[Path, str]:
             _fill_markers(pages, bundle, replication)
         files = result_files(bundle, replication)
         outputs |= {bundle.path.with_suffix(suffix): text for suffix, text in files.items()}
+        outputs |= curve_files(bundle)
     outputs |= ablation_tables.refresh_pages(pages)
     published_numbers.refresh_pages(pages)
     if has_markers(pages.get(DOCS / "tuning.md", ""), WINNERS, SUMMARY):
@@ -201,13 +216,16 @@ def check_owner(path: Path, text: str, other: str | None) -> None:
         )
 
 
-def _report_differences(changed: dict[Path, str]) -> int:
+def _report_differences(changed: dict[Path, str], stale: list[Path]) -> int:
+    for path in stale:
+        print(f"{path}: belongs to no number any more")
     for path, text in changed.items():
         old = path.read_text().splitlines() if path.exists() else []
         diff = difflib.unified_diff(old, text.splitlines(), str(path), "from the results", n=0)
         print("\n".join(list(diff)[:40]))
-    print("tables differ: run `harness tables`" if changed else "tables match the results")
-    return 1 if changed else 0
+    differ = bool(changed or stale)
+    print("tables differ: run `harness tables`" if differ else "tables match the results")
+    return int(differ)
 
 
 def figure_folder(bundle: Path) -> Path:

@@ -57,7 +57,11 @@ def broken_links(path: Path) -> list[str]:
             continue
         name, _, anchor = link.partition("#")
         target = path.parent / name if name else path
-        if not target.exists() or (anchor and anchor not in anchors_of(target)):
+        if line := re.fullmatch(r"L(\d+)", anchor):  # of a file that GitHub shows with numbers
+            is_there = target.exists() and int(line[1]) <= len(target.read_text().splitlines())
+        else:
+            is_there = target.exists() and (not anchor or anchor in anchors_of(target))
+        if not is_there:
             broken.append(link)
     return broken
 

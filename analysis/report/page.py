@@ -23,6 +23,7 @@ from harness.analysis.tables.caption import (
     tuning_budget,
 )
 from harness.analysis.tables.comparisons import difference_blocks, published_blocks, verdict_blocks
+from harness.analysis.tables.curves import DESCRIPTION, EPOCHS, epoch_table, svg
 from harness.analysis.tables.runs import anchors, heading, sections
 from harness.analysis.verdicts import OUTCOMES
 from harness.common.provenance import UNKNOWN
@@ -66,11 +67,19 @@ def contents(bundle: Bundle) -> dict[str, Any]:
         "left_out": {why: [n for n, w in left_out.items() if w == why] for why in reasons},
         "leak": leak_blocks(bundle),
         "tuning": tuning_budget(bundle.settings.methods, bundle.settings.tuned),
+        "curves_description": DESCRIPTION,
+        "epochs_title": EPOCHS,
         "environment": environment_of(bundle),
         "commands": commands_of(bundle),
         "runs": [
-            (title, targets[title], run_table(bundle, row, column))
-            for title, (row, column) in sections(bundle).items()
+            (
+                title,
+                targets[title],
+                Markup(svg(bundle, *at)),
+                run_table(bundle, *at),
+                epoch_table(bundle, *at),
+            )
+            for title, at in sections(bundle).items()
         ],
     }
 

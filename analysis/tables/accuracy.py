@@ -172,8 +172,17 @@ def number_table(bundle: Bundle) -> ResultTable:
     return ResultTable(CSV_COLUMNS, rows)
 
 
-def run_table(bundle: Bundle, row: Row, column: Column) -> ResultTable:
-    """Return the runs behind a number, one row per seed."""
+def run_table(
+    bundle: Bundle, row: Row, column: Column, log: Callable[[str], str] = lambda fingerprint: ""
+) -> ResultTable:
+    """Return the runs behind a number, one row per seed.
+
+    Args:
+        bundle: The results.
+        row: The number's row.
+        column: Its column.
+        log: Returns the address of a cell's log by its fingerprint; "" for none.
+    """
     rows = []
     for number in select(bundle, row, column):
         cell, manifest = number.cell, number.cell.manifest
@@ -183,7 +192,7 @@ def run_table(bundle: Bundle, row: Row, column: Column) -> ResultTable:
                 Cell(number.seed),
                 *(Cell(100 * number.accuracy(rule)) for rule in SELECTION_RULES),
                 Cell(f"{manifest.selected_epoch} of {manifest.epochs}"),
-                Cell(cell.fingerprint[:16], code=True),
+                Cell(cell.fingerprint[:16], code=True, link=log(cell.fingerprint)),
                 run,
             ]
         )

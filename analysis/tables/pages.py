@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
+
 from harness.analysis.bundle import Bundle
 from harness.analysis.confirmations import confirmations
 from harness.analysis.tables.accuracy import (
@@ -22,10 +25,11 @@ from harness.analysis.tables.comparisons import (
     verdict_blocks,
 )
 from harness.analysis.tables.csv_and_latex import csv_text, latex_escaped, latex_text
-from harness.analysis.tables.markdown import markdown
+from harness.analysis.tables.curves import DESCRIPTION, EPOCHS, epoch_table, svg
+from harness.analysis.tables.markdown import escaped, markdown
 from harness.analysis.tables.paper_form import paper_caption, paper_form
 from harness.analysis.tables.result_table import Block, captioned
-from harness.analysis.tables.rows import column_groups, columns_of
+from harness.analysis.tables.rows import Column, Row, column_groups, columns_of
 from harness.analysis.tables.runs import anchors, heading, sections
 
 VERDICTS = "Verdicts"
@@ -34,6 +38,8 @@ DIFFERENCES = "Differences from the plain student, paired by seed"
 PUBLISHED = "Beside the published numbers"
 LEAK = "All three accuracies, and the leak of choosing the epoch on the test set"
 RUNS = "Runs"
+CURVES = "curves"  # the folder of figures beside the pages
+LONGEST_NAME = 80  # letters of a file's name, which has 255 bytes
 HEADINGS = (VERDICTS, REPLICATION, DIFFERENCES, PUBLISHED, LEAK, RUNS)
 
 
@@ -103,12 +109,45 @@ def results_page(bundle: Bundle, replication: Bundle | None = None) -> str:
         f"## {RUNS}",
         f"The tables show the column **{bundle.reported.replace('_', ' ')}**. *best on test* is "
         "chosen by looking at the test set: it measures how much that inflates a number, and is no "
-        "result. A cell's directory is `runs/CELL` of the store that trained it; a run id is "
-        "MLflow's there.",
+        "result. A cell leads to its line of the bundle: settings, machine, commit, and loss and "
+        "accuracies of every epoch. Its directory is `runs/CELL` of the store that trained it; a "
+        f"run id is MLflow's there. {DESCRIPTION}",
     ]
     for title, (row, column) in sections(bundle).items():
-        blocks += [f"### {title}", run_table(bundle, row, column)]
+        blocks += [f"### {title}", *_run_blocks(bundle, row, column)]
     return markdown(blocks)
+
+
+def _run_blocks(bundle: Bundle, row: Row, column: Column) -> list[Block]:
+    """Return figure, runs and epochs of a number."""
+    blocks: list[Block] = [run_table(bundle, row, column, lambda f: _log_address(bundle, f))]
+    if svg(bundle, row, column):
+        alt = f"Curves of {escaped(heading(row, column))}"
+        address = curve_path(bundle, row, column).relative_to(bundle.path.parent).as_posix()
+        blocks.insert(0, f"![{alt}]({address})")
+    if (epochs := epoch_table(bundle, row, column)) is not None:
+        blocks += [f"<details><summary>{EPOCHS}</summary>", epochs, "</details>"]
+    return blocks
+
+
+def _log_address(bundle: Bundle, fingerprint: str) -> str:
+    """Return the address of a cell's line in the bundle; "" if the bundle is no file."""
+    line = bundle.line_of.get(fingerprint)
+    return f"{bundle.path.name}#L{line}" if line else ""
+
+
+def curve_path(bundle: Bundle, row: Row, column: Column) -> Path:
+    """Return the file of a number's curves."""
+    name = anchors(bundle)[heading(row, column)]
+    if len(name) > LONGEST_NAME:
+        name = f"{name[:LONGEST_NAME]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return bundle.path.parent / CURVES / bundle.path.stem / f"{name}.svg"
+
+
+def curve_files(bundle: Bundle) -> dict[Path, str]:
+    """Return the figures of a results page: their paths and texts."""
+    figures = {curve_path(bundle, *at): svg(bundle, *at) for at in sections(bundle).values()}
+    return {path: text for path, text in figures.items() if text}
 
 
 def _title(bundle: Bundle) -> str:
