@@ -137,7 +137,8 @@ def test_bundle_runs_and_figures_are_artifacts(finished: Path) -> None:
     assert "experiment.resolved.json" in {a.path for a in client.list_artifacts(run.info.run_id)}
 
 
-def test_before_the_end_the_page_says_so(here: Path) -> None:
+def test_before_the_end_the_page_says_so(here: Path, empty_database: Path) -> None:
+    shutil.copy(empty_database, here / "other.db")
     cells(here)["stage2"].path.joinpath("manifest.json").unlink()
     tracker = Tracker(
         plan_of(read(here / FILE)), Store(here / "runs"), f"sqlite:///{here}/other.db"
