@@ -377,10 +377,6 @@ def test_verdicts_of_two_sets_of_seeds() -> None:
     _, listed = claims_blocks(up, open_)
     assert isinstance(listed, ResultTable) and len(listed.rows) == 1
     assert len(claims_blocks(open_, bundle(0.0, 0.0))) == 1, "no claim is confirmed: no table"
-    numbers = {("plain", "student", SMALL): BASE, ("kd", "kd", SMALL): plus(NOISE)}
-    _, table = claims_blocks(made_up(numbers, methods=["plain", "kd"], claims=["dkd > kd"]), None)
-    assert isinstance(table, ResultTable)
-    assert table.rows[0][-1].text == "not tested: dkd is no method here"
 
 
 def test_after_stage_1_the_metric_of_the_protocol_counts() -> None:
