@@ -61,8 +61,8 @@ class Panel:
 
 
 def svg(bundle: Bundle, row: Row, column: Column) -> str:
-    """Return the figure of a number's runs, a line per seed; "" if the bundle has no curves."""
-    panels = _panels(bundle, row, column) if row.takes_steps else []
+    """Return the figure of a number's runs, a line per seed; "" if it has no curves."""
+    panels = _panels(bundle, row, column)
     if not panels:
         return ""
     width, name = WIDTH * len(panels), escape(f"Curves of {heading(row, column)}", quote=True)
@@ -74,6 +74,11 @@ def svg(bundle: Bundle, row: Row, column: Column) -> str:
         + "".join(f"{part}\n" for part in parts)
         + "</svg>\n"
     )
+
+
+def has_curves(bundle: Bundle, row: Row, column: Column) -> bool:
+    """Return whether a number's runs have taken steps, and the bundle has their epochs."""
+    return bool(_panels(bundle, row, column))
 
 
 def epoch_table(bundle: Bundle, row: Row, column: Column) -> ResultTable | None:
@@ -99,7 +104,7 @@ def epoch_table(bundle: Bundle, row: Row, column: Column) -> ResultTable | None:
 
 def _panels(bundle: Bundle, row: Row, column: Column) -> list[Panel]:
     """Return the panels for which the bundle has curves."""
-    numbers = select(bundle, row, column)
+    numbers = select(bundle, row, column) if row.takes_steps else []
 
     def curves(metric: str) -> list[list[Point]]:
         return [points for number in numbers if (points := _points(number, metric))]

@@ -25,7 +25,7 @@ from harness.analysis.tables.comparisons import (
     verdict_blocks,
 )
 from harness.analysis.tables.csv_and_latex import csv_text, latex_escaped, latex_text
-from harness.analysis.tables.curves import DESCRIPTION, EPOCHS, epoch_table, svg
+from harness.analysis.tables.curves import DESCRIPTION, EPOCHS, epoch_table, has_curves, svg
 from harness.analysis.tables.markdown import escaped, markdown
 from harness.analysis.tables.paper_form import paper_caption, paper_form
 from harness.analysis.tables.result_table import Block, captioned
@@ -113,19 +113,21 @@ def results_page(bundle: Bundle, replication: Bundle | None = None) -> str:
         "accuracies of every epoch. Its directory is `runs/CELL` of the store that trained it; a "
         f"run id is MLflow's there. {DESCRIPTION}",
     ]
-    for title, (row, column) in sections(bundle).items():
-        blocks += [f"### {title}", *_run_blocks(bundle, row, column)]
+    figures = curve_paths(bundle)
+    for title, at in sections(bundle).items():
+        blocks += [f"### {title}", *_run_blocks(bundle, title, at, figures.get(title))]
     return markdown(blocks)
 
 
-def _run_blocks(bundle: Bundle, row: Row, column: Column) -> list[Block]:
-    """Return figure, runs and epochs of a number."""
-    blocks: list[Block] = [run_table(bundle, row, column, lambda f: _log_address(bundle, f))]
-    if svg(bundle, row, column):
-        alt = f"Curves of {escaped(heading(row, column))}"
-        address = curve_path(bundle, row, column).relative_to(bundle.path.parent).as_posix()
-        blocks.insert(0, f"![{alt}]({address})")
-    if (epochs := epoch_table(bundle, row, column)) is not None:
+def _run_blocks(
+    bundle: Bundle, title: str, at: tuple[Row, Column], figure: Path | None
+) -> list[Block]:
+    """Return figure, runs and epochs of the number with this heading, row and column."""
+    blocks: list[Block] = [run_table(bundle, *at, lambda f: _log_address(bundle, f))]
+    if figure is not None:
+        address = figure.relative_to(bundle.path.parent).as_posix()
+        blocks.insert(0, f"![Curves of {escaped(title)}]({address})")
+    if (epochs := epoch_table(bundle, *at)) is not None:
         blocks += [f"<details><summary>{EPOCHS}</summary>", epochs, "</details>"]
     return blocks
 
@@ -136,18 +138,26 @@ def _log_address(bundle: Bundle, fingerprint: str) -> str:
     return f"{bundle.path.name}#L{line}" if line else ""
 
 
-def curve_path(bundle: Bundle, row: Row, column: Column) -> Path:
-    """Return the file of a number's curves."""
-    name = anchors(bundle)[heading(row, column)]
-    if len(name) > LONGEST_NAME:
-        name = f"{name[:LONGEST_NAME]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-    return bundle.path.parent / CURVES / bundle.path.stem / f"{name}.svg"
+def curve_paths(bundle: Bundle) -> dict[str, Path]:
+    """Return the files of the numbers that have curves, by their headings."""
+    targets, folder = anchors(bundle), bundle.path.parent / CURVES / bundle.path.stem
+    return {
+        title: folder / f"{_short(targets[title])}.svg"
+        for title, at in sections(bundle).items()
+        if has_curves(bundle, *at)
+    }
+
+
+def _short(name: str) -> str:
+    if len(name) <= LONGEST_NAME:
+        return name
+    return f"{name[:LONGEST_NAME]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def curve_files(bundle: Bundle) -> dict[Path, str]:
     """Return the figures of a results page: their paths and texts."""
-    figures = {curve_path(bundle, *at): svg(bundle, *at) for at in sections(bundle).values()}
-    return {path: text for path, text in figures.items() if text}
+    numbers = sections(bundle)
+    return {path: svg(bundle, *numbers[title]) for title, path in curve_paths(bundle).items()}
 
 
 def _title(bundle: Bundle) -> str:
