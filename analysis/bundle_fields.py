@@ -21,6 +21,8 @@ from harness.store.cell_files import parse_json
 
 # More classes than any data set has: a matrix of them would still fit into memory.
 MOST_CLASSES = 30_000
+# What figures can scale; float32 ends far below.
+Measured = Annotated[float, Field(ge=-1e100, le=1e100)]
 Class = Annotated[int, Field(ge=0, lt=MOST_CLASSES)]
 Dimension = Annotated[int, Field(ge=0)] | Literal["all"]
 
@@ -118,9 +120,9 @@ class TableEntryPart(Part):
 class Accuracies(Part):
     """One metric on the test set under each selection rule, as fractions."""
 
-    last: float
-    selected: float
-    best_on_test: float
+    last: Measured
+    selected: Measured
+    best_on_test: Measured
 
 
 class DataPart(Part):
@@ -225,7 +227,7 @@ class CellRecord(Part):
     spec: SpecPart = SpecPart()
     manifest: ManifestPart
     mlflow_run_id: str | None
-    curves: dict[str, list[float | None]] = {}
+    curves: dict[str, list[Measured | None]] = {}
     confusion: list[Annotated[list[Class], Field(min_length=2)]] | None = None
     correct: CorrectPart | None = None
 

@@ -18,7 +18,7 @@ from hypothesis.strategies import DrawFn, SearchStrategy
 from optuna.distributions import FloatDistribution, distribution_to_json
 
 from harness.analysis.bundle import confusion_of, curves_of, read_bundle
-from harness.analysis.tables.pages import results_page, table_blocks
+from harness.analysis.tables.pages import curve_files, results_page, table_blocks
 from harness.analysis.tables.terminal import terminal_text
 from harness.analysis.tuning import read_tuning_bundle
 from harness.common.canonical_json import canonical
@@ -272,6 +272,7 @@ def test_bundle(data: bytes) -> None:
         with contextlib.suppress(UserError):
             terminal_text(table_blocks(bundle))
             results_page(bundle)
+            curve_files(bundle)
 
 
 TUNING: dict[str, Any] = {
