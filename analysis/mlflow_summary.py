@@ -10,7 +10,7 @@ from harness.analysis.figures import draw_all
 from harness.analysis.report.page import html
 from harness.analysis.tables.comparisons import count_outcomes
 from harness.analysis.tables.markdown import markdown
-from harness.analysis.tables.pages import result_files, table_blocks
+from harness.analysis.tables.pages import CURVES, curve_files, result_files, table_blocks
 from harness.analysis.tables.rows import Column, Row, cell_estimate, columns_of, final_rows
 from harness.analysis.verdicts import Verdict, verdicts_of
 from harness.methods import SUPERVISED, get_method
@@ -46,8 +46,8 @@ def build_summary(
     """Return the summary of a finished grid for MLflow, and write its files into `folder`.
 
     The description has the table with its caption and the verdicts; the files are the bundle, the
-    results page, the report, the numbers as CSV and LaTeX, and the figures. Tags have the verdicts,
-    metrics the final numbers.
+    results page and its curves, the report, the numbers as CSV and LaTeX, and the figures. Tags
+    have the verdicts, metrics the final numbers.
 
     Args:
         plan: A plan whose cells are finished.
@@ -64,6 +64,10 @@ def build_summary(
     texts = result_files(bundle) | {".html": html(bundle, figures)}
     for suffix, content in texts.items():
         path.with_suffix(suffix).write_text(content, encoding="utf-8")
+    curves = curve_files(bundle)
+    for curve, content in curves.items():
+        curve.parent.mkdir(parents=True, exist_ok=True)
+        curve.write_text(content, encoding="utf-8")
 
     def link(row: Row, column: Column) -> str:
         return runs_page(experiment_id, conditions(row, column))
@@ -73,7 +77,8 @@ def build_summary(
     text = markdown([*table_blocks(bundle, link), *description], unbroken=True)
     if len(text) > MAX_CHARACTERS:
         text = markdown([*table_blocks(bundle), *description], unbroken=True)
-    files = [path, *map(path.with_suffix, texts), *figures]
+    folders = [folder / CURVES] if curves else []
+    files = [path, *map(path.with_suffix, texts), *figures, *folders]
     tags, metrics = tags_of(verdicts_of(bundle)), metrics_of(bundle)
     return GridSummary(text[:MAX_CHARACTERS], files, tags, metrics)
 

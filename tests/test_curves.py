@@ -56,7 +56,8 @@ def decoded(group: ElementTree.Element, ticks: dict[float, float], is_log: bool)
 
 
 def test_a_figure_shows_the_measured_values_of_each_seed() -> None:
-    root = ElementTree.fromstring(figure_of(bundle_of(loss_total=LOSSES, test_accuracy=TESTS)))
+    text = figure_of(bundle_of(loss_total=LOSSES, test_accuracy=TESTS))
+    root = ElementTree.fromstring(text)
     groups = root.findall(f"{SVG}g")
     assert len(groups) == 2
     for group, expected, is_log in zip(groups, (LOSSES, TESTS), (True, False), strict=True):
@@ -71,6 +72,12 @@ def test_a_figure_shows_the_measured_values_of_each_seed() -> None:
             assert [epoch for epoch, _ in line] == [epoch for epoch, _ in measured]
             for (_, shown), (_, value) in zip(line, measured, strict=True):
                 assert shown == pytest.approx(value if is_log else 100 * value, rel=0.1)
+    ends = [
+        (int(x) + int(dx), int(y) + int(dy))
+        for x, y, dx, dy in re.findall(r"M(\d+) (\d+)l(\d+) ?(-?\d+)(?=M|\")", text)
+    ]
+    dots = [(int(x), int(y)) for x, y in re.findall(r"M(\d+) (\d+)h0", text)]
+    assert len(dots) == 2 and dots == ends, "the table's numbers are those after the last epoch"
 
 
 def test_a_figure_is_legible_on_white_and_black_and_depends_on_nothing() -> None:
