@@ -22,6 +22,7 @@ from harness.analysis.tables.result_table import DASH, Block, Cell, Command, Res
 from harness.analysis.tables.rows import Row, columns_of, main_metric, rows_of, select
 from harness.common.canonical_json import canonical
 from harness.common.errors import UserError
+from harness.common.files import write_user_file
 from harness.experiment.ablation import FIRST, FIXED, LAST, Step
 from harness.experiment.experiment import Experiment
 from harness.experiment.protocol import PRESETS
@@ -275,12 +276,11 @@ def report(
     print_blocks(ablation_blocks(measured))
     if print_only:
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    write_user_file(path, text)
     homes = [p for p in (README, *sorted(DOCS.glob("*.md"))) if p.exists()]
     pages = {p: p.read_text(encoding="utf-8") for p in homes}
     changed = {**refresh_pages(pages), **pages}
     for target, content in changed.items():
         if not target.exists() or target.read_text(encoding="utf-8") != content:
-            target.write_text(content, encoding="utf-8")
+            write_user_file(target, content)
             print(f"written: {target}")

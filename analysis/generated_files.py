@@ -39,6 +39,7 @@ from harness.analysis.tables.pages import (
 )
 from harness.analysis.tuning_winners import describe_winners
 from harness.common.errors import UserError
+from harness.common.files import write_user_file
 from harness.plan import Plan
 
 FIGURES = DOCS / "figures"
@@ -108,13 +109,14 @@ def make_tables(
         return _report_differences(changed, stale)
     for path in stale:
         path.unlink()
-    for path, text in changed.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    firsts = (path for path in paths if not is_of_replication(path))
-    redraw = [p for p in firsts if p in changed or not _has_figures(p)]
+    for path in (path for path in changed if path not in fresh):
+        write_user_file(path, changed[path])
+    firsts = (bundle for bundle in bundles if not is_of_replication(bundle.path))
+    redraw = [b for b in firsts if b.path in changed or not _has_figures(b)]
     if redraw:
         make_figures(redraw)
+    for path in (path for path in changed if path in fresh):  # last: until then, all is made again
+        write_user_file(path, changed[path])
     pages = [str(path) for path in changed if CURVES not in path.parts]
     curves = [f"{n} curves"] if (n := len(changed) - len(pages) + len(stale)) else []
     print(
@@ -237,21 +239,20 @@ def figure_folder(bundle: Path) -> Path:
     return FIGURES / bundle.stem
 
 
-def _has_figures(path: Path) -> bool:
+def _has_figures(bundle: Bundle) -> bool:
     from harness.analysis.figures import drawable
 
-    names, _ = drawable(read_bundle(path))
-    return all((figure_folder(path) / f"{name}.png").exists() for name in names)
+    names, _ = drawable(bundle)
+    return all((figure_folder(bundle.path) / f"{name}.png").exists() for name in names)
 
 
-def make_figures(paths: list[Path] | None = None) -> None:
+def make_figures(bundles: list[Bundle] | None = None) -> None:
     """Draw the figures of each bundle, by default of all stored ones; print what is left out."""
     from harness.analysis.figures import draw_all, drawable  # matplotlib takes its time
 
-    stored = (p for p in RESULTS.glob("*.jsonl") if not is_of_replication(p))
-    for path in sorted(stored) if paths is None else paths:
-        bundle = read_bundle(path)
-        drawn = draw_all(bundle, figure_folder(path))
+    stored = (p for p in sorted(RESULTS.glob("*.jsonl")) if not is_of_replication(p))
+    for bundle in map(read_bundle, stored) if bundles is None else bundles:
+        drawn = draw_all(bundle, figure_folder(bundle.path))
         print(f"drawn: {', '.join(map(str, drawn))}")
         _, left_out = drawable(bundle)
         for reason in dict.fromkeys(left_out.values()):

@@ -15,6 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from harness.common.files import write_user_file
+
 RESULTS = Path(__file__).resolve().parent / "results"
 DIGITS = 4  # significant digits of a saved number
 
@@ -128,9 +130,8 @@ def record(
 def save(kept: Record, folder: Path | None = None) -> Path:
     """Write a record to BENCHMARK-KIND.json, where KIND is that of the device."""
     folder = folder or RESULTS
-    folder.mkdir(exist_ok=True)
     path = folder / f"{kept['benchmark']}-{kept['machine']['kind']}.json"
-    path.write_text(json.dumps(kept, indent=1, sort_keys=False, allow_nan=False) + "\n")
+    write_user_file(path, json.dumps(kept, indent=1, sort_keys=False, allow_nan=False) + "\n")
     return path
 
 

@@ -22,6 +22,7 @@ from frame import RESULTS, Record, read
 
 from harness.analysis.readme import replace_between_markers
 from harness.common.errors import UserError
+from harness.common.files import write_user_file
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "performance.md"
@@ -329,7 +330,7 @@ def update(page: Path, writers: dict[str, Callable[[Path], str]], folder: Path, 
         print("\n".join(list(diff)[:40]))
         print(f"{page.name} differs: run `python benchmarks/page.py`")
         return 1
-    page.write_text(new, encoding="utf-8")
+    write_user_file(page, new)
     print(f"changed: {page}")
     return 0
 

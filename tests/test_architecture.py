@@ -184,6 +184,24 @@ def test_a_package_names_its_modules() -> None:
             assert modules - {"__main__"} <= set(re.findall(r"`(\w+)`", text)), name
 
 
+def test_files_of_the_user_are_written_in_one_place() -> None:
+    """`write_user_file`, or a full disk would cut them. A summary goes into a temporary folder."""
+    packages = ("analysis", "cli", "experiment", "run", "trained", "tune")
+    writers = {"write_text", "write_bytes", "write_atomically", "savefig"}
+    found = {
+        name
+        for name, tree in TREES.items()
+        if name.startswith(tuple(f"harness.{package}." for package in packages))
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in writers
+    }
+    assert found == {
+        "harness.analysis.mlflow_summary",
+        "harness.run.repair",
+        "harness.trained.import_checkpoint",
+    }
+
+
 def test_every_file_is_short() -> None:
     long = {n: len(p.read_text().splitlines()) for n, p in FILES.items()}
     assert not {name: n for name, n in long.items() if n > 400}

@@ -266,7 +266,7 @@ def test_a_report_of_a_finished_grid(
     assert "written: reports/tiny.html" in out and "there is no browser here" in out
     assert main(["report", FILE, "--out", "x/y.html"]) == 0
     assert Path("x/y.html").read_text() == path.read_text()
-    assert "--out: runs: " in refusal(capsys, "report", FILE, "--out", "runs")
+    assert "runs: " in refusal(capsys, "report", FILE, "--out", "runs")
 
 
 def test_a_report_of_the_committed_numbers(project_copy: Path, capsys: Output) -> None:

@@ -22,6 +22,7 @@ from harness.experiment.file import parse
 from harness.networks.wide_resnet import WideResNetOptions
 from harness.plan import Plan
 from harness.store import CellDir, Store
+from harness.store.cell_files import Damaged
 from harness.store.manifest import CellOptions
 from harness.train.exit_status import BUSY, DONE, FAILED, STOPPED
 
@@ -339,6 +340,44 @@ def test_a_run_goes_on_from_what_another_left(tmp_path: Path) -> None:
     assert case.states == {"a": "failed", "b": "skipped", "c": "skipped", "d": "done"}
     case.progress.move(case.fingerprint("c"), "waiting")  # its upstream cell stays skipped
     assert case.run().states["c"] == "skipped"
+
+
+@pytest.mark.parametrize(
+    "place", [(Store, "prepare"), (FakeExecutor, "submit"), (CellDir, "events")]
+)
+@pytest.mark.parametrize("is_full", [True, False])
+def test_files_that_cannot_be_used_fail_their_cell_alone(
+    tmp_path: Path, place: tuple[type, str], is_full: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the middle of a grid, a full disk or a damaged journal is no wrong input."""
+    case = Case(tmp_path, graph(a="", b="a", c=""), a=[FAILED])
+    case.progress = begin(case.plan, case.store)
+    path = case.directory("a").path
+
+    def refuse_once(*_: object) -> None:
+        monkeypatch.undo()
+        raise OSError(28, "No space") if is_full else Damaged(path / "x", "is empty")
+
+    monkeypatch.setattr(*place, refuse_once)
+    seen: list[str | None] = []
+    case.run(on_change=seen.append)
+    assert case.states == {"a": "failed", "b": "skipped", "c": "done"}
+    assert seen.count(case.fingerprint("a")) == 1
+    assert case.error_of("a").startswith(str(path)) and "; " in case.error_of("a")
+
+
+def test_a_reason_that_could_not_be_written_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker on a full disk can write no line into the journal."""
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    case = Case(tmp_path, graph(a=""), a=[FAILED])
+    case.executor.idle = lambda: monkeypatch.setattr("harness.common.files.os.fsync", full)
+    case.run()
+    assert case.error_of("a").startswith(f"{case.directory('a').path}: No space left on device; ")
 
 
 # -- a decision looks at what has changed, and decides as if it had looked at everything -----------

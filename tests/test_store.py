@@ -52,7 +52,7 @@ def crash_before_renaming(monkeypatch: Patch, name: str) -> None:
             raise Crash
         real(source, target)
 
-    monkeypatch.setattr("harness.store.files.os.replace", replace)
+    monkeypatch.setattr("harness.common.files.os.replace", replace)
 
 
 # Files
@@ -77,7 +77,7 @@ def test_a_failed_write_leaves_no_temporary_file(tmp_path: Path, monkeypatch: Pa
     def full(_: int) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("harness.store.files.os.fsync", full)
+    monkeypatch.setattr("harness.common.files.os.fsync", full)
     with pytest.raises(OSError, match="No space"):
         write_atomically(tmp_path / "x", b"new")
     assert names(tmp_path) == []
@@ -339,6 +339,6 @@ def test_a_temporary_file_is_locked_until_it_has_its_name(
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         real(source, target)
 
-    monkeypatch.setattr("harness.store.files.os.replace", replace)
+    monkeypatch.setattr("harness.common.files.os.replace", replace)
     write_atomically(cell / "x", b"new")
     assert names(cell.path) == ["x"]

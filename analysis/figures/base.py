@@ -7,6 +7,7 @@ defaults whatever the process has set. `style.py` has their colours, markers and
 from __future__ import annotations
 
 import contextlib
+import io
 import textwrap
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
@@ -35,6 +36,7 @@ from harness.analysis.tables.rows import (
     part_sizes,
     rows_of,
 )
+from harness.common.files import write_user_file
 from harness.methods import REGISTRY, STAGES
 from harness.plan import TEACHER
 
@@ -224,6 +226,7 @@ def pixels(figure: Figure) -> Image.Image:
 
 def save(draw: Callable[[], Figure], path: Path) -> None:
     """Draw a figure with the house's settings and save it as a PNG file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    data = io.BytesIO()
     with default_settings():
-        pixels(draw()).save(path, optimize=True)
+        pixels(draw()).save(data, "PNG", optimize=True)
+    write_user_file(path, data.getvalue())

@@ -11,6 +11,7 @@ from harness.analysis.figures import draw_all
 from harness.analysis.reference import different
 from harness.analysis.report.page import html
 from harness.common.errors import UserError, one_line
+from harness.common.files import write_user_file
 from harness.experiment.experiment import Experiment
 from harness.run.grid import plan_of
 
@@ -29,19 +30,14 @@ def make_report(
 
     Raises:
         UserError: The grid is not finished in the store and there is no committed bundle of these
-            settings, or `out` cannot be written.
+            settings.
+        OSError: `out` cannot be written.
     """
     bundle = _bundle(experiment, file, root, assignments)
     path = out or REPORTS / f"{bundle.name}.html"
     with TemporaryDirectory() as folder:
         text = html(bundle, draw_all(bundle, Path(folder)))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UserError(
-            f"--out: {path}: {error.strerror}; name a file that can be written"
-        ) from None
+    write_user_file(path, text)
     print(f"written: {path}")
     if show and not webbrowser.open(path.resolve().as_uri()):
         print(f"--open: there is no browser here; open {path} in one")

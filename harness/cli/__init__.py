@@ -24,6 +24,8 @@ from harness.cli import models, project, results, training
 from harness.cli.spelling import published_spelling, take_data_root
 from harness.common.errors import UserError
 from harness.common.exit_status import FAILED, INTERRUPTED, OK, WRONG_USE
+from harness.common.names import printable
+from harness.common.os_errors import describe_os_error, exit_status_of
 from harness.common.output import keep_output_open
 from harness.common.redaction import redacted
 from harness.data import using_data_root
@@ -67,8 +69,8 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: Those of the command line; by default this process's.
 
     Returns:
-        The exit status. An error is one line on stderr and status 2; `--debug` anywhere adds the
-        traceback.
+        The exit status. An error is one line on stderr and status 2, or 1 if the machine refused
+        something, such as room on a disk; `--debug` anywhere adds the traceback.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
@@ -89,6 +91,7 @@ def _main(given: list[str], debug: bool) -> int:
         return WRONG_USE
     given = published_spelling([a for a in given if a != "--debug"])
     cause: Exception
+    status = WRONG_USE
     try:
         with using_data_root(data_root):
             return app(given or ["--help"], prog_name="harness", standalone_mode=False) or OK
@@ -103,8 +106,7 @@ def _main(given: list[str], debug: bool) -> int:
     except BrokenPipeError:
         return OK
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        cause, message = error, f"{where}{error.strerror or error}; check the path and its disk"
+        cause, message, status = error, describe_os_error(error), exit_status_of(error)
     except Exception as error:
         if not debug:
             text = " ".join(redacted(str(error)).split())[:300]
@@ -117,5 +119,5 @@ def _main(given: list[str], debug: bool) -> int:
         return FAILED
     if debug:
         print(redacted("".join(traceback.format_exception(cause))), file=sys.stderr)
-    print(f"error: {redacted(message)}", file=sys.stderr)
-    return WRONG_USE
+    print(f"error: {printable(redacted(message))}", file=sys.stderr)
+    return status

@@ -67,7 +67,7 @@ def predict(
     ] = None,
 ) -> None:
     """Classify IMAGES with a trained network; print CSV: file, class, probability."""
-    from harness.store.files import write_atomically
+    from harness.common.files import write_user_file
     from harness.trained.predict import as_csv, picture_files, predictions
 
     files = picture_files(images)
@@ -76,7 +76,7 @@ def predict(
     if out is None:
         print(text, end="")
     else:
-        write_atomically(out, text.encode())
+        write_user_file(out, text)
         print(f"{len(files)} predictions in {out}")
 
 

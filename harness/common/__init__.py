@@ -6,7 +6,7 @@
 - `metrics`: the names of what is measured, and the selection rules.
 - `canonical_json`: plain data as one exact text, for fingerprints; `provenance`: the code and
   machine behind a number.
-- `locks`: locks that end with their process; `temporary`: names of what is written aside;
-  `database`: PostgreSQL by URL; `signals`: signals
-  that ask to stop.
+- `locks`: locks that end with their process; `files`: files that are written completely or not at
+  all; `temporary`: names of what is written aside; `os_errors`: what the system refuses, in a line.
+- `database`: PostgreSQL by URL; `signals`: signals that ask to stop.
 """

@@ -10,6 +10,7 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, ValidationError
 
 from harness.common.names import printable
+from harness.common.os_errors import describe_os_error
 from harness.common.redaction import redacted
 
 # Type of a pydantic error -> the remedy, where pydantic's message speaks of Python's types.
@@ -37,6 +38,8 @@ class UserError(Exception):
 
 def one_line(error: BaseException) -> str:
     """Return an error's first line without secrets, with its type if it is not ours."""
+    if isinstance(error, OSError) and error.errno and error.filename:
+        return printable(redacted(describe_os_error(error)))
     text = redacted(str(error)).strip().splitlines()
     if isinstance(error, UserError) and text:
         return text[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import math
 import time
@@ -10,9 +11,12 @@ from pathlib import Path
 from types import MappingProxyType
 
 from harness.common.errors import UserError
+from harness.common.files import check_room
+from harness.common.os_errors import describe_os_error
 from harness.execute import Executor
 from harness.plan import Plan, chain_lengths
 from harness.store import CellDir, Store
+from harness.store.cell_files import Damaged
 from harness.store.manifest import CellOptions
 from harness.train.exit_status import BUSY, DONE, STOPPED
 
@@ -139,7 +143,7 @@ def run(
         OutOfTime: `max_seconds` are over; all cells are stopped at their last checkpoint.
         KeyboardInterrupt: Passed on after all cells are stopped likewise.
     """
-    store, queue = progress.store, _Queue(progress)
+    queue = _Queue(progress)
     deadline = None if max_seconds is None else progress.started + max_seconds
     updated = -math.inf
     try:
@@ -157,18 +161,22 @@ def run(
                 _update_elsewhere(progress, queue)
                 updated = time.monotonic()
             for fingerprint in queue.take(executor.capacity):
-                executor.submit(store.prepare(progress.plan.cells[fingerprint], options).path)
-                queue.move(fingerprint, "running")
+                state = _start(progress, fingerprint, executor, options)
+                queue.move(fingerprint, state)
+                if state == "failed":
+                    on_change(fingerprint)
             wait = interval if deadline is None else min(interval, deadline - time.monotonic())
             for path, status in executor.poll(max(0.0, wait)):
                 fingerprint = queue.fingerprints[path]
-                queue.move(fingerprint, _outcome(progress, path, fingerprint, status))
+                queue.move(fingerprint, _end(progress, fingerprint, status))
                 on_change(fingerprint)
             on_change(None)
     finally:
         executor.cancel()
         for fingerprint in progress.cells_in("running", "elsewhere"):
-            done = store.directory(fingerprint).is_done
+            done = False
+            with contextlib.suppress(OSError, Damaged):  # what ends the run says more
+                done = progress.directory(fingerprint).is_done
             progress.move(fingerprint, "done" if done else "waiting")
 
 
@@ -266,10 +274,13 @@ def _update_elsewhere(progress: Progress, queue: _Queue) -> None:
     """Move the cells that another `harness run` trains: done if it is, waiting if it gave up."""
     for fingerprint in progress.cells_in("elsewhere"):
         directory = progress.directory(fingerprint)
-        if directory.is_done:
-            queue.move(fingerprint, "done")
-        elif not directory.is_leased:
-            queue.move(fingerprint, "waiting")
+        try:
+            if directory.is_done:
+                queue.move(fingerprint, "done")
+            elif not directory.is_leased:
+                queue.move(fingerprint, "waiting")
+        except (OSError, Damaged) as error:
+            queue.move(fingerprint, _fail(progress, fingerprint, error))
 
 
 def _at_rest(directory: CellDir) -> str | None:
@@ -278,8 +289,36 @@ def _at_rest(directory: CellDir) -> str | None:
     return "paused" if directory.is_paused else None
 
 
-def _outcome(progress: Progress, path: Path, fingerprint: str, status: int) -> str:
-    directory = CellDir(path)
+def _start(
+    progress: Progress, fingerprint: str, executor: Executor, options: CellOptions | None
+) -> str:
+    """Start a cell, and return its state: running, or failed if its files cannot be used."""
+    try:
+        directory = progress.store.prepare(progress.plan.cells[fingerprint], options)
+        executor.submit(directory.path)
+    except (OSError, Damaged) as error:
+        return _fail(progress, fingerprint, error)
+    return "running"
+
+
+def _fail(progress: Progress, fingerprint: str, error: OSError | Damaged) -> str:
+    """Record that the files of a cell cannot be used, as on a full disk; the other cells go on."""
+    path = progress.directory(fingerprint).path
+    what = describe_os_error(error, path) if isinstance(error, OSError) else str(error)
+    progress.errors[fingerprint] = what
+    return "failed"
+
+
+def _end(progress: Progress, fingerprint: str, status: int) -> str:
+    """Return the state of a cell whose process ended with this exit status."""
+    try:
+        return _outcome(progress, fingerprint, status)
+    except (OSError, Damaged) as error:
+        return _fail(progress, fingerprint, error)
+
+
+def _outcome(progress: Progress, fingerprint: str, status: int) -> str:
+    directory = progress.directory(fingerprint)
     if status == DONE and directory.is_done:
         return "done"
     if status == BUSY:
@@ -287,7 +326,9 @@ def _outcome(progress: Progress, path: Path, fingerprint: str, status: int) -> s
     if status == STOPPED:  # by somebody else: it resumes in its turn
         return _at_rest(directory) or "waiting"
     failures = [e["error"] for e in directory.events() if e["event"] == "failed"]
+    if not failures and status > 0:  # perhaps because the reason could not be written
+        check_room(directory.path)
     killed = f"killed by signal {-status}" if status < 0 else f"ended with status {status}"
     reason = failures[-1] if failures and status > 0 else killed
-    progress.errors[fingerprint] = f"{reason}; see {path / 'log.txt'}"
+    progress.errors[fingerprint] = f"{reason}; see {directory / 'log.txt'}"
     return "failed"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from harness.common.errors import UserError
+from harness.common.files import write_user_file
 from harness.experiment.file import parse
 from harness.experiment.plain_yaml import parse_yaml
 from harness.experiment.schema import schema_text
@@ -50,8 +51,7 @@ def write_example(name: str, folder: Path) -> Path:
     path = folder / f"{name}.yaml"
     if path.exists():
         raise UserError(f"{path} exists already; choose another name, or delete it")
-    folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    write_user_file(path, text)
     if not (folder / SCHEMA).exists():
-        (folder / SCHEMA).write_text(schema_text() + "\n", encoding="utf-8")
+        write_user_file(folder / SCHEMA, schema_text() + "\n")
     return path

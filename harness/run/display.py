@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from types import TracebackType
@@ -14,6 +15,7 @@ from rich.text import Text
 
 from harness.common.metrics import latest_value, logged_name, metric_name
 from harness.execute.scheduler import ENDED, Progress
+from harness.store.cell_files import Damaged
 
 
 def duration(seconds: float) -> str:
@@ -137,7 +139,8 @@ class LiveDisplay:
         """Print a line about a cell that ended, and redraw the table."""
         if fingerprint is not None:
             self.live.console.print(ended_line(self.progress, fingerprint), highlight=False)
-        self.live.update(self.render())
+        with contextlib.suppress(OSError, Damaged):  # no reason to stop what trains
+            self.live.update(self.render())
 
     def render(self) -> Group:
         """Return the table, with the counts and the time left below it."""

@@ -1,36 +1,14 @@
-"""Files that are written completely or not at all, and the temporary files that kills leave."""
+"""The files of a cell are written atomically; here are the temporary files that kills leave."""
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
-from harness.common.locks import is_locked, lock_file
-from harness.common.temporary import temporary_path
+from harness.common.files import write_atomically
+from harness.common.locks import is_locked
 
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file durably; a reader sees the old file or the new one, never a part."""
-    temporary = temporary_path(path)
-    try:
-        with open(temporary, "xb") as file:
-            lock_file(file)  # held until the file has its name: see `sweep`
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-            os.replace(temporary, path)
-    except FileNotFoundError:
-        if not path.parent.is_dir():
-            raise
-        return write_atomically(path, data)  # swept before it was locked, or where no lock is seen
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+__all__ = ["sweep", "write_atomically"]
 
 
 def sweep(folder: Path) -> None:

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from harness.cell import Cell, CellConfig
 from harness.common.errors import UserError
+from harness.common.files import write_atomically
 from harness.common.metrics import (
     ACCURACY,
     EVALUATION_SECONDS,
@@ -33,6 +34,7 @@ from harness.common.metrics import (
     ncm_metric,
     summary,
 )
+from harness.common.os_errors import describe_os_error
 from harness.common.provenance import UNKNOWN, CodeVersion, code_version, processor, software
 from harness.common.signals import stop_on_sigterm
 from harness.data import Dataset
@@ -44,7 +46,7 @@ from harness.networks.base import Network
 from harness.networks.pretrained import WeightsFile, load_pretrained
 from harness.store import Busy, CellDir
 from harness.store.cell_files import Damaged
-from harness.store.files import sweep, write_atomically
+from harness.store.files import sweep
 from harness.store.manifest import Manifest
 from harness.train.checkpoint import about, load_model, to_bytes
 from harness.train.data_request import DatasetCache, data_request
@@ -111,7 +113,10 @@ def run_cell(
                 return FAILED
             except Exception as error:
                 traceback.print_exc()
-                directory.append("failed", error=f"{type(error).__name__}: {error}")
+                what = f"{type(error).__name__}: {error}"
+                if isinstance(error, OSError):
+                    what = describe_os_error(error, directory.path)
+                directory.append("failed", error=what)
                 return FAILED
     except Busy as error:
         print(f"{directory.path}: trained by {error}", file=sys.stderr)

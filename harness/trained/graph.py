@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.common.errors import UserError
-from harness.store.files import write_atomically
+from harness.common.files import write_user_file
 from harness.trained.model import TrainedModel
 
 NEEDED = ("onnx", "onnxscript")
@@ -81,5 +81,4 @@ def to_onnx(model: TrainedModel, path: Path) -> None:
     for key, value in metadata(model).items():
         proto.metadata_props.add(key=key, value=value if key == "input" else json.dumps(value))
     onnx.checker.check_model(proto)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, proto.SerializeToString())
+    write_user_file(path, proto.SerializeToString())

@@ -14,8 +14,8 @@ from optuna.trial import FrozenTrial, TrialState
 from pydantic import BaseModel, ConfigDict, Field
 
 from harness.common.canonical_json import canonical
+from harness.common.files import write_user_file
 from harness.store import Store
-from harness.store.files import write_atomically
 from harness.tune.study import Study
 from harness.tune.trials import TrialCells
 from harness.tune.tuning_file import Direction, Params, Tuning
@@ -178,9 +178,8 @@ def write_bundle(
             for rank, c in enumerate(winners[method], 1)
         ]
     path = bundle_path(tuning)
-    path.parent.mkdir(parents=True, exist_ok=True)
     text = "".join(line.line + "\n" for line in lines)
-    write_atomically(path, text.encode())
+    write_user_file(path, text)
     return path
 
 

@@ -10,13 +10,13 @@ import yaml
 
 from harness import methods
 from harness.common.errors import UserError
+from harness.common.files import write_user_file
 from harness.data import Dataset
 from harness.experiment.claims import parse_claim
 from harness.experiment.file import load_class_order, parse
 from harness.experiment.tuned import TaskTuned, Tuned, TunedSettings
 from harness.methods.base import TEACHER
 from harness.store import Store
-from harness.store.files import write_atomically
 from harness.tune.halving import train_all
 from harness.tune.interleave import Steps
 from harness.tune.study import Study
@@ -229,7 +229,7 @@ def write_winner(tuning: Tuning, winners: list[tuple[Tuning, Winners]]) -> Path:
     for claim in (c for claims in _claims(tuning.raw).values() for c in claims if c not in kept):
         print(f"claim dropped: {claim!r} is about a method that {path.name} lacks; tune it, too")
     text = yaml.safe_dump(fields, sort_keys=False, width=100, allow_unicode=True)
-    write_atomically(path, (header + text).encode())
+    write_user_file(path, header + text)
     return path
 
 

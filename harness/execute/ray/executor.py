@@ -369,5 +369,5 @@ class RayExecutor:
 
 
 def _log(directory: CellDir, text: bytes) -> None:
-    with open(directory / "log.txt", "ab") as file:
+    with contextlib.suppress(OSError), open(directory / "log.txt", "ab") as file:
         file.write(text)

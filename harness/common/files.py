@@ -1,0 +1,90 @@
+"""Files that are written completely or not at all: those of a store, and those of the user."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from harness.common.locks import lock_file
+from harness.common.os_errors import naming
+from harness.common.temporary import remove_temporary, temporary_path
+
+
+def write_atomically(path: Path, data: bytes, like: Path | None = None) -> None:
+    """Write a file durably; a reader sees the old file or the new one, never a part.
+
+    Args:
+        path: The file.
+        data: Its content.
+        like: A file whose owner and permissions the new one gets.
+
+    Raises:
+        OSError: The file cannot be written; its `filename` is `path`.
+    """
+    with naming(path):
+        _write(path, data, like)
+
+
+def _write(path: Path, data: bytes, like: Path | None) -> None:
+    temporary = temporary_path(path)
+    try:
+        with open(temporary, "xb") as file:
+            # Held until the file has its name: a sweep removes what is not locked. A disk without
+            # locks is no reason to fail, as what is swept is written again.
+            with contextlib.suppress(OSError):
+                lock_file(file)
+            if like is not None:
+                status = like.stat()
+                with contextlib.suppress(OSError):  # only root may give a file away
+                    os.fchown(file.fileno(), status.st_uid, status.st_gid)
+                shutil.copystat(like, temporary)
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+            os.replace(temporary, path)
+    except FileNotFoundError:
+        if not path.parent.is_dir():
+            raise
+        return _write(path, data, like)  # swept before it was locked, or where no lock is seen
+    finally:
+        temporary.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def write_user_file(path: Path, content: str | bytes) -> None:
+    """Write a file of the user's: a page, a table, a figure, a bundle or what a command prints.
+
+    Its folder is made if it is missing. What is replaced keeps its permissions, and a link stays a
+    link. A pipe or a device, such as /dev/stdout, is written to.
+
+    Raises:
+        OSError: The file cannot be written, and is as it was; the error's `filename` is `path`.
+    """
+    data = content.encode("utf-8") if isinstance(content, str) else content
+    with naming(path):
+        if path.exists() and not path.is_file() and not path.is_dir():
+            path.write_bytes(data)
+            return
+        target = Path(os.path.realpath(path))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(target, data, like=target if target.is_file() else None)
+        remove_temporary(target)
+
+
+def check_room(folder: Path) -> None:
+    """Check that the folder takes another file of some bytes.
+
+    Raises:
+        OSError: It does not, as its disk is full, for example; the error's `filename` is `folder`.
+    """
+    with naming(folder), tempfile.TemporaryFile(dir=folder) as file:
+        file.write(bytes(4096))
+        file.flush()
+        os.fsync(file.fileno())
