@@ -405,7 +405,7 @@ def test_numbers_of_two_stores_are_compared(finished: Path, finished_copy: Path)
     n = len(ours.all())
     assert grid.same_numbers(ours, theirs) == {"equal": n, "different": 0, "alone": 0}
     journal = theirs.all()[0] / "journal.jsonl"
-    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    lines = theirs.all()[0].events()
     (first, *_) = [line for line in lines if line["event"] == "epoch"]
 
     def write() -> None:

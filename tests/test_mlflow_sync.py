@@ -25,6 +25,7 @@ from helpers import (
 )
 
 from harness.cli import main
+from harness.store import CellDir
 
 FILE = "experiments/tiny.yaml"
 
@@ -116,9 +117,10 @@ def test_the_same_cells_trained_in_another_store_are_other_runs(elsewhere: Path)
     sync()
     shutil.copytree(elsewhere / "runs", elsewhere / "new")
     for journal in (elsewhere / "new").glob("*/journal.jsonl"):
-        lines = [json.loads(line) for line in journal.read_text().splitlines()]
-        later = [line | {"time": line["time"] + 1000} for line in lines]
-        journal.write_text("".join(json.dumps(line) + "\n" for line in later))
+        cell = CellDir(journal.parent)
+        later = [event | {"time": event["time"] + 1000} for event in cell.events()]
+        journal.unlink()
+        cell.extend(later)
         (journal.parent / "mlflow.json").unlink()
     sync("--store", "new")
     client = other(elsewhere)

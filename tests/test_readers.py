@@ -26,6 +26,7 @@ from harness.common.errors import UserError
 from harness.run.repair import examine
 from harness.store import CellDir
 from harness.store.cell_files import Damaged, parse_json
+from harness.store.manifest import Manifest
 from harness.store.predictions import read_predictions_file
 from harness.track import sync_state
 
@@ -327,6 +328,57 @@ def test_a_tuning_bundle_says_which_field(
     path.write_text(f"{json.dumps(header)}\n{json.dumps(trial)}\n")
     with pytest.raises(UserError, match=message):
         read_tuning_bundle(path)
+
+
+@pytest.fixture
+def checked(tmp_path: Path) -> CellDir:
+    """Return a cell whose manifest and journal have checksums."""
+    cell = CellDir(tmp_path / "0123456789abcdef")
+    cell.path.mkdir()
+    cell.extend(EVENTS)
+    cell.finish(Manifest.model_validate(MANIFEST))
+    return cell
+
+
+READERS: dict[str, Callable[[CellDir], Any]] = {
+    "manifest.json": lambda cell: cell.manifest,
+    "journal.jsonl": lambda cell: cell.events(),
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_no_flipped_bit_goes_unnoticed(checked: CellDir, name: str) -> None:
+    """Wherever it is, also in the checksum and in the ends of lines."""
+    data = (checked / name).read_bytes()
+    READERS[name](checked)
+    assert 8 * len(data) > 2000
+    for bit in range(8 * len(data)):
+        flipped = bytearray(data)
+        flipped[bit // 8] ^= 1 << bit % 8
+        (checked / name).write_bytes(flipped)
+        with pytest.raises(Damaged, match=name):
+            READERS[name](checked)
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_another_cells_file_is_refused(checked: CellDir, name: str) -> None:
+    other = CellDir(checked.path.with_name("fedcba9876543210"))
+    other.path.mkdir()
+    (other / name).write_bytes((checked / name).read_bytes())
+    with pytest.raises(Damaged, match="is of another cell"):
+        READERS[name](other)
+
+
+def test_files_of_versions_without_checksums_are_read_and_named(checked: CellDir) -> None:
+    assert checked.unchecked == []
+    manifest, events = checked.manifest, checked.events()
+    (checked / "manifest.json").write_text(canonical(MANIFEST) + "\n")
+    (checked / "journal.jsonl").write_text("".join(canonical(e) + "\n" for e in EVENTS))
+    assert checked.manifest == manifest and checked.events() == events
+    assert checked.unchecked == ["manifest.json", "journal.jsonl"]
+    checked.append("stopped")
+    assert [e["event"] for e in checked.events()[-2:]] == ["failed", "stopped"]
+    assert "journal.jsonl" in checked.unchecked
 
 
 def npz(**arrays: Any) -> bytes:

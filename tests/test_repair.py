@@ -1,6 +1,9 @@
 """`harness repair`: after any damage, what can be kept is kept, and the cell ends with the same
 bits."""
 
+import contextlib
+import itertools
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +18,7 @@ from harness.cli import main
 from harness.common.errors import UserError
 from harness.execute.scheduler import begin
 from harness.plan import Plan
-from harness.run.repair import Events, reachable, with_gaps
+from harness.run.repair import Events, reachable, repair, with_gaps
 from harness.store import CellDir, Store
 from harness.store.cell_files import Damaged
 from harness.train import loop
@@ -173,6 +176,7 @@ FINISHED: dict[str, tuple[Damage, bool]] = {
     "the model is lost": (lambda directory: (directory / "model.pt").unlink(), False),
     "the predictions are flipped": (flip("predictions.npz"), True),
     "the predictions are empty": (write("predictions.npz", b""), True),
+    "the predictions are lost": (lambda directory: (directory / "predictions.npz").unlink(), True),
     "a line is broken": (line(0, b"}\n"), True),
     "a line is not UTF-8": (line(4, b"\xff\xfe\n"), True),
 }
@@ -202,6 +206,80 @@ def test_a_finished_cell(
     assert_same_result(directory, undamaged)
     for name in ("model.pt", "predictions.npz"):
         assert (directory / name).read_bytes() == (undamaged / name).read_bytes()
+
+
+RESULTS = ["model.pt", "predictions.npz"]
+
+
+class Crash(BaseException):
+    pass
+
+
+def crash_at(step: int) -> Callable[..., None]:
+    """Return an os.replace that kills the process before or after one of its calls."""
+    steps, real = itertools.count(), os.replace
+
+    def replace(*names: Path) -> None:
+        if next(steps) == step:
+            raise Crash
+        real(*names)
+        if next(steps) == step:
+            raise Crash
+
+    return replace
+
+
+@pytest.mark.parametrize("case", [*UNFINISHED, *FINISHED])
+def test_a_repair_that_was_killed_is_done_by_the_next_one(
+    whole: tuple[Plan, CellDir], stopped: CellDir, tmp_path: Path, case: str
+) -> None:
+    """Killed before and after each file that it moves or writes."""
+
+    def mended(name: str, patch: pytest.MonkeyPatch | None = None) -> dict[str, bytes]:
+        directory = copy(whole[1] if case in FINISHED else stopped, tmp_path / name)
+        (FINISHED | UNFINISHED)[case][0](directory)
+        before = files(directory)
+        if patch is not None:
+            patch.setattr("os.replace", crash_at(int(name)))
+            with contextlib.suppress(Crash):
+                repair(directory.path.name, tmp_path / name, True)
+                crashed.remove(True)
+            patch.undo()
+        repair(directory.path.name, tmp_path / name, True)
+        after = files(directory)
+        assert not set(before.values()) - set(after.values()) - {before["lease"]}
+        after = {name: data for name, data in after.items() if "/" not in name}
+        for first, rest in (("checkpoint.pt", ["checkpoint.sha256"]), ("manifest.json", RESULTS)):
+            if first not in after:  # without it, the others count for nothing
+                after = {name: data for name, data in after.items() if name not in rest}
+        return after
+
+    expected, crashed = mended("whole"), [True]
+    for step in itertools.count():
+        with pytest.MonkeyPatch.context() as patch:
+            assert mended(str(step), patch) == expected, f"killed at step {step}"
+        if not crashed:
+            break
+    assert step > 1
+
+
+def test_predictions_that_cannot_be_made_here_are_still_missing(
+    whole: tuple[Plan, CellDir], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output
+) -> None:
+    def without_data(*_: object) -> None:
+        raise UserError("dataset: not here")
+
+    directory = copy(whole[1], tmp_path)
+    flip("predictions.npz")(directory)
+    monkeypatch.setattr("harness.train.cell.load_dataset", without_data)
+    for _ in range(2):
+        repair(directory.path.name, tmp_path, True)
+        assert "no predictions: dataset: not here" in capsys.readouterr().out
+        assert not (directory / "predictions.npz").exists(), "tables can be made without it"
+    monkeypatch.undo()
+    repair(directory.path.name, tmp_path, True)
+    assert_same_result(directory, whole[1])
+    assert files(directory)["predictions.npz"] == files(whole[1])["predictions.npz"]
 
 
 def test_a_finished_cell_keeps_its_model_without_the_line_of_an_epoch(

@@ -121,17 +121,24 @@ def print_status(plan: Plan, root: Path) -> None:
     """
     store = Store(root)
     table = _table("cell", "name", "epochs", "state")
-    damage = []
+    damage, n_unchecked = [], 0
     for fingerprint, cell in plan.cells.items():
         directory = store.directory(fingerprint)
         try:
             state, epochs = _state(directory), str(len(directory.epochs()))
+            if directory.unchecked:
+                state, n_unchecked = f"{state}, unchecked", n_unchecked + 1
         except Damaged as error:
             damage.append(error)
             state, epochs = f"damaged: {error.path.name} {error.what}", "?"
         of = f"{epochs}/{cell.epochs}"
         table.add_row(fingerprint[:12], plan.name_of(fingerprint), of, escape(state))
     Console().print(table)
+    if n_unchecked:
+        print(
+            f"{n_unchecked} of {len(plan.cells)} cells are unchecked: an earlier version trained "
+            "them and wrote no checksums, so damage to their manifest or journal may go unseen"
+        )
     if damage:
         raise damage[0]
 

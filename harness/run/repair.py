@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.common.canonical_json import canonical
 from harness.common.errors import UserError
+from harness.common.metrics import ACCURACY
 from harness.methods import IMPORTED
 from harness.store import Busy, CellDir, Store
 from harness.store.cell_files import (
@@ -30,12 +30,14 @@ from harness.store.cell_files import (
     parse_event,
     read_description,
     read_journal,
-    whole_lines,
+    sealed,
 )
 from harness.store.files import write_atomically
 from harness.store.predictions import read_predictions_file
 
 Events = list[dict[str, Any]]
+
+PREDICTIONS = "predictions.npz"
 
 
 @dataclass
@@ -48,7 +50,8 @@ class Remedy:
         write: name -> content of the files to write, some of them in place of those moved away.
         keep: What stays, one line each.
         again: What is trained again.
-        predict: Whether the finished model has to make its predictions again.
+        predict: Whether the finished model has to make its predictions again; the old file stays
+            until they are made.
     """
 
     damage: list[str] = field(default_factory=list)
@@ -78,14 +81,14 @@ def repair(prefix: str, root: Path, do_it: bool) -> None:
             raise UserError(f"CELL: {directory.path.name} is being trained; stop that first")
         remedy = examine(directory)
         _report(directory, remedy)
-        if remedy.aside or remedy.write:
+        if remedy.damage:
             print(f"nothing was changed; `{command} --yes` does it")
         return
     try:
         with directory.lease():
             remedy = examine(directory)
             _report(directory, remedy)
-            if remedy.aside or remedy.write:
+            if remedy.damage:
                 _apply(directory, remedy)
     except Busy as error:
         raise UserError(
@@ -117,7 +120,7 @@ def _examine_result(directory: CellDir, remedy: Remedy) -> bool:
         directory.check_model()
     except Damaged as error:
         remedy.spoil(error.path.name, error.what)
-        others = ("manifest.json", "model.pt", "predictions.npz")
+        others = ("manifest.json", "model.pt", PREDICTIONS)
         remedy.aside[:] = [n for n in others if (directory / n).exists()]
         return False
     return True
@@ -148,9 +151,10 @@ def _salvage(directory: CellDir, remedy: Remedy) -> Events:
     except Damaged as error:
         remedy.spoil(path.name, error.what)
     readable = []
-    for line in whole_lines(path.read_bytes()):
+    *lines, last = path.read_bytes().split(b"\n")
+    for line in (*lines, last[:-1]):  # without the byte in place of the line's end
         with contextlib.suppress(ValueError):
-            readable.append(parse_event(line))
+            readable.append(parse_event(line, directory.path))
     return readable
 
 
@@ -161,15 +165,27 @@ def _mend_finished(directory: CellDir, remedy: Remedy) -> None:
     events = _salvage(directory, remedy)
     if "journal.jsonl" in remedy.aside:
         lines, lost = with_gaps(events, manifest.epochs)
-        remedy.write["journal.jsonl"] = _journal(lines)
+        remedy.write["journal.jsonl"] = _journal(directory, lines)
         known = f"; epochs {_numbers(lost)} are gaps in its curves" if lost else ""
         remedy.keep.append(f"{len(events)} lines of the journal{known}")
     try:
-        read_predictions_file(directory / "predictions.npz")
+        if read_predictions_file(directory / PREDICTIONS) is None and _is_classifier(directory):
+            remedy.damage.append(f"{PREDICTIONS} is missing")
+            remedy.predict = True
     except Damaged as error:
-        remedy.spoil("predictions.npz", error.what)
-        remedy.predict = True
+        remedy.spoil(PREDICTIONS, error.what)
+        remedy.predict = bool(manifest.results)
+    if remedy.predict:
         remedy.keep.append("its predictions, which are made again from the model")
+
+
+def _is_classifier(directory: CellDir) -> bool:
+    """Return whether this version would have written predictions; older ones had some of them."""
+    with contextlib.suppress(Damaged, FileNotFoundError):
+        manifest = directory.manifest
+        was_tested = bool(manifest.results) and manifest.imported is None
+        return was_tested and directory.cell.metric == ACCURACY
+    return False
 
 
 def _mend_unfinished(directory: CellDir, remedy: Remedy) -> None:
@@ -177,7 +193,7 @@ def _mend_unfinished(directory: CellDir, remedy: Remedy) -> None:
     events = _salvage(directory, remedy)
     events, n_lines = reachable(events)
     if "journal.jsonl" in remedy.aside:
-        remedy.write["journal.jsonl"] = _journal(events)
+        remedy.write["journal.jsonl"] = _journal(directory, events)
     checkpoint = _checkpoint(directory, remedy)
     epoch, n_held = _epochs_of(checkpoint) if checkpoint is not None else (0, 0)
     if checkpoint is not None and epoch and n_lines >= epoch - n_held:
@@ -290,8 +306,8 @@ def with_gaps(
     return lines, sorted(lost)
 
 
-def _journal(events: Events) -> bytes:
-    return "".join(canonical(event) + "\n" for event in events).encode()
+def _journal(directory: CellDir, events: Events) -> bytes:
+    return b"".join(sealed(event, directory.path) for event in events)
 
 
 def _numbers(values: list[int]) -> str:
@@ -300,6 +316,8 @@ def _numbers(values: list[int]) -> str:
 
 
 def _report(directory: CellDir, remedy: Remedy) -> None:
+    for name in directory.unchecked:
+        print(f"{directory.path.name}: unchecked: {name} is of a version that wrote no checksums")
     if not remedy.damage:
         print(f"{directory.path}: nothing is damaged")
         return
@@ -316,21 +334,25 @@ def _report(directory: CellDir, remedy: Remedy) -> None:
 def _apply(directory: CellDir, remedy: Remedy) -> None:
     """Move and write the files. After a crash in between, `harness repair` can be rerun."""
     aside = directory / f"damaged-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
-    aside.mkdir()
+    if remedy.aside:
+        aside.mkdir()
+        print(f"{directory.path.name}: the damaged files are now in {aside}")
     for name in dict.fromkeys(remedy.aside):
-        if name in remedy.write:  # the old one stays until it is replaced
+        if name in remedy.write or (name == PREDICTIONS and remedy.predict):  # until replaced
             write_atomically(aside / name, (directory / name).read_bytes())
         else:
             os.replace(directory / name, aside / name)
     for name, content in remedy.write.items():
         write_atomically(directory / name, content)
-    print(f"{directory.path.name}: mended; the damaged files are in {aside}")
     if remedy.predict:
         from harness.train.cell import predict_again
 
         try:
             predict_again(directory)
         except UserError as error:
+            (directory / PREDICTIONS).unlink(missing_ok=True)
             print(f"{directory.path.name}: no predictions: {error}")
+            return
+    print(f"{directory.path.name}: mended")
     if remedy.again:
         print(f"{directory.path.name}: `harness run` with its experiment trains the rest")

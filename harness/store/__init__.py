@@ -11,12 +11,12 @@
     options.json       what a training needs to know of this machine, such as the folder of the data
     pause              the epoch after which training pauses (harness tune)
     lease              an flock, held by the process that trains the cell and released by its death
-    journal.jsonl      append-only, fsynced: start, epoch, failed and end events
+    journal.jsonl      append-only, fsynced: start, epoch, failed and end events, each with a checksum
     checkpoint.pt      to resume from the last epoch; deleted when the cell is done
     checkpoint.sha256  its digest, newest first (two lines while it is being replaced)
     model.pt           the selected weights, in the format of the published checkpoints
     predictions.npz    the predictions on the test images, if there is a test set
-    manifest.json      written last: the cell is done, with its results and provenance
+    manifest.json      written last: the cell is done, with results, provenance and a checksum
     mlflow.json        the MLflow runs that already hold the cell (derived; may be deleted)
     log.txt            the output of the training process
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shlex
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,6 +20,9 @@ from harness.common.errors import UserError
 M = TypeVar("M", bound=BaseModel)
 
 LARGEST = 2**63 - 1  # the largest number that other programs read as an integer
+# The beginning of a line with a checksum. Any key is taken for that of the checksum, so that a line
+# whose key has changed does not pass for one of an earlier version, which wrote no checksums.
+SEAL = re.compile(rb'\{"...":".{16}",')
 
 
 class Damaged(UserError):
@@ -61,6 +65,41 @@ class Description(BaseModel):
     upstream: dict[str, str]
 
 
+def sealed(content: dict[str, Any], cell: Path) -> bytes:
+    """Return one line of JSON that begins with a checksum of its text and of the cell it is for."""
+    text = canonical(content)[1:].encode()
+    return _seal(text, cell) + text + b"\n"
+
+
+def _seal(text: bytes, cell: Path) -> bytes:
+    key = cell.name.encode() if is_fingerprint(cell.name) else b""
+    return b'{"sum":"%s",' % hashlib.blake2b(text, digest_size=8, key=key).hexdigest().encode()
+
+
+def unsealed(line: bytes, cell: Path) -> bytes:
+    """Return a line without its checksum, if it has one.
+
+    Raises:
+        ValueError: The line or its cell is another; the message says so.
+    """
+    if not (seal := SEAL.match(line)):
+        return line
+    text = line[seal.end() :].removesuffix(b"\n")
+    if seal[0] != _seal(text, cell):
+        raise ValueError("does not match its checksum, or is of another cell")
+    return b"{" + text
+
+
+def lacks_checksum(path: Path) -> bool:
+    """Return whether a file is there that an earlier version wrote, without checksums."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(64)
+    except FileNotFoundError:
+        return False
+    return bool(start) and not SEAL.match(start)
+
+
 def parse_json(data: bytes) -> Any:
     """Parse JSON that any other program can read as well.
 
@@ -100,7 +139,7 @@ def read_json(path: Path) -> dict[str, Any]:
         Damaged: The file cannot be read.
     """
     try:
-        content = parse_json(path.read_bytes())
+        content = parse_json(unsealed(path.read_bytes(), path.parent))
     except ValueError as error:
         raise Damaged(path, str(error)) from None
     if not isinstance(content, dict):
@@ -170,13 +209,13 @@ def read_epoch_number(path: Path) -> int:
     return int(text)
 
 
-def parse_event(line: bytes) -> dict[str, Any]:
-    """Parse a line of a journal.
+def parse_event(line: bytes, cell: Path) -> dict[str, Any]:
+    """Parse a line of the journal in the directory `cell`.
 
     Raises:
         ValueError: The line is no event; the message says why.
     """
-    event = parse_json(line)
+    event = parse_json(unsealed(line, cell))
     if not isinstance(event, dict) or not isinstance(event.get("event"), str):
         raise ValueError("is no event")
     numbers = {"time": event.get("time")}
@@ -192,28 +231,29 @@ def parse_event(line: bytes) -> dict[str, Any]:
     return event
 
 
-def whole_lines(data: bytes) -> list[bytes]:
-    """Return the lines that were written to their end, without a half-written last one."""
-    return data[: data.rfind(b"\n") + 1].split(b"\n")[:-1]
-
-
 def read_journal(path: Path) -> list[dict[str, Any]]:
     """Read the events of a journal; there are none before it exists.
+
+    A half-written last line is left out.
 
     Raises:
         Damaged: A line is no event; the message says which, and why.
     """
     try:
-        lines = whole_lines(path.read_bytes())
+        *lines, rest = path.read_bytes().split(b"\n")
     except FileNotFoundError:
         return []
     events: list[dict[str, Any]] = []
     for number, line in enumerate(lines, 1):
         try:
-            events.append(Event(parse_event(line), path))
+            events.append(Event(parse_event(line, path.parent), path))
         except ValueError as error:
             raise Damaged(path, f"line {number} {error}") from None
-    return events
+    try:
+        parse_event(rest[:-1], path.parent)
+    except ValueError:
+        return events
+    raise Damaged(path, f"line {len(lines) + 1} ends with another byte than it was written with")
 
 
 def epoch_lines(events: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:

@@ -21,10 +21,12 @@ from harness.store.cell_files import (
     check_identity,
     epoch_lines,
     is_fingerprint,
+    lacks_checksum,
     read_description,
     read_epoch_number,
     read_journal,
     read_model,
+    sealed,
 )
 from harness.store.files import sweep, write_atomically
 from harness.store.manifest import CellOptions, Manifest
@@ -91,9 +93,14 @@ class CellDir:
         epoch = self.pause_after
         return epoch is not None and len(self.epochs()) >= epoch
 
+    @property
+    def unchecked(self) -> list[str]:
+        """The files that an earlier version wrote without checksums, so that damage goes unseen."""
+        return [n for n in ("manifest.json", "journal.jsonl") if lacks_checksum(self / n)]
+
     def finish(self, manifest: Manifest) -> None:
         """Write the manifest, with which the cell is done, and delete its checkpoint."""
-        write_atomically(self / "manifest.json", (canonical(manifest.as_json()) + "\n").encode())
+        write_atomically(self / "manifest.json", sealed(manifest.as_json(), self.path))
         self.drop_checkpoint()
 
     def drop_checkpoint(self) -> None:
@@ -121,23 +128,22 @@ class CellDir:
         self.extend([{"event": event, "time": round(time.time(), 3), **fields}])
 
     def extend(self, events: list[dict[str, Any]]) -> None:
-        """Append durable lines to the journal: each an `event`, its `time` and its fields."""
-        if not events:
+        """Append durable lines to the journal: each an `event`, its `time` and its fields.
+
+        A half-written last line, as a power cut or a full disk leaves it, is cut off before.
+        """
+        lines = b"".join(sealed(event, self.path) for event in events)
+        if not lines:
             return
-        with open(self / "journal.jsonl", "a", encoding="utf-8") as file:
-            file.write("".join(canonical(event) + "\n" for event in events))
+        with open(self / "journal.jsonl", "ab+") as file:
+            if size := file.tell():
+                file.seek(size - 1)
+                if file.read() != b"\n":
+                    file.seek(0)
+                    file.truncate(file.read().rfind(b"\n") + 1)
+            file.write(lines)
             file.flush()
             os.fsync(file.fileno())
-
-    def repair_journal(self) -> None:
-        """Cut off a half-written last line, as a power cut leaves it; the cell has to be leased."""
-        path = self / "journal.jsonl"
-        if path.exists():
-            data = path.read_bytes()
-            whole = data.rfind(b"\n") + 1
-            if whole != len(data):
-                with open(path, "r+b") as file:
-                    file.truncate(whole)
 
     def events(self) -> list[dict[str, Any]]:
         """Return the journal's whole lines, without a half-written last one."""

@@ -84,7 +84,6 @@ def run_cell(
             directory.events()  # nothing is appended to a damaged journal
             sweep(directory.path)
             try:
-                directory.repair_journal()
                 if threads:
                     torch.set_num_threads(threads)
                 be_deterministic()

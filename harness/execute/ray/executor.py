@@ -234,7 +234,6 @@ class RayExecutor:
             cell.lease.enter_context(directory.lease())
             cell.has_lease = True
         sweep(directory.path)
-        directory.repair_journal()
         directory.read_checkpoint()  # checks its digest
         upstream = {
             f[:16]: self._model(CellDir(directory.path.parent / f[:16]))
@@ -353,7 +352,6 @@ class RayExecutor:
         with contextlib.suppress(Busy, Damaged, OSError):
             if not cell.has_lease:
                 cell.lease.enter_context(cell.directory.lease())
-            cell.directory.repair_journal()
             cell.directory.append("failed", error=why)
         self._end(cell, status)
 
