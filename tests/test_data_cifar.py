@@ -205,7 +205,7 @@ def test_a_missing_archive_is_downloaded(
         tar.add(folder, folder.name)
     md5 = hashlib.md5(path.read_bytes()).hexdigest()
     files = Cifar100Options.files
-    archive = dataclasses.replace(files.archive, url=path.as_uri(), md5=md5)
+    archive = dataclasses.replace(files.archive, url=path.as_uri(), md5=md5, sha256="")
     monkeypatch.setattr(Cifar100Options, "files", dataclasses.replace(files, archive=archive))
     assert part_digests(load(options())) == FROZEN
     assert Cifar100Options.find() == data_root / "cifar-100-python"

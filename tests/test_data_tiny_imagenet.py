@@ -219,7 +219,7 @@ def test_the_archive_is_fetched_once(tmp_path: Path, data_root: Path, monkeypatc
         for file in sorted(folder.rglob("*")):
             zipped.write(file, file.relative_to(tmp_path))
     md5 = hashlib.md5(path.read_bytes()).hexdigest()
-    served = replace(ARCHIVE, url=path.as_uri(), md5=md5)
+    served = replace(ARCHIVE, url=path.as_uri(), md5=md5, sha256="")
     monkeypatch.setattr(tiny_imagenet, "ARCHIVE", served)
     assert TinyImageNetOptions.find() is None
     fetched = tiny()

@@ -60,7 +60,7 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Archive]
         thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
         thread.start()
         url = f"http://127.0.0.1:{server.server_address[1]}/{path.name}"
-        yield Archive("Pets", url, path.name, md5, "1 kB", "pets")
+        yield Archive("Pets", url, path.name, md5, "1 kB", folder="pets")
         server.shutdown()
         thread.join()
 
@@ -102,7 +102,7 @@ def on_port(port: int, archive: Archive) -> Archive:
     return dataclasses.replace(archive, url=f"http://127.0.0.1:{port}/{archive.filename}")
 
 
-@pytest.mark.parametrize("problem", ["changed", "cut", "missing", "offline", "silent"])
+@pytest.mark.parametrize("problem", ["changed", "forged", "cut", "missing", "offline", "silent"])
 def test_a_failed_download_leaves_nothing(
     problem: str, served: Archive, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,6 +113,8 @@ def test_a_failed_download_leaves_nothing(
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.MonkeyPatch.context() as short:
         if problem == "changed":
             original.write_bytes(content + b"!")
+        elif problem == "forged":  # to the published MD5
+            archive = dataclasses.replace(served, sha256="0" * 64)
         elif problem == "missing":
             original.unlink()
         elif problem == "offline":

@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,13 +34,20 @@ TIMEOUT = 10.0  # seconds without an answer: without a network the error comes s
 
 @dataclass(frozen=True)
 class Download:
-    """A published file with its publisher's checksum; title and size are for messages."""
+    """A published file with its checksums; title and size are for messages.
+
+    Attributes:
+        md5: The publisher's checksum.
+        sha256: The checksum that holds against somebody who changes what a mirror sends; "" where
+            the content is checked after it is read.
+    """
 
     title: str
     url: str
     filename: str
     md5: str
     size: str
+    sha256: str = ""
 
     @property
     def description(self) -> str:
@@ -51,7 +59,7 @@ class Download:
 class Archive(Download):
     """A published .tgz or .zip file of one folder."""
 
-    folder: str
+    folder: str = ""
 
 
 def fetch(archive: Archive, root: Path) -> Path:
@@ -70,7 +78,11 @@ def fetch(archive: Archive, root: Path) -> Path:
         if not folder.is_dir():  # no other process was faster
             path = root / archive.filename
             if path.exists():
-                _check(path, archive)
+                if wrong := _wrong_checksum(path, archive):
+                    raise UserError(
+                        f"dataset: {path} is not whole ({wrong}); delete it, or fetch "
+                        f"{archive.description} anew"
+                    )
             else:
                 _download(path, archive)
             _extract(path, archive, root)
@@ -126,14 +138,15 @@ def _locked_for_writing(file: Download, root: Path) -> Iterator[None]:
         ) from None
 
 
-def _check(path: Path, archive: Archive) -> None:
-    with open(path, "rb") as file:
-        md5 = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-    if md5 != archive.md5:
-        raise UserError(
-            f"dataset: {path} is not whole (md5 {md5}); delete it, or fetch {archive.description} "
-            "anew"
-        )
+def _wrong_checksum(path: Path, download: Download) -> str:
+    """Return a checksum of a file that is not the published one, in words; "" if all are."""
+    for name, published in (("md5", download.md5), ("sha256", download.sha256)):
+        with open(path, "rb") as file:
+            new = partial(hashlib.new, name, usedforsecurity=False)
+            found = hashlib.file_digest(file, new).hexdigest()
+        if published and found != published:
+            return f"{path.stat().st_size} bytes, {name} {found}"
+    return ""
 
 
 def _download(path: Path, download: Download) -> None:
@@ -147,7 +160,7 @@ def _download(path: Path, download: Download) -> None:
     try:
         try:
             with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
-                n, md5 = _receive(response, part, download)
+                _receive(response, part, download)
         except (urllib.error.URLError, http.client.HTTPException, TimeoutError, OSError) as error:
             if getattr(error, "errno", None) in DISK_ERRORS:
                 raise
@@ -157,10 +170,10 @@ def _download(path: Path, download: Download) -> None:
                 f"dataset: {download.title} is not in {path.parent} and cannot be fetched "
                 f"({reason}); put {download.description} there"
             ) from None
-        if md5 != download.md5:
+        if wrong := _wrong_checksum(part, download):
             raise UserError(
-                f"dataset: {download.title} came with a wrong checksum ({n} bytes, md5 {md5}); try "
-                f"again, or put {download.description} into {path.parent}"
+                f"dataset: {download.title} came with a wrong checksum ({wrong}); try again, or "
+                f"put {download.description} into {path.parent}"
             )
         if not path.exists():  # another machine, which did not see our lock, may be faster
             os.replace(part, path)
@@ -169,8 +182,8 @@ def _download(path: Path, download: Download) -> None:
     remove_temporary(path)
 
 
-def _receive(response: http.client.HTTPResponse, part: Path, download: Download) -> tuple[int, str]:
-    """Write the response to `part`; return its number of bytes and their MD5."""
+def _receive(response: http.client.HTTPResponse, part: Path, download: Download) -> None:
+    """Write the response to `part`."""
     print(
         f"fetching {download.title} ({download.size}) from {download.url} into {part.parent}",
         file=sys.stderr,
@@ -178,7 +191,7 @@ def _receive(response: http.client.HTTPResponse, part: Path, download: Download)
     )
     from torch.hub import tqdm  # tqdm's bar, or torch's own where that is not installed
 
-    md5, total = hashlib.md5(usedforsecurity=False), response.headers["Content-Length"]
+    total = response.headers["Content-Length"]
     bar = tqdm(
         total=int(total) if total else None,
         unit="B",
@@ -188,11 +201,9 @@ def _receive(response: http.client.HTTPResponse, part: Path, download: Download)
     with open(part, "xb") as file, bar:
         while block := response.read(1 << 20):
             file.write(block)
-            md5.update(block)
             bar.update(len(block))
         file.flush()
         os.fsync(file.fileno())
-        return file.tell(), md5.hexdigest()
 
 
 def _extract(path: Path, archive: Archive, root: Path) -> None:

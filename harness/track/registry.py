@@ -19,6 +19,7 @@ from harness.common.canonical_json import canonical
 from harness.common.errors import UserError, one_line
 from harness.common.metrics import ACCURACY
 from harness.common.redaction import without_password
+from harness.common.temporary import user_folder
 from harness.data import Dataset
 from harness.experiment.file import is_registered
 from harness.plan import TEACHER, Plan
@@ -154,7 +155,7 @@ def _version(name: str, alias: str | None, number: str | None, uri: str) -> Mode
     try:
         if file is not None and not file.exists():
             raise FileNotFoundError(f"there is no {file}")
-        with locked(server, Path(tempfile.gettempdir())):
+        with locked(server, user_folder()):
             client = make_client(server)
         if alias:
             return client.get_model_version_by_alias(name, alias)

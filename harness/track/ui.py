@@ -8,13 +8,12 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.common.errors import UserError, one_line
 from harness.common.redaction import without_password
+from harness.common.temporary import user_folder
 from harness.track.client import locked, make_client
 from harness.track.database_file import sqlite_path
 from harness.track.environment import (
@@ -101,7 +100,7 @@ def check_database(uri: str) -> None:
     """
     with (
         as_user_error(without_password(uri), "or move a broken file away"),
-        locked(uri, Path(tempfile.gettempdir())),
+        locked(uri, user_folder()),
     ):
         make_client(uri)
 

@@ -18,8 +18,11 @@ if TYPE_CHECKING:
     import optuna
 
 PACKAGE = "optuna_dashboard"
-RUN_COMMAND = """
+STORAGE = "HARNESS_STUDIES"  # other users can read a command line, but not an environment
+RUN_COMMAND = f"""
+import os, sys
 from importlib.metadata import entry_points
+sys.argv.append(os.environ.pop("{STORAGE}"))
 (script,) = entry_points(group="console_scripts", name="optuna-dashboard")
 script.load()()
 """
@@ -117,4 +120,4 @@ def serve(root: Path, name: str | None, host: str, port: int) -> int:
     show_notes(place)
     print(f"{without_password(place)}: http://{host}:{port} (Ctrl-C ends it)", flush=True)
     command = [sys.executable, "-c", RUN_COMMAND, "--host", host, "--port", str(port)]
-    return subprocess.call([*command, "--quiet", place])
+    return subprocess.call([*command, "--quiet"], env=os.environ | {STORAGE: place})

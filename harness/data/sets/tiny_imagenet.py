@@ -33,6 +33,7 @@ ARCHIVE = Archive(
     url="http://cs231n.stanford.edu/tiny-imagenet-200.zip",
     filename="tiny-imagenet-200.zip",
     md5="90528d7ca1a48142e341f4ef8d21d0de",
+    sha256="6198c8ae015e2b3e007c7841da39ec069199b9aa3bfa943a462022fe5e43c821",
     size="248 MB",
     folder="tiny-imagenet-200",
 )

@@ -21,6 +21,7 @@ from typing import Any
 from harness.common.locks import Busy, lock_file, locked, try_lock
 from harness.common.provenance import CodeVersion
 from harness.common.signals import StopSignal
+from harness.common.temporary import user_folder
 from harness.execute.ray.datasets import DatasetRef, NoData, data_on_node
 from harness.execute.ray.transfer import Files, RemoteCell, write_files
 from harness.store import CellDir
@@ -193,9 +194,7 @@ def _made(folder: Path) -> Path:
 
 def _node_folder() -> Path:
     """Return this user's folder on this node."""
-    folder = Path(tempfile.gettempdir()) / f"harness-ray-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    return folder
+    return _made(user_folder() / "ray")
 
 
 @contextlib.contextmanager
