@@ -37,7 +37,7 @@ from harness.tune.export import (
 from harness.tune.halving import check_rungs, rung_epochs, survivors
 from harness.tune.search import Search, identity_of
 from harness.tune.storage import only_orchestrator, open_storage
-from harness.tune.study import ENQUEUED_PARAMS, Study, contains, sample
+from harness.tune.study import ENQUEUED_PARAMS, Study, contains, distributions, sample
 from harness.tune.trials import TrialsFailed, cells_of
 from harness.tune.tuning_file import read_tuning
 from harness.tune.winner import check_final, tuned_path, write_winner
@@ -628,6 +628,10 @@ methods={kdd: {kd.alpha: [0.1, 1]}} | methods | 'kd'
 methods.refilled.stage2.tau2={low: 8, high: 2} | methods.refilled.stage2.tau2 | swap
 methods.refilled.stage2.tau2={low: 0, high: 2, log: true} | methods.refilled.stage2.tau2 | raise low
 methods.kd.kd.alpha={low: 1, high: 2, log: true, step: 1} | methods.kd.kd.alpha | drop one
+methods.kd.kd.alpha={low: 0.1, high: 0.35, step: 0.1} | methods.kd.kd.alpha | 0.3 or 0.4
+methods.kd.optimizer.batch_size={low: 16, high: 64, step: 64} | methods.kd.optimizer.batch_size | `high: 80`
+methods.kd.optimizer.batch_size={low: 16, high: 64, step: 1.5} | methods.kd.optimizer.batch_size.step | whole
+methods.kd.optimizer.batch_size={low: 16.5, high: 64} | methods.kd.optimizer.batch_size.low | whole
 methods.refilled.stage2.tau2={low: 1} | methods.refilled.stage2.tau2.high | add it
 methods.refilled.stage2.tau2={low: 1, hihg: 2} | methods.refilled.stage2.tau2.hihg | 'high'
 methods.refilled.stage2.tau2=4 | methods.refilled.stage2.tau2 | {low:
@@ -676,6 +680,22 @@ def test_wrong_input(row: str, tmp_path: Path, capsys: pytest.CaptureFixture[str
     error = one_error_line(capsys.readouterr().err)
     assert error.startswith(f"error: {field}: ") and remedy in error
     assert not store.exists()
+
+
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        ("kd.alpha", {"low": 0.1, "high": 0.3, "step": 0.1}),  # 0.1 + 2 * 0.1 > 0.3 in binary
+        ("kd.alpha", {"low": 1e-3, "high": 1.0, "step": 1e-3}),
+        ("optimizer.batch_size", {"low": 16, "high": 64, "step": 16}),
+    ],
+)
+def test_optuna_gets_the_range_of_the_file(
+    field: str, values: dict[str, float], tmp_path: Path
+) -> None:
+    file = write(tmp_path, TUNING | {"methods": {"kd": {field: values}}})
+    one = distributions(read_tuning(file), "kd")[field]
+    assert {key: getattr(one, key) for key in values} == values
 
 
 def test_no_such_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
@@ -30,6 +31,15 @@ class Range(Frozen):
             raise ValueError(f"log needs low above 0, not {self.low:g}; raise low, or drop log")
         if self.log and self.step is not None:
             raise ValueError("log and step exclude each other; drop one")
+        if self.step is not None:  # Optuna would lower `high`
+            low, high, step = (Fraction(repr(v)) for v in (self.low, self.high, self.step))
+            n = (high - low) // step
+            if low + n * step != high:
+                ends = [f"{float(low + k * step):.10g}" for k in (n, n + 1) if k]
+                raise ValueError(
+                    f"steps of {self.step:g} from low {self.low:g} miss high {self.high:g}; use "
+                    f"`high: {' or '.join(ends)}`, or another step"
+                )
         return self
 
     @property
@@ -146,6 +156,14 @@ def read_values(
         )
     model = Choices if "choices" in value else Range
     try:
-        return model.model_validate(value)
+        values = model.model_validate(value)
     except ValidationError as error:
         raise UserError(first_error(error, model, f"{where}.{field}")) from None
+    if isinstance(values, Range) and is_whole(base, field):  # Optuna would round them
+        for key in ("low", "high", "step"):
+            number = getattr(values, key)
+            if number is not None and number != int(number):
+                raise UserError(
+                    f"{where}.{field}.{key}: {number:g}, but the field holds whole numbers; use one"
+                )
+    return values

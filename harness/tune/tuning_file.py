@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator
 
 from harness import methods
 from harness.common.canonical_json import flatten
@@ -129,27 +129,6 @@ class TuningFile(Frozen):
             raise ValueError("a seed occurs twice; drop one")
         return value
 
-    @model_validator(mode="after")
-    def _has_one_budget(self) -> TuningFile:
-        if (self.trials is None) == (self.trials_per_parameter is None):
-            raise ValueError(
-                "trials: give either `trials` (per method) or `trials_per_parameter`, and not both"
-            )
-        if self.trials is not None and self.trials % self.batch:
-            near = max(self.batch, round(self.trials / self.batch) * self.batch)
-            raise ValueError(
-                f"trials: {self.trials} is no multiple of batch {self.batch}; use {near}"
-            )
-        fewest = self.n_trials(1)
-        if self.n_random >= fewest:
-            raise ValueError(
-                f"startup_trials: the first {self.n_random} of {fewest} trials would be random "
-                f"(whole batches of {self.batch}); lower it, or raise trials"
-            )
-        if self.top_k > fewest:
-            raise ValueError(f"top_k: {self.top_k} of {fewest} trials; lower it")
-        return self
-
     @property
     def n_random(self) -> int:
         """The number of random trials: TPE begins with the batch after `startup_trials` ended."""
@@ -165,6 +144,30 @@ class TuningFile(Frozen):
             return self.trials
         least = max(n_parameters * self.trials_per_parameter, self.n_random + 1)
         return math.ceil(least / self.batch) * self.batch
+
+    def check_budget(self) -> None:
+        """Check the numbers of trials; call it after the values to try, which users write first.
+
+        Raises:
+            UserError: They do not fit together.
+        """
+        if (self.trials is None) == (self.trials_per_parameter is None):
+            raise UserError(
+                "trials: give either `trials` (per method) or `trials_per_parameter`, and not both"
+            )
+        if self.trials is not None and self.trials % self.batch:
+            near = max(self.batch, round(self.trials / self.batch) * self.batch)
+            raise UserError(
+                f"trials: {self.trials} is no multiple of batch {self.batch}; use {near}"
+            )
+        fewest = self.n_trials(1)
+        if self.n_random >= fewest:
+            raise UserError(
+                f"startup_trials: the first {self.n_random} of {fewest} trials would be random "
+                f"(whole batches of {self.batch}); lower it, or raise trials"
+            )
+        if self.top_k > fewest:
+            raise UserError(f"top_k: {self.top_k} of {fewest} trials; lower it")
 
 
 @dataclass(frozen=True)
@@ -268,8 +271,9 @@ def read_tuning(path: Path, assignments: list[str] | None = None) -> Tuning:
     changes = [f"{k}={json.dumps(v)}" for k, v in flatten(settings.set).items()]
     also = [*settings.methods, *(methods.get_method(m, "untuned").name for m in settings.untuned)]
     base = _base(read(file, changes, resolve_teacher, also=also), settings, file)
-    written = read_yaml(file, "experiment", EXAMPLE)
-    tuning = Tuning(path, settings, base, _spaces(settings, base), file, written)
+    written, spaces = read_yaml(file, "experiment", EXAMPLE), _spaces(settings, base)
+    settings.check_budget()
+    tuning = Tuning(path, settings, base, spaces, file, written)
     for method, space in tuning.spaces.items():  # every end of every range, one at a time
         for field, values in space.items():
             for end in values.ends:
