@@ -2,8 +2,10 @@
 
 import contextlib
 import json
+import multiprocessing.forkserver
 import os
 import platform
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import HANG, wait_until
+from helpers import HANG, captured, changed, environment, wait_until
 from training import KINDS, VERSION, Grid, assert_same_result, metrics, tiny
 
 from harness.data import Dataset, load
@@ -106,6 +108,46 @@ def test_a_killed_one_takes_no_other_cell_with_it(executor: LocalExecutor, grid:
         executor.submit(directory.path)
         assert ended(executor) == (directory.path, DONE)
     assert pid_of(third) == pid_of(first) != idle
+
+
+def test_what_a_terminal_sends_to_all_is_left_to_the_command(
+    executor: LocalExecutor, grid: Grid, capfd: pytest.CaptureFixture[str]
+) -> None:
+    numbers, cell = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1), directories(grid)[0]
+    server = multiprocessing.forkserver._forkserver
+    server._stop()
+    executor.warm_up()
+    for number in numbers:  # before it has imported anything
+        os.kill(server._forkserver_pid, number)
+    executor.submit(cell.path)
+    wait_until(lambda: has_started(cell))
+    for number in numbers:
+        os.kill(pid_of(cell), number)
+    assert ended(executor) == (cell.path, DONE)
+    assert capfd.readouterr().err == ""
+
+
+PROGRAM = """
+import threading
+from harness.experiment.file import parse
+from harness.run.grid import run_experiment
+from harness.run.options import RunOptions
+
+experiment = parse({RAW})
+options = RunOptions(device="cpu", jobs=1, no_bar=True)
+thread = threading.Thread(target=lambda: print("status", run_experiment(experiment, options)))
+thread.start()
+"""
+
+
+def test_a_program_without_a_file_trains_in_a_thread(tmp_path: Path, empty_database: Path) -> None:
+    """It has no `if __name__ == "__main__"` either."""
+    shutil.copy(empty_database, tmp_path)
+    raw = changed(methods=["plain"], training={"epochs": 1})
+    program = PROGRAM.replace("{RAW}", repr(raw))
+    done = captured([sys.executable, "-"], input=program, cwd=tmp_path, env=environment())
+    assert done.stdout.count("status 0") == 1, done.stderr
+    assert done.stdout.count("1 done") == 1
 
 
 def test_one_that_is_asked_to_stop_takes_no_other(executor: LocalExecutor, grid: Grid) -> None:

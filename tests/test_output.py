@@ -116,18 +116,49 @@ def test_a_closed_number_is_not_given_to_the_next_file(tmp_path: Path) -> None:
     assert done.returncode > 2 and (tmp_path / "journal").read_text() == ""
 
 
+@pytest.mark.parametrize(
+    ("encoding", "printed"),
+    [
+        ("ascii", b"9 +- 1 \\xe9 \\udcff"),
+        ("latin-1", b"9 \xb1 1 \xe9 \\udcff"),
+        ("utf-8", "9 ± 1 é \\udcff".encode()),
+        ("utf-8:surrogateescape", "9 ± 1 é \\udcff".encode()),
+        ("ascii:replace", b"9 ? 1 ? ?"),
+    ],
+)
+def test_a_sign_that_the_output_lacks_is_replaced(encoding: str, printed: bytes) -> None:
+    program = (
+        "from harness.common.output import keep_output_open; keep_output_open(); "
+        "print('9 \xb1 1 \xe9 \udcff')"
+    ).encode("unicode_escape")
+    env = environment(PYTHONIOENCODING=encoding)
+    done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True)
+    assert done.stdout.strip() == printed, done.stderr
+
+
 # -- signals ---------------------------------------------------------------------------------------
 
 
-def test_only_the_first_ctrl_c_interrupts() -> None:
+@pytest.mark.parametrize("first", ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"])
+def test_only_the_first_signal_interrupts(first: str) -> None:
     before = signal.getsignal(signal.SIGINT)
     with stoppable() as stops:
         with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
-        for number in (signal.SIGINT, signal.SIGTERM) * 3:
+            os.kill(os.getpid(), signal.Signals[first])
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1) * 3:
             os.kill(os.getpid(), number)
-        assert stops.n == 7
+        assert stops.n == 13
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_what_nohup_has_ignored_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stoppable() as stops:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stops.n == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 # -- sockets ---------------------------------------------------------------------------------------

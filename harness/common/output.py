@@ -1,15 +1,32 @@
 """Standard output and error that cannot stop a command.
 
 They survive a reader that goes away (`harness run | head`), a closed terminal, a full disk under a
-log, and closed streams (`>&-`).
+log, closed streams (`>&-`), and signs or names of files that their encoding lacks.
 """
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import io
 import os
 import sys
+
+# What tables and messages print where the encoding lacks the sign; anything else is escaped.
+PLAIN_SIGNS = str.maketrans({"±": "+-", "→": "->", "–": "-", "—": "-", "·": "*", "…": "..."})
+
+
+def _replace_signs(error: UnicodeError) -> tuple[str, int]:
+    """Replace what cannot be encoded (an error handler of `codecs`)."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end].translate(PLAIN_SIGNS)
+    return text.encode("ascii", "backslashreplace").decode(), error.end
+
+
+REPLACE_SIGNS = "harness.replace_signs"
+codecs.register_error(REPLACE_SIGNS, _replace_signs)
+CHOSEN = ("replace", "ignore", "xmlcharrefreplace", "namereplace")  # by PYTHONIOENCODING
 
 
 class _Lasting(io.FileIO):
@@ -49,6 +66,6 @@ def _stream(old: io.TextIOWrapper | None, number: int) -> io.TextIOWrapper:
     return io.TextIOWrapper(
         io.BufferedWriter(raw),  # type: ignore[type-var]
         encoding=old.encoding if old is not None else "utf-8",
-        errors=old.errors if old is not None else "backslashreplace",
+        errors=old.errors if old is not None and old.errors in CHOSEN else REPLACE_SIGNS,
         line_buffering=number == 2 or os.isatty(number),
     )

@@ -12,10 +12,12 @@ import gc
 import multiprocessing
 import multiprocessing.util
 import os
+import sys
 import tempfile
 import threading
 import time
-from collections.abc import Collection, Sequence
+import types
+from collections.abc import Collection, Iterator, Sequence
 from multiprocessing import connection, forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
@@ -24,6 +26,7 @@ from typing import Any
 
 from harness.common.errors import UserError
 from harness.common.provenance import CodeVersion, n_cores
+from harness.common.signals import held_back, stop_on_request
 from harness.execute.slots import next_slot
 from harness.train.exit_status import FAILED, STOPPED
 
@@ -38,12 +41,11 @@ def serve_cells(orders: Connection, device: str, threads: int | None, version: C
     gc.freeze()  # the modules that the fork server has imported
     import torch
 
-    from harness.common.signals import stop_on_sigterm
     from harness.store import CellDir
     from harness.train.cell import run_cell
     from harness.train.data_request import DatasetCache
 
-    should_stop, datasets = stop_on_sigterm(), DatasetCache()
+    should_stop, datasets = stop_on_request(), DatasetCache()
     while not should_stop():
         try:
             directory = CellDir(orders.recv())
@@ -116,6 +118,31 @@ def shorten_socket_paths() -> None:
         tempfile.tempdir = folder
 
 
+def start_server() -> None:
+    """Start the fork server, unless it runs. Until it ignores signals, it gets none.
+
+    Raises:
+        UserError: There is no folder for its socket.
+    """
+    shorten_socket_paths()
+    with held_back():
+        forkserver.ensure_running()
+
+
+@contextlib.contextmanager
+def _without_program() -> Iterator[None]:
+    """Keep workers from running the user's program again, which they do not need.
+
+    It may have no file (`python -`, a notebook), or train without `if __name__ == "__main__"`.
+    """
+    program = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = program
+
+
 class Worker:
     """A process that trains one cell at a time.
 
@@ -126,7 +153,9 @@ class Worker:
     def __init__(self, context: ForkServerContext, arguments: tuple[Any, ...]) -> None:
         self.orders, theirs = context.Pipe()
         self.process = context.Process(target=serve_cells, args=(theirs, *arguments))
-        self.process.start()
+        start_server()
+        with _without_program():
+            self.process.start()
         theirs.close()
         self.directory: Path | None = None
 
@@ -180,8 +209,7 @@ class LocalExecutor:
         Raises:
             UserError: There is no folder for its socket.
         """
-        shorten_socket_paths()
-        forkserver.ensure_running()
+        start_server()
 
     def submit(self, directory: Path) -> None:
         """Start the cell in the least busy slot."""
@@ -190,7 +218,6 @@ class LocalExecutor:
             with contextlib.suppress(OSError):  # it was killed while it waited
                 self._workers[slot].begin(directory)
                 return
-        shorten_socket_paths()
         worker = Worker(self._context, (self._slots[slot], *self._arguments))
         self._workers[slot] = worker
         worker.begin(directory)

@@ -7,6 +7,9 @@ objects stay for good, so the garbage collector skips them here and in the worke
 
 import gc
 
+from harness.common.signals import leave_to_parent
+
+leave_to_parent()  # the command handles them, and ends this process and the workers
 gc.disable()
 
 import torch._dynamo  # noqa: E402, F401

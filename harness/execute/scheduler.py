@@ -330,5 +330,6 @@ def _outcome(progress: Progress, fingerprint: str, status: int) -> str:
         check_room(directory.path)
     killed = f"killed by signal {-status}" if status < 0 else f"ended with status {status}"
     reason = failures[-1] if failures and status > 0 else killed
-    progress.errors[fingerprint] = f"{reason}; see {directory / 'log.txt'}"
+    log = directory / "log.txt"  # a worker that dies at once leaves none
+    progress.errors[fingerprint] = f"{reason}; see {log}" if log.exists() else reason
     return "failed"

@@ -14,7 +14,7 @@ import numpy as np
 from harness.common.database import Refused
 from harness.common.errors import one_line
 from harness.common.exit_status import INTERRUPTED, UNFINISHED
-from harness.common.signals import StopSignal
+from harness.common.signals import StopSignal, stop_requests
 from harness.data import Dataset
 from harness.track.environment import as_user_error
 
@@ -100,12 +100,12 @@ def print_remarks(experiment: Experiment, dataset: Dataset) -> None:
 
 
 def stoppable() -> StopSignal:
-    """Let the first Ctrl-C or SIGTERM stop training in order.
+    """Let the first Ctrl-C, SIGTERM or its like (`common.signals`) stop training in order.
 
     Further ones do not disturb that, but end the wait for trackers. Use it from before the first
     cell until after the last line for the trackers.
     """
-    return StopSignal(signal.SIGINT, signal.SIGTERM, interrupts=True)
+    return StopSignal(signal.SIGINT, *stop_requests(), interrupts=True)
 
 
 def connect(tracker: Tracking) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from harness.common.errors import UserError, one_line
 from harness.common.redaction import without_password
+from harness.common.signals import stop_requests
 from harness.common.temporary import user_folder
 from harness.track.client import locked, make_client
 from harness.track.database_file import sqlite_path
@@ -75,7 +76,7 @@ def serve(host: str, port: int) -> int:
     stores = {"MLFLOW_BACKEND_STORE_URI": uri, "MLFLOW_REGISTRY_STORE_URI": uri}
     no_proxy((*LOOPBACK, host))
     environment = defaults | os.environ | stores
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in stop_requests():
         signal.signal(number, signal.default_int_handler)
     # The server gets its own session, so that its workers end with it, whatever ends this process.
     server = subprocess.Popen(command, env=environment, start_new_session=True)

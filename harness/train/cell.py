@@ -36,7 +36,7 @@ from harness.common.metrics import (
 )
 from harness.common.os_errors import describe_os_error
 from harness.common.provenance import UNKNOWN, CodeVersion, code_version, processor, software
-from harness.common.signals import stop_on_sigterm
+from harness.common.signals import stop_on_request
 from harness.data import Dataset
 from harness.data.batches import Images, epoch_generator
 from harness.data.placement import on_device
@@ -73,10 +73,10 @@ def run_cell(
         device_name: See `resolve_device`.
         threads: The number of CPU threads; by default PyTorch's.
         version: The code's version, for the manifest; by default the one on this machine.
-        should_stop: Called before every batch; by default, SIGTERM stops the training.
+        should_stop: Called before every batch; by default, SIGTERM and its like stop it.
         datasets: What earlier cells of this process have loaded.
     """
-    should_stop = should_stop or stop_on_sigterm()
+    should_stop = should_stop or stop_on_request()
     try:
         with directory.lease():
             if directory.is_done:

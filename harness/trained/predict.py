@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from harness.common.errors import UserError
+from harness.common.names import printable
 from harness.data.listing import is_litter
 from harness.trained.model import TrainedModel
 
@@ -43,7 +44,7 @@ def predictions(model: TrainedModel, files: Sequence[Path]) -> Iterator[tuple[st
     probabilities = model.probabilities(files)
     best, classes = probabilities.max(1)
     for file, probability, label in zip(files, best.tolist(), classes.tolist(), strict=True):
-        yield str(file), model.class_names[label], probability
+        yield printable(file), model.class_names[label], probability
 
 
 def as_csv(rows: Iterator[tuple[str, str, float]]) -> str:
