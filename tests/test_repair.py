@@ -245,6 +245,9 @@ def test_a_repair_that_was_killed_is_done_by_the_next_one(
                 repair(directory.path.name, tmp_path / name, True)
                 crashed.remove(True)
             patch.undo()
+            left = files(directory)
+            if "manifest.json" in left:
+                assert not before.keys() & {*RESULTS} - left.keys(), "at no moment without them"
         repair(directory.path.name, tmp_path / name, True)
         after = files(directory)
         assert not set(before.values()) - set(after.values()) - {before["lease"]}
