@@ -4,7 +4,10 @@ import contextlib
 import os
 import pickle
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,10 +17,12 @@ from helpers import Output, Patch, wrong
 from PIL import Image
 
 import harness.data
-from harness.data import cache, decode, normalisation, using_data_root
-from harness.data.packed import PackedImages
+from harness.data import DATASETS, cache, decode, normalisation, using_data_root
+from harness.data.cache import Contents, cached_store, drop_broken
+from harness.data.packed import ImageStore, PackedImages, open_store
 from harness.data.placement import on_device
 from harness.data.small import DeviceImages
+from harness.train.data_request import DataRequest
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("data_root")
@@ -204,3 +209,95 @@ def test_batches_of_a_store(tiny: Path) -> None:
     std, mean = (torch.tensor(v)[:, None, None] for v in (dataset.std, dataset.mean))
     pixels = torch.from_numpy(dataset.test.pixels()).permute(0, 3, 1, 2)
     torch.testing.assert_close(x * std + mean, pixels / 255, rtol=0, atol=1e-6)
+
+
+# Damage
+
+
+@pytest.fixture
+def made(data_root: Path, monkeypatch: Patch) -> Callable[[], ImageStore]:
+    """Return a function that gets a store of six small images, as a training does."""
+    monkeypatch.setattr("os.fsync", lambda _: None)
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 4, 5, 3), np.uint8)
+
+    def contents() -> Contents:
+        return Contents(iter(pixels), np.arange(6) % 3, ["a", "b", "\udcff"])
+
+    def get() -> ImageStore:
+        store = cached_store({"path": "images"}, contents)
+        return cached_store({"path": "images"}, contents) if drop_broken([store]) else store
+
+    return get
+
+
+def content(store: ImageStore) -> list[Any]:
+    arrays = (store.pixels, store.shapes, store.labels, store.sums, store.squares)
+    return [store.digest, store.class_names, *(a.tolist() for a in arrays)]
+
+
+def damaged(data: bytes, random: Random) -> bytes | None:
+    """Return a file with a flipped bit, cut off or padded, or None for a missing one."""
+    place = random.randrange(len(data))
+    return random.choice(
+        [bytes([*data[:place], data[place] ^ 1 << random.randrange(8), *data[place + 1 :]])] * 8
+        + [data[:place], b"", data + b"\0", bytes(len(data)), None]
+    )
+
+
+def test_damage_never_changes_an_image(made: Callable[[], ImageStore], capsys: Output) -> None:
+    """Thousands of flipped bits and cut files: the same images, or decoded again with one line."""
+    random, first = Random(0), made()
+    expected, files = content(first), {p: p.read_bytes() for p in first.path.iterdir()}
+    assert {p.name for p in files} == {"pixels.bin", "index.npz", "meta.json"}
+    for case in range(3000):
+        path = random.choice(sorted(files))
+        data = damaged(files[path], random)
+        if data is None:
+            path.unlink()
+        else:
+            path.write_bytes(data)
+        store = open_store(first.path)
+        assert store is None or (store.is_whole() and content(store) == expected) == (
+            data == files[path]
+        )
+        if case % 20:
+            path.write_bytes(files[path])
+            continue
+        assert content(made()) == expected
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == (data != files[path]) and all(str(first.path) in x for x in lines)
+        assert {p: p.read_bytes() for p in first.path.iterdir()} == files
+    assert len([*first.path.parent.iterdir()]) == 2, "the store and its lock"
+
+
+def test_another_sources_store_is_not_taken(made: Callable[[], ImageStore]) -> None:
+    expected, path = content(made()), made().path
+    other = Contents(iter(np.zeros((6, 4, 5, 3), np.uint8)), np.arange(6) % 3, ["a", "b", "c"])
+    wrong_one = cached_store({"path": "other"}, lambda: other).path
+    os.rename(path, path.with_name("x"))
+    os.rename(wrong_one, path)
+    assert content(made()) == expected
+
+
+def test_a_training_gets_what_was_decoded(tiny: Path, data_root: Path, capsys: Output) -> None:
+    """A command that plans reads no pixel, so it cannot know."""
+    expected = parquet(tiny).train.pixels()
+    for path in data_root.glob(".cache/*/pixels.bin"):
+        path.write_bytes(bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:])
+    options = DATASETS["parquet"].model_validate({"name": "parquet", "path": tiny})
+    request = DataRequest(options, True, None, parquet(tiny).digest)
+    np.testing.assert_array_equal(request.load().train.pixels(), expected)
+    assert len(capsys.readouterr().err.splitlines()) == 2  # of the training and the test images
+
+
+def test_a_broken_store_that_cannot_be_deleted_is_named(
+    made: Callable[[], ImageStore], monkeypatch: Patch
+) -> None:
+    store = made()
+    (store.path / "pixels.bin").write_bytes(bytes(len(store.pixels)))
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied", str(store.path))
+
+    monkeypatch.setattr("os.rename", refuse)
+    wrong(made, "dataset: ", str(store.path), "Permission denied")

@@ -83,6 +83,18 @@ def main(arguments: list[str] | None = None) -> int:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
+def _call(given: list[str]) -> int:
+    """Run the command, and raise what it raises.
+
+    Typer turns KeyboardInterrupt into its own Abort, and EOFError as well, which is the end of a
+    broken file here: no command asks questions.
+    """
+    try:
+        return app(given, prog_name="harness", standalone_mode=False) or OK
+    except typer.Abort as abort:
+        raise abort.__cause__ or KeyboardInterrupt from None
+
+
 def _main(given: list[str], debug: bool) -> int:
     try:
         given, data_root = take_data_root(given)
@@ -94,14 +106,14 @@ def _main(given: list[str], debug: bool) -> int:
     status = WRONG_USE
     try:
         with using_data_root(data_root):
-            return app(given or ["--help"], prog_name="harness", standalone_mode=False) or OK
+            return _call(given or ["--help"])
     except UserError as error:
         cause, message = error, str(error)
     except typer.exceptions.TyperException as error:
         cause, message = error, " ".join(error.format_message().split())
         context = getattr(error, "ctx", None)
         message += f" (see `{context.command_path} --help`)" if context else ""
-    except (typer.Abort, KeyboardInterrupt):
+    except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
         return OK

@@ -23,6 +23,7 @@ import pkgutil
 from dataclasses import replace
 
 from harness.data import sets
+from harness.data.cache import drop_broken
 from harness.data.dataset import Augmentation, Dataset, ImageSet, ResizedCrop, normalisation
 from harness.data.options import DATASETS, DatasetOptions, register_dataset
 from harness.data.packed import PackedImages
@@ -45,18 +46,25 @@ __all__ = [
 ]
 
 
-def load(options: DatasetOptions, with_test: bool = True) -> Dataset:
+def load(options: DatasetOptions, with_test: bool = True, check_pixels: bool = False) -> Dataset:
     """Load a data set with its train / validation / test split.
 
     Args:
         options: The data set.
         with_test: False for tuning: the data set has no test part, and test images in files of
             their own are not opened.
+        check_pixels: Whether to compare all cached pixels with their digest, before a network sees
+            them, and to decode again what has changed.
 
     Raises:
         UserError: Files are missing or broken, or the split does not fit.
     """
     dataset = options.load(with_test)
+    if check_pixels:
+        images = [part.images for part in dataset.parts.values()]
+        stores = {i.store.path: i.store for i in images if isinstance(i, PackedImages)}
+        if drop_broken(stores.values()):
+            dataset = options.load(with_test)
     return dataset if with_test else replace(dataset, test=None)
 
 

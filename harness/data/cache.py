@@ -8,7 +8,9 @@ running trainings keep what they have mapped.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -22,12 +24,15 @@ from typing import Any
 import numpy as np
 
 from harness.common.errors import UserError
+from harness.common.files import write_atomically
 from harness.common.locks import locked
+from harness.common.os_errors import describe_os_error
 from harness.common.temporary import remove_temporary, temporary_path
-from harness.data.packed import ImageStore, open_store, reopen_store
+from harness.data.packed import ImageStore, open_store, reopen_store, sealed, with_labels
 from harness.data.root import data_root
 
 FORMAT = 2  # raise it when the same files would be stored differently
+CHANGED = "have changed on the disk, or are of an earlier version; they are decoded again"
 ANNOUNCED = 1000  # images from which on a line on stderr says that they are being decoded
 
 
@@ -76,13 +81,15 @@ def cached_store(source: dict[str, Any], make: Callable[[], Contents]) -> ImageS
     text = json.dumps({"format": FORMAT, **source}, sort_keys=True)
     key = hashlib.sha256(text.encode()).hexdigest()[:32]
     for folder in _cache_folders():
-        store = open_store(folder / key)
+        store = open_store(folder / key, key)
         if store is not None:
             return store
     root = _writable_cache()
     with locked(root / f"{key}.lock", f"it decodes {source['path']}"):
-        store = open_store(root / key)
+        store = open_store(root / key, key)
         if store is None:
+            if os.path.lexists(root / key):
+                print(f"{root / key}: the decoded images {CHANGED}", file=sys.stderr, flush=True)
             _write(root / key, make(), str(source["path"]))
             store = reopen_store(root / key)
     return store
@@ -124,23 +131,56 @@ def _write(path: Path, contents: Contents, source: str) -> None:
     temporary = temporary_path(path)
     try:
         temporary.mkdir()
-        _write_files(temporary, contents)
-        if open_store(path) is None:
-            shutil.rmtree(path, ignore_errors=True)  # there, but incomplete
+        _write_files(temporary, contents, path.name)
+        if open_store(path, path.name) is None:
+            _move_aside(path)
             os.rename(temporary, path)
     except OSError as error:
-        if open_store(path) is not None:  # another machine, which did not see our lock, was faster
+        if open_store(path, path.name):  # another machine, which did not see our lock, was faster
             return
         raise UserError(
-            f"dataset: cannot keep decoded images in {path.parent} ({error.strerror}); free some "
-            "space, or choose another folder with --data-root"
+            f"dataset: cannot keep decoded images: {describe_os_error(error, path)}; or choose "
+            "another folder with --data-root"
         ) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     remove_temporary(path)
 
 
-def _write_files(folder: Path, contents: Contents) -> None:
+def _move_aside(path: Path) -> None:
+    """Rename a store to a temporary name; processes that have mapped it keep it.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        os.rename(path, temporary_path(path))
+
+
+def drop_broken(stores: Iterable[ImageStore]) -> bool:
+    """Delete the stores whose pixels are not those that were written, and return whether any was.
+
+    Raises:
+        UserError: One cannot be deleted.
+    """
+    broken = [store.path for store in stores if not store.is_whole()]
+    for path in broken:
+        try:
+            with locked(path.with_name(f"{path.name}.lock")):
+                store = open_store(path)  # perhaps another process has made it anew by now
+                if store is not None and not store.is_whole():
+                    print(f"{path}: the decoded images {CHANGED}", file=sys.stderr, flush=True)
+                    _move_aside(path)
+                    remove_temporary(path)
+        except OSError as error:
+            raise UserError(
+                f"dataset: the decoded images in {path} have changed on the disk, and cannot be "
+                f"deleted: {describe_os_error(error, path)}"
+            ) from None
+    return bool(broken)
+
+
+def _write_files(folder: Path, contents: Contents, key: str) -> None:
     sha, shapes, sums, squares = hashlib.sha256(), [], [], []
     with open(folder / "pixels.bin", "wb") as file:
         for images in contents.images:
@@ -157,14 +197,19 @@ def _write_files(folder: Path, contents: Contents) -> None:
         os.fsync(file.fileno())
     labels, sizes = np.asarray(contents.labels, np.int64), np.asarray(shapes, np.int64)
     assert len(labels) == len(sizes), "one label per image"
-    for array in (sizes, labels):
-        sha.update(array.astype("<i8").tobytes())
+    index = io.BytesIO()
     np.savez(
-        folder / "index.npz",
+        index,
         shapes=sizes,
         labels=labels,
         sums=np.concatenate(sums),
         squares=np.concatenate(squares),
     )
-    meta = {"bytes": n_bytes, "digest": sha.hexdigest(), "class_names": list(contents.class_names)}
-    (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+    meta = {
+        "key": key,
+        "bytes": n_bytes,
+        "digest": with_labels(sha, sizes, labels),
+        "class_names": list(contents.class_names),
+    }
+    write_atomically(folder / "index.npz", index.getvalue())
+    write_atomically(folder / "meta.json", sealed(meta, index.getvalue()).encode())

@@ -30,7 +30,7 @@ class DataRequest:
     def load(self) -> Dataset:
         """Load the data set from this machine's files, whatever their digest is now."""
         with using_data_root(self.root):
-            return load(self.options, self.with_test)
+            return load(self.options, self.with_test, check_pixels=True)
 
 
 def data_request(directory: CellDir) -> DataRequest:

@@ -120,7 +120,8 @@ def import_checkpoint(path: Path, experiment: Experiment, root: Path, device_nam
     """
     resolve_device(device_name)
     file = read_published(path)
-    return add_teacher(file, experiment, load(experiment.dataset), Store(root), device_name)
+    dataset = load(experiment.dataset, check_pixels=True)
+    return add_teacher(file, experiment, dataset, Store(root), device_name)
 
 
 def add_teacher(

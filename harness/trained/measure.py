@@ -76,7 +76,7 @@ def evaluate(model: TrainedModel, dataset: str, part: Part = "test") -> Evaluati
     if dataset not in DATASETS and Path(dataset).is_dir():
         return _on_folder(model, Path(dataset))
     options = _options(dataset, model)
-    data = load_data(options)
+    data = load_data(options, check_pixels=True)
     images = getattr(data, part)
     if images is None:
         raise UserError(f"--part: {data.name} has no {part} images; choose another part")

@@ -108,7 +108,8 @@ def _write_store(path: Path, files: dict[str, list[Any]], get: Get) -> ImageStor
     """Return the store at `path`; the first process that needs it writes it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with locked(path.with_name(f"{path.name}.lock"), "it receives the data set"):
-        if open_store(path) is None:
+        store = open_store(path)
+        if store is None or not store.is_whole():
             temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
             try:
                 for name, chunks in files.items():
@@ -119,7 +120,8 @@ def _write_store(path: Path, files: dict[str, list[Any]], get: Get) -> ImageStor
                 os.rename(temporary, path)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
-    return reopen_store(path)
+            store = reopen_store(path)
+    return store
 
 
 def data_on_node(request: DataRequest, ref: DatasetRef | None, get: Get, folder: Path) -> Dataset:
