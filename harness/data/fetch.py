@@ -170,12 +170,13 @@ def _download(path: Path, download: Download) -> None:
                 f"dataset: {download.title} is not in {path.parent} and cannot be fetched "
                 f"({reason}); put {download.description} there"
             ) from None
-        if wrong := _wrong_checksum(part, download):
+        # Another machine, which did not see our lock, may be faster, and remove our part.
+        if not path.exists() and (wrong := _wrong_checksum(part, download)):
             raise UserError(
                 f"dataset: {download.title} came with a wrong checksum ({wrong}); try again, or "
                 f"put {download.description} into {path.parent}"
             )
-        if not path.exists():  # another machine, which did not see our lock, may be faster
+        if not path.exists():
             os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
