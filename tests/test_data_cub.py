@@ -21,7 +21,7 @@ import pytest
 import scipy.stats
 import torch
 from data_files import part_digests
-from helpers import wait_until, wrong
+from helpers import run_python, wait_until, wrong
 from PIL import Image
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
@@ -177,6 +177,30 @@ def test_a_changed_table_is_read_again(tree: Path) -> None:
     after = load(options(tree))
     assert after.class_names == NAMES[::-1] and before.test is not None and after.test is not None
     assert after.test.labels.tolist() == (2 - before.test.labels).tolist()
+
+
+def test_tables_may_begin_with_a_byte_order_mark(tree: Path, original: Path) -> None:
+    for table in tree.glob("*.txt"):
+        table.write_text(table.read_text(), encoding="utf-8-sig")
+    assert load(options(tree)).digest == load(options(original)).digest
+
+
+def test_a_pipe_is_no_file(tree: Path) -> None:
+    (file,) = tree.glob("images/*/*_7.jpg")
+    for replaced in (file, tree / "classes.txt"):
+        replaced.unlink()
+        os.mkfifo(replaced)
+        wrong(lambda: load(options(tree)), "dataset: ", str(replaced), "a pipe")
+
+
+def test_a_library_warns_of_no_large_picture(tmp_path: Path) -> None:
+    Image.new("1", (10_000, 9_000)).save(tmp_path / "large.png")
+    program = (
+        "from pathlib import Path; from harness.data.decode import Encoded, read_rgb; "
+        "print(read_rgb(Encoded(Path('large.png'), 'x')).size)"
+    )
+    done = run_python(program, folder=tmp_path)
+    assert (done.stdout, done.stderr) == ("(10000, 9000)\n", "")
 
 
 def test_broken_files(tree: Path) -> None:

@@ -132,6 +132,8 @@ def test_wrong_parquet_images(tmp_path: Path) -> None:
     write_parquet(path, [*good[:4], {"bytes": b"?", "path": ""}, good[5]], labels)
     wrong(lambda: parquet(path), f"dataset: {path}, row 4: ", "image")
     write_parquet(path, [*good[:4], {"bytes": None, "path": "4.png"}, good[5]], labels)
+    wrong(lambda: parquet(path), f"dataset: {path}, row 4: only the path 4.png", "bytes")
+    write_parquet(path, [*good[:4], {"bytes": None, "path": None}, good[5]], labels)
     wrong(lambda: parquet(path), f"dataset: {path}, row 4: no image")
     write_parquet(path, ["a.png"] * 6, labels)
     wrong(lambda: parquet(path), "dataset.image_column: img", "string")

@@ -86,6 +86,11 @@ def test_what_is_replaced_keeps_its_permissions_and_links(tmp_path: Path) -> Non
     assert [p.name for p in target.parent.iterdir()] == ["target.md"]
 
 
+def test_a_name_that_is_not_utf8_is_escaped(tmp_path: Path) -> None:
+    write_user_file(tmp_path / "page", f"made from {os.fsdecode(bytes([255]))}.yaml")
+    assert (tmp_path / "page").read_bytes() == b"made from \\udcff.yaml"
+
+
 def test_a_pipe_is_written_to(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     seen: list[str] = []

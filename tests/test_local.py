@@ -137,6 +137,7 @@ experiment = parse({RAW})
 options = RunOptions(device="cpu", jobs=1, no_bar=True)
 thread = threading.Thread(target=lambda: print("status", run_experiment(experiment, options)))
 thread.start()
+thread.join()
 """
 
 

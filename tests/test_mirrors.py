@@ -317,8 +317,13 @@ def sync_to_wandb(folder: Path, **env: str) -> "subprocess.CompletedProcess[str]
     return call(folder, "sync", FILE, "--tracker", "wandb", **env)
 
 
+SWEEP = {
+    f"WANDB_{name}": "other" for name in ("RUN_ID", "SWEEP_ID", "NAME", "RUN_GROUP", "PROJECT")
+}
+
+
 def test_wandb_has_the_journal(folder: Path) -> None:
-    done = sync_to_wandb(folder, WANDB_MODE="offline")
+    done = sync_to_wandb(folder, WANDB_MODE="offline", WANDB_RESUME="must", **SWEEP)
     assert done.stdout.splitlines()[-1] == "4 cells sent to W&B" and not done.stderr, done
     cell, found = cells(folder)["kd"], records(folder)
     assert len(found) == 4

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -14,6 +15,7 @@ from helpers import wrong
 from harness.common.errors import UserError
 from harness.common.signals import uninterrupted
 from harness.execute.executors import cluster_of
+from harness.execute.ray import cluster
 from harness.execute.ray.cluster import import_ray, n_cells_that_fit, resources_of
 from harness.execute.ray.node import Mailbox
 from harness.execute.ray.options import RayOptions
@@ -69,6 +71,54 @@ def test_how_many_cells_fit() -> None:
     assert n_cells_that_fit(nodes, 1, 0.4) == 3, "two on each GPU, but three cores"
     assert n_cells_that_fit([{"CPU": 100, "GPU": 3}], 1, 0.1) == 30
     assert n_cells_that_fit([{"CPU": 100, "GPU": 2}], 1, 0.6) == 2, "a cell's share is of one GPU"
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (bytes((0, 0, 0, 4, 0, 0, 0, 0, 0)), None),  # as gRPC begins
+        (b"HTTP/1.1 400 Bad request\r\n\r\n", "something else than Ray"),
+        (b"", "does not answer"),
+    ],
+)
+def test_what_listens_at_the_address_is_asked(
+    answer: bytes, why: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Ray:
+        address = ""
+
+        def is_initialized(self) -> bool:
+            return False
+
+        def init(self, address: str, **_: Any) -> None:
+            self.address = address
+
+    monkeypatch.setattr(cluster, "WAIT_SECONDS", 0.0)
+    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 0.2)
+    ray = Ray()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while client := server.accept()[0]:
+                    client.send(answer)
+                    clients.append(client)
+
+        clients: list[socket.socket] = []
+        threading.Thread(target=serve, daemon=True).start()
+        address = f"ray://127.0.0.1:{server.getsockname()[1]}"
+        if why is None:
+            assert cluster.connect(ray, address) and ray.address == address
+        else:
+            wrong(lambda: cluster.connect(ray, address), address, why)
+        server.shutdown(socket.SHUT_RDWR)
+    for client in clients:
+        client.close()
+
+
+@pytest.mark.parametrize("address", ["6379", "http://127.0.0.1:8265", "127.0.0.1"])
+def test_what_is_no_address_of_ray_is_refused(address: str) -> None:
+    wrong(lambda: cluster.check_speaks_ray(address), "HOST:PORT")
 
 
 def test_the_mailbox_keeps_what_is_not_known_to_be_stored() -> None:

@@ -2,6 +2,7 @@
 weights, what a cell of it is, and what is refused."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from harness.common.errors import UserError
 from harness.common.metrics import logged_name
 from harness.data import load
 from harness.data.batches import Batch, epoch_generator
+from harness.data.listing import LeftOut
 from harness.data.placement import on_device
 from harness.experiment.file import apply_overrides, parse, read
 from harness.experiment.tuned import Tuned
@@ -303,10 +305,13 @@ def test_a_section_that_no_method_uses(
 )
 def test_too_few_negatives_are_said(assignments: list[str], said: str, capsys: Output) -> None:
     experiment = parse(apply_overrides(RAW, assignments))
-    print_remarks(experiment, load(experiment.dataset))
+    dataset = load(experiment.dataset)
+    print_remarks(experiment, dataset)
     out = capsys.readouterr().out
     assert said in out and out.count("\n") == bool(said)
     assert not said or out.startswith("note: crd.negatives: ")
+    print_remarks(experiment, replace(dataset, left_out=(LeftOut("in valid/", 7, "valid/1.png"),)))
+    assert capsys.readouterr().out == f"left out: 7 in valid/ (valid/1.png)\n{out}"
 
 
 def tuning(folder: Path, spaces: str, **experiment: Any) -> Tuning:

@@ -12,6 +12,7 @@ import torch
 from helpers import HANG, ROOT, Output, epochs_of, wait_until, weights
 from training import (
     KINDS,
+    VERSION,
     Grid,
     StopAfter,
     assert_same_result,
@@ -78,15 +79,18 @@ def test_stopped_between_checkpoint_and_journal(
 
 
 def test_trained_from_the_start_after_its_checkpoint_was_deleted(
-    trained: Grid, tmp_path: Path
+    trained: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As the message about a broken checkpoint advises."""
     _, directory = copy_without(trained, "supervised", tmp_path)
-    assert go(directory, StopAfter(12)) == STOPPED
+    with monkeypatch.context() as unknown:
+        unknown.setitem(VERSION, "dirty", None)
+        assert go(directory, StopAfter(12)) == STOPPED
     (directory / "checkpoint.pt").unlink()
     assert go(directory) == DONE
     assert epochs_of(directory) == [1, 2, 3]
     assert_same_result(directory, trained.directory("supervised"))
+    assert directory.manifest.dirty is None
 
 
 # Not after every epoch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import tempfile
@@ -67,7 +68,8 @@ def write_user_file(path: Path, content: str | bytes) -> None:
     Raises:
         OSError: The file cannot be written, and is as it was; the error's `filename` is `path`.
     """
-    data = content.encode("utf-8") if isinstance(content, str) else content
+    # Names of files need not be UTF-8.
+    data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
     with naming(path):
         if path.exists() and not path.is_file() and not path.is_dir():
             path.write_bytes(data)
@@ -76,6 +78,27 @@ def write_user_file(path: Path, content: str | bytes) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(target, data, like=target if target.is_file() else None)
         remove_temporary(target)
+
+
+def check_no_pipe(path: Path) -> None:
+    """Check that reading a file will end.
+
+    Raises:
+        OSError: It is a pipe, into which nobody may ever write.
+    """
+    if path.is_fifo():
+        raise OSError(errno.ENXIO, "a pipe, not a file", str(path))
+
+
+def read_user_text(path: Path) -> str:
+    """Return the text of a file of the user's: UTF-8, with or without a byte order mark.
+
+    Raises:
+        OSError: It cannot be read, or is a pipe.
+        UnicodeDecodeError: It is not UTF-8.
+    """
+    check_no_pipe(path)
+    return path.read_text(encoding="utf-8-sig")
 
 
 def check_room(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -13,9 +14,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from harness.common.errors import UserError
+from harness.common.files import check_no_pipe
 
 if TYPE_CHECKING:
     from PIL import Image
+
+# Pillow warns about what it reads all the same, without the picture's name.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 CHUNK = 256  # images decoded ahead of the writer
 LONGEST = 20  # times the shorter side: beyond, it is hardly a picture, and could fill the memory
@@ -62,6 +67,8 @@ def read_rgb(encoded: Encoded) -> Image.Image:
 
     source = io.BytesIO(encoded.data) if isinstance(encoded.data, bytes) else encoded.data
     try:
+        if isinstance(source, Path):
+            check_no_pipe(source)
         with Image.open(source) as image:
             image.load()
             if image.mode == "RGB":
@@ -79,7 +86,9 @@ def read_rgb(encoded: Encoded) -> Image.Image:
     except UserError:
         raise
     except Exception as error:  # Pillow's readers raise all kinds on broken files
-        text = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
+        text = getattr(error, "strerror", None) or str(error)
+        if isinstance(error, UnidentifiedImageError):
+            text = "not an image"
         reason = text.splitlines()[0][:100] if text else type(error).__name__
         raise UserError(
             f"dataset: {encoded.name}: cannot be read as an image ({reason}); replace or remove it"

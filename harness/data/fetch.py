@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.common.errors import UserError
+from harness.common.files import check_no_pipe
 from harness.common.locks import locked
 from harness.common.temporary import remove_temporary, temporary_path
 
@@ -140,6 +141,7 @@ def _locked_for_writing(file: Download, root: Path) -> Iterator[None]:
 
 def _wrong_checksum(path: Path, download: Download) -> str:
     """Return a checksum of a file that is not the published one, in words; "" if all are."""
+    check_no_pipe(path)
     for name, published in (("md5", download.md5), ("sha256", download.sha256)):
         with open(path, "rb") as file:
             new = partial(hashlib.new, name, usedforsecurity=False)

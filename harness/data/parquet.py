@@ -208,7 +208,13 @@ class _ParquetFile:
                     data = value.get("bytes") if isinstance(value, dict) else value
                     name = f"{self.path}, row {row}"
                     if not data:
-                        raise UserError(f"dataset: {name}: no image; add it or remove the row")
+                        place = value.get("path") if isinstance(value, dict) else None
+                        raise UserError(
+                            f"dataset: {name}: only the path {place} of an image outside the file; "
+                            "write its bytes into the row, or use `name: folder`"
+                            if place
+                            else f"dataset: {name}: no image; add it or remove the row"
+                        )
                     yield Encoded(data, name)
                     row += 1
         except self._read_errors as error:

@@ -87,11 +87,9 @@ def print_plan(experiment: Experiment, options: RunOptions, measure: bool = True
 
 
 def print_data(dataset: Dataset) -> None:
-    """Print the numbers of classes and images, and what was left out and why."""
+    """Print the numbers of classes and images."""
     sizes = ", ".join(f"{len(part):,} {name}" for name, part in dataset.parts.items())
     print(f"{dataset.name}: {len(dataset.class_names)} classes; {sizes} images")
-    for left in dataset.left_out:
-        print(f"left out: {left}")
 
 
 def print_tasks(experiment: Experiment, dataset: Dataset) -> None:

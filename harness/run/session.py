@@ -87,7 +87,9 @@ class Tracking(Protocol):
 
 
 def print_remarks(experiment: Experiment, dataset: Dataset) -> None:
-    """Print what the methods' settings mean for these data, where that is surprising."""
+    """Print what was left out of the data and why, and settings with a surprising meaning."""
+    for left in dataset.left_out:
+        print(f"left out: {left}")
     parts = [dataset.train]
     if dataset.validation is not None and experiment.protocol.train_on != "train":
         parts.append(dataset.validation)

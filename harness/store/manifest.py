@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -56,6 +57,11 @@ class Manifest(JsonFile):
     processor: str | list[str] | None = None
     attempts: int | None = None
     imported: dict[str, Any] | None = None
+
+
+def any_dirty(states: Collection[bool | None]) -> bool | None:
+    """Return whether the code of one of some attempts had changes; None if that is unknown."""
+    return True if True in states else None if None in states else False
 
 
 class CellOptions(JsonFile):

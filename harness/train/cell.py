@@ -47,7 +47,7 @@ from harness.networks.pretrained import WeightsFile, load_pretrained
 from harness.store import Busy, CellDir
 from harness.store.cell_files import Damaged
 from harness.store.files import sweep
-from harness.store.manifest import Manifest
+from harness.store.manifest import Manifest, any_dirty
 from harness.train.checkpoint import about, load_model, to_bytes
 from harness.train.data_request import DatasetCache, data_request
 from harness.train.device import be_deterministic, describe, resolve_device, use
@@ -204,7 +204,7 @@ def _train(
             attempts=len(attempts),
             # A cell that is resumed after a pull was trained by more than one commit.
             commits=sorted({a["commit"] or UNKNOWN for a in attempts}),
-            dirty=any(a["dirty"] for a in attempts),
+            dirty=any_dirty([a["dirty"] for a in attempts]),
             python=versions["python"],
             torch=versions["torch"],
         )

@@ -13,6 +13,7 @@ import numpy as np
 from pydantic import Field
 
 from harness.common.errors import UserError
+from harness.common.files import read_user_text
 from harness.data.assemble import (
     assemble,
     check_range,
@@ -151,7 +152,7 @@ def _table(path: Path) -> dict[str, str]:
         UserError: The file cannot be read, or a line has another form.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_user_text(path).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not text"
         raise UserError(f"dataset: cannot read {path} ({reason}); restore it") from None

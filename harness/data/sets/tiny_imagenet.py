@@ -17,6 +17,7 @@ import numpy as np
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from harness.common.errors import UserError, nearest
+from harness.common.files import read_user_text
 from harness.data.assemble import assemble, store_of_files
 from harness.data.dataset import Augmentation, Dataset
 from harness.data.decode import ImageFormat
@@ -77,7 +78,7 @@ def _read_classes(value: Any) -> Any:
     if not isinstance(value, str | Path) or value == EVERY_SECOND:
         return value
     try:
-        lines = Path(value).expanduser().read_text(encoding="utf-8").splitlines()
+        lines = read_user_text(Path(value).expanduser()).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not text"
         raise ValueError(
@@ -244,7 +245,7 @@ def _annotated(folder: Path, classes: Sequence[str]) -> dict[str, list[str]]:
     """
     table = folder / ANNOTATIONS
     try:
-        lines = table.read_text(encoding="utf-8").splitlines()
+        lines = read_user_text(table).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not text"
         raise UserError(f"dataset: cannot read {table} ({reason}); restore it") from None

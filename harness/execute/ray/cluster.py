@@ -52,7 +52,7 @@ def connect(ray: Any, address: str) -> bool:
         if number:
             time.sleep(WAIT_SECONDS)
         try:
-            _check_listens(address)
+            check_speaks_ray(address)
             ray.init(
                 address=address,
                 runtime_env={**code, "env_vars": variables},
@@ -62,8 +62,10 @@ def connect(ray: Any, address: str) -> bool:
             return True
         except ImportError as error:  # ray:// needs more packages than Ray
             raise UserError(f"--ray-address: {one_line(error)}; {INSTALL}") from None
+        except TimeoutError:
+            reason = "what listens there does not answer"
         except OSError as error:  # a ConnectionError is one
-            reason = one_line(error)
+            reason = error.strerror or one_line(error)
         except (RuntimeError, ValueError) as error:  # another release of Ray or Python, no address
             raise _no_cluster(address, one_line(error)) from None
     raise _no_cluster(address, f"{TRIES} tries, the last: {reason}")
@@ -76,15 +78,33 @@ def _no_cluster(address: str, why: str) -> UserError:
     )
 
 
-def _check_listens(address: str) -> None:
-    """Check that something listens at the address; Ray itself would wait for long.
+# What a client of HTTP/2, and so of Ray, sends first; a server answers with its settings.
+_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
+_SETTINGS = 4  # the kind of that answer, its fourth byte
+
+
+def check_speaks_ray(address: str) -> None:
+    """Check that something like Ray is at the address; Ray itself would wait for long.
 
     Raises:
-        OSError: Nothing listens there.
+        OSError: Nothing listens there, or something that does not answer as Ray would.
+        UserError: It is no address.
     """
     match = re.fullmatch(r"(?:ray://)?\[?([^/]+?)\]?:(\d{1,5})", address)
-    if match:
-        socket.create_connection((match[1], int(match[2])), timeout=CONNECT_SECONDS).close()
+    if not match:
+        if (":" not in address and address not in ("auto", "local")) or address.startswith("http"):
+            raise UserError(
+                f"--ray-address: {address!r} is no address of a Ray cluster; write HOST:PORT, "
+                "ray://HOST:PORT or auto"
+            )
+        return
+    with socket.create_connection((match[1], int(match[2])), timeout=CONNECT_SECONDS) as found:
+        if os.environ.get("RAY_USE_TLS", "0") != "0":
+            return
+        found.sendall(_GREETING)
+        answer = found.recv(9)
+    if answer[3:4] != bytes([_SETTINGS]):
+        raise OSError(0, "something else than Ray listens there")
 
 
 Node = Mapping[str, Any]  # as ray.nodes() describes one

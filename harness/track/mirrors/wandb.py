@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +19,25 @@ if TYPE_CHECKING:
 
 MODE, ONLINE, OFFLINE = "WANDB_MODE", "online", "offline"
 END_SECONDS = 60.0  # until the whole run has arrived
+# Settings of one run, which a sweep or a script around the command leaves in the environment. A
+# command has many runs, whose settings are their cells'.
+OF_ONE_RUN = re.compile(
+    "WANDB_(RUN|SWEEP|RESUME|FORK|LAUNCH|CONFIG_PATHS|PROJECT|NAME|NOTES|TAGS|JOB|DIR|PROGRAM)"
+)
 DEFAULTS = {
     "WANDB_SILENT": "true",  # W&B would print between the lines of the display
     "WANDB_INIT_TIMEOUT": "30",  # seconds until a run is open; training does not wait for it
 }
+
+
+@contextlib.contextmanager
+def _without_a_run() -> Iterator[None]:
+    """Hide from W&B what the environment says about one run."""
+    hidden = {name: os.environ.pop(name) for name in list(os.environ) if OF_ONE_RUN.match(name)}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
 
 
 class WandB(Sink):
@@ -52,8 +69,9 @@ class WandB(Sink):
         import wandb
 
         try:
-            base = wandb.setup().settings.base_url
-            is_known = self.mode == OFFLINE or wandb.login(prompt=False, verify=False)
+            with _without_a_run():
+                base = wandb.setup().settings.base_url
+                is_known = self.mode == OFFLINE or wandb.login(prompt=False, verify=False)
         except Exception as error:
             raise UserError(f"--tracker: wandb: {one_line(error)}; correct it") from None
         if not is_known:
@@ -89,28 +107,29 @@ class WandB(Sink):
             import wandb
 
             config: dict[str, Any] = {**run.tags, **run.config}
-            self._runs[run.key] = wandb.init(
-                project=run.experiment,
-                group=run.group,
-                id=run.key,
-                name=run.name,
-                job_type=run.tags["stage"],
-                config=config,
-                dir=str(self.root),
-                resume=None if self.mode == OFFLINE else "allow",
-                reinit="create_new",
-                settings=wandb.Settings(
-                    silent=True,
-                    console="off",
-                    disable_git=True,  # the cell's own commit is what counts
-                    disable_code=True,
-                    save_code=False,
-                    x_disable_stats=True,  # this process does not train
-                    x_disable_machine_info=True,
-                    finish_timeout=END_SECONDS,
-                    finish_timeout_raises=True,
-                ),
-            )
+            with _without_a_run():
+                self._runs[run.key] = wandb.init(
+                    project=run.experiment,
+                    group=run.group,
+                    id=run.key,
+                    name=run.name,
+                    job_type=run.tags["stage"],
+                    config=config,
+                    dir=str(self.root),
+                    resume=None if self.mode == OFFLINE else "allow",
+                    reinit="create_new",
+                    settings=wandb.Settings(
+                        silent=True,
+                        console="off",
+                        disable_git=True,  # the cell's own commit is what counts
+                        disable_code=True,
+                        save_code=False,
+                        x_disable_stats=True,  # this process does not train
+                        x_disable_machine_info=True,
+                        finish_timeout=END_SECONDS,
+                        finish_timeout_raises=True,
+                    ),
+                )
         return self._runs[run.key]
 
 
