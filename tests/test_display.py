@@ -88,9 +88,7 @@ def test_the_live_table_fits_80_columns(tmp_path: Path) -> None:
 
 def test_a_long_end_is_explained(monkeypatch: pytest.MonkeyPatch, capsys: Output) -> None:
     class Slow:
-        server = SimpleNamespace(
-            name="MLflow", address="http://x", last_answer=time.monotonic() + 10_000, is_open=True
-        )
+        server = SimpleNamespace(name="MLflow", address="http://x", asked=None, is_open=True)
         remedy = "it"
 
         def connect(self) -> None: ...

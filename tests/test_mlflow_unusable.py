@@ -1,13 +1,17 @@
 """MLflow that cannot be used: training does not need it, and a wrong address is one line."""
 
+import contextlib
 import os
 import shutil
+import socket
 import sqlite3
 import sys
 import threading
+import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -32,6 +36,8 @@ from harness.experiment.file import read
 from harness.run import session
 from harness.run.grid import plan_of
 from harness.store import Store
+from harness.track import asking
+from harness.track.client import Connection, _TimedClient, make_client
 from harness.track.environment import check_uri, prepare_environment
 from harness.track.sync import Tracker
 
@@ -115,7 +121,8 @@ def test_an_unreachable_server_is_one_warning(tmp_path: Path) -> None:
 class Server:
     """A tracker, and its own connection, whose server answers after some failures."""
 
-    name, address, remedy, last_answer = "MLflow", "there", "`harness sync`", 0.0
+    name, address, remedy = "MLflow", "there", "`harness sync`"
+    asked: float | None = None
 
     def __init__(self, failures: int) -> None:
         self.failures, self.sent, self.is_open = failures, 0, False
@@ -160,6 +167,36 @@ def test_training_does_not_wait_for_a_server_that_says_nothing(monkeypatch: Patc
     assert sync.is_alive() and not tracker.is_open
     tracker.may_answer.set()
     sync.finish(lambda: None)
+
+
+def test_our_own_work_is_not_the_servers_silence(tmp_path: Path, capsys: Output) -> None:
+    tracker = Server(0)
+    for asked, said in ((None, ""), (0.0, "no answer for 0 s")):
+        tracker.asked = asked
+        (sync,) = session.start_tracking(tracker)
+        sync.finish(lambda: time.sleep(0.5), silence=0.1)
+        assert said in capsys.readouterr().err and sync.is_alive() == bool(said)
+    connection = Connection("x", tmp_path, "http://there")
+    client: Any = _TimedClient(connection, SimpleNamespace(get=lambda: connection.asked))
+    assert client.get() is not None and connection.asked is None
+
+
+def test_a_server_that_trickles_is_not_waited_for(monkeypatch: Patch) -> None:
+    monkeypatch.setattr(asking, "ANSWER_SECONDS", 0.5)
+    ended = threading.Event()
+
+    def trickle(server: socket.socket) -> None:
+        with contextlib.suppress(OSError), server.accept()[0] as client:
+            client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+            while not ended.wait(0.05):
+                client.sendall(b" ")
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=trickle, args=(server,), daemon=True).start()
+        client = make_client(f"http://127.0.0.1:{server.getsockname()[1]}")
+        with pytest.raises(TimeoutError, match="no whole answer"):
+            client.search_experiments()
+        ended.set()
 
 
 def test_a_server_that_fails_in_mid_run_does_not_harm_training(

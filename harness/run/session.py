@@ -38,12 +38,12 @@ class Server(Protocol):
     Attributes:
         name: Its name for users.
         address: Its address, without a password.
-        last_answer: When it last answered, as time.monotonic().
+        asked: Since when it owes an answer, as time.monotonic(); None if it owes none.
     """
 
     name: str
     address: str
-    last_answer: float
+    asked: float | None
 
     @property
     def is_open(self) -> bool:
@@ -223,7 +223,8 @@ class BackgroundSync(threading.Thread):
             if stops is not None and stops.n > 1:
                 print(backlog(self.tracker, "stopped before the end"), file=sys.stderr)
                 return
-            if time.monotonic() - max(started, self.tracker.server.last_answer) > silence:
+            asked = self.tracker.server.asked
+            if asked is not None and time.monotonic() - max(started, asked) > silence:
                 print(backlog(self.tracker, f"no answer for {silence:.0f} s"), file=sys.stderr)
                 return
 

@@ -3,7 +3,8 @@
 - `sync`: which cells are sent to MLflow, and when; `cell_run`, `grid_run`: what the run of a cell
   and of a whole grid holds; `run_fields`: the fields of a cell's run in any tracker.
 - `sync_state`: which runs already hold a cell; `lost_runs`: which of them MLflow has lost.
-- `client`: the only way to MLflow; `environment`: which MLflow, and how its client behaves;
+- `client`: the only way to MLflow; `asking`: how long a server may be silent;
+  `environment`: which MLflow, and how its client behaves;
   `mlflow_private`: everything that is private in MLflow and used here.
 - `database_file`: MLflow's SQLite file, which is made, checked and moved with the project.
 - `registry`, `mlflow_model`: teachers in the model registry, and a network as an MLflow model.

@@ -6,7 +6,6 @@ import contextlib
 import getpass
 import re
 import sys
-import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -15,6 +14,7 @@ from harness.common import database, locks
 from harness.common.errors import UserError
 from harness.common.redaction import without_password
 from harness.track import database_file
+from harness.track.asking import Asking, BoundedClient
 from harness.track.environment import check_uri, is_server, prepare_environment, tracking_uri
 from harness.track.system_metrics import SystemMetrics, is_requested
 
@@ -26,13 +26,12 @@ if TYPE_CHECKING:
 PARENT = "mlflow.parentRunId"  # the tag of a run below another
 
 
-class Connection:
+class Connection(Asking):
     """The connection to one experiment at one tracking server.
 
     Attributes:
         name: What users call the tracker.
         address: The server, without a password.
-        last_answer: When the server last answered, as time.monotonic().
         experiment_id: MLflow's id of the experiment, once the connection is open.
     """
 
@@ -49,7 +48,6 @@ class Connection:
         self.experiment, self.lock_folder = experiment, lock_folder
         self.uri = uri or tracking_uri()
         self.address = without_password(self.uri)
-        self.last_answer = 0.0
         self.experiment_id = ""
         self._client: MlflowClient | None = None
         self._system: SystemMetrics | None = None
@@ -85,7 +83,8 @@ class Connection:
         """
         if self._client is None:
             with self.exclusive():
-                client = cast("MlflowClient", _TimedClient(self, make_client(self.uri)))
+                with self.asking():
+                    client = cast("MlflowClient", _TimedClient(self, make_client(self.uri)))
                 self.experiment_id = find_experiment(client, self.experiment, self.uri)
                 prepare(client)
             if is_requested():
@@ -106,12 +105,17 @@ class Connection:
             if database.is_postgres(self.uri):
                 lock = database.Lock(self.uri, "harness mlflow", "MLFLOW_TRACKING_URI")
                 stack.callback(lock.release)
-                lock.acquire(wait=True)
+                with self.asking():
+                    lock.acquire(wait=True)
             yield
 
-    def locked(self) -> contextlib.AbstractContextManager[None]:
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
         """Hold the lock among the commands on this machine."""
-        return locked(self.uri, self.lock_folder)
+        with contextlib.ExitStack() as stack:
+            with self.asking():
+                stack.enter_context(locked(self.uri, self.lock_folder))
+            yield
 
 
 @contextlib.contextmanager
@@ -144,11 +148,16 @@ def make_client(uri: str) -> MlflowClient:
         uri = database.with_timeouts(uri)
     from mlflow import MlflowClient
 
-    return MlflowClient(uri, registry_uri=uri)
+    client = MlflowClient(uri, registry_uri=uri)
+    return (
+        cast("MlflowClient", BoundedClient(client, without_password(uri)))
+        if is_server(uri)
+        else client
+    )
 
 
 class _TimedClient:
-    """MLflow's client, which notes when the server last answered: a call may never return."""
+    """MLflow's client, which notes how long a call waits: it may never return."""
 
     def __init__(self, connection: Connection, client: MlflowClient) -> None:
         self._connection, self._client = connection, client
@@ -157,10 +166,8 @@ class _TimedClient:
         method = getattr(self._client, name)
 
         def call(*arguments: Any, **keywords: Any) -> Any:
-            try:
+            with self._connection.asking():
                 return method(*arguments, **keywords)
-            finally:
-                self._connection.last_answer = time.monotonic()
 
         return call
 

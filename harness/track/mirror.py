@@ -7,7 +7,7 @@ the store records what has been sent, and deleting that folder sends the run aga
 from __future__ import annotations
 
 import abc
-import time
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from harness.common.canonical_json import flatten
 from harness.common.locks import locked
 from harness.plan import Plan
 from harness.store import CellDir, Store
+from harness.track.asking import Asking
 from harness.track.run_fields import epoch_metrics, final_metrics, main_entry, status_of, tags_of
 from harness.track.sync_state import (
     NOTHING_SENT,
@@ -109,21 +110,20 @@ class Sink(abc.ABC):
         """Close the runs that are still open; the command ends."""
 
 
-class Mirror:
+class Mirror(Asking):
     """Sends one plan's cells to one sink, which has been checked.
 
     Attributes:
         name: The sink's name.
         address: The sink's address.
-        last_answer: When the sink last took something, as time.monotonic().
-        is_open: Whether it ever did.
+        is_open: Whether the sink ever took something.
         remedy: The command that sends what is missing.
     """
 
     def __init__(self, plan: Plan, store: Store, sink: Sink, name: str) -> None:
         """Keep what to send and where; `name` is that of the sink's folder below the store."""
         self.plan, self.store, self.sink = plan, store, sink
-        self.name, self.address, self.last_answer = sink.name, sink.address, 0.0
+        self.name, self.address = sink.name, sink.address
         self.is_open = False
         self.remedy = f"`harness sync` with the same file and `--tracker {name}`"
         self.root = store.root / name
@@ -163,7 +163,9 @@ class Mirror:
         self.connect()
         if not self.unsent_cells():
             return 0
-        with locked(self.root / ".lock"):  # another command may send the same
+        with contextlib.ExitStack() as stack:
+            with self.asking():  # another command may send the same
+                stack.enter_context(locked(self.root / ".lock"))
             unsent = self.unsent_cells()
             for fingerprint in unsent:
                 self._send(fingerprint)
@@ -171,7 +173,8 @@ class Mirror:
 
     def close(self, finished: bool) -> None:
         """Close the sink, whether or not the grid has finished."""
-        self.sink.close()
+        with self.asking():
+            self.sink.close()
 
     def _folder(self, fingerprint: str) -> Path:
         name = self.plan.name_of(fingerprint).replace(" ", "_").replace("/", "-")
@@ -205,14 +208,16 @@ class Mirror:
             for event in events[n_sent:]
             if event["event"] == "epoch"
         ]
-        self.sink.send(run, epochs)
+        with self.asking():
+            self.sink.send(run, epochs)
         if status != "RUNNING":
             results = None
             if status == "FINISHED":
                 manifest = directory.manifest
                 final = final_metrics(self.plan, fingerprint, manifest)
                 results = EpochMetrics(manifest.epochs, events[-1]["time"], final)
-            self.sink.end(run, status, results)
+            with self.asking():
+                self.sink.end(run, status, results)
         sent = SyncState(started=str(started), lines=len(events), status=status)
         record_sent(folder / SENT_FILE, self.key, sent)
-        self.last_answer, self.is_open = time.monotonic(), True
+        self.is_open = True
