@@ -7,6 +7,7 @@ import io
 import re
 
 from harness.analysis.tables.result_table import Cell, ResultTable
+from harness.common.names import spreadsheet_text
 
 LATEX = {
     "\\": r"\textbackslash{}",
@@ -20,9 +21,15 @@ def csv_text(table: ResultTable) -> str:
     """Return the table as CSV; a missing value is empty."""
     file = io.StringIO()
     lines = csv.writer(file, lineterminator="\n")
-    lines.writerow(table.head)
-    lines.writerows(["" if cell.value is None else cell.text for cell in row] for row in table.rows)
+    lines.writerow(map(spreadsheet_text, table.head))
+    lines.writerows(map(_csv_cell, row) for row in table.rows)
     return file.getvalue()
+
+
+def _csv_cell(cell: Cell) -> str:
+    if cell.value is None:
+        return ""
+    return cell.text if isinstance(cell.value, float) else spreadsheet_text(cell.text)
 
 
 def latex_escaped(text: str) -> str:

@@ -18,6 +18,7 @@ _MAPPING = "not a mapping; write `{key}{{KEY: VALUE}}`"
 _IN_YAML = {
     "tuple_type": "not a list; write `{key}{items}`",
     "too_short": "too short; list at least {min_length}",
+    "string_type": "not text; put it in quotes",
     "dict_type": _MAPPING,
     "model_type": _MAPPING,
     "model_attributes_type": _MAPPING,

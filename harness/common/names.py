@@ -26,6 +26,12 @@ def printable(name: object) -> str:
     return UNPRINTABLE.sub(lambda m: m[0].encode("unicode_escape").decode(), str(name))
 
 
+def spreadsheet_text(name: object) -> str:
+    """Return a name as a field of a CSV file, on one line and never taken for a formula."""
+    text = printable(name)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
+
+
 def command_name() -> str:
     """Return how the user called `harness`, so that the next command can be typed."""
     called = Path(sys.argv[0])

@@ -89,6 +89,8 @@ def read_rgb(encoded: Encoded) -> Image.Image:
         text = getattr(error, "strerror", None) or str(error)
         if isinstance(error, UnidentifiedImageError):
             text = "not an image"
+        if isinstance(error, Image.DecompressionBombError):  # by its head: no memory was taken
+            text = "too many pixels"
         reason = text.splitlines()[0][:100] if text else type(error).__name__
         raise UserError(
             f"dataset: {encoded.name}: cannot be read as an image ({reason}); replace or remove it"

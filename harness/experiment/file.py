@@ -151,12 +151,13 @@ def apply_overrides(raw: dict[str, Any], assignments: list[str]) -> dict[str, An
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
         if not equals or not path:
-            raise UserError(f"--set {assignment}: expected FIELD=VALUE, as in stage2.lambd=50")
+            given = assignment[:60]
+            raise UserError(f"--set {given}: expected FIELD=VALUE, as in stage2.lambd=50")
         try:
             value = parse_yaml(text)
         except InvalidYaml as error:
             raise UserError(
-                f"--set {path}: {text!r} is not a YAML value ({error.reason})"
+                f"--set {path}: {text[:60]!r} is not a YAML value ({error.reason[:200]})"
             ) from None
         node: Any = raw
         *parents, last = path.split(".")

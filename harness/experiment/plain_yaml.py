@@ -52,9 +52,10 @@ class PlainLoader(yaml.SafeLoader):
         except (yaml.YAMLError, RecursionError):
             raise
         except Exception as error:  # PyYAML's constructors raise anything on odd values
-            kind = node.tag.rpartition(":")[2]
+            kind, text = node.tag.rpartition(":")[2], str(node.value)
+            why = f"{len(text):,} characters are too many" if len(text) > 4000 else error
             raise yaml.constructor.ConstructorError(
-                None, None, f"no {kind}: {str(node.value)[:40]!r} ({error})"[:200], node.start_mark
+                None, None, f"no {kind}: {text[:40]!r} ({why})"[:200], node.start_mark
             ) from None
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:

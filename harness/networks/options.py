@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 Shape = tuple[int, ...]
 Dropout = Annotated[float, Field(ge=0, lt=1)]
+# Beyond these, a number is a slip or made up, and would fill the memory. ResNet-1202 was published.
+MOST_BLOCKS = 200  # a third of a network's
+Width = Annotated[int, Field(ge=1, le=64)]
 
 
 class NetworkOptions(BaseModel):
@@ -95,9 +98,11 @@ def check_depth(network: str, depth: int, remainder: int) -> int:
     """Return `depth` if it is 6n + remainder for some n >= 1.
 
     Raises:
-        ValueError: It is not; the message names the nearest valid depths.
+        ValueError: It is not, or is too large; the message names valid depths.
     """
     n, rest = divmod(depth - remainder, 6)
+    if n > MOST_BLOCKS:
+        raise ValueError(f"{depth} is too deep; use at most {6 * MOST_BLOCKS + remainder}")
     if rest == 0 and n >= 1:
         return depth
     near = str(6 + remainder) if n < 1 else f"{6 * n + remainder} or {6 * (n + 1) + remainder}"

@@ -135,8 +135,11 @@ def _foreign_zip(path: Path) -> tuple[str, str] | None:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
+            n_bytes = sum(member.file_size for member in archive.infolist())
     except Exception:  # a broken archive makes zipfile raise about anything
         return "a zip archive without its end, half a download", DOWNLOAD_AGAIN
+    if n_bytes > path.stat().st_size:  # PyTorch compresses nothing
+        return f"an archive that unpacks to {n_bytes:,} bytes", SAVE_STATE
     parts = {name.partition("/")[2] for name in names}
     if "constants.pkl" in parts or any(part.startswith("code/") for part in parts):
         return "a TorchScript module, which holds code", SAVE_STATE
@@ -230,15 +233,29 @@ def _check_weights(state: dict[str, Tensor], path: Path) -> None:
     Raises:
         UserError: One is not.
     """
+    if problem := weights_problem(state):
+        raise UserError(f"FILE: {path}: {problem}")
+
+
+def weights_problem(state: dict[str, Tensor]) -> str | None:
+    """Return the first tensor that no training leaves, with the remedy; None if there is none."""
     for name, tensor in state.items():
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex():
             kind = "quantized" if tensor.is_quantized else "not an ordinary tensor"
-            raise UserError(f"FILE: {path}: {name[:80]} is {kind}; save float weights")
-        if tensor.device.type != "cpu" or not bool(torch.isfinite(tensor.float()).all()):
-            raise UserError(
-                f"FILE: {path}: {name[:80]} holds NaN or infinite numbers, as a training that "
-                "diverged leaves them; name another checkpoint"
+            return f"{name[:80]} is {kind}; save float weights"
+        if tensor.device.type != "cpu" or not _is_in_file(tensor):
+            return f"{name[:80]} is larger than what the file holds; save contiguous weights"
+        if not bool(torch.isfinite(tensor).all()):
+            return (
+                f"{name[:80]} holds NaN or infinite numbers, as a training that diverged leaves "
+                "them; name another checkpoint"
             )
+    return None
+
+
+def _is_in_file(tensor: Tensor) -> bool:
+    """Return whether a tensor has storage for all of its numbers, so that it repeats none."""
+    return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
 
 def _claims(content: Any) -> dict[str, float]:

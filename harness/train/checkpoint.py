@@ -6,6 +6,7 @@ and `about`, which holds what is needed to use the network (harness.trained).
 
 import io
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from harness.common.errors import UserError
 from harness.data import Dataset, ResizedCrop
 from harness.networks import NetworkOptions
 from harness.networks.base import Network
+from harness.networks.published_file import first_difference, weights_problem
 
 State = dict[str, Tensor]
 
@@ -35,10 +37,20 @@ def from_bytes(data: bytes, where: Path) -> dict[str, Any]:
         UserError: It is no checkpoint, or holds more than tensors and plain values.
     """
     try:
+        if not is_uncompressed(data):
+            raise ValueError("it is compressed, which PyTorch does not do")
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"checkpoint: {where} cannot be read ({first[:120]})") from None
+
+
+def is_uncompressed(data: bytes) -> bool:
+    """Return whether a file unpacks to no more bytes than it has, unless it is no zip archive."""
+    if not data.startswith(b"PK"):
+        return True
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        return sum(member.file_size for member in archive.infolist()) <= len(data)
 
 
 def about(
@@ -107,6 +119,10 @@ def network_of(
     try:
         state = content["state_dict"]
         n_outputs = len(state["fc.weight"]) if n_classes is None else n_classes
+        with torch.device("meta"):  # takes no memory
+            expected = options.build(n_outputs).state_dict()
+        if problem := first_difference(expected, state) or weights_problem(state):
+            raise KeyError(problem)
         model = options.build(n_outputs)
         model.load_state_dict(state)
     except (RuntimeError, KeyError, TypeError, AttributeError) as error:

@@ -19,6 +19,7 @@ from harness.data.decode import Encoded, ImageFormat, center_crop, read_rgb, res
 from harness.networks.base import Network
 from harness.train.checkpoint import from_bytes, network_of
 
+LARGEST = 4096  # pixels of a side: a data set has at most 1024, and crops of larger pictures
 WEIGHTS_FILE = "model.pt"
 Picture = str | Path | bytes | Image.Image | np.ndarray
 
@@ -57,8 +58,12 @@ class TrainedModel(nn.Module):
         self.class_names = tuple(map(str, about["class_names"]))
         height, width = about["image_size"]
         self.image_size, self.resize = (int(height), int(width)), int(about["resize"])
+        if not all(1 <= n <= LARGEST for n in (*self.image_size, self.resize)):
+            raise ValueError(f"image_size and resize are 1 to {LARGEST}")
         for name in ("mean", "std"):
             value = torch.tensor(about[name], dtype=torch.float32).reshape(3, 1, 1)
+            if not bool(value.isfinite().all()) or (name == "std" and not bool((value > 0).all())):
+                raise ValueError(f"{name} is no number to normalise with")
             self.register_buffer(name, value, persistent=False)
         self.eval()
 
@@ -169,7 +174,7 @@ def model_of(content: dict[str, Any], path: Path) -> TrainedModel:
         options = network_options(about["network"])
         network = network_of(content, path, options, len(about["class_names"]))
         return TrainedModel(network, about)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise UserError(
             f"MODEL: {path} does not fully describe its network and classes ({one_line(error)}); "
             "train it again"

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from harness.common.errors import UserError
-from harness.common.names import printable
+from harness.common.names import spreadsheet_text
 from harness.data.listing import is_litter
 from harness.trained.model import TrainedModel
 
@@ -44,7 +44,7 @@ def predictions(model: TrainedModel, files: Sequence[Path]) -> Iterator[tuple[st
     probabilities = model.probabilities(files)
     best, classes = probabilities.max(1)
     for file, probability, label in zip(files, best.tolist(), classes.tolist(), strict=True):
-        yield printable(file), model.class_names[label], probability
+        yield str(file), model.class_names[label], probability
 
 
 def as_csv(rows: Iterator[tuple[str, str, float]]) -> str:
@@ -52,5 +52,6 @@ def as_csv(rows: Iterator[tuple[str, str, float]]) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(("file", "class", "probability"))
-    writer.writerows((file, name, f"{probability:.4f}") for file, name, probability in rows)
+    for *names, probability in rows:
+        writer.writerow((*map(spreadsheet_text, names), f"{probability:.4f}"))
     return buffer.getvalue()

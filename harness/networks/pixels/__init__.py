@@ -23,8 +23,8 @@ class PixelsOptions(NetworkOptions):
     is_selectable: ClassVar[bool] = False
 
     network: Literal["pixels"] = "pixels"
-    height: Annotated[int, Field(ge=1)]
-    width: Annotated[int, Field(ge=1)]
+    height: Annotated[int, Field(ge=1, le=4096)]
+    width: Annotated[int, Field(ge=1, le=4096)]
 
     @property
     def label(self) -> str:

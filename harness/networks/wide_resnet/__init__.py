@@ -9,6 +9,7 @@ from harness.networks.options import (
     Dropout,
     NetworkOptions,
     Shape,
+    Width,
     check_depth,
     n_blocks,
     n_rows,
@@ -26,7 +27,7 @@ class WideResNetOptions(NetworkOptions):
 
     network: Literal["wide_resnet"] = "wide_resnet"
     depth: Annotated[int, AfterValidator(lambda d: check_depth("wide_resnet", d, 4))]
-    width: Annotated[int, Field(ge=1)]
+    width: Width
     dropout: Dropout = 0.3
     final_bn_momentum: Annotated[float, Field(gt=0, le=1)] = 0.9
 
