@@ -66,7 +66,7 @@ def test_a_broken_store_is_made_again(tiny: Path, data_root: Path) -> None:
     assert parquet(tiny).digest == first
     (pixels.parent / "meta.json").write_text('{"bytes"')
     assert parquet(tiny).digest == first
-    left_over = pixels.parent.with_name(f".{pixels.parent.name}.tmp")  # of a killed process
+    left_over = pixels.parent.with_name(f".{pixels.parent.name}.0a1b.tmp")  # of a killed process
     left_over.mkdir()
     (pixels.parent / "index.npz").unlink()
     assert parquet(tiny).digest == first

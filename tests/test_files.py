@@ -80,7 +80,11 @@ def test_what_is_replaced_keeps_its_permissions_and_links(tmp_path: Path) -> Non
     write_user_file(link, "made with its folder")
     target.chmod(0o640)
     (target.parent / ".target.md.0a1b.tmp").write_text("of a process that was killed")
+    own = target.parent / ".target.md.draft.tmp"
+    own.write_text("the user's")
     write_user_file(link, b"new")
+    assert own.read_text() == "the user's"
+    own.unlink()
     assert link.is_symlink() and target.read_text() == "new"
     assert stat.S_IMODE(target.stat().st_mode) == 0o640
     assert [p.name for p in target.parent.iterdir()] == ["target.md"]

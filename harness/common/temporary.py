@@ -7,8 +7,8 @@ one to the other.
 from __future__ import annotations
 
 import contextlib
-import glob
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -25,7 +25,8 @@ def temporary_path(path: Path) -> Path:
 
 def remove_temporary(path: Path) -> None:
     """Remove all that was begun beside `path`, which is complete now."""
-    for begun in path.parent.glob(f".{glob.escape(path.name)}.*tmp"):
+    ours = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]+\.tmp")  # the user may have others
+    for begun in filter(lambda other: ours.fullmatch(other.name), path.parent.glob(".*.tmp")):
         if begun.is_dir():
             shutil.rmtree(begun, ignore_errors=True)
         else:
