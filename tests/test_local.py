@@ -116,6 +116,7 @@ def test_what_a_terminal_sends_to_all_is_left_to_the_command(
     numbers, cell = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1), directories(grid)[0]
     server = multiprocessing.forkserver._forkserver
     server._stop()
+    multiprocessing.resource_tracker._resource_tracker._stop()  # none runs at first
     executor.warm_up()
     for number in numbers:  # before it has imported anything
         os.kill(server._forkserver_pid, number)

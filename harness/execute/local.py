@@ -18,7 +18,7 @@ import threading
 import time
 import types
 from collections.abc import Collection, Iterator, Sequence
-from multiprocessing import connection, forkserver
+from multiprocessing import connection, forkserver, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -125,6 +125,7 @@ def start_server() -> None:
         UserError: There is no folder for its socket.
     """
     shorten_socket_paths()
+    resource_tracker.ensure_running()  # its start would let Ctrl-C through again
     with held_back():
         forkserver.ensure_running()
 
