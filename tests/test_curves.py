@@ -113,7 +113,13 @@ def test_an_older_bundle_shows_what_it_has() -> None:
     assert "![" not in page and "<details>" not in page
 
 
-@pytest.mark.parametrize("values", [[0.0, 0.5], [2.0, 2.0], [-1.0, 3.0], [1.1, 1.4], [1e-9, 4e9]])
+@pytest.mark.parametrize(
+    "values",
+    [
+        *([0.0, 0.5], [2.0, 2.0], [-1.0, 3.0], [1.1, 1.4], [1e-9, 4e9]),
+        *([1e17, 1e17], [5e-324, 1.0]),
+    ],
+)
 def test_any_loss_can_be_drawn(values: list[float]) -> None:
     text = figure_of(bundle_of(loss_total=[values, values], test_accuracy=[[0.5], [None]]))
     ticks = re.findall('text-anchor="end">(.*?)</text>', text.split("<g")[0])

@@ -116,7 +116,7 @@ def _panels(bundle: Bundle, row: Row, column: Column) -> list[Panel]:
         if (found := curves(metric_name(part, ACCURACY if part == "train" else row.result)))
     }
     values = [value for points in losses for _, value in points]
-    is_log = bool(values) and max(values) > 3 * min(values) > 0
+    is_log = bool(values) and max(values) > 3 * min(values) > 1e-100  # far from rounding to 0
     reported = [p for number in numbers if (p := _reported(number, bundle.reported))]
     return [
         *([Panel("", {"training loss": losses}, is_log)] if losses else []),
@@ -156,7 +156,7 @@ def _panel(panel: Panel, left: int) -> Iterator[str]:
     last = max(epoch for points in every for epoch, _ in points)
     transform: Callable[[float], float] = math.log10 if panel.is_log else float
     low, high = transform(min(values)), transform(max(values))
-    margin = 0.05 * (high - low) or 0.5
+    margin = 0.05 * (high - low) or max(0.5, 1e-9 * abs(high))
     low, high = low - margin, high + margin
     scale = (end - start) / max(1, last - 1)
 
