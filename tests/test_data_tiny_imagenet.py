@@ -122,6 +122,8 @@ def test_files_that_name_their_classes_beside_them(tmp_path: Path) -> None:
     wrong(lambda: tiny(path=folder), "dataset.label")
     dataset = tiny(path=folder, label="copy")
     assert dataset.class_names == FOUR and dataset.name == "copy"
+    (folder / "classes.txt").write_bytes(bytes([255]))
+    wrong(lambda: tiny(path=folder, label="copy"), "classes.txt")
 
 
 @pytest.mark.parametrize("place", ["official", "hub"])
@@ -173,6 +175,7 @@ def test_a_file_of_classes_lies_beside_the_experiment(tmp_path: Path) -> None:
         ({"classes": 201}, "dataset.classes"),
         ({"classes": True}, "dataset.classes"),
         ({"classes": "every third"}, "dataset.classes"),
+        ({"classes": "~nobody-of-this-name/some.txt"}, "dataset.classes"),
         ({"classes": ["n01443537"]}, "dataset.classes"),
         ({"classes": ["n01443537", "n00000000"]}, "n00000000"),
         ({"classes": ["n01443537", "n01443537"]}, "twice"),

@@ -123,7 +123,7 @@ def _numbers_of(only: Sequence[str], names: Sequence[str] | None, place: str) ->
     missing = next((name for name in only if name not in (names or ())), None)
     if names is None or missing is not None:
         problem = f"no class {missing!r}" if names else "the files do not name their classes"
-        raise UserError(f"dataset: {place}: {problem}; fetch the data again")
+        raise UserError(f"dataset: {place}: {problem}; choose other classes or other files")
     number = {name: i for i, name in enumerate(only)}
     return np.asarray([number.get(name, -1) for name in names], np.int64)
 

@@ -9,6 +9,7 @@ avalanche and of many other public repositories hold.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -69,23 +70,22 @@ _NUMBERS = """
 CLASSES = tuple(f"n{number}" for number in _NUMBERS.split())
 
 
-def _read_classes(value: Any) -> Any:
-    """Return the identifiers in a text file, if that is what `classes` names.
+def _read_lines(path: Path, remedy: str) -> list[str]:
+    """Return the lines of a text file.
 
     Raises:
-        ValueError: The file cannot be read.
+        ValueError: The file cannot be read; the message ends with the remedy.
     """
-    if not isinstance(value, str | Path) or value == EVERY_SECOND:
-        return value
     try:
-        lines = read_user_text(Path(value).expanduser()).splitlines()
+        return read_user_text(path).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not text"
-        raise ValueError(
-            f"cannot read {value} ({reason}); give a number of classes, {EVERY_SECOND!r}, a list "
-            "of identifiers, or a text file with one of them in each line"
-        ) from None
-    return [line.split()[0] for line in lines if line.strip()]
+        raise ValueError(f"cannot read {path} ({reason}); {remedy}") from None
+
+
+def _read_identifiers(path: Path, remedy: str) -> list[str]:
+    """Return the first word of each line of a text file; raise as `_read_lines`."""
+    return [line.split()[0] for line in _read_lines(path, remedy) if line.strip()]
 
 
 def _choose_classes(value: Any) -> tuple[str, ...]:
@@ -94,9 +94,14 @@ def _choose_classes(value: Any) -> tuple[str, ...]:
     Raises:
         ValueError: There are no such classes, or fewer than two.
     """
-    value = _read_classes(value)
     if value == EVERY_SECOND:
         return CLASSES[::2]
+    if isinstance(value, str | Path):
+        value = _read_identifiers(
+            Path(os.path.expanduser(value)),
+            f"give a number of classes, {EVERY_SECOND!r}, a list of identifiers, or a text file "
+            "with one of them in each line",
+        )
     if isinstance(value, int) and not isinstance(value, bool):
         if not 2 <= value <= len(CLASSES):
             raise ValueError(f"{value} classes; choose 2 to {len(CLASSES)}")
@@ -208,7 +213,12 @@ class TinyImageNetOptions(PublishedOptions):
 
     def _from_parquet(self, folder: Path, split: Split) -> ImageStore:
         names_file = folder / CLASS_NAMES
-        names = _read_classes(names_file) if names_file.is_file() else None
+        names = None
+        try:
+            if names_file.exists():
+                names = _read_identifiers(names_file, "restore it")
+        except ValueError as error:
+            raise UserError(f"dataset: {error}") from None
         if names and self.label == LABEL:
             raise UserError(
                 f"dataset.label: {names_file} names other files than the published ones; give "
@@ -245,10 +255,9 @@ def _annotated(folder: Path, classes: Sequence[str]) -> dict[str, list[str]]:
     """
     table = folder / ANNOTATIONS
     try:
-        lines = read_user_text(table).splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not text"
-        raise UserError(f"dataset: cannot read {table} ({reason}); restore it") from None
+        lines = _read_lines(table, "restore it")
+    except ValueError as error:
+        raise UserError(f"dataset: {error}") from None
     files: dict[str, list[str]] = {name: [] for name in classes}
     for n, line in enumerate(lines, start=1):
         file, name, *_ = [*line.split(), "", ""]
