@@ -120,11 +120,24 @@ def test_the_caption_says_how_they_differ(
     assert f"**{name}** {ours} / {theirs}" in table_of(blocks).caption[0]
 
 
-def test_a_method_and_its_form_for_other_epochs_are_two_lines(tmp_path: Path) -> None:
+@pytest.mark.parametrize("other", ["plain", "plain@2"])
+def test_forms_of_a_method_for_other_epochs_have_a_line_each(tmp_path: Path, other: str) -> None:
     """Then the published one belongs to the method itself."""
-    changed = task_bundle(tmp_path, **FIELDS | {"methods": ["plain", "plain@both", "refilled"]})
-    numbers = {row[0].text: row[5].text for row in paper_form(changed, lambda row, column: "").rows}
-    assert (numbers["Student"], numbers["Student, epochs of both stages"]) == ("76.04", DASH)
+    changed = task_bundle(tmp_path, **FIELDS | {"methods": [other, "plain@both", "refilled"]})
+    rows = {row[0].text: row for row in paper_form(changed, lambda row, column: "").rows}
+    both = rows["Student, epochs of both stages"]
+    assert (rows["Student"][5].text, both[5].text) == ("76.04", DASH)
+    assert (rows["Student"][1].text != DASH) == (other == "plain") and both[1].text != DASH
+    assert sum(name.startswith("Student") for name in rows) == 2 + (other != "plain")
+
+
+def test_published_networks_may_have_names_without_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text("source,row,metric,protocol,of,wrn\nme,KD,test,last,kd@both,50\n")
+    table = paper_form(
+        task_bundle(tmp_path, **FIELDS | {"paper_table": str(path)}), lambda row, column: ""
+    )
+    assert table.head[0] == "" and table.head[-1] == "theirs wrn"
 
 
 def test_claims_have_a_verdict_in_each_column_and_nothing_is_confirmed_once(

@@ -171,11 +171,12 @@ def _lines(bundle: Bundle) -> list[_Line]:
 def _final(bundle: Bundle, method: str) -> Quantity:
     """Return the quantity of a method's last accuracy.
 
-    A method that trains for other epochs stands for the method itself if that is not trained here;
-    the caption names the epochs.
+    The only form of a method, if it trains for other epochs, stands for the method itself; the
+    caption names the epochs.
     """
     base = method.partition(AT)[0]
-    return Quantity(method if base in bundle.settings.methods else base)
+    forms = [m for m in bundle.settings.methods if m.partition(AT)[0] == base]
+    return Quantity(base if len(forms) == 1 else method)
 
 
 def _networks(bundle: Bundle, lines: Sequence[_Line]) -> list[str]:
@@ -187,11 +188,11 @@ def _networks(bundle: Bundle, lines: Sequence[_Line]) -> list[str]:
 def _heads(bundle: Bundle, networks: Sequence[str]) -> tuple[str, list[str]]:
     """Return the heading of the lines and of each number: "(depth, width)", "ours (16,2)", ..
 
-    Networks of several families have their whole label.
+    Networks of several families, or without numbers, have their whole label.
     """
     labels = [(OURS, column.student) for column in columns_of(bundle)]
     labels += [(THEIRS, network) for network in networks]
-    if len({label.partition("-")[0] for _, label in labels}) > 1:
+    if len({label.partition("-")[:2] for _, label in labels}) > 1:
         return "", [f"{side} {label}" for side, label in labels]
     sizes = [(side, label.split("-")[1:]) for side, label in labels]
     corner = FAMILIES[bundle.experiment["students"][0]["network"]].size
