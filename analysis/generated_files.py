@@ -103,7 +103,7 @@ def make_tables(
     if print_only:
         return 0
     outputs = _outputs(bundles) | fresh
-    changed = {p: text for p, text in outputs.items() if not p.exists() or p.read_text() != text}
+    changed = {p: text for p, text in outputs.items() if _stored(p) != text}
     stale = sorted({*RESULTS.glob(f"{CURVES}/*/*.svg")} - outputs.keys())
     if check:
         return _report_differences(changed, stale)
@@ -218,11 +218,16 @@ def check_owner(path: Path, text: str, other: str | None) -> None:
         )
 
 
+def _stored(path: Path) -> str | None:
+    """Return the text of a generated file, which may be damaged; None if it is missing."""
+    return path.read_text(encoding="utf-8", errors="replace") if path.exists() else None
+
+
 def _report_differences(changed: dict[Path, str], stale: list[Path]) -> int:
     for path in stale:
         print(f"{path}: belongs to no number any more")
     for path, text in changed.items():
-        old = path.read_text().splitlines() if path.exists() else []
+        old = (_stored(path) or "").splitlines()
         diff = difflib.unified_diff(old, text.splitlines(), str(path), "from the results", n=0)
         print("\n".join(list(diff)[:40]))
     differ = bool(changed or stale)

@@ -153,8 +153,9 @@ def test_tables_writes_the_curves_and_check_finds_stale_ones(
     assert "/ " in page.split("### KD")[1].split("<details>")[1].split("</details>")[0]
     written = kd.read_text()
     other = kd.with_name("gone.svg")
-    for path, text in ((kd, written.replace("M0 ", "M0 1")), (kd, ""), (other, written)):
-        path.write_text(text)
+    changed = written.replace("M0 ", "M0 1")
+    for path, data in ((kd, changed.encode()), (kd, bytes([255])), (other, written.encode())):
+        path.write_bytes(data)
         capsys.readouterr()
         assert main(["tables", "--check"]) == 1 and str(path) in capsys.readouterr().out
         assert main(["tables"]) == 0 and main(["tables", "--check"]) == 0

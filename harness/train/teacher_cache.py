@@ -6,8 +6,8 @@ the embeddings of epoch 12, KEY everything that their last digit depends on.
 
 A file is an array of embeddings, and a digest per batch, which covers its key, pass and place, too.
 A batch whose digest is missing or wrong is computed by the process that needs it, under a lock that
-ends with the process. So kills, torn
-writes and several cells at once need no repair, and no incomplete output is ever used.
+ends with the process. So kills, torn writes and several cells at once need no repair, and no
+incomplete output is ever used.
 """
 
 from __future__ import annotations
