@@ -33,7 +33,7 @@ from helpers import (
 from harness.cli import main
 from harness.common.errors import UserError
 from harness.experiment.file import read
-from harness.run import session
+from harness.run import grid, session
 from harness.run.grid import plan_of
 from harness.store import Store
 from harness.track import asking
@@ -167,6 +167,21 @@ def test_training_does_not_wait_for_a_server_that_says_nothing(monkeypatch: Patc
     assert sync.is_alive() and not tracker.is_open
     tracker.may_answer.set()
     sync.finish(lambda: None)
+
+
+def test_the_first_line_does_not_wait_for_a_server(
+    database: Path, monkeypatch: Patch, capsys: Output
+) -> None:
+    runner = SimpleNamespace(capacity=1, warm_up=lambda: None, close=lambda: None)
+    file = write_experiment(database.parent / "tiny.yaml", methods=["plain"])
+    monkeypatch.setattr(grid, "make_executor", lambda *_: runner)
+
+    def refuse(*_: object) -> None:
+        raise UserError("no server")
+
+    monkeypatch.setattr(grid, "start_tracking", refuse)
+    assert main(["run", str(file), "--store", str(database.parent / "runs"), *QUICK]) == 2
+    assert "1 to train with 1 jobs" in capsys.readouterr().out
 
 
 def test_our_own_work_is_not_the_servers_silence(tmp_path: Path, capsys: Output) -> None:

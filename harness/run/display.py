@@ -28,6 +28,17 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def print_table(table: Table) -> None:
+    """Print a table in the terminal's width, or wider if a word would be cut."""
+    for column in table.columns:
+        words = " ".join(map(str, (column.header, *column.cells))).split()
+        column.min_width = max(map(len, words), default=0)
+    console = Console()
+    unlimited = console.options.update(max_width=10**6)
+    console.width = max(console.width, table.__rich_measure__(console, unlimited).minimum)
+    console.print(table, crop=False)
+
+
 class Pace:
     """An estimate of the time left, from the epochs of this run.
 

@@ -86,14 +86,14 @@ def run_experiment(
     runner.warm_up()
     with stoppable() as stops, contextlib.closing(runner):
         status = OK
+        print(
+            f"{experiment.name}: {n_cells} cells, {n_cached} done before, "
+            f"{n_cells - n_cached} to train with {runner.capacity} jobs{where}",
+            flush=True,
+        )
+        print_remarks(experiment, dataset)
         syncs = start_tracking(tracker, *mirrors)
         try:
-            print(
-                f"{experiment.name}: {n_cells} cells, {n_cached} done before, "
-                f"{n_cells - n_cached} to train with {runner.capacity} jobs{where}",
-                flush=True,
-            )
-            print_remarks(experiment, dataset)
             with make_display(progress, options.no_bar) as display:
                 for_cells = CellOptions.on_this_machine(
                     experiment, options.n_workers, options.teacher_cache

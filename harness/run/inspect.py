@@ -7,7 +7,6 @@ import json
 import time
 from pathlib import Path
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -18,7 +17,7 @@ from harness.execute.local import threads_for
 from harness.execute.scheduler import begin
 from harness.experiment.experiment import Experiment
 from harness.plan import Plan, make_plan, task_views, trains_on_validation
-from harness.run.display import duration
+from harness.run.display import duration, print_table
 from harness.run.options import RunOptions
 from harness.store import CellDir, Store
 from harness.store.cell_files import Damaged, check_identity, read_description
@@ -58,7 +57,7 @@ def print_plan(experiment: Experiment, options: RunOptions, measure: bool = True
         epochs[done] += n
         name = " = ".join(e.name for e in plan.entries_of(fingerprint))
         table.add_row(fingerprint[:12], name, str(n), "done" if done else "to train")
-    Console().print(table)
+    print_table(table)
     print_data(dataset)
     print_tasks(experiment, dataset)
     print_remarks(experiment, dataset)
@@ -131,7 +130,7 @@ def print_status(plan: Plan, root: Path) -> None:
             state, epochs = f"damaged: {error.path.name} {error.what}", "?"
         of = f"{epochs}/{cell.epochs}"
         table.add_row(fingerprint[:12], plan.name_of(fingerprint), of, escape(state))
-    Console().print(table)
+    print_table(table)
     if n_unchecked:
         print(
             f"{n_unchecked} of {len(plan.cells)} cells are unchecked: an earlier version trained "
