@@ -273,9 +273,9 @@ def test_predict_writes_csv(project: Path, digits: Dataset, tmp_path: Path, caps
     line = said(capsys, "predict", cell, folder, str(paths[0]), "--out", str(out))
     assert line == f"31 predictions in {out}\n"
     assert out.read_text().startswith(text)
-    odd = shutil.copy(paths[0], tmp_path / os.fsdecode(b"\xff.png"))
+    odd = shutil.copy(paths[0], tmp_path / os.fsdecode(b"\x1b\xff.png"))
     said(capsys, "predict", cell, str(odd), "--out", str(out))
-    assert "\\udcff.png," in out.read_text()
+    assert "\\x1b\\udcff.png," in out.read_text()
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,14 @@ from harness.common.locks import locked
 from harness.plan import Plan
 from harness.store import CellDir, Store
 from harness.track.asking import Asking
-from harness.track.run_fields import epoch_metrics, final_metrics, main_entry, status_of, tags_of
+from harness.track.run_fields import (
+    end_of,
+    epoch_metrics,
+    final_metrics,
+    main_entry,
+    status_of,
+    tags_of,
+)
 from harness.track.sync_state import (
     NOTHING_SENT,
     SyncState,
@@ -215,7 +222,7 @@ class Mirror(Asking):
             if status == "FINISHED":
                 manifest = directory.manifest
                 final = final_metrics(self.plan, fingerprint, manifest)
-                results = EpochMetrics(manifest.epochs, events[-1]["time"], final)
+                results = EpochMetrics(manifest.epochs, end_of(events), final)
             with self.asking():
                 self.sink.end(run, status, results)
         sent = SyncState(started=str(started), lines=len(events), status=status)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.common.metrics import NCM, TEST_ACCURACY, TEST_NCM, logged_name
@@ -24,6 +24,14 @@ def status_of(directory: CellDir) -> str:
         return "RUNNING"
     events = directory.events()
     return "FAILED" if events and events[-1]["event"] == "failed" else "KILLED"
+
+
+def end_of(events: Sequence[Mapping[str, Any]]) -> float:
+    """Return when a training's last event was, in seconds since 1970.
+
+    If the clock was set back meanwhile, this is its highest time: no run ends before it starts.
+    """
+    return max(float(event["time"]) for event in events)
 
 
 def main_entry(plan: Plan, fingerprint: str) -> TableEntry:

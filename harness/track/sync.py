@@ -22,7 +22,7 @@ from harness.track.client import PARENT, Connection, log_params, mlflow_name, so
 from harness.track.environment import DEFAULT_URI
 from harness.track.grid_run import SummaryBuilder, find_grid_run, publish_summary
 from harness.track.lost_runs import find_lost
-from harness.track.run_fields import status_of
+from harness.track.run_fields import end_of, status_of
 from harness.track.sync_state import (
     NOTHING_SENT,
     SYNC_FILE,
@@ -146,7 +146,7 @@ class Tracker:
     def _ended(self) -> int:
         """When the last cell ended, in milliseconds since 1970."""
         journals = (self.store.directory(f).events() for f in self.plan.cells)
-        return max(int(events[-1]["time"] * 1000) for events in journals if events)
+        return max(int(end_of(events) * 1000) for events in journals if events)
 
     @property
     def is_summary_published(self) -> bool:
@@ -208,7 +208,7 @@ class Tracker:
         directory = self.store.directory(fingerprint)
         status = status_of(directory)  # before the events: it may end meanwhile
         events = current_training(directory)
-        started, end = str(events[0]["time"]), int(events[-1]["time"] * 1000)
+        started, end = str(events[0]["time"]), int(end_of(events) * 1000)
         sent = self.sent(directory)
         if sent.started != started:
             sent = NOTHING_SENT

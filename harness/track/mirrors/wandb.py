@@ -86,7 +86,7 @@ class WandB(Sink):
         """Log further epochs; the training's own time is one of the numbers."""
         opened = self._opened(run)
         for epoch, when, metrics in epochs:
-            opened.log({**metrics, "time": when - run.started}, step=epoch)
+            opened.log({**metrics, "time": max(0.0, when - run.started)}, step=epoch)
 
     def end(self, run: Run, status: str, results: EpochMetrics | None) -> None:
         """Write the status and the results into the run's summary, and finish the run."""
