@@ -110,7 +110,7 @@ def check_nothing_lost(path: Path, text: str) -> str:
     try:
         old = read_bundle(path)
     except UserError:
-        return ""  # none yet, or none that can be read
+        return f"{path}: replaces a bundle that cannot be read" if path.exists() else ""
     new = read_bundle(path, text)
     if other := other_settings(new, old):
         return f"{path}: replaces runs of other settings ({', '.join(other)})"

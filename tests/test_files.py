@@ -110,7 +110,7 @@ def test_a_disk_without_locks_is_written_to(tmp_path: Path, monkeypatch: Patch) 
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr("fcntl.flock", no_locks)
-    write_atomically(tmp_path / "x", b"new")
+    write_atomically(tmp_path / "x", b"new", like=tmp_path / "just removed")
     assert (tmp_path / "x").read_bytes() == b"new"
 
 

@@ -10,7 +10,7 @@ from bundles import TASKS, without_training
 from helpers import Output, refusal, snapshot
 
 from harness.analysis.bundle import export
-from harness.analysis.growth import merge
+from harness.analysis.growth import check_nothing_lost, merge
 from harness.cli import main
 from harness.experiment.file import read
 from harness.plan import Plan
@@ -102,6 +102,8 @@ def test_where_both_have_a_run_the_stores_counts(project: Path, capsys: Output) 
     path.write_text(header.replace('"momentum":0.9', '"momentum":0.8') + "".join(lines))
     assert main(command) == 0 and path.read_text() == after
     assert "other settings (optimizer.momentum: 0.8 there" in capsys.readouterr().out
+    path.write_text(header[:-9])
+    assert "cannot be read" in check_nothing_lost(path, after)
 
 
 def test_a_kept_run_has_the_entries_of_the_plan(project: Path) -> None:

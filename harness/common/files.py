@@ -49,7 +49,8 @@ def _write(path: Path, data: bytes, like: Path | None) -> None:
     except FileNotFoundError:
         if not path.parent.is_dir():
             raise
-        return _write(path, data, like)  # swept before it was locked, or where no lock is seen
+        # Swept before it was locked, or where no lock is seen; or `like` has just been removed.
+        return _write(path, data, like if like is not None and like.exists() else None)
     finally:
         temporary.unlink(missing_ok=True)
     folder = os.open(path.parent, os.O_RDONLY)
