@@ -142,7 +142,7 @@ class TinyImageNetOptions(PublishedOptions):
 
     Attributes:
         classes: Which classes: a number of them (the first ones in the order of their identifiers),
-            `every second`, a list of identifiers, or a text file with an identifier in each line.
+            `every second`, a list of identifiers, or a .txt file with an identifier in each line.
         image_size: 64 as published; 32 and 16, means of 2 x 2 and 4 x 4 pixels.
         path: The folder that holds train/ and val/, or the hub's parquet files; by default both are
             looked for in the data root, and else the archive is downloaded. Parquet files may hold
@@ -274,5 +274,5 @@ def _check_count(folder: Path, split: Split, name: str, n: int) -> None:
     if n != PER_CLASS[split]:
         raise UserError(
             f"dataset: {folder} is not whole: class {name} has {n} of {PER_CLASS[split]} {split} "
-            f"images; delete it, then {ARCHIVE.description} is fetched or extracted anew"
+            f"images; restore it, or fetch {ARCHIVE.description} anew"
         )
