@@ -9,6 +9,7 @@ docs/figures/performance/costs.png from what is kept.
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -145,6 +146,7 @@ def draw(kept: list[Record], path: Path) -> None:
 
     from harness.analysis.figures.base import default_settings, pixels
     from harness.analysis.figures.style import STYLES
+    from harness.common.files import write_user_file
 
     names = (LOSS, STEP, EVALUATION, PLAN)
     kinds = [r["machine"]["kind"] for r in kept]
@@ -181,8 +183,9 @@ def draw(kept: list[Record], path: Path) -> None:
             f"{setting['student']} taught by {setting['teacher']}",
             fontsize=10,
         )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pixels(figure).save(path, optimize=True)
+        data = io.BytesIO()
+        pixels(figure).save(data, "PNG", optimize=True)
+        write_user_file(path, data.getvalue())
 
 
 def points_of(kept: list[Record], axis: str) -> list[list[float]]:

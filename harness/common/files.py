@@ -41,7 +41,8 @@ def _write(path: Path, data: bytes, like: Path | None) -> None:
                 status = like.stat()
                 with contextlib.suppress(OSError):  # only root may give a file away
                     os.fchown(file.fileno(), status.st_uid, status.st_gid)
-                shutil.copystat(like, temporary)
+                with contextlib.suppress(OSError):  # some disks have no permissions
+                    shutil.copystat(like, temporary)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
