@@ -238,7 +238,7 @@ def test_a_data_set_is_loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[DigitsOptions, bool]] = []
     real = load
 
-    def counted(options: DigitsOptions, with_test: bool) -> Dataset:
+    def counted(options: DigitsOptions, with_test: bool, **_: bool) -> Dataset:
         calls.append((options, with_test))
         return real(options, with_test)
 

@@ -110,7 +110,7 @@ class Watched:
         return apply(whole, view)
 
 
-def unaugmented(options: Any, with_test: bool = True) -> Dataset:
+def unaugmented(options: Any, with_test: bool = True, **_: bool) -> Dataset:
     """So that a batch shows which images it holds."""
     return replace(load(options, with_test), augmentation=Augmentation(padding=0, flip=False))
 

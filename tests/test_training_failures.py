@@ -173,7 +173,7 @@ def test_model_that_does_not_fit_is_refused(trained: Grid, tmp_path: Path, conte
 def test_any_other_error_is_one_line_in_the_journal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def broken(*_: Any) -> None:
+    def broken(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError("for a test")
 
     monkeypatch.setattr("harness.train.data_request.load", broken)
