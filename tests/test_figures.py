@@ -422,5 +422,6 @@ def test_the_repositorys_bundles_can_be_read() -> None:
     assert len(paths) >= 4
     for path in paths:
         bundle = read_bundle(path)
-        by = {"overlap", "shots"} if bundle.experiment.get("tasks") else {"accuracy", "ncm"}
+        tasks = bundle.settings.tasks
+        by = {"overlap", "shots"} if tasks and len(tasks.all) > 1 else {"accuracy", "ncm"}
         assert by & set(drawable(bundle)[0])

@@ -54,12 +54,12 @@ def test_its_outputs_are_those_of_one_run_without_an_error() -> None:
 def test_the_python_of_the_readme(finished: Path, monkeypatch: Patch, capsys: Output) -> None:
     """On cells that are trained already."""
     (code,) = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.S)
-    definitions, main, body = code.partition('\nif __name__ == "__main__":')
+    definitions, call, body = code.partition("\nrun_experiment(")
     names: dict[str, Any] = {}
     exec(definitions, names)
-    names |= {"EXPERIMENT": read(finished / "experiments" / "tiny.yaml"), "__name__": "__main__"}
+    names |= {"EXPERIMENT": read(finished / "experiments" / "tiny.yaml")}
     monkeypatch.chdir(finished)
     monkeypatch.setitem(names, "run_experiment", lambda *_, **__: None)
-    exec(main + body, names)
+    exec(call + body, names)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 5 and all("'last': " in line for line in lines)

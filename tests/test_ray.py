@@ -184,7 +184,7 @@ def test_files_are_sent_where_a_node_does_not_see_the_store(
     directory = grid.directory("supervised")
     runner = executor()
     runner._probe(grid.store.root)
-    (probe,) = grid.store.root.glob(".ray-*")
+    (probe,) = grid.store.root.glob(".ray.*")
     os.rename(probe, probe.with_suffix(".gone"))
     runner.submit(directory.path)
     assert next_ended(runner) == (directory.path, DONE)
@@ -193,7 +193,7 @@ def test_files_are_sent_where_a_node_does_not_see_the_store(
     assert "does not see" in capsys.readouterr().err
     os.rename(probe.with_suffix(".gone"), probe)
     runner.close()
-    assert not list(grid.store.root.glob(".ray-*"))
+    assert not list(grid.store.root.glob(".ray.*"))
 
 
 @BOTH
@@ -323,7 +323,7 @@ def test_300_cells_leave_nothing_behind(executor: Made, tmp_path: Path, shared: 
     assert not runner._running and all_are_free()
     assert wait_until(lambda: len(references()) < 10), references()
     left = [p.name for p in grid.store.root.iterdir() if not (p / "manifest.json").exists()]
-    assert all(name.startswith(".ray-") for name in left)
+    assert all(name.startswith(".ray.") for name in left)
 
 
 def test_cells_share_a_gpu(cluster: Any, executor: Made, tmp_path: Path, monkeypatch: Any) -> None:

@@ -286,7 +286,7 @@ def stop_after_half(file: Path) -> None:
 
 def fail_in_stage1(file: Path) -> None:
     search = session(file, JournalWriter(broken="stage1"))
-    with pytest.raises(TrialsFailed, match=r"refilled #0.*log\.txt"):
+    with pytest.raises(TrialsFailed, match=r"refilled #0.*: no"):
         search.run()
     states = {s.method: {t.state.name for t in s.trials} for s in search.studies}
     assert states.pop("refilled") == {"RUNNING"}
