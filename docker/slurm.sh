@@ -54,6 +54,17 @@ fail() {
     exit 2
 }
 
+# The exit status of a child, also of one that has ended already; a trapped signal interrupts no more than
+# one `wait`.
+await() {
+    local status
+    while :; do
+        wait "$1"
+        status=$?
+        kill -0 "$1" 2> /dev/null || return "$status"
+    done
+}
+
 # On every node, by srun: folder, bin, arguments of `ray start`. TERM ends all of this Ray, and none
 # of another job's, as `ray stop` would. Under --block Ray ends when one of its processes does.
 on_node() {
@@ -67,10 +78,8 @@ on_node() {
     trap 'kill -TERM "$ray" 2> /dev/null' TERM INT
     "$bin/ray" start --block --temp-dir="$folder" --num-cpus="$(nproc)" "$@" &
     ray=$!
-    while kill -0 "$ray" 2> /dev/null; do
-        wait "$ray"
-        status=$?
-    done
+    await "$ray"
+    status=$?
     rm -rf "$folder"
     return "$status"
 }
@@ -80,7 +89,7 @@ start_on() {
     local node=$1
     shift
     srun --nodes=1 --ntasks=1 --nodelist="$node" --cpus-per-task="$cpus" --export=ALL \
-        bash -c "$(declare -f on_node); on_node \"\$@\"" ray "$folder" "$bin" \
+        bash -c "$(declare -f await on_node); on_node \"\$@\"" ray "$folder" "$bin" \
         --object-store-memory="$objects" "$@" > "$logs/$node.log" 2>&1 &
     steps+=("$!")
     names+=("$node")
@@ -196,10 +205,8 @@ main() {
     "$bin/harness" "$@" --executor ray --ray-address "$address" "${options[@]}" &
     harness=$!
     [ -z "$stopped" ] || kill -TERM "$harness" 2> /dev/null
-    while kill -0 "$harness" 2> /dev/null; do
-        wait "$harness"
-        status=$?
-    done
+    await "$harness"
+    status=$?
     stop_ray
     case "$status" in
     0 | 3 | 130) rm -rf "$logs" ;;

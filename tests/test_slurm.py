@@ -255,6 +255,14 @@ def test_the_status_is_kept_and_a_job_that_is_not_done_can_go_back(job: Job, sta
     assert job.tracks == []
 
 
+def test_a_command_that_ends_at_once_keeps_its_status() -> None:
+    """The shell may have seen it end before the script asks for its status."""
+    (body,) = re.findall(r"^await\(\) \{\n.*?^\}$", Path(SCRIPT).read_text(), re.M | re.S)
+    ended = "(exit 3) & child=$!; while kill -0 $child 2> /dev/null; do sleep 0.05; done"
+    shell = subprocess.run(["bash", "-c", f"{body}\n{ended}; await $child"])
+    assert shell.returncode == 3
+
+
 def test_a_signal_stops_the_command_in_order(job: Job) -> None:
     trapping = (
         "trap 'sleep 0.3; echo harness stopped >> asked; exit 130' TERM\necho harness >> asked"
