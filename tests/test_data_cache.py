@@ -111,9 +111,12 @@ def test_where_locks_do_not_reach_the_first_to_finish_is_used(
 def test_unwritable_data_root(tiny: Path, tmp_path: Path, monkeypatch: Patch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("HARNESS_DATA_ROOT", str(tmp_path / "file" / "data"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     digest = parquet(tiny).digest  # among the temporary files
     monkeypatch.setattr(decode, "read_rgb", no_decoding)
     assert parquet(tiny).digest == digest
+    (tmp_path / f"harness-{os.getuid()}").chmod(0o777)  # others could have put images there
+    wrong(lambda: parquet(tiny), "dataset: ", "--data-root")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "file"))
     wrong(lambda: parquet(tiny), "dataset: ", "--data-root")
 

@@ -209,7 +209,7 @@ def test_a_server_that_trickles_is_not_waited_for(monkeypatch: Patch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         threading.Thread(target=trickle, args=(server,), daemon=True).start()
         client = make_client(f"http://127.0.0.1:{server.getsockname()[1]}")
-        with pytest.raises(TimeoutError, match="no whole answer"):
+        with pytest.raises(TimeoutError, match="no complete answer"):
             client.search_experiments()
         ended.set()
 

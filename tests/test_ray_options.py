@@ -77,7 +77,7 @@ def test_how_many_cells_fit() -> None:
     ("answer", "why"),
     [
         (bytes((0, 0, 0, 4, 0, 0, 0, 0, 0)), None),  # as gRPC begins
-        (b"HTTP/1.1 400 Bad request\r\n\r\n", "something else than Ray"),
+        (b"HTTP/1.1 400 Bad request\r\n\r\n", "something other than Ray"),
         (b"", "does not answer"),
     ],
 )

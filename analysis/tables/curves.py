@@ -33,11 +33,11 @@ DESCRIPTION = (
     "is each method's own, in weighted nats."
 )
 EPOCHS = "Training loss / test accuracy (%) by epoch"  # the title of the table
-MOST_POINTS = 40  # of one curve; a longer one has every second, third, .. epoch
-MOST_EPOCHS = 6  # columns of the table
+MOST_POINTS = 40  # of one curve, besides the first; a longer one has every second, third, .. epoch
+MOST_EPOCHS = 6  # columns of the table, besides the first
 TOP, BOTTOM, LEFT, WIDTH, HEIGHT = 25, 155, 50, 320, 185  # of a panel, in pixels
 UNSCALED, ROUND = 'vector-effect="non-scaling-stroke"', 'stroke-width="4" stroke-linecap="round"'
-TICKS = 5  # at most
+TICKS = 5  # of an axis, about
 
 T = TypeVar("T")
 Point = tuple[int, float]  # epoch, value

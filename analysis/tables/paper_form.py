@@ -30,6 +30,7 @@ from harness.analysis.tables.rows import (
 )
 from harness.common.metrics import NCM, NCM_METRICS, selection_rule_text
 from harness.experiment.claims import Quantity, row_quantity
+from harness.experiment.published import OF
 from harness.experiment.tasks import ALL
 from harness.methods import get_method
 from harness.methods.base import AT
@@ -224,7 +225,7 @@ def _differences(bundle: Bundle, lines: Sequence[_Line]) -> dict[str, tuple[str,
     settings, tasks, paper = bundle.settings, bundle.tasks, _paper(bundle)
     made = made_with(bundle)
     teachers = [
-        name for row in rows for name in paper.networks if row["of"] == TEACHER and row[name]
+        name for row in rows for name in paper.networks if row.get(OF) == TEACHER and row.get(name)
     ]
     epochs = _grouped(
         (epochs_of(bundle, line.ours), line.label(bundle))

@@ -27,7 +27,7 @@ from harness.common.errors import UserError
 from harness.common.files import write_atomically
 from harness.common.locks import locked
 from harness.common.os_errors import describe_os_error
-from harness.common.temporary import remove_temporary, temporary_path
+from harness.common.temporary import remove_temporary, temporary_path, user_folder
 from harness.data.packed import ImageStore, open_store, reopen_store, sealed, with_labels
 from harness.data.root import data_root
 
@@ -97,9 +97,10 @@ def cached_store(source: dict[str, Any], make: Callable[[], Contents]) -> ImageS
 
 def _cache_folders() -> list[Path]:
     """Return the cache in the data root, for all its users, and this user's temporary one."""
-    temporary = Path(tempfile.gettempdir()) / f"harness-cache-{os.getuid()}"
-    is_trusted = not temporary.exists() or temporary.stat().st_uid == os.getuid()
-    return [data_root() / ".cache", *([temporary] if is_trusted else [])]
+    folders = [data_root() / ".cache"]
+    with contextlib.suppress(UserError, OSError):  # others may write there, or nobody can
+        folders.append(user_folder() / "cache")
+    return folders
 
 
 def _writable_cache() -> Path:

@@ -336,12 +336,13 @@ def _apply(directory: CellDir, remedy: Remedy) -> None:
     aside = directory / f"damaged-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
     if remedy.aside:
         aside.mkdir()
-        print(f"{directory.path.name}: the damaged files are now in {aside}")
     for name in dict.fromkeys(remedy.aside):
         if name in remedy.write or (name == PREDICTIONS and remedy.predict):  # until replaced
             write_atomically(aside / name, (directory / name).read_bytes())
         else:
             os.replace(directory / name, aside / name)
+    if remedy.aside:
+        print(f"{directory.path.name}: the damaged files are now in {aside}")
     for name, content in remedy.write.items():
         write_atomically(directory / name, content)
     if remedy.predict:

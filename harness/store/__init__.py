@@ -11,7 +11,7 @@
     options.json       what a training needs to know of this machine, such as the folder of the data
     pause              the epoch after which training pauses (harness tune)
     lease              an flock, held by the process that trains the cell and released by its death
-    journal.jsonl      append-only, fsynced, a checksum a line: start, epoch, failed, end
+    journal.jsonl      append-only, fsynced, checksum per line: start, epoch, failed, end
     checkpoint.pt      to resume from the last epoch; deleted when the cell is done
     checkpoint.sha256  its digest, newest first (two lines while it is being replaced)
     model.pt           the selected weights, in the format of the published checkpoints

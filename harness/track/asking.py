@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-ANSWER_SECONDS = 120.0  # for a whole answer
+ANSWER_SECONDS = 120.0  # for a complete answer
 
 
 class Asking:
@@ -61,7 +61,7 @@ class BoundedClient:
             value, error = answers.get(timeout=ANSWER_SECONDS)
         except queue.Empty:
             raise TimeoutError(
-                f"no whole answer of {self._address} in {ANSWER_SECONDS:.0f} s"
+                f"no complete answer from {self._address} in {ANSWER_SECONDS:.0f} s"
             ) from None
         if error is not None:
             raise error

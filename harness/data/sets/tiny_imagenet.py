@@ -99,7 +99,7 @@ def _choose_classes(value: Any) -> tuple[str, ...]:
     if isinstance(value, str | Path):
         value = _read_identifiers(
             Path(os.path.expanduser(value)),
-            f"give a number of classes, {EVERY_SECOND!r}, a list of identifiers, or a text file "
+            f"give a number of classes, {EVERY_SECOND!r}, a list of identifiers, or a .txt file "
             "with one of them in each line",
         )
     if isinstance(value, int) and not isinstance(value, bool):
@@ -108,14 +108,14 @@ def _choose_classes(value: Any) -> tuple[str, ...]:
         return CLASSES[:value]
     if not isinstance(value, list | tuple):
         raise ValueError(
-            f"expected a number of classes, {EVERY_SECOND!r}, a list of identifiers or a text file"
+            f"expected a number of classes, {EVERY_SECOND!r}, a list of identifiers or a .txt file"
         )
     names = [str(name) for name in value]
     for name in names:
         if name not in CLASSES:
-            raise ValueError(f"{name!r} is no class of Tiny ImageNet{nearest(name, CLASSES)}")
+            raise ValueError(f"{name!r} is not a class of Tiny ImageNet{nearest(name, CLASSES)}")
         if names.count(name) > 1:
-            raise ValueError(f"{name} stands twice; remove one")
+            raise ValueError(f"{name} is listed twice; remove one")
     if len(names) < 2:
         raise ValueError("fewer than two classes; add some")
     return tuple(sorted(names))
@@ -263,7 +263,7 @@ def _annotated(folder: Path, classes: Sequence[str]) -> dict[str, list[str]]:
         file, name, *_ = [*line.split(), "", ""]
         if name not in CLASSES:
             raise UserError(
-                f"dataset: {table}, line {n}: {name!r} is no class of Tiny ImageNet; restore it"
+                f"dataset: {table}, line {n}: {name!r} is not a class of Tiny ImageNet; restore it"
             )
         if name in files:
             files[name].append(str(table.parent / "images" / file))

@@ -104,7 +104,7 @@ def check_speaks_ray(address: str) -> None:
         found.sendall(_GREETING)
         answer = found.recv(9)
     if answer[3:4] != bytes([_SETTINGS]):
-        raise OSError(0, "something else than Ray listens there")
+        raise OSError(0, "something other than Ray listens there")
 
 
 Node = Mapping[str, Any]  # as ray.nodes() describes one
