@@ -82,7 +82,7 @@ class _Stopping:
     def __init__(self, n: int) -> None:
         self.n, self.running, self.times = n, list[Path](), list[float]()
 
-    def warm_up(self) -> None: ...
+    def warm_up(self, n: int) -> None: ...
 
     def submit(self, directory: Path) -> None:
         self.running.append(directory)

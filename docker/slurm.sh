@@ -176,6 +176,9 @@ main() {
     # Other users of the machines reach Ray's ports: it takes orders from who has the token alone.
     RAY_AUTH_TOKEN=$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')
     export RAY_AUTH_TOKEN RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0
+    # Its own limits are 30 s, and the cells of a job wait for nobody.
+    export RAY_raylet_start_wait_time_s=$wait_seconds RAY_gcs_server_port_wait_time_s=$wait_seconds
+    export RAY_worker_niceness=${RAY_worker_niceness:-0}
 
     local harness='' stopped=''
     trap 'stopped=1; [ -z "$harness" ] || kill -TERM "$harness" 2> /dev/null' TERM INT

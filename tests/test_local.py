@@ -117,7 +117,7 @@ def test_what_a_terminal_sends_to_all_is_left_to_the_command(
     server = multiprocessing.forkserver._forkserver
     server._stop()
     multiprocessing.resource_tracker._resource_tracker._stop()  # none runs at first
-    executor.warm_up()
+    executor.warm_up(1)
     for number in numbers:  # before it has imported anything
         os.kill(server._forkserver_pid, number)
     executor.submit(cell.path)
@@ -271,7 +271,7 @@ with open(FILE, "w") as file:
 
 def test_a_worker_has_from_the_start_what_it_needs(executor: LocalExecutor, tmp_path: Path) -> None:
     """And Python does not look for garbage among it."""
-    executor.warm_up()
+    executor.warm_up(1)
     code = STARTED.replace("FILE", repr(str(tmp_path / "said")))
     process = executor._context.Process(target=exec, args=(code,))
     process.start()

@@ -172,7 +172,7 @@ def test_training_does_not_wait_for_a_server_that_says_nothing(monkeypatch: Patc
 def test_the_first_line_does_not_wait_for_a_server(
     database: Path, monkeypatch: Patch, capsys: Output
 ) -> None:
-    runner = SimpleNamespace(capacity=1, warm_up=lambda: None, close=lambda: None)
+    runner = SimpleNamespace(capacity=1, warm_up=lambda n: None, close=lambda: None)
     file = write_experiment(database.parent / "tiny.yaml", methods=["plain"])
     monkeypatch.setattr(grid, "make_executor", lambda *_: runner)
 

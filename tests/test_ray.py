@@ -32,7 +32,7 @@ from helpers import (
 )
 from training import RAW, VERSION, Grid, assert_same_result, go, tiny
 
-from harness.common.errors import UserError
+from harness.common.errors import LostError, UserError
 from harness.data import load
 from harness.execute.ray.options import RayOptions
 from harness.execute.scheduler import begin, run
@@ -382,7 +382,7 @@ def test_the_cluster_is_lost(executor: Made, tmp_path: Path) -> None:
     runner.submit(directory.path)
     assert wait_until(lambda: runner.poll(0.1) or directory.epochs())
     ray.kill(runner._mailbox)
-    with pytest.raises(UserError, match=r"^--ray-address: "):
+    with pytest.raises(LostError, match=r"^--ray-address: "):
         next_ended(runner)
     assert directory.is_leased is False and directory.read_checkpoint() is not None
     assert all_are_free()

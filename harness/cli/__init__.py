@@ -108,7 +108,7 @@ def _main(given: list[str], debug: bool) -> int:
         with using_data_root(data_root):
             return _call(given or ["--help"])
     except UserError as error:
-        cause, message = error, str(error)
+        cause, message, status = error, str(error), error.status
     except typer.exceptions.TyperException as error:
         cause, message = error, " ".join(error.format_message().split())
         context = getattr(error, "ctx", None)

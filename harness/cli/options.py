@@ -64,7 +64,11 @@ ExecutorName = Annotated[
 ]
 RayAddress = Annotated[
     Optional[str],
-    typer.Option("--ray-address", help="auto (the default), HOST:PORT or ray://HOST:PORT"),
+    typer.Option("--ray-address", help="auto (default), HOST:PORT, ray://HOST:PORT or local"),
+]
+RayWait = Annotated[
+    Optional[str],
+    typer.Option("--ray-wait", help="wait for a cluster that starts: 90s 5m [3 tries]"),
 ]
 CpusPerCell = Annotated[
     Optional[int],
@@ -109,6 +113,7 @@ def run_options(context: typer.Context, **changes: Any) -> RunOptions:
             cpus=given["cpus_per_cell"],
             gpus=given["gpus_per_cell"],
             no_shared_files=given["no_shared_files"],
+            wait=seconds(given["ray_wait"], "--ray-wait"),
             jobs=given["jobs"],
             device=given["device"],
             jobs_per_device=given["jobs_per_device"],

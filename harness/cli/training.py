@@ -25,6 +25,7 @@ from harness.cli.options import (
     NoBar,
     NoSharedFiles,
     RayAddress,
+    RayWait,
     Set,
     Storage,
     StoreOption,
@@ -93,6 +94,7 @@ def run(
     cpus_per_cell: CpusPerCell = None,
     gpus_per_cell: GpusPerCell = None,
     no_shared_files: NoSharedFiles = False,
+    ray_wait: RayWait = None,
     tracker: Trackers = None,
 ) -> None:
     """Train every cell that is not done, and log all of them to MLflow."""
@@ -127,6 +129,7 @@ def tune(
     cpus_per_cell: CpusPerCell = None,
     gpus_per_cell: GpusPerCell = None,
     no_shared_files: NoSharedFiles = False,
+    ray_wait: RayWait = None,
 ) -> None:
     """Tune each method on the validation split with Optuna, then write NAME.tuned.yaml."""
     from harness.analysis.tuning import draw

@@ -9,6 +9,7 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from harness.common.exit_status import FAILED, WRONG_USE
 from harness.common.names import printable
 from harness.common.os_errors import describe_os_error
 from harness.common.redaction import redacted
@@ -31,10 +32,21 @@ class UserError(Exception):
     """Wrong input, which the command line prints as one line on stderr before it exits with 2.
 
     Whatever the message quotes from a file or a name cannot break the line, and is printable.
+
+    Attributes:
+        status: The command's exit status.
     """
+
+    status = WRONG_USE
 
     def __init__(self, message: object = "") -> None:
         super().__init__(printable(message))
+
+
+class LostError(UserError):
+    """Something went away while the command used it; what is done stays, and it exits with 1."""
+
+    status = FAILED
 
 
 def one_line(error: BaseException) -> str:

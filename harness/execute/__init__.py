@@ -20,8 +20,8 @@ class Executor(Protocol):
         """The number of cells that can run at once, now."""
         ...
 
-    def warm_up(self) -> None:
-        """Start slow preparations while the caller does something else."""
+    def warm_up(self, n: int) -> None:
+        """Start slow preparations for `n` cells while the caller does something else."""
         ...
 
     def submit(self, directory: Path) -> None:

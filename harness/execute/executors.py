@@ -20,6 +20,7 @@ def cluster_of(
     cpus: int | None,
     gpus: float | None,
     no_shared_files: bool,
+    wait: float | None,
     jobs: int | None,
     device: str,
     jobs_per_device: int | None = None,
@@ -39,6 +40,7 @@ def cluster_of(
             "--cpus-per-cell": cpus is not None,
             "--gpus-per-cell": gpus is not None,
             "--no-shared-files": no_shared_files,
+            "--ray-wait": wait is not None,
         }
         if field := next((field for field, given in is_given.items() if given), None):
             raise UserError(f"{field}: belongs to --executor ray; give that, too, or leave it out")
@@ -63,6 +65,7 @@ def cluster_of(
         device="cuda" if gpus else "cpu",
         limit=jobs,
         shared_files=not no_shared_files,
+        wait=wait,
     )
 
 

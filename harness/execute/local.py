@@ -204,7 +204,7 @@ class LocalExecutor:
     def _busy(self) -> dict[int, Worker]:
         return {i: worker for i, worker in self._workers.items() if worker.directory is not None}
 
-    def warm_up(self) -> None:
+    def warm_up(self, n: int) -> None:
         """Start importing torch in the server while the caller does something else.
 
         Raises:

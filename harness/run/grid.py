@@ -83,7 +83,7 @@ def run_experiment(
         if network.pretrained:  # before anything trains
             load_pretrained(network.build(2), network.pretrained)
     runner = make_executor(options.cluster, slots, code_version_or_warn())
-    runner.warm_up()
+    runner.warm_up(n_cells - n_cached)
     with stoppable() as stops, contextlib.closing(runner):
         status = OK
         print(

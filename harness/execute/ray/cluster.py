@@ -14,18 +14,33 @@ from harness.common.errors import UserError, one_line
 from harness.execute.local import ENVIRONMENT
 from harness.execute.ray.options import RayOptions
 
-TRIES, WAIT_SECONDS = 3, 2.0
+TRIES, PAUSE_SECONDS = 3, 2.0
 CONNECT_SECONDS = 5.0
+LOST_SECONDS = 30.0  # without an answer; after 60 Ray would end this process
+START_SECONDS = 120.0  # that Ray's parts may take to start, at least; its own limits are shorter
 INSTALL = "pip install 'ray[client]>=2.40' (the extra `ray` of this package)"
 
 
-def import_ray() -> Any:
-    """Return the module `ray`.
+def import_ray(wait: float | None = None) -> Any:
+    """Return the module `ray`, set up for a command; `wait` as in RayOptions.
+
+    What the user has set stays.
 
     Raises:
         UserError: It is not installed.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    seconds = str(int(max(START_SECONDS, wait or 0.0)))
+    variables = {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # How long Ray waits for its parts: 30 s are too few on a busy machine.
+        "RAY_raylet_start_wait_time_s": seconds,
+        "RAY_gcs_server_port_wait_time_s": seconds,
+        "RAY_worker_register_timeout_seconds": seconds,
+        # With the address `local`, Ray's processes are this command's: they wait for nobody.
+        "RAY_worker_niceness": "0",
+    }
+    for name, value in variables.items():
+        os.environ.setdefault(name, value)
     try:
         import ray
     except ImportError as error:
@@ -33,14 +48,14 @@ def import_ray() -> Any:
     return ray
 
 
-def connect(ray: Any, address: str) -> bool:
+def connect(ray: Any, address: str, wait: float | None = None) -> bool:
     """Join a cluster. Tasks run this process's code, which is sent with the job.
 
     Returns:
         Whether the process joined now; False if it had before.
 
     Raises:
-        UserError: No Ray answers there after some tries, or it refuses.
+        UserError: No Ray answers there after some tries, and `wait` seconds, or it refuses.
     """
     if ray.is_initialized():
         return False
@@ -48,34 +63,54 @@ def connect(ray: Any, address: str) -> bool:
 
     variables = {name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()}
     code = {"py_modules": [str(Path(__file__).parents[2])], "excludes": ["**/__pycache__/**"]}
-    for number in range(TRIES):
-        if number:
-            time.sleep(WAIT_SECONDS)
+    begin, n_tries = time.monotonic(), 0
+    where = address
+    while n_tries < TRIES or time.monotonic() < begin + (wait or 0.0):
+        if n_tries:
+            time.sleep(PAUSE_SECONDS)
+        n_tries += 1
         try:
-            check_speaks_ray(address)
+            where = find_cluster(ray, address)
+            check_speaks_ray(where)
             ray.init(
-                address=address,
+                address=where,
                 runtime_env={**code, "env_vars": variables},
                 logging_level=logging.ERROR,
                 log_to_driver=False,
             )
             return True
+        except UserError:
+            raise
         except ImportError as error:  # ray:// needs more packages than Ray
             raise UserError(f"--ray-address: {one_line(error)}; {INSTALL}") from None
         except TimeoutError:
             reason = "what listens there does not answer"
         except OSError as error:  # a ConnectionError is one
             reason = error.strerror or one_line(error)
-        except (RuntimeError, ValueError) as error:  # another release of Ray or Python, no address
-            raise _no_cluster(address, one_line(error)) from None
-    raise _no_cluster(address, f"{TRIES} tries, the last: {reason}")
+        except Exception as error:  # another release of Ray or Python; a start that took too long
+            raise _no_cluster(address, where, one_line(error)) from None
+    raise _no_cluster(address, where, f"{n_tries} tries, the last: {reason}")
 
 
-def _no_cluster(address: str, why: str) -> UserError:
+def _no_cluster(address: str, where: str, why: str) -> UserError:
+    named = address if where == address else f"{where} ({address})"
     return UserError(
-        f"--ray-address: no Ray cluster at {address} that can be used ({why}); start one with "
-        "`ray start --head`, or give the address of one; nothing was started"
+        f"--ray-address: no Ray cluster at {named} that can be used ({why}); start one with "
+        "`ray start --head`, give the address of one, or more time with --ray-wait; nothing was "
+        "started"
     )
+
+
+def find_cluster(ray: Any, address: str) -> str:
+    """Return the address that `auto` stands for, or the address itself.
+
+    Raises:
+        ConnectionError: There is no cluster on this machine.
+    """
+    if address != "auto":
+        return address
+    services = ray._private.services  # which knows where `ray start` notes addresses
+    return str(services.get_ray_address_from_environment("auto", None))
 
 
 # What a client of HTTP/2, and so of Ray, sends first; a server answers with its settings.
@@ -95,7 +130,7 @@ def check_speaks_ray(address: str) -> None:
         if (":" not in address and address not in ("auto", "local")) or address.startswith("http"):
             raise UserError(
                 f"--ray-address: {address!r} is no address of a Ray cluster; write HOST:PORT, "
-                "ray://HOST:PORT or auto"
+                "ray://HOST:PORT, auto or local"
             )
         return
     with socket.create_connection((match[1], int(match[2])), timeout=CONNECT_SECONDS) as found:
@@ -105,6 +140,33 @@ def check_speaks_ray(address: str) -> None:
         answer = found.recv(9)
     if answer[3:4] != bytes([_SETTINGS]):
         raise OSError(0, "something other than Ray listens there")
+
+
+class Watch:
+    """Whether a cluster that this process has joined still answers.
+
+    Asking Ray itself would block, and it would end this process after a minute.
+    """
+
+    def __init__(self, ray: Any, address: str) -> None:
+        through_client = address.startswith("ray://")
+        self._address = address if through_client else ray.get_runtime_context().gcs_address
+        self._answered = time.monotonic()
+
+    def is_there(self) -> bool:
+        """Return whether the cluster answers now.
+
+        Raises:
+            OSError: It has not answered for `LOST_SECONDS`.
+        """
+        try:
+            check_speaks_ray(self._address)
+        except OSError:
+            if time.monotonic() > self._answered + LOST_SECONDS:
+                raise
+            return False
+        self._answered = time.monotonic()
+        return True
 
 
 Node = Mapping[str, Any]  # as ray.nodes() describes one

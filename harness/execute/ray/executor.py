@@ -19,12 +19,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-from harness.common.errors import UserError, one_line
+from harness.common.errors import LostError, UserError, one_line
 from harness.common.locks import lock_file
+from harness.common.os_errors import describe_os_error
 from harness.common.provenance import CodeVersion
 from harness.common.signals import uninterrupted
 from harness.common.temporary import temporary_path
+from harness.execute.ray import node
 from harness.execute.ray.cluster import (
+    Watch,
     check_room,
     connect,
     import_ray,
@@ -32,7 +35,6 @@ from harness.execute.ray.cluster import (
     resources_of,
 )
 from harness.execute.ray.datasets import DatasetRef, pack
-from harness.execute.ray.node import CellPayload, Job, Mailbox, Report, train_on_node
 from harness.execute.ray.options import RayOptions
 from harness.execute.ray.transfer import OWN_FILES, UPSTREAM_FILES, apply_write, read_files
 from harness.store import Busy, CellDir
@@ -86,9 +88,9 @@ class RayExecutor:
         Raises:
             UserError: Ray is not installed, there is no cluster, or no node has room for a cell.
         """
-        self._ray = ray = import_ray()
+        self._ray = ray = import_ray(options.wait)
         self._options, self._version, self._body = options, version, body
-        self._joined = connect(ray, options.address)
+        self._joined = connect(ray, options.address, options.wait)
         self._running: dict[Any, RunningCell] = {}  # by the references of their tasks
         self._ended: list[tuple[Path, int]] = []
         self._sends_files = not options.shared_files
@@ -105,12 +107,9 @@ class RayExecutor:
             self.close()
             raise
         self._capacity, self._measured = self._capacity_of(resources), time.monotonic()
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as On
-
-        here = On(ray.get_runtime_context().get_node_id(), soft=False)
-        self._mailbox = ray.remote(Mailbox).options(num_cpus=0, scheduling_strategy=here).remote()
-        needs = {"num_cpus": options.cpus, "num_gpus": options.gpus}
-        self._task = ray.remote(train_on_node).options(max_retries=0, **needs)
+        self._watch = Watch(ray, options.address)
+        self._needs = {"num_cpus": options.cpus, "num_gpus": options.gpus, "max_retries": 0}
+        self._task = ray.remote(node.train_on_node).options(**self._needs)
 
     # -- the protocol ------------------------------------------------------------------------------
 
@@ -119,6 +118,8 @@ class RayExecutor:
         """The number of cells that fit on the cluster now: nodes come and go."""
         if time.monotonic() - self._measured > SIZE_SECONDS:
             with self._connected():
+                if not self._watch.is_there():
+                    return self._capacity
                 self._capacity = self._capacity_of(resources_of(self._ray.nodes()))
             self._measured = time.monotonic()
             if not self._capacity:
@@ -129,13 +130,18 @@ class RayExecutor:
         n = n_cells_that_fit(resources, self._options.cpus, self._options.gpus)
         return n if self._options.limit is None else min(n, self._options.limit)
 
-    def warm_up(self) -> None:
-        """Do nothing: Ray starts a process for the first cell."""
+    def warm_up(self, n: int) -> None:
+        """Let processes on the nodes import torch; those with a GPU serve one task only."""
+        if not self._options.gpus:
+            task = self._ray.remote(node.import_training).options(**self._needs)
+            for _ in range(min(n, self._capacity)):
+                task.remote()
 
     def submit(self, directory: Path) -> None:
         """Submit a cell as a task."""
-        with uninterrupted():
-            self._begin(RunningCell(CellDir(directory)))
+        cell = RunningCell(CellDir(directory))
+        with uninterrupted(), self._failing(cell):
+            self._begin(cell)
 
     def poll(self, timeout: float) -> list[tuple[Path, int]]:
         """Wait for a cell to end; see `Executor.poll`."""
@@ -183,19 +189,35 @@ class RayExecutor:
         """Run a block that needs the cluster.
 
         Raises:
-            UserError: The cluster, or the mailbox next to this process, no longer answers.
+            LostError: The cluster, or the mailbox next to this process, no longer answers.
         """
         try:
             yield
-        except (ConnectionError, self._ray.exceptions.RayActorError) as error:
+        except (OSError, self._ray.exceptions.RayActorError) as error:
             for ref in self._running:
                 with contextlib.suppress(Exception):
                     self._ray.cancel(ref, force=True, recursive=False)
             self._forget()
-            raise UserError(
+            raise LostError(
                 f"--ray-address: lost the Ray cluster at {self._options.address} "
                 f"({one_line(error)}); rerun the command to resume"
             ) from None
+
+    @contextlib.contextmanager
+    def _failing(self, cell: RunningCell) -> Iterator[None]:
+        """Run a block, and end the cell if its files cannot be used; the other cells go on."""
+        errors = self._ray.exceptions
+        try:
+            yield
+        except ConnectionError:
+            raise
+        except Damaged as error:
+            _log(cell.directory, f"error: {error}\n".encode())
+            self._fail(cell, str(error), WRONG_INPUT)
+        except OSError as error:
+            self._fail(cell, describe_os_error(error, cell.directory.path))
+        except (errors.ObjectStoreFullError, errors.OutOfDiskError) as error:
+            self._fail(cell, f"Ray's object store is full: {one_line(error)}")
 
     # -- the course of a cell ----------------------------------------------------------------------
 
@@ -205,9 +227,6 @@ class RayExecutor:
             payload = self._payload(cell) if self._sends_files else None
         except Busy:
             self._end(cell, BUSY)
-        except Damaged as error:
-            _log(directory, f"error: {error}\n".encode())
-            self._end(cell, WRONG_INPUT)
         except UserError as error:
             self._fail(cell, str(error), WRONG_INPUT)
         else:
@@ -217,12 +236,14 @@ class RayExecutor:
             path = Path(os.path.abspath(directory.path))
             probe = self._probe(path.parent)
             options = self._options
-            job = Job(path, options.device, options.cpus, self._version, probe, payload)
+            job = node.Job(path, options.device, options.cpus, self._version, probe, payload)
             cell.sender = payload.sender if payload else ""
+            if payload and self._mailbox is None:
+                self._mailbox = node.make_mailbox(self._ray)
             cell.ref = self._task.remote(job, self._mailbox, self._body)
             self._running[cell.ref] = cell
 
-    def _payload(self, cell: RunningCell) -> CellPayload:
+    def _payload(self, cell: RunningCell) -> node.CellPayload:
         """Return the files that a node needs to train the cell, and hold its lease from now on.
 
         Raises:
@@ -243,7 +264,7 @@ class RayExecutor:
         if cell.lacks_data and request not in self._datasets:
             self._datasets[request] = pack(request.load(), self._ray.put)
         files = read_files(directory, OWN_FILES)
-        return CellPayload(files, upstream, secrets.token_hex(8), self._datasets.get(request))
+        return node.CellPayload(files, upstream, secrets.token_hex(8), self._datasets.get(request))
 
     def _model(self, source: CellDir) -> Any:
         """Return a reference to the files of an upstream cell."""
@@ -282,7 +303,9 @@ class RayExecutor:
         with uninterrupted():
             self._receive()
             for ref in ready:
-                self._finish_task(self._running.pop(ref), restart)
+                cell = self._running.pop(ref)
+                with self._failing(cell):
+                    self._finish_task(cell, restart)
 
     def _receive(self) -> None:
         """Write into the store what sent cells have written.
@@ -309,7 +332,7 @@ class RayExecutor:
             self._fail(cell, f"cannot be written to the store: {cell.problem}")
             return
         try:
-            report: Report = self._ray.get(cell.ref)
+            report: node.Report = self._ray.get(cell.ref)
         except errors.TaskCancelledError:
             self._end(cell, STOPPED)
         except (errors.RayTaskError, errors.RuntimeEnvSetupError) as error:
@@ -325,7 +348,7 @@ class RayExecutor:
             else:
                 self._end(cell, STOPPED if report.lacks else report.status)
 
-    def _provide(self, cell: RunningCell, report: Report) -> None:
+    def _provide(self, cell: RunningCell, report: node.Report) -> None:
         """Send from now on what a node has reported that it lacks."""
         if report.lacks == "data":
             cell.lacks_data = True
@@ -348,10 +371,14 @@ class RayExecutor:
             self._fail(cell, f"lost {MOST_LOSSES} times without an epoch between: {why}")
 
     def _fail(self, cell: RunningCell, why: str, status: int = FAILED) -> None:
-        """End a cell, with the reason in its journal unless a lost task still holds the lease."""
+        """End a cell, with the reason in its journal.
+
+        A damaged journal stays as it is, and so does that of a lost task that holds the lease.
+        """
         with contextlib.suppress(Busy, Damaged, OSError):
             if not cell.has_lease:
                 cell.lease.enter_context(cell.directory.lease())
+            cell.directory.events()
             cell.directory.append("failed", error=why)
         self._end(cell, status)
 

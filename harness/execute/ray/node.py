@@ -110,10 +110,26 @@ class Mailbox:
         return list(self._messages)
 
 
+def make_mailbox(ray: Any) -> Any:
+    """Return a new actor `Mailbox` on the node of this process."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as On
+
+    here = On(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(Mailbox).options(num_cpus=0, scheduling_strategy=here).remote()
+
+
+def import_training() -> None:
+    """Import what a training needs; this is a Ray task, sent ahead of the cells."""
+    import torch._dynamo  # noqa: F401
+
+    import harness.train.cell  # noqa: F401
+
+
 def train_on_node(job: Job, mailbox: Any, body: Callable[..., int] | None = None) -> Report:
     """Train a cell; this is a Ray task.
 
-    `mailbox` is the actor `Mailbox`; tests replace `harness.train.cell.run_cell` by `body`.
+    `mailbox` is the actor `Mailbox`, None if no cell has been sent; tests replace
+    `harness.train.cell.run_cell` by `body`.
     """
     with StopSignal(signal.SIGINT) as should_stop:  # Ray cancels a task as Ctrl-C would
         if job.payload is None:
