@@ -34,6 +34,7 @@ def gpus(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Non
     monkeypatch.setattr(torch.cuda, "is_available", lambda: request.param > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: request.param)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
 
 @pytest.mark.parametrize(
@@ -74,6 +75,12 @@ def test_resolve_device(gpus: None, name: str, device: str) -> None:
 )
 def test_device_that_is_not_here(gpus: None, name: str, message: str) -> None:
     assert wrong(lambda: resolve_device(name)).startswith(f"--device: {message}")
+
+
+@pytest.mark.parametrize("gpus", [1], indirect=True)
+def test_a_device_that_is_hidden(gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    assert "1 CUDA devices, CUDA_VISIBLE_DEVICES is '3'" in wrong(lambda: resolve_device("cuda:1"))
 
 
 def test_describe_cpu() -> None:

@@ -1,24 +1,47 @@
 """`harness plan`: time and disk before anything trains, and budgets of whole seeds."""
 
+import time
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import harness.run.estimate
+import harness.run.inspect
+import harness.run.measure
 from harness.common.errors import UserError
-from harness.data import load
+from harness.data import Dataset, load
 from harness.experiment.experiment import Experiment
 from harness.experiment.file import parse
-from harness.networks import NetworkOptions
 from harness.plan import make_plan
-from harness.run.estimate import Speed, estimate, fit_budget, measure_networks, start_seconds
+from harness.run.devices import DeviceFacts
+from harness.run.estimate import (
+    CONTEXT_BYTES,
+    check_memory,
+    estimate,
+    fit_budget,
+    start_seconds,
+)
 from harness.run.grid import within_budget
 from harness.run.inspect import print_plan
+from harness.run.measure import Limits, Pace, measure
 from harness.run.options import RunOptions
+from harness.run.speeds import (
+    NetworkSpeed,
+    Request,
+    Speeds,
+    few_images,
+    speed_key,
+    takes_steps,
+)
 from harness.store import Store
-from harness.train.device import describe, resolve_device
+
+CPU = DeviceFacts("cpu", "cpu (x86_64)")
+GPU = DeviceFacts("cuda", "H100", 80 * 10**9)
 
 
 def experiment(**fields: Any) -> Experiment:
@@ -40,72 +63,109 @@ def experiment(**fields: Any) -> Experiment:
     )
 
 
-def speeds(e: Experiment) -> dict[NetworkOptions, Speed]:
-    teacher, student = e.teacher, e.students[0]
-    return {teacher: Speed(2.0, 1.0, 1000, 10), student: Speed(0.5, 0.1, 100, 5)}
+def speeds(e: Experiment, device: DeviceFacts = CPU) -> Speeds:
+    """Return 2 s for a step of the teacher, 0.5 s for one of a student and 1 s more if taught."""
+    cells = [c for c in make_plan(e, load(e.dataset)).cells.values() if takes_steps(c)]
+    alone = {e.teacher: 2.0, e.students[0]: 0.5}
+    return Speeds(
+        networks={
+            e.teacher: NetworkSpeed(0.01, 1000, 48),
+            e.students[0]: NetworkSpeed(0.001, 100, 28),
+        },
+        steps={
+            speed_key(c): alone[c.config.network] + (1.0 if "teacher" in c.upstream else 0.0)
+            for c in cells
+        },
+        teacher_forward=1.0,
+        device=device,
+        description=device.description,
+    )
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Request]:
+    """The requests for measurements, which get made-up answers."""
+    requests: list[Request] = []
+
+    def answer(_: Any, request: Request) -> tuple[float, Speeds]:
+        requests.append(request)
+        one = replace(speeds(experiment()), description=", ".join(request.devices))
+        return time.monotonic(), one
+
+    monkeypatch.setattr(harness.run.estimate, "in_child", answer)
+    return requests
 
 
 def test_the_start_counts() -> None:
     """In a grid of short cells, the start is most of the time."""
-    assert start_seconds(0, 2, 1.5) == 3.0
+    assert start_seconds(0, 2, 1.5) == 1.5
     assert start_seconds(20, 2, 0.0) == start_seconds(10, 1, 0.0) > 1
 
 
-def test_the_plan_names_the_device_and_counts_the_start(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_the_plan_counts_and_names_its_devices(
+    tmp_path: Path,
+    asked: list[Request],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(harness.run.estimate, "measure_networks", lambda *_: speeds(experiment()))
-    monkeypatch.setattr(harness.run.estimate, "start_seconds", lambda n, jobs, imported: 7200.0 * n)
-    print_plan(experiment(seeds=[0]), RunOptions(tmp_path, jobs=2))
-    last = capsys.readouterr().out.splitlines()[-1]
-    expected = describe(resolve_device("auto"))
-    assert last.startswith("about 10 h 0") and f" with 2 jobs on {expected}, " in last
-
-
-def test_the_plan_counts_and_names_several_devices(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    asked: list[tuple[Any, ...]] = []
-
-    def measure(_: Experiment, __: Any, *on: Any) -> dict[NetworkOptions, Speed]:
-        asked.append(on)
-        return speeds(experiment())
-
-    monkeypatch.setattr(harness.run.estimate, "measure_networks", measure)
-    monkeypatch.setattr(harness.run.estimate, "start_seconds", lambda n, jobs, imported: 0.0)
+    monkeypatch.setattr(harness.run.inspect, "start_seconds", lambda n, *_: 7200.0 * n)
     monkeypatch.setattr("harness.execute.local.os.sched_getaffinity", lambda _: set(range(12)))
     e, lines = experiment(seeds=[0]), []
     for options in (
-        RunOptions(tmp_path, "cpu", jobs=6),
+        RunOptions(tmp_path, "cpu", jobs=6, n_workers=3),
         RunOptions(tmp_path, "cpu:0,cpu:1", jobs_per_device=3),
     ):
         print_plan(e, options)
         lines.append(capsys.readouterr().out.splitlines()[-1])
     one, two = lines
-    cpu = describe(resolve_device("cpu"))
-    assert f" with 6 jobs on {cpu}, " in one
-    assert two == one.replace(f"on {cpu},", f"on {cpu} (cpu:0, cpu:1),")
-    assert asked == [("cpu", 2), ("cpu:0", 2)], "the first, with a cell's threads"
+    assert one.startswith("about 10 h 0") and " with 6 jobs on cpu, " in one
+    assert two == one.replace(" on cpu,", " on cpu:0, cpu:1,")
+    assert [(r.devices, r.threads, r.n_workers, r.cells_per_device) for r in asked] == [
+        (("cpu",), 2, 3, 6),
+        (("cpu:0", "cpu:1"), 2, 0, 3),
+    ]
 
 
-def test_a_budget_counts_several_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_budget_counts_several_devices(
+    tmp_path: Path, asked: list[Request], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Twice as many slots do twice as much in the same time."""
-    e, asked = experiment(), []
+    e = experiment()
     dataset, store = load(e.dataset), Store(tmp_path)
-
-    def measure(_: Experiment, __: Any, device: str, threads: int, n_workers: int) -> Any:
-        asked.append((device, threads, n_workers))
-        return speeds(e)
-
-    monkeypatch.setattr(harness.run.estimate, "measure_networks", measure)
     monkeypatch.setattr("harness.execute.local.os.sched_getaffinity", lambda _: set(range(12)))
     one_seed = experiment(seeds=[0])
     cost = estimate(make_plan(one_seed, dataset), store, dataset, speeds(e)).wall_seconds(1)
-    for slots, n_seeds in ((("cpu:0",), 1), (("cpu:0", "cpu:1"), 2)):
-        options = RunOptions(tmp_path, budget=1.01 * cost, n_workers=4, teacher_cache=0)
-        kept = within_budget(e, dataset, slots, options)
-        assert len(kept.seeds) == n_seeds
-    assert asked == [("cpu:0", 12, 4), ("cpu:0", 6, 4)]
+    for devices, n_seeds in (("cpu:0", 1), ("cpu:0,cpu:1", 2)):
+        options = RunOptions(
+            tmp_path, devices, budget=1.01 * cost, jobs_per_device=1, teacher_cache=0
+        )
+        assert len(within_budget(e, dataset, options).seeds) == n_seeds
+    assert [r.threads for r in asked] == [12, 6]
+
+
+@pytest.mark.parametrize(
+    ("device", "slots", "lanes"),
+    [
+        (CPU, ("cpu",) * 6, 6),
+        (CPU, ("cpu",) * 50, 12),
+        (CPU, ("cpu:0", "cpu:1") * 2, 4),
+        (GPU, ("cuda",) * 4, 1),
+        (GPU, ("cuda:0", "cuda:1") * 3, 2),
+    ],
+)
+def test_cells_on_one_gpu_share_it(
+    monkeypatch: pytest.MonkeyPatch, device: DeviceFacts, slots: tuple[str, ...], lanes: int
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(12)))
+    assert speeds(experiment(), device).lanes(slots) == lanes
+
+
+def test_more_cells_than_the_memory_holds_are_refused() -> None:
+    one = replace(speeds(experiment(), GPU), cell_bytes=10 * 10**9 - CONTEXT_BYTES)
+    check_memory(one, 8)
+    check_memory(replace(one, device=CPU), 1000)
+    with pytest.raises(UserError, match=r"^--jobs-per-device: 9 cells .* 90 GB .* 8 fit$"):
+        check_memory(one, 9)
 
 
 def test_seconds_of_each_kind(tmp_path: Path) -> None:
@@ -171,11 +231,11 @@ def test_budget_drops_whole_seeds_from_the_end(tmp_path: Path) -> None:
     dataset, store = load(e.dataset), Store(tmp_path)
     one = experiment(seeds=[0])
     seconds = estimate(make_plan(one, dataset), store, dataset, speeds(e)).wall_seconds(1)
-    kept = fit_budget(e, dataset, store, speeds(e), jobs=1, budget=2.5 * seconds)
+    kept = fit_budget(e, dataset, store, speeds(e), 1, budget=2.5 * seconds)
     assert kept.seeds == (0, 1)
-    assert fit_budget(e, dataset, store, speeds(e), jobs=2, budget=2.5 * seconds).seeds == e.seeds
+    assert fit_budget(e, dataset, store, speeds(e), 2, budget=2.5 * seconds).seeds == e.seeds
     with pytest.raises(UserError, match="--budget: one seed takes"):
-        fit_budget(e, dataset, store, speeds(e), jobs=1, budget=0.5 * seconds)
+        fit_budget(e, dataset, store, speeds(e), 1, budget=0.5 * seconds)
 
 
 class Clock(TorchDispatchMode):
@@ -183,15 +243,95 @@ class Clock(TorchDispatchMode):
 
     seconds = 0.0
 
+    def perf_counter(self) -> float:
+        return self.seconds
+
     def __torch_dispatch__(self, operation: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.seconds += 1
         return operation(*args, **(kwargs or {}))
 
 
-def test_measured_networks_are_those_of_the_experiment(monkeypatch: pytest.MonkeyPatch) -> None:
-    e = experiment()
-    with Clock() as clock:
-        monkeypatch.setattr(harness.run.estimate, "_now", lambda device: clock.seconds)
-        found = measure_networks(e, load(e.dataset), "cpu", threads=1)
-    assert found.keys() == speeds(e).keys()
-    assert all(s.step > 2 * s.forward > 0 for s in found.values()), "with the backward pass"
+def request(e: Experiment, dataset: Dataset) -> Request:
+    cells = make_plan(e, dataset).cells.values()
+    return Request(
+        cells={speed_key(cell): cell for cell in cells if takes_steps(cell)},
+        networks=(e.teacher, *e.students),
+        teacher=e.teacher,
+        batch_size=e.optimizer.batch_size,
+        precision=e.optimizer.precision,
+        dataset=few_images(dataset, 1000),
+        n_bytes=dataset.nbytes,
+        devices=("cpu",),
+        threads=1,
+    )
+
+
+def test_what_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every kind's own losses in the real loop and settings, after a warm-up."""
+    e, settings, sizes = experiment(seeds=[0], methods=["kd", "refilled", "vid"]), [], []
+    real, begin = harness.run.measure.train_epoch, Pace.begin
+
+    def spy(*arguments: Any) -> Any:
+        settings.append(torch.are_deterministic_algorithms_enabled())
+        return real(*arguments)
+
+    def count(pace: Pace, units: int = 1) -> bool:
+        sizes.append(units)
+        return begin(pace, units)
+
+    monkeypatch.setattr(harness.run.measure, "train_epoch", spy)
+    monkeypatch.setattr(harness.run.measure, "CPU", Limits(2, 3, 1e9, 2))
+    monkeypatch.setattr(Pace, "begin", count)
+    asked = request(e, load(e.dataset))
+    try:
+        with Clock() as clock:
+            monkeypatch.setattr(harness.run.measure, "time", clock)
+            found = measure(asked)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    steps = {
+        (asked.cells[key].kind, asked.cells[key].config.network): s
+        for key, s in found.steps.items()
+    }
+    (student,) = e.students
+    assert found.networks.keys() == {e.teacher, student} and found.device.kind == "cpu"
+    assert steps.keys() == {("supervised", e.teacher)} | {
+        (kind, student) for kind in ("kd", "stage1", "stage2", "vid")
+    }
+    forward = found.teacher_forward
+    assert steps["supervised", e.teacher] > 2 * forward > 0, "with the backward pass"
+    assert steps["vid", student] > steps["kd", student] > 3 * forward, "with losses and teacher"
+    assert settings and all(settings), "deterministic, as cells are"
+    assert sizes.count(1) == 6 * len(steps), "no longer than asked"
+    assert {100, 256} < set(sizes), "an evaluation has larger batches than the training"
+
+
+def test_counting_begins_after_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU, it waits where counting begins and ends, and nowhere else."""
+    waits: list[int] = []
+    now = iter((0.0, 0.0, 5.0, 5.0, 5.5, 7.0, 7.0, 7.5)).__next__
+    monkeypatch.setattr(harness.run.measure, "GPU", Limits(2, 2, 100.0, 9))
+    monkeypatch.setattr(harness.run.measure, "wait_for", lambda _: waits.append(n))
+    monkeypatch.setattr(harness.run.measure, "time", SimpleNamespace(perf_counter=now))
+    pace = Pace(torch.device("cuda"))
+    for n in range(5):
+        assert pace.begin(10) == (n == 4)
+    assert waits == [2, 4]
+    assert pace.seconds == pytest.approx((7.5 - 5.5) / 20)
+
+
+def test_one_long_step_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter((0.0, 60.0, 60.0))
+    clock = SimpleNamespace(perf_counter=times.__next__)
+    monkeypatch.setattr(harness.run.measure, "time", clock)
+    pace = Pace(torch.device("cpu"))
+    assert (pace.begin(), pace.begin(), pace.seconds) == (False, True, 60.0)
+
+
+def test_cells_that_take_as_long_are_measured_once() -> None:
+    methods = ["kd", "kd(kd.temperature=8)", "refilled", "refilled-triplet"]
+    e = experiment(seeds=[0, 1], methods=methods)
+    cells = [c for c in make_plan(e, load(e.dataset)).cells.values() if takes_steps(c)]
+    kinds = [cell.kind for cell in {speed_key(cell): cell for cell in cells}.values()]
+    assert sorted(kinds) == ["kd", "stage1", "stage1", "stage2", "supervised"]
+    assert len(cells) > 2 * len(kinds)

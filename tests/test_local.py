@@ -273,7 +273,7 @@ def test_a_worker_has_from_the_start_what_it_needs(executor: LocalExecutor, tmp_
     """And Python does not look for garbage among it."""
     executor.warm_up(1)
     code = STARTED.replace("FILE", repr(str(tmp_path / "said")))
-    process = executor._context.Process(target=exec, args=(code,))
+    process = multiprocessing.get_context("forkserver").Process(target=exec, args=(code,))
     process.start()
     process.join(HANG)
     enabled, frozen, *modules = (tmp_path / "said").read_text().split()
@@ -289,7 +289,7 @@ def test_what_workers_are_told_unless_the_user_has_said_otherwise(
     monkeypatch.setenv(name, set_by_user or "")
     if set_by_user is None:
         monkeypatch.delenv(name)
-    LocalExecutor(("cpu",), {})
+    LocalExecutor(("cpu",), VERSION).warm_up()
     assert os.environ[name] == (set_by_user or ENVIRONMENT[name])
 
 

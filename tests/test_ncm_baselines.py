@@ -14,9 +14,11 @@ from harness.data import Dataset, ImageSet, ResizedCrop, load
 from harness.data.batches import epoch_generator
 from harness.data.small import DeviceImages
 from harness.data.views import apply
-from harness.networks import NetworkOptions, build
+from harness.networks import build
 from harness.networks.pixels import PixelsOptions
-from harness.run.estimate import Speed, estimate
+from harness.run.devices import DeviceFacts
+from harness.run.estimate import estimate
+from harness.run.speeds import NetworkSpeed, Speeds
 from harness.store import Store
 from harness.track.run_fields import tags_of
 from harness.train.checkpoint import load_model
@@ -131,7 +133,8 @@ def test_no_experiment_names_pixels_as_a_network(tmp_path: Path) -> None:
 def test_an_estimate_counts_them(tmp_path: Path) -> None:
     grid = tiny(tmp_path, "methods=[pixels_ncm]")
     dataset = load(grid.plan.experiment.dataset)
-    speeds: dict[NetworkOptions, Speed] = {grid.plan.experiment.teacher: Speed(1.0, 1.0, 5, 5)}
+    networks = {grid.plan.experiment.teacher: NetworkSpeed(1.0, 5, 5)}
+    speeds = Speeds(networks, {}, 1.0, DeviceFacts("cpu", "cpu"))
     found = estimate(grid.plan, Store(tmp_path), dataset, speeds)
     assert [*found.seconds.values()] == [0.0]
     assert found.finished_bytes == 4 * 10 * (3 * 8 * 8 + 1)

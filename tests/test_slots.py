@@ -18,7 +18,6 @@ from harness.cli import app, main
 from harness.common.errors import UserError
 from harness.execute.ray.options import RayOptions
 from harness.execute.slots import check_devices, make_slots, next_slot
-from harness.run import options
 from harness.run.options import RunOptions
 from harness.tune import search
 
@@ -40,7 +39,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three GPUs and six cores."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
-    monkeypatch.setattr(options, "n_cores", lambda: 6)
+    monkeypatch.setattr("harness.run.devices.n_cores", lambda: 6)
 
 
 @pytest.mark.parametrize(

@@ -8,5 +8,5 @@
   have damaged; `provenance`: the code and machine behind a number.
 - `locks`: locks that end with their process; `files`: files that are written completely or not at
   all; `temporary`: names of what is written aside; `os_errors`: what the system refuses, in a line.
-- `database`: PostgreSQL by URL; `signals`: signals that ask to stop.
+- `database`: PostgreSQL by URL; `signals`: signals that ask to stop; `memory`: of this machine.
 """

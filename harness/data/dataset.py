@@ -94,6 +94,11 @@ class Dataset:
         return {name: part for name, part in parts.items() if part is not None}
 
     @property
+    def nbytes(self) -> int:
+        """Size of the pixels of all parts in bytes."""
+        return sum(part.images.nbytes for part in self.parts.values())
+
+    @property
     def image_size(self) -> tuple[int, int]:
         """Height and width of the images that a network gets."""
         if isinstance(self.augmentation, ResizedCrop):
@@ -123,6 +128,16 @@ class Dataset:
                     sha.update(np.ascontiguousarray(part.images).tobytes())
                 sha.update(np.ascontiguousarray(part.labels).tobytes())
         return sha.hexdigest()
+
+
+# The part of a GPU's memory that the pixels of all parts, of all cells on it, may take: the rest is
+# for training. That of 16 GB holds CUB-200 once.
+RESIDENT_SHARE = 0.2
+
+
+def has_room(n_bytes: int, memory: int, n_cells: int) -> bool:
+    """Return whether a GPU of `memory` bytes easily holds `n_bytes` of pixels for each cell."""
+    return n_cells * n_bytes <= RESIDENT_SHARE * memory
 
 
 def normalisation(images: np.ndarray | PackedImages) -> tuple[Channels, Channels]:

@@ -3,35 +3,50 @@
 import torch
 
 from harness.data.batches import Images
-from harness.data.dataset import Dataset, ImageSet, ResizedCrop
+from harness.data.dataset import Dataset, ImageSet, ResizedCrop, has_room
 from harness.data.packed import PackedImages
 from harness.data.small import DeviceImages
 
-RESIDENT_SHARE = 0.1  # of a GPU's memory for one part's pixels: the rest is for training
 
-
-def on_device(dataset: Dataset, part: ImageSet, device: torch.device, n_workers: int) -> Images:
+def on_device(
+    dataset: Dataset,
+    part: ImageSet,
+    device: torch.device,
+    n_workers: int,
+    is_resident: bool | None = None,
+) -> Images:
     """Return the batches of a part of a data set.
 
-    Images of one size lie on the device. So do images for resized crops on a GPU with room for
-    them; else they come from a loader with `n_workers` processes (0 for none but this one).
+    Images of one size lie on the device. So do images for resized crops if `is_resident`, by
+    default if the device has room for all parts; else they come from a loader with `n_workers`
+    processes (0 for none but this one).
     """
     if not isinstance(dataset.augmentation, ResizedCrop):
         return DeviceImages(dataset, part, device)
     # Imported here: torchvision takes seconds, and small images do not need it.
     from harness.data.loader import LoaderImages, ResidentImages
 
-    if fits(part, device):
+    if fits(dataset, device) if is_resident is None else is_resident:
         return ResidentImages(dataset, part, device)
     return LoaderImages(dataset, part, device, n_workers)
 
 
-def fits(part: ImageSet, device: torch.device) -> bool:
-    """Return whether the device is a GPU that easily holds the part's pixels.
+def fits(
+    dataset: Dataset, device: torch.device, n_cells: int = 1, n_bytes: int | None = None
+) -> bool:
+    """Return whether the device is a GPU that easily holds all parts' images for resized crops.
 
-    The total memory decides, not the free memory, so that a device always decides the same.
+    Pixels that lie there differ by rounding from those of a loader, so only what stays the same
+    decides: all memory, not what is free, and how many cells may share it, not how many do.
+
+    Args:
+        dataset: The data set as a cell sees it.
+        device: The device of the cell.
+        n_cells: Cells that may train on the device at once, each with images of its own.
+        n_bytes: Size of the pixels if the data set here is only a part of them.
     """
-    if device.type != "cuda" or not isinstance(part.images, PackedImages):
+    stores = (part.images for part in dataset.parts.values())
+    if device.type != "cuda" or not all(isinstance(images, PackedImages) for images in stores):
         return False
     total = torch.cuda.get_device_properties(device).total_memory
-    return part.images.nbytes <= RESIDENT_SHARE * total
+    return has_room(dataset.nbytes if n_bytes is None else n_bytes, total, n_cells)

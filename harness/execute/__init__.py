@@ -4,6 +4,7 @@
   executor.
 - `local`: worker processes on this machine, forked from a server that has imported the modules of
   `preload`; `slots`: how many cells train at once, and on which devices.
+- `child`: a function in such a process, for what must not stay in this one.
 - `ray`: cells as tasks of a Ray cluster.
 - `executors`: the executors by name; another executor is added there.
 """

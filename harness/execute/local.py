@@ -17,10 +17,10 @@ import tempfile
 import threading
 import time
 import types
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from multiprocessing import connection, forkserver, resource_tracker
 from multiprocessing.connection import Connection
-from multiprocessing.context import ForkServerContext
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ def serve_cells(orders: Connection, device: str, threads: int | None, version: C
     This is the body of a worker. The data set stays loaded for the next cell, output goes to the
     cell's log.txt, and the process ends with its parent.
     """
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    threading.Thread(target=die_with_parent, daemon=True).start()
     gc.freeze()  # the modules that the fork server has imported
     import torch
 
@@ -62,7 +62,8 @@ def serve_cells(orders: Connection, device: str, threads: int | None, version: C
             orders.send(status)
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """Wait for the parent to end, then end this process at once."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
@@ -124,6 +125,9 @@ def start_server() -> None:
     Raises:
         UserError: There is no folder for its socket.
     """
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    forkserver.set_forkserver_preload(["harness.execute.preload"])
     shorten_socket_paths()
     resource_tracker.ensure_running()  # its start would let Ctrl-C through again
     with held_back():
@@ -144,6 +148,27 @@ def _without_program() -> Iterator[None]:
         sys.modules["__main__"] = program
 
 
+def start_process(
+    body: Callable[..., None], *arguments: object
+) -> tuple[ForkServerProcess, Connection]:
+    """Start `body(connection, *arguments)` in a process that has imported torch.
+
+    Returns:
+        The process, and the other end of its connection.
+
+    Raises:
+        UserError: There is no folder for the fork server's socket.
+    """
+    context = multiprocessing.get_context("forkserver")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=body, args=(theirs, *arguments))
+    start_server()
+    with _without_program():
+        process.start()
+    theirs.close()
+    return process, ours
+
+
 class Worker:
     """A process that trains one cell at a time.
 
@@ -151,13 +176,8 @@ class Worker:
         directory: The directory of that cell; None while the worker waits.
     """
 
-    def __init__(self, context: ForkServerContext, arguments: tuple[Any, ...]) -> None:
-        self.orders, theirs = context.Pipe()
-        self.process = context.Process(target=serve_cells, args=(theirs, *arguments))
-        start_server()
-        with _without_program():
-            self.process.start()
-        theirs.close()
+    def __init__(self, arguments: tuple[Any, ...]) -> None:
+        self.process, self.orders = start_process(serve_cells, *arguments)
         self.directory: Path | None = None
 
     def begin(self, directory: Path) -> None:
@@ -195,10 +215,6 @@ class LocalExecutor:
         self.capacity = len(slots)
         self._slots = slots
         self._arguments = (threads_for(len(slots)), version)
-        for name, value in ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
-        self._context = multiprocessing.get_context("forkserver")
-        forkserver.set_forkserver_preload(["harness.execute.preload"])
         self._workers: dict[int, Worker] = {}  # by index of their slot
 
     def _busy(self) -> dict[int, Worker]:
@@ -219,7 +235,7 @@ class LocalExecutor:
             with contextlib.suppress(OSError):  # it was killed while it waited
                 self._workers[slot].begin(directory)
                 return
-        worker = Worker(self._context, (self._slots[slot], *self._arguments))
+        worker = Worker((self._slots[slot], *self._arguments))
         self._workers[slot] = worker
         worker.begin(directory)
 

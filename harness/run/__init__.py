@@ -4,7 +4,9 @@
   made once and handed down.
 - `session`: what commands that train share: signals, exit statuses, and trackers that are kept up
   to date.
-- `display`: the live table or plain lines; `estimate`: time, disk and `--budget`.
+- `display`: the live table or plain lines; `devices`: what a command may know of its devices.
+- `estimate`: time, disk and `--budget`; `speeds`: what it is made from; `measure`: the steps that
+  are timed, in a process of their own.
 - `inspect`: `plan`, `status` and `explain`; `doctor`: what this machine has; `repair`: what a
   damaged cell can keep.
 - `find_model`: which trained network an experiment, a cell, a file or a models:/ URI means.

@@ -1,4 +1,4 @@
-"""The time and disk that a plan needs, estimated from a few steps of each network on this device.
+"""The time and disk that a plan needs, from what was measured of its cells (harness.run.speeds).
 
 Also `--budget`, which drops whole seeds until the estimate fits.
 """
@@ -6,50 +6,35 @@ Also `--budget`, which drops whole seeds until the estimate fits.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
-from typing import Any
-
-import torch
-from torch.nn import functional as F
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from harness.cell import Cell, CellData
 from harness.common.errors import UserError
 from harness.common.metrics import NCM
 from harness.data import Dataset
-from harness.data.batches import epoch_generator
-from harness.data.placement import on_device
 from harness.data.views import apply, join_validation, without_pixels
+from harness.execute.child import in_child
+from harness.execute.local import threads_for
 from harness.experiment.experiment import Experiment
 from harness.methods import IMPORTED, needs_maps, stage_of
-from harness.networks import NetworkOptions
 from harness.networks.pixels import PixelsOptions
 from harness.plan import TEACHER, Plan, chain_lengths, make_plan
+from harness.run.options import RunOptions
+from harness.run.speeds import (
+    NetworkSpeed,
+    Request,
+    Speeds,
+    few_images,
+    speed_key,
+    takes_steps,
+)
 from harness.store import Store
-from harness.train.device import resolve_device
-from harness.train.evaluate import autocast
-from harness.train.optimizer import make_optimizer
-from harness.train.teacher_cache import PassFile
 
-MEASURED_STEPS = 3
 FLOAT = 4  # bytes
+MOST_BATCHES, MOST_IMAGES = 25, 1024  # that a measurement needs
+CONTEXT_BYTES = 500 * 10**6  # that a process takes of a GPU, beside its tensors
 CELL_SECONDS = 0.2  # loading, checkpoints, manifest; 0.16 and 0.23 in `make reproduce`'s grids
-
-
-@dataclass(frozen=True)
-class Speed:
-    """The measured speed of one network at the experiment's batch size.
-
-    Attributes:
-        step: Seconds per training step, data included.
-        forward: Seconds per forward pass.
-        parameters: The number of parameters.
-        width: The width of the embedding.
-    """
-
-    step: float
-    forward: float
-    parameters: int
-    width: int
 
 
 @dataclass(frozen=True)
@@ -70,80 +55,78 @@ class Cost:
     peak_bytes: int
     teacher_cache_bytes: int
 
-    def wall_seconds(self, jobs: int) -> float:
-        """Return the seconds with `jobs` cells at once: at least those of the longest chain."""
-        return max(sum(self.seconds.values()) / jobs, self.longest_chain)
+    def wall_seconds(self, lanes: int) -> float:
+        """Return the seconds with so many lanes (`Speeds.lanes`): at least the longest chain's."""
+        return max(sum(self.seconds.values()) / lanes, self.longest_chain)
 
 
-def start_seconds(n_cells: int, jobs: int, imported: float) -> float:
+def start_seconds(n_cells: int, jobs: int, startup: float) -> float:
     """Return the seconds of a run that are neither training nor evaluation.
 
-    They are those of starting the workers, which import twice what this process has just imported
-    in `imported` seconds, and of loading and saving around each cell.
+    They are those until a worker has started, and of loading and saving around each cell.
     """
-    return 2 * imported + CELL_SECONDS * n_cells / jobs
+    return startup + CELL_SECONDS * n_cells / jobs
 
 
-def measure_networks(
-    experiment: Experiment, dataset: Dataset, device_name: str, threads: int, n_workers: int = 0
-) -> dict[NetworkOptions, Speed]:
-    """Measure the speed of every network of the experiment."""
-    torch.set_num_threads(threads)
-    device = resolve_device(device_name)
-    images = on_device(dataset, dataset.train, device, n_workers)
-    size, precision = experiment.optimizer.batch_size, experiment.optimizer.precision
-    speeds: dict[NetworkOptions, Speed] = {}
-    for options in (experiment.teacher, *experiment.students):
-        if options in speeds:
-            continue
-        model = options.build(len(dataset.class_names)).to(device)
-        model = model.to(memory_format=torch.channels_last)
-        optimizer = make_optimizer(model.parameters(), experiment.optimizer, device)
+def measure_plan(
+    plan: Plan, store: Store, dataset: Dataset, slots: Sequence[str], options: RunOptions
+) -> Speeds:
+    """Measure what the cells that are not done will need.
 
-        def step(batch: Any) -> None:
-            with autocast(device, precision):
-                loss = F.cross_entropy(model(batch.x).float(), batch.y)  # noqa: B023
-            optimizer.zero_grad()  # noqa: B023
-            loss.backward()
-            optimizer.step()  # noqa: B023
-
-        def forward(batch: Any) -> None:
-            with torch.no_grad(), autocast(device, precision):
-                model(batch.x)  # noqa: B023
-
-        batches = images.augmented(size, epoch_generator(0, 0))
-        warm = next(batches)
-        step(warm)
-        started, n_steps = _now(device), 0
-        for batch in batches:
-            step(batch)
-            n_steps += 1
-            if n_steps == MEASURED_STEPS:
-                break
-        if n_steps == 0:  # all images are one batch
-            step(warm)
-            n_steps = 1
-        step_seconds = (_now(device) - started) / n_steps
-        forward(warm)
-        started = _now(device)
-        forward(warm)
-        parameters = sum(p.numel() for p in model.parameters())
-        forward_seconds = _now(device) - started
-        speeds[options] = Speed(step_seconds, forward_seconds, parameters, model.embedding_dim)
-    return speeds
+    Raises:
+        UserError: The GPU does not hold as many cells as train on it at once.
+    """
+    experiment = plan.experiment
+    missing = [c for f, c in plan.cells.items() if not store.directory(f).is_done]
+    size = experiment.optimizer.batch_size
+    request = Request(
+        cells={speed_key(cell): cell for cell in missing if takes_steps(cell)},
+        networks=tuple(dict.fromkeys((experiment.teacher, *experiment.students))),
+        teacher=experiment.teacher,
+        batch_size=min(size, len(dataset.train)),
+        precision=experiment.optimizer.precision,
+        dataset=few_images(dataset, max(MOST_BATCHES * size, MOST_IMAGES)),
+        n_bytes=dataset.nbytes,
+        devices=tuple(dict.fromkeys(slots)),
+        threads=threads_for(len(slots)),
+        n_workers=options.n_workers,
+        cells_per_device=options.cells_per_device(slots),
+    )
+    asked = time.monotonic()
+    began, speeds = in_child(_measure, request)
+    check_memory(speeds, request.cells_per_device)
+    return replace(speeds, startup=began - asked)
 
 
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
+def _measure(request: Request) -> tuple[float, Speeds]:
+    """Return when the process was ready, as time.monotonic(), and what it has measured."""
+    from harness.run.measure import measure
+
+    return time.monotonic(), measure(request)
+
+
+def check_memory(speeds: Speeds, n_cells: int) -> None:
+    """Check that a GPU holds the cells that train on it at once.
+
+    Raises:
+        UserError: It does not.
+    """
+    one, memory = speeds.cell_bytes + CONTEXT_BYTES, speeds.device.memory
+    if memory is None or n_cells * one <= memory:
+        return
+    n_fitting = memory // one
+    remedy = f"at most {n_fitting} fit" if n_fitting else "lower optimizer.batch_size"
+    raise UserError(
+        f"--jobs-per-device: {n_cells} cells at once need about {n_cells * one / 1e9:.0f} GB of "
+        f"the {memory / 1e9:.0f} GB of {speeds.device.description}; {remedy}"
+    )
 
 
 def estimate(
     plan: Plan,
     store: Store,
     dataset: Dataset,
-    speeds: dict[NetworkOptions, Speed],
+    speeds: Speeds,
     teacher_cache: int = 0,
 ) -> Cost:
     """Estimate what the cells that are not done need, without the epochs they already have.
@@ -153,14 +136,14 @@ def estimate(
     """
     dataset = without_pixels(dataset)
     size = plan.experiment.optimizer.batch_size
-    parts = sizes_of(plan, dataset)
-    teacher = speeds[plan.experiment.teacher]
+    parts, n_images = sizes_of(plan, dataset), len(dataset.train)
+    teacher = speeds.networks[plan.experiment.teacher]
     seconds, disk, peak, room = {}, 0, 0, teacher_cache
     cached: dict[tuple[str, CellData], int] = {}  # teacher and data -> epochs with cached outputs
     for fingerprint, cell in plan.cells.items():
         if cell.kind == IMPORTED:
             continue
-        speed = speeds.get(cell.config.network) or _pixels_speed(cell, dataset)
+        speed = speeds.networks.get(cell.config.network) or _pixels_speed(cell, dataset)
         disk += speed.parameters * FLOAT
         peak = max(peak, 3 * speed.parameters * FLOAT)
         directory = store.directory(fingerprint)
@@ -168,33 +151,32 @@ def estimate(
             continue
         left = cell.epochs - len(directory.epochs())
         train, evaluated = parts[cell.config.data]
-        epoch = (speed.forward / size) * (
+        epoch = speed.evaluation * (
             _evaluation_share(cell) * (evaluated + (train if cell.metric == NCM else 0))
         )
-        # With fewer images than a batch, a step costs its share of a whole one.
-        n_batches = -(-train // size) if train > size else train / size
-        takes_steps = stage_of(cell.kind).schedule is not None
-        epoch += n_batches * (speed.step if takes_steps else speed.forward)
+        # With fewer images than a batch, a step costs its share of the measured one.
+        n_batches = -(-train // size) if train > size else train / min(size, n_images)
+        step = speeds.steps[speed_key(cell)] if takes_steps(cell) else 0.0
+        epoch += n_batches * step if takes_steps(cell) else train * speed.evaluation
         seconds[fingerprint] = left * epoch
-        if TEACHER in cell.upstream:
+        if TEACHER in cell.upstream and not needs_maps(stage_of(cell.kind).terms):
             key = cell.upstream[TEACHER], cell.config.data
-            is_cached = not needs_maps(stage_of(cell.kind).terms)
-            n_cached = cached.get(key, 0) if is_cached else 0
-            new = max(0, left - n_cached)
-            seconds[fingerprint] += new * n_batches * teacher.forward
-            epoch_bytes = PassFile.size(train, teacher.width)
-            fits = min(new, room // epoch_bytes) if is_cached else 0
-            cached[key] = max(cached.get(key, 0), n_cached + fits)
+            n_cached = cached.get(key, 0)
+            saved = min(left, n_cached)
+            seconds[fingerprint] -= saved * n_batches * min(step, speeds.teacher_forward)
+            epoch_bytes = train * teacher.cached_bytes
+            fits = min(left - saved, room // epoch_bytes)
+            cached[key] = n_cached + fits
             room -= fits * epoch_bytes
     longest = max(chain_lengths(plan.cells, seconds).values(), default=0.0)
     return Cost(seconds, longest, disk, peak, teacher_cache - room)
 
 
-def _pixels_speed(cell: Cell, dataset: Dataset) -> Speed:
+def _pixels_speed(cell: Cell, dataset: Dataset) -> NetworkSpeed:
     """Return the speed of a cell whose embedding is the pixels: nothing is computed."""
     assert isinstance(cell.config.network, PixelsOptions)
     features = cell.config.network.n_features
-    return Speed(0.0, 0.0, (features + 1) * len(dataset.class_names), features)
+    return NetworkSpeed(0.0, (features + 1) * len(dataset.class_names), cached_bytes=0)
 
 
 def sizes_of(plan: Plan, dataset: Dataset) -> dict[CellData, tuple[int, int]]:
@@ -220,8 +202,8 @@ def fit_budget(
     experiment: Experiment,
     dataset: Dataset,
     store: Store,
-    speeds: dict[NetworkOptions, Speed],
-    jobs: int,
+    speeds: Speeds,
+    lanes: int,
     budget: float,
     teacher_cache: int = 0,
 ) -> Experiment:
@@ -236,7 +218,7 @@ def fit_budget(
     for n in range(len(experiment.seeds), 0, -1):
         smaller = experiment.model_copy(update={"seeds": experiment.seeds[:n]})
         cost = estimate(make_plan(smaller, dataset), store, dataset, speeds, teacher_cache)
-        needed = cost.wall_seconds(jobs)
+        needed = cost.wall_seconds(lanes)
         if needed <= budget:
             return smaller
     raise UserError(

@@ -12,13 +12,16 @@ from harness.common.errors import UserError
 from harness.common.exit_status import FAILED, INTERRUPTED, OK, UNFINISHED
 from harness.common.provenance import code_version_or_warn
 from harness.data import Dataset, load
+from harness.data.dataset import ResizedCrop
+from harness.execute.child import in_child
 from harness.execute.executors import make_executor
-from harness.execute.local import threads_for
 from harness.execute.scheduler import OutOfTime, Progress, begin, run
 from harness.experiment.experiment import Experiment
 from harness.networks.pretrained import load_pretrained
 from harness.plan import Plan, make_plan
+from harness.run.devices import facts_of, kind_of, loading_note
 from harness.run.display import duration, make_display
+from harness.run.estimate import fit_budget, measure_plan
 from harness.run.options import RunOptions
 from harness.run.session import (
     RESUME_HINTS,
@@ -60,17 +63,16 @@ def run_experiment(
     """
     if options.cluster is not None and options.budget is not None:
         raise UserError("--budget: measures this machine, not a cluster; leave it out")
-    slots = options.slots()
+    options.check()
     store = Store(options.store)
     store.create()
     dataset = load(experiment.dataset)
-    experiment = within_budget(experiment, dataset, slots, options)
+    experiment = within_budget(experiment, dataset, options)
     plan = make_plan(experiment, dataset)
-    fetch_teacher(plan, store, slots[0], dataset)
+    fetch_teacher(plan, store, options.devices[0], dataset)
     progress = begin(plan, store)
     tracker, mirrors = Tracker(plan, store), make_mirrors(options.trackers, plan, store)
-    devices = tuple(dict.fromkeys(slots))
-    where = f" on {', '.join(devices)}" if len(devices) > 1 else ""
+    where = f" on {', '.join(options.devices)}" if len(options.devices) > 1 else ""
     n_cells, n_cached = len(plan.cells), len(progress.cached_cells)
     has_unsent = bool(tracker.unsent_cells()) or any(mirror.unsent_cells() for mirror in mirrors)
     is_shown = not has_unsent and (summary is None or tracker.is_summary_published)
@@ -82,6 +84,7 @@ def run_experiment(
     for network in (experiment.teacher, *experiment.students):
         if network.pretrained:  # before anything trains
             load_pretrained(network.build(2), network.pretrained)
+    slots = options.slots()
     runner = make_executor(options.cluster, slots, code_version_or_warn())
     runner.warm_up(n_cells - n_cached)
     with stoppable() as stops, contextlib.closing(runner):
@@ -92,11 +95,15 @@ def run_experiment(
             flush=True,
         )
         print_remarks(experiment, dataset)
+        print_loading(dataset, slots, options)
         syncs = start_tracking(tracker, *mirrors)
         try:
             with make_display(progress, options.no_bar) as display:
                 for_cells = CellOptions.on_this_machine(
-                    experiment, options.n_workers, options.teacher_cache
+                    experiment,
+                    options.n_workers,
+                    options.teacher_cache,
+                    options.cells_per_device(slots),
                 )
                 run(progress, runner, for_cells, options.max_seconds, display.update)
             status = FAILED if progress.count("failed") else OK
@@ -120,9 +127,7 @@ def run_experiment(
     return status
 
 
-def within_budget(
-    experiment: Experiment, dataset: Dataset, slots: Sequence[str], options: RunOptions
-) -> Experiment:
+def within_budget(experiment: Experiment, dataset: Dataset, options: RunOptions) -> Experiment:
     """Drop whole seeds from the end until the estimate fits into the budget; print the others.
 
     Raises:
@@ -130,13 +135,10 @@ def within_budget(
     """
     if options.budget is None:
         return experiment
-    from harness.run.estimate import fit_budget, measure_networks
-
-    threads, store = threads_for(len(slots)), Store(options.store)
-    speeds = measure_networks(experiment, dataset, slots[0], threads, options.n_workers)
-    smaller = fit_budget(
-        experiment, dataset, store, speeds, len(slots), options.budget, options.teacher_cache
-    )
+    slots, store = options.slots(), Store(options.store)
+    speeds = measure_plan(make_plan(experiment, dataset), store, dataset, slots, options)
+    lanes, cache = speeds.lanes(slots), options.teacher_cache
+    smaller = fit_budget(experiment, dataset, store, speeds, lanes, options.budget, cache)
     n, kept = len(experiment.seeds), list(smaller.seeds)
     if len(kept) < n:
         print(
@@ -144,6 +146,15 @@ def within_budget(
             f"`--set seeds={str(kept).replace(' ', '')}`"
         )
     return smaller
+
+
+def print_loading(dataset: Dataset, slots: Sequence[str], options: RunOptions) -> None:
+    """Print the note of harness.run.devices on images for which a GPU has to wait, if any."""
+    may_wait = isinstance(dataset.augmentation, ResizedCrop) and not options.n_workers
+    if options.cluster is None and may_wait and kind_of(slots[0]) == "cuda":
+        facts = in_child(facts_of, slots[0])
+        if note := loading_note(dataset, 0, options.cells_per_device(slots), facts):
+            print(f"note: {note}", flush=True)
 
 
 def report(progress: Progress, status: int) -> None:

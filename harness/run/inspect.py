@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import time
 from pathlib import Path
 
 from rich.markup import escape
@@ -13,11 +12,12 @@ from rich.table import Table
 from harness.common.canonical_json import differences
 from harness.data import Dataset
 from harness.data.views import apply, join_validation, without_pixels
-from harness.execute.local import threads_for
 from harness.execute.scheduler import begin
 from harness.experiment.experiment import Experiment
 from harness.plan import Plan, make_plan, task_views, trains_on_validation
+from harness.run.devices import loading_note
 from harness.run.display import duration, print_table
+from harness.run.estimate import estimate, measure_plan, start_seconds
 from harness.run.options import RunOptions
 from harness.store import CellDir, Store
 from harness.store.cell_files import Damaged, check_identity, read_description
@@ -33,21 +33,21 @@ def print_plan(experiment: Experiment, options: RunOptions, measure: bool = True
     """Print every cell with its epochs and state.
 
     Unless `measure` is False, also print the time and disk that the cells to train will need,
-    estimated from a few steps of each network.
+    estimated from a few steps of each kind.
 
     Returns:
         The plan.
 
     Raises:
-        UserError: Not even one seed fits into the budget.
+        UserError: Not even one seed fits into the budget, or fewer cells into the GPU's memory.
     """
     from harness.data import load
     from harness.run.grid import within_budget
     from harness.run.session import print_remarks
 
-    slots = options.slots()
+    options.check()
     dataset = load(experiment.dataset)
-    experiment = within_budget(experiment, dataset, slots, options)
+    experiment = within_budget(experiment, dataset, options)
     plan, store = make_plan(experiment, dataset), Store(options.store)
     progress = begin(plan, store)
     table = _table("cell", "name", "epochs", "state")
@@ -67,22 +67,30 @@ def print_plan(experiment: Experiment, options: RunOptions, measure: bool = True
         f"{len(plan.cells) - n_done} to train ({epochs[False]} epochs)"
     )
     if measure and n_done < len(plan.cells):
-        started = time.perf_counter()
-        from harness.run.estimate import estimate, measure_networks, start_seconds
-        from harness.train.device import describe_all
-
-        imported = time.perf_counter() - started
-        jobs, on = len(slots), describe_all(slots)
-        speeds = measure_networks(experiment, dataset, slots[0], threads_for(jobs))
-        needs = estimate(plan, store, dataset, speeds, options.teacher_cache)
-        seconds = needs.wall_seconds(jobs) + start_seconds(len(needs.seconds), jobs, imported)
-        print(
-            f"about {duration(seconds)} with {jobs} jobs on {on}, "
-            f"{needs.finished_bytes / 1e6:.0f} MB of weights, "
-            f"{needs.teacher_cache_bytes / 1e6:.0f} MB of cached teacher outputs, and up to "
-            f"{jobs * needs.peak_bytes / 1e6:.0f} MB of checkpoints while it runs"
-        )
+        print_estimate(plan, store, dataset, options)
     return plan
+
+
+def print_estimate(plan: Plan, store: Store, dataset: Dataset, options: RunOptions) -> None:
+    """Print the time and disk that the cells to train will need.
+
+    Raises:
+        UserError: The GPU does not hold as many cells as train on it at once.
+    """
+    slots = options.slots()
+    jobs, speeds = len(slots), measure_plan(plan, store, dataset, slots, options)
+    per_device = options.cells_per_device(slots)
+    if note := loading_note(dataset, options.n_workers, per_device, speeds.device):
+        print(f"note: {note}")
+    needs = estimate(plan, store, dataset, speeds, options.teacher_cache)
+    seconds = needs.wall_seconds(speeds.lanes(slots))
+    seconds += start_seconds(len(needs.seconds), jobs, speeds.startup)
+    print(
+        f"about {duration(seconds)} with {jobs} jobs on {speeds.description}, "
+        f"{needs.finished_bytes / 1e6:.0f} MB of weights, "
+        f"{needs.teacher_cache_bytes / 1e6:.0f} MB of cached teacher outputs, and up to "
+        f"{jobs * needs.peak_bytes / 1e6:.0f} MB of checkpoints while it runs"
+    )
 
 
 def print_data(dataset: Dataset) -> None:

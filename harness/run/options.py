@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.common.errors import UserError
-from harness.common.provenance import n_cores
 from harness.execute.ray.options import RayOptions
 from harness.execute.slots import check_devices, make_slots
+from harness.run.devices import check_device, default_jobs
 
 
 @dataclass(frozen=True)
@@ -41,42 +43,46 @@ class RunOptions:
     cluster: RayOptions | None = None
     trackers: tuple[str, ...] = ()
 
-    def slots(self) -> tuple[str, ...]:
-        """Return a device of this machine for each cell that trains at once.
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The devices of this machine; with a cluster, it trains nothing and uses its default."""
+        return ("auto",) if self.cluster else tuple(self.device.split(","))
 
-        With a cluster, this machine trains nothing and these are its defaults.
+    def check(self) -> None:
+        """Check the devices and how many cells train on them.
 
         Raises:
             UserError: A device is not there, or devices or options do not go together.
         """
-        device, jobs = ("auto", None) if self.cluster else (self.device, self.jobs)
-        devices = device.split(",")
-        for name in devices:
+        for name in self.devices:
             check_device(name)
-        check_devices(devices)
-        if jobs is not None and self.jobs_per_device is not None:
+        check_devices(self.devices)
+        if self.jobs is not None and self.jobs_per_device is not None:
             raise UserError("--jobs: means the same as --jobs-per-device; give one of them")
-        if jobs is not None and len(devices) > 1:
+        if self.jobs is not None and len(self.devices) > 1:
             raise UserError(
                 "--jobs: is for one device; with several use --jobs-per-device N, the cells "
                 "trained at once on each"
             )
-        default = default_jobs(device) if len(devices) == 1 else 1
-        return make_slots(devices, jobs or self.jobs_per_device or default)
 
+    def slots(self) -> tuple[str, ...]:
+        """Return a device of this machine for each cell that trains at once.
 
-def check_device(name: str) -> None:
-    """Raise UserError unless this machine has the device.
+        Only a command that trains needs them: to know what 'auto' is may take seconds.
 
-    'auto' and 'cpu' always exist and cost no import of torch.
-    """
-    if name not in ("auto", "cpu"):
-        from harness.train.device import resolve_device
+        Raises:
+            UserError: See `check`.
+        """
+        self.check()
+        if self.cluster:
+            return self.devices
+        n = self.jobs or self.jobs_per_device
+        if n is None:
+            n = 1 if len(self.devices) > 1 else default_jobs(self.devices[0])
+        return make_slots(self.devices, n)
 
-        resolve_device(name)
-
-
-def default_jobs(device: str) -> int:
-    """Return one cell per core, or a single cell on a GPU, which it has to itself."""
-    on_gpu = device.startswith("cuda") or (device == "auto" and Path("/dev/nvidia0").exists())
-    return 1 if on_gpu or device == "mps" else n_cores()
+    def cells_per_device(self, slots: Sequence[str]) -> int:
+        """Return how many cells may train on one device at once."""
+        if self.cluster:
+            return max(1, int(1 / self.cluster.gpus)) if self.cluster.gpus else 1
+        return max(Counter(slots).values())

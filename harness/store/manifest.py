@@ -73,17 +73,22 @@ class CellOptions(JsonFile):
         n_workers: The worker processes of each loader.
         pretrained: The SHA-256 of each file of pretrained weights -> its path.
         teacher_cache: The bytes that the teachers' outputs may take in the store; 0 caches none.
+        cells_per_device: The cells that may train on one device at once.
     """
 
     dataset: dict[str, Any] | None = None
     data_root: str | None = None
     n_workers: int = 0
     teacher_cache: int = 0
+    cells_per_device: int = 1
     pretrained: dict[str, str] = Field(default_factory=dict)
 
     @staticmethod
     def on_this_machine(
-        experiment: Experiment, n_workers: int = 0, teacher_cache: int = 0
+        experiment: Experiment,
+        n_workers: int = 0,
+        teacher_cache: int = 0,
+        cells_per_device: int = 1,
     ) -> CellOptions:
         """Return the options of cells whose data lie on this machine."""
         return CellOptions(
@@ -91,6 +96,7 @@ class CellOptions(JsonFile):
             data_root=str(data_root()),
             n_workers=n_workers,
             teacher_cache=teacher_cache,
+            cells_per_device=cells_per_device,
             pretrained={
                 file.sha256: file.path
                 for network in (experiment.teacher, *experiment.students)

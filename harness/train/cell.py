@@ -39,7 +39,7 @@ from harness.common.provenance import UNKNOWN, CodeVersion, code_version, proces
 from harness.common.signals import stop_on_request
 from harness.data import Dataset
 from harness.data.batches import Images, epoch_generator
-from harness.data.placement import on_device
+from harness.data.placement import fits, on_device
 from harness.data.views import View, apply, join_validation
 from harness.methods import stage_of
 from harness.networks.base import Network
@@ -147,8 +147,9 @@ def _train(
             cache = _teacher_cache(directory, config, source, teacher, device)
     model = model.to(device).to(memory_format=torch.channels_last)
 
+    is_resident = fits(dataset, device, options.cells_per_device)
     images: dict[str, Images] = {
-        name: on_device(dataset, part, device, options.n_workers)
+        name: on_device(dataset, part, device, options.n_workers, is_resident)
         for name, part in dataset.parts.items()
     }
     if (selection := config.protocol.selection) not in ("last", *images):

@@ -13,7 +13,8 @@ from harness.common.errors import UserError
 def resolve_device(name: str) -> torch.device:
     """Return the device that 'auto', 'cpu', 'cuda', 'cuda:N' or 'mps' names.
 
-    'cpu:N' is the CPU as well: in a list of devices it stands in for a GPU.
+    'cpu:N' is the CPU as well: in a list of devices it stands in for a GPU. No CUDA context is
+    made, but 'auto' starts CUDA's driver.
 
     Raises:
         UserError: The name is unknown, or this machine has no such device.
@@ -25,7 +26,11 @@ def resolve_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
     n_gpus = torch.cuda.device_count() if name.startswith("cuda") else 0
     if name.startswith("cuda") and (n_gpus == 0 or int(name.partition(":")[2] or 0) >= n_gpus):
-        raise UserError(f"--device: {name} is not here ({n_gpus} CUDA devices); use cpu or auto")
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        hidden = "" if visible is None else f", CUDA_VISIBLE_DEVICES is {visible!r}"
+        raise UserError(
+            f"--device: {name} is not here ({n_gpus} CUDA devices{hidden}); use cpu or auto"
+        )
     if name == "mps" and not mps:
         raise UserError("--device: mps is not here; use cpu or auto")
     return torch.device("cpu" if name.startswith("cpu") else name)

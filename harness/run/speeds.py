@@ -1,0 +1,120 @@
+"""What is measured of a plan's cells (harness.run.measure), and why. Nothing here imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from harness.cell import Cell
+from harness.common.canonical_json import canonical
+from harness.common.provenance import n_cores
+from harness.data import Dataset
+from harness.methods import IMPORTED, stage_of
+from harness.methods.base import Schedule
+from harness.networks import NetworkOptions
+from harness.run.devices import DeviceFacts
+
+
+@dataclass(frozen=True)
+class NetworkSpeed:
+    """The measured speed of one network, and its size.
+
+    Attributes:
+        evaluation: Seconds per image of a forward pass in an evaluation.
+        parameters: The number of parameters.
+        cached_bytes: Disk that its cached output for an image takes.
+    """
+
+    evaluation: float
+    parameters: int
+    cached_bytes: int
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """What was measured of a plan.
+
+    Attributes:
+        networks: The networks of the experiment.
+        steps: `speed_key` of a cell -> seconds per training step, data and teacher included.
+        teacher_forward: Seconds per training batch of the teacher's forward pass.
+        device: The device on which it was measured.
+        description: All devices on which cells will train.
+        cell_bytes: Memory of a GPU that the largest cell takes; 0 on other devices.
+        startup: Seconds until a process was ready to train.
+    """
+
+    networks: dict[NetworkOptions, NetworkSpeed]
+    steps: dict[str, float]
+    teacher_forward: float
+    device: DeviceFacts
+    description: str = ""
+    cell_bytes: int = 0
+    startup: float = 0.0
+
+    def lanes(self, slots: Sequence[str]) -> int:
+        """Return by how much cells that train at once in these slots divide the time.
+
+        Cells on one GPU share its compute: each is slower by as much as the others get of it.
+        """
+        if self.device.kind == "cpu":
+            return min(len(slots), n_cores())
+        return len(set(slots))
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to measure, and how cells will train.
+
+    Attributes:
+        cells: `speed_key` -> one of the cells that have it.
+        networks: The networks of the experiment, with the teacher's.
+        dataset: A few of its images.
+        n_bytes: Size of the pixels of all of them.
+        devices: Names; the first one is measured.
+        threads, n_workers, cells_per_device: As cells will have them.
+    """
+
+    cells: dict[str, Cell]
+    networks: tuple[NetworkOptions, ...]
+    teacher: NetworkOptions
+    batch_size: int
+    precision: str
+    dataset: Dataset
+    n_bytes: int
+    devices: tuple[str, ...]
+    threads: int
+    n_workers: int = 0
+    cells_per_device: int = 1
+
+
+def takes_steps(cell: Cell) -> bool:
+    """Return whether a cell is trained by gradient steps."""
+    return cell.kind != IMPORTED and stage_of(cell.kind).schedule is not None
+
+
+def speed_key(cell: Cell) -> str:
+    """Return what decides how long a training step takes, beside the teacher and the optimiser.
+
+    Of a method's settings, those are the choices and the whole numbers; a weight, a temperature or
+    a learning rate costs nothing, and a schedule says how often the step is taken.
+    """
+    settings = {
+        name: {
+            field: value
+            for field, value in cell.config.sections[name].model_dump(mode="json").items()
+            if not isinstance(value, float | None) and field not in Schedule.untunable
+        }
+        for name in stage_of(cell.kind).all_sections
+    }
+    network = cell.config.network.model_dump(mode="json")
+    return canonical({"kind": cell.kind, "network": network, "settings": settings})
+
+
+def few_images(dataset: Dataset, n: int) -> Dataset:
+    """Return the data set with at most n training images, drawn at random, and no others."""
+    size = len(dataset.train)
+    index = np.random.default_rng(0).permutation(size)[:n]
+    return replace(dataset, train=dataset.train.subset(index), validation=None, test=None)
