@@ -4,7 +4,8 @@
 - `loop`: the only training loop, for every kind of cell; `methods`: what a kind adds to it.
 - `optimizer`, `schedule`: the optimiser, and learning rates as functions of the epoch.
 - `evaluate`: accuracies of the classifier and of the nearest class mean, in both published forms.
-- `checkpoint`: weights, written and read; `device`: the choice of the device.
+- `checkpoint`: weights, written and read; `device`: the choice of the device; `memory`: the line
+  about a cell that its memory does not hold.
 - `data_request`: which data set a cell needs, by its directory alone.
 - `teacher_cache`: outputs of a teacher, computed once for all cells that need them.
 
