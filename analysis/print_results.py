@@ -17,7 +17,8 @@ from harness.analysis.tables.comparisons import (
 )
 from harness.analysis.tables.pages import closing_blocks
 from harness.analysis.tables.result_table import Block
-from harness.analysis.tables.terminal import terminal_text, terminal_width
+from harness.analysis.tables.terminal import terminal_text
+from harness.common.columns import terminal_width
 from harness.common.errors import UserError
 from harness.common.exit_status import FAILED, OK, UNCONFIRMED
 from harness.common.names import command_name

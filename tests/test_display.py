@@ -9,12 +9,11 @@ from typing import Any
 import pytest
 from helpers import Output, some_manifest
 from rich.console import Console
-from rich.table import Table
 from training import tiny
 
 from harness.execute.scheduler import begin
 from harness.run import session
-from harness.run.display import LiveDisplay, Pace, ended_line, print_table, running_row
+from harness.run.display import LiveDisplay, Pace, ended_line, running_row
 from harness.run.session import BackgroundSync
 from harness.store import CellDir
 
@@ -85,18 +84,6 @@ def test_the_live_table_fits_80_columns(tmp_path: Path) -> None:
     assert len(lines) == 2 + len(progress.plan.cells), "a line a cell"
     assert max(map(len, lines)) <= 80 and "50.00 % validation" in lines[1] and "…" in lines[2]
     assert "ETA" in lines[-1]
-
-
-def test_no_word_of_a_table_is_cut(monkeypatch: pytest.MonkeyPatch, capsys: Output) -> None:
-    monkeypatch.setenv("COLUMNS", "20")
-    table, row = (
-        Table("cell", "name", "state", box=None),
-        ("07c5c3064f86", "kd wrn-10-1", "to train"),
-    )
-    table.add_row(*row)
-    print_table(table)
-    words = capsys.readouterr().out.split()
-    assert sorted(words) == sorted(["cell", "name", "state", *" ".join(row).split()])
 
 
 def test_a_long_end_is_explained(monkeypatch: pytest.MonkeyPatch, capsys: Output) -> None:

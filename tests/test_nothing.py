@@ -62,7 +62,9 @@ def test_nothing_to_do_imports_nothing_heavy(
     text, found = imported_by(finished_copy, *arguments)
     assert said in text
     assert found == []
-    assert snapshot(finished_copy) == before
+    after = snapshot(finished_copy)
+    after.pop("runs/checked.json", None)  # which files `status` need not read again
+    assert after == before
 
 
 def test_tables_import_what_they_need_alone() -> None:

@@ -1,12 +1,15 @@
 """Tables in a terminal of a given width."""
 
+import sys
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.cells import cell_len
 
-from harness.analysis.tables import terminal
 from harness.analysis.tables.result_table import Cell, Command, ResultTable
-from harness.analysis.tables.terminal import terminal_text, terminal_width
+from harness.analysis.tables.terminal import terminal_text
+from harness.common.columns import GAP, column_lines, terminal_width
 
 WORDS = st.lists(st.from_regex(r"[a-z]{1,9}", fullmatch=True), min_size=1, max_size=9).map(" ".join)
 NUMBER = Cell(98.43, 0.31, 3)
@@ -82,7 +85,23 @@ def test_paragraphs_wrap_but_commands_do_not() -> None:
 
 def test_the_width_is_the_terminals(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "77")
-    monkeypatch.setattr(terminal.sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     assert terminal_width() == 77
-    monkeypatch.setattr(terminal.sys.stdout, "isatty", lambda: False, raising=False)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: False, raising=False)
     assert terminal_width() is None, "a pipe's lines are as long as they like"
+
+
+@given(
+    st.lists(st.lists(st.text("ab 漢"), min_size=3, max_size=3), min_size=1, max_size=5),
+    st.integers(1, 40),
+)
+def test_columns_fit_the_width_and_cut_no_word(rows: list[list[str]], width: int) -> None:
+    lines = list(column_lines(rows, width))
+    words = sorted(" ".join(cell for row in rows for cell in row).split())
+    assert sorted(" ".join(lines).split()) == words
+    columns = zip(*(r for r in rows), strict=True)
+    longest = [
+        max((cell_len(w) for c in column for w in c.split()), default=0) for column in columns
+    ]
+    assert max(map(cell_len, lines)) <= max(width, sum(longest) + 2 * GAP)
+    assert len(list(column_lines(rows))) == len(rows)

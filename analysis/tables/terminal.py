@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import shutil
-import sys
 import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -17,11 +15,6 @@ if TYPE_CHECKING:
 
 UNLIMITED = 100_000  # characters of a line in a file or a pipe
 NARROWEST = 16  # characters of a column of words, unless its words are shorter
-
-
-def terminal_width() -> int | None:
-    """Return the terminal's characters per line; None for a file or a pipe."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def terminal_text(blocks: Sequence[Block], width: int | None = None) -> str:

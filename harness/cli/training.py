@@ -141,11 +141,22 @@ def tune(
 
 
 @app.command()
-def status(file: File, set_: Set = None, store: StoreOption = RUNS) -> None:
+def status(
+    file: File,
+    set_: Set = None,
+    store: StoreOption = RUNS,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify",
+            help="read and check every file, not only those written since they were checked",
+        ),
+    ] = False,
+) -> None:
     """Show the state of every cell."""
     from harness.run.inspect import print_status
 
-    print_status(plan_of_file(file, set_), store)
+    print_status(plan_of_file(file, set_), store, verify)
 
 
 @app.command()

@@ -7,7 +7,7 @@ one that its protocol reports.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 # On the test set: after the last epoch, at the selected epoch, and the best over all epochs. The
@@ -90,8 +90,7 @@ def summary(lines: list[dict[str, Any]], selected_epoch: int) -> dict[str, dict[
 
 
 def latest_value(
-    lines: Iterable[Mapping[str, Any]], names: Iterable[str]
+    lines: Sequence[Mapping[str, Any]], names: Sequence[str]
 ) -> tuple[str, float] | None:
     """Return (name, value) from the last line that has one of `names`; the first name wins."""
-    names, newest_first = list(names), reversed(list(lines))
-    return next(((n, line[n]) for line in newest_first for n in names if n in line), None)
+    return next(((n, line[n]) for line in reversed(lines) for n in names if n in line), None)

@@ -17,6 +17,7 @@ from harness.execute import Executor
 from harness.plan import Plan, chain_lengths
 from harness.store import CellDir, Store
 from harness.store.cell_files import Damaged
+from harness.store.cells import WatchedCell
 from harness.store.manifest import CellOptions
 from harness.train.exit_status import BUSY, DONE, STOPPED
 
@@ -55,6 +56,7 @@ class Progress:
         for fingerprint, cell_state in self._state.items():
             self._cells_in.setdefault(cell_state, set()).add(fingerprint)
         self.cached_cells = frozenset(self._cells_in.get("done", ()))
+        self._watched: dict[str, WatchedCell] = {}
 
     @property
     def state(self) -> Mapping[str, str]:
@@ -66,6 +68,7 @@ class Progress:
         self._cells_in[self._state[fingerprint]].discard(fingerprint)
         self._cells_in.setdefault(state, set()).add(fingerprint)
         self._state[fingerprint] = state
+        self._watched.pop(fingerprint, None)
 
     def count(self, *states: str) -> int:
         """Return the number of cells in these states."""
@@ -91,6 +94,12 @@ class Progress:
     def directory(self, fingerprint: str) -> CellDir:
         """Return the directory of a cell."""
         return self.store.directory(fingerprint)
+
+    def watched(self, fingerprint: str) -> WatchedCell:
+        """Return the directory of a running cell, of whose journal each look reads what is new."""
+        if fingerprint not in self._watched:
+            self._watched[fingerprint] = self.store.watch(fingerprint)
+        return self._watched[fingerprint]
 
 
 class OutOfTime(Exception):

@@ -28,17 +28,6 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def print_table(table: Table) -> None:
-    """Print a table in the terminal's width, or wider if a word would be cut."""
-    for column in table.columns:
-        words = " ".join(map(str, (column.header, *column.cells))).split()
-        column.min_width = max(map(len, words), default=0)
-    console = Console()
-    unlimited = console.options.update(max_width=10**6)
-    console.width = max(console.width, table.__rich_measure__(console, unlimited).minimum)
-    console.print(table, crop=False)
-
-
 class Pace:
     """An estimate of the time left, from the epochs of this run.
 
@@ -67,8 +56,10 @@ class Pace:
             if state == "done":
                 seconds, n = self._measure_ended(fingerprint)
             else:
-                lines = progress.directory(fingerprint).epochs() if state == "running" else []
-                seconds, n = sum(line["seconds"] for line in lines), len(lines)
+                seconds, n = 0.0, 0
+                if state == "running":
+                    journal = progress.watched(fingerprint).journal()
+                    seconds, n = journal.seconds, len(journal.epochs)
                 epochs_left[group] = epochs_left.get(group, 0) + epochs - n
             before = measured.get(group, (0.0, 0))
             measured[group] = before[0] + seconds, before[1] + n
@@ -175,13 +166,14 @@ def running_row(progress: Progress, fingerprint: str) -> list[str]:
     """Return a running cell's row: name, epoch, accuracy, loss, images per second, time left."""
     cell = progress.plan.cells[fingerprint]
     name, total = progress.plan.name_of(fingerprint), cell.epochs
-    lines = progress.directory(fingerprint).epochs()
+    journal = progress.watched(fingerprint).journal()
+    lines = journal.epochs
     if not lines:
         return [name, f"0/{total}", "", "", "", ""]
     main = progress.plan.experiment.protocol.main_metric(cell.metric)
     measured = latest_value(lines, (metric_name("validation", main), metric_name("train", main)))
     accuracy = f"{100 * measured[1]:.2f} % {measured[0].partition('/')[0]}" if measured else ""
-    left = (total - len(lines)) * sum(line["seconds"] for line in lines) / len(lines)
+    left = (total - len(lines)) * journal.seconds / len(lines)
     return [
         name,
         f"{len(lines)}/{total}",

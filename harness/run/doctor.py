@@ -12,16 +12,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
-from rich.markup import escape
-from rich.table import Table
-
 from harness.common import database
+from harness.common.columns import print_columns
 from harness.common.errors import UserError, one_line
 from harness.common.provenance import n_cores, processor, version_text
 from harness.common.redaction import without_password
 from harness.data import DATASETS, data_root
 from harness.data.options import PublishedOptions
-from harness.run.display import print_table
 from harness.store import Store
 from harness.track.database_file import sqlite_path
 from harness.track.environment import as_user_error, check_uri, tracking_uri
@@ -146,13 +143,9 @@ def print_findings(root: Path) -> int:
     Returns:
         1 if something would prevent a run here, else 0.
     """
-    problems = []
-    table = Table(box=None, pad_edge=False, show_header=False)
-    for finding in findings(root):
-        table.add_row(finding.subject, escape(finding.state))
-        if finding.problem:
-            problems.append(f"{finding.subject.strip()}: {finding.problem}")
-    print_table(table)
+    found = list(findings(root))
+    print_columns([(finding.subject, finding.state) for finding in found])
+    problems = [f"{f.subject.strip()}: {f.problem}" for f in found if f.problem]
     for problem in problems:
         print(f"problem: {problem}")
     if not problems:

@@ -6,27 +6,24 @@ import contextlib
 import json
 from pathlib import Path
 
-from rich.markup import escape
-from rich.table import Table
-
 from harness.common.canonical_json import differences
+from harness.common.columns import print_columns
 from harness.data import Dataset
 from harness.data.views import apply, join_validation, without_pixels
 from harness.execute.scheduler import begin
 from harness.experiment.experiment import Experiment
 from harness.plan import Plan, make_plan, task_views, trains_on_validation
 from harness.run.devices import loading_note
-from harness.run.display import duration, print_table
+from harness.run.display import duration
 from harness.run.estimate import estimate, measure_plan, start_seconds
 from harness.run.options import RunOptions
 from harness.store import CellDir, Store
 from harness.store.cell_files import Damaged, check_identity, read_description
+from harness.store.checked import Whole, read_whole, record_whole, signature
+from harness.store.predictions import read_predictions_file
 
 MOST_NAMES = 12  # of classes on one line
-
-
-def _table(*columns: str) -> Table:
-    return Table(*columns, box=None, pad_edge=False)
+HEAD = ("cell", "name", "epochs", "state")
 
 
 def print_plan(experiment: Experiment, options: RunOptions, measure: bool = True) -> Plan:
@@ -50,14 +47,14 @@ def print_plan(experiment: Experiment, options: RunOptions, measure: bool = True
     experiment = within_budget(experiment, dataset, options)
     plan, store = make_plan(experiment, dataset), Store(options.store)
     progress = begin(plan, store)
-    table = _table("cell", "name", "epochs", "state")
+    rows = [HEAD]
     epochs = {True: 0, False: 0}
     for fingerprint, cell in plan.cells.items():
         done, n = progress.state[fingerprint] == "done", cell.epochs
         epochs[done] += n
         name = " = ".join(e.name for e in plan.entries_of(fingerprint))
-        table.add_row(fingerprint[:12], name, str(n), "done" if done else "to train")
-    print_table(table)
+        rows.append((fingerprint[:12], name, str(n), "done" if done else "to train"))
+    print_columns(rows)
     print_data(dataset)
     print_tasks(experiment, dataset)
     print_remarks(experiment, dataset)
@@ -118,27 +115,44 @@ def print_tasks(experiment: Experiment, dataset: Dataset) -> None:
         print(f"{name}: {len(part.train):,} training images of {names}{more}")
 
 
-def print_status(plan: Plan, root: Path) -> None:
+def print_status(plan: Plan, root: Path, verify: bool = False) -> None:
     """Print every cell with the epochs it has and its state.
+
+    The files of a finished cell that was found whole are read again only if one of them has been
+    written to since (`harness.store.checked`).
+
+    Args:
+        plan: The plan of the cells.
+        root: The store.
+        verify: Whether to read and check every file, predictions included.
 
     Raises:
         Damaged: One of them is damaged; all are printed first.
     """
-    store = Store(root)
-    table = _table("cell", "name", "epochs", "state")
-    damage, n_unchecked = [], 0
+    store, known, found = Store(root), {} if verify else read_whole(root), dict[str, Whole]()
+    rows, damage, n_unchecked = [HEAD], [], 0
     for fingerprint, cell in plan.cells.items():
         directory = store.directory(fingerprint)
+        name, files = fingerprint[:16], signature(directory.path)
+        whole = known.get(name) if files else None
         try:
-            state, epochs = _state(directory), str(len(directory.epochs()))
-            if directory.unchecked:
-                state, n_unchecked = f"{state}, unchecked", n_unchecked + 1
+            if whole is not None and whole.files == files:
+                state, n, is_unchecked = "done", whole.epochs, whole.is_unchecked
+            else:
+                state, n = _state(directory, verify), len(directory.epochs())
+                is_unchecked = bool(directory.unchecked)
+                if state == "done" and files:
+                    found[name] = Whole(files, n, is_unchecked)
+            n_unchecked += is_unchecked
+            state, epochs = state + ", unchecked" * is_unchecked, str(n)
         except Damaged as error:
             damage.append(error)
             state, epochs = f"damaged: {error.path.name} {error.what}", "?"
-        of = f"{epochs}/{cell.epochs}"
-        table.add_row(fingerprint[:12], plan.name_of(fingerprint), of, escape(state))
-    print_table(table)
+        row = fingerprint[:12], plan.name_of(fingerprint), f"{epochs}/{cell.epochs}", state
+        rows.append(row)
+    print_columns(rows)
+    if found:
+        record_whole(root, read_whole(root) | found)
     if n_unchecked:
         print(
             f"{n_unchecked} of {len(plan.cells)} cells are unchecked: an earlier version trained "
@@ -148,8 +162,8 @@ def print_status(plan: Plan, root: Path) -> None:
         raise damage[0]
 
 
-def _state(directory: CellDir) -> str:
-    """Return a cell's state, and check all its files.
+def _state(directory: CellDir, with_predictions: bool = False) -> str:
+    """Return a cell's state, and check all its files; its predictions only on request.
 
     Raises:
         Damaged: A file is not what was written.
@@ -158,6 +172,8 @@ def _state(directory: CellDir) -> str:
         check_identity(directory / "cell.json")
     if directory.is_done:
         directory.check_model()
+        if with_predictions:
+            read_predictions_file(directory / "predictions.npz")
         return "done"
     if directory.is_leased:
         return "running"

@@ -26,13 +26,11 @@ from harness.store import Busy, CellDir, Store
 from harness.store.cell_files import (
     Damaged,
     check_identity,
-    epoch_lines,
-    parse_event,
     read_description,
-    read_journal,
     sealed,
 )
 from harness.store.files import write_atomically
+from harness.store.journal import parse_event, read_journal
 from harness.store.predictions import read_predictions_file
 
 Events = list[dict[str, Any]]
@@ -145,9 +143,9 @@ def _salvage(directory: CellDir, remedy: Remedy) -> Events:
     """Return the readable events of the journal; mark it if some are not."""
     path = directory / "journal.jsonl"
     try:
-        events = read_journal(path)
-        epoch_lines(events, path)
-        return events
+        journal = read_journal(path)
+        journal.epochs  # noqa: B018 (a missing line is damage)
+        return journal.events
     except Damaged as error:
         remedy.spoil(path.name, error.what)
     readable = []

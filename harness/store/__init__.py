@@ -1,9 +1,10 @@
 """One directory per cell, named by its fingerprint: the truth from which everything is rebuilt.
 
 - `cells`: the store and its directories, with leases; `cell_files`: one reader per kind of file,
-  which returns a valid object or says which file is damaged; `predictions`: the reader of
-  predictions.npz.
+  which returns a valid object or says which file is damaged; `journal`, `predictions`: the readers
+  of journal.jsonl, which may read what is new alone, and of predictions.npz.
 - `manifest`: the contents of manifest.json and options.json.
+- `checked`: which finished cells were found whole, so that their files need not be read again.
 - `files`: files that are written whole or not at all; `teacher_cache`: the disk of the
   teacher-output cache.
 
@@ -20,8 +21,8 @@
     mlflow.json        the MLflow runs that already hold the cell (derived; may be deleted)
     log.txt            the output of the training process
 
-Beside the cells, and derived as well: mlflow.json (the grids whose MLflow run shows their result)
-and the folders teacher-cache, tensorboard and wandb.
+Beside the cells, and derived as well: mlflow.json (the grids whose MLflow run shows their result),
+checked.json (see `checked`) and the folders teacher-cache, tensorboard and wandb.
 """
 
 from harness.common.locks import Busy

@@ -5,8 +5,10 @@ Each returns a valid object or raises `Damaged`, one line that names the file an
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
+import math
 import re
 import shlex
 from pathlib import Path
@@ -41,20 +43,6 @@ class Damaged(UserError):
         )
 
 
-class Event(dict[str, Any]):
-    """A line of a journal.
-
-    A missing field is damage, reported when the field is needed: older versions wrote fewer.
-    """
-
-    def __init__(self, content: dict[str, Any], path: Path) -> None:
-        super().__init__(content)
-        self.path = path
-
-    def __missing__(self, key: str) -> Any:
-        raise Damaged(self.path, f"has no {key!r}")
-
-
 class Description(BaseModel):
     """The parts of cell.json, whatever version wrote it."""
 
@@ -72,8 +60,13 @@ def sealed(content: dict[str, Any], cell: Path) -> bytes:
 
 
 def _seal(text: bytes, cell: Path) -> bytes:
-    key = cell.name.encode() if is_fingerprint(cell.name) else b""
-    return b'{"sum":"%s",' % hashlib.blake2b(text, digest_size=8, key=key).hexdigest().encode()
+    digest = hashlib.blake2b(text, digest_size=8, key=_key(cell)).hexdigest()
+    return b'{"sum":"%s",' % digest.encode()
+
+
+@functools.lru_cache(maxsize=16)  # a journal has one for all of its lines
+def _key(cell: Path) -> bytes:
+    return cell.name.encode() if is_fingerprint(cell.name) else b""
 
 
 def unsealed(line: bytes, cell: Path) -> bytes:
@@ -115,11 +108,11 @@ def parse_json(data: bytes) -> Any:
     except UnicodeDecodeError:
         raise ValueError("is not UTF-8 text") from None
     try:
-        value = json.loads(text, parse_int=_integer)
-        # Python's json accepts NaN, 1e999 and lone surrogates, which nothing else does. Surrogates
-        # that stand for the bytes of a path are allowed.
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
-        text.encode("utf-8", "surrogateescape")
+        value = _DECODER.decode(text)
+        # Python's json accepts lone surrogates, which nothing else does. Those that stand for the
+        # bytes of a path are allowed.
+        if "\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogateescape")
     except (ValueError, RecursionError):
         raise ValueError("is no whole JSON") from None
     return value
@@ -129,6 +122,21 @@ def _integer(digits: str) -> int:
     if len(digits) > 20 or abs(value := int(digits)) > LARGEST:
         raise ValueError("a number that is too large")
     return value
+
+
+def _fraction(digits: str) -> float:
+    """Return a number; 1e999 is one for Python alone."""
+    if math.isinf(value := float(digits)):
+        raise ValueError("a number that is too large")
+    return value
+
+
+def _refuse(name: str) -> float:
+    """Refuse NaN and its like, which are no JSON."""
+    raise ValueError(name)
+
+
+_DECODER = json.JSONDecoder(parse_int=_integer, parse_float=_fraction, parse_constant=_refuse)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -207,69 +215,3 @@ def read_epoch_number(path: Path) -> int:
     if not text.isdigit() or len(text) > 9:
         raise Damaged(path, "is not the number of an epoch")
     return int(text)
-
-
-def parse_event(line: bytes, cell: Path) -> dict[str, Any]:
-    """Parse a line of the journal in the directory `cell`.
-
-    Raises:
-        ValueError: The line is no event; the message says why.
-    """
-    event = parse_json(unsealed(line, cell))
-    if not isinstance(event, dict) or not isinstance(event.get("event"), str):
-        raise ValueError("is no event")
-    numbers = {"time": event.get("time")}
-    if event["event"] == "epoch":
-        numbers |= {k: v for k, v in event.items() if k != "event"}
-        if type(event.get("epoch")) is not int or event["epoch"] < 1:
-            raise ValueError("has no number of its epoch")
-    for name, value in numbers.items():
-        if type(value) not in (int, float):
-            raise ValueError(f"has no number as {name[:80]!r}")
-    if event["event"] == "failed" and not isinstance(event.get("error"), str):
-        raise ValueError("does not say what failed")
-    return event
-
-
-def read_journal(path: Path) -> list[dict[str, Any]]:
-    """Read the events of a journal; there are none before it exists.
-
-    A half-written last line is left out.
-
-    Raises:
-        Damaged: A line is no event; the message says which, and why.
-    """
-    try:
-        *lines, rest = path.read_bytes().split(b"\n")
-    except FileNotFoundError:
-        return []
-    events: list[dict[str, Any]] = []
-    for number, line in enumerate(lines, 1):
-        try:
-            events.append(Event(parse_event(line, path.parent), path))
-        except ValueError as error:
-            raise Damaged(path, f"line {number} {error}") from None
-    try:
-        parse_event(rest[:-1], path.parent)
-    except ValueError:
-        return events
-    raise Damaged(path, f"line {len(lines) + 1} ends with another byte than it was written with")
-
-
-def epoch_lines(events: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
-    """Return the epoch lines of a journal.
-
-    An epoch that is trained again, because its checkpoint was lost, replaces its earlier line and
-    all lines after that.
-
-    Raises:
-        Damaged: The line of an epoch is missing.
-    """
-    lines: list[dict[str, Any]] = []
-    for event in events:
-        if event["event"] == "epoch":
-            if event["epoch"] > len(lines) + 1:
-                raise Damaged(path, f"has no line of epoch {len(lines) + 1}")
-            del lines[event["epoch"] - 1 :]
-            lines.append(event)
-    return lines

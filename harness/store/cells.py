@@ -19,16 +19,15 @@ from harness.common.locks import is_locked, try_lock
 from harness.store.cell_files import (
     Damaged,
     check_identity,
-    epoch_lines,
     is_fingerprint,
     lacks_checksum,
     read_description,
     read_epoch_number,
-    read_journal,
     read_model,
     sealed,
 )
 from harness.store.files import sweep, write_atomically
+from harness.store.journal import Journal, read_journal
 from harness.store.manifest import CellOptions, Manifest
 
 
@@ -145,13 +144,17 @@ class CellDir:
             file.flush()
             os.fsync(file.fileno())
 
-    def events(self) -> list[dict[str, Any]]:
-        """Return the journal's whole lines, without a half-written last one."""
+    def journal(self) -> Journal:
+        """Return the journal, read to its end."""
         return read_journal(self / "journal.jsonl")
 
+    def events(self) -> list[dict[str, Any]]:
+        """Return the journal's whole lines, without a half-written last one."""
+        return self.journal().events
+
     def epochs(self) -> list[dict[str, Any]]:
-        """Return the epoch lines of the journal (`epoch_lines`)."""
-        return epoch_lines(self.events(), self / "journal.jsonl")
+        """Return the epoch lines of the journal (`Journal.epochs`)."""
+        return self.journal().epochs
 
     def _digest_of(self, name: str) -> str:
         """Return the SHA-256 of a file, "" if there is no such file."""
@@ -210,6 +213,21 @@ class CellDir:
             raise Damaged(self / "model.pt", "is missing or does not match its SHA-256")
 
 
+class WatchedCell(CellDir):
+    """The directory of a cell that is looked at while it trains: a look reads what is new.
+
+    Damage to what was read before goes unseen. Do not change the lists that it returns.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._journal = Journal(self / "journal.jsonl")
+
+    def journal(self) -> Journal:
+        """Return the journal, read to its end."""
+        return self._journal.look()
+
+
 class Store:
     """A folder of cells."""
 
@@ -235,6 +253,17 @@ class Store:
     def directory(self, fingerprint: str) -> CellDir:
         """Return the directory of a cell, whether or not it exists."""
         return CellDir(self.root / fingerprint[:16])
+
+    def watch(self, fingerprint: str) -> WatchedCell:
+        """Return the directory of a cell, to be looked at again and again."""
+        return WatchedCell(self.directory(fingerprint).path)
+
+    def names(self) -> set[str]:
+        """Return the names in the store, those of the directories of cells among them."""
+        try:
+            return set(os.listdir(self.root))
+        except FileNotFoundError:
+            return set()
 
     def prepare(self, cell: Cell, options: CellOptions | None = None) -> CellDir:
         """Make the directory of a cell if it is missing, with all that its training needs.

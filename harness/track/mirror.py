@@ -28,6 +28,7 @@ from harness.track.run_fields import (
 )
 from harness.track.sync_state import (
     NOTHING_SENT,
+    OpenCells,
     SyncState,
     current_training,
     has_unsent,
@@ -136,7 +137,7 @@ class Mirror(Asking):
         self.root = store.root / name
         self.group = f"{plan.experiment.name}-{plan.experiment.grid[:6]}"
         self.key = sync_key(sink.address, plan.experiment.name, plan.experiment.grid)
-        self._finished: set[str] = set()
+        self._open = OpenCells(plan, store)
 
     @property
     def server(self) -> Mirror:
@@ -152,14 +153,14 @@ class Mirror(Asking):
 
     def unsent_cells(self) -> list[str]:
         """Return the fingerprints of the cells whose journal holds more than was sent."""
-        return [f for f in self.plan.cells if f not in self._finished and self._has_unsent(f)]
-
-    def _has_unsent(self, fingerprint: str) -> bool:
-        directory = self.store.directory(fingerprint)
-        sent = self._sent(fingerprint, directory)
-        if sent.status == "FINISHED":
-            self._finished.add(fingerprint)  # of thousands of cells most are: looked at once
-        return has_unsent(directory, sent)
+        unsent = []
+        for fingerprint, directory in self._open.look():
+            sent = self._sent(fingerprint, directory)
+            if sent.status == "FINISHED":
+                self._open.finish(fingerprint)
+            elif has_unsent(directory, sent):
+                unsent.append(fingerprint)
+        return unsent
 
     def sync(self) -> int:
         """Send what is missing, and return the number of cells that lacked something.
@@ -194,7 +195,7 @@ class Mirror(Asking):
         return sent if events and sent.started == str(events[0]["time"]) else NOTHING_SENT
 
     def _send(self, fingerprint: str) -> None:
-        directory, folder = self.store.directory(fingerprint), self._folder(fingerprint)
+        directory, folder = self._open.watch(fingerprint), self._folder(fingerprint)
         status = status_of(directory)  # before the events: it may end meanwhile
         events = current_training(directory)
         n_sent, started = self._sent(fingerprint, directory).lines or 0, events[0]["time"]

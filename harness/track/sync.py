@@ -26,6 +26,7 @@ from harness.track.run_fields import end_of, status_of
 from harness.track.sync_state import (
     NOTHING_SENT,
     SYNC_FILE,
+    OpenCells,
     SyncState,
     current_training,
     has_unsent,
@@ -59,6 +60,7 @@ class Tracker:
         self.key = sync_key(self.server.address, experiment.name, experiment.grid)
         self._parent_id = ""
         self._lost: set[Path] | None = None  # unknown until MLflow has been asked
+        self._open = OpenCells(plan, store)
 
     # -- what needs no MLflow ---------------------------------------------------------------------
 
@@ -88,9 +90,11 @@ class Tracker:
             and not Path("mlflow.db").exists()
         )
         unsent = []
-        for fingerprint in self.plan.cells:
-            directory = self.store.directory(fingerprint)
-            if has_unsent(directory, NOTHING_SENT if is_new_database else self.sent(directory)):
+        for fingerprint, directory in self._open.look():
+            sent = NOTHING_SENT if is_new_database else self.sent(directory)
+            if sent.status == "FINISHED":
+                self._open.finish(fingerprint, for_good=self._lost is not None)
+            elif has_unsent(directory, sent):
                 unsent.append(fingerprint)
         return unsent
 
@@ -205,10 +209,10 @@ class Tracker:
         )
 
     def _send(self, client: MlflowClient, fingerprint: str) -> None:
-        directory = self.store.directory(fingerprint)
+        directory = self._open.watch(fingerprint)
         status = status_of(directory)  # before the events: it may end meanwhile
         events = current_training(directory)
-        started, end = str(events[0]["time"]), int(end_of(events) * 1000)
+        started = str(events[0]["time"])
         sent = self.sent(directory)
         if sent.started != started:
             sent = NOTHING_SENT
@@ -220,9 +224,10 @@ class Tracker:
         elif sent.status != "RUNNING" and status == "RUNNING":
             client.update_run(run_id, status="RUNNING")
         log_events(client, run_id, events, sent.lines or 0, status)
-        if status == "FINISHED":
-            log_results(client, run_id, self.plan, fingerprint, directory, end)
         if status != "RUNNING":
+            end = int(end_of(events) * 1000)
+            if status == "FINISHED":
+                log_results(client, run_id, self.plan, fingerprint, directory, end)
             client.set_terminated(run_id, status, end)
         self._record_sent(directory, run_id, started, lines=len(events), status=status)
 

@@ -8,6 +8,7 @@ one sends its cell again.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from pydantic import StrictInt, StrictStr, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from harness.common.canonical_json import canonical
-from harness.store import CellDir
+from harness.plan import Plan
+from harness.store import CellDir, Store
 from harness.store.cell_files import parse_json
+from harness.store.cells import WatchedCell
 from harness.store.files import write_atomically
 from harness.track.run_fields import status_of
 
@@ -80,6 +83,34 @@ def record_sent(path: Path, key: str, state: SyncState) -> None:
     write_atomically(path, canonical(content).encode())
 
 
+class OpenCells:
+    """The cells of a plan of which a tracker may lack something: each look reads what is new."""
+
+    def __init__(self, plan: Plan, store: Store) -> None:
+        self._plan, self._store = plan, store
+        self._watched: dict[str, WatchedCell] = {}
+        self._finished: set[str] = set()
+
+    def look(self) -> Iterator[tuple[str, WatchedCell]]:
+        """Yield fingerprint and directory of the cells that are there and not finished."""
+        there = self._store.names()
+        for fingerprint in self._plan.cells:
+            if fingerprint not in self._finished and fingerprint[:16] in there:
+                yield fingerprint, self.watch(fingerprint)
+
+    def watch(self, fingerprint: str) -> WatchedCell:
+        """Return the directory of a cell."""
+        if fingerprint not in self._watched:
+            self._watched[fingerprint] = self._store.watch(fingerprint)
+        return self._watched[fingerprint]
+
+    def finish(self, fingerprint: str, for_good: bool = True) -> None:
+        """Forget a cell that the tracker has whole; unless `for_good`, the next look has it."""
+        self._watched.pop(fingerprint, None)
+        if for_good:
+            self._finished.add(fingerprint)
+
+
 def has_unsent(directory: CellDir, sent: SyncState) -> bool:
     """Return whether the cell's journal or status says more than what was sent."""
     if sent.status == "FINISHED":
@@ -105,17 +136,6 @@ def find_run_id(directory: CellDir, experiment: str, grid: str, address: str) ->
 
 
 def current_training(directory: CellDir) -> list[dict[str, Any]]:
-    """Return the journal's events of the training that counts.
-
-    A training that began anew, as its checkpoint was lost, repeats every epoch: it is another run,
-    and the events before it are left out.
-    """
-    events = directory.events()
-    first = start = 0
-    has_first_epoch = False
-    for i, event in enumerate(events):
-        if event["event"] == "start":
-            start = i
-        elif event["event"] == "epoch" and event["epoch"] == 1:
-            first, has_first_epoch = (start if has_first_epoch else 0), True
-    return events[first:]
+    """Return the journal's events of the training that counts; an earlier one is another run."""
+    journal = directory.journal()
+    return journal.events[journal.first :] if journal.first else journal.events
