@@ -90,7 +90,8 @@ class Ray:
 
     def __init__(self) -> None:
         services = SimpleNamespace(get_ray_address_from_environment=lambda *_: self.found)
-        self._private = SimpleNamespace(services=services)
+        worker = SimpleNamespace(print_to_stdstream=print)
+        self._private = SimpleNamespace(services=services, worker=worker)
 
     def is_initialized(self) -> bool:
         return False
@@ -152,6 +153,16 @@ def test_what_listens_at_the_address_is_asked(
             wrong(lambda: cluster.connect(ray, form.format(where)), "--ray-address", where, why)
         assert cluster.connect(ray, form.format(where)) is True if not why else not ray.address
         assert why or ray.address == (where if form == "auto" else form.format(where))
+
+
+def test_the_log_of_a_lost_node_is_not_printed(
+    hasty: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ray = Ray()
+    with listening(AS_RAY) as where:
+        cluster.connect(ray, where)
+    ray._private.worker.print_to_stdstream({"lines": ["page 1"]}, ignore_prefix=False)
+    assert capsys.readouterr().out == ""
 
 
 def test_a_cluster_that_starts_is_waited_for(hasty: None, monkeypatch: Any) -> None:
@@ -297,6 +308,35 @@ def test_a_lost_cell_with_a_damaged_journal_fails_and_the_rest_goes_on(
     if harm is put_damage:
         left = grid.store.directory(unlucky) / "journal.jsonl"
         assert left.read_text() == "no event\n", "nothing is appended"
+
+
+def test_a_node_without_all_of_the_code_yet_has_lost_the_cell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = tiny(tmp_path, "methods=[plain]")
+
+    def body(directory: CellDir) -> Report:
+        if len(tasks.sent) > 1:
+            return Report(ray_bodies.at_once(directory))
+        errors = tasks.exceptions
+        cause = errors.RaySystemError("No module named 'harness.execute'")
+        raise errors.RayTaskError("train_on_node", "", cause)
+
+    tasks = Tasks(body)
+    progress = begin(grid.plan, grid.store)
+    run(progress, executor_of(tasks, monkeypatch))
+    assert set(progress.state.values()) == {"done"} and len(tasks.sent) == 2
+
+
+def test_nodes_that_are_still_starting_are_waited_for(
+    hasty: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks = Tasks(lambda _: Report())
+    nodes = [[{"Alive": True, "Resources": {"CPU": n}}] for n in (0, 0, 2)]
+    monkeypatch.setattr(tasks, "nodes", lambda: nodes.pop(0))
+    assert executor_of(tasks, monkeypatch, wait=HANG).capacity == 2
+    nodes = [[{"Alive": True, "Resources": {}}]]
+    wrong(lambda: executor_of(tasks, monkeypatch), "--cpus-per-cell")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import socket
@@ -62,6 +63,8 @@ def connect(ray: Any, address: str, wait: float | None = None) -> bool:
     import logging
 
     variables = {name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()}
+    with contextlib.suppress(AttributeError):  # pages of the log of a node that was lost
+        ray._private.worker.print_to_stdstream = lambda *_, **__: None
     code = {"py_modules": [str(Path(__file__).parents[2])], "excludes": ["**/__pycache__/**"]}
     begin, n_tries = time.monotonic(), 0
     where = address
@@ -75,7 +78,7 @@ def connect(ray: Any, address: str, wait: float | None = None) -> bool:
             ray.init(
                 address=where,
                 runtime_env={**code, "env_vars": variables},
-                logging_level=logging.ERROR,
+                logging_level=logging.CRITICAL,
                 log_to_driver=False,
             )
             return True
@@ -189,6 +192,24 @@ def n_cells_that_fit(resources: Iterable[Mapping[str, float]], cpus: int, gpus: 
             n_on_node = min(n_on_node, int(node.get("GPU", 0)) * int(1 / gpus + 1e-9))
         n += n_on_node
     return n
+
+
+def wait_for_room(ray: Any, options: RayOptions) -> list[dict[str, float]]:
+    """Return the resources of the nodes, once a cell fits on one of them.
+
+    Raises:
+        UserError: No node has what one cell needs, also after `options.wait` seconds.
+    """
+    deadline = time.monotonic() + (options.wait or 0.0)
+    while True:
+        resources = resources_of(ray.nodes())
+        try:
+            check_room(resources, options)
+            return resources
+        except UserError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(PAUSE_SECONDS)
 
 
 def check_room(resources: list[dict[str, float]], options: RayOptions) -> None:

@@ -28,11 +28,11 @@ from harness.common.temporary import temporary_path
 from harness.execute.ray import node
 from harness.execute.ray.cluster import (
     Watch,
-    check_room,
     connect,
     import_ray,
     n_cells_that_fit,
     resources_of,
+    wait_for_room,
 )
 from harness.execute.ray.datasets import DatasetRef, pack
 from harness.execute.ray.options import RayOptions
@@ -101,8 +101,7 @@ class RayExecutor:
         self._notes: set[str] = set()
         self._mailbox: Any = None
         try:
-            resources = resources_of(ray.nodes())
-            check_room(resources, options)
+            resources = wait_for_room(ray, options)
         except UserError:
             self.close()
             raise
@@ -329,15 +328,18 @@ class RayExecutor:
     def _finish_task(self, cell: RunningCell, restart: bool) -> None:
         errors = self._ray.exceptions
         if cell.problem:
-            self._fail(cell, f"cannot be written to the store: {cell.problem}")
-            return
+            return self._fail(cell, f"cannot be written to the store: {cell.problem}")
         try:
             report: node.Report = self._ray.get(cell.ref)
         except errors.TaskCancelledError:
             self._end(cell, STOPPED)
         except (errors.RayTaskError, errors.RuntimeEnvSetupError) as error:
-            self._fail(cell, one_line(getattr(error, "cause", None) or error))
             _log(cell.directory, f"{error}\n".encode())
+            cause = getattr(error, "cause", None) or error
+            if isinstance(cause, errors.RaySystemError):  # the code on a node was not complete
+                self._handle_loss(cell, one_line(cause), restart)
+            else:
+                self._fail(cell, one_line(cause))
         except errors.RayError as error:
             self._handle_loss(cell, one_line(error), restart)
         else:
