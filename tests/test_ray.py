@@ -25,11 +25,11 @@ from helpers import (
     epochs_of,
     has_epochs,
     needs_ray,
-    one_error_line,
     start,
     wait_until,
     write_experiment,
 )
+from ray_kills import LIMITS
 from training import RAW, VERSION, Grid, assert_same_result, go, tiny
 
 from harness.common.errors import LostError, UserError
@@ -57,8 +57,8 @@ def cluster() -> Iterator[Any]:
     with contextlib.ExitStack() as stack:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests")]))
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("RAY_worker_niceness", "0")  # else they wait for all other tests
+        for name, value in LIMITS.items():
+            patch.setenv(name, value)
         # A raylet that is gone is dead after a second, not after half a minute.
         patch.setenv("RAY_health_check_period_ms", "300")
         patch.setenv("RAY_health_check_failure_threshold", "3")
@@ -454,13 +454,6 @@ def test_max_time(cluster: Any, folder: Path) -> None:
 
 
 # -- bad input -------------------------------------------------------------------------------------
-
-
-def test_nobody_at_the_address(folder: Path) -> None:
-    wrong = call(folder, "run", "slow.yaml", "--executor", "ray", "--ray-address", "127.0.0.1:1")
-    assert wrong.returncode == 2
-    assert "--ray-address" in (line := one_error_line(wrong.stderr)) and "127.0.0.1:1" in line
-    assert "3 tries" in line
 
 
 def test_more_than_any_node_has(executor: Made) -> None:

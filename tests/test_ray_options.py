@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import ray_bodies
-from helpers import HANG, wrong
+from helpers import HANG, Output, Patch, refusal, write_experiment, wrong
 from training import tiny
 
 from harness.common.errors import UserError
@@ -155,9 +155,21 @@ def test_what_listens_at_the_address_is_asked(
         assert why or ray.address == (where if form == "auto" else form.format(where))
 
 
-def test_the_log_of_a_lost_node_is_not_printed(
-    hasty: None, capsys: pytest.CaptureFixture[str]
+def test_the_command_refuses_an_address_in_one_line(
+    hasty: None, tmp_path: Path, monkeypatch: Patch, capsys: Output
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("harness.execute.ray.executor.import_ray", lambda _: Ray())
+    write_experiment(tmp_path / "tiny.yaml")
+    with listening(None) as where:
+        words = ("run", "tiny.yaml", "--executor", "ray", "--ray-address", where)
+        line = refusal(capsys, *words)
+        assert "--ray-address: " in line and f"{cluster.TRIES} tries" in line
+        monkeypatch.setattr(cluster, "PAUSE_SECONDS", 1.0)
+        assert "3 tries" not in refusal(capsys, *words, "--ray-wait", "4s"), "it tries for longer"
+
+
+def test_the_log_of_a_lost_node_is_not_printed(hasty: None, capsys: Output) -> None:
     ray = Ray()
     with listening(AS_RAY) as where:
         cluster.connect(ray, where)
