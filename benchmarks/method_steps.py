@@ -10,7 +10,6 @@ docs/methods.md also shows the results.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
@@ -20,23 +19,12 @@ from case import Case, Prepared
 from frame import Record, alternate, comparison, record, table
 
 from harness.analysis.methods_page import SUM
-from harness.data.batches import Batch
+from harness.data.batches import Batch, Epoch
 from harness.methods import REGISTRY, get_method
-from harness.train.evaluate import autocast
+from harness.train.steps import Steps
 
 BASE = "plain"
 WARM_UP = 1
-
-
-def step(prepared: Prepared, batches: Iterator[Batch]) -> None:
-    """Train on the next batch."""
-    p, batch = prepared, next(batches)
-    p.model.train()
-    with autocast(batch.x.device, "float32"):
-        losses, _ = p.training.losses(p.model, batch, 0)
-    p.optimizer.zero_grad(set_to_none=True)
-    torch.stack(list(losses.values())).sum().backward()
-    p.optimizer.step()
 
 
 def trainings(case: Case) -> dict[str, Prepared]:
@@ -82,8 +70,12 @@ def main(argv: list[str] | None = None) -> Record:
 
 def stepper(prepared: Prepared, batches: list[Batch]) -> Any:
     """Return a function that trains on one batch after the other."""
-    rest = iter(batches)
-    return lambda: step(prepared, rest)
+    p = prepared
+    p.model.train()
+    epoch = Epoch([batch.y_cpu for batch in batches], lambda: iter(batches), is_resident=True)
+    rest = p.training.prepare_batches(epoch, 0)
+    step = Steps(p.model, p.training, p.optimizer, "float32", 0)
+    return lambda: step(next(rest))
 
 
 if __name__ == "__main__":

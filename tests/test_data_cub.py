@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -402,7 +402,7 @@ def test_the_global_random_stream_is_left_alone(dataset: Dataset) -> None:
 
 def test_an_epoch_can_be_left_early(dataset: Dataset) -> None:
     images = LoaderImages(dataset, dataset.train, CPU, n_workers=2)
-    batches: Iterator[Batch] = images.augmented(5, epoch_generator(1, 2))
+    batches = iter(images.augmented(5, epoch_generator(1, 2)))
     first = next(batches)
     batches.close()
     assert torch.equal(first.x, epoch(images)[0].x)

@@ -169,7 +169,7 @@ def test_same_seed_same_bits_on_a_device(tmp_path: Path) -> None:
 
 
 def first_batch(images: DeviceImages) -> Batch:
-    return next(images.augmented(64, epoch_generator(0, 0)))
+    return next(iter(images.augmented(64, epoch_generator(0, 0))))
 
 
 @needs_cuda

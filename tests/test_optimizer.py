@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from training import config
 
+from harness.data.batches import Batch, Epoch
 from harness.experiment.experiment import Optimizer
 from harness.methods.refilled import Stage1Settings, Stage2Settings
 from harness.networks import NETWORKS, build
@@ -53,8 +54,9 @@ class OneBatch:
     def __len__(self) -> int:
         return 2
 
-    def augmented(self, batch_size: int, generator: torch.Generator) -> Iterator[Any]:
-        yield SimpleNamespace(y=torch.zeros(2))
+    def augmented(self, batch_size: int, generator: torch.Generator) -> Epoch:
+        x = y = torch.zeros(2)
+        return Epoch([y], lambda: iter([Batch(x, y, y, y)]), is_resident=True)
 
 
 def by_hand(
@@ -169,7 +171,7 @@ def test_local_centres_count_epochs_from_1() -> None:
     images: Any = {"train": SomeImages(x)}
     context = Context(config(), images, 10, student, teacher)
     training = stage2.CenterTeaching(context, Stage2Settings(centers="local"))
-    batch: Any = SimpleNamespace(x=x, y=y)
+    batch = Batch(x, y, y, y)
     for epoch in (0, 3):
         losses, logits = training.losses(student, batch, epoch)
         embedding = teacher.embed(x)

@@ -126,6 +126,7 @@ def test_crd_is_its_memory_with_drawn_negatives() -> None:
     memory = term.get_submodule("memory")
     hook = memory.register_forward_pre_hook(lambda _, inputs: seen.extend(inputs))
     before = {k: v.clone() for k, v in memory.state_dict().items()}
+    batch = batch.with_prepared(**term.prepare(batch, 0))
     first = made.losses(made.context.student, batch, 0)[0]["crd"]
     (_, _, index, contrast), labels = seen[:4], made.context.train.labels
     hook.remove()
@@ -139,12 +140,7 @@ def test_crd_is_its_memory_with_drawn_negatives() -> None:
 
 
 def contrasts(made: Distillation, batch: Batch, *epochs: int) -> list[Tensor]:
-    seen = []
-    memory = made.terms["crd"].get_submodule("memory")
-    memory.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[3]))
-    for epoch in epochs:
-        made.losses(made.context.student, batch, epoch)
-    return seen
+    return [made.terms["crd"].prepare(batch, epoch)["contrast_index"] for epoch in epochs]
 
 
 def test_negatives_follow_from_seed_and_epoch() -> None:

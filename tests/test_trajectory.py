@@ -15,6 +15,7 @@ from torch import Tensor
 from training import config
 
 from harness.cell import Cell
+from harness.data.batches import Batch, Epoch
 from harness.networks.base import Network
 from harness.networks.wide_resnet import WideResNetOptions
 from harness.store import CellDir
@@ -41,10 +42,11 @@ class Ordered:
     def plain(self, batch_size: int = 512) -> Iterator[Any]:
         yield SimpleNamespace(x=self.x, y=self.labels, y_cpu=self.labels)
 
-    def augmented(self, batch_size: int, generator: torch.Generator) -> Iterator[Any]:
-        order, self.epoch = self.order[self.epoch], self.epoch + 1
-        for i in order.split(batch_size):
-            yield SimpleNamespace(x=self.x[i], y=self.labels[i], y_cpu=self.labels[i])
+    def augmented(self, batch_size: int, generator: torch.Generator) -> Epoch:
+        order, self.epoch = self.order[self.epoch].split(batch_size), self.epoch + 1
+        labels = [self.labels[i] for i in order]
+        batches = [Batch(self.x[i], y, y, i) for i, y in zip(order, labels, strict=True)]
+        return Epoch(labels, lambda: iter(batches), is_resident=True)
 
 
 @dataclass

@@ -4,8 +4,8 @@ The random numbers of an epoch are drawn on the CPU from (seed, epoch) alone and
 so an epoch is the same on every device and after every resume, and no step waits for the device.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -23,12 +23,43 @@ class Batch:
         y: Their labels on the device, (B,).
         y_cpu: The same labels on the CPU, for index work that would else wait for the device.
         index: The positions of the images in their part, (B,) int64, on the device.
+        prepared: What the step needs besides, on the device: the teacher's embedding, pairs.
     """
 
     x: Tensor
     y: Tensor
     y_cpu: Tensor
     index: Tensor
+    prepared: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def with_prepared(self, **tensors: Tensor) -> "Batch":
+        """Return the batch with more tensors that its step needs."""
+        return replace(self, prepared={**self.prepared, **tensors})
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """The augmented batches of an epoch; to iterate again yields the same ones.
+
+    Attributes:
+        labels: The labels of each batch, on the CPU: known before any pixels are made.
+        make: Yields the batches.
+        is_resident: Whether the images lie on the device, so that making batches costs little.
+    """
+
+    labels: list[Tensor]
+    make: Callable[[], Iterator[Batch]]
+    is_resident: bool
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.make()
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor to the device; the host does not wait for a GPU to come so far."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def epoch_generator(seed: int, epoch: int, stream: int = 0) -> torch.Generator:
@@ -93,8 +124,8 @@ class Images:
         """Yield every image once, in order, without augmentation, `chunk_size` each by default."""
         raise NotImplementedError
 
-    def augmented(self, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:
-        """Yield every image once, shuffled and augmented, in the batches of `batch_bounds`.
+    def augmented(self, batch_size: int, generator: torch.Generator) -> Epoch:
+        """Return every image once, shuffled and augmented, in the batches of `batch_bounds`.
 
         Everything random follows from the generator's state alone.
         """

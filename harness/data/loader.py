@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 from torchvision.transforms.v2 import functional
 
-from harness.data.batches import Batch, Images, batch_bounds, chunk_size
+from harness.data.batches import Batch, Epoch, Images, batch_bounds, chunk_size, to_device
 from harness.data.dataset import Dataset, ImageSet, ResizedCrop
 from harness.data.packed import PackedImages
 from harness.data.resize import resize_crops
@@ -94,6 +94,8 @@ def random_crops(
 class LoaderImages(Images):
     """Crops that are cut and resized on the CPU, in `n_workers` processes (0: in this one)."""
 
+    is_resident = False
+
     def __init__(
         self, dataset: Dataset, part: ImageSet, device: torch.device, n_workers: int = 0
     ) -> None:
@@ -109,17 +111,25 @@ class LoaderImages(Images):
         batch_size = batch_size or chunk_size(self.device, size, size)
         crops = center_crops(self.images.shapes, size)
         stops = range(batch_size, len(self) + batch_size, batch_size)
-        return self._batches(crops, [(stop - batch_size, min(stop, len(self))) for stop in stops])
+        bounds = [(stop - batch_size, min(stop, len(self))) for stop in stops]
+        return self._batches(crops, bounds, self.labels_cpu)
 
-    def augmented(self, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:
-        """Yield every image once, shuffled and augmented, in the batches of `batch_bounds`."""
+    def augmented(self, batch_size: int, generator: torch.Generator) -> Epoch:
+        """Return every image once, shuffled and augmented, in the batches of `batch_bounds`."""
         crops = random_crops(self.images.shapes, self.augmentation, generator)
-        return self._batches(crops, batch_bounds(len(self), batch_size))
+        labels = self.labels_cpu[torch.from_numpy(crops.order)]
+        bounds = batch_bounds(len(self), batch_size)
+        return Epoch(
+            [labels[start:stop] for start, stop in bounds],
+            lambda: self._batches(crops, bounds, labels),
+            self.is_resident,
+        )
 
-    def _batches(self, crops: Crops, bounds: list[tuple[int, int]]) -> Iterator[Batch]:
-        order = torch.from_numpy(crops.order)
-        order_on = order.to(self.device)
-        labels_cpu, labels = self.labels_cpu[order], self.labels[order_on]
+    def _batches(
+        self, crops: Crops, bounds: list[tuple[int, int]], labels_cpu: Tensor
+    ) -> Iterator[Batch]:
+        order_on = to_device(torch.from_numpy(crops.order), self.device)
+        labels = self.labels[order_on]
         for (start, stop), pixels in zip(bounds, self._pixels(crops, bounds), strict=True):
             window = slice(start, stop)
             x = self.normalised(pixels)
@@ -213,30 +223,34 @@ class _Cutter(TorchDataset[Tensor]):
 class ResidentImages(LoaderImages):
     """Crops that are cut and resized on the device, which holds the images."""
 
+    is_resident = True
+
     def __init__(self, dataset: Dataset, part: ImageSet, device: torch.device) -> None:
         super().__init__(dataset, part, device, n_workers=0)
-        stops = np.cumsum(self.images.shapes.prod(1) * 3)
+        stops = np.cumsum(self.images.shapes.prod(1))
         self.starts = np.concatenate([[0], stops[:-1]])
-        self.stored = torch.empty(int(stops[-1]), dtype=torch.uint8, device=device)
+        self.stored = torch.empty(int(stops[-1]), 3, dtype=torch.uint8, device=device)
         for i, (start, stop) in enumerate(zip(self.starts, stops, strict=True)):
-            self.stored[start:stop] = torch.from_numpy(np.array(self.images[i]).reshape(-1))
+            self.stored[start:stop] = torch.from_numpy(np.array(self.images[i]).reshape(-1, 3))
 
     def _pixels(self, crops: Crops, bounds: list[tuple[int, int]]) -> Iterator[Tensor]:
         """Yield the pixels of each batch, (B, size, size, 3) float32."""
-        shapes = self.images.shapes
-        sizes = torch.from_numpy(crops.boxes[:, 2:]).to(self.device)
-        flips = torch.from_numpy(crops.flips).to(self.device)
+        top, left, height, width = crops.boxes.T
+        row_length = self.images.shapes[crops.order, 1]
+        first = self.starts[crops.order] + top * row_length + left
+        # Of each crop: its first pixel in the store, the length of an image row, the last row and
+        # column of the crop.
+        numbers = np.stack([first, row_length, height - 1, width - 1])[..., None, None]
+        numbers_on = to_device(torch.from_numpy(numbers), self.device)
+        sizes = numbers_on[2:, :, 0, 0].T + 1
+        flips = to_device(torch.from_numpy(crops.flips), self.device)
+        longest = crops.boxes[:, 2:].max(initial=0)
+        steps = torch.arange(longest, device=self.device)
         for start, stop in bounds:
-            boxes = crops.boxes[start:stop]
-            height, width = boxes[:, 2:].max(0).tolist()
-            canvas = torch.zeros(
-                stop - start, height, width, 3, dtype=torch.uint8, device=self.device
-            )
-            for out, i, (top, left, h, w) in zip(
-                canvas, crops.order[start:stop].tolist(), boxes.tolist(), strict=True
-            ):
-                first, (rows, columns) = self.starts[i], shapes[i].tolist()
-                image = self.stored[first : first + rows * columns * 3].view(rows, columns, 3)
-                out[:h, :w] = image[top : top + h, left : left + w]
             window = slice(start, stop)
+            n_rows, n_columns = crops.boxes[window, 2:].max(0).tolist()
+            begin, length, bottom, right = numbers_on[:, window]
+            # Beyond a crop its last row and column are repeated: they get no weight.
+            rows = steps[:n_rows, None].minimum(bottom) * length + begin
+            canvas = self.stored[rows + steps[:n_columns].minimum(right)]
             yield resize_crops(canvas, sizes[window], flips[window], self.augmentation.size)

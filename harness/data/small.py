@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from harness.data.batches import Batch, Images, batch_bounds, chunk_size
+from harness.data.batches import Batch, Epoch, Images, batch_bounds, chunk_size, to_device
 from harness.data.dataset import Augmentation, Dataset, ImageSet
 
 
@@ -34,25 +34,28 @@ class DeviceImages(Images):
             x = self.normalised(images[window])
             yield Batch(x, self.labels[window], self.labels_cpu[window], order[window])
 
-    def augmented(self, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:
-        """Yield every image once, shuffled and augmented, in the batches of `batch_bounds`."""
+    def augmented(self, batch_size: int, generator: torch.Generator) -> Epoch:
+        """Return every image once, shuffled and augmented, in the batches of `batch_bounds`."""
         n, pad = len(self), self.augmentation.padding
         order = torch.randperm(n, generator=generator)
         offsets = torch.randint(0, 2 * pad + 1, (2, n), generator=generator)
         flips = torch.rand(n, generator=generator) < 0.5
         labels_cpu = self.labels_cpu[order]
-        order_on = order.to(self.device, non_blocking=True)
-        offsets_on = offsets.to(self.device, non_blocking=True)
-        flips_on = flips.to(self.device, non_blocking=True) if self.augmentation.flip else None
+        order_on, offsets_on = to_device(order, self.device), to_device(offsets, self.device)
+        flips_on = to_device(flips, self.device) if self.augmentation.flip else None
+        windows = [slice(*bounds) for bounds in batch_bounds(n, batch_size)]
 
-        for start, stop in batch_bounds(n, batch_size):
-            window = slice(start, stop)
-            index = order_on[window]
-            rows, columns = crop_indices(
-                offsets_on[:, window], self.size, None if flips_on is None else flips_on[window]
-            )
-            pixels = self.padded[index[:, None, None], rows[:, :, None], columns[:, None, :]]
-            yield Batch(self.normalised(pixels), self.labels[index], labels_cpu[window], index)
+        def batches() -> Iterator[Batch]:
+            for window in windows:
+                index = order_on[window]
+                rows, columns = crop_indices(
+                    offsets_on[:, window], self.size, None if flips_on is None else flips_on[window]
+                )
+                pixels = self.padded[index[:, None, None], rows[:, :, None], columns[:, None, :]]
+                x = self.normalised(pixels)
+                yield Batch(x, self.labels[index], labels_cpu[window], index)
+
+        return Epoch([labels_cpu[window] for window in windows], batches, is_resident=True)
 
 
 def crop_indices(

@@ -10,7 +10,7 @@ from harness.distill.kd import kd_divergence, kd_loss
 from harness.distill.kd_standardised import standardised, standardised_kd_loss
 from harness.distill.maps import same_size
 from harness.distill.ncm import ncm_accuracy
-from harness.distill.negatives import draw_negatives
+from harness.distill.negatives import NegativeSampler, draw_negatives
 from harness.distill.nst import nst_loss
 from harness.distill.pkt import pkt_loss
 from harness.distill.probe import linear_probe
@@ -23,6 +23,7 @@ from harness.distill.vid import VidRegressor, vid_loss
 
 __all__ = [
     "CrdMemory",
+    "NegativeSampler",
     "UnitProjection",
     "VidRegressor",
     "at_loss",

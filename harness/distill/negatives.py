@@ -7,13 +7,74 @@ from torch import Tensor
 KEYS_AT_ONCE = 2**24
 
 
+class NegativeSampler:
+    """Draws images of other classes from a training set, again and again.
+
+    Args:
+        labels: (N,) integers from 0, the labels of the training set.
+
+    Example:
+        >>> sampler, generator = NegativeSampler(torch.tensor([0, 1, 0])), torch.Generator()
+        >>> sampler.draw(torch.tensor([0]), 1, generator)
+        tensor([[1]])
+    """
+
+    def __init__(self, labels: Tensor) -> None:
+        self.labels = labels
+        self.class_sizes = labels.bincount()
+        self.class_sizes_cpu = self.class_sizes.cpu()
+        self.by_class = labels.argsort(stable=True)
+        self.starts = self.class_sizes.cumsum(0) - self.class_sizes  # of the classes in `by_class`
+
+    def draw(
+        self,
+        batch_labels: Tensor,
+        n: int,
+        generator: torch.Generator,
+        batch_labels_cpu: Tensor | None = None,
+    ) -> Tensor:
+        """Draw n images of other classes uniformly for every image of a batch.
+
+        Rows are independent. They are drawn without replacement if every image of the batch has n
+        such images; otherwise all rows are drawn with replacement. The result depends on the
+        generator alone.
+
+        Args:
+            batch_labels: (B,), labels of the training set, on its device.
+            n: negatives per image.
+            generator: on that device.
+            batch_labels_cpu: the same on the CPU; without them, the host waits for a GPU.
+
+        Returns:
+            (B, n), indices into the training set's labels.
+
+        Raises:
+            ValueError: an image has no image of another class.
+        """
+        on_cpu = batch_labels.cpu() if batch_labels_cpu is None else batch_labels_cpu
+        fewest = len(self.labels) - int(self.class_sizes_cpu[on_cpu].max())
+        if fewest == 0:
+            raise ValueError("labels: all images are of one class, so there are no negatives")
+        device, size = self.labels.device, len(batch_labels)
+        if fewest < n:
+            start = self.starts[batch_labels][:, None]
+            class_size = self.class_sizes[batch_labels][:, None]
+            drawn = torch.randint(2**62, (size, n), generator=generator, device=device)
+            place = drawn % (len(self.labels) - class_size)  # among the others, sorted by class
+            return self.by_class[torch.where(place < start, place, place + class_size)]
+        rows = max(KEYS_AT_ONCE // len(self.labels), 1)
+        parts = []
+        for some in batch_labels.split(rows):
+            keys = torch.rand(len(some), len(self.labels), generator=generator, device=device)
+            keys.masked_fill_(self.labels == some[:, None], -1)
+            parts.append(keys.topk(n, sorted=False).indices)
+        return torch.cat(parts)
+
+
 def draw_negatives(
     labels: Tensor, batch_labels: Tensor, n: int, generator: torch.Generator
 ) -> Tensor:
-    """Draw n images of other classes uniformly for every image of a batch, independently per row.
-
-    Rows are drawn without replacement if every image of the batch has n such images; otherwise all
-    rows are drawn with replacement. The result depends on the generator alone.
+    """Draw n images of other classes for every image of one batch (see `NegativeSampler.draw`).
 
     Args:
         labels: (N,) integers from 0, the labels of the training set.
@@ -32,23 +93,5 @@ def draw_negatives(
         >>> draw_negatives(labels, torch.tensor([0]), 1, generator)
         tensor([[1]])
     """
-    device = generator.device
-    labels, batch_labels = labels.to(device), batch_labels.to(device)
-    class_size = labels.bincount(minlength=int(batch_labels.max()) + 1)[batch_labels]
-    others = len(labels) - class_size
-    fewest = int(others.min())
-    if fewest == 0:
-        raise ValueError("labels: all images are of one class, so there are no negatives")
-    if fewest < n:
-        by_class, order = labels.sort(stable=True)
-        start = torch.searchsorted(by_class, batch_labels)[:, None]
-        drawn = torch.randint(2**62, (len(batch_labels), n), generator=generator, device=device)
-        place = drawn % others[:, None]  # among the images of other classes, sorted by class
-        return order[torch.where(place < start, place, place + class_size[:, None])]
-    rows = max(KEYS_AT_ONCE // len(labels), 1)
-    parts = []
-    for some in batch_labels.split(rows):
-        keys = torch.rand(len(some), len(labels), generator=generator, device=device)
-        keys.masked_fill_(labels == some[:, None], -1)
-        parts.append(keys.topk(n, sorted=False).indices)
-    return torch.cat(parts)
+    sampler = NegativeSampler(labels.to(generator.device))
+    return sampler.draw(batch_labels.to(generator.device), n, generator)

@@ -73,6 +73,27 @@ def same_class_pairs(labels: Tensor) -> tuple[Tensor, Tensor]:
     return anchor, positive
 
 
+def padded_pairs(labels: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the `same_class_pairs` of n batches, each filled up to the largest number of them.
+
+    Args:
+        labels: n tensors (B,), integer, on the CPU.
+
+    Returns:
+        pairs (n, 2, P): anchors and positives; 0, 0 fills up. exists (n, P) bool: which are pairs.
+
+    Example:
+        >>> pairs, exists = padded_pairs([torch.tensor([5, 7, 5]), torch.tensor([5, 7])])
+        >>> pairs[0].tolist(), exists.tolist()
+        ([[0, 2], [2, 0]], [[True, True], [False, False]])
+    """
+    found = [torch.stack(same_class_pairs(of_batch)) for of_batch in labels]
+    most = max((pairs.shape[1] for pairs in found), default=0)
+    pairs = torch.stack([F.pad(pairs, (0, most - pairs.shape[1])) for pairs in found])
+    counts = torch.tensor([pairs.shape[1] for pairs in found])
+    return pairs, torch.arange(most) < counts[:, None]
+
+
 def semi_hard_mask(
     distances: Tensor, labels: Tensor, anchor: Tensor, positive: Tensor, margin: float
 ) -> Tensor:

@@ -38,6 +38,7 @@ def stage1_loss(
     negatives: str,
     weight: float | None,
     pairs: tuple[Tensor, Tensor] | None = None,
+    exists: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return the mean divergence between both networks' relations, mined on the student.
 
@@ -61,6 +62,7 @@ def stage1_loss(
         negatives: "all" of a tuple, or "smallest" (see `cut_to_smallest`); tuples only.
         weight: replaces the relation's own factor of 1000 or 500; None keeps it.
         pairs: `same_class_pairs(labels)` if already known, on the embeddings' device.
+        exists: (P,) bool, which of the pairs to use; None for all (see `padded_pairs`).
 
     Returns:
         The loss (scalar), and the number of tuples or triplets it averages (integer scalar).
@@ -91,14 +93,18 @@ def stage1_loss(
     x_s, x_t = student / -tau1, teacher / -tau1
 
     if relation == "one-negative":
-        negative, exists = nearest_negative(student.detach(), labels, anchor, positive)
+        negative, mined = nearest_negative(student.detach(), labels, anchor, positive)
+        if exists is not None:
+            mined = mined & exists
         divergence = bernoulli_kl(
             x_t[anchor, positive] - x_t[anchor, negative],
             x_s[anchor, positive] - x_s[anchor, negative],
         )
-        return _mean_over(exists, divergence, weight or TRIPLET_FACTOR)
+        return _mean_over(mined, divergence, weight or TRIPLET_FACTOR)
 
     semi_hard = semi_hard_mask(student.detach(), labels, anchor, positive, margin)
+    if exists is not None:
+        semi_hard = semi_hard & exists[:, None]
     if relation == "triplet":
         divergence = bernoulli_kl(
             x_t[anchor, positive][:, None] - x_t[anchor],

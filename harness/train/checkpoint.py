@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from harness.common.canonical_json import canonical
 from harness.common.errors import UserError
@@ -94,10 +95,36 @@ def about(
 
 def copy_state(model: nn.Module) -> State:
     """Return a module's state_dict, copied to the CPU in the ordinary memory layout."""
-    return {
-        k: v.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
-        for k, v in model.state_dict().items()
-    }
+    state = dict(model.state_dict())
+    if all(v.device.type == "cpu" for v in state.values()):
+        return {k: v.clone(memory_format=torch.contiguous_format) for k, v in state.items()}
+    return {k: v.contiguous() for k, v in to_cpu(state).items()}
+
+
+def to_cpu(tree: Any) -> Any:
+    """Return nested containers with the tensors in them on the CPU, in one copy from a GPU.
+
+    Strides stay; tensors on the CPU are not copied.
+    """
+    leaves, structure = tree_flatten(tree)
+    away = [x for x in leaves if isinstance(x, Tensor) and x.device.type != "cpu"]
+    if not away:
+        return tree
+    # Each tensor's memory as bytes, whatever its type and the order of its axes.
+    flat = torch.cat([memory_of(x.detach()).view(torch.uint8) for x in away]).cpu()
+    parts = iter(flat.split([x.nbytes for x in away]))
+    moved = [
+        next(parts).clone().view(x.dtype).as_strided(x.shape, x.stride())
+        if isinstance(x, Tensor) and x.device.type != "cpu"
+        else x
+        for x in leaves
+    ]
+    return tree_unflatten(moved, structure)
+
+
+def memory_of(tensor: Tensor) -> Tensor:
+    """Return a dense tensor's values (numel,) in the order in which they lie in memory."""
+    return tensor.as_strided((tensor.numel(),), (1,))
 
 
 def load_model(path: Path, options: NetworkOptions, n_classes: int | None = None) -> Network:

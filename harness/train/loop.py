@@ -8,23 +8,23 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from harness.cell import CellConfig
 from harness.common.metrics import ACCURACY, EVALUATION_SECONDS, VALIDATION_LOSS, metric_name
-from harness.data.batches import Batch, Images, epoch_generator
+from harness.data.batches import Batch, Epoch, Images, epoch_generator
 from harness.experiment.protocol import Protocol
 from harness.networks.base import Network
 from harness.store import CellDir
 from harness.store.cell_files import Damaged
-from harness.train.checkpoint import State, copy_state, from_bytes, to_bytes
-from harness.train.evaluate import autocast
+from harness.train.checkpoint import State, copy_state, from_bytes, to_bytes, to_cpu
+from harness.train.graphs import Graphs
 from harness.train.methods.base import Training
 from harness.train.optimizer import make_optimizer
+from harness.train.steps import Steps, batch_norms_count_at_once
 
 # Writing a checkpoint takes as long as a short epoch. If epochs are short, one is written only when
 # the training since the last one took CHECKPOINT_SHARE times as long as writing that one, or
@@ -63,6 +63,7 @@ def train(
     directory: CellDir,
     should_stop: Callable[[], bool],
     pause_after: int | None = None,
+    graphs: Graphs | None = None,
 ) -> tuple[State, int, list[dict[str, Any]]]:
     """Train up to the last epoch, from the checkpoint if there is one.
 
@@ -75,6 +76,7 @@ def train(
         should_stop: Called before every batch.
         training: What is minimised and measured; its module is trained with the model.
         pause_after: The epoch after which the training is interrupted on purpose.
+        graphs: Takes the steps as CUDA graphs; None for single launches.
 
     Returns:
         The selected weights, their epoch (from 1), and the journal's epoch lines.
@@ -114,7 +116,9 @@ def train(
         if pause_after is not None and epoch >= pause_after:
             raise Interrupted
         try:
-            line = train_epoch(model, training, optimizer, images, config, epoch, should_stop)
+            line = train_epoch(
+                model, training, optimizer, images, config, epoch, should_stop, graphs
+            )
         except Diverged:
             directory.extend(unsaved)  # what led to it
             raise
@@ -136,7 +140,7 @@ def train(
                     "epoch": epoch + 1,
                     "model": copy_state(model),
                     "training": copy_state(module),
-                    "optimizer": optimizer.state_dict(),
+                    "optimizer": to_cpu(optimizer.state_dict()),
                     "selected": selected,
                     "best_value": best.value,
                     "best_epoch": best.epoch,
@@ -172,55 +176,55 @@ def train_epoch(
     config: CellConfig,
     epoch: int,
     should_stop: Callable[[], bool],
+    graphs: Graphs | None = None,
 ) -> dict[str, Any]:
     """Train for one epoch, counted from 0, and return its journal line."""
     generator = epoch_generator(config.seed, epoch)
     torch.manual_seed(epoch_generator(config.seed, epoch, stream=1).initial_seed())  # dropout
-    precision, lr = config.optimizer.precision, training.lr(epoch)
+    lr = training.lr(epoch)
     for group in optimizer.param_groups:
         group["lr"] = lr
     model.train()
     training.module.train()
     started = time.perf_counter()
-    sums: dict[str, Tensor] = {}
-
-    def count(name: str, value: Tensor) -> None:
-        sums[name] = sums[name] + value.detach() if name in sums else value.detach()
-
-    fitted = training.fit(model, epoch)
-    batches: Iterable[Batch] = ()
-    if fitted is None:
+    averages = training.fit(model, epoch)
+    if averages is None:
+        steps = Steps(model, training, optimizer, config.optimizer.precision, epoch)
         batches = images.augmented(config.optimizer.batch_size, generator)
-        batches = training.prepare_batches(batches, epoch)
-    for batch in batches:
-        if should_stop():
-            raise Interrupted
-        with autocast(images.device, precision):
-            losses, logits = training.losses(model, batch, epoch)
-        optimizer.zero_grad(set_to_none=True)
-        torch.stack(list(losses.values())).sum().backward()
-        optimizer.step()
-        for name, value in losses.items():
-            count(f"loss/{name}", value.double() * len(batch.y))
-        if logits is not None:
-            count("train/accuracy", correct(logits, batch))
-
-    averages = {name: value.item() / len(images) for name, value in sums.items()} | (fitted or {})
+        take_steps(steps, batches, should_stop, graphs)
+        averages = steps.averages(len(images))
     seconds = time.perf_counter() - started
     for name, average in averages.items():
         if not math.isfinite(average):
             raise Diverged(f"{name} is {average} in epoch {epoch + 1}; lower the learning rate")
-    if sums:
-        averages["loss/total"] = sum(v for k, v in averages.items() if k.startswith("loss/"))
+    losses = [value for name, value in averages.items() if name.startswith("loss/")]
+    total = {"loss/total": sum(losses)} if losses else {}
     return {
         "epoch": epoch + 1,
         "lr": lr,
         "seconds": round(seconds, 4),
         "images_per_second": round(len(images) / seconds, 1),
         **averages,
+        **total,
     }
 
 
-def correct(logits: Tensor, batch: Batch) -> Tensor:
-    """Return the number of images whose largest logit is that of their class, as a scalar."""
-    return (logits.argmax(1) == batch.y).sum().double()
+def take_steps(
+    steps: Steps, batches: Epoch, should_stop: Callable[[], bool], graphs: Graphs | None = None
+) -> None:
+    """Take the steps of an epoch.
+
+    Raises:
+        Interrupted: `should_stop` asked for it.
+    """
+    ready = steps.training.prepare_batches(batches, steps.epoch)
+    n_batches = len(batches.labels)
+    take: Callable[[Batch], None] = steps
+    modules = steps.model, steps.training.module
+    with batch_norms_count_at_once(*modules, n_batches=n_batches):
+        if graphs is not None:
+            take, ready = graphs.choose(steps, ready, n_batches)
+        for batch in ready:
+            if should_stop():
+                raise Interrupted
+            take(batch)

@@ -28,12 +28,13 @@ from torch import Tensor
 from harness.cell import CellConfig
 from harness.common.canonical_json import canonical
 from harness.common.locks import try_lock_bytes
-from harness.data.batches import Batch
+from harness.data.batches import Batch, Epoch, to_device
 from harness.store.teacher_cache import FOLDER, KEY_FILE, make_room
 
 DIGEST = 8  # bytes
 WINDOW = 4  # batches that are held while another cell computes the first of them
 PAUSE = 0.001  # seconds between two looks for another cell's output
+LONG_PAUSE = 0.05  # the same for a whole pass
 
 Embed = Callable[[Tensor], Tensor]
 BatchOutputs = Iterator[tuple[Batch, Tensor]]
@@ -75,8 +76,11 @@ class TeacherCache:
         file = self._open(name, n_images)
         if file is None:
             return ((batch, self.embed(batch.x).float()) for batch in batches)
-        with_starts = _with_starts(batches)
-        return (self._shared if self.device.type == "cpu" else self._alone)(file, with_starts)
+        if self.device.type == "cpu":
+            return self._shared(file, _with_starts(batches))
+        if isinstance(batches, Epoch) and batches.is_resident:
+            return self._whole(file, batches)
+        return self._alone(file, _with_starts(batches))
 
     def _shared(self, file: PassFile, batches: Iterator[tuple[int, Batch]]) -> BatchOutputs:
         """Yield outputs, sharing the work with other cells that need the same ones now.
@@ -121,26 +125,44 @@ class TeacherCache:
                 file.write(start, output)
             return output
 
+    def _whole(self, file: PassFile, batches: Epoch) -> BatchOutputs:
+        """Yield outputs on a GPU that holds the images.
+
+        All of a pass are there before the first is needed: read, or computed by one cell while the
+        others wait. So every output is computed once, no step waits for the GPU or the disk, and
+        all steps launch the same kernels.
+        """
+        lengths = [len(labels) for labels in batches.labels]
+        with file:
+            while (outputs := file.read_all(lengths)) is None:
+                with file.claim(0) as is_ours:
+                    if is_ours and file.read_all(lengths) is None:
+                        new = torch.cat([self.embed(batch.x).float() for batch in batches])
+                        file.write_all(lengths, new)
+                    elif not is_ours:
+                        time.sleep(LONG_PAUSE)
+        yield from zip(batches, to_device(outputs, self.device).split(lengths), strict=True)
+
     def _alone(self, file: PassFile, batches: Iterator[tuple[int, Batch]]) -> BatchOutputs:
-        """Yield outputs on a GPU.
+        """Yield outputs on a GPU that gets its images one batch at a time.
 
         Copying each new one to the CPU would wait for the device, so all are written at the end of
         the pass.
         """
-        computed: list[tuple[int, Tensor]] = []
+        computed: dict[int, Tensor] = {}
         with file:
             for start, batch in batches:
                 output = file.read(start, len(batch.y))
                 if output is None:
-                    output = self.embed(batch.x).float()
-                    computed.append((start, output))
+                    output = computed[start] = self.embed(batch.x).float()
                 else:
-                    if self.device.type == "cuda":
-                        output = output.pin_memory()
-                    output = output.to(self.device, non_blocking=True)
+                    output = to_device(output, self.device)
                 yield batch, output
-            for start, output in computed:
-                file.write(start, output)
+            if computed:
+                lengths = [len(output) for output in computed.values()]
+                copied = torch.cat(list(computed.values())).cpu().split(lengths)
+                for start, output in zip(computed, copied, strict=True):
+                    file.write(start, output)
 
     def _open(self, name: str, n_images: int) -> PassFile | None:
         """Open the file of a pass; None if there is no room for it: training does not need it."""
@@ -241,6 +263,24 @@ class PassFile:
         data = output.detach().cpu().contiguous().numpy().tobytes()
         os.pwrite(self.fd, data, start * self.row)
         os.pwrite(self.fd, self._digest(data, start), self._digest_offset(start))
+
+    def read_all(self, lengths: list[int]) -> Tensor | None:
+        """Return the outputs (n, width) of batches of these lengths; None if one is missing."""
+        parts, start = [], 0
+        for length in lengths:
+            output = self.read(start, length)
+            if output is None:
+                return None
+            parts.append(output)
+            start += length
+        return torch.cat(parts)
+
+    def write_all(self, lengths: list[int], outputs: Tensor) -> None:
+        """Write the outputs (n, width) of batches of these lengths."""
+        start = 0
+        for output in outputs.cpu().split(lengths):
+            self.write(start, output)
+            start += len(output)
 
     def claim(self, start: int) -> contextlib.AbstractContextManager[bool]:
         """Try to lock a batch's digest; the value says whether this process may compute it."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import pkgutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from harness.cell import CellConfig
 from harness.common.metrics import ACCURACY, VALIDATION_LOSS, metric_name
-from harness.data.batches import Batch, Images
+from harness.data.batches import Batch, Epoch, Images
 from harness.distill.relations import upcast_to_float32
 from harness.methods import stage_of
 from harness.methods.base import Schedule, Section, StepSchedule
@@ -28,6 +28,7 @@ from harness.train.schedule import multistep_lr
 from harness.train.teacher_cache import TeacherCache
 
 Losses = dict[str, Tensor]
+TEACHER_EMBEDDING = "teacher_embedding"  # in what is prepared for a batch
 
 
 @dataclass(frozen=True)
@@ -78,9 +79,8 @@ class Context:
         self.n_classes = n_classes
         self.groups = config.data.view.groups
         self.precision = config.optimizer.precision
-        self._teacher = teacher.eval().requires_grad_(False) if teacher is not None else None
+        self._teacher = None if teacher is None else freeze(teacher, self.precision)
         self._teacher_cache = teacher_cache
-        self._cached: tuple[Batch, Tensor] | None = None
 
     @property
     def teacher(self) -> Network:
@@ -92,24 +92,22 @@ class Context:
     @torch.no_grad()
     def teacher_output(self, batch: Batch, with_maps: bool = False) -> NetworkOutput:
         """Return the teacher's output for a batch of the loop, from the cache if it is there."""
-        if self._cached is not None and self._cached[0] is batch and not with_maps:
-            embedding = self._cached[1]
+        embedding = batch.prepared.get(TEACHER_EMBEDDING)
+        if embedding is not None and not with_maps:
             return NetworkOutput(embedding, self.teacher.fc(embedding))
         return NetworkOutput.compute(self.teacher, batch.x, with_maps)
 
-    def with_teacher_outputs(self, batches: Iterable[Batch], epoch: int) -> Iterator[Batch]:
+    def with_teacher_outputs(self, batches: Epoch, epoch: int) -> Iterator[Batch]:
         """Yield the batches of an epoch (from 0), whose teacher outputs without maps are needed.
 
-        With a cache, the output of the batch just yielded is at hand for `teacher_output`.
+        With a cache, the teacher's embedding is at hand for `teacher_output`.
         """
         if self._teacher_cache is None:
             yield from batches
             return
         name, n_images = f"epoch-{epoch + 1}", len(self.train)
         for batch, embedding in self._teacher_cache.outputs_for(batches, name, n_images):
-            self._cached = batch, embedding
-            yield batch
-        self._cached = None
+            yield batch.with_prepared(**{TEACHER_EMBEDDING: embedding})
 
     @torch.no_grad()
     def teacher_embedding(self) -> Tensor:
@@ -166,8 +164,8 @@ class Training:
         """Return the learning rate of an epoch, from 0."""
         raise NotImplementedError
 
-    def prepare_batches(self, batches: Iterable[Batch], epoch: int) -> Iterable[Batch]:
-        """Return the batches of an epoch (from 0) as `losses` will get them.
+    def prepare_batches(self, batches: Epoch, epoch: int) -> Iterator[Batch]:
+        """Yield the batches of an epoch (from 0) as `losses` will get them.
 
         The teacher's outputs are at hand, unless the training never needs them, or needs maps.
         """
@@ -223,6 +221,19 @@ class ScheduledClassifier(Classifier):
         """Return the learning rate of an epoch, from 0."""
         s = self.settings
         return multistep_lr(epoch, s.lr, s.milestones, s.gamma)
+
+
+def freeze(teacher: Network, precision: str) -> Network:
+    """Return the teacher in eval mode and without gradients, its weights in the precision.
+
+    Autocast would cast the weights of its convolutions and linear layers anew for each batch.
+    """
+    teacher.eval().requires_grad_(False)
+    if precision == "bfloat16":
+        for module in teacher.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                module.to(torch.bfloat16)
+    return teacher
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

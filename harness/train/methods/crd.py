@@ -5,7 +5,7 @@ from torch import Tensor
 
 from harness.data.batches import Batch, epoch_generator
 from harness.distill.crd_memory import CrdMemory
-from harness.distill.negatives import draw_negatives
+from harness.distill.negatives import NegativeSampler
 from harness.methods.crd import CrdSettings
 from harness.train.methods.base import Context, NetworkOutput
 from harness.train.methods.distillation import Term
@@ -31,21 +31,26 @@ class Crd(Term):
             temperature=settings.temperature,
             momentum=settings.momentum,
         )
+        self.sampler = NegativeSampler(context.train.labels)
         self.epoch = -1
+
+    def prepare(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
+        """Return the batch's images and their negatives, (B, K + 1)."""
+        if epoch != self.epoch:
+            seed = epoch_generator(self.context.config.seed, epoch, STREAM).initial_seed()
+            self.epoch = epoch
+            self.generator = torch.Generator(batch.y.device).manual_seed(seed)
+        n = self.settings.negatives
+        negatives = self.sampler.draw(batch.y, n, self.generator, batch.y_cpu)
+        return {"contrast_index": torch.cat([batch.index[:, None], negatives], 1)}
 
     def forward(
         self, student: NetworkOutput, teacher: NetworkOutput, batch: Batch, epoch: int
     ) -> Tensor:
         """Return the weighted term."""
-        labels = self.context.train.labels
-        if epoch != self.epoch:
-            seed = epoch_generator(self.context.config.seed, epoch, STREAM).initial_seed()
-            self.epoch = epoch
-            self.generator = torch.Generator(labels.device).manual_seed(seed)
-        negatives = draw_negatives(labels, batch.y, self.settings.negatives, self.generator)
         return self.settings.weight * self.memory(
             student.embedding,
             teacher.embedding,
             batch.index,
-            torch.cat([batch.index[:, None], negatives], 1),
+            batch.prepared["contrast_index"],
         )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
 
-from harness.data.batches import Batch
+from harness.data.batches import Batch, Epoch
 from harness.distill.relations import upcast_to_float32
 from harness.methods import needs_maps
 from harness.methods.base import PairedMaps, Section
@@ -42,6 +43,13 @@ class Term(nn.Module):
         super().__init__()
         self.context = context
         self.settings = settings
+
+    def prepare(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
+        """Return what the step of a batch needs besides, which `batch.prepared` then has.
+
+        Epochs are counted from 0.
+        """
+        return {}
 
     def forward(
         self, student: NetworkOutput, teacher: NetworkOutput, batch: Batch, epoch: int
@@ -91,9 +99,14 @@ class Distillation(ScheduledClassifier):
         self.ce_weight = max(term.ce_weight for term in self.terms.values())
         self.needs_maps = needs_maps(terms)
 
-    def prepare_batches(self, batches: Iterable[Batch], epoch: int) -> Iterable[Batch]:
-        """Return the batches, with the teacher's outputs at hand unless maps are needed."""
-        return batches if self.needs_maps else super().prepare_batches(batches, epoch)
+    def prepare_batches(self, batches: Epoch, epoch: int) -> Iterator[Batch]:
+        """Yield the batches with what the terms need.
+
+        The teacher's outputs are at hand unless maps are needed.
+        """
+        for batch in batches if self.needs_maps else super().prepare_batches(batches, epoch):
+            needed = [term.prepare(batch, epoch).items() for term in self.terms.values()]
+            yield batch.with_prepared(**dict(chain.from_iterable(needed)))
 
     def losses(self, model: Network, batch: Batch, epoch: int) -> tuple[Losses, Tensor | None]:
         """Return the cross-entropy and the terms, and the logits."""

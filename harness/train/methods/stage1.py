@@ -1,10 +1,13 @@
 """Stage 1 of ReFilled: relation matching on embeddings."""
 
+from collections.abc import Iterator
+
+import torch
 from torch import Tensor
 
 from harness.common.metrics import ncm_metric
-from harness.data.batches import Batch
-from harness.distill.relations import same_class_pairs
+from harness.data.batches import Batch, Epoch, to_device
+from harness.distill.relations import padded_pairs, same_class_pairs
 from harness.distill.stage1 import stage1_loss
 from harness.methods.refilled import Stage1Settings
 from harness.networks.base import Network
@@ -25,10 +28,7 @@ class RelationMatching(Training):
     def losses(self, model: Network, batch: Batch, epoch: int) -> tuple[Losses, Tensor | None]:
         """Return the relation loss of a batch; there are no logits."""
         teacher = self.context.teacher_output(batch)
-        # From the CPU's copy of the labels: finding pairs on the device would wait for it.
-        anchor, positive = (
-            i.to(batch.y.device, non_blocking=True) for i in same_class_pairs(batch.y_cpu)
-        )
+        pairs = batch.prepared.get("pairs")
         s = self.settings
         loss, _ = stage1_loss(
             model.embed(batch.x),
@@ -39,9 +39,25 @@ class RelationMatching(Training):
             margin=s.margin,
             negatives=s.negatives,
             weight=s.weight,
-            pairs=(anchor, positive),
+            pairs=None if pairs is None else (pairs[0], pairs[1]),
+            exists=batch.prepared.get("exists"),
         )
         return {"relation": loss}, None
+
+    def prepare_batches(self, batches: Epoch, epoch: int) -> Iterator[Batch]:
+        """Yield the batches with their pairs.
+
+        A GPU gets those of the whole epoch at once, from the CPU's copy of the labels, as finding
+        them there would wait for it; each batch as many, as a CUDA graph has one shape.
+        """
+        device, ready = self.context.train.device, super().prepare_batches(batches, epoch)
+        if device.type == "cpu":
+            for batch in ready:
+                yield batch.with_prepared(pairs=torch.stack(same_class_pairs(batch.y)))
+            return
+        pairs, exists = (to_device(t, device) for t in padded_pairs(batches.labels))
+        for i, batch in enumerate(ready):
+            yield batch.with_prepared(pairs=pairs[i], exists=exists[i])
 
     def lr(self, epoch: int) -> float:
         """Return the learning rate of an epoch, from 0."""
