@@ -179,14 +179,14 @@ class SpecPart(Part):
     """The part of a cell's config that tables read."""
 
     data: SpecDataPart = SpecDataPart()
+    optimizer: dict[str, Any] = {}
 
 
 class CorrectPart(Part):
     """Which test images a cell classifies correctly.
 
     Attributes:
-        images: The digest of the images' labels and class names: two cells with the same one were
-            measured on the same images.
+        images: The digest of the images' labels and class names: equal for the same images.
         bits: One bit per image, packed and in base64.
     """
 

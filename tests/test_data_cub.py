@@ -23,6 +23,7 @@ import torch
 from data_files import part_digests
 from helpers import run_python, wait_until, wrong
 from PIL import Image
+from sim_cuda import simulated_cuda
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
@@ -483,6 +484,20 @@ def test_train_and_validation_join(dataset: Dataset) -> None:
     assert joined.train.labels[20] == dataset.validation.labels[2]
     assert joined.digest != dataset.digest
     assert len(epoch(LoaderImages(joined, joined.train, CPU), size=24)[0].y) == 24
+
+
+def test_a_gpu_cuts_a_batch_with_one_gather(dataset: Dataset) -> None:
+    on_cpu = ResidentImages(dataset, dataset.train, CPU)
+    _, expected, *_ = on_cpu.augmented(5, epoch_generator(0, 0))
+    with simulated_cuda() as gpu:
+        images = ResidentImages(dataset, dataset.train, torch.device("cuda"))
+        batches = iter(images.augmented(5, epoch_generator(0, 0)))
+        next(batches)
+        gpu.reset()
+        batch = next(batches)
+        assert gpu.waits == [] and gpu.copies == []
+        assert gpu.launches["index"] == 1 and sum(gpu.launches.values()) <= 36
+        assert torch.equal(batch.x.cpu(), expected.x)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

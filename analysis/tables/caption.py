@@ -111,7 +111,7 @@ def how_to_read(bundle: Bundle) -> list[str]:
 def describe_protocol(bundle: Bundle) -> str:
     """Return the protocol, the reported epoch, and how often classifiers were measured."""
     rule = selection_rule_text(bundle.reported, bundle.settings.protocol.select_by)
-    return f"{bundle.protocol}, {rule}. {describe_evaluation(bundle)}"
+    return f"{bundle.protocol}, {rule}. {describe_determinism(bundle)}{describe_evaluation(bundle)}"
 
 
 def made_with(bundle: Bundle) -> dict[str, list[str]]:
@@ -211,6 +211,16 @@ def describe_data(bundle: Bundle) -> str:
 
 def _sizes(numbers: list[Number]) -> str:
     return ", ".join(f"{size} {part}" for part, size in part_sizes(numbers).items())
+
+
+def describe_determinism(bundle: Bundle) -> str:
+    """Return a warning if equal seeds need not give equal bits, otherwise nothing."""
+    if all(cell.spec.optimizer.get("determinism", "bits") == "bits" for cell in bundle.cells):
+        return ""
+    return (
+        "Trained with `optimizer.determinism: fast`: on a GPU, the same seed gives other last "
+        "digits each time. "
+    )
 
 
 def describe_evaluation(bundle: Bundle) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any, Literal, Optional
 
 import typer
 
@@ -83,6 +83,10 @@ NoSharedFiles = Annotated[
     typer.Option(
         "--no-shared-files", help="with Ray: send cells' files even to nodes that see them"
     ),
+]
+GraphsOption = Annotated[
+    Literal["auto", "on", "off"],
+    typer.Option("--graphs", help="CUDA graphs: on, off, or auto: if they keep the bits"),
 ]
 RUNS = RunOptions.store
 TEACHER_CACHE = f"{RunOptions.teacher_cache / 1e9:g}GB"

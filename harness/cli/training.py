@@ -18,6 +18,7 @@ from harness.cli.options import (
     ExecutorName,
     File,
     GpusPerCell,
+    GraphsOption,
     Host,
     Jobs,
     JobsPerDevice,
@@ -52,6 +53,7 @@ def plan(
     jobs_per_device: JobsPerDevice = None,
     budget: Budget = None,
     teacher_cache: TeacherCache = TEACHER_CACHE,
+    graphs: GraphsOption = "auto",
     no_estimate: Annotated[bool, typer.Option("--no-estimate", help="skip the estimate")] = False,
     effect: Annotated[
         Optional[float], typer.Option(help="true difference of the claims' sides, in points")
@@ -88,6 +90,7 @@ def run(
     budget: Budget = None,
     n_workers: Workers = 0,
     teacher_cache: TeacherCache = TEACHER_CACHE,
+    graphs: GraphsOption = "auto",
     no_bar: NoBar = False,
     executor: ExecutorName = "local",
     ray_address: RayAddress = None,
@@ -123,6 +126,7 @@ def tune(
     max_time: MaxTime = None,
     n_workers: Workers = 0,
     teacher_cache: TeacherCache = TEACHER_CACHE,
+    graphs: GraphsOption = "auto",
     no_bar: NoBar = False,
     executor: ExecutorName = "local",
     ray_address: RayAddress = None,

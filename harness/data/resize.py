@@ -41,8 +41,9 @@ def resize_crops(canvas: Tensor, sizes: Tensor, flips: Tensor, out: int) -> Tens
     n, height, width, _ = canvas.shape
     # Inside a caller's autocast block, crops must not become bfloat16.
     with torch.autocast(canvas.device.type, enabled=False):
-        down = bilinear_weights(sizes[:, 0], height, out)
-        across = bilinear_weights(sizes[:, 1], width, out)
+        # Both axes at once: on a GPU, every call is a kernel to launch.
+        weights = bilinear_weights(sizes.T.reshape(-1), max(height, width), out)
+        down, across = weights[:n, :, :height], weights[n:, :, :width]
         across = torch.where(flips[:, None, None], across.flip(1), across)
         rows = torch.bmm(down, canvas.view(n, height, width * 3).float())
         columns = rows.view(n, out, width, 3).transpose(1, 2).reshape(n, width, out * 3)

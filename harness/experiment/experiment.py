@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -49,17 +49,29 @@ BatchSize = Annotated[int, Field(ge=2)]
 class Optimizer(Section):
     """SGD, with the settings of the 2021 release."""
 
+    untunable: ClassVar[frozenset[str]] = frozenset({"determinism"})
+
     batch_size: BatchSize = 128
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     nesterov: bool = True
     weight_decay: NotNegative = 5e-4
     precision: Literal["float32", "bfloat16"] = "float32"
+    # bits: equal seeds give equal bits on one device. fast: whatever a GPU does fastest.
+    determinism: Literal["bits", "fast"] = "bits"
 
     @model_validator(mode="after")
     def _nesterov_needs_momentum(self) -> Optimizer:
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov needs momentum > 0; set optimizer.nesterov to false")
         return self
+
+    @model_serializer(mode="wrap")
+    def _omit_later_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out fields that were added later and have their default, for old fingerprints."""
+        dumped: dict[str, Any] = handler(self)
+        if self.determinism == "bits":
+            dumped.pop("determinism", None)
+        return dumped
 
 
 class ExperimentFields(Frozen):

@@ -31,7 +31,6 @@ from harness.run.session import (
     stoppable,
 )
 from harness.store import Store
-from harness.store.manifest import CellOptions
 from harness.track.grid_run import SummaryBuilder
 from harness.track.mirrors import make_mirrors
 from harness.track.registry import fetch_teacher
@@ -99,12 +98,7 @@ def run_experiment(
         syncs = start_tracking(tracker, *mirrors)
         try:
             with make_display(progress, options.no_bar) as display:
-                for_cells = CellOptions.on_this_machine(
-                    experiment,
-                    options.n_workers,
-                    options.teacher_cache,
-                    options.cells_per_device(slots),
-                )
+                for_cells = options.of_cells(experiment, slots)
                 run(progress, runner, for_cells, options.max_seconds, display.update)
             status = FAILED if progress.count("failed") else OK
         except OutOfTime:

@@ -6,11 +6,14 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from harness.common.errors import UserError
 from harness.execute.ray.options import RayOptions
 from harness.execute.slots import check_devices, make_slots
+from harness.experiment.experiment import Experiment
 from harness.run.devices import check_device, default_jobs
+from harness.store.manifest import CellOptions
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,7 @@ class RunOptions:
         budget: Seconds that the estimate may take; whole seeds are dropped until it fits.
         n_workers: Loader workers per cell.
         teacher_cache: Bytes that cached teacher outputs may take in the store; 0 caches none.
+        graphs: Whether steps on a GPU are CUDA graphs: on, off, or auto, if that keeps the bits.
         no_bar: Whether to print plain lines instead of a live table.
         cluster: The Ray cluster to train on instead of this machine.
         trackers: Trackers besides MLflow (harness.track.mirrors).
@@ -39,6 +43,7 @@ class RunOptions:
     budget: float | None = None
     n_workers: int = 0
     teacher_cache: int = 20 * 10**9
+    graphs: Literal["auto", "on", "off"] = "auto"
     no_bar: bool = False
     cluster: RayOptions | None = None
     trackers: tuple[str, ...] = ()
@@ -86,3 +91,13 @@ class RunOptions:
         if self.cluster:
             return max(1, int(1 / self.cluster.gpus)) if self.cluster.gpus else 1
         return max(Counter(slots).values())
+
+    def of_cells(self, experiment: Experiment, slots: Sequence[str]) -> CellOptions:
+        """Return what the cells of an experiment are told about this machine."""
+        return CellOptions.on_this_machine(
+            experiment,
+            n_workers=self.n_workers,
+            teacher_cache=self.teacher_cache,
+            cells_per_device=self.cells_per_device(slots),
+            graphs=self.graphs,
+        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -74,6 +74,7 @@ class CellOptions(JsonFile):
         pretrained: The SHA-256 of each file of pretrained weights -> its path.
         teacher_cache: The bytes that the teachers' outputs may take in the store; 0 caches none.
         cells_per_device: The cells that may train on one device at once.
+        graphs: Whether steps on a GPU are CUDA graphs: on, off, or auto, if that keeps the bits.
     """
 
     dataset: dict[str, Any] | None = None
@@ -81,22 +82,16 @@ class CellOptions(JsonFile):
     n_workers: int = 0
     teacher_cache: int = 0
     cells_per_device: int = 1
+    graphs: Literal["auto", "on", "off"] = "auto"
     pretrained: dict[str, str] = Field(default_factory=dict)
 
     @staticmethod
-    def on_this_machine(
-        experiment: Experiment,
-        n_workers: int = 0,
-        teacher_cache: int = 0,
-        cells_per_device: int = 1,
-    ) -> CellOptions:
-        """Return the options of cells whose data lie on this machine."""
+    def on_this_machine(experiment: Experiment, **others: Any) -> CellOptions:
+        """Return the options of cells whose data lie on this machine; `others` are more of them."""
         return CellOptions(
+            **others,
             dataset=experiment.dataset.model_dump(mode="json"),
             data_root=str(data_root()),
-            n_workers=n_workers,
-            teacher_cache=teacher_cache,
-            cells_per_device=cells_per_device,
             pretrained={
                 file.sha256: file.path
                 for network in (experiment.teacher, *experiment.students)

@@ -53,6 +53,7 @@ from harness.train.data_request import DatasetCache, data_request
 from harness.train.device import be_deterministic, describe, resolve_device, use
 from harness.train.evaluate import autocast, classify, ncm_accuracies
 from harness.train.exit_status import BUSY, DONE, FAILED, STOPPED, WRONG_INPUT
+from harness.train.graphs import make_graphs
 from harness.train.loop import Diverged, Interrupted, train
 from harness.train.methods.base import Context, make_training
 from harness.train.teacher_cache import TeacherCache, cache_identity
@@ -86,7 +87,7 @@ def run_cell(
             try:
                 if threads:
                     torch.set_num_threads(threads)
-                be_deterministic()
+                be_deterministic(directory.cell.config.optimizer.determinism)
                 device = resolve_device(device_name)
                 use(device)
                 version = version or code_version()
@@ -148,10 +149,8 @@ def _train(
     model = model.to(device).to(memory_format=torch.channels_last)
 
     is_resident = fits(dataset, device, options.cells_per_device)
-    images: dict[str, Images] = {
-        name: on_device(dataset, part, device, options.n_workers, is_resident)
-        for name, part in dataset.parts.items()
-    }
+    parts = dataset.parts.items()
+    images = {n: on_device(dataset, p, device, options.n_workers, is_resident) for n, p in parts}
     if (selection := config.protocol.selection) not in ("last", *images):
         raise UserError(
             f"protocol.selection: {selection!r}, but there are no such images; use 'last'"
@@ -166,14 +165,14 @@ def _train(
         directory,
         should_stop,
         directory.pause_after,
+        make_graphs(options.graphs, device, config.optimizer.determinism),
     )
 
-    classifies = training.metric == ACCURACY
     content = {
         "state_dict": state,
         "validating_accuracy": lines[epoch - 1].get(metric_name("validation", training.metric)),
         "epoch": epoch,
-        "about": about(config.network, dataset, config.data.digest, classifies),
+        "about": about(config.network, dataset, config.data.digest, training.metric == ACCURACY),
     }
     data = to_bytes(content)
     write_atomically(directory / "model.pt", data)

@@ -75,6 +75,24 @@ class Graphs:
         return "as a CUDA graph, the step has other bits here"
 
 
+def make_graphs(wish: str, device: torch.device, determinism: str) -> Graphs | None:
+    """Return how a training takes its steps as CUDA graphs; None for single launches.
+
+    Args:
+        wish: on, off, or auto: if they keep the bits, where determinism asks for that.
+        device: The device of the training.
+        determinism: bits or fast.
+
+    Raises:
+        UserError: They are wished for on another device.
+    """
+    if wish == "on" and device.type != "cuda":
+        raise UserError(f"--graphs: on needs a CUDA device, not {device.type}; use auto, or off")
+    if wish == "off" or device.type != "cuda":
+        return None
+    return Graphs(required=wish == "on", may_differ=determinism == "fast")
+
+
 class GraphedSteps:
     """Takes the steps of an epoch: the first by single launches, then replays of one graph.
 

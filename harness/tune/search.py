@@ -95,9 +95,7 @@ def tune(
     executor = make_executor(options.cluster, slots, code_version_or_warn())
     dataset = load(tuning.base.dataset, with_test=False)
     task_views(tuning.base, dataset)  # checks all tasks before one is trained
-    for_cells = CellOptions.on_this_machine(
-        tuning.base, options.n_workers, options.teacher_cache, options.cells_per_device(slots)
-    )
+    for_cells = options.of_cells(tuning.base, slots)
     limit = options.max_seconds
     deadline = None if limit is None else time.monotonic() + limit
     winners, bundles = [], []
