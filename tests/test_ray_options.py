@@ -27,6 +27,7 @@ from harness.execute.ray.node import Mailbox, Report
 from harness.execute.ray.options import RayOptions
 from harness.execute.scheduler import begin, run
 from harness.store import CellDir
+from harness.train.exit_status import WRONG_INPUT
 
 
 def test_the_extra_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,6 +294,18 @@ def put_damage(journal: Path) -> None:
 def put_folder(journal: Path) -> None:
     journal.unlink()
     journal.mkdir()
+
+
+def test_what_is_wrong_with_a_sent_cell_is_in_its_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = tiny(tmp_path, "methods=[plain]").directory("supervised")
+    put_damage(directory / "journal.jsonl")
+    executor = executor_of(Tasks(lambda _: Report()), monkeypatch, shared_files=False)
+    executor.submit(directory.path)
+    assert executor.poll(0.0) == [(directory.path, WRONG_INPUT)]
+    assert "harness repair" in (directory / "log.txt").read_text() and not directory.is_leased
+    assert (directory / "journal.jsonl").read_text() == "no event\n", "it is left alone"
 
 
 @pytest.mark.parametrize("harm", [put_damage, put_folder])

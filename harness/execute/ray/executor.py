@@ -204,19 +204,16 @@ class RayExecutor:
 
     @contextlib.contextmanager
     def _failing(self, cell: RunningCell) -> Iterator[None]:
-        """Run a block, and end the cell if its files cannot be used; the other cells go on."""
-        errors = self._ray.exceptions
+        """Run a block, and end the cell if its files or data cannot be used; the others go on."""
+        errors, path = self._ray.exceptions, cell.directory.path
         try:
             yield
         except ConnectionError:
             raise
-        except Damaged as error:
-            _log(cell.directory, f"error: {error}\n".encode())
-            self._fail(cell, str(error), WRONG_INPUT)
-        except OSError as error:
-            self._fail(cell, describe_os_error(error, cell.directory.path))
-        except (errors.ObjectStoreFullError, errors.OutOfDiskError) as error:
-            self._fail(cell, f"Ray's object store is full: {one_line(error)}")
+        except (UserError, OSError, errors.ObjectStoreFullError, errors.OutOfDiskError) as error:
+            why = describe_os_error(error, path) if isinstance(error, OSError) else one_line(error)
+            _log(cell.directory, f"error: {why}\n".encode())
+            self._fail(cell, why, WRONG_INPUT if isinstance(error, UserError) else FAILED)
 
     # -- the course of a cell ----------------------------------------------------------------------
 
@@ -226,8 +223,6 @@ class RayExecutor:
             payload = self._payload(cell) if self._sends_files else None
         except Busy:
             self._end(cell, BUSY)
-        except UserError as error:
-            self._fail(cell, str(error), WRONG_INPUT)
         else:
             if directory.is_done:
                 self._end(cell, DONE)
