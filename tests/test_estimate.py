@@ -306,6 +306,20 @@ def test_what_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {100, 256} < set(sizes), "an evaluation has larger batches than the training"
 
 
+def test_a_cell_that_does_not_fit_alone_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> float:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate ..")
+
+    e = experiment(seeds=[0])
+    monkeypatch.setattr(harness.run.measure, "CPU", Limits(0, 1, 0.0, 1))
+    monkeypatch.setattr(harness.run.measure.Bench, "step", full)
+    try:
+        with pytest.raises(UserError, match=r"^optimizer\.batch_size: out of memory on cpu"):
+            measure(request(e, load(e.dataset)))
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
 def test_counting_begins_after_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a GPU, it waits where counting begins and ends, and nowhere else."""
     waits: list[int] = []

@@ -289,7 +289,7 @@ def test_what_workers_are_told_unless_the_user_has_said_otherwise(
     monkeypatch.setenv(name, set_by_user or "")
     if set_by_user is None:
         monkeypatch.delenv(name)
-    LocalExecutor(("cpu",), VERSION).warm_up()
+    LocalExecutor(("cpu",), VERSION).warm_up(1)
     assert os.environ[name] == (set_by_user or ENVIRONMENT[name])
 
 

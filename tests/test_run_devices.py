@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from bundles import without_training
-from helpers import write_experiment
+from helpers import write_experiment, wrong
 
 from harness.cli import main
 from harness.data import Dataset, ImageSet
@@ -51,6 +51,13 @@ def test_a_driver_without_a_gpu(driver: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     assert default_jobs("auto") == 6
+
+
+def test_more_jobs_than_memory_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "host_memory", lambda: (10**6, 2 * 10**9))
+    assert len(RunOptions(device="cpu:0,cpu:1", jobs_per_device=5).slots()) == 10
+    line = wrong(lambda: RunOptions(device="cpu", jobs=11).slots(), "2 GB", "at most 10")
+    assert line.startswith("--jobs: 11 cells")
 
 
 def test_nobody_is_asked_who_trains_nothing_here(

@@ -28,7 +28,7 @@ from harness.common.errors import UserError
 from harness.common.provenance import CodeVersion, n_cores
 from harness.common.signals import held_back, stop_on_request
 from harness.execute.slots import next_slot
-from harness.train.exit_status import FAILED, STOPPED
+from harness.train.exit_status import FAILED, NO_MEMORY, STOPPED
 
 
 def serve_cells(orders: Connection, device: str, threads: int | None, version: CodeVersion) -> None:
@@ -174,11 +174,13 @@ class Worker:
 
     Attributes:
         directory: The directory of that cell; None while the worker waits.
+        has_shared: Whether another cell has trained on its device meanwhile.
     """
 
     def __init__(self, arguments: tuple[Any, ...]) -> None:
         self.process, self.orders = start_process(serve_cells, *arguments)
         self.directory: Path | None = None
+        self.has_shared = False
 
     def begin(self, directory: Path) -> None:
         """Start the cell in `directory`.
@@ -212,13 +214,18 @@ class LocalExecutor:
     """An executor that trains one cell at a time in each slot (`harness.execute.slots`)."""
 
     def __init__(self, slots: Sequence[str], version: CodeVersion) -> None:
-        self.capacity = len(slots)
         self._slots = slots
+        self._closed: set[int] = set()  # indices of slots for which the memory was too small
         self._arguments = (threads_for(len(slots)), version)
         self._workers: dict[int, Worker] = {}  # by index of their slot
 
     def _busy(self) -> dict[int, Worker]:
         return {i: worker for i, worker in self._workers.items() if worker.directory is not None}
+
+    @property
+    def capacity(self) -> int:
+        """The number of cells that can train at once; fewer if the memory did not hold as many."""
+        return len(self._slots) - len(self._closed)
 
     def warm_up(self, n: int) -> None:
         """Start importing torch in the server while the caller does something else.
@@ -230,14 +237,16 @@ class LocalExecutor:
 
     def submit(self, directory: Path) -> None:
         """Start the cell in the least busy slot."""
-        slot = next_slot(self._slots, self._busy(), self._workers)
-        if slot in self._workers:
-            with contextlib.suppress(OSError):  # it was killed while it waited
-                self._workers[slot].begin(directory)
-                return
-        worker = Worker((self._slots[slot], *self._arguments))
-        self._workers[slot] = worker
-        worker.begin(directory)
+        busy = self._busy()
+        slot = next_slot(self._slots, busy.keys() | self._closed, self._workers)
+        try:
+            self._workers[slot].begin(directory)
+        except (KeyError, OSError):  # there is none, or it was killed while it waited
+            self._workers[slot] = Worker((self._slots[slot], *self._arguments))
+            self._workers[slot].begin(directory)
+        beside = [w for i, w in busy.items() if self._slots[i] == self._slots[slot]]
+        for worker in (*beside, self._workers[slot]) if beside else ():
+            worker.has_shared = True
 
     def poll(self, timeout: float) -> list[tuple[Path, int]]:
         """Wait for a cell to end; see `Executor.poll`."""
@@ -251,12 +260,32 @@ class LocalExecutor:
             status = worker.ended()
             if status is not None:
                 assert worker.directory is not None
+                if status == NO_MEMORY and worker.has_shared:
+                    status = self._try_again(slot, worker.directory)
                 ended.append((worker.directory, status))
-                worker.directory = None
+                worker.directory, worker.has_shared = None, False
                 # A worker that was asked to stop accepts no other cell.
                 if status == STOPPED or not worker.process.is_alive():
                     del self._workers[slot]
         return ended
+
+    def _try_again(self, slot: int, directory: Path) -> int:
+        """Let fewer cells share the device of a slot, and return the status of a cell that waits.
+
+        One that had the device to itself is not tried again.
+        """
+        device = self._slots[slot]
+        n = sum(d == device and i not in self._closed for i, d in enumerate(self._slots))
+        if n > 1:
+            self._closed.add(slot)
+            n -= 1
+        print(
+            f"note: {directory.name}: out of memory beside other cells on {device}; it is tried "
+            f"again, and from now on at most {n} train there at once",
+            file=sys.stderr,
+            flush=True,
+        )
+        return STOPPED
 
     def cancel(self, grace: float = 15.0) -> None:
         """Stop the running cells; workers that wait stay."""

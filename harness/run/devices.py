@@ -9,6 +9,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.common.errors import UserError
+from harness.common.memory import host_memory
 from harness.common.provenance import n_cores
 from harness.data import Dataset
 from harness.data.dataset import ResizedCrop, has_room
@@ -18,6 +20,7 @@ from harness.execute.child import in_child
 # and AMD's.
 DRIVER_FILES = ("nvidia*", "dxg", "nvmap", "kfd")
 DEV = Path("/dev")
+WORKER_BYTES = 200 * 10**6  # that the process of a small network has for itself
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,21 @@ def check_device(name: str) -> None:
 def default_jobs(device: str) -> int:
     """Return one cell per core, or a single cell on a GPU, which it has to itself."""
     return n_cores() if kind_of(device) == "cpu" else 1
+
+
+def check_host_memory(n_cells: int) -> None:
+    """Check that this machine's memory holds a process for each cell that trains at once.
+
+    Raises:
+        UserError: It does not.
+    """
+    _, total = host_memory()
+    if n_cells * WORKER_BYTES > total:
+        raise UserError(
+            f"--jobs: {n_cells} cells at once need more than {n_cells * WORKER_BYTES / 1e9:.0f} GB "
+            f"of this machine's {total / 1e9:.0f} GB of memory; give at most "
+            f"{max(1, total // WORKER_BYTES)}"
+        )
 
 
 def kind_of(device: str) -> str:

@@ -149,8 +149,8 @@ def from_cell(directory: CellDir) -> TrainedModel:
         UserError: It is not trained, or its file is so old that it lacks a description of the
             network and the cell's data are not here.
     """
-    from harness.train.cell import load_dataset
     from harness.train.checkpoint import about, from_bytes
+    from harness.train.data_request import load_dataset
 
     path = directory / WEIGHTS_FILE
     if not path.is_file():

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 
 from harness.cell import Cell
+from harness.common.errors import UserError
 from harness.data.batches import Images, chunk_size
 from harness.data.dataset import ResizedCrop
 from harness.data.placement import fits, on_device
@@ -25,6 +26,7 @@ from harness.run.speeds import NetworkSpeed, Request, Speeds, few_images
 from harness.train.device import be_deterministic, describe_all, resolve_device, use
 from harness.train.evaluate import autocast
 from harness.train.loop import Diverged, Interrupted, train_epoch
+from harness.train.memory import is_out_of_memory, memory_line
 from harness.train.methods.base import Context, make_training
 from harness.train.optimizer import make_optimizer
 from harness.train.teacher_cache import PassFile
@@ -121,7 +123,15 @@ def measure(request: Request) -> Speeds:
         )
         if options == request.teacher:
             teacher_forward = size * bench.forward(model, size)
-    steps = {key: bench.step(cell, request.teacher) for key, cell in request.cells.items()}
+    steps = {}
+    for key, cell in request.cells.items():
+        try:
+            steps[key] = bench.step(cell, request.teacher)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            line = memory_line(cell, image_size, device)
+            raise UserError(f"optimizer.batch_size: {line}") from None
     # The few images stand for all of them, unless a loader brings each batch.
     pixels = 0 if isinstance(few.augmentation, ResizedCrop) and not is_resident else request.n_bytes
     peak = torch.cuda.max_memory_reserved(device) + pixels if device.type == "cuda" else 0

@@ -12,7 +12,7 @@ from harness.common.errors import UserError
 from harness.execute.ray.options import RayOptions
 from harness.execute.slots import check_devices, make_slots
 from harness.experiment.experiment import Experiment
-from harness.run.devices import check_device, default_jobs
+from harness.run.devices import check_device, check_host_memory, default_jobs
 from harness.store.manifest import CellOptions
 
 
@@ -76,7 +76,7 @@ class RunOptions:
         Only a command that trains needs them: to know what 'auto' is may take seconds.
 
         Raises:
-            UserError: See `check`.
+            UserError: See `check`; or this machine's memory does not hold as many cells.
         """
         self.check()
         if self.cluster:
@@ -84,7 +84,9 @@ class RunOptions:
         n = self.jobs or self.jobs_per_device
         if n is None:
             n = 1 if len(self.devices) > 1 else default_jobs(self.devices[0])
-        return make_slots(self.devices, n)
+        slots = make_slots(self.devices, n)
+        check_host_memory(len(slots))
+        return slots
 
     def cells_per_device(self, slots: Sequence[str]) -> int:
         """Return how many cells may train on one device at once."""

@@ -4,7 +4,7 @@ Needs torch, torchvision, numpy, pydantic and PyYAML (and scikit-learn for its d
 probes), but neither MLflow nor Optuna: a bare GPU node can train. Every executor ends here.
 
 Exit status: 0 done (or done before), 1 failed, 2 wrong input, 3 stopped on request (rerun to
-resume), 4 another process is training this cell.
+resume), 4 another process is training this cell, 5 failed for lack of memory.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from harness.common.signals import stop_on_request
 from harness.data import Dataset
 from harness.data.batches import Images, epoch_generator
 from harness.data.placement import fits, on_device
-from harness.data.views import View, apply, join_validation
+from harness.data.views import View
 from harness.methods import stage_of
 from harness.networks.base import Network
 from harness.networks.pretrained import WeightsFile, load_pretrained
@@ -49,12 +49,13 @@ from harness.store.cell_files import Damaged
 from harness.store.files import sweep
 from harness.store.manifest import Manifest, any_dirty
 from harness.train.checkpoint import about, load_model, to_bytes
-from harness.train.data_request import DatasetCache, data_request
+from harness.train.data_request import DatasetCache, load_dataset
 from harness.train.device import be_deterministic, describe, resolve_device, use
 from harness.train.evaluate import autocast, classify, ncm_accuracies
-from harness.train.exit_status import BUSY, DONE, FAILED, STOPPED, WRONG_INPUT
+from harness.train.exit_status import BUSY, DONE, FAILED, NO_MEMORY, STOPPED, WRONG_INPUT
 from harness.train.graphs import make_graphs
 from harness.train.loop import Diverged, Interrupted, train
+from harness.train.memory import is_out_of_memory, memory_line
 from harness.train.methods.base import Context, make_training
 from harness.train.teacher_cache import TeacherCache, cache_identity
 
@@ -77,7 +78,7 @@ def run_cell(
         should_stop: Called before every batch; by default, SIGTERM and its like stop it.
         datasets: What earlier cells of this process have loaded.
     """
-    should_stop = should_stop or stop_on_request()
+    should_stop, datasets = should_stop or stop_on_request(), datasets or DatasetCache()
     try:
         with directory.lease():
             if directory.is_done:
@@ -100,7 +101,7 @@ def run_cell(
                     **version,
                     **software(),
                 )
-                _train(directory, device, should_stop, datasets or DatasetCache())
+                _train(directory, device, should_stop, datasets)
                 return DONE
             except Interrupted:
                 directory.append("stopped")
@@ -113,6 +114,10 @@ def run_cell(
                 return FAILED
             except Exception as error:
                 traceback.print_exc()
+                if is_out_of_memory(error):
+                    size = datasets.last.image_size if datasets.last else None
+                    directory.append("failed", error=memory_line(directory.cell, size, device))
+                    return NO_MEMORY
                 what = f"{type(error).__name__}: {error}"
                 if isinstance(error, OSError):
                     what = describe_os_error(error, directory.path)
@@ -339,26 +344,6 @@ def predict_again(directory: CellDir) -> None:
     write_atomically(directory / "predictions.npz", file)
 
 
-def load_dataset(
-    directory: CellDir, config: CellConfig, datasets: DatasetCache | None = None
-) -> Dataset:
-    """Return the data that a cell trains on and is measured on, seen through its view.
-
-    Raises:
-        UserError: The data on this machine are not those that the cell was planned with.
-    """
-    request = data_request(directory)
-    dataset = (datasets or DatasetCache()).get(request)
-    if dataset.digest != request.digest:
-        raise UserError(
-            f"dataset: {request.options.name} on this machine is not the data this cell was "
-            "planned with (other digest); plan again here with `harness run`"
-        )
-    if config.protocol.train_on == "train+validation":
-        dataset = join_validation(dataset)
-    return apply(dataset, config.data.view)
-
-
 def data_summary(dataset: Dataset, config: CellConfig) -> dict[str, Any]:
     """Return the name, digest and number of images of each part of what a cell has seen."""
     sizes = {name: len(part) for name, part in dataset.parts.items()}
@@ -388,7 +373,7 @@ def main() -> int:
         print(f"{directory.path}: no cell.json here; `harness run` prepares it", file=sys.stderr)
         return WRONG_INPUT
     status = run_cell(directory, arguments.device, arguments.threads)
-    if status in (FAILED, WRONG_INPUT):
+    if status in (FAILED, WRONG_INPUT, NO_MEMORY):
         with contextlib.suppress(Damaged):  # printed before
             if (last := directory.events()[-1])["event"] == "failed":
                 print(f"error: {last['error']}", file=sys.stderr)

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
+from harness.cell import CellConfig
 from harness.common.errors import UserError, first_error, nearest
 from harness.data import DATASETS, Dataset, DatasetOptions, load, using_data_root
+from harness.data.views import apply, join_validation
 from harness.store import CellDir
 
 
@@ -52,16 +54,40 @@ def data_request(directory: CellDir) -> DataRequest:
 
 
 class DatasetCache:
-    """The data set of a process's last cell, which its next cell mostly needs, too."""
+    """The data set of a process's last cell, which its next cell mostly needs, too.
+
+    Attributes:
+        last: That data set; None if none was loaded.
+    """
 
     def __init__(self) -> None:
         self._request: DataRequest | None = None
-        self._dataset: Dataset | None = None
+        self.last: Dataset | None = None
 
     def get(self, request: DataRequest, make: Callable[[], Dataset] | None = None) -> Dataset:
         """Return the cached data set; on a miss, call `make`, or else load it from disk."""
-        if self._dataset is None or self._request != request:
-            self._dataset = None  # memory may not hold two of them
-            self._dataset = (make or request.load)()
+        if self.last is None or self._request != request:
+            self.last = None  # memory may not hold two of them
+            self.last = (make or request.load)()
             self._request = request
-        return self._dataset
+        return self.last
+
+
+def load_dataset(
+    directory: CellDir, config: CellConfig, datasets: DatasetCache | None = None
+) -> Dataset:
+    """Return the data that a cell trains on and is measured on, seen through its view.
+
+    Raises:
+        UserError: The data on this machine are not those that the cell was planned with.
+    """
+    request = data_request(directory)
+    dataset = (datasets or DatasetCache()).get(request)
+    if dataset.digest != request.digest:
+        raise UserError(
+            f"dataset: {request.options.name} on this machine is not the data this cell was "
+            "planned with (other digest); plan again here with `harness run`"
+        )
+    if config.protocol.train_on == "train+validation":
+        dataset = join_validation(dataset)
+    return apply(dataset, config.data.view)
