@@ -258,7 +258,7 @@ def request(e: Experiment, dataset: Dataset) -> Request:
         networks=(e.teacher, *e.students),
         teacher=e.teacher,
         batch_size=e.optimizer.batch_size,
-        precision=e.optimizer.precision,
+        optimizer=e.optimizer,
         dataset=few_images(dataset, 1000),
         n_bytes=dataset.nbytes,
         devices=("cpu",),

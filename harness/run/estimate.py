@@ -84,13 +84,14 @@ def measure_plan(
         networks=tuple(dict.fromkeys((experiment.teacher, *experiment.students))),
         teacher=experiment.teacher,
         batch_size=min(size, len(dataset.train)),
-        precision=experiment.optimizer.precision,
+        optimizer=experiment.optimizer,
         dataset=few_images(dataset, max(MOST_BATCHES * size, MOST_IMAGES)),
         n_bytes=dataset.nbytes,
         devices=tuple(dict.fromkeys(slots)),
         threads=threads_for(len(slots)),
         n_workers=options.n_workers,
         cells_per_device=options.cells_per_device(slots),
+        graphs=options.graphs,
     )
     asked = time.monotonic()
     began, speeds = in_child(_measure, request)

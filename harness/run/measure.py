@@ -6,6 +6,7 @@ It runs in a child (harness.execute.child): a CUDA context stays until its proce
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import time
 import warnings
@@ -25,6 +26,7 @@ from harness.run.devices import facts_of
 from harness.run.speeds import NetworkSpeed, Request, Speeds, few_images
 from harness.train.device import be_deterministic, describe_all, resolve_device, use
 from harness.train.evaluate import autocast
+from harness.train.graphs import make_graphs
 from harness.train.loop import Diverged, Interrupted, train_epoch
 from harness.train.memory import is_out_of_memory, memory_line
 from harness.train.methods.base import Context, make_training
@@ -103,7 +105,7 @@ def measure(request: Request) -> Speeds:
     """
     warnings.simplefilter("ignore")  # a cell's own go to its log
     torch.set_num_threads(request.threads)
-    be_deterministic()
+    be_deterministic(request.optimizer.determinism)
     name, image_size = request.devices[0], request.dataset.image_size
     device = resolve_device(name)
     use(device)
@@ -112,7 +114,7 @@ def measure(request: Request) -> Speeds:
     n_batches = max(limits_of(device).batches, -(-chunk_size(device, *image_size) // size))
     few = few_images(request.dataset, n_batches * size)
     images = on_device(few, few.train, device, request.n_workers, is_resident)
-    bench = Bench(images, len(few.class_names), request.precision)
+    bench = Bench(images, len(few.class_names), request)
     networks, teacher_forward = {}, 0.0
     for options in request.networks:
         model = bench.network(options)
@@ -126,12 +128,15 @@ def measure(request: Request) -> Speeds:
     steps = {}
     for key, cell in request.cells.items():
         try:
-            steps[key] = bench.step(cell, request.teacher)
+            steps[key] = bench.step(cell)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
             line = memory_line(cell, image_size, device)
             raise UserError(f"optimizer.batch_size: {line}") from None
+        if device.type == "cuda":  # the largest cell's memory counts, not that of all
+            gc.collect()
+            torch.cuda.empty_cache()
     # The few images stand for all of them, unless a loader brings each batch.
     pixels = 0 if isinstance(few.augmentation, ResizedCrop) and not is_resident else request.n_bytes
     peak = torch.cuda.max_memory_reserved(device) + pixels if device.type == "cuda" else 0
@@ -152,8 +157,8 @@ class Bench:
         images: A few training images.
     """
 
-    def __init__(self, images: Images, n_classes: int, precision: str) -> None:
-        self.images, self.n_classes, self.precision = images, n_classes, precision
+    def __init__(self, images: Images, n_classes: int, request: Request) -> None:
+        self.images, self.n_classes, self.request = images, n_classes, request
         self.device = images.device
 
     def network(self, options: NetworkOptions) -> Network:
@@ -171,23 +176,32 @@ class Bench:
             for batch in self.images.plain(batch_size):
                 if pace.begin(len(batch.y)):
                     return pace.seconds
-                with autocast(self.device, self.precision):
+                with autocast(self.device, self.request.optimizer.precision):
                     model(batch.x)
 
-    def step(self, cell: Cell, teacher: NetworkOptions) -> float:
+    def step(self, cell: Cell) -> float:
         """Return the seconds per step of the training loop, with the teacher's forward pass."""
         student = self.network(cell.config.network)
-        guide = self.network(teacher) if TEACHER in cell.upstream else None
-        context = Context(cell.config, {"train": self.images}, self.n_classes, student, guide)
+        teacher = self.network(self.request.teacher) if TEACHER in cell.upstream else None
+        context = Context(cell.config, {"train": self.images}, self.n_classes, student, teacher)
         training = make_training(cell.kind, context)
         parameters = [*student.parameters(), *training.module.to(self.device).parameters()]
         optimizer = make_optimizer(parameters, cell.config.optimizer, self.device)
+        determinism = self.request.optimizer.determinism
+        graphs = make_graphs(self.request.graphs, self.device, determinism)
         pace = Pace(self.device)
         for epoch in itertools.cycle(range(cell.epochs)):
             with contextlib.suppress(Diverged):  # so few images may drive the weights anywhere
                 try:
                     train_epoch(
-                        student, training, optimizer, self.images, cell.config, epoch, pace.begin
+                        student,
+                        training,
+                        optimizer,
+                        self.images,
+                        cell.config,
+                        epoch,
+                        pace.begin,
+                        graphs,
                     )
                 except Interrupted:
                     break

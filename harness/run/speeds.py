@@ -11,6 +11,7 @@ from harness.cell import Cell
 from harness.common.canonical_json import canonical
 from harness.common.provenance import n_cores
 from harness.data import Dataset
+from harness.experiment.experiment import Optimizer
 from harness.methods import IMPORTED, stage_of
 from harness.methods.base import Schedule
 from harness.networks import NetworkOptions
@@ -74,20 +75,23 @@ class Request:
         dataset: A few of its images.
         n_bytes: Size of the pixels of all of them.
         devices: Names; the first one is measured.
-        threads, n_workers, cells_per_device: As cells will have them.
+        optimizer: The settings of the experiment.
+        batch_size: Images of a batch: fewer than the settings say if there are not as many.
+        threads, n_workers, cells_per_device, graphs: As cells will have them.
     """
 
     cells: dict[str, Cell]
     networks: tuple[NetworkOptions, ...]
     teacher: NetworkOptions
     batch_size: int
-    precision: str
+    optimizer: Optimizer
     dataset: Dataset
     n_bytes: int
     devices: tuple[str, ...]
     threads: int
     n_workers: int = 0
     cells_per_device: int = 1
+    graphs: str = "auto"
 
 
 def takes_steps(cell: Cell) -> bool:
