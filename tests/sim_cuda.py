@@ -164,6 +164,7 @@ class SimCuda:
         self.launches: Counter[str] = Counter()
         self.waits: list[str] = []
         self.copies: list[str] = []
+        self.refuses_waits = False
         self.graph: SimGraph | None = None
         self._before: dict[int, tuple[Tensor, Tensor]] = {}
 
@@ -177,6 +178,8 @@ class SimCuda:
         """Note that the host waits for the device."""
         if self.graph is not None:
             raise CaptureError(f"{why} at {place()} in a CUDA graph")
+        if self.refuses_waits:
+            raise RuntimeError(f"called a synchronizing CUDA operation: {why} at {place()}")
         self.waits.append(f"{why} at {place()}")
 
     @contextlib.contextmanager
@@ -194,6 +197,10 @@ class SimCuda:
                 changed.copy_(before)
             graph.launches = self.launches - launches
             self.launches = launches
+
+    def refuse_waits(self, mode: str) -> None:
+        """Raise an error for each wait from now on, in the mode "error"."""
+        self.refuses_waits = mode == "error"
 
     def run(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """Run an operation of PyTorch whose arguments or result may be on the GPU."""
@@ -427,7 +434,10 @@ def simulated_cuda(memory: int = 80 * 2**30) -> Iterator[SimCuda]:
         "current_device": lambda: 0,
         "set_device": lambda _: None,
         "get_device_name": lambda *_: "Simulated GPU",
-        "get_device_properties": lambda *_: SimpleNamespace(total_memory=memory),
+        "get_device_properties": lambda *_: SimpleNamespace(total_memory=memory, major=9, minor=0),
+        "reset_peak_memory_stats": lambda *_: None,
+        "max_memory_allocated": lambda *_: 0,
+        "set_sync_debug_mode": gpu.refuse_waits,
         "mem_get_info": lambda *_: (memory, memory),
         "empty_cache": lambda: None,
         "synchronize": lambda *_: gpu.wait("synchronize"),

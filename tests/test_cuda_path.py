@@ -1,10 +1,11 @@
 """The path through CUDA, on a simulated GPU (sim_cuda): devices, waits, launches, graphs."""
 
+import itertools
+import json
 import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +15,19 @@ from helpers import ROOT, weights
 from sim_cuda import SimCuda, SimGraph, WrongDevice, simulated_cuda
 from training import KINDS, VERSION, StopAfter, failure, same_state, tiny
 
-from harness.cell import CellConfig
 from harness.common.errors import UserError
-from harness.data.batches import Images, epoch_generator
-from harness.methods import REGISTRY, get_method
-from harness.networks.base import Network
+from harness.data.batches import epoch_generator
 from harness.store.manifest import CellOptions
 from harness.train.cell import run_cell
 from harness.train.checkpoint import copy_state, to_cpu
 from harness.train.evaluate import autocast
 from harness.train.exit_status import DONE, STOPPED, WRONG_INPUT
 from harness.train.graphs import Graphs
-from harness.train.loop import train_epoch
-from harness.train.methods.base import Training
 from harness.train.steps import Steps, batch_norms_count_at_once
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 from case import Case
+from gpu_check import Run, all_kinds, main
 
 CUDA = torch.device("cuda")
 CPU = torch.device("cpu")
@@ -57,10 +54,7 @@ CEILINGS = {
 
 
 def kinds() -> list[str]:
-    """Return the kinds of cells that take gradient steps, one for each loss."""
-    names = [name for name, method in REGISTRY.items() if method.variant_of is None]
-    stages = [stage for name in [*names, "kd+vid"] for stage in get_method(name).stages]
-    return list(dict.fromkeys(stage.kind for stage in stages if stage.schedule is not None))
+    return [*all_kinds(), "kd+vid"]
 
 
 @pytest.fixture
@@ -73,35 +67,13 @@ def case(device: torch.device, n_batches: int = 3, extra: int = 0) -> Case:
     return Case(device, BATCH, CLASSES, BATCH * n_batches + extra, "10-1", "10-1")
 
 
-@dataclass
-class Run:
-    """A training on noise."""
-
-    model: Network
-    training: Training
-    optimizer: torch.optim.Optimizer
-    images: Images
-    config: CellConfig
-
-    def epoch(self, number: int = 0, graphs: Graphs | None = None) -> dict[str, Any]:
-        """Train for an epoch; return its journal line without times."""
-        line = train_epoch(
-            *(self.model, self.training, self.optimizer, self.images, self.config),
-            *(number, lambda: False, graphs),
-        )
-        return {k: v for k, v in line.items() if "second" not in k}
-
-
 def prepared(kind: str, on: Case, precision: str = "float32", answers: Path | None = None) -> Run:
-    torch.manual_seed(0)
-    raw = on.config
-    few = raw.sections["crd"].model_copy(update={"negatives": 8})
-    optimizer = raw.optimizer.model_copy(update={"precision": precision})
-    sections = {**raw.sections, "crd": few}
-    config = raw.model_copy(update={"sections": sections, "optimizer": optimizer})
-    images = on.noise()
-    made = on.training(kind, config, images, answers)
-    return Run(made.model, made.training, made.optimizer, images, config)
+    return Run.start(kind, on, on.noise(), answers, 0.3, {"precision": precision})
+
+
+def measured(line: dict[str, Any]) -> dict[str, Any]:
+    """Return a journal line without times."""
+    return {k: v for k, v in line.items() if "second" not in k}
 
 
 def equal(ours: torch.nn.Module, theirs: torch.nn.Module) -> bool:
@@ -167,7 +139,7 @@ def test_a_frozen_teacher_is_cast_once(gpu: SimCuda) -> None:
 def test_an_epoch_is_that_of_the_cpu(kind: str, gpu: SimCuda) -> None:
     """It waits once, for its averages."""
     ours, expected = prepared(kind, case(CUDA)), prepared(kind, case(CPU))
-    assert ours.epoch() == pytest.approx(expected.epoch(), rel=1e-4)
+    assert measured(ours.epoch()) == pytest.approx(measured(expected.epoch()), rel=1e-4)
     gpu.reset()
     ours.epoch(1)
     assert len(gpu.waits) == 1
@@ -183,7 +155,7 @@ def test_a_graph_has_the_bits_of_single_launches(
     graphs = Graphs(required=True)
     single, graphed = (prepared(kind, on) for _ in range(2))
     for number in (0, 1):
-        assert single.epoch(number) == graphed.epoch(number, graphs)
+        assert measured(single.epoch(number)) == measured(graphed.epoch(number, graphs))
     assert graphs.problem == "" and gpu.launches["graph"] == 2 * 3 + 3  # and of the trial
     assert equal(single.model, graphed.model)
     assert equal(single.training.module, graphed.training.module)
@@ -201,7 +173,8 @@ def test_what_no_graph_can_hold_is_launched_singly(gpu: SimCuda) -> None:
 
     tried.training.losses = looked_at  # type: ignore[method-assign]
     graphs = Graphs()
-    assert single.epoch() == tried.epoch(0, graphs) and equal(single.model, tried.model)
+    assert measured(single.epoch()) == measured(tried.epoch(0, graphs))
+    assert equal(single.model, tried.model)
     assert graphs.problem and "_local_scalar_dense" in graphs.problem
     assert gpu.launches["graph"] == 0
     with pytest.raises(UserError, match=r"^--graphs: "):
@@ -218,7 +191,7 @@ def test_a_graph_with_other_bits_is_not_used(gpu: SimCuda, monkeypatch: pytest.M
 
     monkeypatch.setattr(SimGraph, "replay", inexact)
     graphs, allowed = Graphs(), Graphs(may_differ=True)
-    assert single.epoch() == tried.epoch(0, graphs)
+    assert measured(single.epoch()) == measured(tried.epoch(0, graphs))
     assert graphs.problem and equal(single.model, tried.model)
     tried.epoch(1, allowed)
     assert allowed.problem == ""
@@ -281,8 +254,41 @@ def test_a_teachers_pass_is_computed_once(gpu: SimCuda, tmp_path: Path) -> None:
     for _ in range(2):
         p = prepared("kd", case(CUDA, extra=3), answers=tmp_path)
         gpu.reset()
-        lines.append(p.epoch())
+        lines.append(measured(p.epoch()))
         launches.append(sum(gpu.launches.values()))
         assert len(gpu.waits) == 3 - len(lines)  # for the averages; the first, for new outputs, too
-    assert lines[0] == lines[1] == prepared("kd", case(CUDA, extra=3)).epoch()
+    assert lines[0] == lines[1] == measured(prepared("kd", case(CUDA, extra=3)).epoch())
     assert launches[1] < launches[0]
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_gpu_check(device: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What somebody with a GPU runs; here in tiny sizes, on the CPU and the simulated GPU."""
+    file = tmp_path / "found.jsonl"
+    parts = "versions,against_the_cpu,waits,same_bits,launches,step_times,large_images"
+    with nullcontext() if device == "cpu" else simulated_cuda():
+        command = ["--quick", "--device", device, "--parts", parts, "--output", str(file)]
+        assert main(command) == 0
+    torch.use_deterministic_algorithms(False)
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert capsys.readouterr().out.count("\n") == len(lines)
+    assert lines[-1] == {"part": "summary", "wrong": []}
+    judged = Counter(line["part"] for line in lines if "right" in line)
+    n = len(all_kinds())
+    graphs = 4 if device == "cuda" else 0
+    expected = {"against the CPU": n, "same bits": 2 * 4 + 2 * 3 + graphs}
+    assert judged == expected | ({"waits": n} if device == "cuda" else {})
+    ways = [line for line in lines if line["part"] == "step times" and "way" in line]
+    assert len(ways) == (6 if device == "cuda" else 2)
+    assert all(line["graphs"] in (None, "used") for line in ways)
+
+
+def test_gpu_check_says_what_is_wrong(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    numbers = itertools.count()
+    monkeypatch.setattr(Run, "state", lambda _: [torch.tensor(next(numbers))])
+    file = tmp_path / "found.jsonl"
+    command = ["--quick", "--device", "cpu", "--parts", "same_bits", "--output", str(file)]
+    assert main(command) == 1
+    torch.use_deterministic_algorithms(False)
+    wrong = json.loads(file.read_text().splitlines()[-1])["wrong"]
+    assert len(wrong) == 2 * 4 + 2 * 3 and wrong[0] == "same bits: supervised: twice"
