@@ -53,11 +53,10 @@ LIMITS = {  # those of Ray's parts that start on a busy machine
 }
 
 
-def free_ports(n: int) -> list[int]:
-    """Return ports that nobody uses now."""
-    with contextlib.ExitStack() as stack:
-        opened = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(n)]
-        return [server.getsockname()[1] for server in opened]
+def free_port() -> int:
+    """Return a port that nobody uses now."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
 
 
 def processes() -> Iterator[tuple[int, int, str]]:
@@ -77,14 +76,11 @@ class Node:
         self.start()
 
     def start(self) -> None:
-        """Start all its processes, with fixed ports for its agents: Ray waits 15 s for others."""
+        """Start all its processes."""
         shutil.rmtree(self.disk / "ray", ignore_errors=True)
-        names = ("metrics-export", "runtime-env-agent", "dashboard-agent-listen")
-        ports = dict(zip((*names, "dashboard-agent-grpc"), free_ports(4), strict=True))
-        given = [f"--{name}-port={port}" for name, port in ports.items()]
         self.started = time.monotonic()
         self.process = subprocess.Popen(
-            [Path(sys.executable).with_name("ray"), "start", "--block", *self.options, *given,
+            [Path(sys.executable).with_name("ray"), "start", "--block", *self.options,
              f"--temp-dir={self.disk / 'ray'}", f"--object-store-memory={MEMORY}"],
             env=environment(**LIMITS, TMPDIR=str(self.disk), RAY_TMPDIR=str(self.disk)),
             stdout=subprocess.DEVNULL,
@@ -129,18 +125,19 @@ class Cluster:
             filled.unlink()
         if head is None or not head.is_whole or not self.answers():
             self.end()
-            self.address = f"127.0.0.1:{free_ports(1)[0]}"
-            port = self.address.rpartition(":")[2]
+            port = free_port()
+            self.address = f"127.0.0.1:{port}"
             head = ("--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false")
             local = "--node-ip-address=127.0.0.1"
             self.nodes["head"] = Node(self.place / "head", local, *head)
             assert wait_until(self.answers), "the head does not start"
-            self.nodes["node"] = Node(
-                self.place / "node", local, f"--address={self.address}", "--num-cpus=2"
-            )
-        elif not node.is_whole:
-            node.kill()
-            node.start()
+            joining = (local, f"--address={self.address}", "--num-cpus=2")
+            node = self.nodes["node"] = Node(self.place / "node", *joining)
+        while not node.ids("ray::IDLE", "ray::train_on_node"):
+            if not node.is_whole:  # Ray waits 15 s for its agents
+                node.kill()
+                node.start()
+            time.sleep(0.5)
 
     def answers(self) -> bool:
         try:
