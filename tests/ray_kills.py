@@ -134,10 +134,15 @@ class Cluster:
             joining = (local, f"--address={self.address}", "--num-cpus=2")
             node = self.nodes["node"] = Node(self.place / "node", *joining)
         while not node.ids("ray::IDLE", "ray::train_on_node"):
-            if not node.is_whole:  # Ray waits 15 s for its agents
-                node.kill()
-                node.start()
+            self.tend()
             time.sleep(0.5)
+
+    def tend(self) -> None:
+        """Start the node again if it has ended: Ray has 15 s for its agents, not always enough."""
+        node = self.nodes["node"]
+        if not node.is_whole:
+            node.kill()
+            node.start()
 
     def answers(self) -> bool:
         try:
@@ -274,11 +279,11 @@ def one_kill(
     called = Called(folder, cluster, shared)
     called.kill(kind, cluster, shared, moment)
     if kind in ("raylet", "node", "disk emptied"):
-        if kind == "disk emptied":
-            time.sleep(1.0)
-            cluster.nodes["node"].kill()
+        time.sleep(1.0)
         cluster.nodes["node"].kill()
-        cluster.nodes["node"].start()
+    while called.process.poll() is None:
+        cluster.tend()
+        time.sleep(0.5)
     first, text = called.end()
     faults = message_faults(kind, first, text)
     said = next((line for line in text.splitlines() if line.startswith("error: ")), "")
