@@ -171,6 +171,7 @@ bench: $(STAMP)  ## timed comparisons, kept in docs/performance.md
 	@$(BIN)/python benchmarks/planning.py --save
 	@$(BIN)/python benchmarks/verdict_rule.py --save
 	@$(BIN)/python benchmarks/grid_power.py --save
+	@$(BIN)/python benchmarks/gpu_hours.py --save
 	@$(BIN)/python benchmarks/stage2_crops.py --save
 	@$(BIN)/python benchmarks/costs.py --draw
 	@$(BIN)/python benchmarks/page.py

@@ -123,9 +123,9 @@ class Prepared:
     optimizer: torch.optim.Optimizer
 
 
-def images_of(n: int, classes: int, device: torch.device) -> Images:
-    """Return n images of noise in CIFAR's shape, cropped and flipped like CIFAR's."""
-    pixels = np.random.default_rng(0).integers(0, 256, (n, 32, 32, 3), dtype=np.uint8)
+def images_of(n: int, classes: int, device: torch.device, size: int = 32) -> Images:
+    """Return n square images of noise, by default in CIFAR's size, cropped and flipped."""
+    pixels = np.random.default_rng(0).integers(0, 256, (n, size, size, 3), dtype=np.uint8)
     part = ImageSet(pixels, np.arange(n) % classes)
     names = tuple(map(str, range(classes)))
     middle, scale, crop = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), Augmentation(4, True)

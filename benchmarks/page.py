@@ -230,6 +230,25 @@ def grid_power(kept: Record) -> list[str]:
     return table([*head, "comparisons", "least power", "seeds for 80 %"], rows)
 
 
+def gpu_hours(kept: Record) -> list[str]:
+    """Return the table of gpu_hours.py, with single launches and graphs in one row."""
+    rows = []
+    for single, graphed in zip(kept["rows"][::2], kept["rows"][1::2], strict=True):
+        name = single["experiment"]
+        rows.append(
+            [
+                f"[{name}](../experiments/{name}), {single['seeds']} seeds, {single['precision']}",
+                *(str(single["kernels"][kind]) for kind in WORDS),
+                f"{single['hours']:.0f} h",
+                f"{graphed['hours']:.0f} h",
+                f"{graphed['images_per_hour'] / 1e6:.0f} million",
+            ]
+        )
+    steps = [f"kernels of a step: {kind}" for kind in WORDS]
+    head = ["experiment", *steps, "single launches", "graphs", "images an hour"]
+    return table(head, rows)
+
+
 def stage2_crops(kept: Record) -> list[str]:
     """Return the table of stage2_crops.py."""
     rows = []
@@ -269,7 +288,8 @@ DEVIATIONS: dict[str, Callable[[Path], str]] = {
     "stage2_crops": partial(of_each_device, "stage2_crops", stage2_crops)
 }
 GRIDS: dict[str, Callable[[Path], str]] = {
-    "grid_power": partial(of_each_device, "grid_power", grid_power)
+    "grid_power": partial(of_each_device, "grid_power", grid_power),
+    "gpu_hours": partial(of_each_device, "gpu_hours", gpu_hours),
 }
 PAGES = {
     PAGE.with_name("paper-grids.md"): GRIDS,

@@ -24,7 +24,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 from unittest import mock
 
 import pytest
@@ -32,6 +32,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.flop_counter import flop_registry
 
 CUDA = torch.device("cuda", 0)
 SOURCE = Path(__file__).with_suffix(".cpp")
@@ -53,6 +54,15 @@ INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_ind
 COPYING = {"copy_", "_to_copy"}
 # They change their running statistics, and their schemas do not say so.
 BATCH_NORMS = {"cudnn_batch_norm", "native_batch_norm"}
+
+
+class Work(NamedTuple):
+    """What an operation does: kernels, bytes read and written, products and sums."""
+
+    kernels: int
+    n_bytes: int
+    flops: int
+    is_half: bool
 
 
 class WrongDevice(RuntimeError):
@@ -158,12 +168,14 @@ class SimCuda:
         launches: Operation -> the number of kernels that it has launched.
         waits: What made the host wait for the device, and where, in order.
         copies: The places that have copied from the host to the device, in order.
+        work: The operations that have launched kernels, in order.
     """
 
     def __init__(self) -> None:
         self.launches: Counter[str] = Counter()
         self.waits: list[str] = []
         self.copies: list[str] = []
+        self.work: list[Work] = []
         self.refuses_waits = False
         self.graph: SimGraph | None = None
         self._before: dict[int, tuple[Tensor, Tensor]] = {}
@@ -173,6 +185,7 @@ class SimCuda:
         self.launches.clear()
         self.waits.clear()
         self.copies.clear()
+        self.work.clear()
 
     def wait(self, why: str) -> None:
         """Note that the host waits for the device."""
@@ -223,7 +236,9 @@ class SimCuda:
             target is not None and target.type == "cpu"
         ):
             return out
-        self._count(name, tensors, out)
+        flops = flop_registry.get(func._overloadpacket)
+        n_flops = flops(*inner_args, **inner_kwargs, out_val=out) if flops else 0
+        self._count(name, tensors, out, n_flops)
         if func._schema.is_mutable:
             if name.startswith(("_foreach", "_fused")):
                 return None if not func._schema.returns else tree_map(_wrap, out)
@@ -304,8 +319,8 @@ class SimCuda:
         ):
             self.wait("a mask as an index")
 
-    def _count(self, name: str, given: list[Tensor], out: Any) -> None:
-        """Count the kernels that CUDA would launch for an operation."""
+    def _count(self, name: str, given: list[Tensor], out: Any, flops: int = 0) -> None:
+        """Count the kernels that CUDA would launch for an operation, and what they do."""
         made = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
         if name in NO_KERNEL:
             return
@@ -317,6 +332,10 @@ class SimCuda:
         elif name.startswith(("_foreach", "_fused")):
             n = max(1, -(-len(given) // 100))  # a launch takes the addresses of so many tensors
         self.launches[name] += n
+        # Of an array that is indexed, as much is read as is written.
+        moved = 2 * made if name in INDEXING else [*given, *made]
+        is_half = any(t.dtype in (torch.bfloat16, torch.float16) for t in given)
+        self.work.append(Work(n, sum(t.nbytes for t in moved), flops, is_half))
 
 
 def place() -> str:
