@@ -3,10 +3,12 @@
 import contextlib
 import copy
 import json
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -342,6 +344,26 @@ def test_the_papers_experiments_have_the_seeds_that_their_claims_need(
     assert [[row[n] for n in fixed] for row in kept["rows"]] == [
         [r[n] for n in fixed] for r in rows
     ]
+
+
+def test_hours_of_a_gpu_follow_from_counts(tmp_path: Path) -> None:
+    import gpu_hours
+    from sim_cuda import Work
+
+    moves, multiplies = Work(1, 2_300_000, 0, False), Work(3, 0, 150_000_000, True)
+    seconds = partial(gpu_hours.seconds_of, [moves, multiplies], 2.0)
+    assert seconds(graphs=True) == pytest.approx(2e-6 + 2e-6 + 4 * 1.5e-6)
+    assert seconds(graphs=False) == pytest.approx(4 * 6e-6)
+    text = (ROOT / "experiments" / "cifar100_wide_resnet.yaml").read_text()
+    small = re.sub(r"students:\n(  - .*\n)+", "students: [{depth: 10, width: 1}]\n", text)
+    small = small.replace("depth: 40, width: 2", "depth: 16, width: 1").replace("published:", "#")
+    (tmp_path / "small.yaml").write_text(small)
+    single, graphed = gpu_hours.hours_of(tmp_path / "small.yaml", 1, "float32")
+    assert 0 < graphed["hours"] < single["hours"]
+    assert single["kernels"].keys() == {"supervised", "kd", "stage1", "stage2"}
+    twice, _ = gpu_hours.hours_of(tmp_path / "small.yaml", 2, "float32")
+    assert twice["hours"] == pytest.approx(2 * single["hours"], rel=1e-3)
+    assert page.gpu_hours({"rows": [single, graphed]})[-1].count("|") == 9
 
 
 def test_stage2_crops_compares_other_epochs_of_the_same_seeds() -> None:
