@@ -120,7 +120,7 @@ class Cluster:
 
     def mend(self) -> None:
         """Start whatever is not there; without its head, all of it."""
-        head, node = self.nodes.get("head"), self.nodes.get("node")
+        head = self.nodes.get("head")
         for filled in self.place.glob("*/filled"):
             filled.unlink()
         if head is None or not head.is_whole or not self.answers():
@@ -132,10 +132,8 @@ class Cluster:
             self.nodes["head"] = Node(self.place / "head", local, *head)
             assert wait_until(self.answers), "the head does not start"
             joining = (local, f"--address={self.address}", "--num-cpus=2")
-            node = self.nodes["node"] = Node(self.place / "node", *joining)
-        while not node.ids("ray::IDLE", "ray::train_on_node"):
-            self.tend()
-            time.sleep(0.5)
+            self.nodes["node"] = Node(self.place / "node", *joining)
+        self.tend()
 
     def tend(self) -> None:
         """Start the node again if it has ended: Ray has 15 s for its agents, not always enough."""
@@ -220,7 +218,11 @@ class Called:
                 self.killed = True
         self.killed |= disk and not is_over()
 
-    def end(self) -> tuple[int, str]:
+    def end(self, cluster: Cluster) -> tuple[int, str]:
+        """Return status and output; until then the node is started again whenever it ends."""
+        while self.process.poll() is None:
+            cluster.tend()
+            time.sleep(0.5)
         out, err = self.process.communicate()
         self.seconds = time.monotonic() - self.began
         return self.process.wait(), out + err
@@ -281,17 +283,14 @@ def one_kill(
     if kind in ("raylet", "node", "disk emptied"):
         time.sleep(1.0)
         cluster.nodes["node"].kill()
-    while called.process.poll() is None:
-        cluster.tend()
-        time.sleep(0.5)
-    first, text = called.end()
+    first, text = called.end(cluster)
     faults = message_faults(kind, first, text)
     said = next((line for line in text.splitlines() if line.startswith("error: ")), "")
     status, calls = first, 0
     while status != 0 and calls < MOST_CALLS:
         cluster.mend()
         again = Called(folder, cluster, shared)
-        status, text = again.end()
+        status, text = again.end(cluster)
         calls += 1
         faults += [f"rerun: {fault}" for fault in message_faults("", status, text)]
     if status:
@@ -312,7 +311,7 @@ def campaign(place: Path, kinds: list[str], n_kills: int, seed: int) -> int:
         cluster.mend()
         calm = Path(shutil.copytree(store / "origin", store / "calm"))
         called = Called(calm, cluster, shared=True)
-        status, text = called.end()
+        status, text = called.end(cluster)
         if status:
             raise SystemExit(f"without kills it ends with {status}: {text}")
         expected = result_of(calm)
