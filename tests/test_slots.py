@@ -145,6 +145,7 @@ GIVEN: dict[str, tuple[str, dict[str, Any]]] = {
     "budget": ("--budget 3h", {"budget": 10800.0}),
     "n_workers": ("--n-workers 2", {"n_workers": 2}),
     "teacher_cache": ("--teacher-cache 5MB", {"teacher_cache": 5_000_000}),
+    "graphs": ("--graphs off", {"graphs": "off"}),
     "no_bar": ("--no-bar", {"no_bar": True}),
     "flag_no_bar": ("--flag-no-bar", {"no_bar": True}),
     "flag_gpu": ("--flag-gpu", {"device": "cuda"}),

@@ -12,7 +12,7 @@ from harness.common.errors import UserError
 from harness.execute.ray.options import RayOptions
 from harness.execute.slots import check_devices, make_slots
 from harness.experiment.experiment import Experiment
-from harness.run.devices import check_device, check_host_memory, default_jobs
+from harness.run.devices import check_device, check_host_memory, default_jobs, kind_of
 from harness.store.manifest import CellOptions
 
 
@@ -69,6 +69,11 @@ class RunOptions:
                 "--jobs: is for one device; with several use --jobs-per-device N, the cells "
                 "trained at once on each"
             )
+        if self.graphs == "on":
+            on_cluster = ["cuda" if self.cluster.gpus else "cpu"] if self.cluster else []
+            kinds = on_cluster or [kind_of(name) for name in self.devices]
+            if any(kind != "cuda" for kind in kinds):
+                raise UserError("--graphs: on needs CUDA devices alone; use auto, or off")
 
     def slots(self) -> tuple[str, ...]:
         """Return a device of this machine for each cell that trains at once.
