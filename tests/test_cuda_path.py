@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import test_estimate
 import torch
 from helpers import ROOT, weights
 from sim_cuda import SimCuda, SimGraph, WrongDevice, simulated_cuda
@@ -17,6 +18,7 @@ from training import KINDS, VERSION, StopAfter, failure, same_state, tiny
 
 from harness.common.errors import UserError
 from harness.data.batches import epoch_generator
+from harness.run import measure
 from harness.store.manifest import CellOptions
 from harness.train.cell import run_cell
 from harness.train.checkpoint import copy_state, to_cpu
@@ -292,3 +294,19 @@ def test_gpu_check_says_what_is_wrong(monkeypatch: pytest.MonkeyPatch, tmp_path:
     torch.use_deterministic_algorithms(False)
     wrong = json.loads(file.read_text().splitlines()[-1])["wrong"]
     assert len(wrong) == 2 * 4 + 2 * 3 and wrong[0] == "same bits: supervised: twice"
+
+
+def test_the_estimate_waits_where_counting_begins_and_ends(
+    gpu: SimCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure, "GPU", measure.Limits(2, 3, 1e9, 6))
+    asked = test_estimate.request(
+        test_estimate.experiment(seeds=[0], methods=["kd"]), devices=("cuda",), graphs="off"
+    )
+    try:
+        found = measure.measure(asked)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    n_things = len(found.networks) + 1 + len(found.steps)  # the teacher's pass is timed twice
+    assert sum(wait.startswith("synchronize") for wait in gpu.waits) == 2 * n_things
+    assert found.device.kind == "cuda" and found.cell_bytes >= asked.n_bytes

@@ -14,7 +14,7 @@ import harness.run.estimate
 import harness.run.inspect
 import harness.run.measure
 from harness.common.errors import UserError
-from harness.data import Dataset, load
+from harness.data import load
 from harness.experiment.experiment import Experiment
 from harness.experiment.file import parse
 from harness.plan import make_plan
@@ -251,9 +251,10 @@ class Clock(TorchDispatchMode):
         return operation(*args, **(kwargs or {}))
 
 
-def request(e: Experiment, dataset: Dataset) -> Request:
+def request(e: Experiment, **fields: Any) -> Request:
+    dataset = load(e.dataset)
     cells = make_plan(e, dataset).cells.values()
-    return Request(
+    made = Request(
         cells={speed_key(cell): cell for cell in cells if takes_steps(cell)},
         networks=(e.teacher, *e.students),
         teacher=e.teacher,
@@ -264,6 +265,7 @@ def request(e: Experiment, dataset: Dataset) -> Request:
         devices=("cpu",),
         threads=1,
     )
+    return replace(made, **fields)
 
 
 def test_what_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -282,7 +284,7 @@ def test_what_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(harness.run.measure, "train_epoch", spy)
     monkeypatch.setattr(harness.run.measure, "CPU", Limits(2, 3, 1e9, 2))
     monkeypatch.setattr(Pace, "begin", count)
-    asked = request(e, load(e.dataset))
+    asked = request(e)
     try:
         with Clock() as clock:
             monkeypatch.setattr(harness.run.measure, "time", clock)
@@ -315,7 +317,7 @@ def test_a_cell_that_does_not_fit_alone_is_refused(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(harness.run.measure.Bench, "step", full)
     try:
         with pytest.raises(UserError, match=r"^optimizer\.batch_size: out of memory on cpu"):
-            measure(request(e, load(e.dataset)))
+            measure(request(e))
     finally:
         torch.use_deterministic_algorithms(False)
 

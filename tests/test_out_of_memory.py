@@ -128,6 +128,15 @@ def test_fewer_share_a_device_that_was_too_small(
     assert executor.capacity == 1
 
 
+def test_a_worker_forgets_whom_its_last_cell_was_with(stubs: None) -> None:
+    executor = LocalExecutor(("cuda",) * 2, VERSION)
+    for path in (A, B):
+        executor.submit(path)
+    assert end_of(executor, a=DONE, b=DONE) == {"a": DONE, "b": DONE}
+    executor.submit(C)
+    assert end_of(executor, c=NO_MEMORY) == {"c": NO_MEMORY}
+
+
 def test_a_cell_on_another_device_does_not_matter(stubs: None) -> None:
     executor = LocalExecutor(("cuda:0", "cuda:1") * 2, VERSION)
     for path in (A, B):

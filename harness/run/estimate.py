@@ -32,7 +32,7 @@ from harness.run.speeds import (
 from harness.store import Store
 
 FLOAT = 4  # bytes
-MOST_BATCHES, MOST_IMAGES = 25, 1024  # that a measurement needs
+MOST_BATCHES, MOST_IMAGES = 26, 1024  # that a measurement needs
 CONTEXT_BYTES = 500 * 10**6  # that a process takes of a GPU, beside its tensors
 CELL_SECONDS = 0.2  # loading, checkpoints, manifest; 0.16 and 0.23 in `make reproduce`'s grids
 
