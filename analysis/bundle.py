@@ -6,6 +6,7 @@ database, weights or data. Its first line is the resolved experiment; then it ha
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import shlex
 from collections import Counter
@@ -143,8 +144,12 @@ def replication_path(bundle: Bundle) -> Path:
 
 
 def describe_unfinished(plan: Plan, root: Path) -> str:
-    """Return how many cells are not finished in a store; "" if all are."""
-    n_missing = sum(not Store(root).directory(f).is_done for f in plan.cells)
+    """Return how many cells are not finished in a store; "" if all are.
+
+    Whoever uses a cell finds out whether its manifest can be read.
+    """
+    store = Store(root)
+    n_missing = sum(not store.directory(f).has_manifest for f in plan.cells)
     return f"{n_missing} of {len(plan.cells)} cells are not finished in {root}" if n_missing else ""
 
 
@@ -192,7 +197,7 @@ def export(
         raise UserError(f"{plan.experiment.name}: {unfinished}; `harness run {file}` first")
     place = without_password(tracking_uri())
     overrides = [word for a in assignments for word in ("--set", a)]
-    experiment = plan.experiment
+    experiment, grid = plan.experiment, plan.experiment.grid
     resolved = experiment.model_dump(mode="json")
     # The data set's identity, without the place of its files on this machine.
     resolved["dataset"] = {**experiment.dataset.identity(), "label": experiment.dataset.label}
@@ -200,8 +205,8 @@ def export(
     names_seen: set[tuple[str, ...]] = set()
     lines = []
     for fingerprint, cell in plan.cells.items():
-        directory = store.directory(fingerprint)
-        if is_partial and not directory.is_done:
+        directory = store.watch(fingerprint)  # so that its journal is parsed once
+        if is_partial and not directory.has_manifest:
             continue
         predictions = read_predictions(directory)
         if predictions and has_students_classes(plan, fingerprint):
@@ -211,9 +216,7 @@ def export(
             "entries": table_entries(plan, fingerprint),
             **cell.as_json(),
             "manifest": directory.manifest.as_json(),
-            "mlflow_run_id": sync_state.find_run_id(
-                directory, plan.experiment.name, plan.experiment.grid, place
-            ),
+            "mlflow_run_id": sync_state.find_run_id(directory, experiment.name, grid, place),
             "curves": curves_of(directory),
             **predicted_fields(predictions, cell.metric == ACCURACY),
         }
@@ -293,8 +296,10 @@ def read_predictions(directory: CellDir) -> dict[str, np.ndarray] | None:
 
 def confusion_of(predictions: dict[str, np.ndarray]) -> Confusion:
     """Return sorted triples of class, predicted class and number of images, without zeros."""
-    pairs = zip(predictions["labels"].tolist(), predictions["predictions"].tolist(), strict=True)
-    return [[label, predicted, n] for (label, predicted), n in sorted(Counter(pairs).items())]
+    n_classes = len(predictions["class_names"])
+    labels, predicted = (predictions[name].astype(np.int64) for name in ("labels", "predictions"))
+    pairs, counts = np.unique(labels * n_classes + predicted, return_counts=True)
+    return np.stack([pairs // n_classes, pairs % n_classes, counts], axis=1).tolist()
 
 
 def predicted_fields(
@@ -303,12 +308,18 @@ def predicted_fields(
     """Return a bundle's fields for the predictions of a cell, which may have none."""
     if predictions is None:
         return {"confusion": None}
-    labels, names = predictions["labels"], predictions["class_names"].tolist()
-    images = hashlib.sha256(canonical([labels.tolist(), names]).encode()).hexdigest()[:12]
+    labels, names = predictions["labels"], tuple(predictions["class_names"].tolist())
+    images = _images_digest(labels.astype(np.int64).tobytes(), names)
     return {
         "confusion": confusion_of(predictions) if is_classifier else None,
         "correct": CorrectPart.pack(images, labels == predictions["predictions"]),
     }
+
+
+@functools.lru_cache(maxsize=16)  # the cells of a task share their test images
+def _images_digest(labels: bytes, names: tuple[str, ...]) -> str:
+    content = [np.frombuffer(labels, np.int64).tolist(), names]
+    return hashlib.sha256(canonical(content).encode()).hexdigest()[:12]
 
 
 def read_bundle(path: Path, text: str | None = None) -> Bundle:

@@ -190,7 +190,10 @@ def _n_test_images(plan: Plan) -> float:
 
 
 def _without_numbers(plan: Plan, published: list[dict[str, str]]) -> Bundle:
-    """Return the plan's table with 0 for every number, so that claims can find their columns."""
+    """Return the plan's table with 0 for every number, so that claims can find their columns.
+
+    It has the first seed alone: the others have the same columns.
+    """
     numbers = [
         Number(
             *(entry.stage, entry.method, entry.student, entry.seed, entry.task, result),
@@ -198,6 +201,7 @@ def _without_numbers(plan: Plan, published: list[dict[str, str]]) -> Bundle:
             CellRecord.model_construct(fingerprint=entry.fingerprint, correct=None),
         )
         for entry in plan.entries
+        if entry.seed == plan.experiment.seeds[0]
         for result in measured_metrics(plan.cells[entry.fingerprint].metric)
     ]
     experiment = plan.experiment

@@ -27,18 +27,18 @@ def plan(tmp_path: Path, monkeypatch: Patch) -> Plan:
 def counts(monkeypatch: Patch) -> Counter[str]:
     """How many models were hashed and lines of journals parsed."""
     counts = Counter[str]()
-    digest_of, parse_event = CellDir._digest_of, journal.parse_event
+    digest_of, unsealed = CellDir._digest_of, journal.unsealed
 
     def hashing(self: CellDir, name: str) -> str:
         counts["hashed"] += 1
         return digest_of(self, name)
 
-    def parsing(line: bytes, cell: Path) -> dict[str, object]:
+    def parsing(line: bytes, cell: Path) -> bytes:
         counts["parsed"] += 1
-        return parse_event(line, cell)
+        return unsealed(line, cell)
 
     monkeypatch.setattr(CellDir, "_digest_of", hashing)
-    monkeypatch.setattr(journal, "parse_event", parsing)
+    monkeypatch.setattr(journal, "unsealed", parsing)
     return counts
 
 

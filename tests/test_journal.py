@@ -24,13 +24,13 @@ from harness.track.sync import Tracker
 @pytest.fixture
 def parsed(monkeypatch: Patch) -> list[bytes]:
     """The lines that were parsed."""
-    lines, parse_event = list[bytes](), journal.parse_event
+    lines, unsealed = list[bytes](), journal.unsealed
 
-    def parse(line: bytes, cell: Path) -> dict[str, object]:
-        lines.extend([line] * bool(line))
-        return parse_event(line, cell)
+    def parse(line: bytes, cell: Path) -> bytes:
+        lines.append(line)
+        return unsealed(line, cell)
 
-    monkeypatch.setattr(journal, "parse_event", parse)
+    monkeypatch.setattr(journal, "unsealed", parse)
     return lines
 
 

@@ -72,9 +72,9 @@ def distinct(items: Items) -> Items:
     Raises:
         ValueError: one of them is listed twice.
     """
-    for item in items:
-        if items.count(item) > 1:
-            raise ValueError(f"{item!r} is listed twice; drop one")
+    if len(set(items)) < len(items):
+        twice = next(item for item in items if items.count(item) > 1)
+        raise ValueError(f"{twice!r} is listed twice; drop one")
     return items
 
 

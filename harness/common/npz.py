@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import math
 import zipfile
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -35,11 +37,22 @@ def read_npz(data: bytes, names: Sequence[str], most: int) -> dict[str, np.ndarr
 
 def _array(data: bytes) -> np.ndarray:
     """Return the array of an .npy file, whose header must not claim more than there is."""
+    size = int.from_bytes(data[8:10], "little") + 10
+    if data[6:8] != b"\x01\x00":  # a longer header, whose size has four bytes
+        size = int.from_bytes(data[8:12], "little") + 12
+    shape, is_fortran, dtype = _header(data[:size])
+    if math.prod(shape) * dtype.itemsize != len(data) - size:
+        raise ValueError("holds an array of another size than it says")
+    return np.ndarray(shape, dtype, data, size, order="F" if is_fortran else "C").copy()
+
+
+@functools.lru_cache(maxsize=64)  # thousands of files have the same ones
+def _header(data: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Return shape, order and type of an .npy file from its header."""
     file, form = io.BytesIO(data), np.lib.format
     version = form.read_magic(file)
     read_header = form.read_array_header_1_0 if version == (1, 0) else form.read_array_header_2_0
-    shape, _, dtype = read_header(file)
-    if math.prod(shape) * dtype.itemsize != len(data) - file.tell():
-        raise ValueError("holds an array of another size than it says")
-    file.seek(0)
-    return np.asarray(form.read_array(file, allow_pickle=False))
+    shape, is_fortran, dtype = read_header(file)
+    if dtype.hasobject:  # which would have to be unpickled
+        raise ValueError("holds objects")
+    return shape, is_fortran, dtype

@@ -50,6 +50,11 @@ class CellDir:
             return False
 
     @property
+    def has_manifest(self) -> bool:
+        """Whether the cell is finished or, if its manifest is damaged, was."""
+        return os.path.lexists(f"{self.path}/manifest.json")
+
+    @property
     def cell(self) -> Cell:
         """The cell itself. `Damaged` names a setting that this version refuses."""
         description = read_description(self / "cell.json")

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from harness.store.cell_files import Damaged, parse_json, unsealed
+from harness.store.cell_files import SEAL, Damaged, parse_json, unsealed
 
 
 class Event(dict[str, Any]):
@@ -29,7 +29,23 @@ def parse_event(line: bytes, cell: Path) -> dict[str, Any]:
     Raises:
         ValueError: The line is no event; the message says why.
     """
-    event = parse_json(unsealed(line, cell))
+    return _checked(parse_json(unsealed(line, cell)))
+
+
+def _parse_together(lines: list[bytes], cell: Path) -> list[dict[str, Any]]:
+    """Parse lines with checksums at once, which takes half as long as one by one.
+
+    Raises:
+        ValueError: One of them is no event, or has no checksum; parse each to know which.
+    """
+    texts = [unsealed(line, cell) for line in lines if SEAL.match(line)]
+    events = parse_json(b"[%s]" % b",".join(texts))
+    if len(events) != len(lines):
+        raise ValueError("is not one event per line")
+    return [_checked(event) for event in events]
+
+
+def _checked(event: Any) -> dict[str, Any]:
     if not isinstance(event, dict) or not isinstance(event.get("event"), str):
         raise ValueError("is no event")
     if event["event"] == "epoch":
@@ -75,7 +91,7 @@ class Journal:
         without becoming longer, is read anew.
 
         Raises:
-            Damaged: A line is no event; the message says which, and why.
+            Damaged: A line is no event; the message says which, and why. The next look reads all.
         """
         try:
             with open(self.path, "rb") as file:
@@ -94,20 +110,27 @@ class Journal:
             self._forget()
             return self
         *lines, rest = data[len(self._last) :].split(b"\n")
-        for line in lines:
-            try:
-                self._follow(Event(parse_event(line, self.path.parent), self.path))
-            except ValueError as error:
-                raise Damaged(self.path, f"line {len(self.events) + 1} {error}") from None
-            self._last = line + b"\n"
-            self._offset += len(self._last)
-        if _is_event(rest[:-1], self.path.parent):
+        try:
+            for event in _parse_together(lines, self.path.parent):
+                self._follow(event)
+        except ValueError:
+            for line in lines:
+                try:
+                    self._follow(parse_event(line, self.path.parent))
+                except ValueError as error:
+                    self._seen = (0, 0, 0)
+                    raise Damaged(self.path, f"line {len(self.events) + 1} {error}") from None
+        self._offset += sum(map(len, lines)) + len(lines)
+        self._last = lines[-1] + b"\n" if lines else self._last
+        if rest and _is_event(rest[:-1], self.path.parent):
+            self._seen = (0, 0, 0)
             what = "ends with another byte than it was written with"
             raise Damaged(self.path, f"line {len(self.events) + 1} {what}")
         self._seen = seen
         return self
 
-    def _follow(self, event: dict[str, Any]) -> None:
+    def _follow(self, content: dict[str, Any]) -> None:
+        event = Event(content, self.path)
         if event["event"] == "start":
             self._start = len(self.events)
         elif event["event"] == "epoch":
