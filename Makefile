@@ -169,6 +169,7 @@ bench: $(STAMP)  ## timed comparisons, kept in docs/performance.md
 	@$(BIN)/harness tables
 	@$(BIN)/python benchmarks/executors.py --save
 	@$(BIN)/python benchmarks/planning.py --save
+	@$(BIN)/python benchmarks/scale.py --save
 	@$(BIN)/python benchmarks/verdict_rule.py --save
 	@$(BIN)/python benchmarks/grid_power.py --save
 	@$(BIN)/python benchmarks/gpu_hours.py --save

@@ -1,7 +1,8 @@
 """Finished cells to bundles, tables, figures, verdicts and the report.
 
-- `bundle`: finished cells become JSON lines, and lines become numbers; `bundle_fields`: the
-  fields of these lines; `growth`: a new bundle keeps the runs of the one that it replaces.
+- `export`: finished cells become JSON lines; `bundle`: lines become numbers; `bundle_fields`: the
+  fields of these lines; `json_lines`: their reader; `growth`: a new bundle keeps the runs of the
+  one that it replaces.
 - `tables`: the numbers as tables, and their renderers; `figures`: one module per figure;
   `report`: one HTML page.
 - `verdicts`, `statistics`: claims, tested on differences paired by seed; `confirmations`: two

@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from harness.analysis.bundle import RESULTS, Bundle, check_unmixed, export, read_bundle
+from harness.analysis.bundle import RESULTS, Bundle, check_unmixed, read_bundle
 from harness.analysis.bundle_fields import Number, Part
+from harness.analysis.export import export
 from harness.analysis.print_results import print_blocks
 from harness.analysis.readme import DOCS, README, has_markers, replace_between_markers
 from harness.analysis.statistics import Estimate, estimate

@@ -1,4 +1,4 @@
-"""Finished cells -> a bundle (plain JSON lines, no weights) -> numbers.
+"""A bundle: plain JSON lines without weights, from which numbers, tables and figures are made.
 
 A bundle is all that a table or a figure needs: it can be committed, sent and checked without a
 database, weights or data. Its first line is the resolved experiment; then it has one line per cell.
@@ -6,39 +6,28 @@ database, weights or data. Its first line is the resolved experiment; then it ha
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import shlex
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from harness.analysis.bundle_fields import (
     CellRecord,
-    CorrectPart,
     ExperimentPart,
     Number,
     PaperTablePart,
+    Parsed,
     numbers_of,
     parse_lines,
 )
-from harness.common.canonical_json import canonical
 from harness.common.errors import UserError
-from harness.common.metrics import ACCURACY
 from harness.common.provenance import UNKNOWN
-from harness.common.redaction import without_password
-from harness.experiment.file import network_labels
-from harness.experiment.published import networks_of, read_paper_table, read_published
 from harness.experiment.tasks import Tasks
 from harness.plan import TEACHER, Plan
-from harness.store import CellDir, Store
-from harness.store.predictions import read_predictions_file
-from harness.track import sync_state
-from harness.track.environment import tracking_uri
+from harness.store import Store
 
 # Still 1 with curves and confusions: a reader that does not know them can read the rest.
 FORMAT = 1
@@ -184,153 +173,23 @@ def _value_text(value: object) -> str:
     return str(value)
 
 
-def export(
-    plan: Plan, root: Path, file: Path, assignments: list[str], *, is_partial: bool = False
-) -> str:
-    """Return the text of a plan's bundle; if it `is_partial`, of the finished cells alone.
-
-    Raises:
-        UserError: A cell of the plan is not finished, or its predictions cannot be read.
-    """
-    store = Store(root)
-    if not is_partial and (unfinished := describe_unfinished(plan, root)):
-        raise UserError(f"{plan.experiment.name}: {unfinished}; `harness run {file}` first")
-    place = without_password(tracking_uri())
-    overrides = [word for a in assignments for word in ("--set", a)]
-    experiment, grid = plan.experiment, plan.experiment.grid
-    resolved = experiment.model_dump(mode="json")
-    # The data set's identity, without the place of its files on this machine.
-    resolved["dataset"] = {**experiment.dataset.identity(), "label": experiment.dataset.label}
-    # Classes have names only if all students learn the same ones.
-    names_seen: set[tuple[str, ...]] = set()
-    lines = []
-    for fingerprint, cell in plan.cells.items():
-        directory = store.watch(fingerprint)  # so that its journal is parsed once
-        if is_partial and not directory.has_manifest:
-            continue
-        predictions = read_predictions(directory)
-        if predictions and has_students_classes(plan, fingerprint):
-            names_seen.add(tuple(predictions["class_names"].tolist()))
-        line = {
-            "fingerprint": fingerprint,
-            "entries": table_entries(plan, fingerprint),
-            **cell.as_json(),
-            "manifest": directory.manifest.as_json(),
-            "mlflow_run_id": sync_state.find_run_id(directory, experiment.name, grid, place),
-            "curves": curves_of(directory),
-            **predicted_fields(predictions, cell.metric == ACCURACY),
-        }
-        lines.append(canonical(line))
-    class_names = next(iter(names_seen)) if len(names_seen) == 1 else ()
-    header = {
-        "bundle": FORMAT,
-        "experiment": resolved,
-        "command": shlex.join(["harness", "run", file.as_posix(), *overrides]),
-        "reported": experiment.protocol.reported,
-        "protocol": experiment.protocol_label,
-        "published": read_published(file.parent / experiment.published, network_labels(experiment))
-        if experiment.published
-        else [],
-        "class_names": list(class_names) if 0 < len(class_names) <= MOST_NAMES else None,
-    }
-    if experiment.paper_table and plan.images:
-        rows = read_paper_table(file.parent / experiment.paper_table)
-        header["paper_table"] = {
-            "image_size": plan.images.image_size,
-            "classes": plan.images.classes,
-            "networks": networks_of(rows[0]),
-            "rows": rows,
-        }
-    return "\n".join([canonical(header), *lines]) + "\n"
-
-
-def table_entries(plan: Plan, fingerprint: str) -> list[dict[str, Any]]:
-    """Return a cell's entries as a bundle has them."""
-    return [
-        {
-            "stage": e.stage,
-            "method": e.method,
-            "student": e.student,
-            "seed": e.seed,
-            **e.dimensions,
-        }
-        for e in plan.entries_of(fingerprint)
-    ]
-
-
-def has_students_classes(plan: Plan, fingerprint: str) -> bool:
-    """Return whether a cell classifies the students' classes, and not those of the teacher's task.
-
-    Without tasks, these are the same.
-    """
-    return plan.experiment.tasks is None or any(e.task for e in plan.entries_of(fingerprint))
-
-
-def trained(plan: Plan, root: Path, file: Path, assignments: list[str]) -> Bundle:
-    """Return the bundle of a plan's cells in a store; nothing is written.
-
-    Raises:
-        UserError: As `export`.
-    """
-    return read_bundle(bundle_path(plan), export(plan, root, file, assignments))
-
-
-def curves_of(directory: CellDir) -> Curves:
-    """Return the journal's epochs by metric, to six significant digits."""
-    lines = directory.epochs()
-    names = sorted({name for line in lines for name in line if name.startswith(CURVES)})
-    return {
-        name: [float(f"{line[name]:.6g}") if name in line else None for line in lines]
-        for name in names
-    }
-
-
-def read_predictions(directory: CellDir) -> dict[str, np.ndarray] | None:
-    """Return labels (N,), predictions (N,) and class_names (C,) of a cell; None if it has none.
-
-    Raises:
-        Damaged: The file is broken.
-    """
-    return read_predictions_file(directory / "predictions.npz")
-
-
-def confusion_of(predictions: dict[str, np.ndarray]) -> Confusion:
-    """Return sorted triples of class, predicted class and number of images, without zeros."""
-    n_classes = len(predictions["class_names"])
-    labels, predicted = (predictions[name].astype(np.int64) for name in ("labels", "predictions"))
-    pairs, counts = np.unique(labels * n_classes + predicted, return_counts=True)
-    return np.stack([pairs // n_classes, pairs % n_classes, counts], axis=1).tolist()
-
-
-def predicted_fields(
-    predictions: dict[str, np.ndarray] | None, is_classifier: bool
-) -> dict[str, Any]:
-    """Return a bundle's fields for the predictions of a cell, which may have none."""
-    if predictions is None:
-        return {"confusion": None}
-    labels, names = predictions["labels"], tuple(predictions["class_names"].tolist())
-    images = _images_digest(labels.astype(np.int64).tobytes(), names)
-    return {
-        "confusion": confusion_of(predictions) if is_classifier else None,
-        "correct": CorrectPart.pack(images, labels == predictions["predictions"]),
-    }
-
-
-@functools.lru_cache(maxsize=16)  # the cells of a task share their test images
-def _images_digest(labels: bytes, names: tuple[str, ...]) -> str:
-    content = [np.frombuffer(labels, np.int64).tolist(), names]
-    return hashlib.sha256(canonical(content).encode()).hexdigest()[:12]
-
-
 def read_bundle(path: Path, text: str | None = None) -> Bundle:
     """Return the bundle in a file, or in `text` that is about to become that file.
 
     Raises:
         UserError: There is no such file, or it is no bundle.
     """
+
+    def parse(path: Path) -> Parsed:
+        return parse_lines(path, path.read_text(encoding="utf-8") if text is None else text)
+
+    return make_bundle(path, parse)
+
+
+def make_bundle(path: Path, parse: Callable[[Path], Parsed]) -> Bundle:
+    """Return the bundle that belongs into a file (errors of `read_bundle`)."""
     try:
-        text = path.read_text(encoding="utf-8") if text is None else text
-        experiment, header, cells = parse_lines(path, text)
+        experiment, header, cells = parse(path)
         if header.bundle != FORMAT:
             raise ValueError("is of another format")
         return Bundle(

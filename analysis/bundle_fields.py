@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from harness import methods
-from harness.common.errors import first_error
+from harness.analysis.json_lines import read_records, validated
 from harness.common.metrics import ACCURACY, SelectionRule, ncm_metric
 from harness.experiment.tasks import ALL, Task, Tasks
 from harness.plan import TEACHER
-from harness.store.cell_files import parse_json
 
 # More classes than any data set has: a matrix of them would still fit into memory.
 MOST_CLASSES = 30_000
@@ -31,10 +29,6 @@ class Part(BaseModel):
     """Part of a line. Unknown fields are ignored: a newer version may have written them."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
-
-
-H = TypeVar("H", bound=BaseModel)  # a header
-R = TypeVar("R", bound=BaseModel)  # a record
 
 
 class ProtocolPart(Part):
@@ -283,65 +277,37 @@ def numbers_of(cell: CellRecord) -> list[Number]:
     ]
 
 
-def parse_lines(path: Path, text: str) -> tuple[dict[str, Any], Header, list[CellRecord]]:
-    """Parse a bundle.
+# The experiment as plain data, the header, and the cells.
+Parsed = tuple[dict[str, Any], Header, list[CellRecord]]
 
-    Returns:
-        The experiment as plain data, the header, and the cells.
+
+def parse_lines(path: Path, text: str) -> Parsed:
+    """Parse a bundle.
 
     Raises:
         ValueError: A line cannot be read, or a field is missing or has another type; which one.
         UserError: This version does not know one of the methods.
     """
-    raw, header, cells = read_records(text, Header, lambda line: CellRecord)
+    return _checked(path, *read_records(text, Header, lambda line: CellRecord))
+
+
+def check_lines(path: Path, lines: list[dict[str, Any]]) -> Parsed:
+    """Return the bundle with these lines, as plain data, without the way through its text.
+
+    Raises:
+        ValueError, UserError: As `parse_lines`.
+    """
+    raw, *cells = lines
+    records = [validated(CellRecord, cell) for cell in cells]
+    return _checked(path, raw, validated(Header, raw), records)
+
+
+def _checked(path: Path, raw: dict[str, Any], header: Header, cells: list[CellRecord]) -> Parsed:
     if not cells:
         raise ValueError("has no cells")
     _check_experiment(path, raw["experiment"])
     _check_together(header, cells)
     return raw["experiment"], header, cells
-
-
-def read_records(
-    text: str, header_model: type[H], model_of: Callable[[dict[str, Any]], type[R]]
-) -> tuple[dict[str, Any], H, list[R]]:
-    """Parse JSON lines: a header, then records.
-
-    Args:
-        text: The lines.
-        header_model: The model of the header.
-        model_of: Returns the model of a record.
-
-    Returns:
-        The header as plain data and as its model, and the records.
-
-    Raises:
-        ValueError: A line cannot be read, or a field is missing or has another type; which one.
-    """
-    lines = text.split("\n")
-    raw_header: dict[str, Any] = {}
-    header: H | None = None
-    records: list[R] = []
-    for number, line in enumerate(lines[:-1] if lines[-1] == "" else lines, 1):
-        try:
-            raw = parse_json(line.encode("utf-8", "surrogateescape"))
-            if not isinstance(raw, dict):
-                raise ValueError("is no JSON object")
-            if header is None:
-                raw_header, header = raw, _validated(header_model, raw)
-            else:
-                records.append(_validated(model_of(raw), raw))
-        except ValueError as error:
-            raise ValueError(f"line {number} {error}") from None
-    if header is None:
-        raise ValueError("is empty")
-    return raw_header, header, records
-
-
-def _validated(model: type[R], line: dict[str, Any]) -> R:
-    try:
-        return model.model_validate(line)
-    except ValidationError as error:
-        raise ValueError(f"has a wrong field: {first_error(error, model)[:200]}") from None
 
 
 def _check_experiment(path: Path, experiment: dict[str, Any]) -> None:

@@ -6,13 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from harness.analysis.bundle import (
-    describe_unfinished,
-    export,
-    has_students_classes,
-    read_bundle,
-    table_entries,
-)
+from harness.analysis.bundle import describe_unfinished, read_bundle
+from harness.analysis.export import export, has_students_classes, table_entries
 from harness.analysis.reference import other_settings
 from harness.common.canonical_json import canonical
 from harness.common.errors import UserError

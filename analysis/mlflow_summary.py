@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 
-from harness.analysis.bundle import Bundle, export, read_bundle
+from harness.analysis.bundle import Bundle, read_bundle
+from harness.analysis.export import export
 from harness.analysis.figures import draw_all
 from harness.analysis.report.page import html
 from harness.analysis.tables.comparisons import count_outcomes

@@ -6,8 +6,9 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.analysis.bundle import Bundle, bundle_path, describe_unfinished, read_bundle, trained
+from harness.analysis.bundle import Bundle, bundle_path, describe_unfinished, read_bundle
 from harness.analysis.confirmations import confirmations
+from harness.analysis.export import trained
 from harness.analysis.planned_power import Assumptions, power_blocks
 from harness.analysis.reference import MARGIN, compare
 from harness.analysis.tables.comparisons import (
@@ -111,7 +112,7 @@ def print_verdicts(
             )
         print(f"{unfinished}; the verdicts of {path} alone:")
         return _print_alone(reference)
-    yours = trained(plan, root, file, assignments)
+    yours = trained(plan, root, file, assignments, numbers_only=True)
     if reference is None:
         print(f"no reference {path} to compare with; `harness tables {file}` makes one")
         return _print_alone(yours)

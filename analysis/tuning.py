@@ -9,9 +9,9 @@ from typing import Any
 
 import optuna
 
-from harness.analysis.bundle_fields import read_records
 from harness.analysis.figures.base import save
 from harness.analysis.figures.studies import KINDS, StudyTrials, drawable
+from harness.analysis.json_lines import read_records
 from harness.common.errors import UserError
 from harness.tune.export import FORMAT, RESULTS, CandidateRecord, TrialRecord, TuningHeader
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from harness.analysis.bundle import RESULTS
-from harness.analysis.bundle_fields import Part, read_records
+from harness.analysis.bundle_fields import Part
+from harness.analysis.json_lines import read_records
 
 FOLDER = RESULTS / "tuning"  # harness.tune.export writes there
 

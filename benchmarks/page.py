@@ -179,6 +179,12 @@ def planning(kept: Record) -> list[str]:
     return table(["what", "takes"], rows)
 
 
+def scale(kept: Record) -> list[str]:
+    """Return the table of scale.py."""
+    rows = [[name, duration(seconds)] for name, seconds in kept["seconds"].items()]
+    return table(["what", "user time"], rows)
+
+
 def executors(kept: Record) -> list[str]:
     """Return the table of executors.py."""
     (c,) = kept["comparisons"]
@@ -277,7 +283,16 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     "tuning": partial(of_each_device, "tuning", grid),
     **{
         write.__name__: partial(of_each_device, write.__name__, write)
-        for write in (grid, bare_bound, stage1_loss, method_steps, costs, planning, verdict_rule)
+        for write in (
+            grid,
+            bare_bound,
+            stage1_loss,
+            method_steps,
+            costs,
+            planning,
+            scale,
+            verdict_rule,
+        )
     },
     "gpu": gpu,
 }

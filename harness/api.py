@@ -182,7 +182,8 @@ def load_student(
 
 
 def _bundle(file: Path, store: Path, changes: list[str], committed: bool) -> Bundle:
-    from harness.analysis.bundle import RESULTS, read_bundle, trained
+    from harness.analysis.bundle import RESULTS, read_bundle
+    from harness.analysis.export import trained
     from harness.experiment.file import read
     from harness.run.grid import plan_of
     from harness.track.registry import resolve_teacher

@@ -11,8 +11,9 @@ import numpy as np
 from helpers import some_manifest
 
 from harness import methods
-from harness.analysis.bundle import Bundle, export, read_bundle
+from harness.analysis.bundle import Bundle, read_bundle
 from harness.analysis.bundle_fields import CellRecord, Number
+from harness.analysis.export import export
 from harness.common.metrics import ACCURACY, SELECTION_RULES, group_metric, measured_metrics
 from harness.data import load
 from harness.data.views import apply

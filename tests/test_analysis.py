@@ -13,7 +13,8 @@ from bundles import BUNDLE, FILE, as_text, changed_bundle, exported, with_seeds
 from helpers import Output, cells, refusal, snapshot, write_experiment
 from scipy import stats
 
-from harness.analysis.bundle import Bundle, export, read_bundle
+from harness.analysis.bundle import Bundle, read_bundle
+from harness.analysis.export import export
 from harness.analysis.readme import replace_between_markers
 from harness.analysis.statistics import estimate
 from harness.analysis.tables.accuracy import accuracy_tables

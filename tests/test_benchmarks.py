@@ -74,6 +74,8 @@ def kept(tmp_path: Path) -> Path:
     planned, memory = {"planning 10,000 cells": 0.5}, {"memory of 10,000 cells": 21_400_000}
     kept_plan = frame.record("planning", MACHINE, setting, seconds=planned, bytes=memory)
     frame.save(kept_plan, tmp_path)
+    seconds = {"harness status, again": 0.25}
+    frame.save(frame.record("scale", MACHINE, setting, seconds=seconds), tmp_path)
     return tmp_path
 
 
@@ -150,6 +152,7 @@ def test_the_page_follows_the_results(kept: Path, performance: Path) -> None:
     assert "| this code | 6.0 s | 40 % (30 to 50) | – |" in text, "a tuning"
     assert "All 24 cells that both have" in text
     assert "| planning 10,000 cells | 500 ms |" in text
+    assert "| harness status, again | 250 ms |" in text
     assert "| memory of 10,000 cells | 21 MB |" in text
     assert "| 5 seeds, 10 comparisons | 0.50 | 0.25 | 5.1 % | 20.0 % | 80 % | 79 % |" in text
     assert "| 32 at once | 6.0 s | 1.50 (1.50 to 1.50) |" in text
@@ -317,6 +320,13 @@ def test_method_steps_has_what_the_page_of_methods_shows(nothing_kept: Path) -> 
     trained = {n for n, m in REGISTRY.items() if not m.variant_of and m.final.schedule}
     assert trained | {methods_page.SUM} <= shown["ratios"].keys()
     assert shown["ratios"]["kd"] == round(record["comparisons"][0]["rows"]["kd"]["ratio"][1], 2)
+
+
+def test_scale_runs(nothing_kept: Path) -> None:
+    import scale
+
+    record = scale.main(QUICK)
+    assert "harness plan, 60 cells" in record["seconds"] and page.scale(record)
 
 
 def test_verdict_rule_runs(nothing_kept: Path, monkeypatch: Patch) -> None:

@@ -9,7 +9,7 @@ import yaml
 from bundles import TASKS, without_training
 from helpers import Output, refusal, snapshot
 
-from harness.analysis.bundle import export
+from harness.analysis.export import export
 from harness.analysis.growth import check_nothing_lost, merge
 from harness.cli import main
 from harness.experiment.file import read

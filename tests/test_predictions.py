@@ -13,7 +13,8 @@ from helpers import TINY, Output, cells, epochs_of, refusal
 
 import harness.analysis.bundle
 import harness.train.cell
-from harness.analysis.bundle import read_bundle, read_predictions
+from harness.analysis.bundle import read_bundle
+from harness.analysis.export import read_predictions
 from harness.analysis.figures import drawable
 from harness.analysis.figures.confusion import OLD_CELLS, confusion_matrix
 from harness.cli import main

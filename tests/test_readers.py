@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 from optuna.distributions import FloatDistribution, distribution_to_json
 
-from harness.analysis.bundle import confusion_of, curves_of, read_bundle
+from harness.analysis.bundle import read_bundle
+from harness.analysis.export import confusion_of, curves_of
 from harness.analysis.tables.pages import curve_files, results_page, table_blocks
 from harness.analysis.tables.terminal import terminal_text
 from harness.analysis.tuning import read_tuning_bundle

@@ -13,7 +13,7 @@ from bundles import FILE
 from helpers import Output, cells, refusal
 from training import StopAfter, assert_same_result, go, tiny
 
-from harness.analysis.bundle import curves_of
+from harness.analysis.export import curves_of
 from harness.cli import main
 from harness.common.errors import UserError
 from harness.execute.scheduler import begin

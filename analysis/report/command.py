@@ -6,7 +6,8 @@ import webbrowser
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from harness.analysis.bundle import RESULTS, Bundle, describe_unfinished, read_bundle, trained
+from harness.analysis.bundle import RESULTS, Bundle, describe_unfinished, read_bundle
+from harness.analysis.export import trained
 from harness.analysis.figures import draw_all
 from harness.analysis.reference import different
 from harness.analysis.report.page import html
