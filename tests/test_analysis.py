@@ -9,12 +9,21 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from bundles import BUNDLE, FILE, as_text, changed_bundle, exported, with_seeds
+from bundles import (
+    BUNDLE,
+    FILE,
+    as_text,
+    changed_bundle,
+    exported,
+    planned,
+    with_seeds,
+    without_training,
+)
 from helpers import Output, cells, refusal, snapshot, write_experiment
 from scipy import stats
 
-from harness.analysis.bundle import Bundle, read_bundle
-from harness.analysis.export import export
+from harness.analysis.bundle import Bundle, bundle_path, read_bundle
+from harness.analysis.export import export, trained
 from harness.analysis.readme import replace_between_markers
 from harness.analysis.statistics import estimate
 from harness.analysis.tables.accuracy import accuracy_tables
@@ -22,6 +31,7 @@ from harness.analysis.tables.caption import caption
 from harness.analysis.tables.pages import results_page, table_blocks
 from harness.analysis.tables.result_table import DASH, Cell
 from harness.analysis.tables.rows import epochs_of, rows_of
+from harness.analysis.verdicts import verdicts_of
 from harness.cli import main
 from harness.common.errors import UserError
 from harness.common.metrics import SELECTION_RULES
@@ -492,3 +502,13 @@ def test_figures_redraws_from_the_bundles(project: Path) -> None:
     picture.unlink()
     assert main(["figures"]) == 0
     assert picture.read_bytes() == before
+
+
+def test_a_store_is_its_bundle_and_verdicts_need_no_journal(tmp_path: Path) -> None:
+    plan = planned(claims=["kd > plain"], seeds=[0, 1, 2])
+    text, file = without_training(plan, tmp_path), Path("experiments/cross.yaml")
+    bundle = read_bundle(bundle_path(plan), text)
+    assert trained(plan, tmp_path, file, []) == bundle
+    for fingerprint in plan.cells:
+        (Store(tmp_path).directory(fingerprint) / "journal.jsonl").unlink()
+    assert verdicts_of(trained(plan, tmp_path, file, [], numbers_only=True)) == verdicts_of(bundle)

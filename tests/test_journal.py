@@ -14,7 +14,7 @@ from training import tiny
 from harness.execute.scheduler import begin
 from harness.run.display import Pace, running_row
 from harness.store import CellDir, Store, journal
-from harness.store.cell_files import Damaged
+from harness.store.cell_files import Damaged, sealed
 from harness.store.files import write_atomically
 from harness.store.journal import Journal, read_journal
 from harness.track import sync
@@ -42,7 +42,18 @@ def lines_of(directory: CellDir, epochs: Iterator[int] | range) -> None:
     )
 
 
-OPERATIONS = ("epochs", "again", "start", "tear", "complete", "shorter", "other", "changed", "gone")
+OPERATIONS = (
+    "epochs",
+    "again",
+    "start",
+    "tear",
+    "complete",
+    "shorter",
+    "other",
+    "changed",
+    "longer",
+    "gone",
+)
 
 
 @given(st.lists(st.tuples(st.sampled_from(OPERATIONS), st.integers(1, 3)), max_size=12))
@@ -71,6 +82,9 @@ def test_every_look_sees_what_a_whole_reading_sees(
             write_atomically(path, data.replace(b'"seconds":0.5', b'"seconds":0.7'))
         elif operation == "changed" and data:
             path.write_bytes(data.replace(b"cpu", b"gpu"))
+        elif operation == "longer":
+            events = [event | {"time": 2.0 + step} for event in read_journal(path).events]
+            path.write_bytes(b"".join(sealed(e, directory.path) for e in [*events, *events]))
         elif operation == "gone":
             path.unlink(missing_ok=True)
         if path.exists():
