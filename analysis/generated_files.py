@@ -17,6 +17,7 @@ from harness.analysis.bundle import (
     read_bundle,
     replication_path,
 )
+from harness.analysis.export import trained
 from harness.analysis.growth import check_nothing_lost, export_beside
 from harness.analysis.print_results import print_blocks
 from harness.analysis.readme import (
@@ -76,6 +77,14 @@ def make_tables(
     Raises:
         UserError: Unfinished or mixed cells, or a missing README or marker; nothing is written.
     """
+    if print_only and plans and not keep:
+        for plan, file in plans:
+            bundle = trained(plan, store, file, assignments or [], numbers_only=True)
+            if is_replication:
+                check_replication(read_bundle(bundle_path(plan)), bundle)
+            check_unmixed(bundle, allow_mixed)
+            print_blocks(table_blocks(bundle))
+        return 0
     fresh: dict[Path, str] = {}
     for plan, file in plans:
         path = bundle_path(plan, is_replication)
