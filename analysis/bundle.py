@@ -31,10 +31,6 @@ from harness.store import Store
 
 # Still 1 with curves and confusions: a reader that does not know them can read the rest.
 FORMAT = 1
-# The metrics of an epoch that figures show; MLflow has the rest.
-CURVES = ("loss/total", "train/", "validation/", "test/")
-# More names than this would not fit on a figure.
-MOST_NAMES = 30
 
 Curves = dict[str, list[float | None]]
 Confusion = list[list[int]]

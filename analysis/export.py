@@ -11,9 +11,7 @@ from typing import Any
 import numpy as np
 
 from harness.analysis.bundle import (
-    CURVES,
     FORMAT,
-    MOST_NAMES,
     Bundle,
     Confusion,
     Curves,
@@ -33,6 +31,11 @@ from harness.store import CellDir, Store
 from harness.store.predictions import read_predictions_file
 from harness.track import sync_state
 from harness.track.environment import tracking_uri
+
+# The metrics of an epoch that figures show; MLflow has the rest.
+CURVES = ("loss/total", "train/", "validation/", "test/")
+# More names than this would not fit on a figure.
+MOST_NAMES = 30
 
 
 def export(

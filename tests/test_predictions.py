@@ -11,7 +11,7 @@ import torch
 from bundles import BUNDLE, FILE, exported
 from helpers import TINY, Output, cells, epochs_of, refusal
 
-import harness.analysis.bundle
+import harness.analysis.export
 import harness.train.cell
 from harness.analysis.bundle import read_bundle
 from harness.analysis.export import read_predictions
@@ -180,7 +180,7 @@ def test_rows_of_the_matrix_are_the_test_images(finished: Path) -> None:
 
 
 def test_too_many_names_are_left_out(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(harness.analysis.bundle, "MOST_NAMES", 9)
+    monkeypatch.setattr(harness.analysis.export, "MOST_NAMES", 9)
     bundle = read_bundle(BUNDLE, exported(finished))
     assert bundle.class_names is None
     matrix = confusion_matrix(bundle)
