@@ -13,6 +13,7 @@ from harness.cli.options import (
     Devices,
     File,
     Files,
+    GraphsOption,
     Jobs,
     JobsPerDevice,
     MaxTime,
@@ -116,6 +117,7 @@ def ablate(
     max_time: MaxTime = None,
     n_workers: Workers = 0,
     teacher_cache: TeacherCache = TEACHER_CACHE,
+    graphs: GraphsOption = "auto",
     no_bar: NoBar = False,
     print_only: Annotated[
         bool, typer.Option("--print", help="print the tables, write neither results nor pages")
