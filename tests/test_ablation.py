@@ -32,8 +32,9 @@ from harness.cli import main
 from harness.common.errors import UserError
 from harness.experiment.ablation import FIRST, FIXED, LAST, SWITCHES, Step, left_out, steps
 from harness.experiment.experiment import Experiment
-from harness.experiment.file import apply_overrides, parse
+from harness.experiment.file import parse
 from harness.experiment.protocol import PRESETS
+from harness.experiment.sources import apply_overrides
 from harness.run.ablate import run_steps
 from harness.run.grid import plan_of
 from harness.run.options import RunOptions

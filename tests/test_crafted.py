@@ -18,7 +18,7 @@ from harness.analysis.tables.csv_and_latex import csv_text
 from harness.analysis.tables.result_table import Cell, ResultTable
 from harness.common.npz import read_npz
 from harness.data.decode import Encoded, read_rgb
-from harness.experiment.file import apply_overrides
+from harness.experiment.sources import apply_overrides
 from harness.networks import build
 from harness.networks.published_file import read_file
 from harness.store.cell_files import Damaged

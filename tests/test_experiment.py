@@ -10,7 +10,8 @@ from helpers import ROOT, Output, refusal, wrong
 from pydantic import ValidationError
 
 from harness.common.errors import UserError
-from harness.experiment.file import apply_overrides, parse, read
+from harness.experiment.file import parse, read
+from harness.experiment.sources import apply_overrides
 from harness.methods.base import StepSchedule
 from harness.methods.refilled import Stage2Settings
 

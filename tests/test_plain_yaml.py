@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from harness.common.errors import UserError
 from harness.experiment.experiment import Experiment
-from harness.experiment.file import apply_overrides, parse, read
+from harness.experiment.file import parse, read
 from harness.experiment.plain_yaml import MOST_VALUES, InvalidYaml, parse_yaml
+from harness.experiment.sources import apply_overrides
 from harness.tune.tuning_file import Tuning, read_tuning
 
 TEXT = """\

@@ -15,7 +15,8 @@ import yaml
 import harness.cell
 from harness.common.canonical_json import canonical, differences
 from harness.data import Augmentation, Dataset, ImageSet, load
-from harness.experiment.file import apply_overrides, parse, read
+from harness.experiment.file import parse, read
+from harness.experiment.sources import apply_overrides
 from harness.plan import Plan, make_plan
 
 ROOT = Path(__file__).resolve().parent.parent

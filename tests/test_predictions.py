@@ -19,7 +19,8 @@ from harness.analysis.figures import drawable
 from harness.analysis.figures.confusion import OLD_CELLS, confusion_matrix
 from harness.cli import main
 from harness.data import load
-from harness.experiment.file import apply_overrides, parse
+from harness.experiment.file import parse
+from harness.experiment.sources import apply_overrides
 from harness.plan import make_plan
 from harness.store import CellDir, Store
 from harness.train.cell import predict_again, run_cell

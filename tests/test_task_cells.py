@@ -25,7 +25,8 @@ from harness.data.small import DeviceImages
 from harness.data.views import View, apply, join_validation
 from harness.distill.centers import class_centers
 from harness.distill.ncm import ncm_accuracy
-from harness.experiment.file import apply_overrides, parse
+from harness.experiment.file import parse
+from harness.experiment.sources import apply_overrides
 from harness.experiment.tasks import Task
 from harness.networks.wide_resnet.network import WideResNet
 from harness.plan import Plan, TableEntry, make_plan, trains_on_validation

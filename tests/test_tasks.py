@@ -16,7 +16,8 @@ from harness.common.errors import UserError
 from harness.data import Augmentation, Dataset, ImageSet, load
 from harness.data.views import View, apply
 from harness.experiment.experiment import Experiment
-from harness.experiment.file import apply_overrides, parse, read
+from harness.experiment.file import parse, read
+from harness.experiment.sources import apply_overrides
 from harness.experiment.tasks import Task, Tasks, TaskViews, class_order
 from harness.methods import parse_method
 from harness.plan import Plan, TableEntry, make_plan, task_views

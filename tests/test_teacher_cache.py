@@ -22,7 +22,8 @@ from training import CPU, RAW, Grid, StopAfter, assert_same_result, config, go, 
 from harness.data import load
 from harness.data.sets.digits import DigitsOptions
 from harness.data.small import DeviceImages
-from harness.experiment.file import apply_overrides, parse
+from harness.experiment.file import parse
+from harness.experiment.sources import apply_overrides
 from harness.networks import build
 from harness.networks.base import Network
 from harness.plan import make_plan

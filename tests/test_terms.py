@@ -21,7 +21,8 @@ from harness.data import load
 from harness.data.batches import Batch, epoch_generator
 from harness.data.listing import LeftOut
 from harness.data.placement import on_device
-from harness.experiment.file import apply_overrides, parse, read
+from harness.experiment.file import parse, read
+from harness.experiment.sources import apply_overrides
 from harness.experiment.tuned import Tuned
 from harness.methods import REGISTRY, SECTIONS, get_method
 from harness.networks import build

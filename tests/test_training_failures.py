@@ -23,7 +23,8 @@ from training import (
 
 from harness.data import load
 from harness.data.views import join_validation
-from harness.experiment.file import apply_overrides, parse
+from harness.experiment.file import parse
+from harness.experiment.sources import apply_overrides
 from harness.plan import make_plan
 from harness.store import CellDir
 from harness.store.manifest import CellOptions

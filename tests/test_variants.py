@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from harness.analysis.tables.rows import cell_estimate, columns_of, rows_of
 from harness.common.errors import UserError
 from harness.data import load
-from harness.experiment.file import apply_overrides, parse
+from harness.experiment.file import parse
+from harness.experiment.sources import apply_overrides
 from harness.methods import parse_method
 from harness.methods.variants import (
     expand_item,

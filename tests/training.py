@@ -15,7 +15,8 @@ from torch import Tensor
 from harness.cell import Cell, CellConfig
 from harness.common.metrics import EVALUATION_SECONDS
 from harness.data import load
-from harness.experiment.file import apply_overrides, parse
+from harness.experiment.file import parse
+from harness.experiment.sources import apply_overrides
 from harness.plan import Plan, make_plan
 from harness.store import CellDir, Store
 from harness.train import loop

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -63,6 +64,7 @@ def plan(
     ] = None,
 ) -> None:
     """Show the cells to train, the time and disk that they need, and the power of each claim."""
+    from harness.experiment.sources import files_of
     from harness.run.inspect import print_plan
 
     for name, value in (("--effect", effect), ("--spread", spread)):
@@ -70,6 +72,8 @@ def plan(
             raise UserError(f"{name}: {value:g} is not above 0 and at most 100; give points")
     options = run_options(context)
     experiment = read_file(file, set_)
+    for own, base in pairwise(files_of(file)):
+        print(f"{own} extends {base}")
     plan = print_plan(experiment, options, measure=not no_estimate)
     if experiment.parsed_claims:
         from harness.analysis.print_results import print_power

@@ -4,8 +4,8 @@
   presets; `releases`: the settings that a release's preset supplies beside the switches; `tasks`:
   classes and images of teacher and students; `tuned`: settings for one method alone; `claims`:
   what the author expects.
-- `file`: reads a file or plain data, applies `--set`, reports errors in one line; `plain_yaml`:
-  YAML without surprises.
+- `file`: reads a file or plain data, reports errors in one line; `sources`: files that extend one
+  another, and `--set`; `plain_yaml`: YAML without surprises.
 - `published`: the CSV file of published numbers; `ablation`: the protocols between
   `legacy-2021` and `strict`.
 - `schema`: the JSON schema for editors; `example`: the file that `harness init` writes.

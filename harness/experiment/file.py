@@ -6,9 +6,6 @@ Nothing here imports torch.
 from __future__ import annotations
 
 import contextlib
-import copy
-import difflib
-import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -18,24 +15,22 @@ from pydantic import BaseModel, ValidationError
 from harness import methods
 from harness.common.errors import UserError, first_error, nearest
 from harness.data import DATASETS
-from harness.data.options import as_number, resolve_paths
+from harness.data.options import as_number
 from harness.experiment.claims import find_published
 from harness.experiment.experiment import Experiment
-from harness.experiment.plain_yaml import InvalidYaml, parse_yaml
 from harness.experiment.protocol import PRESETS, canonical_preset
 from harness.experiment.published import read_paper_table, read_published
 from harness.experiment.releases import with_release_settings
+from harness.experiment.sources import Raw, apply_overrides, load_class_order, read_raw
 from harness.experiment.tasks import Task, Tasks
 from harness.experiment.tuned import TaskTuned
 from harness.methods import SECTIONS
 from harness.methods.base import Method, Schedule
 from harness.methods.variants import expand_item, split_settings
 from harness.networks import NETWORKS
-from harness.networks.pretrained import resolve_weights
 
 REGISTERED = "models:"  # the prefix of a teacher in MLflow's model registry
 EXPERIMENTS = Path("experiments")  # the folder of experiments that are given by name
-Raw = dict[str, Any]
 
 
 def experiment_file(text: str) -> Path | None:
@@ -141,110 +136,6 @@ def network_labels(experiment: Experiment) -> list[str]:
     return [network.label for network in (experiment.teacher, *experiment.students)]
 
 
-def apply_overrides(raw: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
-    """Return `raw` with assignments `path.to.field=value` applied; values are read as YAML.
-
-    Raises:
-        UserError: an assignment without `=`, or a path through something that is not a mapping.
-    """
-    raw = copy.deepcopy(raw)
-    for assignment in assignments:
-        path, equals, text = assignment.partition("=")
-        if not equals or not path:
-            given = assignment[:60]
-            raise UserError(f"--set {given}: expected FIELD=VALUE, as in stage2.lambd=50")
-        try:
-            value = parse_yaml(text)
-        except InvalidYaml as error:
-            raise UserError(
-                f"--set {path}: {text[:60]!r} is not a YAML value ({error.reason[:200]})"
-            ) from None
-        node: Any = raw
-        *parents, last = path.split(".")
-        for part in parents:
-            if isinstance(node, list):
-                node = node[_index(node, part, path)]
-            elif isinstance(node, dict):
-                if isinstance(node.get(part), str):  # `protocol: strict` -> a mapping
-                    node[part] = {_name_key(part): node[part]}
-                if node.get(part) is None:  # also `tasks: null`
-                    node[part] = {}
-                node = node[part]
-        if isinstance(node, list):
-            node[_index(node, last, path)] = value
-        elif isinstance(node, dict):
-            node[last] = value
-        else:
-            raise UserError(f"--set {path}: {parents[-1]} is not a mapping")
-    return raw
-
-
-def _name_key(field: str) -> str:
-    return {"protocol": "preset", "dataset": "name"}.get(field, "network")
-
-
-def _index(node: list[Any], part: str, path: str) -> int:
-    if not re.fullmatch("[0-9]{1,9}", part) or int(part) >= len(node):
-        raise UserError(f"--set {path}: {part!r} is not a position in a list of {len(node)}")
-    return int(part)
-
-
-def read_yaml(path: Path, kind: str, example: str) -> Raw:
-    """Return the mapping in a YAML file.
-
-    Args:
-        path: the file.
-        kind: the kind of file, for messages ("experiment").
-        example: a file that shows how to write one.
-
-    Raises:
-        UserError: missing or unreadable file, broken YAML, or no mapping.
-    """
-    if not path.is_file():
-        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")])
-        hint = f"; did you mean {path.parent / near[0]}?" if near else "; check the path"
-        raise UserError(f"{path}: no such {kind} file{hint}")
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); allow it") from None
-    try:
-        raw = parse_yaml(data.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise UserError(
-            f"{path}: line {line}: not UTF-8 text; save it in UTF-8 (broken YAML)"
-        ) from None
-    except InvalidYaml as error:
-        raise UserError(f"{path}: line {error.line}: broken YAML ({error.reason})") from None
-    if not isinstance(raw, dict):
-        raise UserError(f"{path}: expected `key: value` lines; see {example}")
-    return raw
-
-
-def load_class_order(raw: Raw, folder: Path) -> Raw:
-    """Replace the file that `tasks.order` names by the list in it.
-
-    Args:
-        raw: an experiment.
-        folder: the experiment's folder, which the file's path is relative to.
-
-    Raises:
-        UserError: no such file, or no list in it.
-    """
-    tasks = raw.get("tasks")
-    if not isinstance(tasks, dict):
-        return raw
-    order = tasks.get("order")
-    if not isinstance(order, str) or not order.endswith((".yaml", ".yml")):
-        return raw
-    example = "experiments/published/cifar100_class_order.yaml"
-    content = read_yaml(folder / order, "class order", example)
-    if content.keys() != {"order"} or not isinstance(content["order"], list):
-        raise UserError(f"{folder / order}: expected `order: [...]`, the classes in their order")
-    return {**raw, "tasks": {**tasks, "order": content["order"]}}
-
-
 def _drop_unused_tuned(raw: Raw, in_file: Raw) -> Raw:
     """Drop the file's tuned settings for methods and tasks that `--set` has removed.
 
@@ -325,10 +216,7 @@ def read(
         UserError: missing or unreadable file, broken YAML, an invalid field, or published numbers
             that a table could not show.
     """
-    raw = read_yaml(path, "experiment", "experiments/digits.yaml")
-    if "dataset" in raw:
-        raw["dataset"] = resolve_paths(raw["dataset"], path.parent)
-    raw = resolve_weights(raw, path.parent)
+    raw = read_raw(path)
     if "experiment" in raw and "dataset" not in raw:
         raise UserError(f"{path}: a tuning file, not an experiment; use `harness tune {path}`")
     changed = load_class_order(apply_overrides(raw, assignments or []), path.parent)

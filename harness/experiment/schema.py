@@ -63,7 +63,10 @@ def schema() -> Schema:
         tasks[dimension] = {"anyOf": [tasks[dimension], tasks[dimension]["items"]]}
     tasks["order"]["anyOf"].append({"type": "string", "pattern": r"\.ya?ml$"})
     body(Protocol)["properties"]["preset"] = {"enum": [*PRESETS, *ALIASES]}
-    experiment["required"] = ["name", "dataset", "teacher", "students"]
+    fields["extends"] = {"type": "string", "pattern": r"\.ya?ml$"}
+    experiment["required"] = ["name"]
+    experiment["if"] = {"required": ["extends"]}
+    experiment["else"] = {"required": ["dataset", "teacher", "students"]}
     _nullable(experiment)
     return {"$schema": DIALECT, "$defs": definitions, **refs[Experiment, "validation"]}
 

@@ -16,8 +16,9 @@ from harness.common.canonical_json import flatten
 from harness.common.errors import UserError, first_error, nearest
 from harness.common.metrics import ACCURACY, metric_name
 from harness.experiment.experiment import Experiment
-from harness.experiment.file import apply_overrides, read, read_yaml
+from harness.experiment.file import read
 from harness.experiment.protocol import PRESETS, Protocol
+from harness.experiment.sources import apply_overrides, read_raw, read_yaml
 from harness.experiment.tasks import Task
 from harness.experiment.tuned import Tuned
 from harness.methods.base import Frozen
@@ -271,7 +272,7 @@ def read_tuning(path: Path, assignments: list[str] | None = None) -> Tuning:
     changes = [f"{k}={json.dumps(v)}" for k, v in flatten(settings.set).items()]
     also = [*settings.methods, *(methods.get_method(m, "untuned").name for m in settings.untuned)]
     base = _base(read(file, changes, resolve_teacher, also=also), settings, file)
-    written, spaces = read_yaml(file, "experiment", EXAMPLE), _spaces(settings, base)
+    written, spaces = read_raw(file, resolve=False), _spaces(settings, base)
     settings.check_budget()
     tuning = Tuning(path, settings, base, spaces, file, written)
     for method, space in tuning.spaces.items():  # every end of every range, one at a time

@@ -13,7 +13,8 @@ from harness.common.errors import UserError
 from harness.common.files import write_user_file
 from harness.data import Dataset
 from harness.experiment.claims import parse_claim
-from harness.experiment.file import load_class_order, parse
+from harness.experiment.file import parse
+from harness.experiment.sources import load_class_order
 from harness.experiment.tuned import TaskTuned, Tuned, TunedSettings
 from harness.methods.base import TEACHER
 from harness.store import Store
