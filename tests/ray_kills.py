@@ -65,7 +65,7 @@ def processes() -> Iterator[tuple[int, int, str]]:
         with contextlib.suppress(OSError):
             state, _, _, session = (path / "stat").read_text().rpartition(")")[2].split()[:4]
             if state != "Z":
-                yield int(path.name), int(session), (path / "cmdline").read_text()
+                yield int(path.name), int(session), (path / "cmdline").read_text(errors="replace")
 
 
 class Node:
