@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["NETWORKS", "NetworkOptions", "build", "find_families", "register_network"]
 
 
-def build(name: str, n_classes: int, **options: Any) -> Network:
+def build(name: str, /, n_classes: int, **options: Any) -> Network:
     """Return a freshly initialised network.
 
     Args:

@@ -15,13 +15,21 @@ class Network(nn.Module):
 
     Attributes:
         fc: The last linear layer.
+        head: Its name among the submodules and in the state dict.
         embedding_dim: The number of values of an embedding.
         map_channels: The number of channels of each of the `feature_maps`.
     """
 
     fc: nn.Linear
+    head: str = "fc"
     embedding_dim: int
     map_channels: tuple[int, ...]
+
+    def __getattr__(self, name: str) -> Tensor | nn.Module:
+        """Return a submodule, a parameter or a buffer; `fc` under whatever name it has."""
+        if name == "fc" != self.head:
+            return self.get_submodule(self.head)
+        return super().__getattr__(name)
 
     def feature_maps(self, x: Tensor) -> Iterator[Tensor]:
         """Yield the output of each group of blocks, from shallow to deep.

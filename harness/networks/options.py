@@ -38,7 +38,7 @@ class NetworkOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     module: ClassVar[str]
-    n_maps: ClassVar[int]
+    n_maps: ClassVar[int]  # or a property, where networks of a family differ
     size: ClassVar[str] = ""
     is_selectable: ClassVar[bool] = True
 

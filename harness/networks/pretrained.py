@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from harness.networks.base import Network
 
 FIELD = "pretrained"
-HEAD = "fc."  # the last layer has other classes, and stays as it is drawn
 
 
 class WeightsFile(BaseModel):
@@ -94,8 +93,9 @@ def load_pretrained(network: Network, file: WeightsFile) -> None:
         raise UserError(str(error).replace("FILE", FIELD, 1)) from None
     if digest != file.sha256:
         raise UserError(f"{FIELD}: {file.path} has changed; start the experiment again")
-    body = {name: tensor for name, tensor in state.items() if not name.startswith(HEAD)}
-    own = {k: v for k, v in network.state_dict().items() if not k.startswith(HEAD)}
+    head = f"{network.head}."  # the last layer has other classes, and stays as it is drawn
+    body = {name: tensor for name, tensor in state.items() if not name.startswith(head)}
+    own = {k: v for k, v in network.state_dict().items() if not k.startswith(head)}
     if difference := first_difference(own, body):
         raise UserError(
             f"{FIELD}: {file.path}: {difference}; the file needs the names and shapes of this "

@@ -236,7 +236,7 @@ def _initial_model(
     has_new_head = stage_of(cell.kind).new_head
     model = load_model(source / "model.pt", network, None if has_new_head else n_classes)
     if has_new_head:
-        model.fc = network.build(n_classes).fc
+        model.set_submodule(model.head, network.build(n_classes).fc)
     return model
 
 

@@ -145,12 +145,13 @@ def network_of(
     """Return a network with the weights in the content of the file `path` (see `load_model`)."""
     try:
         state = content["state_dict"]
-        n_outputs = len(state["fc.weight"]) if n_classes is None else n_classes
         with torch.device("meta"):  # takes no memory
-            expected = options.build(n_outputs).state_dict()
+            if n_classes is None:
+                n_classes = len(state[f"{options.build(1).head}.weight"])
+            expected = options.build(n_classes).state_dict()
         if problem := first_difference(expected, state) or weights_problem(state):
             raise KeyError(problem)
-        model = options.build(n_outputs)
+        model = options.build(n_classes)
         model.load_state_dict(state)
     except (RuntimeError, KeyError, TypeError, AttributeError) as error:
         first = (str(error).strip().splitlines() or [""])[-1].strip()

@@ -68,13 +68,13 @@ def checked_model(state: dict[str, Tensor], network: dict[str, Any], n_classes: 
     Raises:
         UserError: A name or a shape differs from the network's; the message names the first.
     """
-    classes = _rows(state, "fc.weight")
+    model = network_options(network).build(n_classes)
+    classes = _rows(state, f"{model.head}.weight")
     if classes != n_classes:
         raise UserError(
             f"FILE: it has {classes} classes, the experiment's teacher {n_classes}; name an "
             "experiment on its data set, whose tasks.classes are as many"
         )
-    model = network_options(network).build(n_classes)
     if difference := first_difference(model.state_dict(), state):
         raise UserError(
             f"FILE: {difference}; the file is of another network than {network}, or a changed one"

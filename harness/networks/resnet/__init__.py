@@ -27,6 +27,6 @@ class ResNetOptions(NetworkOptions):
     @classmethod
     def fields_of_checkpoint(cls, shapes: Mapping[str, Shape]) -> dict[str, Any] | None:
         """Return the options of a published checkpoint, or None."""
-        if not {"bn1.weight", "layer1.0.conv1.weight"} <= shapes.keys():
+        if not {"bn1.weight", "layer1.0.conv1.weight", "fc.weight"} <= shapes.keys():
             return None
         return {"network": "resnet", "depth": 6 * n_blocks(shapes, "layer1") + 2}

@@ -1,0 +1,94 @@
+"""The networks of the CRD benchmark equal those that its public code builds.
+
+`pytest -k crd --golden DIR` tests against another folder of the same format.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from harness.networks import build
+from harness.networks.repdistiller import ARCHITECTURES
+from harness.networks.repdistiller.network import BenchmarkNetwork
+
+FACTS, NUMBERS = "crd_networks.json", "crd_networks.npz"
+TOLERANCE = 1e-9
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Make one test a network; a folder without them is an error, not a pass."""
+    folder: Path = metafunc.config.getoption("--golden")
+    for file in (FACTS, NUMBERS):
+        if not (folder / file).is_file():
+            raise pytest.UsageError(f"--golden: no {file} in {folder.absolute()}")
+    if "crd_name" in metafunc.fixturenames:
+        metafunc.parametrize("crd_name", json.loads((folder / FACTS).read_text())["networks"])
+
+
+@pytest.fixture(scope="module")
+def facts(golden: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((golden / FACTS).read_text())
+    return content
+
+
+def built(name: str) -> BenchmarkNetwork:
+    network = build("repdistiller", 100, name=name)
+    assert isinstance(network, BenchmarkNetwork)
+    return network
+
+
+def fill(network: nn.Module, frequency: float, offset: float) -> None:
+    """Set the deterministic weights that tests/golden/README.md describes."""
+    for i, (name, entry) in enumerate(network.state_dict().items()):
+        if not entry.is_floating_point():
+            continue
+        j = torch.arange(entry.numel(), dtype=torch.float64)
+        s = torch.sin(frequency * j + i + offset).reshape(entry.shape)
+        if name.endswith("running_var"):
+            value = 1 + 0.1 * s.abs()
+        elif entry.ndim >= 2:
+            value = s * (0.4 / entry[0].numel()) ** 0.5
+        elif name.endswith("weight"):
+            value = 1 + 0.1 * s
+        else:
+            value = 0.1 * s
+        entry.copy_(value)
+
+
+def test_crd_layout(crd_name: str, facts: dict[str, Any]) -> None:
+    network, expected = built(crd_name), facts["networks"][crd_name]
+    ours = [[name, list(entry.shape)] for name, entry in network.state_dict().items()]
+    assert ours == expected["state_dict"]
+    assert sum(p.numel() for p in network.parameters()) == expected["parameters"]
+    *maps, (_, width) = expected["features"]
+    assert network.embedding_dim == width
+    assert network.map_channels == tuple(channels for _, channels, _, _ in maps[1:])
+    assert ARCHITECTURES[crd_name].n_maps == len(maps) - 1
+
+
+@torch.no_grad()
+def test_crd_outputs(crd_name: str, facts: dict[str, Any], golden: Path) -> None:
+    """Check the logits, the embedding, and the maps after the benchmark's first feature."""
+    network = built(crd_name).double().eval()
+    fill(network, *facts["fill"])
+    x = torch.sin(0.013 * torch.arange(2 * 3 * 32 * 32, dtype=torch.float64)).reshape(2, 3, 32, 32)
+    embedding, maps = network.embed_with_maps(x)
+    ours: dict[str, Tensor] = {"logits": network(x), "embedding": embedding}
+    features = [network.stem(x), *maps]
+    shapes = [list(each.shape) for each in (*features, embedding)]
+    assert shapes == facts["networks"][crd_name]["features"]
+    ours |= {f"feature{i}_mean": each.mean((2, 3)) for i, each in enumerate(features)}
+    with np.load(golden / NUMBERS) as numbers:
+        assert {k for k in numbers.files if k.startswith(f"{crd_name}/")} == {
+            f"{crd_name}/{key}" for key in ours
+        }
+        for key, value in ours.items():
+            expected = torch.from_numpy(numbers[f"{crd_name}/{key}"])
+            assert value.shape == expected.shape
+            assert (value - expected).abs().max() < TOLERANCE * expected.abs().max(), key
+    assert torch.equal(network.fc(embedding), ours["logits"])
