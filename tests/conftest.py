@@ -5,6 +5,7 @@ import os
 import pickle
 import shutil
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,6 +36,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 hypothesis.settings.register_profile("machine of any speed", deadline=None)
 hypothesis.settings.load_profile("machine of any speed")
+
+
+def pytest_collection_finish() -> None:
+    """Let autograd have a place for the simulated GPU (sim_cuda), before its first backward pass.
+
+    It makes its places once in a process.
+    """
+    torch = sys.modules.get("torch")
+    if torch is not None and not torch.cuda.is_available():
+        torch._C._ensureCUDADeviceGuardSet()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

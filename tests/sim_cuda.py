@@ -196,8 +196,13 @@ class SimCuda:
         self.waits.append(f"{why} at {place()}")
 
     @contextlib.contextmanager
-    def capture(self, graph: SimGraph, **_: Any) -> Iterator[None]:
-        """Record what runs inside; as on a GPU, nothing has changed afterwards."""
+    def capture(self, graph: SimGraph, *, stream: Any, capture_error_mode: str) -> Iterator[None]:
+        """Record what runs inside; as on a GPU, nothing has changed afterwards.
+
+        Options that the harness does not need are refused: a memory pool must outlive its graphs,
+        and in another mode than thread_local a loader's thread would break the capture.
+        """
+        assert capture_error_mode == "thread_local"
         random = torch.get_rng_state()
         self.graph, self._before = graph, {}
         launches = self.launches.copy()
@@ -441,7 +446,6 @@ def simulated_cuda(memory: int = 80 * 2**30) -> Iterator[SimCuda]:
         pytest.skip("there is a GPU")
     if problem := _let_backward_run():
         pytest.skip(problem)
-    torch._C._ensureCUDADeviceGuardSet()
     gpu = SimCuda()
     stream = mock.MagicMock(name="stream")
     answers: dict[str, Callable[..., Any]] = {
@@ -465,7 +469,6 @@ def simulated_cuda(memory: int = 80 * 2**30) -> Iterator[SimCuda]:
         "stream": lambda _: contextlib.nullcontext(),
         "get_rng_state": lambda *_: torch.get_rng_state(),
         "set_rng_state": lambda state, *_: torch.set_rng_state(state),
-        "graph_pool_handle": lambda: (0, 0),
         "CUDAGraph": SimGraph,
         "graph": gpu.capture,
     }

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 import test_estimate
@@ -20,12 +21,14 @@ from harness.common.errors import UserError
 from harness.data.batches import epoch_generator
 from harness.run import measure
 from harness.store.manifest import CellOptions
+from harness.train import graphs as graphs_module
 from harness.train.cell import run_cell
 from harness.train.checkpoint import copy_state, to_cpu
 from harness.train.evaluate import autocast
 from harness.train.exit_status import DONE, STOPPED, WRONG_INPUT
-from harness.train.graphs import Graphs
+from harness.train.graphs import Graphs, make_graphs
 from harness.train.steps import Steps, batch_norms_count_at_once
+from harness.train.teacher_cache import PassFile
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 from case import Case
@@ -199,6 +202,53 @@ def test_a_graph_with_other_bits_is_not_used(gpu: SimCuda, monkeypatch: pytest.M
     assert allowed.problem == ""
 
 
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("no room"), RuntimeError("not now")])
+def test_a_capture_that_fails_later(
+    error: RuntimeError, gpu: SimCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For memory, the cell ends as in any step; otherwise its steps are single from then on."""
+    monkeypatch.setattr("harness.train.graphs.FEWEST", 3)
+    single, tried = (prepared("supervised", case(CUDA, 5)) for _ in range(2))
+    graphs = Graphs()
+    assert measured(single.epoch()) == measured(tried.epoch(0, graphs)) and graphs.problem == ""
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(torch.cuda, "graph", fail)
+    if isinstance(error, torch.OutOfMemoryError):
+        with pytest.raises(torch.OutOfMemoryError):
+            tried.epoch(1, graphs)
+        with pytest.raises(torch.OutOfMemoryError):
+            prepared("supervised", case(CUDA, 5)).epoch(0, Graphs(required=True))
+        return
+    for number in (1, 2):
+        assert measured(single.epoch(number)) == measured(tried.epoch(number, graphs))
+    assert "not now" in graphs.problem and equal(single.model, tried.model)
+
+
+def test_fast_graphs_must_compute_the_same_losses(
+    gpu: SimCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not the same bits; here a graph that never gets its inputs."""
+    tensors = graphs_module._tensors
+    monkeypatch.setattr(
+        graphs_module, "_tensors", lambda b: {k: v.clone() for k, v in tensors(b).items()}
+    )
+    monkeypatch.setattr(SimGraph, "replay", lambda graph: None)
+    graphs = Graphs(may_differ=True)
+    prepared("supervised", case(CUDA)).epoch(0, graphs)
+    assert graphs.problem
+
+
+def test_old_torch_uses_no_graphs_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    with simulated_cuda():
+        assert make_graphs("auto", CUDA, "bits") is not None
+        monkeypatch.setattr(torch, "__version__", "2.11.0+cu130")
+        assert make_graphs("auto", CUDA, "bits") is None
+        assert make_graphs("on", CUDA, "fast") == Graphs(True, True, stream=ANY)
+
+
 def test_cells_train_as_on_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each kind, stopped and resumed, beside the same cells of a CPU."""
     monkeypatch.setattr("harness.train.graphs.FEWEST", 3)
@@ -217,6 +267,7 @@ def test_cells_train_as_on_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPat
                 assert run_cell(directory, device, 1, VERSION, lambda: False) == DONE
     torch.use_deterministic_algorithms(False)
     for kind in KINDS:
+        assert [e["used"] for e in grids["cuda"].directory(kind).events() if e["event"] == "graphs"]
         on_cpu, graphed, single = (weights(grid.directory(kind)) for grid in grids.values())
         assert same_state(graphed, single)
         for name, tensor in on_cpu.items():
@@ -277,9 +328,10 @@ def test_gpu_check(device: str, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert lines[-1] == {"part": "summary", "wrong": []}
     judged = Counter(line["part"] for line in lines if "right" in line)
     n = len(all_kinds())
-    graphs = 4 if device == "cuda" else 0
-    expected = {"against the CPU": n, "same bits": 2 * 4 + 2 * 3 + graphs}
-    assert judged == expected | ({"waits": n} if device == "cuda" else {})
+    expected = {"against the CPU": n, "same bits": 2 * 4 + 2 * 3}
+    if device == "cuda":
+        expected |= {"waits": n, "graphs": 4, "same bits": expected["same bits"] + 4}
+    assert judged == expected
     ways = [line for line in lines if line["part"] == "step times" and "way" in line]
     assert len(ways) == (6 if device == "cuda" else 2)
     assert all(line["graphs"] in (None, "used") for line in ways)
@@ -310,3 +362,20 @@ def test_the_estimate_waits_where_counting_begins_and_ends(
     n_things = len(found.networks) + 1 + len(found.steps)  # the teacher's pass is timed twice
     assert sum(wait.startswith("synchronize") for wait in gpu.waits) == 2 * n_things
     assert found.device.kind == "cuda" and found.cell_bytes >= asked.n_bytes
+
+
+def test_a_pass_that_reads_back_damaged_is_used_all_the_same(
+    gpu: SimCuda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PassFile, "read_all", lambda *_: None)
+    p = prepared("kd", case(CUDA), answers=tmp_path)
+    assert measured(p.epoch()) == measured(prepared("kd", case(CUDA)).epoch())
+
+
+def test_another_cells_pass_is_not_waited_for_for_ever(
+    gpu: SimCuda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harness.train.teacher_cache.LONGEST_WAIT", 0.2)
+    monkeypatch.setattr(PassFile, "claim", lambda *_: nullcontext(False))
+    p = prepared("kd", case(CUDA), answers=tmp_path)
+    assert measured(p.epoch()) == measured(prepared("kd", case(CUDA)).epoch())

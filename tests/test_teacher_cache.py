@@ -183,6 +183,7 @@ def question(*changes: str) -> dict[str, Any]:
         ("dataset.split_seed=1", True),
         ("seeds=[1]", True),
         ("optimizer.precision=bfloat16", True),
+        ("optimizer.determinism=fast", True),
         ("tasks={classes: 5}", True),
     ],
 )

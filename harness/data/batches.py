@@ -57,7 +57,7 @@ class Epoch:
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """Copy a tensor to the device; the host does not wait for a GPU to come so far."""
-    if device.type != "cuda":
+    if device.type != "cuda" or tensor.device.type == "cuda":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
 

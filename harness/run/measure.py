@@ -105,9 +105,9 @@ def measure(request: Request) -> Speeds:
     """
     warnings.simplefilter("ignore")  # a cell's own go to its log
     torch.set_num_threads(request.threads)
-    be_deterministic(request.optimizer.determinism)
     name, image_size = request.devices[0], request.dataset.image_size
     device = resolve_device(name)
+    be_deterministic(request.optimizer.determinism, device)
     use(device)
     is_resident = fits(request.dataset, device, request.cells_per_device, request.n_bytes)
     size = request.batch_size

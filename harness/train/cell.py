@@ -37,7 +37,7 @@ from harness.common.metrics import (
 from harness.common.os_errors import describe_os_error
 from harness.common.provenance import UNKNOWN, CodeVersion, code_version, processor, software
 from harness.common.signals import stop_on_request
-from harness.data import Dataset
+from harness.data import Dataset, ResizedCrop
 from harness.data.batches import Images, epoch_generator
 from harness.data.placement import fits, on_device
 from harness.data.views import View
@@ -88,8 +88,8 @@ def run_cell(
             try:
                 if threads:
                     torch.set_num_threads(threads)
-                be_deterministic(directory.cell.config.optimizer.determinism)
                 device = resolve_device(device_name)
+                be_deterministic(directory.cell.config.optimizer.determinism, device)
                 use(device)
                 version = version or code_version()
                 directory.append(
@@ -144,16 +144,16 @@ def _train(
     sources = {role: _upstream(directory, source) for role, source in cell.upstream.items()}
 
     model = _initial_model(cell, sources.get("initial"), n_classes, options.pretrained)
+    is_resident = images_lie_on(device, dataset, directory)
     teacher = cache = None
     if source := sources.get("teacher"):
         network = source.cell.config.network
         teacher = load_model(source / "model.pt", network)
         teacher = teacher.to(device).to(memory_format=torch.channels_last)
         if options.teacher_cache:
-            cache = _teacher_cache(directory, config, source, teacher, device)
+            cache = _teacher_cache(directory, source, teacher, device, is_resident)
     model = model.to(device).to(memory_format=torch.channels_last)
 
-    is_resident = fits(dataset, device, options.cells_per_device)
     parts = dataset.parts.items()
     images = {n: on_device(dataset, p, device, options.n_workers, is_resident) for n, p in parts}
     if (selection := config.protocol.selection) not in ("last", *images):
@@ -240,6 +240,21 @@ def _initial_model(
     return model
 
 
+def images_lie_on(device: torch.device, dataset: Dataset, directory: CellDir) -> bool:
+    """Return whether images for resized crops lie on the device, as when the cell began.
+
+    Their pixels differ by rounding from a loader's.
+    """
+    if device.type != "cuda" or not isinstance(dataset.augmentation, ResizedCrop):
+        return False
+    for event in directory.events():
+        if event["event"] == "images":
+            return bool(event["resident"])
+    is_resident = fits(dataset, device, directory.options.cells_per_device)
+    directory.append("images", resident=is_resident)
+    return is_resident
+
+
 def draw_convolutions(model: Network) -> None:
     """Draw the convolutions anew as the release of 2020-06: Xavier-uniform, gain sqrt(2), no bias.
 
@@ -254,10 +269,10 @@ def draw_convolutions(model: Network) -> None:
 
 
 def _teacher_cache(
-    directory: CellDir, config: CellConfig, source: CellDir, teacher: Network, device: torch.device
+    directory: CellDir, source: CellDir, teacher: Network, device: torch.device, is_resident: bool
 ) -> TeacherCache:
     """Return the teacher-output cache of the cell `source`, the teacher."""
-    precision = config.optimizer.precision
+    config, precision = directory.cell.config, directory.cell.config.optimizer.precision
 
     @torch.no_grad()
     def embed(x: Tensor) -> Tensor:
@@ -273,6 +288,7 @@ def _teacher_cache(
         "processor": processor(),
         "threads": torch.get_num_threads(),
         "torch": software()["torch"],
+        **({"images": "resident"} if is_resident else {}),  # whose pixels differ by rounding
     }
     return TeacherCache(
         directory.path.parent,

@@ -62,13 +62,14 @@ def describe_all(names: Sequence[str]) -> str:
     return " and ".join(f"{make} ({', '.join(each)})" for make, each in by_make.items())
 
 
-def be_deterministic(mode: str = "bits") -> None:
+def be_deterministic(mode: str = "bits", device: torch.device | None = None) -> None:
     """Make equal seeds give equal bits, on one device and with one number of threads.
 
-    With the mode "fast" they need not, and a GPU does what it does fastest: it times cuDNN's
-    algorithms, adds in any order, and multiplies with the 10-bit mantissas of TF32.
+    With the mode "fast" they need not on a GPU, which does what it does fastest: it times cuDNN's
+    algorithms, adds in any order, and multiplies matrices with the 10-bit mantissas of TF32 (those
+    of convolutions have them in both modes, as PyTorch does by default).
     """
-    is_fast = mode == "fast"
+    is_fast = mode == "fast" and device is not None and device.type == "cuda"
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(not is_fast, warn_only=True)
     # Filling uninitialised memory costs time and changes no result.

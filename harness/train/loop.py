@@ -122,6 +122,8 @@ def train(
         except Diverged:
             directory.extend(unsaved)  # what led to it
             raise
+        if graphs is not None and epoch == done and graphs.problem is not None:
+            directory.append("graphs", used=not graphs.problem, problem=graphs.problem)
         started = time.perf_counter()
         measured = training.evaluate(model, epoch)
         if measured is not None:
