@@ -14,6 +14,9 @@ EPOCHS_SCALE ?=
 DATA_ROOT ?=
 # For tables: FILE=experiments/digits.yaml makes its trained cells the committed numbers
 FILE ?=
+# For kills: how often each command is killed, and the seed of an earlier call
+KILLS ?= 10
+SEED ?=
 # For bench: AGAINST=COMMIT also times the grid of that commit
 AGAINST ?=
 # For the docs target: all packages, and where the pages go
@@ -41,7 +44,7 @@ uncommitted = $(call reproduction,$(1),$(GRID_OPTIONS),4)
 # The tuned files of these experiments, or else the files that they are made from.
 tuned = $(foreach name,$(1),$(if $(wildcard experiments/$(name).tuned.yaml),$(name).tuned,$(subst -,_,$(name))))
 
-.PHONY: dead-venv setup reproduce reproduce-methods reproduce-fashion reproduce-tiny reproduce-cifar reproduce-cifar-methods reproduce-cifar-2020 reproduce-cifar-2021 reproduce-cub reproduce-cross-cifar reproduce-cross-cub reproduce-middle-cifar tune-digits tune-fashion tune-tiny tune-cifar optuna-ui tables tables-check figures ui docker-up docker-reproduce docker-down test lint docs format bench lock clean help
+.PHONY: dead-venv setup reproduce reproduce-methods reproduce-fashion reproduce-tiny reproduce-cifar reproduce-cifar-methods reproduce-cifar-2020 reproduce-cifar-2021 reproduce-cub reproduce-cross-cifar reproduce-cross-cub reproduce-middle-cifar tune-digits tune-fashion tune-tiny tune-cifar optuna-ui tables tables-check figures ui docker-up docker-reproduce docker-down test kills lint docs format bench lock clean help
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-24s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -146,6 +149,9 @@ ui: $(STAMP)  ## MLflow on http://127.0.0.1:5000
 # Three processes keep two cores busy while some of them wait for servers.
 test: $(STAMP)  ## run the tests
 	@$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+
+kills: $(STAMP)  ## kill each command (KILLS=10) times
+	@cd tests && ../$(BIN)/python kill_campaign.py --kills $(KILLS) $(if $(SEED),--seed $(SEED))
 
 lint: $(STAMP)  ## ruff, mypy; tables and docs/performance.md fit results
 	@$(BIN)/ruff check .

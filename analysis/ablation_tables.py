@@ -24,6 +24,7 @@ from harness.analysis.tables.rows import Row, columns_of, main_metric, rows_of, 
 from harness.common.canonical_json import canonical
 from harness.common.errors import UserError
 from harness.common.files import write_user_file
+from harness.common.reading import read_user_text
 from harness.experiment.ablation import FIRST, FIXED, LAST, Step
 from harness.experiment.experiment import Experiment
 from harness.experiment.protocol import PRESETS
@@ -122,7 +123,7 @@ def read_ablation(path: Path, text: str | None = None) -> list[MeasuredStep]:
         UserError: It is no ablation.
     """
     try:
-        lines = (path.read_text(encoding="utf-8") if text is None else text).splitlines()
+        lines = (read_user_text(path) if text is None else text).splitlines()
         starts = [n for n, line in enumerate(lines) if "bundle" in json.loads(line)]
         sections = [
             lines[start:stop] for start, stop in zip(starts, [*starts[1:], None], strict=True)

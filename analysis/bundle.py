@@ -25,6 +25,7 @@ from harness.analysis.bundle_fields import (
 )
 from harness.common.errors import UserError
 from harness.common.provenance import UNKNOWN
+from harness.common.reading import read_user_text
 from harness.experiment.tasks import Tasks
 from harness.plan import TEACHER, Plan
 from harness.store import Store
@@ -177,7 +178,7 @@ def read_bundle(path: Path, text: str | None = None) -> Bundle:
     """
 
     def parse(path: Path) -> Parsed:
-        return parse_lines(path, path.read_text(encoding="utf-8") if text is None else text)
+        return parse_lines(path, read_user_text(path) if text is None else text)
 
     return make_bundle(path, parse)
 

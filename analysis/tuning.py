@@ -13,6 +13,7 @@ from harness.analysis.figures.base import save
 from harness.analysis.figures.studies import KINDS, StudyTrials, drawable
 from harness.analysis.json_lines import read_records
 from harness.common.errors import UserError
+from harness.common.reading import read_user_text
 from harness.tune.export import FORMAT, RESULTS, CandidateRecord, TrialRecord, TuningHeader
 
 FIGURES = Path("docs/figures/tuning")
@@ -45,7 +46,7 @@ def read_tuning_bundle(path: Path) -> TuningBundle:
     """
     try:
         _, header, records = read_records(
-            path.read_text(encoding="utf-8"),
+            read_user_text(path),
             TuningHeader,
             _record_type,
         )

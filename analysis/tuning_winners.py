@@ -7,6 +7,7 @@ from pathlib import Path
 from harness.analysis.bundle import RESULTS
 from harness.analysis.bundle_fields import Part
 from harness.analysis.json_lines import read_records
+from harness.common.reading import read_user_text
 
 FOLDER = RESULTS / "tuning"  # harness.tune.export writes there
 
@@ -26,7 +27,7 @@ def late_winners(folder: Path = FOLDER) -> dict[str, tuple[int, int]]:
     counts: dict[str, tuple[int, int]] = {}
     for path in sorted(folder.rglob("*.jsonl")):
         name = path.stem if path.parent == folder else path.parent.name
-        text = path.read_text(encoding="utf-8")
+        text = read_user_text(path)
         _, _, records = read_records(text, Part, lambda line: CandidatePart)
         known = [r.after_startup for r in records if r.rank == 1 and r.after_startup is not None]
         if known:

@@ -51,6 +51,7 @@ for line in sys.stdin:
             os.dup2(file, number)
             os.close(file)
         sys.argv = ["harness", *job["arguments"]]
+        exec(job["first"])
         harness.__main__._exit_now = lambda statuses: None  # too early
         status = harness.__main__.command()
         # What Python does at its end, then what `_exit_now` does.
@@ -131,14 +132,17 @@ class Forking:
         self.folder = tempfile.TemporaryDirectory()
         assert self._line() == "ready"
 
-    def start(self, folder: Path, arguments: tuple[str, ...], env: dict[str, str]) -> Process:
-        """Start a command in a session of its own."""
+    def start(
+        self, folder: Path, arguments: tuple[str, ...], env: dict[str, str], first: str = ""
+    ) -> Process:
+        """Start a command in a session of its own, after the code `first` in its process."""
         place = Path(tempfile.mkdtemp(dir=self.folder.name))
         pipes = []
         for name in ("out", "err"):
             os.mkfifo(place / name)
             pipes.append(os.open(place / name, os.O_RDONLY | os.O_NONBLOCK))
         job = {"folder": str(folder), "arguments": arguments, "env": env, "pipes": str(place)}
+        job["first"] = first
         self.process.stdin.write(json.dumps(job) + "\n")
         self.process.stdin.flush()
         pid = int(self._line())

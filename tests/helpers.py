@@ -99,9 +99,9 @@ def environment(**more: str) -> dict[str, str]:
     return kept | fixed | more
 
 
-def start(folder: Path, *arguments: str, **env: str) -> Process:
-    """Start `harness ARGUMENTS` in `folder`, in a process group of its own."""
-    return _forking().start(folder, arguments, environment(**env))
+def start(folder: Path, *arguments: str, first: str = "", **env: str) -> Process:
+    """Start `harness ARGUMENTS` in `folder`, in a session of its own; `first` is Python code."""
+    return _forking().start(folder, arguments, environment(**env), first)
 
 
 def call(folder: Path, *arguments: str, **env: str) -> "subprocess.CompletedProcess[str]":

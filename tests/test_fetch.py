@@ -98,6 +98,16 @@ def test_downloaded_once(served: Archive, root: Path) -> None:
     assert visible(root) == {"pets", "pets.tgz"}
 
 
+def test_both_checksums_are_of_one_reading(
+    served: Archive, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, real = [], fetch.open_file
+    monkeypatch.setattr(fetch, "open_file", lambda path: opened.append(path) or real(path))
+    data = (root.parent / "served" / served.filename).read_bytes()
+    archive = dataclasses.replace(served, sha256=hashlib.sha256(data).hexdigest())
+    assert fetch.fetch(archive, root).is_dir() and len(opened) == 1
+
+
 def on_port(port: int, archive: Archive) -> Archive:
     return dataclasses.replace(archive, url=f"http://127.0.0.1:{port}/{archive.filename}")
 

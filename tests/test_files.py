@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 from bundles import FILE, without_training
-from helpers import TINY, Patch, write_experiment
+from helpers import TINY, Output, Patch, refusal, write_experiment
 from PIL import Image
 
 from harness.cli import main
 from harness.common.errors import one_line
-from harness.common.files import write_atomically, write_user_file
+from harness.common.files import check_output, write_atomically, write_user_file
 from harness.common.os_errors import describe_os_error, exit_status_of
 from harness.experiment.file import parse
 from harness.run.grid import plan_of
@@ -93,6 +93,24 @@ def test_what_is_replaced_keeps_its_permissions_and_links(tmp_path: Path) -> Non
 def test_a_name_that_is_not_utf8_is_escaped(tmp_path: Path) -> None:
     write_user_file(tmp_path / "page", f"made from {os.fsdecode(bytes([255]))}.yaml")
     assert (tmp_path / "page").read_bytes() == b"made from \\udcff.yaml"
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [("no/x", FileNotFoundError), ("folder", IsADirectoryError), ("file/x", NotADirectoryError)],
+)
+def test_where_nothing_can_be_written_is_said_before_the_work(
+    project: Path, tmp_path: Path, name: str, error: type[OSError], capsys: Output
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    path = str(tmp_path / name)
+    with pytest.raises(error) as caught:
+        check_output(tmp_path / name)
+    assert caught.value.filename == path
+    for command in (["predict", FILE, ".", "--out", path], ["export", FILE, "--onnx", path]):
+        assert path in refusal(capsys, *command)
+    assert not (tmp_path / "no").exists()
 
 
 def test_a_pipe_is_written_to(tmp_path: Path) -> None:

@@ -128,6 +128,30 @@ def test_what_a_terminal_sends_to_all_is_left_to_the_command(
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.parametrize("n_kills", [2, 3])
+def test_a_fork_server_that_is_killed_while_it_forks_is_started_again(
+    executor: LocalExecutor, grid: Grid, monkeypatch: pytest.MonkeyPatch, n_kills: int
+) -> None:
+    left, real = n_kills, multiprocessing.forkserver.read_signed
+
+    def read_signed(fd: int) -> int:
+        nonlocal left
+        left -= 1
+        if left >= 0:
+            os.kill(multiprocessing.forkserver._forkserver._forkserver_pid, signal.SIGKILL)
+            raise EOFError("unexpected EOF")
+        return real(fd)
+
+    monkeypatch.setattr("multiprocessing.forkserver.read_signed", read_signed)
+    cell = directories(grid)[0]
+    if n_kills == 3:
+        with pytest.raises(ChildProcessError):  # which the scheduler turns into a failed cell
+            executor.submit(cell.path)
+        return
+    executor.submit(cell.path)
+    assert ended(executor) == (cell.path, DONE)
+
+
 PROGRAM = """
 import threading
 from harness.experiment.file import parse

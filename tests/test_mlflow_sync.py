@@ -155,6 +155,26 @@ def test_a_training_begun_anew_is_another_run(elsewhere: Path) -> None:
     assert steps == {"KILLED": [1], "FINISHED": [1, 2]}
 
 
+def test_a_finished_cell_that_is_trained_again_is_sent_again(elsewhere: Path) -> None:
+    cell = cells(elsewhere)["kd"]
+    whole = (cell / "model.pt").read_bytes()
+    (cell / "model.pt").write_bytes(whole[:-1])
+    assert main(["repair", cell.path.name, "--yes"]) == 0
+    assert main(["run", FILE, "--no-bar", "--device", "cpu"]) == 0
+    assert (cell / "model.pt").read_bytes() == whole
+    started = {r.data.tags["started"] for r in runs_in(other(elsewhere), "tiny") if role(r) == "kd"}
+    assert started == {str(cell.events()[cell.journal().first]["time"])}
+
+
+def test_a_kill_after_the_summary_leaves_no_grid_running(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next command has nothing to do, and asks no server."""
+    monkeypatch.setattr("harness.track.sync.Tracker.close", lambda *_, **__: None)
+    assert main(["run", FILE, "--no-bar", "--device", "cpu"]) == 0
+    assert run_of(other(elsewhere), "grid").info.status == "FINISHED"
+
+
 def test_a_journal_without_a_whole_line_is_not_sent(elsewhere: Path) -> None:
     cell = cells(elsewhere)["stage2"]
     (cell / "manifest.json").unlink()

@@ -449,9 +449,47 @@ def test_a_full_disk_leaves_no_half_file(tmp_path: Path, monkeypatch: Patch) -> 
 
 def test_gc(tmp_path: Path) -> None:
     answers_of(kept(tmp_path, Asked()))
-    assert clean(tmp_path) == PassFile.size(10, 3)
+    assert clean(tmp_path) == (PassFile.size(10, 3), None)
     assert not (tmp_path / FOLDER).exists()
-    assert clean(tmp_path) == 0
+    assert clean(tmp_path) == (0, None)
+
+
+def test_gc_says_what_it_could_not_remove(tmp_path: Path, monkeypatch: Patch) -> None:
+    answers_of(keeper := kept(tmp_path, Asked()))
+    answers_of(keeper, "epoch-2")
+    real = os.unlink
+
+    def unlink(name: str, **more: Any) -> None:
+        if name == "epoch-1":
+            raise PermissionError(13, "Permission denied", name)
+        real(name, **more)
+
+    monkeypatch.setattr(os, "unlink", unlink)
+    freed, error = clean(tmp_path)
+    assert freed == PassFile.size(10, 3) and isinstance(error, PermissionError)
+    assert list(cached_files(tmp_path / FOLDER)) == [keeper.folder / "epoch-1"]
+
+
+@pytest.mark.parametrize("level", ["cache", "teacher", "pass"])
+def test_no_link_is_followed(tmp_path: Path, level: str, capsys: Output) -> None:
+    """What it leads to is neither counted, nor overwritten, nor deleted, by room or by gc."""
+    mine = tmp_path / "mine"
+    keeper = kept(tmp_path / "runs", Asked())
+    names = {"cache": f"{keeper.folder.name}/epoch-1", "teacher": "epoch-1", "pass": ""}
+    link = {"cache": keeper.folder.parent, "teacher": keeper.folder}.get(level)
+    file, link = mine / names[level] if names[level] else mine, link or keeper.folder / "epoch-1"
+    for path in (file, link):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(b"mine")
+    link.symlink_to(mine)
+    before = sorted(mine.rglob("*"))
+    assert answers_of(keeper).equal(whole()), "computed"
+    assert capsys.readouterr().err.startswith("warning: the teacher's outputs are not cached in ")
+    answers_of(kept(tmp_path / "runs", Asked(), PassFile.size(10, 3), seed=1))
+    freed, error = clean(tmp_path / "runs")
+    assert file.read_bytes() == b"mine" and sorted(mine.rglob("*")) == before
+    assert freed == (0 if level == "cache" else PassFile.size(10, 3))
+    assert (error is not None) == (level == "cache") == link.is_symlink()
 
 
 def test_its_place_on_the_disk_is_there_beforehand(tmp_path: Path, monkeypatch: Patch) -> None:

@@ -67,9 +67,11 @@ def predict(
     ] = None,
 ) -> None:
     """Classify IMAGES with a trained network; print CSV: file, class, probability."""
-    from harness.common.files import write_user_file
+    from harness.common.files import check_output, write_user_file
     from harness.trained.predict import as_csv, picture_files, predictions
 
+    if out is not None:
+        check_output(out)
     files = picture_files(images)
     network = _load(context)
     text = as_csv(predictions(network, files))
@@ -120,10 +122,12 @@ def export(
     ] = None,
 ) -> None:
     """Write a trained network for other runtimes, with its normalisation inside."""
+    from harness.common.files import check_output
     from harness.trained.graph import to_onnx
 
     if onnx is None:
         raise UserError("--onnx: missing; name the file to write, as --onnx student.onnx")
+    check_output(onnx)
     network = _load(context)
     to_onnx(network, onnx)
     height, width = network.image_size

@@ -194,10 +194,15 @@ def repair(
 
 @app.command()
 def gc(store: StoreOption = RUNS) -> None:
-    """Delete the cached teacher outputs; training computes them again."""
+    """Delete what a store can do without: cached teacher outputs, and what kills have left."""
+    from harness.store import Store
     from harness.store.teacher_cache import clean
 
-    print(f"{clean(store) / 1e6:.1f} MB of cached teacher outputs removed from {store}")
+    freed, error = clean(store)
+    print(f"{freed / 1e6:.1f} MB of cached teacher outputs removed from {store}")
+    Store(store).sweep()
+    if error:
+        raise error
 
 
 @app.command()

@@ -6,7 +6,8 @@
 - `metrics`: the names of what is measured, and the selection rules.
 - `canonical_json`: plain data as one exact text, for fingerprints; `npz`: arrays that somebody may
   have damaged; `provenance`: the code and machine behind a number.
-- `locks`: locks that end with their process; `files`: files that are written completely or not at
-  all; `temporary`: names of what is written aside; `os_errors`: what the system refuses, in a line.
+- `locks`: locks that end with their process; `reading`: files in whose place there may be something
+  else; `files`: files that are written completely or not at all; `temporary`: names of what is
+  written aside; `os_errors`: what the system refuses, in a line.
 - `database`: PostgreSQL by URL; `signals`: signals that ask to stop; `memory`: of this machine.
 """

@@ -53,6 +53,8 @@ def one_line(error: BaseException) -> str:
     """Return an error's first line without secrets, with its type if it is not ours."""
     if isinstance(error, OSError) and error.errno and error.filename:
         return printable(redacted(describe_os_error(error)))
+    if isinstance(error, UnicodeEncodeError):  # a path, for a library that takes text alone
+        return f"{printable(redacted(error.object))[:200]} has a name that is not UTF-8; rename it"
     text = redacted(str(error)).strip().splitlines()
     if isinstance(error, UserError) and text:
         return text[0]

@@ -82,25 +82,17 @@ def write_user_file(path: Path, content: str | bytes) -> None:
         remove_temporary(target)
 
 
-def check_no_pipe(path: Path) -> None:
-    """Check that reading a file will end.
+def check_output(path: Path) -> None:
+    """Check, before the work for it, that a file of the user's may be written there.
 
     Raises:
-        OSError: It is a pipe, into which nobody may ever write.
+        OSError: It is a folder, or its own folder is missing.
     """
-    if path.is_fifo():
-        raise OSError(errno.ENXIO, "a pipe, not a file", str(path))
-
-
-def read_user_text(path: Path) -> str:
-    """Return the text of a file of the user's: UTF-8, with or without a byte order mark.
-
-    Raises:
-        OSError: It cannot be read, or is a pipe.
-        UnicodeDecodeError: It is not UTF-8.
-    """
-    check_no_pipe(path)
-    return path.read_text(encoding="utf-8-sig")
+    number = errno.EISDIR if path.is_dir() else 0
+    if not path.parent.is_dir():
+        number = errno.ENOTDIR if path.parent.exists() else errno.ENOENT
+    if number:
+        raise OSError(number, os.strerror(number), str(path))
 
 
 def check_room(folder: Path) -> None:

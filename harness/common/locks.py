@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
+
+from harness.common.reading import open_file
 
 
 class Busy(Exception):
@@ -32,13 +35,13 @@ class Busy(Exception):
 def locked(path: Path, waiting_for: str = "") -> Iterator[None]:
     """Hold the lock on `path` until the block ends; wait while another process holds it.
 
-    The file is created if missing. If `waiting_for` says what the other process does, so does a
-    line on stderr.
+    The file is created if missing; a link is never followed. If `waiting_for` says what the other
+    process does, so does a line on stderr.
 
     Raises:
         OSError: The file cannot be created.
     """
-    with open(path, "ab") as file:
+    with open_file(path, "ab", os.O_NOFOLLOW) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -52,21 +55,22 @@ def locked(path: Path, waiting_for: str = "") -> Iterator[None]:
 def try_lock(path: Path, holder: str = "") -> Iterator[None]:
     """Hold the lock on `path` until the block ends; do not wait for it.
 
-    The file is created if missing; the text `holder` in it shows others who holds the lock.
+    The file is created if missing, and a link is never followed. The text `holder` in it shows
+    others who holds the lock.
 
     Raises:
         Busy: Another process holds the lock.
         OSError: The file cannot be created.
     """
-    with open(path, "a+") as file:
+    with open_file(path, "ab+", os.O_NOFOLLOW) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            raise Busy(file.read().strip()) from None
+            raise Busy(file.read().decode("utf-8", "replace").strip()) from None
         if holder:
             file.truncate(0)
-            file.write(holder)
+            file.write(holder.encode())
             file.flush()
         yield
 
@@ -79,7 +83,7 @@ def lock_file(file: IO[str] | IO[bytes]) -> None:
 def is_locked(path: Path) -> bool:
     """Return whether a live process holds the lock on `path`, without creating the file."""
     try:
-        with open(path) as file:
+        with open_file(path) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             return False
     except BlockingIOError:

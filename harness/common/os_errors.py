@@ -23,7 +23,7 @@ _WRONG_PATH = {
     errno.ENOTEMPTY: "move it away, or use another name",
     errno.ENAMETOOLONG: "use a shorter name",
     errno.ELOOP: "correct the link",
-    errno.ENXIO: "use an ordinary file",
+    errno.ENXIO: "move it away, or name an ordinary file",
 }
 _NO_ROOM = "free some space there, and repeat the command"
 _REMEDIES = _WRONG_PATH | {
@@ -36,6 +36,7 @@ _REMEDIES = _WRONG_PATH | {
     errno.EMFILE: "raise the limit (`ulimit -n`), or use fewer --jobs",
     errno.ENFILE: "close other programs, or use fewer --jobs",
     errno.EAGAIN: "raise the limit (`ulimit -u`), or use fewer --jobs",
+    errno.ECHILD: "free some memory, or use fewer --jobs",
     errno.ENOMEM: "free some memory, or use fewer --jobs",
     errno.ECONNREFUSED: "check the address, and that its server runs",
     errno.ETIMEDOUT: "check the address and the network",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from harness.common.errors import UserError
-from harness.common.files import check_no_pipe
+from harness.common.reading import open_file
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -65,11 +65,9 @@ def read_rgb(encoded: Encoded) -> Image.Image:
     """
     from PIL import Image, UnidentifiedImageError  # planning does without it
 
-    source = io.BytesIO(encoded.data) if isinstance(encoded.data, bytes) else encoded.data
     try:
-        if isinstance(source, Path):
-            check_no_pipe(source)
-        with Image.open(source) as image:
+        source = open_file(data) if isinstance(data := encoded.data, Path) else io.BytesIO(data)
+        with source, Image.open(source) as image:
             image.load()
             if image.mode == "RGB":
                 return image

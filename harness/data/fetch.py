@@ -17,13 +17,12 @@ import tempfile
 from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.common.errors import UserError
-from harness.common.files import check_no_pipe
 from harness.common.locks import locked
+from harness.common.reading import open_file
 from harness.common.temporary import remove_temporary, temporary_path
 
 if TYPE_CHECKING:
@@ -141,15 +140,15 @@ def _locked_for_writing(file: Download, root: Path) -> Iterator[None]:
 
 def _wrong_checksum(path: Path, download: Download) -> str:
     """Return a checksum of a file that is not the published one, in words; "" if all are."""
-    check_no_pipe(path)
-    for name, published in (("md5", download.md5), ("sha256", download.sha256)):
-        if not published:
-            continue
-        with open(path, "rb") as file:
-            new = partial(hashlib.new, name, usedforsecurity=False)
-            found = hashlib.file_digest(file, new).hexdigest()
-        if found != published:
-            return f"{path.stat().st_size} bytes, {name} {found}"
+    published = {"md5": download.md5, "sha256": download.sha256}
+    digests = {n: hashlib.new(n, usedforsecurity=False) for n, known in published.items() if known}
+    with open_file(path) as file:
+        while block := file.read(2**20):
+            for digest in digests.values():
+                digest.update(block)
+    for name, digest in digests.items():
+        if digest.hexdigest() != published[name]:
+            return f"{path.stat().st_size} bytes, {name} {digest.hexdigest()}"
     return ""
 
 

@@ -22,6 +22,7 @@ import numpy as np
 from harness.common.canonical_json import canonical
 from harness.common.errors import UserError
 from harness.common.npz import read_npz
+from harness.common.reading import read_file
 
 Channels = tuple[float, float, float]
 
@@ -160,8 +161,8 @@ def open_store(path: Path, key: str | None = None) -> ImageStore | None:
     All is checked except the pixels, of which nothing is read; see `ImageStore.is_whole`.
     """
     try:
-        index = (path / "index.npz").read_bytes()
-        text = (path / "meta.json").read_text(encoding="utf-8")
+        index = read_file(path / "index.npz")
+        text = read_file(path / "meta.json").decode()
         meta = json.loads(text)
         written = {k: v for k, v in meta.items() if k not in ("index", "seal")}
         if sealed(written, index) != text or key not in (None, meta["key"]):

@@ -8,6 +8,7 @@ another worker takes its slot.
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import multiprocessing
 import multiprocessing.util
@@ -158,15 +159,20 @@ def start_process(
 
     Raises:
         UserError: There is no folder for the fork server's socket.
+        ChildProcessError: The fork server is killed again and again.
     """
     context = multiprocessing.get_context("forkserver")
     ours, theirs = context.Pipe()
     process = context.Process(target=body, args=(theirs, *arguments))
-    start_server()
-    with _without_program():
-        process.start()
-    theirs.close()
-    return process, ours
+    for _ in range(3):
+        start_server()
+        with contextlib.suppress(EOFError, ConnectionError):  # it was killed just now
+            with _without_program():
+                process.start()
+            theirs.close()
+            return process, ours
+        time.sleep(0.2)  # until the system has noticed
+    raise ChildProcessError(errno.ECHILD, "the server that forks workers was killed three times")
 
 
 class Worker:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, WithJsonSchema
 
 from harness.common.errors import UserError
-from harness.common.files import check_no_pipe
+from harness.common.reading import read_file
 
 if TYPE_CHECKING:
     from harness.networks.base import Network
@@ -43,8 +43,7 @@ def _parse(value: Any) -> Any:
         return WeightsFile(sha256=str(value))
     path = Path(value).expanduser().absolute()
     try:
-        check_no_pipe(path)
-        return WeightsFile(sha256=hashlib.sha256(path.read_bytes()).hexdigest(), path=str(path))
+        return WeightsFile(sha256=hashlib.sha256(read_file(path)).hexdigest(), path=str(path))
     except OSError as error:
         raise ValueError(f"cannot read {path} ({error.strerror}); correct the path") from None
 

@@ -18,6 +18,7 @@ from harness.methods import get_method
 from harness.methods.base import TEACHER
 from harness.plan import Plan, TableEntry
 from harness.store import CellDir, Store
+from harness.store.cell_files import read_bytes
 from harness.trained.model import WEIGHTS_FILE, TrainedModel, model_of, read_model
 
 
@@ -153,9 +154,12 @@ def from_cell(directory: CellDir) -> TrainedModel:
     from harness.train.data_request import load_dataset
 
     path = directory / WEIGHTS_FILE
-    if not path.is_file():
-        raise UserError(f"MODEL: the cell {directory.path} has no model.pt; it is not trained yet")
-    content = from_bytes(path.read_bytes(), path)
+    try:
+        content = from_bytes(read_bytes(path), path)
+    except FileNotFoundError:
+        raise UserError(
+            f"MODEL: the cell {directory.path} has no model.pt; it is not trained yet"
+        ) from None
     if "about" not in content:
         cell = directory.cell
         config, data = cell.config, load_dataset(directory, cell.config)

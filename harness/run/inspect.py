@@ -172,6 +172,7 @@ def _state(directory: CellDir, with_predictions: bool = False) -> str:
         check_identity(directory / "cell.json")
     if directory.is_done:
         directory.check_model()
+        directory.check_epochs()
         if with_predictions:
             read_predictions_file(directory / "predictions.npz")
         return "done"

@@ -26,12 +26,14 @@ from harness.store import Busy, CellDir, Store
 from harness.store.cell_files import (
     Damaged,
     check_identity,
+    read_bytes,
     read_description,
     sealed,
 )
 from harness.store.files import write_atomically
 from harness.store.journal import parse_event, read_journal
 from harness.store.predictions import read_predictions_file
+from harness.track.sync_state import SYNC_FILE
 
 Events = list[dict[str, Any]]
 
@@ -109,17 +111,18 @@ def examine(directory: CellDir) -> Remedy:
 def _examine_result(directory: CellDir, remedy: Remedy) -> bool:
     """Return whether the cell has a finished model that can be kept.
 
-    Otherwise the manifest is moved first, so that a crash leaves an unfinished cell rather than a
-    finished one without its model.
+    Otherwise the manifest is moved before its model, so that a crash leaves an unfinished cell
+    rather than a finished one without its model; and first of all the note that MLflow has this
+    result, as it will not have the next one.
     """
-    if not (directory / "manifest.json").exists():
-        return False
     try:
         directory.check_model()
+    except FileNotFoundError:
+        return False
     except Damaged as error:
         remedy.spoil(error.path.name, error.what)
-        others = ("manifest.json", "model.pt", PREDICTIONS)
-        remedy.aside[:] = [n for n in others if (directory / n).exists()]
+        others = (SYNC_FILE, "manifest.json", "model.pt", PREDICTIONS)
+        remedy.aside[:] = [n for n in others if os.path.lexists(directory / n)]
         return False
     return True
 
@@ -139,17 +142,22 @@ def _examine_small_files(directory: CellDir, remedy: Remedy) -> None:
                 remedy.spoil(name, error.what)
 
 
-def _salvage(directory: CellDir, remedy: Remedy) -> Events:
+def _salvage(directory: CellDir, remedy: Remedy, is_finished: bool) -> Events:
     """Return the readable events of the journal; mark it if some are not."""
     path = directory / "journal.jsonl"
     try:
         journal = read_journal(path)
         journal.epochs  # noqa: B018 (a missing line is damage)
+        if is_finished:
+            directory.check_epochs()
         return journal.events
     except Damaged as error:
         remedy.spoil(path.name, error.what)
-    readable = []
-    *lines, last = path.read_bytes().split(b"\n")
+    readable: Events = []
+    try:
+        *lines, last = read_bytes(path).split(b"\n")
+    except Damaged:  # no file at all
+        return readable
     for line in (*lines, last[:-1]):  # without the byte in place of the line's end
         with contextlib.suppress(ValueError):
             readable.append(parse_event(line, directory.path))
@@ -160,7 +168,7 @@ def _mend_finished(directory: CellDir, remedy: Remedy) -> None:
     """Keep weights and results; lost epochs become gaps in the curves."""
     manifest = directory.manifest
     remedy.keep.append("the finished model (it has its manifest's SHA-256) and its results")
-    events = _salvage(directory, remedy)
+    events = _salvage(directory, remedy, is_finished=True)
     if "journal.jsonl" in remedy.aside:
         lines, lost = with_gaps(events, manifest.epochs)
         remedy.write["journal.jsonl"] = _journal(directory, lines)
@@ -188,7 +196,7 @@ def _is_classifier(directory: CellDir) -> bool:
 
 def _mend_unfinished(directory: CellDir, remedy: Remedy) -> None:
     """Keep the checkpoint if the journal has every epoch before those that it holds itself."""
-    events = _salvage(directory, remedy)
+    events = _salvage(directory, remedy, is_finished=False)
     events, n_lines = reachable(events)
     if "journal.jsonl" in remedy.aside:
         remedy.write["journal.jsonl"] = _journal(directory, events)
@@ -206,7 +214,7 @@ def _mend_unfinished(directory: CellDir, remedy: Remedy) -> None:
         remedy.write.pop("checkpoint.pt", None)
         remedy.write.pop("checkpoint.sha256", None)
         remedy.aside += [
-            n for n in checkpoints if n not in remedy.aside and (directory / n).exists()
+            n for n in checkpoints if n not in remedy.aside and os.path.lexists(directory / n)
         ]
     if remedy.damage:
         remedy.keep.append(f"{len(events)} lines of the journal, for the record")
@@ -228,21 +236,27 @@ def _checkpoint(directory: CellDir, remedy: Remedy) -> bytes | None:
     check sums hold.
     """
     path, known = directory / "checkpoint.pt", directory.known_digests()
-    data = path.read_bytes() if path.exists() else None
+    try:
+        data: bytes | None = read_bytes(path)
+    except FileNotFoundError:
+        data = None
+    except Damaged:
+        data = b""  # another file is looked for below
     if data is not None and hashlib.sha256(data).hexdigest() in known:
         return data
     valid = [digest for digest in known if len(digest) == 64]
     if data is not None and not valid and _has_check_sums(data):
         remedy.damage.append("checkpoint.sha256 is missing or cannot be read")
-        remedy.aside += ["checkpoint.sha256"] * (directory / "checkpoint.sha256").exists()
+        remedy.aside += ["checkpoint.sha256"] * os.path.lexists(directory / "checkpoint.sha256")
         remedy.write["checkpoint.sha256"] = f"{hashlib.sha256(data).hexdigest()}\n".encode()
         return data
     if data is not None:
         remedy.spoil("checkpoint.pt", "does not match its SHA-256")
         for other in sorted(directory.path.glob(".checkpoint.pt.*.tmp")):
-            if hashlib.sha256(content := other.read_bytes()).hexdigest() in known:
-                remedy.write["checkpoint.pt"] = content
-                return content
+            with contextlib.suppress(Damaged):
+                if hashlib.sha256(content := read_bytes(other)).hexdigest() in known:
+                    remedy.write["checkpoint.pt"] = content
+                    return content
     return None
 
 
@@ -336,9 +350,10 @@ def _apply(directory: CellDir, remedy: Remedy) -> None:
         aside.mkdir()
     for name in dict.fromkeys(remedy.aside):
         if name in remedy.write or (name == PREDICTIONS and remedy.predict):  # until replaced
-            write_atomically(aside / name, (directory / name).read_bytes())
-        else:
-            os.replace(directory / name, aside / name)
+            with contextlib.suppress(Damaged):
+                write_atomically(aside / name, read_bytes(directory / name))
+                continue
+        os.replace(directory / name, aside / name)
     if remedy.aside:
         print(f"{directory.path.name}: the damaged files are now in {aside}")
     for name, content in remedy.write.items():

@@ -12,12 +12,13 @@ import math
 import re
 import shlex
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from harness.common.canonical_json import canonical
 from harness.common.errors import UserError
+from harness.common.reading import NotAFile, open_file
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -83,12 +84,31 @@ def unsealed(line: bytes, cell: Path) -> bytes:
     return b"{" + text
 
 
+def open_cell_file(path: Path) -> IO[bytes]:
+    """Open a cell's file to read it.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        Damaged: Something else has its name, such as a pipe.
+    """
+    try:
+        return open_file(path)
+    except NotAFile as error:
+        raise Damaged(path, f"is {error.strerror}") from None
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return the content of a cell's file; raise as `open_cell_file`."""
+    with open_cell_file(path) as file:
+        return file.read()
+
+
 def lacks_checksum(path: Path) -> bool:
     """Return whether a file is there that an earlier version wrote, without checksums."""
     try:
-        with open(path, "rb") as file:
+        with open_cell_file(path) as file:
             start = file.read(64)
-    except FileNotFoundError:
+    except (FileNotFoundError, Damaged):  # whoever reads all of it says so
         return False
     return bool(start) and not SEAL.match(start)
 
@@ -147,7 +167,7 @@ def read_json(path: Path) -> dict[str, Any]:
         Damaged: The file cannot be read.
     """
     try:
-        content = parse_json(unsealed(path.read_bytes(), path.parent))
+        content = parse_json(unsealed(read_bytes(path), path.parent))
     except ValueError as error:
         raise Damaged(path, str(error)) from None
     if not isinstance(content, dict):
@@ -211,7 +231,7 @@ def read_epoch_number(path: Path) -> int:
         FileNotFoundError: There is no such file.
         Damaged: It holds no number of an epoch.
     """
-    text = path.read_bytes().strip()
+    text = read_bytes(path).strip()
     if not text.isdigit() or len(text) > 9:
         raise Damaged(path, "is not the number of an epoch")
     return int(text)

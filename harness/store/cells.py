@@ -16,11 +16,13 @@ from harness.cell import Cell
 from harness.common.canonical_json import canonical
 from harness.common.errors import UserError
 from harness.common.locks import is_locked, try_lock
+from harness.common.reading import open_file
 from harness.store.cell_files import (
     Damaged,
     check_identity,
     is_fingerprint,
     lacks_checksum,
+    read_bytes,
     read_description,
     read_epoch_number,
     read_model,
@@ -161,10 +163,19 @@ class CellDir:
         """Return the epoch lines of the journal (`Journal.epochs`)."""
         return self.journal().epochs
 
+    def check_epochs(self) -> None:
+        """Check that the journal of a finished cell has all of its epochs.
+
+        Raises:
+            Damaged: It has not.
+        """
+        if (n := len(self.epochs())) < self.manifest.epochs:
+            raise Damaged(self / "journal.jsonl", f"has no line of epoch {n + 1}")
+
     def _digest_of(self, name: str) -> str:
         """Return the SHA-256 of a file, "" if there is no such file."""
         try:
-            return hashlib.sha256((self / name).read_bytes()).hexdigest()
+            return hashlib.sha256(read_bytes(self / name)).hexdigest()
         except FileNotFoundError:
             return ""
 
@@ -186,8 +197,8 @@ class CellDir:
     def known_digests(self) -> list[str]:
         """Return the lines of checkpoint.sha256; none if it is missing or broken."""
         try:
-            return (self / "checkpoint.sha256").read_bytes().decode("ascii", "replace").split()
-        except FileNotFoundError:
+            return read_bytes(self / "checkpoint.sha256").decode("ascii", "replace").split()
+        except (FileNotFoundError, Damaged):
             return []
 
     def read_checkpoint(self) -> bytes | None:
@@ -201,7 +212,7 @@ class CellDir:
         self.epochs()
         for _ in range(5):  # another process may be replacing it, or finishing the cell
             try:
-                data = (self / "checkpoint.pt").read_bytes()
+                data = read_bytes(self / "checkpoint.pt")
             except FileNotFoundError:
                 return None
             if hashlib.sha256(data).hexdigest() in self.known_digests():
@@ -255,6 +266,11 @@ class Store:
             ) from None
         sweep(self.root)
 
+    def sweep(self) -> None:
+        """Remove the temporary files that killed processes left, also beside finished cells."""
+        for cell in (self.root, *(c.path for c in self.all() if not c.path.is_symlink())):
+            sweep(cell)
+
     def directory(self, fingerprint: str) -> CellDir:
         """Return the directory of a cell, whether or not it exists."""
         return CellDir(self.root / fingerprint[:16])
@@ -287,6 +303,9 @@ class Store:
                 (json.dumps(cell.as_json(), indent=1, sort_keys=True) + "\n").encode(),
             )
         check_identity(directory / "cell.json")
+        for name in ("lease", "log.txt"):  # which the training opens, and writes to
+            with contextlib.suppress(FileNotFoundError):
+                open_file(directory / name).close()
         if options is not None:
             write_atomically(directory / "options.json", canonical(options.as_json()).encode())
         return directory

@@ -16,6 +16,7 @@ from pathlib import Path
 from pydantic import StrictBool, StrictInt, StrictStr, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from harness.common.reading import read_file
 from harness.store.cell_files import parse_json, sealed, unsealed
 from harness.store.files import write_atomically
 
@@ -62,7 +63,7 @@ def signature(cell: Path) -> str:
 def read_whole(root: Path) -> dict[str, Whole]:
     """Return the cells of a store that were found whole, by the name of their directory."""
     try:
-        content = parse_json(unsealed((root / NAME).read_bytes(), root))
+        content = parse_json(unsealed(read_file(root / NAME), root))
         return _ENTRIES.validate_python(content)
     except (OSError, ValueError, ValidationError):
         return {}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 
 from harness.common.files import write_atomically
 from harness.common.locks import is_locked
+from harness.common.reading import NotAFile
 
 __all__ = ["sweep", "write_atomically"]
 
@@ -19,5 +21,6 @@ def sweep(folder: Path) -> None:
     """
     for path in folder.glob(".*.tmp"):
         is_ours = re.fullmatch(r"\.(?!checkpoint\.).+\.[0-9a-f]+\.tmp", path.name)
-        if is_ours and not is_locked(path):
-            path.unlink(missing_ok=True)
+        with contextlib.suppress(NotAFile):  # not ours, after all
+            if is_ours and not is_locked(path):
+                path.unlink(missing_ok=True)

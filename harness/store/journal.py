@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from harness.store.cell_files import SEAL, Damaged, parse_json, unsealed
+from harness.store.cell_files import SEAL, Damaged, open_cell_file, parse_json, unsealed
 
 
 class Event(dict[str, Any]):
@@ -94,7 +94,7 @@ class Journal:
             Damaged: A line is no event; the message says which, and why. The next look reads all.
         """
         try:
-            with open(self.path, "rb") as file:
+            with open_cell_file(self.path) as file:
                 found = os.fstat(file.fileno())
                 seen = found.st_ino, found.st_size, found.st_mtime_ns
                 if seen == self._seen:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from harness.common.npz import read_npz
-from harness.store.cell_files import Damaged
+from harness.store.cell_files import Damaged, read_bytes
 
 NAMES = ("labels", "predictions", "class_names")
 MOST_BYTES = 2**28  # those of all arrays; ten million test images take 40 MB
@@ -23,7 +23,7 @@ def read_predictions_file(path: Path) -> dict[str, np.ndarray] | None:
         Damaged: The file is not what was written.
     """
     try:
-        arrays = read_npz(path.read_bytes(), NAMES, MOST_BYTES)
+        arrays = read_npz(read_bytes(path), NAMES, MOST_BYTES)
     except FileNotFoundError:
         return None
     except ValueError as error:

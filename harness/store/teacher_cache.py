@@ -1,6 +1,7 @@
 """The disk space of the cached teacher outputs in a store: which are evicted first.
 
-harness.train.teacher_cache writes and reads them. Nothing here imports torch.
+harness.train.teacher_cache writes and reads them. Links are never followed: what they lead to is
+not ours to count, to overwrite or to delete. Nothing here imports torch.
 
 teacher-cache/KEY/key.json    what the outputs depend on
 teacher-cache/KEY/epoch-12    one file per pass over the images
@@ -9,6 +10,7 @@ teacher-cache/KEY/epoch-12    one file per pass over the images
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -25,12 +27,13 @@ def cached_files(root: Path) -> dict[Path, int]:
     """
     files = []
     for folder in _entries(root):
-        for file in _entries(folder.path):
-            if file.name == KEY_FILE:
+        for file in _entries(folder):
+            if file.name == KEY_FILE or not file.is_file(follow_symlinks=False):
                 continue
             with contextlib.suppress(FileNotFoundError):  # another process is evicting
                 stat = file.stat()
-                files.append((folder.stat().st_mtime, stat.st_mtime, file.path, stat.st_size))
+                used = os.stat(folder).st_mtime
+                files.append((used, stat.st_mtime, file.path, stat.st_size))
     return {Path(path): size for *_, path, size in sorted(files)}
 
 
@@ -54,21 +57,37 @@ def make_room(folder: Path, size: int, limit: int) -> bool:
     return missing <= 0
 
 
-def clean(root: Path) -> int:
-    """Remove all cached teacher outputs of a store; return the bytes that this frees.
+def check_no_link(folder: Path) -> None:
+    """Check that a folder of the cache is none that lies elsewhere.
 
-    A training that uses them computes them again.
+    Raises:
+        OSError: It is a link.
     """
-    folder = root / FOLDER
-    freed = sum(cached_files(folder).values())
-    shutil.rmtree(folder, ignore_errors=True)
-    return freed
+    if folder.is_symlink():
+        raise OSError(errno.ELOOP, "a link, which is not followed", str(folder))
 
 
-def _entries(folder: Path | str) -> list[os.DirEntry[str]]:
-    """Return the entries of a folder; none if it is no folder or has been removed."""
+def clean(root: Path) -> tuple[int, OSError | None]:
+    """Remove all cached teacher outputs of a store. A training computes what it needs again.
+
+    Returns:
+        The bytes that this freed, and the first error if something is left.
+    """
+    folder, errors = root / FOLDER, []
+    before = sum(cached_files(folder).values())
     try:
-        with os.scandir(folder) as entries:
-            return list(entries)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
+        check_no_link(folder)
+        shutil.rmtree(folder, onerror=lambda *error: errors.append(error[2][1]))
+    except OSError as error:
+        errors.append(error)
+    left = [e for e in errors if not isinstance(e, FileNotFoundError)]  # gone is gone
+    return before - sum(cached_files(folder).values()), next(iter(left), None)
+
+
+def _entries(folder: Path | os.DirEntry[str]) -> list[os.DirEntry[str]]:
+    """Return the entries of a folder; none if it is no folder, is a link, or has been removed."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        if not folder.is_symlink():
+            with os.scandir(folder) as entries:
+                return list(entries)
+    return []

@@ -143,6 +143,8 @@ class Tracker:
                     summary = build(self.plan, self.server.experiment_id, Path(folder))
                     publish_summary(client, self._parent_id, summary, self._ended)
                 client.set_tag(self._parent_id, N_CELLS, str(len(self.plan.cells)))
+        # The next command may have nothing to do, and would leave it running after a kill.
+        client.set_terminated(self._parent_id, "FINISHED")
         state = SyncState(parent=self._parent_id, cells=self._cells)
         record_sent(self.store.root / SYNC_FILE, self.key, state)
 

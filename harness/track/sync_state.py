@@ -16,6 +16,7 @@ from pydantic import StrictInt, StrictStr, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from harness.common.canonical_json import canonical
+from harness.common.reading import NotAFile, read_file
 from harness.plan import Plan
 from harness.store import CellDir, Store
 from harness.store.cell_files import parse_json
@@ -59,8 +60,8 @@ def sync_key(address: str, experiment: str, grid: str) -> str:
 def read_sync_states(path: Path) -> dict[str, SyncState]:
     """Return all valid entries of a file by key; none if the file is missing or broken."""
     try:
-        content = parse_json(path.read_bytes())
-    except (FileNotFoundError, ValueError):
+        content = parse_json(read_file(path))
+    except (FileNotFoundError, NotAFile, ValueError):
         return {}
     states = {}
     for key, entry in content.items() if isinstance(content, dict) else ():

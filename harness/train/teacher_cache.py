@@ -29,7 +29,7 @@ from harness.cell import CellConfig
 from harness.common.canonical_json import canonical
 from harness.common.locks import try_lock_bytes
 from harness.data.batches import Batch, Epoch, to_device
-from harness.store.teacher_cache import FOLDER, KEY_FILE, make_room
+from harness.store.teacher_cache import FOLDER, KEY_FILE, check_no_link, make_room
 
 DIGEST = 8  # bytes
 WINDOW = 4  # batches that are held while another cell computes the first of them
@@ -176,6 +176,8 @@ class TeacherCache:
         size = PassFile.size(n_images, self.width)
         path = self.folder / name
         try:
+            for folder in (self.folder.parent, self.folder):
+                check_no_link(folder)
             self.folder.mkdir(parents=True, exist_ok=True)
             if not (self.folder / KEY_FILE).exists():
                 (self.folder / KEY_FILE).write_text(self.text + "\n")
@@ -220,7 +222,7 @@ class PassFile:
     def __init__(self, path: Path, n: int, width: int) -> None:
         self.n, self.row = n, 4 * width
         self.width, self.identity = width, f"{path.parent.name}/{path.name}"
-        self.fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         try:
             if os.fstat(self.fd).st_size != self.size(n, width):
                 reserve(self.fd, self.size(n, width))

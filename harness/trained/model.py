@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from harness.cell import network_options
 from harness.common.errors import UserError, one_line
+from harness.common.reading import read_file
 from harness.data.batches import chunk_size
 from harness.data.decode import Encoded, ImageFormat, center_crop, read_rgb, resize_image
 from harness.networks.base import Network
@@ -153,9 +154,11 @@ def read_model(path: Path) -> TrainedModel:
     Raises:
         UserError: There is no such file, it is broken, or it does not describe its network.
     """
-    if not path.is_file():
-        raise UserError(f"MODEL: no file {path}; check the path")
-    return model_of(from_bytes(path.read_bytes(), path), path)
+    try:
+        data = read_file(path)
+    except FileNotFoundError:
+        raise UserError(f"MODEL: no file {path}; check the path") from None
+    return model_of(from_bytes(data, path), path)
 
 
 def model_of(content: dict[str, Any], path: Path) -> TrainedModel:

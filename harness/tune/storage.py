@@ -20,6 +20,7 @@ from optuna.storages.journal import JournalFileBackend
 from harness.common import database
 from harness.common.errors import UserError, one_line
 from harness.common.locks import Busy, try_lock
+from harness.common.reading import read_file
 from harness.common.redaction import remember_password
 
 AWAY = (
@@ -112,7 +113,7 @@ def repair_journal(path: Path) -> None:
         path.with_name(f"{path.name}.lock").unlink()
     if not path.exists():
         return
-    data = path.read_bytes()
+    data = read_file(path)
     whole = data.rfind(b"\n") + 1
     last = data[data.rfind(b"\n", 0, whole - 1) + 1 : whole]
     if whole == len(data) and last:

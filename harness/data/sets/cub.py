@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import Field
 
 from harness.common.errors import UserError
-from harness.common.files import read_user_text
+from harness.common.reading import read_user_text
 from harness.data.assemble import (
     assemble,
     check_range,

@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from harness.common.errors import UserError, nearest
-from harness.common.files import read_user_text
+from harness.common.reading import read_user_text
 from harness.data.assemble import assemble, store_of_files
 from harness.data.dataset import Augmentation, Dataset
 from harness.data.decode import ImageFormat
@@ -232,8 +232,9 @@ class TinyImageNetOptions(PublishedOptions):
         store = open_files(
             files, split, Columns(), self._image_format, names=names, only=self.classes
         )
-        for label, name in enumerate(self.classes):
-            _check_count(folder, split, name, int((store.labels == label).sum()))
+        counts = np.bincount(store.labels, minlength=len(self.classes)).tolist()
+        for name, n in zip(self.classes, counts, strict=True):
+            _check_count(folder, split, name, n)
         return store
 
 
