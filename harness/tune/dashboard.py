@@ -80,7 +80,7 @@ def show_notes(place: str) -> None:
 def find_journals(root: Path) -> dict[str, Path]:
     """Return name of a tuning -> its journal, the newest first."""
     folder = root / "tuning"
-    journals = [p for p in folder.rglob("*.journal") if p.stat().st_size]
+    journals = [p for p in folder.rglob("*.journal") if p.is_file() and p.stat().st_size]
     newest = sorted(journals, key=lambda p: (-p.stat().st_mtime, p))
     return {p.relative_to(folder).with_suffix("").as_posix(): p for p in newest}
 
