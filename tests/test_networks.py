@@ -14,24 +14,53 @@ from torch.nn import functional as F
 from harness.networks import NETWORKS, build
 from harness.networks.base import Network
 
-SMALL: dict[str, dict[str, Any]] = {
-    "wide_resnet": {"depth": 10, "width": 1},
-    "resnet": {"depth": 8},
-    "mobile_net": {"ca": 0.25},
+# Each kind of module of each family, under its label: the family and its options.
+SMALL: dict[str, tuple[str, dict[str, Any]]] = {
+    "wrn-10-1": ("wide_resnet", {"depth": 10, "width": 1}),
+    "resnet-8": ("resnet", {"depth": 8}),
+    "mobilenet-0.25": ("mobile_net", {"ca": 0.25}),
+    "resnet8": ("repdistiller", {"name": "resnet8"}),
+    "wrn-16-1": ("repdistiller", {"name": "wrn_16_1"}),
+    "vgg8": ("repdistiller", {"name": "vgg8"}),
+    "MobileNetV2": ("repdistiller", {"name": "MobileNetV2"}),
+    "ShuffleNetV1": ("repdistiller", {"name": "ShuffleV1"}),
+    "ShuffleNetV2": ("repdistiller", {"name": "ShuffleV2"}),
 }
-# Of the SMALL ones, group by group: the module whose output is the map, its channels, and how many
-# times smaller than the image it is.
+# Group by group: the module whose output is the map, its channels, and how many times smaller than
+# the image it is.
 MAPS: dict[str, list[tuple[str, int, int]]] = {
-    "wide_resnet": [("layer1", 16, 1), ("layer2", 32, 2), ("layer3", 64, 4)],
-    "resnet": [("layer1", 16, 1), ("layer2", 32, 2), ("layer3", 64, 4)],
-    "mobile_net": [
+    "wrn-10-1": [("layer1", 16, 1), ("layer2", 32, 2), ("layer3", 64, 4)],
+    "resnet-8": [("layer1", 16, 1), ("layer2", 32, 2), ("layer3", 64, 4)],
+    "mobilenet-0.25": [
         ("layers.0", 16, 2),
         ("layers.2", 32, 4),
         ("layers.4", 64, 8),
         ("layers.10", 128, 16),
         ("layers.12", 256, 32),
     ],
+    "resnet8": [("layer1", 16, 1), ("layer2", 32, 2), ("layer3", 64, 4)],
+    "wrn-16-1": [("block1", 16, 1), ("block2", 32, 2), ("block3", 64, 4)],
+    "vgg8": [("block1", 128, 2), ("block2", 256, 4), ("block3", 512, 8), ("block4", 512, 8)],
+    "MobileNetV2": [
+        ("blocks.1", 12, 2),
+        ("blocks.2", 16, 4),
+        ("blocks.4", 48, 8),
+        ("blocks.6", 160, 16),
+    ],
+    "ShuffleNetV1": [("layer1", 240, 2), ("layer2", 480, 4), ("layer3", 960, 8)],
+    "ShuffleNetV2": [("layer1", 116, 2), ("layer2", 232, 4), ("layer3", 464, 8)],
 }
+HAS_DROPOUT = ("wrn-10-1", "mobilenet-0.25")
+
+
+def small(label: str, n_classes: int, **options: Any) -> Network:
+    """Return the small network with more options."""
+    family, own = SMALL[label]
+    return build(family, n_classes, **own, **options)
+
+
+def test_each_family_has_small_networks() -> None:
+    assert {family for family, _ in SMALL.values()} == set(NETWORKS)
 
 
 @pytest.mark.parametrize(
@@ -41,6 +70,7 @@ MAPS: dict[str, list[tuple[str, int, int]]] = {
         ("resnet", {"depth": 110}, "resnet-110"),
         ("mobile_net", {}, "mobilenet-1.00"),
         ("mobile_net", {"ca": 0.5}, "mobilenet-0.50"),
+        *((family, options, label) for label, (family, options) in SMALL.items()),
     ],
 )
 def test_labels(name: str, options: dict[str, Any], label: str) -> None:
@@ -63,6 +93,7 @@ def test_labels(name: str, options: dict[str, Any], label: str) -> None:
         ("resnet", {"depth": 20, "dropout": 0.1}, r"dropout\n  Extra inputs"),
         ("mobile_net", {"ca": 0.01}, r"greater than or equal to 0.05"),
         ("mobile_net", {"ca": 1.5}, r"less than or equal to 1"),
+        ("repdistiller", {"name": "shufleV1"}, r"did you mean 'ShuffleV1'"),
     ],
 )
 def test_impossible_options(name: str, options: dict[str, Any], message: str) -> None:
@@ -77,10 +108,10 @@ def test_unknown_network() -> None:
         build("lenet", 10)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("label", SMALL)
 @pytest.mark.parametrize("size", [8, 32])
-def test_the_three_calls_agree(name: str, size: int) -> None:
-    model = build(name, 7, **SMALL[name]).eval()
+def test_the_three_calls_agree(label: str, size: int) -> None:
+    model = small(label, 7).eval()
     x = torch.randn(3, 3, size, size)
     embedding, logits = model.embed_and_classify(x)
     assert embedding.shape == (3, model.embedding_dim)
@@ -101,26 +132,30 @@ def outputs(model: Network, modules: list[str]) -> list[weakref.ref[Tensor]]:
     return seen
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("label", SMALL)
 @pytest.mark.parametrize("size", [8, 33, 64])
-def test_maps_are_the_outputs_of_the_groups(name: str, size: int) -> None:
-    model = build(name, 7, **SMALL[name])
-    seen = outputs(model, [module for module, _, _ in MAPS[name]])
+def test_maps_are_the_outputs_of_the_groups(label: str, size: int) -> None:
+    model = small(label, 7)
+    seen = outputs(model, [module for module, _, _ in MAPS[label]])
     _, maps = model.embed_with_maps(torch.randn(3, 3, size, size))
-    sizes = [-(-size // smaller) for _, _, smaller in MAPS[name]]  # rounded up
-    expected = [(3, c, s, s) for (_, c, _), s in zip(MAPS[name], sizes, strict=True)]
+    if label == "vgg8":  # the largest of two by two pixels, where there are two by two
+        sizes = [size // 2, size // 4, size // 8, size // (16 if size >= 64 else 8)]
+    else:
+        sizes = [-(-size // smaller) for _, _, smaller in MAPS[label]]  # rounded up
+    expected = [(3, c, s, s) for (_, c, _), s in zip(MAPS[label], sizes, strict=True)]
     assert [tuple(m.shape) for m in maps] == expected
-    assert len(seen) == len(maps) == NETWORKS[name].n_maps
+    family, options = SMALL[label]
+    assert len(seen) == len(maps) == NETWORKS[family](network=family, **options).n_maps
     assert tuple(m.shape[1] for m in maps) == model.map_channels
     assert all(m is output() for m, output in zip(maps, seen, strict=True))
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("label", SMALL)
 @pytest.mark.parametrize("training", [False, True])
 @torch.no_grad()  # where autograd would refuse nothing
-def test_neither_images_nor_maps_are_overwritten(name: str, training: bool) -> None:
+def test_neither_images_nor_maps_are_overwritten(label: str, training: bool) -> None:
     """A body works in place, but only on what it has made and not given away."""
-    model, x = build(name, 7, **SMALL[name]).train(training), torch.randn(3, 3, 64, 64)
+    model, x = small(label, 7).train(training), torch.randn(3, 3, 64, 64)
     before, given, copies = x.clone(), list[Tensor](), list[Tensor]()
     for each in model.feature_maps(x):
         given.append(each)
@@ -130,12 +165,12 @@ def test_neither_images_nor_maps_are_overwritten(name: str, training: bool) -> N
     assert all(torch.equal(m, c) for m, c in zip(given, copies, strict=True))
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("label", SMALL)
 @pytest.mark.parametrize("training", [False, True])
-def test_asking_for_the_maps_changes_nothing(name: str, training: bool) -> None:
+def test_asking_for_the_maps_changes_nothing(label: str, training: bool) -> None:
     """Neither the embedding, with dropout at work or not, nor what a forward pass leaves behind."""
-    dropout = {} if name == "resnet" else {"dropout": 0.5}
-    model = build(name, 7, **SMALL[name], **dropout).train(training)
+    dropout = {"dropout": 0.5} if label in HAS_DROPOUT else {}
+    model = small(label, 7, **dropout).train(training)
     twin = copy.deepcopy(model)
     x = torch.randn(4, 3, 16, 16)
     torch.manual_seed(0)
@@ -147,38 +182,45 @@ def test_asking_for_the_maps_changes_nothing(name: str, training: bool) -> None:
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_the_embedding_is_the_mean_of_the_last_map(name: str) -> None:
-    """The map of a wide_resnet is a bare sum of blocks; the mean follows batch norm and ReLU."""
-    model, x = build(name, 7, **SMALL[name]), torch.randn(3, 3, 64, 64)
+@pytest.mark.parametrize("label", SMALL)
+def test_the_embedding_is_the_mean_of_the_last_map(label: str) -> None:
+    """Batch norm and ReLU come in between where the map is a bare sum; in two, a convolution."""
+    model, x = small(label, 7), torch.randn(3, 3, 64, 64)
     model(x)  # batch norm that has learnt nothing would change nothing
     embedding, maps = model.eval().embed_with_maps(x)
-    assert all((m >= 0).all() == (name != "wide_resnet") for m in maps)
-    last = F.relu(model.bn(maps[-1])) if name == "wide_resnet" else maps[-1]
+    is_linear = label in {"wrn-10-1", "wrn-16-1", "MobileNetV2"}
+    assert all((m >= 0).all() == (not is_linear) for m in maps)
+    last = maps[-1]
+    if label.startswith("wrn"):
+        last = F.relu(model.get_submodule("bn" if label == "wrn-10-1" else "bn1")(last))
+    if label == "MobileNetV2":
+        last = model.get_submodule("conv2")(last)
+    if label == "ShuffleNetV2":
+        last = F.relu(model.get_submodule("bn2")(model.get_submodule("conv2")(last)))
     torch.testing.assert_close(embedding, last.mean((2, 3)))
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_gradients_pass_through_the_maps(name: str) -> None:
-    model = build(name, 7, **SMALL[name])
+@pytest.mark.parametrize("label", SMALL)
+def test_gradients_pass_through_the_maps(label: str) -> None:
+    model = small(label, 7)
     embedding, maps = model.embed_with_maps(torch.randn(4, 3, 32, 32))
     from_embedding = torch.autograd.grad(embedding.square().sum(), maps, retain_graph=True)
     assert all(g.isfinite().all() and (g != 0).any() for g in from_embedding)
     # A loss of a map teaches the group that made it and those before, and none after it.
     maps[1].square().sum().backward()
-    for i, (module, _, _) in enumerate(MAPS[name]):
+    for i, (module, _, _) in enumerate(MAPS[label]):
         grads = [p.grad for p in model.get_submodule(module).parameters()]
         assert all((g is None) == (i > 1) for g in grads)
-    assert model.conv1.weight.grad is not None
+    assert next(model.parameters()).grad is not None
     assert model.fc.weight.grad is None
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("label", SMALL)
 @torch.no_grad()
-def test_maps_nobody_asked_for_are_let_go(name: str) -> None:
+def test_maps_nobody_asked_for_are_let_go(label: str) -> None:
     """When the last group is done, its input is the only other map in memory."""
-    model = build(name, 7, **SMALL[name]).eval()
-    modules = [module for module, _, _ in MAPS[name]]
+    model = small(label, 7).eval()
+    modules = [module for module, _, _ in MAPS[label]]
     seen = outputs(model, modules)
     alive: list[bool] = []
     model.get_submodule(modules[-1]).register_forward_hook(
@@ -188,21 +230,21 @@ def test_maps_nobody_asked_for_are_let_go(name: str) -> None:
     assert alive == [False] * (len(modules) - 2) + [True, True]
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_every_parameter_learns_from_8x8_images(name: str) -> None:
-    model = build(name, 5, **SMALL[name])
+@pytest.mark.parametrize("label", SMALL)
+def test_every_parameter_learns_from_8x8_images(label: str) -> None:
+    model = small(label, 5)
     model(torch.randn(4, 3, 8, 8)).square().sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
-@pytest.mark.parametrize("name", ["wide_resnet", "mobile_net"])
-def test_dropout_acts_in_training_only(name: str) -> None:
+@pytest.mark.parametrize("label", HAS_DROPOUT)
+def test_dropout_acts_in_training_only(label: str) -> None:
     x = torch.randn(4, 3, 8, 8)
-    model = build(name, 5, **SMALL[name], dropout=0.5)
+    model = small(label, 5, dropout=0.5)
     assert not torch.equal(model(x), model(x))
     model.eval()
     assert torch.equal(model(x), model(x))
-    model = build(name, 5, **SMALL[name], dropout=0.0)
+    model = small(label, 5, dropout=0.0)
     assert torch.equal(model(x), model(x))
 
 
