@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import weights
+from training import go
 
 from harness.common.errors import UserError
 from harness.data import load
@@ -23,8 +25,10 @@ from harness.experiment.experiment import Experiment
 from harness.experiment.file import parse
 from harness.networks import build
 from harness.networks.published_file import read_file
+from harness.networks.repdistiller import ARCHITECTURES
 from harness.run.grid import plan_of
 from harness.store import Store
+from harness.train.exit_status import DONE
 from harness.trained.import_checkpoint import (
     checked_model,
     import_checkpoint,
@@ -63,11 +67,31 @@ def published(path: Path, **changes: Any) -> Path:
         ("wide_resnet", {"depth": 40, "width": 1}),
         ("resnet", {"depth": 20}),
         ("mobile_net", {"ca": 0.75}),
+        *(("repdistiller", {"name": name}) for name in ARCHITECTURES),
     ],
 )
 def test_arguments_follow_from_shapes(name: str, options: dict[str, Any]) -> None:
-    state = build(name, 10, **options).state_dict()
+    with torch.device("meta"):
+        state = build(name, 10, **options).state_dict()
     assert infer_network(state) == {"network": name, **options}
+
+
+def test_a_checkpoint_of_the_benchmark_becomes_a_teacher(tmp_path: Path) -> None:
+    """Its classifier has another name than here, and its file says other things."""
+    state = build("repdistiller", 10, name="ShuffleV1").state_dict()
+    content = {"opt": Namespace(model="ShuffleV1"), "model": state, "optimizer": {"state": {}}}
+    torch.save({**content, "epoch": 240, "accuracy": torch.tensor(70.5)}, tmp_path / "t.pth")
+    text = import_checkpoint(tmp_path / "t.pth", experiment(), tmp_path / "runs", "cpu")
+    assert "claims 70.50 %" in text
+    network, digest = {"network": "repdistiller", "name": "ShuffleV1"}, text.rpartition(": ")[2]
+    assert "teacher: {network: repdistiller, name: ShuffleV1}" in text
+    used = experiment(teacher=network, teacher_checkpoint=digest, methods=["probe", "vid"])
+    plan = plan_of(used)
+    progress = begin(plan, Store(tmp_path / "runs"))
+    assert progress.count("done") == 1
+    (probe,) = [c for c in plan.cells.values() if c.kind == "probe"]
+    assert go(progress.store.prepare(probe)) == DONE
+    assert weights(progress.store.prepare(probe)).keys() == state.keys()
 
 
 def test_import_makes_a_teacher_that_an_experiment_uses(tmp_path: Path) -> None:

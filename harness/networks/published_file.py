@@ -59,7 +59,11 @@ HARMLESS: list[Any] = [
 HOMES = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights")
 WRAPPERS = ("module.", "_orig_mod.")
 MAX_DEPTH = 3
-CLAIMS = ("validating_accuracy", "epoch")
+# What a file may say about itself, under any of these keys: the releases' own, and RepDistiller's.
+CLAIMS = {
+    "validating_accuracy": ("validating_accuracy", "accuracy", "best_acc"),
+    "epoch": ("epoch",),
+}
 
 
 def first_difference(expected: dict[str, Tensor], found: dict[str, Tensor]) -> str | None:
@@ -261,8 +265,9 @@ def _is_in_file(tensor: Tensor) -> bool:
 def _claims(content: Any) -> dict[str, float]:
     """Return the finite numbers that the file claims for itself, such as its accuracy."""
     claims = {}
-    for key in CLAIMS:
-        value = content.get(key) if isinstance(content, dict) else None
+    for claim, keys in CLAIMS.items():
+        found = (content[key] for key in keys if isinstance(content, dict) and key in content)
+        value = next(found, None)
         if not isinstance(value, int | float | np.generic | Tensor):
             continue
         try:
@@ -270,5 +275,5 @@ def _claims(content: Any) -> dict[str, float]:
         except (TypeError, ValueError, RuntimeError, OverflowError):
             continue
         if math.isfinite(number):
-            claims[key] = number
+            claims[claim] = number
     return claims
