@@ -448,6 +448,7 @@ WRONG_TRAINING: dict[str, list[str]] = {
     "--flag-gpu --devices=": ["--devices", "0 1"],
     "--data-name cub2000": ["--data-name", "cub2000"],
     "--teacher-network-name vgg": ["--teacher-network-name", "'vgg'"],
+    "--student-network-name repdistiller": ["--student-network-name", "mobile_net"],
     "--student-network-name wideresnet": ["--student-network-name", "wide_resnet"],
     "--lr1 0": ["--lr1"],
     "--lr2 -1": ["--lr2"],

@@ -3,6 +3,7 @@
 `pytest -k crd --golden DIR` tests against another folder of the same format.
 """
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.networks import build
+from harness.networks.pretrained import WeightsFile, load_pretrained
 from harness.networks.repdistiller import ARCHITECTURES
 from harness.networks.repdistiller.network import BenchmarkNetwork
 
@@ -92,3 +94,39 @@ def test_crd_outputs(crd_name: str, facts: dict[str, Any], golden: Path) -> None
             assert value.shape == expected.shape
             assert (value - expected).abs().max() < TOLERANCE * expected.abs().max(), key
     assert torch.equal(network.fc(embedding), ours["logits"])
+
+
+@pytest.mark.parametrize(
+    ("name", "convolution", "std", "classifier_std"),
+    [
+        ("resnet8", "layer3.0.conv2", (2 / (9 * 64)) ** 0.5, (1 / (3 * 64)) ** 0.5),
+        ("wrn_16_1", "block3.layer.1.conv1", (2 / (9 * 64)) ** 0.5, (1 / (3 * 64)) ** 0.5),
+        ("vgg8", "block1.0", (2 / (9 * 128)) ** 0.5, 0.01),
+        ("MobileNetV2", "blocks.6.0.conv.3", (2 / (9 * 480)) ** 0.5, 0.01),
+        ("ShuffleV1", "layer3.1.conv2", (1 / (3 * 9)) ** 0.5, (1 / (3 * 960)) ** 0.5),
+    ],
+)
+def test_initial_weights_of_the_crd_benchmark(
+    name: str, convolution: str, std: float, classifier_std: float
+) -> None:
+    """He's over the fan-out, without biases; the ShuffleNets and two classifiers as PyTorch's."""
+    torch.manual_seed(0)
+    network = built(name)
+    drawn = network.get_submodule(convolution)
+    assert isinstance(drawn, nn.Conv2d)
+    assert drawn.weight.std().item() == pytest.approx(std, rel=0.05)
+    assert network.fc.weight.std().item() == pytest.approx(classifier_std, rel=0.05)
+    assert (drawn.bias is None or not drawn.bias.any()) and (
+        bool(network.fc.bias.any()) == (name in ("resnet8", "ShuffleV1"))
+    )
+
+
+def test_a_file_of_weights_gives_all_but_the_last_layer(tmp_path: Path) -> None:
+    """The last layer has another name in some networks, and other classes in the file."""
+    networks = [build("repdistiller", n, name="vgg8") for n in (5, 10)]
+    torch.save(networks[0].state_dict(), tmp_path / "x.pt")
+    digest = hashlib.sha256((tmp_path / "x.pt").read_bytes()).hexdigest()
+    load_pretrained(networks[1], WeightsFile(sha256=digest, path=str(tmp_path / "x.pt")))
+    source, loaded = (n.state_dict() for n in networks)
+    assert len(loaded["classifier.weight"]) == 10
+    assert all(torch.equal(loaded[k], v) for k, v in source.items() if "classifier" not in k)

@@ -174,3 +174,15 @@ def test_several_tasks_and_a_table_beside_nothing_are_refused(tmp_path: Path) ->
         path.write_text(f"source,row,metric,protocol,{head}\na,b,c,d,\n")
         with pytest.raises(UserError, match=f"^paper_table: {path}.*{problem}"):
             read_paper_table(path)
+
+
+def test_networks_without_numbers_in_their_names_are_named_whole(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text(
+        "source,row,metric,protocol,of,vgg8\na,Student,test_accuracy,b,plain@both,70.36\n"
+    )
+    student = {"network": "repdistiller", "name": "vgg8"}
+    made = task_bundle(
+        tmp_path, **FIELDS | {"students": [student], "claims": [], "paper_table": str(path)}
+    )
+    assert table_of(summary_blocks(made, "runs.md")).head == ["", "ours vgg8", "theirs vgg8"]

@@ -193,7 +193,8 @@ def _heads(bundle: Bundle, networks: Sequence[str]) -> tuple[str, list[str]]:
     """
     labels = [(OURS, column.student) for column in columns_of(bundle)]
     labels += [(THEIRS, network) for network in networks]
-    if len({label.partition("-")[:2] for _, label in labels}) > 1:
+    families = {label.partition("-")[0] for _, label in labels}
+    if len(families) > 1 or any("-" not in label for _, label in labels):
         return "", [f"{side} {label}" for side, label in labels]
     sizes = [(side, label.split("-")[1:]) for side, label in labels]
     corner = FAMILIES[bundle.experiment["students"][0]["network"]].size

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from harness.cli.options import RUNS, Jobs, JobsPerDevice, MaxTime, StoreOption, run_options
-from harness.common.errors import UserError
+from harness.common.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from harness.experiment.experiment import Experiment
@@ -151,12 +151,14 @@ def train(
         )
     schedule = given(epochs=n_training_epochs2, lr=lr2, milestones=points(point), gamma=gamma)
     dropout = given(dropout=dropout_rate)
-    teacher = TEACHERS.get(teacher_network_name, {})
+    for side, name in (("teacher", teacher_network_name), ("student", student_network_name)):
+        if name not in TEACHERS:  # other families have options of other names
+            raise UserError(f"--{side}-network-name: unknown {name!r}{nearest(name, TEACHERS)}")
     raw: dict[str, Any] = {
         "name": "train",
         "description": "harness train",
         "dataset": {"name": data_name},
-        "teacher": {"network": teacher_network_name, **teacher}
+        "teacher": {"network": teacher_network_name, **TEACHERS[teacher_network_name]}
         | given(depth=teacher_depth, width=teacher_width, ca=teacher_ca)
         | dropout,
         "students": [

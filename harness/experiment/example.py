@@ -18,7 +18,7 @@ name: {name}                     # becomes the MLflow experiment
 description: A teacher, plain students and distilled ones.
 dataset: {{name: digits}}           # or cifar100, cub200, folder, ..: docs/data.md
 # tasks: {{shots: [5, 20]}}         # fewer images, or other classes: docs/tasks.md
-network: wide_resnet              # or resnet, mobile_net
+network: wide_resnet              # or resnet, mobile_net, repdistiller (docs/experiments.md)
 teacher: {{depth: 16, width: 2}}
 students: [{{depth: 10, width: 1}}]
 methods:                          # docs/methods.md
