@@ -231,6 +231,7 @@ UNKNOWN = {
     "optimizer.lr=0.1": "momentum, nesterov",
     "dataset.name=digit": "'digits'",
     "teacher.network=wide_resnte": "'wide_resnet'",
+    "teacher.network=resnet8x4": "write `{network: repdistiller, name: resnet8x4}`",
     "methods=[plain, refiled]": "'refilled'",
     "protocol=strikt": "'strict'",
     "protocol.selection=best": "'validation', 'last' or 'test'",

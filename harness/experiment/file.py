@@ -110,7 +110,9 @@ def _chosen(field: str, entry: Any, key: str, registry: Any, shared: dict[str, A
     if name is None:
         raise UserError(f"{field}.{key}: missing{nearest('', registry)}")
     if not isinstance(name, str) or name not in registry:
-        raise UserError(f"{field}.{key}: unknown {name!r}{nearest(str(name), registry)}")
+        families = [k for k, options in registry.items() if name in getattr(options, "names", ())]
+        meant = f"; write `{{{key}: {families[0]}, name: {name}}}`" if families else None
+        raise UserError(f"{field}.{key}: unknown {name!r}{meant or nearest(str(name), registry)}")
     return _validate(registry[name], entry, field)
 
 

@@ -33,6 +33,7 @@ class NetworkOptions(BaseModel):
             network is built. Its arguments are the number of classes and the options.
         n_maps: The number of `Network.feature_maps`.
         size: What the numbers of a label are, as the heading of a table.
+        names: What its field `name` may be, if it has one.
         is_selectable: Whether an experiment file may name the family.
     """
 
@@ -40,6 +41,7 @@ class NetworkOptions(BaseModel):
     module: ClassVar[str]
     n_maps: ClassVar[int]  # or a property, where networks of a family differ
     size: ClassVar[str] = ""
+    names: ClassVar[tuple[str, ...]] = ()
     is_selectable: ClassVar[bool] = True
 
     network: str

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pkgutil
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import AfterValidator, WithJsonSchema
 
@@ -67,6 +67,8 @@ def _check_name(name: str) -> str:
 @register_network
 class RepDistillerOptions(NetworkOptions):
     """Options of the networks of the CRD benchmark, which have the benchmark's own names."""
+
+    names: ClassVar[tuple[str, ...]] = (*ARCHITECTURES,)
 
     network: Literal["repdistiller"] = "repdistiller"
     name: Annotated[
