@@ -163,7 +163,7 @@ def test_a_finished_cell_that_is_trained_again_is_sent_again(elsewhere: Path) ->
     assert main(["run", FILE, "--no-bar", "--device", "cpu"]) == 0
     assert (cell / "model.pt").read_bytes() == whole
     started = {r.data.tags["started"] for r in runs_in(other(elsewhere), "tiny") if role(r) == "kd"}
-    assert started == {str(cell.events()[cell.journal().first]["time"])}
+    assert str(cell.events()[cell.journal().first]["time"]) in started
 
 
 def test_a_kill_after_the_summary_leaves_no_grid_running(

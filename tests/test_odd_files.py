@@ -107,8 +107,8 @@ def test_bundles_and_the_journal_of_a_study(
     study = project_copy / "runs/tuning/tiny.journal"
     tuning = project_copy / "tuning.yaml"
     tuning.write_text(
-        "{name: tiny, experiment: experiments/tiny.yaml, trials: 1, batch: 1, startup_trials: 1,"
-        " methods: {kd: {kd.alpha: {low: 0.1, high: 1}}}}"
+        "{name: tiny, experiment: experiments/tiny.yaml, trials: 2, batch: 1, startup_trials: 1,"
+        " top_k: 1, methods: {kd: {kd.alpha: {low: 0.1, high: 1}}}}"
     )
     for path, command in ((bundle, ["tables"]), (study, ["tune", str(tuning), "--max-time", "1s"])):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,7 @@ from harness.execute.scheduler import OutOfTime, Progress, begin, run
 from harness.experiment.file import parse
 from harness.networks.wide_resnet import WideResNetOptions
 from harness.plan import Plan
-from harness.store import CellDir, Store
+from harness.store import CellDir, Store, cells
 from harness.store.cell_files import Damaged
 from harness.store.manifest import CellOptions
 from harness.train.exit_status import BUSY, DONE, FAILED, STOPPED
@@ -519,7 +519,7 @@ def test_begin_beside_a_running_cell(tmp_path: Path, monkeypatch: pytest.MonkeyP
     case = Case(tmp_path, plan)
     directory = case.store.prepare(next(iter(plan.cells.values())))
     directory.write_checkpoint(b"epoch 1")
-    read_bytes, rest = Path.read_bytes, [b"epoch 2", b"epoch 3"]
+    read_bytes, rest = cells.read_bytes, [b"epoch 2", b"epoch 3"]
 
     def read_and_go_on(path: Path) -> bytes:
         data = read_bytes(path)
@@ -529,9 +529,9 @@ def test_begin_beside_a_running_cell(tmp_path: Path, monkeypatch: pytest.MonkeyP
                 directory.write_checkpoint(content)
         return data
 
-    monkeypatch.setattr(Path, "read_bytes", read_and_go_on)
+    monkeypatch.setattr(cells, "read_bytes", read_and_go_on)
     assert directory.read_checkpoint() == b"epoch 3"
-    monkeypatch.setattr(Path, "read_bytes", lambda p: (read_bytes(p), mark_done(directory))[0])
+    monkeypatch.setattr(cells, "read_bytes", lambda p: (read_bytes(p), mark_done(directory))[0])
     begin(plan, case.store)
 
 

@@ -283,7 +283,7 @@ def without_test(grid: Grid) -> Grid:
 def test_cells_train_without_a_test_split(tmp_path: Path, monkeypatch: Patch) -> None:
     parts = []
 
-    def on_device(dataset: Dataset, part: ImageSet, device: torch.device, _: int) -> Images:
+    def on_device(dataset: Dataset, part: ImageSet, device: torch.device, *_: Any) -> Images:
         assert dataset.test is None
         parts.append(len(part))
         return DeviceImages(dataset, part, device)

@@ -33,13 +33,17 @@ class Work:
 
 
 watching: list[tuple[Path, Work]] = []
+opened_last: list[Path] = []
 
 
 def note(event: str, arguments: tuple[Any, ...]) -> None:
     if watching and event == "open" and isinstance(arguments[0], str | os.PathLike):
         root, work = watching[-1]
         path = Path(arguments[0])
-        if root in path.parents and not path.is_dir():
+        # Beneath Python's open there may be the system's, which has no mode: one opening.
+        is_beneath = arguments[1] is None and opened_last == [path]
+        opened_last[:] = [] if is_beneath else [path]
+        if root in path.parents and not path.is_dir() and not is_beneath:
             work.opened[re.sub(r"^\.(.+)\.[0-9a-f]+\.tmp$", r"\1", path.name)] += 1
 
 
