@@ -4,7 +4,7 @@
 
 Each part prints its result at once and appends it to FILE, a JSON line each, so that a machine that
 goes away leaves what was found until then. Parts that do not fit into the minutes are left out. It
-needs torch, torchvision, numpy, pydantic and PyYAML; the table of digits also what `harness run`
+needs torch, numpy, pydantic and PyYAML; the table of digits also what `harness run`
 needs. With --quick everything is tiny, and runs on a CPU as well. The exit status is 1 if anything
 is wrong.
 """
