@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn import Parameter
 
 from harness.cell import CellConfig, CellData
@@ -21,13 +23,13 @@ from harness.methods import REGISTRY, SECTIONS
 from harness.networks import build
 from harness.networks.base import Network
 from harness.networks.wide_resnet import WideResNetOptions
-from harness.train.device import be_deterministic
+from harness.train.device import set_determinism
+from harness.train.evaluate import autocast
+from harness.train.graphs import Graphs
+from harness.train.loop import train_epoch
 from harness.train.methods.base import Context, Training, make_training
 from harness.train.optimizer import make_optimizer
 from harness.train.teacher_cache import TeacherCache
-
-# So small that the weights stay the same, however many steps are timed.
-LR = 1e-6
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,9 @@ class Case:
         images: The number of training images, 32 x 32.
         teacher: A wide residual network, as "40-2".
         student: Another one.
+        dropout: Of both networks.
+        lr: The learning rate, by default so small that the weights stay the same, however many
+            steps are timed.
     """
 
     device: torch.device
@@ -49,6 +54,8 @@ class Case:
     images: int = 256
     teacher: str = "40-2"
     student: str = "16-1"
+    dropout: float = 0.3
+    lr: float = 1e-6
 
     @property
     def setting(self) -> dict[str, Any]:
@@ -67,20 +74,21 @@ class Case:
         """The config of a cell with the default settings of every method."""
         depth, width = map(int, self.student.split("-"))
         sections = {
-            name: model.model_validate({"lr": LR} if "lr" in model.model_fields else {})
+            name: model.model_validate({"lr": self.lr} if "lr" in model.model_fields else {})
             for name, model in SECTIONS.items()
         }
         return CellConfig(
             data=CellData(digest=""),
-            network=WideResNetOptions(depth=depth, width=width),
+            network=WideResNetOptions(depth=depth, width=width, dropout=self.dropout),
             optimizer=Optimizer(batch_size=self.batch),
             sections=sections,
         )
 
     def network(self, options: str) -> Network:
-        """Build a network, as "40-2", on the device."""
+        """Build a network, as "40-2", on the CPU, and return it on the device."""
         depth, width = map(int, options.split("-"))
-        made = build("wide_resnet", self.classes, depth=depth, width=width)
+        sizes = {"depth": depth, "width": width}
+        made = build("wide_resnet", self.classes, **sizes, dropout=self.dropout)
         return made.to(self.device).to(memory_format=torch.channels_last)
 
     def noise(self) -> Images:
@@ -98,29 +106,48 @@ class Case:
         teacher = self.network(self.teacher) if takes_teacher(kind) else None
         kept = None
         if answers is not None and teacher is not None:
-            embed, width = torch.no_grad()(teacher.embed), teacher.embedding_dim
-            kept = TeacherCache(answers, {}, 10**9, embed, width, self.device)
+            embed = partial(embed_in, config.optimizer.precision, teacher)
+            kept = TeacherCache(answers, {}, 10**9, embed, teacher.embedding_dim, self.device)
         context = Context(config, {"train": images}, self.classes, student, teacher, kept)
         training = make_training(kind, context)
         training.module.to(self.device)
         parameters = [*student.parameters(), *training.module.parameters()]
-        return Prepared(student, training, self.optimizer(parameters))
+        optimizer = self.optimizer(parameters, config.optimizer)
+        return Prepared(student, training, optimizer, images, config)
 
-    def optimizer(self, parameters: Iterable[Parameter]) -> torch.optim.SGD:
+    def optimizer(
+        self, parameters: Iterable[Parameter], options: Optimizer | None = None
+    ) -> torch.optim.SGD:
         """Return the optimizer that the loop uses."""
-        made = make_optimizer(parameters, Optimizer(), self.device)
+        made = make_optimizer(parameters, options or Optimizer(), self.device)
         for group in made.param_groups:
-            group["lr"] = LR
+            group["lr"] = self.lr
         return made
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A training with its network and optimizer."""
+    """A training with its network, optimizer and images."""
 
     model: Network
     training: Training
     optimizer: torch.optim.Optimizer
+    images: Images
+    config: CellConfig
+
+    def epoch(self, number: int = 0, graphs: Graphs | None = None) -> dict[str, Any]:
+        """Train for an epoch, and return its journal line."""
+        return train_epoch(
+            *(self.model, self.training, self.optimizer, self.images, self.config),
+            *(number, lambda: False, graphs),
+        )
+
+
+@torch.no_grad()
+def embed_in(precision: str, teacher: Network, x: Tensor) -> Tensor:
+    """Return a teacher's embeddings of images, computed in a precision as a cell does."""
+    with autocast(x.device, precision):
+        return teacher.embed(x)
 
 
 def images_of(n: int, classes: int, device: torch.device, size: int = 32) -> Images:
@@ -144,7 +171,7 @@ def add_case(parser: argparse.ArgumentParser) -> None:
 
 def case_of(arguments: argparse.Namespace, device: torch.device, steps: int) -> Case:
     """Return the case with `steps` steps per epoch, and make torch deterministic as in cells."""
-    be_deterministic()
+    set_determinism()
     torch.manual_seed(0)
     if arguments.quick:
         return Case(device, 8, 4, 8 * steps, "10-1", "10-1")

@@ -22,7 +22,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,29 +30,24 @@ import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from arguments import machine
-from case import Case, takes_teacher
+from arguments import machine, settle_of
+from case import Case, Prepared, takes_teacher
 
-from harness.cell import CellConfig
-from harness.common.provenance import software
 from harness.data.batches import Images, epoch_generator
 from harness.experiment.experiment import Optimizer
 from harness.methods import REGISTRY, get_method
 from harness.networks import build
-from harness.networks.base import Network
 from harness.train.checkpoint import copy_state, to_cpu
-from harness.train.device import be_deterministic, resolve_device
+from harness.train.device import resolve_device, set_determinism
 from harness.train.evaluate import autocast
 from harness.train.graphs import Graphs
-from harness.train.loop import train_epoch
-from harness.train.methods.base import Context, Training, make_training
 from harness.train.optimizer import make_optimizer
 from harness.train.steps import Steps
-from harness.train.teacher_cache import TeacherCache
 
 TABLE = ("40-2", "16-2", "40-1", "16-1")  # the students of the published CIFAR-100 table
 KINDS = ("supervised", "kd", "stage1", "stage2")
 DRAWN = "contrast_index"  # what is random in a prepared batch
+LR = 1e-3
 TOLERANCE = 1e-3  # of losses and gradients in float32, relative to the CPU's
 
 
@@ -91,83 +86,36 @@ class Check:
             self.wrong.append(f"{part}: {what}")
         self.write(part, what=what, right=is_right, **found)
 
-    def case(self, student: str = "16-1", batches: int = 24, device: Any = None) -> Case:
-        """Return the case of these networks; teacher is that of the published table."""
-        where = device or self.device
+    def case(self, student: str = "16-1", batches: int = 24, dropout: float = 0.0) -> Case:
+        """Return the case of these networks; the teacher is that of the published table."""
         if self.quick:
-            return Case(where, 8, 4, 8 * min(batches, 5), "10-1", "10-1")
-        return Case(where, 128, 100, 128 * batches, "40-2", student)
+            images = 8 * min(batches, 5)
+            return Case(self.device, 8, 4, images, "10-1", "10-1", dropout, LR)
+        return Case(self.device, 128, 100, 128 * batches, "40-2", student, dropout, LR)
 
 
-@dataclass
-class Run:
-    """A training on noise."""
-
-    model: Network
-    training: Training
-    optimizer: torch.optim.Optimizer
-    images: Images
-    config: CellConfig
-
-    @staticmethod
-    def start(
-        kind: str,
-        case: Case,
-        images: Images,
-        answers: Path | None = None,
-        dropout: float = 0.0,
-        optimizer: dict[str, Any] | None = None,
-    ) -> Run:
-        """Return a training of a kind of cell from seed 0; `optimizer` changes its settings."""
-        torch.manual_seed(0)
-        config = case.config
-        few = config.sections["crd"].model_copy(update={"negatives": min(4096, case.images // 3)})
-        settings = Optimizer(batch_size=case.batch, **(optimizer or {}))
-        sections = {**config.sections, "crd": few}
-        config = config.model_copy(update={"optimizer": settings, "sections": sections})
-        # Built on the CPU, so that every device starts from the same weights.
-        names = (case.student, case.teacher) if takes_teacher(kind) else (case.student,)
-        networks = [_network(name, case.classes, dropout).to(case.device) for name in names]
-        networks = [network.to(memory_format=torch.channels_last) for network in networks]
-        student, teacher = networks[0], networks[1] if len(networks) > 1 else None
-        cache = None
-        if answers is not None and teacher is not None:
-            guide = teacher  # as harness.train.cell has it
-
-            @torch.no_grad()
-            def embed(x: Tensor) -> Tensor:
-                with autocast(case.device, settings.precision):
-                    return guide.embed(x)
-
-            cache = TeacherCache(answers, {}, 10**10, embed, teacher.embedding_dim, case.device)
-        context = Context(config, {"train": images}, case.classes, student, teacher, cache)
-        training = make_training(kind, context)
-        module = training.module.to(case.device)
-        parameters = [*student.parameters(), *module.parameters()]
-        return Run(
-            student, training, make_optimizer(parameters, settings, case.device), images, config
-        )
-
-    def epoch(self, number: int = 0, graphs: Graphs | None = None) -> dict[str, Any]:
-        """Train for an epoch, and return its journal line."""
-        return train_epoch(
-            *(self.model, self.training, self.optimizer, self.images, self.config),
-            *(number, lambda: False, graphs),
-        )
-
-    def state(self) -> list[Tensor]:
-        """Return everything that the next epoch depends on, on the CPU."""
-        optimizer = to_cpu(self.optimizer.state_dict())["state"].values()
-        return [
-            *copy_state(self.model).values(),
-            *copy_state(self.training.module).values(),
-            *(entry["momentum_buffer"] for entry in optimizer),
-        ]
+def start(
+    kind: str, case: Case, images: Images, answers: Path | None = None, **optimizer: Any
+) -> Prepared:
+    """Return a training of a kind of cell from seed 0; `optimizer` changes its settings."""
+    torch.manual_seed(0)
+    config = case.config
+    few = config.sections["crd"].model_copy(update={"negatives": min(4096, case.images // 3)})
+    changes = {
+        "optimizer": config.optimizer.model_copy(update=optimizer),
+        "sections": {**config.sections, "crd": few},
+    }
+    return case.training(kind, config.model_copy(update=changes), images, answers)
 
 
-def _network(name: str, classes: int, dropout: float) -> Network:
-    depth, width = map(int, name.split("-"))
-    return build("wide_resnet", classes, depth=depth, width=width, dropout=dropout)
+def state_of(run: Prepared) -> list[Tensor]:
+    """Return everything that the next epoch depends on, on the CPU."""
+    optimizer = to_cpu(run.optimizer.state_dict())["state"].values()
+    return [
+        *copy_state(run.model).values(),
+        *copy_state(run.training.module).values(),
+        *(entry["momentum_buffer"] for entry in optimizer),
+    ]
 
 
 def all_kinds() -> list[str]:
@@ -179,7 +127,7 @@ def all_kinds() -> list[str]:
 
 def versions(check: Check) -> None:
     """Say which machine and which code this is."""
-    found = machine(check.device) | software()
+    found = machine(check.device)
     if check.on_gpu:
         properties = torch.cuda.get_device_properties(check.device)
         found |= {
@@ -218,8 +166,8 @@ def against_the_cpu(check: Check) -> None:
         found: list[tuple[dict[str, float], Tensor]] = []
         drawn: dict[str, Tensor] = {}
         for device in (cpu, check.device):
-            case = check.case("16-1", 1, device)
-            run = Run.start(kind, case, case.noise())
+            case = replace(check.case("16-1", 1), device=device)
+            run = start(kind, case, case.noise())
             run.model.train()
             batches = run.images.augmented(case.batch, epoch_generator(0, 0))
             with exact_products():
@@ -236,28 +184,28 @@ def against_the_cpu(check: Check) -> None:
         error = ((on_device - gradient).norm() / gradient.norm()).item()
         worst = max(abs(ours[k] - v) / max(abs(v), 1e-6) for k, v in expected.items())
         is_right = worst < TOLERANCE and error < 10 * TOLERANCE
-        check.judge("against the CPU", kind, is_right, loss=worst, gradient=error)
+        check.judge("against the cpu", kind, is_right, loss=worst, gradient=error)
 
 
 def same_bits(check: Check) -> None:
     """Train twice, resumed, with kept answers and with graphs: the bits must be the same."""
-    case = check.case("16-1", 24)
+    case = check.case("16-1", 24, dropout=0.3)
     for kind in KINDS if check.quick else all_kinds():
         images = case.noise()
-        first = Run.start(kind, case, images)
+        first = start(kind, case, images)
         for number in (0, 1):
             first.epoch(number)
-        expected = first.state()
+        expected = state_of(first)
 
-        def judge(what: str, run: Run) -> None:
-            same = all(map(torch.equal, expected, run.state()))  # noqa: B023
+        def judge(what: str, run: Prepared) -> None:
+            same = all(map(torch.equal, expected, state_of(run)))  # noqa: B023
             check.judge("same bits", f"{kind}: {what}", same)  # noqa: B023
 
-        again = Run.start(kind, case, images)
+        again = start(kind, case, images)
         for number in (0, 1):
             again.epoch(number)
         judge("twice", again)
-        half, resumed = Run.start(kind, case, images), Run.start(kind, case, images)
+        half, resumed = start(kind, case, images), start(kind, case, images)
         half.epoch(0)
         resumed.model.load_state_dict(copy_state(half.model))
         resumed.training.module.load_state_dict(copy_state(half.training.module))
@@ -267,12 +215,12 @@ def same_bits(check: Check) -> None:
         if takes_teacher(kind):
             with tempfile.TemporaryDirectory() as folder:
                 for what in ("answers computed beforehand", "answers read"):
-                    kept = Run.start(kind, case, images, Path(folder))
+                    kept = start(kind, case, images, Path(folder))
                     for number in (0, 1):
                         kept.epoch(number)
                     judge(what, kept)
         if check.on_gpu:
-            graphs, graphed = Graphs(), Run.start(kind, case, images)
+            graphs, graphed = Graphs(), start(kind, case, images)
             for number in (0, 1):
                 graphed.epoch(number, graphs)
             judge("graphs", graphed)
@@ -286,7 +234,7 @@ def waits(check: Check) -> None:
         return
     case = check.case("16-1", 3)
     for kind in all_kinds():
-        run = Run.start(kind, case, case.noise())
+        run = start(kind, case, case.noise())
         run.model.train()
         steps = Steps(run.model, run.training, run.optimizer, "float32", 0)
         batches = run.images.augmented(case.batch, epoch_generator(0, 0))
@@ -307,20 +255,16 @@ def launches(check: Check) -> None:
     """Measure what the host takes to launch a kernel."""
     n = 200 if check.quick else 20_000
     x = torch.zeros(1, device=check.device)
+    settle = settle_of(check.device)
     for _ in range(100):
         x.add_(1)
-    _settle(check)
+    settle()
     started = time.perf_counter()
     for _ in range(n):
         x.add_(1)
     issued = time.perf_counter() - started
-    _settle(check)
+    settle()
     check.write("launches", microseconds=1e6 * issued / n)
-
-
-def _settle(check: Check) -> None:
-    if check.on_gpu:
-        torch.cuda.synchronize(check.device)
 
 
 def step_times(check: Check) -> None:
@@ -342,19 +286,19 @@ def step_times(check: Check) -> None:
                     check.write("step times", student=student, kind=kind, left_out="no time")
                     return
                 mode = optimizer.get("determinism", "bits")
-                be_deterministic(mode, check.device)
+                set_determinism(mode, check.device)
                 case = check.case(student, 100)
                 images = case.noise()
                 graphs = Graphs(may_differ=mode == "fast") if graphed else None
                 with tempfile.TemporaryDirectory() as folder:
-                    run = Run.start(kind, case, images, Path(folder), optimizer=optimizer)
+                    run = start(kind, case, images, Path(folder), **optimizer)
                     run.epoch(0, graphs)
                     run.epoch(1, graphs)  # writes the teacher's outputs
                     del run
-                    again = Run.start(kind, case, images, Path(folder), optimizer=optimizer)
+                    again = start(kind, case, images, Path(folder), **optimizer)
                     again.epoch(0, graphs)  # reads them
                     line = again.epoch(1, graphs)
-                be_deterministic()
+                set_determinism()
                 check.write(
                     "step times",
                     student=student,
@@ -387,11 +331,11 @@ def several_cells(check: Check) -> None:
 
 def _cell(name: str, quick: bool, seconds: float, barrier: Any, results: Any) -> None:
     """Train a KD student for some seconds, and put its images per second."""
-    be_deterministic()
+    set_determinism()
     device = torch.device(name)
     check = Check(device, quick, None, 0.0)
     case = check.case("16-1", 50)
-    run = Run.start("kd", case, case.noise())
+    run = start("kd", case, case.noise())
     graphs = Graphs() if check.on_gpu else None
     run.epoch(0, graphs)
     barrier.wait(300)
@@ -412,20 +356,20 @@ def large_images(check: Check) -> None:
     optimizer = make_optimizer(model.parameters(), Optimizer(), check.device)
     x = torch.randn(batch, 3, size, size, device=check.device)
     x = x.to(memory_format=torch.channels_last)
-    y = torch.arange(batch, device=check.device)
+    y, settle = torch.arange(batch, device=check.device), settle_of(check.device)
     for precision in ("float32", "bfloat16"):
         if check.on_gpu:
             torch.cuda.reset_peak_memory_stats(check.device)
         times = []
         for _ in range(3 if check.quick else 12):
-            _settle(check)
+            settle()
             started = time.perf_counter()
             with autocast(check.device, precision):
                 loss = torch.nn.functional.cross_entropy(model(x).float(), y)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            _settle(check)
+            settle()
             times.append(time.perf_counter() - started)
         peak = torch.cuda.max_memory_allocated(check.device) if check.on_gpu else 0
         check.write(
@@ -491,7 +435,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     deadline = time.monotonic() + 60 * arguments.minutes
     check = Check(resolve_device(arguments.device), arguments.quick, arguments.output, deadline)
-    be_deterministic()
+    set_determinism()
     chosen = arguments.parts.split(",") if arguments.parts else None
     for part in PARTS:
         name = part.__name__.replace("_", " ")

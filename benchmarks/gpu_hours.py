@@ -60,7 +60,7 @@ def seconds_of(work: list[Work], scale: float, graphs: bool) -> float:
     return on_device if graphs else max(on_device, LAUNCH * sum(w.kernels for w in work))
 
 
-class Counter:
+class StepCounter:
     """Counts the steps of an experiment."""
 
     def __init__(self, gpu: SimCuda, experiment: Experiment, precision: str) -> None:
@@ -119,7 +119,7 @@ def hours_of(path: Path, seeds: int, precision: str) -> list[dict[str, Any]]:
     size = experiment.optimizer.batch_size
     cells = {speed_key(cell): cell for cell in plan.cells.values() if takes_steps(cell)}
     with simulated_cuda() as gpu:
-        counter = Counter(gpu, experiment, precision)
+        counter = StepCounter(gpu, experiment, precision)
         options = dict.fromkeys((experiment.teacher, *experiment.students))
         forward = {network: counter.forward(network) for network in options}
         steps = {key: counter.step(cell) for key, cell in cells.items()}

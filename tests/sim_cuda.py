@@ -145,9 +145,8 @@ class SimGenerator(_Generator):
 class SimGraph:
     """A CUDA graph: the operations of a capture, which `replay` repeats on the same memory."""
 
-    def __init__(self, keep_graph: bool = False) -> None:
+    def __init__(self) -> None:
         self.steps: list[Callable[[], None]] = []
-        self.launches: Counter[str] = Counter()
 
     def replay(self) -> None:
         """Repeat all operations; to the GPU it is one launch."""
@@ -155,10 +154,6 @@ class SimGraph:
         for step in self.steps:
             step()
         gpu.launches["graph"] += 1
-
-    def reset(self) -> None:
-        """Forget all operations."""
-        self.steps.clear()
 
 
 class SimCuda:
@@ -213,7 +208,6 @@ class SimCuda:
             torch.set_rng_state(random)
             for changed, before in self._before.values():
                 changed.copy_(before)
-            graph.launches = self.launches - launches
             self.launches = launches
 
     def refuse_waits(self, mode: str) -> None:
@@ -297,7 +291,7 @@ class SimCuda:
             self.copies.append(place())
             if not asynchronous:
                 self.wait("a copy from the host")
-            elif id(source) not in PINNED and not _is_pinned(source):
+            elif not _is_pinned(source):
                 self.wait("a copy from memory that is not pinned")
         inner_kwargs = {
             k: v for k, v in kwargs.items() if k not in ("device", "non_blocking", "pin_memory")

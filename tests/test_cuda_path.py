@@ -31,8 +31,8 @@ from harness.train.steps import Steps, batch_norms_count_at_once
 from harness.train.teacher_cache import PassFile
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
-from case import Case
-from gpu_check import Run, all_kinds, main
+from case import Case, Prepared
+from gpu_check import all_kinds, main, start
 
 CUDA = torch.device("cuda")
 CPU = torch.device("cpu")
@@ -69,11 +69,13 @@ def gpu() -> Iterator[SimCuda]:
 
 
 def case(device: torch.device, n_batches: int = 3, extra: int = 0) -> Case:
-    return Case(device, BATCH, CLASSES, BATCH * n_batches + extra, "10-1", "10-1")
+    return Case(device, BATCH, CLASSES, BATCH * n_batches + extra, "10-1", "10-1", lr=1e-3)
 
 
-def prepared(kind: str, on: Case, precision: str = "float32", answers: Path | None = None) -> Run:
-    return Run.start(kind, on, on.noise(), answers, 0.3, {"precision": precision})
+def prepared(
+    kind: str, on: Case, precision: str = "float32", answers: Path | None = None
+) -> Prepared:
+    return start(kind, on, on.noise(), answers, precision=precision)
 
 
 def measured(line: dict[str, Any]) -> dict[str, Any]:
@@ -328,7 +330,7 @@ def test_gpu_check(device: str, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert lines[-1] == {"part": "summary", "wrong": []}
     judged = Counter(line["part"] for line in lines if "right" in line)
     n = len(all_kinds())
-    expected = {"against the CPU": n, "same bits": 2 * 4 + 2 * 3}
+    expected = {"against the cpu": n, "same bits": 2 * 4 + 2 * 3}
     if device == "cuda":
         expected |= {"waits": n, "graphs": 4, "same bits": expected["same bits"] + 4}
     assert judged == expected
@@ -339,7 +341,7 @@ def test_gpu_check(device: str, tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 def test_gpu_check_says_what_is_wrong(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     numbers = itertools.count()
-    monkeypatch.setattr(Run, "state", lambda _: [torch.tensor(next(numbers))])
+    monkeypatch.setattr("gpu_check.state_of", lambda _: [torch.tensor(next(numbers))])
     file = tmp_path / "found.jsonl"
     command = ["--quick", "--device", "cpu", "--parts", "same_bits", "--output", str(file)]
     assert main(command) == 1

@@ -16,7 +16,7 @@ from harness.networks import build
 from harness.train import cell
 from harness.train import device as device_module
 from harness.train.cell import run_cell
-from harness.train.device import be_deterministic, describe, describe_all, resolve_device
+from harness.train.device import describe, describe_all, resolve_device, set_determinism
 from harness.train.evaluate import autocast
 from harness.train.exit_status import DONE
 from harness.train.methods.base import Context, make_training
@@ -126,11 +126,11 @@ def test_a_cell_takes_memory_of_no_other_gpu(
     assert asked == used
 
 
-def test_be_deterministic(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_set_determinism(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
     try:
-        be_deterministic()
+        set_determinism()
         assert torch.are_deterministic_algorithms_enabled()
         assert not torch.backends.cudnn.benchmark
         assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"

@@ -24,7 +24,7 @@ from harness.networks.base import Network
 from harness.plan import TEACHER
 from harness.run.devices import facts_of
 from harness.run.speeds import NetworkSpeed, Request, Speeds, few_images
-from harness.train.device import be_deterministic, describe_all, resolve_device, use
+from harness.train.device import describe_all, resolve_device, set_determinism, use
 from harness.train.evaluate import autocast
 from harness.train.graphs import make_graphs
 from harness.train.loop import Diverged, Interrupted, train_epoch
@@ -107,7 +107,7 @@ def measure(request: Request) -> Speeds:
     torch.set_num_threads(request.threads)
     name, image_size = request.devices[0], request.dataset.image_size
     device = resolve_device(name)
-    be_deterministic(request.optimizer.determinism, device)
+    set_determinism(request.optimizer.determinism, device)
     use(device)
     is_resident = fits(request.dataset, device, request.cells_per_device, request.n_bytes)
     size = request.batch_size

@@ -50,7 +50,7 @@ from harness.store.files import sweep
 from harness.store.manifest import Manifest, any_dirty
 from harness.train.checkpoint import about, load_model, to_bytes
 from harness.train.data_request import DatasetCache, load_dataset
-from harness.train.device import be_deterministic, describe, resolve_device, use
+from harness.train.device import describe, resolve_device, set_determinism, use
 from harness.train.evaluate import autocast, classify, ncm_accuracies
 from harness.train.exit_status import BUSY, DONE, FAILED, NO_MEMORY, STOPPED, WRONG_INPUT
 from harness.train.graphs import make_graphs
@@ -89,7 +89,7 @@ def run_cell(
                 if threads:
                     torch.set_num_threads(threads)
                 device = resolve_device(device_name)
-                be_deterministic(directory.cell.config.optimizer.determinism, device)
+                set_determinism(directory.cell.config.optimizer.determinism, device)
                 use(device)
                 version = version or code_version()
                 directory.append(

@@ -62,7 +62,7 @@ def describe_all(names: Sequence[str]) -> str:
     return " and ".join(f"{make} ({', '.join(each)})" for make, each in by_make.items())
 
 
-def be_deterministic(mode: str = "bits", device: torch.device | None = None) -> None:
+def set_determinism(mode: str = "bits", device: torch.device | None = None) -> None:
     """Make equal seeds give equal bits, on one device and with one number of threads.
 
     With the mode "fast" they need not on a GPU, which does what it does fastest: it times cuDNN's

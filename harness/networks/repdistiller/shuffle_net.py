@@ -3,6 +3,8 @@
 V1: Zhang et al., CVPR 2018, three groups, width 1; V2: Ma et al., ECCV 2018, width 1.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -107,42 +109,49 @@ class DownUnitV2(nn.Module):
         return shuffle(torch.cat([short, long], 1), 2)
 
 
-class ShuffleNetV1(BenchmarkNetwork):
-    """Three groups of 4, 8 and 4 units, the first of each strided."""
+class ShuffleNet(BenchmarkNetwork):
+    """A 1x1 convolution, then three groups of 4, 8 and 4 units, the first of each strided.
+
+    Args:
+        map_channels: The output channels of each group.
+        first, other: Make the first unit of a group, and each of the others, from their channels.
+    """
 
     head = "linear"
 
-    def __init__(self, n_classes: int) -> None:
+    def __init__(
+        self,
+        map_channels: tuple[int, int, int],
+        first: Callable[[int, int], nn.Module],
+        other: Callable[[int], nn.Module],
+    ) -> None:
         super().__init__()
         self.conv1 = pointwise(3, STEM_CHANNELS)
         self.bn1 = nn.BatchNorm2d(STEM_CHANNELS)
-        self.map_channels = (240, 480, 960)
+        self.map_channels = map_channels
         in_channels = STEM_CHANNELS
-        for name, channels, n in zip(self.group_names, self.map_channels, (4, 8, 4), strict=True):
-            others = (UnitV1(channels, channels, 1) for _ in range(n - 1))
-            self.add_module(name, nn.Sequential(UnitV1(in_channels, channels, 2), *others))
+        for name, channels, n in zip(self.group_names, map_channels, (4, 8, 4), strict=True):
+            units = first(in_channels, channels), *(other(channels) for _ in range(n - 1))
+            self.add_module(name, nn.Sequential(*units))
             in_channels = channels
-        self.linear = nn.Linear(in_channels, n_classes)
-        self.embedding_dim = in_channels
 
 
-class ShuffleNetV2(BenchmarkNetwork):
-    """Three groups of 4, 8 and 4 units, the first of each strided, and a 1x1 convolution."""
-
-    head = "linear"
+class ShuffleNetV1(ShuffleNet):
+    """ShuffleNet with grouped convolutions (Zhang et al., CVPR 2018)."""
 
     def __init__(self, n_classes: int) -> None:
-        super().__init__()
-        self.conv1 = pointwise(3, STEM_CHANNELS)
-        self.bn1 = nn.BatchNorm2d(STEM_CHANNELS)
-        self.map_channels = (116, 232, 464)
-        in_channels = STEM_CHANNELS
-        for name, channels, n in zip(self.group_names, self.map_channels, (4, 8, 4), strict=True):
-            others = (UnitV2(channels) for _ in range(n - 1))
-            self.add_module(name, nn.Sequential(DownUnitV2(in_channels, channels), *others))
-            in_channels = channels
+        super().__init__((240, 480, 960), lambda i, o: UnitV1(i, o, 2), lambda c: UnitV1(c, c, 1))
+        self.embedding_dim = self.map_channels[-1]
+        self.linear = nn.Linear(self.embedding_dim, n_classes)
+
+
+class ShuffleNetV2(ShuffleNet):
+    """ShuffleNet V2 (Ma et al., ECCV 2018), with another 1x1 convolution in the end."""
+
+    def __init__(self, n_classes: int) -> None:
+        super().__init__((116, 232, 464), DownUnitV2, UnitV2)
         self.embedding_dim = 1024
-        self.conv2 = pointwise(in_channels, self.embedding_dim)
+        self.conv2 = pointwise(self.map_channels[-1], self.embedding_dim)
         self.bn2 = nn.BatchNorm2d(self.embedding_dim)
         self.linear = nn.Linear(self.embedding_dim, n_classes)
 
