@@ -21,6 +21,7 @@ from harness.common.metrics import ACCURACY
 from harness.common.redaction import without_password
 from harness.common.temporary import user_folder
 from harness.data import Dataset
+from harness.experiment.experiment import Experiment
 from harness.experiment.file import is_registered
 from harness.plan import TEACHER, Plan
 from harness.store import CellDir, Store
@@ -231,8 +232,8 @@ def fetch_teacher(plan: Plan, store: Store, device: str, dataset: Dataset) -> No
     imported = plan.imported_teacher()
     if source is None or imported is None or store.directory(imported[0]).is_done:
         return
+    from harness.execute.child import in_child
     from harness.networks.published_file import sha256_of
-    from harness.trained.import_checkpoint import add_teacher, read_published
 
     cell, teacher = imported[1], look_up(source)
     if teacher.data_digest != cell.config.data.digest:
@@ -255,7 +256,7 @@ def fetch_teacher(plan: Plan, store: Store, device: str, dataset: Dataset) -> No
                 f"teacher: the file of {source} has the SHA-256 {digest[:12]}..., not "
                 f"{expected[:12]}... as registered; it was changed: name another version"
             )
-        text = add_teacher(read_published(files[0]), plan.experiment, dataset, store, device)
+        text = in_child(_add, files[0], plan.experiment, dataset, store, device)
     print(f"teacher: {source}, {text.splitlines()[1]}")
     if teacher.view != cell.config.data.view.as_json():
         print(
@@ -263,3 +264,10 @@ def fetch_teacher(plan: Plan, store: Store, device: str, dataset: Dataset) -> No
             "experiment's tasks; make classes and order in tasks those that it was trained with",
             file=sys.stderr,
         )
+
+
+def _add(path: Path, experiment: Experiment, dataset: Dataset, store: Store, device: str) -> str:
+    """Put a file into the store as a teacher, in a child process, as a device measures it."""
+    from harness.trained.import_checkpoint import add_teacher, read_published
+
+    return add_teacher(read_published(path), experiment, dataset, store, device)
