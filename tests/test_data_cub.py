@@ -486,18 +486,23 @@ def test_train_and_validation_join(dataset: Dataset) -> None:
     assert len(epoch(LoaderImages(joined, joined.train, CPU), size=24)[0].y) == 24
 
 
-def test_a_gpu_cuts_a_batch_with_one_gather(dataset: Dataset) -> None:
-    on_cpu = ResidentImages(dataset, dataset.train, CPU)
-    _, expected, *_ = on_cpu.augmented(5, epoch_generator(0, 0))
+def test_a_gpu_cuts_four_batches_with_one_gather(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harness.data.loader.CUT_AT_ONCE", 9)
+    on_cpu = list(ResidentImages(dataset, dataset.train, CPU).augmented(2, epoch_generator(0, 0)))
+    assert len(on_cpu) == 9
     with simulated_cuda() as gpu:
         images = ResidentImages(dataset, dataset.train, torch.device("cuda"))
-        batches = iter(images.augmented(5, epoch_generator(0, 0)))
-        next(batches)
+        batches = iter(images.augmented(2, epoch_generator(0, 0)))
+        on_gpu = [next(batches) for _ in range(4)]
         gpu.reset()
-        batch = next(batches)
+        on_gpu += [next(batches) for _ in range(4)]
         assert gpu.waits == [] and gpu.copies == []
-        assert gpu.launches["index"] == 1 and sum(gpu.launches.values()) <= 36
-        assert torch.equal(batch.x.cpu(), expected.x)
+        assert gpu.launches["index"] == 1 and sum(gpu.launches.values()) <= 4 * 10
+        on_gpu += batches
+        for ours, expected in zip(on_gpu, on_cpu, strict=True):
+            assert torch.equal(ours.x.cpu(), expected.x)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -29,6 +29,8 @@ from harness.data.packed import PackedImages
 from harness.data.resize import resize_crops
 
 ATTEMPTS = 10  # as in torchvision
+# Cutting takes some thirty kernels for any number of images; 512 of CUB need about 2 GB meanwhile.
+CUT_AT_ONCE = 512
 
 
 @dataclass(frozen=True)
@@ -246,11 +248,26 @@ class ResidentImages(LoaderImages):
         flips = to_device(torch.from_numpy(crops.flips), self.device)
         longest = crops.boxes[:, 2:].max(initial=0)
         steps = torch.arange(longest, device=self.device)
-        for start, stop in bounds:
-            window = slice(start, stop)
+        for group in _groups(bounds):
+            begun, window = group[0][0], slice(group[0][0], group[-1][1])
             n_rows, n_columns = crops.boxes[window, 2:].max(0).tolist()
             begin, length, bottom, right = numbers_on[:, window]
             # Beyond a crop its last row and column are repeated: they get no weight.
             rows = steps[:n_rows, None].minimum(bottom) * length + begin
             canvas = self.stored[rows + steps[:n_columns].minimum(right)]
-            yield resize_crops(canvas, sizes[window], flips[window], self.augmentation.size)
+            pixels = resize_crops(canvas, sizes[window], flips[window], self.augmentation.size)
+            del canvas
+            for start, stop in group:
+                yield pixels[start - begun : stop - begun]
+
+
+def _groups(bounds: list[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
+    """Yield the batches that are cut together: consecutive ones of at most CUT_AT_ONCE images."""
+    group: list[tuple[int, int]] = []
+    for start, stop in bounds:
+        if group and stop - group[0][0] > CUT_AT_ONCE:
+            yield group
+            group = []
+        group.append((start, stop))
+    if group:
+        yield group
