@@ -44,7 +44,7 @@ uncommitted = $(call reproduction,$(1),$(GRID_OPTIONS),4)
 # The tuned files of these experiments, or else the files that they are made from.
 tuned = $(foreach name,$(1),$(if $(wildcard experiments/$(name).tuned.yaml),$(name).tuned,$(subst -,_,$(name))))
 
-.PHONY: dead-venv setup reproduce reproduce-methods reproduce-fashion reproduce-tiny reproduce-cifar reproduce-cifar-methods reproduce-cifar-2020 reproduce-cifar-2021 reproduce-cub reproduce-cross-cifar reproduce-cross-cub reproduce-middle-cifar tune-digits tune-fashion tune-tiny tune-cifar optuna-ui tables tables-check figures ui docker-up docker-reproduce docker-down test kills lint docs format bench lock clean help
+.PHONY: dead-venv setup reproduce reproduce-methods reproduce-fashion reproduce-tiny reproduce-cifar reproduce-cifar-methods reproduce-cifar-2020 reproduce-cifar-2021 reproduce-cub reproduce-crd reproduce-crd-rehearsal reproduce-cross-cifar reproduce-cross-cub reproduce-middle-cifar tune-digits tune-fashion tune-tiny tune-cifar optuna-ui tables tables-check figures ui docker-up docker-reproduce docker-down test kills lint docs format bench lock clean help
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-24s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -90,6 +90,12 @@ reproduce-cifar-2020: $(STAMP)  ## the 2020 table, by that release's protocol (G
 
 reproduce-cifar-2021: $(STAMP)  ## the 2021 rows, by that release's protocol (GPU)
 	@$(call uncommitted,cifar100_wide_resnet_2021)
+
+reproduce-crd: $(STAMP)  ## the CRD benchmark's two tables on CIFAR-100 (GPU)
+	@$(call uncommitted,crd_same crd_cross)
+
+reproduce-crd-rehearsal: $(STAMP)  ## the same with two pairs on the digits, minutes
+	@$(call reproduction,crd_rehearsal,,4)
 
 reproduce-cross-cifar: $(STAMP)  ## class overlap on CIFAR-100, two class orders (GPU)
 	@$(call uncommitted,cifar100_cross cifar100_cross_labels)

@@ -208,7 +208,7 @@ def _caption(measured: Sequence[MeasuredStep], silent: Sequence[str]) -> list[st
     made = made_with(whole)
     machine = [", ".join(made["device"]), *made["processor"]]
     students = ", ".join(
-        dict.fromkeys(column.student for column in columns_of(measured[-1].bundle))
+        dict.fromkeys(column.networks for column in columns_of(measured[-1].bundle))
     )
     over = "students" if whole.tasks is None else "students and tasks"
     unlisted = ", ".join(f"`{switch}`" for switch in silent)

@@ -23,9 +23,11 @@ from harness.analysis.bundle_fields import (
     numbers_of,
     parse_lines,
 )
+from harness.cell import network_options
 from harness.common.errors import UserError
 from harness.common.provenance import UNKNOWN
 from harness.common.reading import read_user_text
+from harness.experiment.pairs import SIDES
 from harness.experiment.tasks import Tasks
 from harness.plan import TEACHER, Plan
 from harness.store import Store
@@ -70,6 +72,15 @@ class Bundle:
     def teacher(self) -> str:
         """The label of the teacher's network."""
         return next(number.student for number in self.numbers if number.stage == TEACHER)
+
+    @cached_property
+    def pairs(self) -> list[tuple[str | None, str]]:
+        """The teacher's and the student's label of each pair; without pairs, None and a student."""
+        if pairs := self.experiment.get("pairs"):
+            labels = [[network_options(pair[s]).label for s in SIDES] for pair in pairs]
+            return [(teacher, student) for teacher, student in labels]
+        students = (n.student for n in self.numbers if n.stage != TEACHER)
+        return [(None, student) for student in dict.fromkeys(students)]
 
     @property
     def cells(self) -> list[CellRecord]:

@@ -13,7 +13,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from harness import methods
 from harness.analysis.json_lines import read_records, validated
+from harness.cell import network_options
+from harness.common.errors import UserError
 from harness.common.metrics import ACCURACY, SelectionRule, ncm_metric
+from harness.experiment.pairs import SIDES
 from harness.experiment.tasks import ALL, Task, Tasks
 from harness.plan import TEACHER
 
@@ -91,12 +94,16 @@ class Header(Part):
 
 
 class TableEntryPart(Part):
-    """An entry of the table. A bundle may be older than tasks, which have overlap and shots."""
+    """An entry of the table. A bundle may be older than tasks, which have overlap and shots.
+
+    `teacher` stands in bundles with pairs, where an entry depends on it.
+    """
 
     stage: str
     method: str
     student: str
     seed: int
+    teacher: str | None = None
     overlap: Dimension | None = None
     shots: Dimension | None = None
 
@@ -240,6 +247,7 @@ class Number:
         result: The name of the metric.
         last, selected, best_on_test: The metric under each selection rule, as a fraction.
         cell: The cell that measured it.
+        teacher: As in `harness.plan.TableEntry`.
     """
 
     stage: str
@@ -252,6 +260,7 @@ class Number:
     selected: float
     best_on_test: float
     cell: CellRecord
+    teacher: str | None = None
 
     def accuracy(self, rule: str) -> float:
         """Return the number under a selection rule, as a fraction."""
@@ -270,7 +279,7 @@ def numbers_of(cell: CellRecord) -> list[Number]:
     return [
         Number(
             *(entry.stage, entry.method, entry.student, entry.seed, entry.task, result),
-            *(values.last, values.selected, values.best_on_test, cell),
+            *(values.last, values.selected, values.best_on_test, cell, entry.teacher),
         )
         for entry in cell.entries
         for result, values in cell.manifest.results.items()
@@ -321,6 +330,12 @@ def _check_experiment(path: Path, experiment: dict[str, Any]) -> None:
                     int(experiment[stage.schedule]["epochs"])
         except (KeyError, TypeError, ValueError, AttributeError, IndexError):
             raise ValueError(f"line 1 lacks settings of the method {name!r}") from None
+    try:
+        for pair in experiment.get("pairs", ()):
+            for side in SIDES:
+                network_options(pair[side])
+    except (KeyError, TypeError, AttributeError, UserError):
+        raise ValueError("line 1 has a pair without known networks") from None
     try:
         ncm_metric(experiment["protocol"]["ncm_centers"])
     except KeyError:

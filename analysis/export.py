@@ -122,6 +122,7 @@ def table_entries(plan: Plan, fingerprint: str) -> list[dict[str, Any]]:
             "method": e.method,
             "student": e.student,
             "seed": e.seed,
+            **({"teacher": e.teacher} if e.teacher else {}),
             **e.dimensions,
         }
         for e in plan.entries_of(fingerprint)

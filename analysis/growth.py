@@ -14,7 +14,7 @@ from harness.common.errors import UserError
 from harness.plan import Plan
 
 NAMES = "class_names"
-ENTRY = ("seed", "method", "student")
+ENTRY = ("seed", "method", "teacher", "student")
 Lines = dict[str, dict[str, Any]]  # fingerprint -> line of a bundle
 
 
@@ -110,8 +110,10 @@ def check_nothing_lost(path: Path, text: str) -> str:
     if other := other_settings(new, old):
         return f"{path}: replaces runs of other settings ({', '.join(other)})"
     if lost := old.by(*ENTRY).keys() - new.by(*ENTRY).keys():
-        gone = [sorted({*map(str, values)}) for values in zip(*lost, strict=True)]
-        words = [f"{name} {', '.join(v)}" for name, v in zip(ENTRY, gone, strict=True)]
+        gone = [
+            sorted({str(v) for v in values if v is not None}) for values in zip(*lost, strict=True)
+        ]
+        words = [f"{name} {', '.join(v)}" for name, v in zip(ENTRY, gone, strict=True) if v]
         seeds = sorted({*old.settings.seeds, *new.settings.seeds})
         raise UserError(
             f"{path}: {len(lost)} of its numbers would be lost ({'; '.join(words)}); name their "

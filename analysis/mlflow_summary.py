@@ -27,6 +27,8 @@ def conditions(row: Row, column: Column) -> dict[str, str]:
     """Return the tags of the runs behind a number; "%" stands for any characters."""
     dimensions = column.task.dimensions if row.by_task and column.task else {}
     tags = {"student": column.student} if row.by_student else {}
+    if row.by_teacher and column.teacher:
+        tags["teacher"] = column.teacher
     tags |= {name: str(value) for name, value in dimensions.items()}
     # A supervised cell may be several stages', of which its tags stage and method say the first.
     if row.method == TEACHER:

@@ -199,6 +199,7 @@ def _without_numbers(plan: Plan, published: list[dict[str, str]]) -> Bundle:
             *(entry.stage, entry.method, entry.student, entry.seed, entry.task, result),
             *(0.0, 0.0, 0.0),
             CellRecord.model_construct(fingerprint=entry.fingerprint, correct=None),
+            entry.teacher,
         )
         for entry in plan.entries
         if entry.seed == plan.experiment.seeds[0]

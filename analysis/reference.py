@@ -36,7 +36,7 @@ from harness.methods.variants import split_settings
 Agreement = Literal["equal", "agrees", "differs", "too noisy"]
 # Fields of an experiment that may differ: lists may be shorter here, and texts change no number.
 FREE = {
-    *("seeds", "students", "methods", "claims", "secondary_claims"),
+    *("seeds", "students", "pairs", "methods", "claims", "secondary_claims"),
     *("description", "labels", "published", "paper_table", "teacher_source"),
 }
 MARGIN = 0.01  # a fraction; `--margin` sets another one

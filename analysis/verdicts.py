@@ -32,6 +32,7 @@ from harness.analysis.tables.rows import (
     columns_of,
     is_main,
     main_metric,
+    network_of,
     rows_of,
     select,
     select_all_seeds,
@@ -287,7 +288,7 @@ def compare_sides(bundle: Bundle, claim: Claim) -> ComparedSides:
     for column in columns_of(bundle):
         ours = by_seed(bundle, left, column)
         if not others:
-            text = published.get(_network(bundle, left, column), "")
+            text = published.get(_published_under(bundle, left, column), "")
             part = column.part(left)
             values = accuracies(bundle, ours).values() if text else ()
             theirs = published_accuracy(text) if text else 0.0
@@ -305,8 +306,9 @@ def compare_sides(bundle: Bundle, claim: Claim) -> ComparedSides:
     return ComparedSides([*comparisons.values()])
 
 
-def _network(bundle: Bundle, row: Row, column: Column) -> str:
-    return column.student if row.by_student else bundle.teacher
+def _published_under(bundle: Bundle, row: Row, column: Column) -> str:
+    """Return the name of the published column that a number stands beside."""
+    return column.networks if column.teacher else network_of(bundle, row, column)
 
 
 def are_same_cells(bundle: Bundle, left: Row, right: Row, column: Column) -> bool:
@@ -365,7 +367,7 @@ def beside_published(bundle: Bundle) -> list[BesidePublished]:
         row = row_of(bundle, quantity) if quantity else None
         for column in columns_of(bundle) if row else ():
             assert row is not None
-            network = _network(bundle, row, column)
+            network = _published_under(bundle, row, column)
             text, ours = published.get(network, ""), cell_estimate(bundle, row, column)
             if not text or ours is None:
                 continue

@@ -30,7 +30,7 @@ from harness.experiment.experiment import Experiment
 from harness.experiment.file import read
 from harness.networks import NetworkOptions
 from harness.networks.base import Network
-from harness.plan import TEACHER, Plan, make_plan
+from harness.plan import Plan, make_plan
 from harness.run.devices import DeviceFacts
 from harness.run.estimate import estimate
 from harness.run.speeds import NetworkSpeed, Speeds, speed_key, takes_steps
@@ -86,10 +86,10 @@ class StepCounter:
             model(batch.x)
         return list(self.gpu.work)
 
-    def step(self, cell: Cell) -> list[Work]:
+    def step(self, cell: Cell, teacher: NetworkOptions | None) -> list[Work]:
         """Return the work of a step, the teacher's forward pass included."""
         student = self.network(cell.config.network)
-        guide = self.network(self.experiment.teacher) if TEACHER in cell.upstream else None
+        guide = self.network(teacher) if teacher else None
         context = Context(cell.config, {"train": self.images}, self.n_classes, student, guide)
         training = make_training(cell.kind, context)
         module = training.module.to("cuda")
@@ -117,12 +117,13 @@ def hours_of(path: Path, seeds: int, precision: str) -> list[dict[str, Any]]:
     dataset = without_content(experiment)
     plan = make_plan(experiment, dataset)
     size = experiment.optimizer.batch_size
-    cells = {speed_key(cell): cell for cell in plan.cells.values() if takes_steps(cell)}
+    trained = [(c, plan.teacher_of(c)) for c in plan.cells.values() if takes_steps(c)]
+    cells = {speed_key(*pair): pair for pair in trained}
     with simulated_cuda() as gpu:
         counter = StepCounter(gpu, experiment, precision)
-        options = dict.fromkeys((experiment.teacher, *experiment.students))
+        options = experiment.networks
         forward = {network: counter.forward(network) for network in options}
-        steps = {key: counter.step(cell) for key, cell in cells.items()}
+        steps = {key: counter.step(*pair) for key, pair in cells.items()}
         made = {network: network.build(counter.n_classes) for network in options}
     rows = []
     for graphs in (False, True):
@@ -132,11 +133,11 @@ def hours_of(path: Path, seeds: int, precision: str) -> list[dict[str, Any]]:
                     seconds_of(work, 512 / BATCH, graphs) / 512,
                     sum(p.numel() for p in made[network].parameters()),
                     PassFile.size(1, made[network].embedding_dim),
+                    seconds_of(work, size / BATCH, graphs),
                 )
                 for network, work in forward.items()
             },
             steps={key: seconds_of(work, size / BATCH, graphs) for key, work in steps.items()},
-            teacher_forward=seconds_of(forward[experiment.teacher], size / BATCH, graphs),
             device=DeviceFacts("cuda", "an H100, assumed"),
         )
         cost = estimate(plan, Store(Path("nowhere")), dataset, speeds, 20 * 10**9)
@@ -160,7 +161,7 @@ def kernels_of(plan: Plan, steps: dict[str, list[Work]]) -> dict[str, int]:
     found: dict[str, int] = {}
     for cell in plan.cells.values():
         if takes_steps(cell):
-            n = sum(work.kernels for work in steps[speed_key(cell)])
+            n = sum(work.kernels for work in steps[speed_key(cell, plan.teacher_of(cell))])
             found[cell.kind] = max(n, found.get(cell.kind, 0))
     return found
 

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from harness.analysis.bundle import Bundle
     from harness.trained.model import TrainedModel
 
-TASK = ["student", "overlap", "shots"]  # columns: the student, and the task that it learns
+# Columns: the pair or the student, and the task that it learns.
+TASK = ["teacher", "student", "overlap", "shots"]
 
 
 def results(
@@ -43,7 +44,7 @@ def results(
     Returns:
         A frame with the columns
         label, method, stage: As in the tables and in the experiment file.
-        student: The label of the network.
+        student: The label of the network; teacher: that of a pair's, in experiments with pairs.
         overlap, shots: Those of the task, if there are tasks.
         seed: The seed.
         result: The metric; final: whether it is the method's final accuracy.
@@ -62,7 +63,7 @@ def results(
 
     bundle = _bundle(Path(file), Path(store), list(changes), committed)
     rows = {(r.method, r.stage, r.result): r for r in rows_of(bundle)}
-    records = []
+    records, with_pairs = [], any(number.teacher for number in bundle.numbers)
     for number in bundle.numbers:
         row = rows.get((number.method, number.stage, number.result))
         if row is None:  # no table shows this stage's number
@@ -70,7 +71,9 @@ def results(
         records.append(
             {
                 "label": row.label,
-                **{name: getattr(number, name) for name in ("method", "stage", "student")},
+                **{name: getattr(number, name) for name in ("method", "stage")},
+                **({"teacher": number.teacher} if with_pairs else {}),
+                "student": number.student,
                 **(number.task.dimensions if number.task else {"overlap": None, "shots": None}),
                 "seed": number.seed,
                 "result": number.result,
@@ -99,7 +102,7 @@ def compare(frame: pd.DataFrame, method: str, baseline: str) -> pd.DataFrame:
 
     Returns:
         A frame with one row per student and task, and the columns
-        student, overlap, shots: As in `frame`.
+        teacher, student, overlap, shots: As in `frame`.
         n: The number of seeds that both methods have.
         difference: The mean of method minus baseline, a fraction.
         low, high: The 95 % t-interval of the mean.
@@ -118,9 +121,10 @@ def compare(frame: pd.DataFrame, method: str, baseline: str) -> pd.DataFrame:
         side = frame[(frame.method == name) & (frame.final | (frame.stage == TEACHER))]
         if side.empty:
             raise UserError(f"no final accuracy of {name!r}{nearest(name, set(frame.method))}")
-        keys = ["seed", *TASK]
+        pair = ["teacher"] if "teacher" in side and side.teacher.notna().all() else []
+        keys = ["seed", *pair, *TASK[1:]]
         if name == TEACHER:  # shared by all students and, if it is a published file, by all seeds
-            keys = ["seed"] if side.cell.nunique() > 1 else []
+            keys = ["seed", *pair] if pair or side.cell.nunique() > 1 else []
         sides.append(side[[*keys, "accuracy"]])
     left, right = sides
     on = [key for key in left.columns if key in right.columns and key != "accuracy"]

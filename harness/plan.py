@@ -15,6 +15,7 @@ from harness.common.metrics import ACCURACY
 from harness.data import Dataset, DatasetOptions
 from harness.data.views import View
 from harness.experiment.experiment import Experiment
+from harness.experiment.pairs import SIDES, Pair, pair_label
 from harness.experiment.protocol import Protocol
 from harness.experiment.tasks import Task, TaskViews
 from harness.methods import IMPORTED, SECTIONS, SUPERVISED, get_method
@@ -34,6 +35,8 @@ class TableEntry:
         stage: A stage of the method, or "teacher", whose method is "teacher" too.
         task: The student's task; None if the experiment has no tasks, or if the stage is trained on
             the teacher's task with the same settings for all tasks.
+        teacher: The teacher's network, in an experiment with pairs; None where it does not matter,
+            and with one teacher for all.
     """
 
     fingerprint: str
@@ -42,6 +45,14 @@ class TableEntry:
     student: str
     seed: int
     task: Task | None = None
+    teacher: str | None = None
+
+    @property
+    def networks(self) -> str:
+        """The student's network, or the pair as "resnet56>resnet20"."""
+        if self.teacher is None or self.method == TEACHER:
+            return self.student
+        return pair_label(self.teacher, self.student)
 
     @property
     def dimensions(self) -> dict[str, int | str]:
@@ -55,12 +66,13 @@ class TableEntry:
         A method is named beside the stage only if it has several stages.
         """
         stages = () if self.method == TEACHER else get_method(self.method).stages
+        networks = [self.networks]
+        if stages and not stages[-1].by_student:  # the number is the same for every student
+            networks = [self.teacher] if self.teacher else []
         if len(stages) > 1:
-            words = [self.method, self.student, self.stage]
+            words = [self.method, *networks, self.stage]
         else:
-            words = [display_role(self.stage, self.method), self.student]
-        if stages and not stages[-1].by_student:
-            words.remove(self.student)  # the number is the same for every student
+            words = [display_role(self.stage, self.method), *networks]
         return " ".join((*words, *(self.task.words if self.task else ()), f"s{self.seed}"))
 
 
@@ -115,9 +127,15 @@ class Plan:
         """Return the run name of a cell, that of its first entry."""
         return self.entries_of(fingerprint)[0].name
 
-    def imported_teacher(self) -> tuple[str, Cell] | None:
-        """Return (fingerprint, cell) of the teacher from a published file; None without one."""
-        return next(((f, c) for f, c in self.cells.items() if c.kind == IMPORTED), None)
+    @property
+    def imported_teachers(self) -> dict[str, Cell]:
+        """The teachers from published files, by fingerprint."""
+        return {f: cell for f, cell in self.cells.items() if cell.kind == IMPORTED}
+
+    def teacher_of(self, cell: Cell) -> NetworkOptions | None:
+        """Return the network of a cell's teacher; None if it takes none."""
+        fingerprint = cell.upstream.get(TEACHER)
+        return self.cells[fingerprint].config.network if fingerprint else None
 
     @cached_property
     def _by_cell(self) -> dict[str, list[TableEntry]]:
@@ -206,13 +224,9 @@ def write_defaults(model: M) -> M:
 
 
 def with_written_defaults(experiment: Experiment) -> Experiment:
-    """Return the experiment with every default in the JSON of what its cells take from it."""
+    """Return the experiment with every default in the JSON of its sections."""
     parts = {name: write_defaults(getattr(experiment, name)) for name in ("optimizer", *SECTIONS)}
-    networks = {
-        "teacher": write_defaults(experiment.teacher),
-        "students": tuple(write_defaults(student) for student in experiment.students),
-    }
-    return experiment.model_copy(update={**parts, **networks})
+    return experiment.model_copy(update=parts)
 
 
 @functools.cache  # one object for all cells that share it
@@ -248,14 +262,18 @@ def settings_differ(experiment: Experiment, method: str) -> bool:
     return tuned is not None and bool(tuned.tasks)
 
 
-def imported_cell(experiment: Experiment, data: CellData) -> Cell:
+def imported_cell(teacher: NetworkOptions, checkpoint: str, data: CellData) -> Cell:
     """Return the teacher from a published file: one cell for all seeds.
 
     It depends only on what the file decides.
+
+    Args:
+        teacher: The network.
+        checkpoint: The file's SHA-256.
+        data: The data of the teacher.
     """
     elsewhere = {"dropout", "final_bn_momentum", "pretrained"}
-    network = network_options(experiment.teacher.model_dump(exclude=elsewhere))
-    checkpoint = experiment.teacher_checkpoint
+    network = network_options(teacher.model_dump(exclude=elsewhere))
     return Cell(IMPORTED, CellConfig(data=data, network=network, checkpoint=checkpoint))
 
 
@@ -271,7 +289,8 @@ def make_plan(experiment: Experiment, dataset: Dataset) -> Plan:
     teacher_data = whole.seen_through(views.teacher())
     tasks = [None] if experiment.tasks is None else experiment.tasks.all
     methods = {task: experiment.methods_for_task(task) for task in tasks}
-    settings_of = {
+    # Pairs without settings of their own share the method's.
+    shared = {
         (method.name, task): with_written_defaults(experiment.for_method(method.name, task))
         for task in tasks
         for method in experiment.resolved_methods
@@ -282,6 +301,10 @@ def make_plan(experiment: Experiment, dataset: Dataset) -> Plan:
     of_teacher = common.model_copy(update={"optimizer": optimizer})
     height, width = dataset.image_size
     pixels = write_defaults(PixelsOptions(height=height, width=width))
+    pairs = [
+        pair.model_copy(update={side: write_defaults(getattr(pair, side)) for side in SIDES})
+        for pair in experiment.all_pairs
+    ]
     cells: dict[str, Cell] = {}
 
     def add(cell: Cell) -> str:
@@ -289,28 +312,31 @@ def make_plan(experiment: Experiment, dataset: Dataset) -> Plan:
         cells.setdefault(fingerprint, cell)
         return fingerprint
 
-    def teacher_of(seed: int) -> Cell:
-        if experiment.teacher_checkpoint:
-            return imported_cell(experiment, teacher_data)
-        config = cell_config(of_teacher, SUPERVISED, common.teacher, teacher_data, seed)
+    def teacher_of(pair: Pair, seed: int) -> Cell:
+        if pair.teacher_checkpoint:
+            return imported_cell(pair.teacher, pair.teacher_checkpoint, teacher_data)
+        config = cell_config(of_teacher, SUPERVISED, pair.teacher, teacher_data, seed)
         return Cell(SUPERVISED.kind, config)
 
     def stages_of(
         method: Method,
-        student: NetworkOptions,
+        pair: Pair,
         task: Task | None,
         seed: int,
         teacher: dict[str, str],
         students_data: CellData,
     ) -> Iterator[TableEntry]:
-        settings = settings_of[method.name, task]
+        settings = shared[method.name, task]
+        if pair.settings:
+            settings = with_written_defaults(experiment.for_method(method.name, task, pair))
         upstream = teacher if method.needs else {}
+        named = pair.teacher.label if experiment.pairs and method.needs else None
         for stage in method.stages:
             on_teachers = stage.task == TEACHER
             data = teacher_data if on_teachers else students_data
-            network = student
+            network = pair.student
             if stage.network == TEACHER:
-                network, upstream = common.teacher, {"initial": teacher[TEACHER]}
+                network, upstream = pair.teacher, {"initial": teacher[TEACHER]}
             elif stage.network == PIXELS:
                 network = pixels
             starts_anew = stage.by_student and "initial" not in upstream
@@ -318,25 +344,28 @@ def make_plan(experiment: Experiment, dataset: Dataset) -> Plan:
             fingerprint = add(Cell(stage.kind, config, upstream))
             is_shared = on_teachers and not settings_differ(experiment, method.name)
             entry_task = None if is_shared else task
-            yield TableEntry(fingerprint, stage.name, method.name, student.label, seed, entry_task)
+            names = stage.name, method.name, pair.student.label
+            yield TableEntry(fingerprint, *names, seed, entry_task, named)
             upstream = {**upstream, "initial": fingerprint}
 
     def entries() -> Iterator[TableEntry]:
         for seed in experiment.seeds:
-            teacher: dict[str, str] = {}
-            if experiment.needs_teacher:
-                teacher = {TEACHER: add(teacher_of(seed))}
-                label = experiment.teacher.label
-                yield TableEntry(teacher[TEACHER], TEACHER, TEACHER, label, seed)
             students_data = {task: whole.seen_through(views.student(task, seed)) for task in tasks}
-            for student in common.students:
+            for pair in pairs:
+                teacher: dict[str, str] = {}
+                if experiment.needs_teacher:
+                    teacher = {TEACHER: add(teacher_of(pair, seed))}
+                    label = pair.teacher.label
+                    yield TableEntry(
+                        *(teacher[TEACHER], TEACHER, TEACHER, label, seed),
+                        teacher=label if experiment.pairs else None,
+                    )
                 for task in tasks:
                     for method in methods[task]:
-                        yield from stages_of(
-                            method, student, task, seed, teacher, students_data[task]
-                        )
+                        yield from stages_of(method, pair, task, seed, teacher, students_data[task])
 
-    # A stage on the teacher's task comes up once per task, but is one entry.
+    # A stage on the teacher's task comes up once per task, a teacher once per pair, but each is one
+    # entry.
     distinct = tuple(dict.fromkeys(entries()))
     sizes = {name: len(part) for name, part in dataset.parts.items()}
     counts = Counts(dataset.image_size, len(dataset.class_names), sizes)

@@ -65,18 +65,19 @@ def experiment(**fields: Any) -> Experiment:
 
 def speeds(e: Experiment, device: DeviceFacts = CPU) -> Speeds:
     """Return 2 s for a step of the teacher, 0.5 s for one of a student and 1 s more if taught."""
-    cells = [c for c in make_plan(e, load(e.dataset)).cells.values() if takes_steps(c)]
+    plan = make_plan(e, load(e.dataset))
+    cells = [c for c in plan.cells.values() if takes_steps(c)]
     alone = {e.teacher: 2.0, e.students[0]: 0.5}
     return Speeds(
         networks={
-            e.teacher: NetworkSpeed(0.01, 1000, 48),
+            e.teacher: NetworkSpeed(0.01, 1000, 48, teaching=1.0),
             e.students[0]: NetworkSpeed(0.001, 100, 28),
         },
         steps={
-            speed_key(c): alone[c.config.network] + (1.0 if "teacher" in c.upstream else 0.0)
+            speed_key(c, plan.teacher_of(c)): alone[c.config.network]
+            + (1.0 if "teacher" in c.upstream else 0.0)
             for c in cells
         },
-        teacher_forward=1.0,
         device=device,
         description=device.description,
     )
@@ -253,11 +254,11 @@ class Clock(TorchDispatchMode):
 
 def request(e: Experiment, **fields: Any) -> Request:
     dataset = load(e.dataset)
-    cells = make_plan(e, dataset).cells.values()
+    plan = make_plan(e, dataset)
+    cells = [(c, plan.teacher_of(c)) for c in plan.cells.values() if takes_steps(c)]
     made = Request(
-        cells={speed_key(cell): cell for cell in cells if takes_steps(cell)},
-        networks=(e.teacher, *e.students),
-        teacher=e.teacher,
+        cells={speed_key(*pair): pair for pair in cells},
+        networks=tuple(e.networks),
         batch_size=e.optimizer.batch_size,
         optimizer=e.optimizer,
         dataset=few_images(dataset, 1000),
@@ -292,15 +293,15 @@ def test_what_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     finally:
         torch.use_deterministic_algorithms(False)
     steps = {
-        (asked.cells[key].kind, asked.cells[key].config.network): s
-        for key, s in found.steps.items()
+        (cell.kind, cell.config.network): found.steps[key] for key, (cell, _) in asked.cells.items()
     }
     (student,) = e.students
     assert found.networks.keys() == {e.teacher, student} and found.device.kind == "cpu"
     assert steps.keys() == {("supervised", e.teacher)} | {
         (kind, student) for kind in ("kd", "stage1", "stage2", "vid")
     }
-    forward = found.teacher_forward
+    forward = found.networks[e.teacher].teaching
+    assert found.networks[student].teaching == 0.0
     assert steps["supervised", e.teacher] > 2 * forward > 0, "with the backward pass"
     assert steps["vid", student] > steps["kd", student] > 3 * forward, "with losses and teacher"
     assert settings and all(settings), "deterministic, as cells are"
@@ -347,7 +348,8 @@ def test_one_long_step_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_cells_that_take_as_long_are_measured_once() -> None:
     methods = ["kd", "kd(kd.temperature=8)", "refilled", "refilled-triplet"]
     e = experiment(seeds=[0, 1], methods=methods)
-    cells = [c for c in make_plan(e, load(e.dataset)).cells.values() if takes_steps(c)]
-    kinds = [cell.kind for cell in {speed_key(cell): cell for cell in cells}.values()]
+    plan = make_plan(e, load(e.dataset))
+    cells = [c for c in plan.cells.values() if takes_steps(c)]
+    kinds = [c.kind for c in {speed_key(c, plan.teacher_of(c)): c for c in cells}.values()]
     assert sorted(kinds) == ["kd", "stage1", "stage1", "stage2", "supervised"]
     assert len(cells) > 2 * len(kinds)

@@ -79,7 +79,7 @@ def _draw(
             capsize=3,
             label=labels[row.method],
         )
-    draw_teacher(bundle, axes)
+    draw_teacher(bundle, axes, table.columns)
     axes.set_xlim(-0.5, len(table.columns) - 0.5)
     stagger(axes, range(len(table.columns)), table.heads, inches)
     axes.set_ylabel("test accuracy (%)")

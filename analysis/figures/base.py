@@ -10,7 +10,7 @@ import contextlib
 import io
 import textwrap
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -94,14 +94,24 @@ def column_axis(columns: list[Column]) -> str:
     return ", ".join(dict.fromkeys(name for column in columns for name in column.words))
 
 
-def draw_teacher(bundle: Bundle, axes: Axes) -> None:
-    """Draw the teacher's mean accuracy, on its own test images, as a horizontal line."""
-    teacher = [r for r in rows_of(bundle) if r.stage == TEACHER]
-    value = cell_estimate(bundle, teacher[0], columns_of(bundle)[0]) if teacher else None
-    if value is not None:
-        on_task = ", of its own task" if bundle.tasks else ""
-        label, level = f"Teacher ({bundle.teacher}), mean{on_task}", 100 * value.mean
-        axes.axhline(level, color="0.6", linestyle="--", linewidth=1, zorder=0, label=label)
+def draw_teacher(bundle: Bundle, axes: Axes, columns: Sequence[Column]) -> None:
+    """Draw the teacher's mean accuracy, on its own test images, as a horizontal line.
+
+    If the columns have several teachers, each has a line of its own at its place on the axis.
+    """
+    row = next((r for r in rows_of(bundle) if r.stage == TEACHER), None)
+    values = [row and cell_estimate(bundle, row, column) for column in columns]
+    on_task = ", of its own task" if bundle.tasks else ""
+    style: dict[str, Any] = {"color": "0.6", "linestyle": "--", "linewidth": 1, "zorder": 0}
+    if len({column.teacher for column in columns}) > 1:
+        ends = [(100 * v.mean, x - 0.45, x + 0.45) for x, v in enumerate(values) if v]
+        if ends:
+            axes.hlines(
+                *zip(*ends, strict=True), label=f"Teacher of the pair, mean{on_task}", **style
+            )
+    elif values[0]:
+        name = columns[0].teacher or bundle.teacher
+        axes.axhline(100 * values[0].mean, label=f"Teacher ({name}), mean{on_task}", **style)
 
 
 def has_many_tasks(bundle: Bundle) -> bool:

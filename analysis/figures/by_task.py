@@ -68,7 +68,7 @@ def panels_of(bundle: Bundle, dimension: Dimension) -> list[Panel]:
     for column in columns_of(bundle):
         if dimension in column.words:
             others = [word for name, word in column.words.items() if name != dimension]
-            panels.setdefault((column.student, ", ".join(others)), []).append(column)
+            panels.setdefault((column.networks, ", ".join(others)), []).append(column)
     return [Panel(others, columns) for (_, others), columns in panels.items() if len(columns) > 1]
 
 
@@ -104,7 +104,7 @@ def points(bundle: Bundle, panel: Panel, dimension: Dimension) -> dict[str, list
 def against(bundle: Bundle, dimension: Dimension) -> Figure:
     """Draw one line per method, in one panel per student and value of the other dimension."""
     panels = panels_of(bundle, dimension)
-    n_students = len({panel.columns[0].student for panel in panels})
+    n_students = len({panel.columns[0].networks for panel in panels})
     n_columns = min(len(panels) // n_students, MOST_IN_A_ROW)  # one row per student, if they fit
     n_rows = -(-len(panels) // n_columns)
     size = (max(7.2, 1.2 + 3.4 * n_columns), 1.8 + 3.2 * n_rows)
@@ -150,7 +150,7 @@ def _draw(bundle: Bundle, axes: Axes, panel: Panel, dimension: Dimension) -> set
         axes.set_xscale("log")
     for method, line in lines.items():
         _draw_line(axes, line, styles[method], method)
-    draw_teacher(bundle, axes)
+    draw_teacher(bundle, axes, panel.columns)
     words = [str(c.task.dimensions[dimension]) for c in panel.columns if c.task]
     stagger(axes, xs, words, WIDTH)
     axes.grid(color="0.92")

@@ -74,7 +74,7 @@ def confusion_matrix(bundle: Bundle) -> ConfusionMatrix | None:
     counts = np.zeros((size, size), dtype=int)
     for label, guess, n in entries:
         counts[label, guess] += n
-    return ConfusionMatrix(labels_of(bundle)[row.method], column.student, counts, len(per_seed))
+    return ConfusionMatrix(labels_of(bundle)[row.method], column.networks, counts, len(per_seed))
 
 
 def row_percent(counts: np.ndarray) -> np.ndarray:

@@ -16,6 +16,7 @@ from harness.analysis.tables.rows import (
     column_groups,
     columns_of,
     epochs_of,
+    network_of,
     rows_of,
     select,
     summary_rows,
@@ -99,7 +100,7 @@ def _published_rows(bundle: Bundle, group: ColumnGroup) -> list[list[Cell]]:
     """Return the published rows with a number in one of the columns."""
     rows = []
     for published in bundle.published:
-        values = [published.get(column.student, "") for column in group.columns]
+        values = [published.get(column.networks, "") for column in group.columns]
         if any(values):
             note = f" ({published['source']}, {published_protocol(published)})"
             label = Cell(published["row"], italic=True, note=note)
@@ -132,7 +133,7 @@ def leak_blocks(bundle: Bundle) -> list[Block]:
             everywhere = all(has_one_look(bundle, row, other) for other in columns)
             one_look[row.label if everywhere else title] = None
             continue
-        part = column.part(row) or (column.student if row.by_student else bundle.teacher)
+        part = column.part(row) or network_of(bundle, row, column)
         rules = (Cell.percent(accuracy) for accuracy in by_rule(bundle, row, column))
         leak = estimate([n.leak() for n in select(bundle, row, column)])
         rows.append([Cell(row.label), Cell(part), *rules, Cell.percent(leak)])
@@ -164,7 +165,7 @@ def number_table(bundle: Bundle) -> ResultTable:
         width = None if accuracy.half_width is None else 100 * accuracy.half_width
         values = [
             *(row.label, row.method, row.stage),
-            *(column.student if row.by_student else bundle.teacher, *task, row.result),
+            *(network_of(bundle, row, column), *task, row.result),
             *(accuracy.n, 100 * accuracy.mean, width),
             *(100 * rule.mean for rule in rules if rule),
         ]

@@ -188,9 +188,12 @@ def describe_tasks(tasks: Tasks) -> str:
 
 def describe_networks(bundle: Bundle) -> str:
     """Return the labels of teacher and students, which columns of tasks need not name."""
+    columns = columns_of(bundle)
+    students = list(dict.fromkeys(column.networks for column in columns))
+    if columns[0].teacher:
+        return f"Networks (teacher>student): {', '.join(students)}."
     has_teacher = any(number.stage == TEACHER for number in bundle.numbers)
     teacher = f"teacher {bundle.teacher}, " if has_teacher else ""
-    students = list(dict.fromkeys(column.student for column in columns_of(bundle)))
     return f"Networks: {teacher}student{'s' * (len(students) > 1)} {', '.join(students)}."
 
 

@@ -30,6 +30,7 @@ from harness.analysis.tables.rows import (
 )
 from harness.common.metrics import NCM, NCM_METRICS, selection_rule_text
 from harness.experiment.claims import Quantity, row_quantity
+from harness.experiment.pairs import PAIR
 from harness.experiment.published import OF
 from harness.experiment.tasks import ALL
 from harness.methods import get_method
@@ -81,7 +82,8 @@ def paper_form(bundle: Bundle, link: Link) -> ResultTable:
     networks = _networks(bundle, lines)
     corner, heads = _heads(bundle, networks)
     best = {column: best_rows(bundle, column) for column in columns}
-    has_teachers = any(column.student == bundle.teacher for column in columns)
+    # The teacher of all columns has one network, so it stands once, as in the published table.
+    of_teacher = [c for c in columns if c.teacher is None and c.student == bundle.teacher]
     rows: list[list[Cell]] = []
     title = ""
     for line in lines:
@@ -92,9 +94,8 @@ def paper_form(bundle: Bundle, link: Link) -> ResultTable:
         row, published = line.ours, line.published or {}
         numbers = []
         for column in columns:
-            # The teacher has one network, so it stands once, as in the published table.
-            is_elsewhere = has_teachers and line.quantity.method == TEACHER
-            if row is None or (is_elsewhere and column.student != bundle.teacher):
+            is_elsewhere = line.quantity.method == TEACHER and column not in of_teacher
+            if row is None or (of_teacher and is_elsewhere):
                 numbers.append(Cell())
             else:
                 numbers.append(number_cell(bundle, row, column, link, row in best[column]))
@@ -191,10 +192,11 @@ def _heads(bundle: Bundle, networks: Sequence[str]) -> tuple[str, list[str]]:
 
     Networks of several families, or without numbers, have their whole label.
     """
-    labels = [(OURS, column.student) for column in columns_of(bundle)]
+    labels = [(OURS, column.networks) for column in columns_of(bundle)]
     labels += [(THEIRS, network) for network in networks]
     families = {label.partition("-")[0] for _, label in labels}
-    if len(families) > 1 or any("-" not in label for _, label in labels):
+    plain = all("-" in label and PAIR not in label for _, label in labels)
+    if len(families) > 1 or not plain:
         return "", [f"{side} {label}" for side, label in labels]
     sizes = [(side, label.split("-")[1:]) for side, label in labels]
     corner = FAMILIES[bundle.experiment["students"][0]["network"]].size
@@ -225,9 +227,9 @@ def _differences(bundle: Bundle, lines: Sequence[_Line]) -> dict[str, tuple[str,
 
     settings, tasks, paper = bundle.settings, bundle.tasks, _paper(bundle)
     made = made_with(bundle)
-    teachers = [
-        name for row in rows for name in paper.networks if row.get(OF) == TEACHER and row.get(name)
-    ]
+    of_teachers = [row for row in rows if row.get(OF) == TEACHER]
+    teachers = [name for row in of_teachers for name in paper.networks if row.get(name)]
+    ours = [column.teacher or bundle.teacher for column in columns_of(bundle)]
     epochs = _grouped(
         (epochs_of(bundle, line.ours), line.label(bundle))
         for line in finals
@@ -240,7 +242,10 @@ def _differences(bundle: Bundle, lines: Sequence[_Line]) -> dict[str, tuple[str,
         "classes": (str(n_classes or paper.classes), theirs("classes")),
         "image size": ("x".join(map(str, paper.image_size)), theirs("image_size")),
         "training images": (_training_images(bundle), theirs("train")),
-        "teacher": (bundle.teacher, ", ".join(dict.fromkeys(teachers)) or UNSTATED),
+        "teacher": (
+            ", ".join(dict.fromkeys(ours)),
+            ", ".join(dict.fromkeys(name.partition(PAIR)[0] for name in teachers)) or UNSTATED,
+        ),
         "epochs": (epochs, theirs("epochs")),
         "seeds": (str(len(settings.seeds)), theirs("seeds")),
         "accuracy of": (

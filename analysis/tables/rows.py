@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from harness import methods
 from harness.analysis.bundle import Bundle, one_per_cell
@@ -13,6 +13,7 @@ from harness.analysis.statistics import Estimate, estimate
 from harness.analysis.tables.result_table import DASH
 from harness.common import metrics
 from harness.common.metrics import ACCURACY, NCM, NCM_METRICS, group_metric, measured_metrics
+from harness.experiment.pairs import pair_label
 from harness.experiment.tasks import Task
 from harness.methods import Method
 from harness.plan import TEACHER
@@ -30,6 +31,7 @@ class Row:
         is_final: True for the method's result, the accuracy after its last stage.
         by_student, by_task: Whether the number depends on the student's network and on its task;
             it does not if the teacher's own network or task is used.
+        by_teacher: Whether it depends on the teacher.
         on_teachers: Whether its images and classes are those of the teacher's task.
         takes_steps: Whether the stage trains for epochs; else it is fitted at once.
     """
@@ -42,6 +44,7 @@ class Row:
     is_final: bool = False
     by_student: bool = True
     by_task: bool = True
+    by_teacher: bool = True
     on_teachers: bool = False
     takes_steps: bool = True
 
@@ -53,12 +56,19 @@ class Column:
     Attributes:
         task: None in an experiment without tasks.
         words: Dimension -> its value in words, for the dimensions in which the bundle's columns
-            differ; without tasks, the student.
+            differ; without tasks, the student. With pairs, the student's word is the pair.
+        teacher: The teacher of a pair; None if all columns have the same.
     """
 
     student: str
     task: Task | None
     words: Mapping[str, str] = field(hash=False)
+    teacher: str | None = None
+
+    @property
+    def networks(self) -> str:
+        """The student's network, or the pair as "resnet56>resnet20"."""
+        return pair_label(self.teacher, self.student) if self.teacher else self.student
 
     @property
     def label(self) -> str:
@@ -68,7 +78,15 @@ class Column:
     def part(self, row: Row) -> str:
         """Return the part of the label that a row depends on; "" if all columns share the row."""
         depends = {"student": row.by_student, "overlap": row.by_task, "shots": row.by_task}
-        return ", ".join(word for name, word in self.words.items() if depends[name])
+        words = self.words
+        if self.teacher and "student" in words:
+            words, depends["student"] = {**words, "student": self.pair_part(row)}, True
+        return ", ".join(word for name, word in words.items() if depends[name] and word)
+
+    def pair_part(self, row: Row) -> str:
+        """Return those networks of a pair that a row depends on; "" for neither."""
+        sides = (self.teacher, row.by_teacher), (self.student, row.by_student)
+        return pair_label(*(name for name, depends in sides if name and depends))
 
 
 @dataclass(frozen=True)
@@ -141,6 +159,7 @@ def rows_of(bundle: Bundle) -> list[Row]:
                     is_final=is_final and text == final,
                     by_student=stage.by_student,
                     by_task=stage.task != TEACHER or (method.name, stage.name) in of_tasks,
+                    by_teacher=bool(method.needs),
                     on_teachers=stage.task == TEACHER,
                     takes_steps=stage.schedule is not None,
                 )
@@ -150,21 +169,27 @@ def rows_of(bundle: Bundle) -> list[Row]:
 
 
 def columns_of(bundle: Bundle) -> list[Column]:
-    """Return one column per student, or per student and task."""
-    students = dict.fromkeys(s for s, stage in bundle.by("student", "stage") if stage != TEACHER)
+    """Return one column per student or pair, or per student or pair and task."""
     there = bundle.by("student", "task")
     tasks: list[Task | None] = [None] if bundle.tasks is None else [*bundle.tasks.all]
-    pairs = [(s, task) for s in students for task in tasks if (s, task) in there]
-    names = [
-        {"student": student} | (dict(zip(task.dimensions, task.words, strict=True)) if task else {})
-        for student, task in pairs
+    columns = [
+        Column(
+            student,
+            task,
+            dict(zip(task.dimensions, task.words, strict=True)) if task else {},
+            teacher,
+        )
+        for teacher, student in bundle.pairs
+        for task in tasks
+        if (student, task) in there
     ]
+    names = [{"student": column.networks, **column.words} for column in columns]
     differ = {name for name in DIMENSIONS if len({words.get(name) for words in names}) > 1}
     if bundle.tasks is None or not differ:
         differ = {"student"}
     return [
-        Column(student, task, {k: word for k, word in words.items() if k in differ})
-        for (student, task), words in zip(pairs, names, strict=True)
+        replace(column, words={k: word for k, word in words.items() if k in differ})
+        for column, words in zip(columns, names, strict=True)
     ]
 
 
@@ -205,10 +230,19 @@ def select_all_seeds(bundle: Bundle, row: Row, column: Column) -> list[Number]:
     key: dict[str, object] = {"stage": row.stage, "method": row.method, "result": row.result}
     if row.by_student:
         key["student"] = column.student
+    if row.by_teacher and column.teacher is not None:
+        key["teacher"] = column.teacher
     if row.by_task and column.task is not None:
         key["task"] = column.task
     numbers = bundle.by(*key).get(tuple(key.values()), [])
     return sorted(numbers, key=lambda number: number.seed)
+
+
+def network_of(bundle: Bundle, row: Row, column: Column) -> str:
+    """Return whose number it is: the student's or, where that does not matter, the teacher's."""
+    if column.teacher is not None:
+        return column.pair_part(row)
+    return column.student if row.by_student else bundle.teacher
 
 
 def cell_estimate(bundle: Bundle, row: Row, column: Column) -> Estimate | None:

@@ -116,13 +116,12 @@ def begin(plan: Plan, store: Store) -> Progress:
     """
     state = {f: _at_rest(store.directory(f)) or "waiting" for f in plan.cells}
     registered = plan.experiment.teacher_source  # `harness run` has fetched it by now
-    imported = plan.imported_teacher()
-    if imported and state[imported[0]] != "done" and not registered:
-        checkpoint = str(imported[1].config.checkpoint)
-        raise UserError(
-            f"teacher_checkpoint: {checkpoint[:12]}... is not in {store.root}; "
-            "`harness import-checkpoint FILE EXPERIMENT` puts it there"
-        )
+    for fingerprint, cell in plan.imported_teachers.items():
+        if state[fingerprint] != "done" and not registered:
+            raise UserError(
+                f"teacher_checkpoint: {str(cell.config.checkpoint)[:12]}... is not in "
+                f"{store.root}; `harness import-checkpoint FILE EXPERIMENT` puts it there"
+            )
     sources = set()
     for fingerprint, cell in plan.cells.items():
         if state[fingerprint] != "done":

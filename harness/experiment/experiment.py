@@ -6,16 +6,13 @@ and printed. Its sections for single methods come from harness.methods. Nothing 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
-    BaseModel,
     Field,
     SerializeAsAny,
     SerializerFunctionWrapHandler,
-    ValidationError,
     create_model,
     field_validator,
     model_serializer,
@@ -23,10 +20,11 @@ from pydantic import (
 )
 
 from harness import methods
-from harness.common.canonical_json import canonical
-from harness.common.errors import distinct, first_error
+from harness.common.errors import distinct
 from harness.data import DatasetOptions
 from harness.experiment.claims import Claim, parse_claim
+from harness.experiment.identity import grid_identity
+from harness.experiment.pairs import Pair, Sha256, check_pairs, networks_of, replaced
 from harness.experiment.protocol import Protocol
 from harness.experiment.releases import differences
 from harness.experiment.tasks import Task, Tasks
@@ -41,7 +39,8 @@ Label = Annotated[str, Field(pattern=r"^[\w .,:;=+()/%'-]+$", max_length=60)]
 # Fields added later: left out while empty, so that a new field changes nothing written before.
 ADDED_LATER = (
     *("tasks", "tuned", "teacher_source", "claims", "secondary_claims"),
-    *("teacher_batch_size", "paper_table"),
+    *("teacher_batch_size", "paper_table", "pairs"),
+    *("teacher", "students"),  # empty beside pairs
 )
 BatchSize = Annotated[int, Field(ge=2)]
 
@@ -81,12 +80,14 @@ class ExperimentFields(Frozen):
     description: str = ""
     dataset: SerializeAsAny[DatasetOptions]
     tasks: Tasks | None = None
-    teacher: SerializeAsAny[NetworkOptions]
+    # Either one teacher with all students, or pairs.
+    teacher: SerializeAsAny[NetworkOptions] | None = None
     # SHA-256 of a file from `harness import-checkpoint`: the teacher is not trained here.
-    teacher_checkpoint: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    teacher_checkpoint: Sha256 | None = None
     # models:/NAME/VERSION, if `teacher` named one of MLflow's registered models.
     teacher_source: str | None = None
-    students: Annotated[tuple[SerializeAsAny[NetworkOptions], ...], Field(min_length=1)]
+    students: tuple[SerializeAsAny[NetworkOptions], ...] = ()
+    pairs: tuple[Pair, ...] = ()
     methods: Annotated[tuple[str, ...], Field(min_length=1)] = methods.DEFAULT
     # Method -> label in tables, in place of the method's own.
     labels: dict[str, Label] = Field(default_factory=dict)
@@ -136,6 +137,12 @@ class ExperimentFields(Frozen):
         distinct([s.label for s in value])
         return value
 
+    @field_validator("pairs")
+    @classmethod
+    def _distinct_pairs(cls, value: tuple[Pair, ...]) -> tuple[Pair, ...]:
+        check_pairs(value)
+        return value
+
     @field_validator("claims", "secondary_claims", mode="before")
     @classmethod
     def _claims_as_list(cls, value: Any) -> Any:
@@ -161,6 +168,22 @@ class ExperimentFields(Frozen):
     def resolved_methods(self) -> list[Method]:
         """The descriptions of its methods, in its order."""
         return [methods.parse_method(name) for name in self.methods]
+
+    @property
+    def all_pairs(self) -> tuple[Pair, ...]:
+        """The pairs, or the one teacher with each student."""
+        if self.teacher is None:
+            return self.pairs
+        teacher, checkpoint = self.teacher, self.teacher_checkpoint
+        return tuple(
+            Pair(teacher=teacher, student=student, teacher_checkpoint=checkpoint)
+            for student in self.students
+        )
+
+    @property
+    def networks(self) -> list[NetworkOptions]:
+        """The networks of all teachers and students, each once."""
+        return networks_of(self.all_pairs)
 
     @property
     def needs_teacher(self) -> bool:
@@ -203,19 +226,21 @@ class ExperimentFields(Frozen):
             return self.resolved_methods
         return [method for method in self.resolved_methods if not method.shared_classes]
 
-    def for_method(self, name: str, task: Task | None = None) -> Self:
+    def for_method(self, name: str, task: Task | None = None, pair: Pair | None = None) -> Self:
         """Return the experiment with one method's settings in place of the common ones.
 
-        Later ones win: those that its name stands for, tuned settings, those given to the method.
-        The method's factor of the epochs is applied last.
+        Later ones win: those of the pair, those that the method's name stands for, tuned settings,
+        those given to the method. The method's factor of the epochs is applied last.
 
         Raises:
             ValueError: a setting that the method does not read, or may not have.
         """
         method = methods.parse_method(name)
         tuned = (self.tuned or {}).get(name) or (self.tuned or {}).get(split_settings(name)[0])
+        of_pair = {s: v for s, v in pair.settings.items() if s in method.sections} if pair else {}
         changed: dict[str, Any] = {}
         for where, settings, may_be_untunable in (
+            (f"pairs: {pair.label if pair else ''}", of_pair, False),
             (f"methods: {name}", method.implied, True),
             (f"tuned.{name}.settings", tuned.settings_for(task) if tuned else {}, False),
             (f"methods: {name}", method.overrides, False),
@@ -227,16 +252,7 @@ class ExperimentFields(Frozen):
                         f"{', '.join(method.sections)}"
                     )
                 old = changed.get(section, getattr(self, section))
-                untunable = next((field for field in values if field in old.untunable), None)
-                if untunable and not may_be_untunable:
-                    raise ValueError(
-                        f"{where}.{section}.{untunable}: the same for every method; set "
-                        f"{section}.{untunable} instead"
-                    )
-                try:
-                    changed[section] = old.model_validate({**old.model_dump(), **values})
-                except ValidationError as error:
-                    raise ValueError(first_error(error, type(old), f"{where}.{section}")) from None
+                changed[section] = replaced(old, values, f"{where}.{section}", may_be_untunable)
         schedule = method.final.schedule
         if schedule and method.epochs_factor != 1:
             old = changed.get(schedule, getattr(self, schedule))
@@ -332,44 +348,33 @@ class ExperimentFields(Frozen):
             self.check_networks(method)
         return self
 
+    @model_validator(mode="after")
+    def _pairs_settings_fit(self) -> Self:
+        used = [section for method in self.resolved_methods for section in method.sections]
+        for i, pair in enumerate(self.pairs):
+            if unused := next((section for section in pair.settings if section not in used), None):
+                raise ValueError(
+                    f"pairs.{i}.settings.{unused}: no method of this experiment reads it; use "
+                    f"{', '.join(dict.fromkeys(used))}"
+                )
+            for method in self.methods if pair.settings else ():
+                self.for_method(method, pair=pair)
+        return self
+
     def check_networks(self, method: Method) -> None:
-        """Check that the method can compare the teacher with every student.
+        """Check that the method can compare each teacher with its students.
 
         Raises:
             ValueError: it cannot, with the remedy.
         """
         for section in method.settings:
-            for student in self.students:
-                getattr(self, section).check_networks(self.teacher, student)
+            for pair in self.all_pairs:
+                getattr(self, section).check_networks(pair.teacher, pair.student)
 
     @property
     def grid(self) -> str:
-        """The identity of the grid in MLflow: a digest of the settings without growing lists.
-
-        It covers only what differs from the defaults, so that a new optional field changes no
-        grid, and all sections, so that one more method changes none.
-        """
-
-        def changed(value: BaseModel, **options: Any) -> dict[str, Any]:
-            return value.model_dump(mode="json", by_alias=True, exclude_defaults=True, **options)
-
-        sections = {s: changed(getattr(self, s)) for s in ("optimizer", *methods.SECTIONS)}
-        place = {*self.dataset.location, "label"}  # data may lie anywhere
-        identity = {
-            "name": self.name,
-            "dataset": changed(self.dataset, exclude=place) | {"name": self.dataset.name},
-            "teacher": changed(self.teacher) | {"network": self.teacher.network},
-            "protocol": {"preset": self.protocol.preset, **self.protocol.changed},
-            **{name: section for name, section in sections.items() if section},
-        }
-        if self.tasks:  # without the lists that may grow
-            identity["tasks"] = changed(self.tasks, exclude={"overlap", "shots"})
-        for field in ("teacher_checkpoint", "teacher_batch_size"):
-            if getattr(self, field):
-                identity[field] = getattr(self, field)
-        if self.tuned:
-            identity["tuned"] = {method: changed(tuned) for method, tuned in self.tuned.items()}
-        return hashlib.sha256(canonical(identity).encode()).hexdigest()[:16]
+        """The identity of the grid in MLflow (`harness.experiment.identity`)."""
+        return grid_identity(self)
 
 
 if TYPE_CHECKING:

@@ -18,6 +18,7 @@ from harness.data import DATASETS
 from harness.data.options import as_number
 from harness.experiment.claims import find_published
 from harness.experiment.experiment import Experiment
+from harness.experiment.pairs import SIDES, Pair
 from harness.experiment.protocol import PRESETS, canonical_preset
 from harness.experiment.published import read_paper_table, read_published
 from harness.experiment.releases import with_release_settings
@@ -61,19 +62,45 @@ def parse(raw: Any, where: str = "the experiment") -> Experiment:
     shared = {"network": default} if isinstance(default, str) else default
     if not isinstance(shared, dict):
         raise UserError("network: not a name or a mapping; write `network: {network: ...}`")
-    if is_registered(raw.get("teacher")):
-        raise UserError(f"teacher: {raw['teacher']} is looked up in MLflow by `harness` alone")
-    raw["teacher"] = _chosen("teacher", raw.get("teacher"), "network", NETWORKS, shared)
-    students = raw.get("students")
-    if not isinstance(students, list | tuple) or not students:
-        raise UserError("students: an experiment needs at least one; add `students: [{...}]`")
-    raw["students"] = [
-        _chosen(f"students.{i}", entry, "network", NETWORKS, shared)
-        for i, entry in enumerate(students)
-    ]
+    raw |= _networks(raw, shared)
     raw["protocol"] = _protocol(raw.get("protocol", "strict"))
     raw = with_release_settings(raw, raw["protocol"]["preset"], raw["dataset"].name)
     return scale_epochs(_validate(Experiment, raw, ""), scale)
+
+
+def _networks(raw: Raw, shared: Raw) -> Raw:
+    """Return the checked networks of an experiment: its teacher and students, or its pairs."""
+
+    def chosen(field: str, entry: Any) -> Any:
+        if is_registered(entry):
+            raise UserError(f"{field}: {entry} is looked up in MLflow by `harness` alone")
+        return _chosen(field, entry, "network", NETWORKS, shared)
+
+    if (pairs := raw.get("pairs")) is None:
+        raw.pop("pairs", None)
+        students = raw.get("students")
+        teacher = chosen("teacher", raw.get("teacher"))
+        if not isinstance(students, list | tuple) or not students:
+            raise UserError("students: an experiment needs at least one; add `students: [{...}]`")
+        named = [chosen(f"students.{i}", entry) for i, entry in enumerate(students)]
+        return {"teacher": teacher, "students": named}
+    example = "`pairs: [{teacher: {...}, student: {...}}]`"
+    if both := next((f for f in ("teacher", "students", "teacher_checkpoint") if raw.get(f)), None):
+        raise UserError(f"{both}: each of `pairs` has its own; drop it here, or drop `pairs`")
+    if not isinstance(pairs, list | tuple) or not pairs:
+        raise UserError(f"pairs: an experiment needs at least one; write {example}")
+    read_pairs = []
+    for i, pair in enumerate(pairs):
+        if not isinstance(pair, dict):
+            raise UserError(f"pairs.{i}: not a mapping; write {example}")
+        for key in pair:
+            if key not in Pair.model_fields:
+                raise UserError(
+                    f"pairs.{i}.{key}: unknown key{nearest(str(key), Pair.model_fields)}"
+                )
+        networks = {side: chosen(f"pairs.{i}.{side}", pair.get(side)) for side in SIDES}
+        read_pairs.append({**pair, **networks})
+    return {"pairs": read_pairs, "teacher": None, "students": ()}
 
 
 def is_registered(teacher: Any) -> bool:
@@ -134,8 +161,8 @@ def _validate(model: type[BaseModel], values: dict[str, Any], prefix: str) -> An
 
 
 def network_labels(experiment: Experiment) -> list[str]:
-    """Return the labels of the teacher and the students."""
-    return [network.label for network in (experiment.teacher, *experiment.students)]
+    """Return what columns of published numbers may be called: the networks, or the pairs."""
+    return [column.label for column in experiment.pairs or experiment.networks]
 
 
 def _drop_unused_tuned(raw: Raw, in_file: Raw) -> Raw:

@@ -95,7 +95,7 @@ def differences(experiment: ExperimentFields) -> Settings:
             named = users and all(field in m.implied.get(section, {}) for m in users)
             if not follows and not named:
                 found[f"{section}.{field}"] = getattr(ours, field)
-    for network in (experiment.teacher, *experiment.students):
+    for network in experiment.networks:
         own = network.model_dump(exclude_defaults=True)
         found |= {f"{network.label}.{f}": own[f] for f in NETWORK_FIELDS if f in own}
     if experiment.tuned:

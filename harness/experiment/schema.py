@@ -49,7 +49,8 @@ def schema() -> Schema:
         "dataset": _one_of(DATASETS, "name", body, refs),
         "network": network,
         "teacher": {"anyOf": [network, {"type": "string", "pattern": "^models:/"}]},
-        "students": {**fields["students"], "items": network},
+        "students": {**fields["students"], "items": network, "minItems": 1},
+        "pairs": {**fields["pairs"], "minItems": 1},
         "protocol": {"anyOf": [{"enum": [*PRESETS, *ALIASES]}, refs[Protocol, "validation"]]},
         "methods": {**fields["methods"], "items": _method()},
         **{
@@ -58,6 +59,7 @@ def schema() -> Schema:
         },
         "epochs_scale": {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1000},
     }
+    definitions["Pair"]["properties"] |= {"teacher": network, "student": network}
     tasks = definitions["Tasks"]["properties"]
     for dimension in ("overlap", "shots"):  # a number alone is a list of one
         tasks[dimension] = {"anyOf": [tasks[dimension], tasks[dimension]["items"]]}
@@ -66,7 +68,10 @@ def schema() -> Schema:
     fields["extends"] = {"type": "string", "pattern": r"\.ya?ml$"}
     experiment["required"] = ["name"]
     experiment["if"] = {"required": ["extends"]}
-    experiment["else"] = {"required": ["dataset", "teacher", "students"]}
+    experiment["else"] = {
+        "required": ["dataset"],
+        "oneOf": [{"required": ["teacher", "students"]}, {"required": ["pairs"]}],
+    }
     _nullable(experiment)
     return {"$schema": DIALECT, "$defs": definitions, **refs[Experiment, "validation"]}
 

@@ -65,11 +65,14 @@ def resolve_weights(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
             return network
         return {**network, FIELD: str(folder / given)}
 
-    students = raw.get("students")
+    def resolve_pair(pair: Any) -> Any:
+        return {k: resolve(v) for k, v in pair.items()} if isinstance(pair, dict) else pair
+
+    lists = {"students": resolve, "pairs": resolve_pair}
     return {
         **raw,
         **{key: resolve(raw[key]) for key in ("network", "teacher") if key in raw},
-        **({"students": [*map(resolve, students)]} if isinstance(students, list) else {}),
+        **{k: [*map(one, raw[k])] for k, one in lists.items() if isinstance(raw.get(k), list)},
     }
 
 

@@ -77,12 +77,15 @@ def measure_plan(
         UserError: The GPU does not hold as many cells as train on it at once.
     """
     experiment = plan.experiment
-    missing = [c for f, c in plan.cells.items() if not store.directory(f).is_done]
+    missing = [
+        (cell, plan.teacher_of(cell))
+        for fingerprint, cell in plan.cells.items()
+        if takes_steps(cell) and not store.directory(fingerprint).is_done
+    ]
     size = experiment.optimizer.batch_size
     request = Request(
-        cells={speed_key(cell): cell for cell in missing if takes_steps(cell)},
-        networks=tuple(dict.fromkeys((experiment.teacher, *experiment.students))),
-        teacher=experiment.teacher,
+        cells={speed_key(*pair): pair for pair in missing},
+        networks=tuple(experiment.networks),
         batch_size=min(size, len(dataset.train)),
         optimizer=experiment.optimizer,
         dataset=few_images(dataset, max(MOST_BATCHES * size, MOST_IMAGES)),
@@ -138,7 +141,6 @@ def estimate(
     dataset = without_pixels(dataset)
     size = plan.experiment.optimizer.batch_size
     parts, n_images = sizes_of(plan, dataset), len(dataset.train)
-    teacher = speeds.networks[plan.experiment.teacher]
     seconds, disk, peak, room = {}, 0, 0, teacher_cache
     cached: dict[tuple[str, CellData], int] = {}  # teacher and data -> epochs with cached outputs
     for fingerprint, cell in plan.cells.items():
@@ -157,14 +159,16 @@ def estimate(
         )
         # With fewer images than a batch, a step costs its share of the measured one.
         n_batches = -(-train // size) if train > size else train / min(size, n_images)
-        step = speeds.steps[speed_key(cell)] if takes_steps(cell) else 0.0
+        guide = plan.teacher_of(cell)
+        step = speeds.steps[speed_key(cell, guide)] if takes_steps(cell) else 0.0
         epoch += n_batches * step if takes_steps(cell) else train * speed.evaluation
         seconds[fingerprint] = left * epoch
-        if TEACHER in cell.upstream and not needs_maps(stage_of(cell.kind).terms):
+        if guide and not needs_maps(stage_of(cell.kind).terms):
+            teacher = speeds.networks[guide]
             key = cell.upstream[TEACHER], cell.config.data
             n_cached = cached.get(key, 0)
             saved = min(left, n_cached)
-            seconds[fingerprint] -= saved * n_batches * min(step, speeds.teacher_forward)
+            seconds[fingerprint] -= saved * n_batches * min(step, teacher.teaching)
             epoch_bytes = train * teacher.cached_bytes
             fits = min(left - saved, room // epoch_bytes)
             cached[key] = n_cached + fits

@@ -27,7 +27,7 @@ class TrainingFilter:
     """Selects one of an experiment's trainings. Fields with a single possible value may be None.
 
     Attributes:
-        student: Label of the network, as "wrn-10-1".
+        student: Label of the network, as "wrn-10-1", or of a pair, as "wrn-16-2>wrn-10-1".
         method: As in the experiment file, or "teacher".
         seed: By default the experiment's first.
         overlap: The overlap of the task.
@@ -128,7 +128,7 @@ def choose(plan: Plan, choice: TrainingFilter) -> TableEntry:
 
 def _values(entry: TableEntry) -> dict[str, Any]:
     task = {name: entry.dimensions.get(name, ALL) for name in ("overlap", "shots")}
-    return {"method": entry.method, "student": entry.student, "seed": entry.seed, **task}
+    return {"method": entry.method, "student": entry.networks, "seed": entry.seed, **task}
 
 
 def _from_fingerprint(text: str, store: Path) -> TrainedModel:

@@ -80,7 +80,7 @@ def run_experiment(
             f"{experiment.name}: nothing to do, all {n_cells} cells are done (in {options.store})."
         )
         return OK
-    for network in (experiment.teacher, *experiment.students):
+    for network in experiment.networks:
         if network.pretrained:  # before anything trains
             load_pretrained(network.build(2), network.pretrained)
     slots = options.slots()

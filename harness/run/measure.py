@@ -21,7 +21,6 @@ from harness.data.dataset import ResizedCrop
 from harness.data.placement import fits, on_device
 from harness.networks import NetworkOptions
 from harness.networks.base import Network
-from harness.plan import TEACHER
 from harness.run.devices import facts_of
 from harness.run.speeds import NetworkSpeed, Request, Speeds, few_images
 from harness.train.device import describe_all, resolve_device, set_determinism, use
@@ -115,20 +114,19 @@ def measure(request: Request) -> Speeds:
     few = few_images(request.dataset, n_batches * size)
     images = on_device(few, few.train, device, request.n_workers, is_resident)
     bench = Bench(images, len(few.class_names), request)
-    networks, teacher_forward = {}, 0.0
+    networks = {}
     for options in request.networks:
         model = bench.network(options)
         networks[options] = NetworkSpeed(
             bench.forward(model),
             sum(parameter.numel() for parameter in model.parameters()),
             PassFile.size(1, model.embedding_dim),
+            size * bench.forward(model, size) if options in request.teachers else 0.0,
         )
-        if options == request.teacher:
-            teacher_forward = size * bench.forward(model, size)
     steps = {}
-    for key, cell in request.cells.items():
+    for key, (cell, guide) in request.cells.items():
         try:
-            steps[key] = bench.step(cell)
+            steps[key] = bench.step(cell, guide)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
@@ -143,7 +141,6 @@ def measure(request: Request) -> Speeds:
     return Speeds(
         networks=networks,
         steps=steps,
-        teacher_forward=teacher_forward,
         device=facts_of(name),
         description=describe_all(request.devices),
         cell_bytes=peak,
@@ -179,10 +176,10 @@ class Bench:
                 with autocast(self.device, self.request.optimizer.precision):
                     model(batch.x)
 
-    def step(self, cell: Cell) -> float:
+    def step(self, cell: Cell, guide: NetworkOptions | None) -> float:
         """Return the seconds per step of the training loop, with the teacher's forward pass."""
         student = self.network(cell.config.network)
-        teacher = self.network(self.request.teacher) if TEACHER in cell.upstream else None
+        teacher = self.network(guide) if guide else None
         context = Context(cell.config, {"train": self.images}, self.n_classes, student, teacher)
         training = make_training(cell.kind, context)
         parameters = [*student.parameters(), *training.module.to(self.device).parameters()]

@@ -26,11 +26,13 @@ class NetworkSpeed:
         evaluation: Seconds per image of a forward pass in an evaluation.
         parameters: The number of parameters.
         cached_bytes: Disk that its cached output for an image takes.
+        teaching: Seconds per training batch of its forward pass as a teacher; 0 if it is none.
     """
 
     evaluation: float
     parameters: int
     cached_bytes: int
+    teaching: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,6 @@ class Speeds:
     Attributes:
         networks: The networks of the experiment.
         steps: `speed_key` of a cell -> seconds per training step, data and teacher included.
-        teacher_forward: Seconds per training batch of the teacher's forward pass.
         device: The device on which it was measured.
         description: All devices on which cells will train.
         cell_bytes: Memory of a GPU that the largest cell takes; 0 on other devices.
@@ -49,7 +50,6 @@ class Speeds:
 
     networks: dict[NetworkOptions, NetworkSpeed]
     steps: dict[str, float]
-    teacher_forward: float
     device: DeviceFacts
     description: str = ""
     cell_bytes: int = 0
@@ -70,8 +70,8 @@ class Request:
     """What to measure, and how cells will train.
 
     Attributes:
-        cells: `speed_key` -> one of the cells that have it.
-        networks: The networks of the experiment, with the teacher's.
+        cells: `speed_key` -> one of the cells that have it, and the network of its teacher, if any.
+        networks: The networks of the experiment, with the teachers'.
         dataset: A few of its images.
         n_bytes: Size of the pixels of all of them.
         devices: Names; the first one is measured.
@@ -80,9 +80,8 @@ class Request:
         threads, n_workers, cells_per_device, graphs: As cells will have them.
     """
 
-    cells: dict[str, Cell]
+    cells: dict[str, tuple[Cell, NetworkOptions | None]]
     networks: tuple[NetworkOptions, ...]
-    teacher: NetworkOptions
     batch_size: int
     optimizer: Optimizer
     dataset: Dataset
@@ -93,14 +92,19 @@ class Request:
     cells_per_device: int = 1
     graphs: str = "auto"
 
+    @property
+    def teachers(self) -> set[NetworkOptions]:
+        """The networks of the teachers of its cells."""
+        return {teacher for _, teacher in self.cells.values() if teacher}
+
 
 def takes_steps(cell: Cell) -> bool:
     """Return whether a cell is trained by gradient steps."""
     return cell.kind != IMPORTED and stage_of(cell.kind).schedule is not None
 
 
-def speed_key(cell: Cell) -> str:
-    """Return what decides how long a training step takes, beside the teacher and the optimiser.
+def speed_key(cell: Cell, teacher: NetworkOptions | None) -> str:
+    """Return what decides how long a training step takes, beside the optimiser.
 
     Of a method's settings, those are the choices and the whole numbers; a weight, a temperature or
     a learning rate costs nothing, and a schedule says how often the step is taken.
@@ -113,8 +117,8 @@ def speed_key(cell: Cell) -> str:
         }
         for name in stage_of(cell.kind).all_sections
     }
-    network = cell.config.network.model_dump(mode="json")
-    return canonical({"kind": cell.kind, "network": network, "settings": settings})
+    networks = [n and n.model_dump(mode="json") for n in (cell.config.network, teacher)]
+    return canonical({"kind": cell.kind, "networks": networks, "settings": settings})
 
 
 def few_images(dataset: Dataset, n: int) -> Dataset:

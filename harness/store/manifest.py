@@ -94,7 +94,7 @@ class CellOptions(JsonFile):
             data_root=str(data_root()),
             pretrained={
                 file.sha256: file.path
-                for network in (experiment.teacher, *experiment.students)
+                for network in experiment.networks
                 if (file := network.pretrained) and file.path
             },
         )

@@ -23,6 +23,7 @@ from harness.common.temporary import user_folder
 from harness.data import Dataset
 from harness.experiment.experiment import Experiment
 from harness.experiment.file import is_registered
+from harness.networks import NetworkOptions
 from harness.plan import TEACHER, Plan
 from harness.store import CellDir, Store
 from harness.track.client import locked, make_client
@@ -38,9 +39,9 @@ ALIAS = "teacher"
 WEIGHTS = "model"  # the folder among a run's artifacts that holds model.pt
 
 
-def model_name(plan: Plan) -> str:
+def model_name(plan: Plan, teacher: NetworkOptions) -> str:
     """Return the name of the registered model, such as `digits-wrn-16-2`."""
-    return f"{plan.experiment.name}-{plan.experiment.teacher.label}"
+    return f"{plan.experiment.name}-{teacher.label}"
 
 
 def register_teacher(
@@ -59,7 +60,7 @@ def register_teacher(
     experiment, manifest = plan.experiment, directory.manifest
     config = plan.cells[fingerprint].config
     seed = next(e.seed for e in plan.entries_of(fingerprint) if e.stage == TEACHER)
-    name = model_name(plan)
+    name = model_name(plan, config.network)
     try:
         client.create_registered_model(
             name,
@@ -98,7 +99,7 @@ def register_teacher(
                 "data_digest": config.data.digest,
                 **({"view": canonical(view)} if (view := config.data.view.as_json()) else {}),
             },
-            description=f"{experiment.teacher.label} on {experiment.dataset.label}, seed {seed}"
+            description=f"{config.network.label} on {experiment.dataset.label}, seed {seed}"
             f"{accuracy_text}",
         )
     client.set_registered_model_alias(name, f"seed-{seed}", version.version)
@@ -229,13 +230,15 @@ def fetch_teacher(plan: Plan, store: Store, device: str, dataset: Dataset) -> No
         UserError: It cannot be fetched, or its file is not the one that was registered.
     """
     source = plan.experiment.teacher_source
-    imported = plan.imported_teacher()
-    if source is None or imported is None or store.directory(imported[0]).is_done:
+    if source is None:
+        return
+    ((fingerprint, cell),) = plan.imported_teachers.items()  # no pairs: one teacher for all
+    if store.directory(fingerprint).is_done:
         return
     from harness.execute.child import in_child
     from harness.networks.published_file import sha256_of
 
-    cell, teacher = imported[1], look_up(source)
+    teacher = look_up(source)
     if teacher.data_digest != cell.config.data.digest:
         print(
             f"warning: teacher: {source} was trained on other data or another split; it may have "

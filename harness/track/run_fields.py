@@ -45,18 +45,22 @@ def main_entry(plan: Plan, fingerprint: str) -> TableEntry:
 
 
 def tags_of(plan: Plan, entry: TableEntry) -> dict[str, str]:
-    """Return the tags to filter and group runs by."""
+    """Return the tags to filter and group runs by.
+
+    With pairs, a run that needs no teacher has no tag `teacher`.
+    """
     experiment, entries = plan.experiment, plan.entries_of(entry.fingerprint)
     kind, student = plan.cells[entry.fingerprint].kind, entry.student
+    teacher = entry.teacher if experiment.teacher is None else experiment.teacher.label
     if kind != IMPORTED and not stage_of(kind).by_student:
-        student = experiment.teacher.label if stage_of(kind).network == TEACHER else PIXELS
+        student = str(teacher) if stage_of(kind).network == TEACHER else PIXELS
     # The teacher's cell may be a student of one of the tasks, too.
     dimensions: dict[str, int | str] = next((e.dimensions for e in entries if e.task), {})
     return {
         "kind": "cell",
         "stage": entry.stage,
         "roles": ", ".join(sorted({display_role(e.stage, e.method) for e in entries})),
-        "teacher": experiment.teacher.label,
+        **({"teacher": teacher} if teacher else {}),
         "student": student,
         "method": entry.method,
         "protocol": experiment.protocol_label,

@@ -155,7 +155,8 @@ def add_teacher(
         if (images := getattr(seen, part)) is not None
     }
     cell = imported_cell(
-        with_teacher(experiment, network, file.digest),
+        NETWORKS[network["network"]].model_validate(network),
+        file.digest,
         whole_data(experiment.dataset, dataset).seen_through(view),
     )
     store.create()
@@ -204,13 +205,8 @@ def add_teacher(
     return (
         f"{file.path.name}: {options}\n"
         f"measured here: {accuracies}; the file claims {claimed}\n"
-        f"cell {directory.path.name} in {store.root}; to use it, write in the experiment:\n"
+        f"cell {directory.path.name} in {store.root}; to use it, write in the experiment"
+        f"{', in each pair with this teacher' if experiment.pairs else ''}:\n"
         f"teacher: {{{options}}}\n"
         f"teacher_checkpoint: {file.digest}"
     )
-
-
-def with_teacher(experiment: Experiment, network: dict[str, Any], digest: str) -> Experiment:
-    """Return the experiment with this checkpoint in place of the teacher it names."""
-    teacher = NETWORKS[network["network"]].model_validate(network)
-    return experiment.model_copy(update={"teacher": teacher, "teacher_checkpoint": digest})

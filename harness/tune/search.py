@@ -60,7 +60,7 @@ def identity_of(tuning: Tuning, dataset: Dataset, method: str) -> dict[str, Any]
         },
         "objective": {"metric": settings.metric, "direction": settings.direction},
         "experiment": {
-            **base.model_dump(mode="json", include={"teacher", "students"}),
+            **base.model_dump(mode="json", include={"teacher", "students", "pairs"}),
             **base.sections(sections),
             "data": {**base.dataset.identity(), "digest": dataset.digest},
             "seed": base.seeds[0],

@@ -290,6 +290,11 @@ def _base(experiment: Experiment, settings: TuningFile, file: Path) -> Experimen
         )
     if experiment.tuned:
         raise UserError(f"experiment: {file} is tuned already; name the file it came from")
+    if len(experiment.pairs) > 1:
+        raise UserError(
+            f"set.pairs: {file} has {len(experiment.pairs)} pairs; name the one to tune on, as in "
+            "`set: {pairs: [{teacher: {...}, student: {...}}]}`"
+        )
     if len(experiment.students) > 1:
         raise UserError(
             f"set.students: {file} has {len(experiment.students)} students; name the one to tune "
