@@ -47,7 +47,13 @@ BANDWIDTH, TF32, BFLOAT16 = 2.3e12, 60e12, 150e12
 MOMENT, LAUNCH = 1.5e-6, 6e-6  # seconds a kernel, and to launch one
 BATCH = 16  # counted; bytes and products grow with the batch
 IMAGE_SIZE = {"cifar100": 32, "cub200": 224}
-COUNTED = {"cifar100_wide_resnet.yaml": 10, "cub200_mobile_net.yaml": 5}  # experiment -> seeds
+# Experiment -> seeds.
+COUNTED = {
+    "cifar100_wide_resnet.yaml": 10,
+    "crd_same.yaml": 8,
+    "crd_cross.yaml": 6,
+    "cub200_mobile_net.yaml": 5,
+}
 
 
 def seconds_of(work: list[Work], scale: float, graphs: bool) -> float:

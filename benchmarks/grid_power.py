@@ -19,15 +19,17 @@ from frame import Record, record, rounded
 from harness.analysis.planned_power import EFFECT, OVER_IMAGES, Assumptions, planned_claims
 from harness.analysis.power import fewest_seeds, power
 from harness.data import Augmentation, Dataset, ImageSet
-from harness.data.views import apply
+from harness.data.views import without_pixels
 from harness.experiment.experiment import Experiment
 from harness.experiment.file import network_labels, read
 from harness.experiment.published import read_published
 from harness.plan import Plan, make_plan
+from harness.run.estimate import sizes_of
 
 FOLDER = Path("experiments")
 CLASSES = {"cifar100": 100, "cub200": 200}
 TRAIN = {"cifar100": 450, "cub200": 27}  # images per class, without those for validation
+VALIDATION = {"cifar100": 50, "cub200": 3}
 TEST = {"cifar100": 100, "cub200": 29}
 SPREAD = 0.003  # an assumption: nobody has measured it here
 
@@ -42,16 +44,15 @@ def without_content(experiment: Experiment) -> Dataset:
         return ImageSet(np.zeros((len(labels), 1, 1, 3), np.uint8), labels)
 
     names = tuple(map(str, range(n)))
-    parts = part(TRAIN[name]), part(1), part(TEST[name])
+    parts = part(TRAIN[name]), part(VALIDATION[name]), part(TEST[name])
     return Dataset(name, names, *parts, (0.5,) * 3, (0.5,) * 3, Augmentation(0, flip=True))
 
 
 def images_trained_on(plan: Plan, dataset: Dataset) -> int:
     """Return over how many images all cells step, each epoch counting its images again."""
-    views = {cell.config.data.view: 0 for cell in plan.cells.values()}
-    sizes = {view: len(apply(dataset, view).parts["train"]) for view in views}
+    sizes = sizes_of(plan, without_pixels(dataset))
     cells = (cell for cell in plan.cells.values() if cell.schedule)
-    return sum(cell.epochs * sizes[cell.config.data.view] for cell in cells)
+    return sum(cell.epochs * sizes[cell.config.data][0] for cell in cells)
 
 
 def row_of(path: Path) -> dict[str, Any]:
@@ -86,7 +87,8 @@ def main(argv: list[str] | None = None) -> Record:
     """Run the simulation."""
     parser = parser_of((__doc__ or "").splitlines()[0], rounds=1)
     arguments = parser.parse_args(argv)
-    rows = [row_of(p) for name in CLASSES for p in sorted(FOLDER.glob(f"{name}_*.yaml"))]
+    paths = sorted(p for p in FOLDER.glob("*.yaml") if read(p).dataset.name in CLASSES)
+    rows = [row_of(path) for path in paths]
     for row in rows:
         print(row)
     setting = {

@@ -244,7 +244,7 @@ def gpu_hours(kept: Record) -> list[str]:
         rows.append(
             [
                 f"[{name}](../experiments/{name}), {single['seeds']} seeds, {single['precision']}",
-                *(str(single["kernels"][kind]) for kind in WORDS),
+                *(str(single["kernels"].get(kind, "–")) for kind in WORDS),
                 f"{single['hours']:.0f} h",
                 f"{graphed['hours']:.0f} h",
                 f"{graphed['images_per_hour'] / 1e6:.0f} million",

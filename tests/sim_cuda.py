@@ -438,6 +438,7 @@ def simulated_cuda(memory: int = 80 * 2**30) -> Iterator[SimCuda]:
     """Simulate a GPU with `memory` bytes; skip the test where that is impossible."""
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
+    torch._C._ensureCUDADeviceGuardSet()  # where conftest.py has not: one test alone, a benchmark
     if problem := _let_backward_run():
         pytest.skip(problem)
     gpu = SimCuda()

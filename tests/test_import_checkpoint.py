@@ -120,7 +120,7 @@ def test_a_teacher_of_some_classes_is_measured_on_those(tmp_path: Path) -> None:
     network, digest = {"depth": 10, "width": 2}, text.rpartition("teacher_checkpoint: ")[2]
     used = experiment(tasks=tasks, teacher=network, teacher_checkpoint=digest)
     plan = plan_of(used)
-    fingerprint, cell = plan.imported_teacher() or pytest.fail("no imported teacher")
+    ((fingerprint, cell),) = plan.imported_teachers.items()
     assert cell.config.data.view.as_json() == {"classes": [7, 1, 3, 0, 8]}
     assert [c.kind for c in plan.cells.values()] == ["imported", "kd"]
     progress = begin(plan, Store(tmp_path / "runs"))
