@@ -272,7 +272,7 @@ def imported_cell(teacher: NetworkOptions, checkpoint: str, data: CellData) -> C
         checkpoint: The file's SHA-256.
         data: The data of the teacher.
     """
-    elsewhere = {"dropout", "final_bn_momentum", "pretrained"}
+    elsewhere = {"dropout", "final_bn_momentum", "weights"}
     network = network_options(teacher.model_dump(exclude=elsewhere))
     return Cell(IMPORTED, CellConfig(data=data, network=network, checkpoint=checkpoint))
 

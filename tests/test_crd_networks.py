@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.networks import build
-from harness.networks.pretrained import WeightsFile, load_pretrained
+from harness.networks.pretrained import LocalFile, load_weights
 from harness.networks.repdistiller import ARCHITECTURES
 from harness.networks.repdistiller.network import BenchmarkNetwork
 
@@ -126,7 +126,7 @@ def test_a_file_of_weights_gives_all_but_the_last_layer(tmp_path: Path) -> None:
     networks = [build("repdistiller", n, name="vgg8") for n in (5, 10)]
     torch.save(networks[0].state_dict(), tmp_path / "x.pt")
     digest = hashlib.sha256((tmp_path / "x.pt").read_bytes()).hexdigest()
-    load_pretrained(networks[1], WeightsFile(sha256=digest, path=str(tmp_path / "x.pt")))
+    load_weights(networks[1], LocalFile(sha256=digest, path=str(tmp_path / "x.pt")))
     source, loaded = (n.state_dict() for n in networks)
     assert len(loaded["classifier.weight"]) == 10
     assert all(torch.equal(loaded[k], v) for k, v in source.items() if "classifier" not in k)

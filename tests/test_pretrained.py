@@ -40,7 +40,7 @@ def write_weights(path: Path, width: int = 1, change: Callable[[State], object] 
 
 
 def with_file(file: Path | str) -> dict[str, Any]:
-    return RAW | {"teacher": {"depth": 10, "width": 1, "pretrained": str(file)}}
+    return RAW | {"teacher": {"depth": 10, "width": 1, "weights": str(file)}}
 
 
 def test_a_training_starts_from_the_file_except_its_last_layer(tmp_path: Path) -> None:
@@ -75,27 +75,28 @@ def test_a_fingerprint_has_the_content_and_no_place(tmp_path: Path) -> None:
     assert not {*cells(file)} & {*cells(other)} - {*cells(None)}
     experiment = parse(with_file(file))
     assert str(tmp_path) not in experiment.model_dump_json()
-    assert parse(with_file(experiment.model_dump()["teacher"]["pretrained"])).grid == (
-        experiment.grid
-    )
-    assert "pretrained" not in parse(RAW).model_dump_json()
+    assert parse(with_file(experiment.model_dump()["teacher"]["weights"])).grid == (experiment.grid)
+    assert '"weights"' not in parse(RAW).model_dump_json()
     labels = [parse(r | {"protocol": "legacy"}).protocol_label for r in (RAW, with_file(file))]
-    assert "pretrained" not in labels[0] and "wrn-10-1.pretrained=" in labels[1]
+    assert "weights=" not in labels[0] and "wrn-10-1.weights=" in labels[1]
 
 
-@pytest.mark.parametrize("field", ["network", "teacher", "students"])
-def test_a_path_is_relative_to_the_experiment_file(tmp_path: Path, field: str) -> None:
+@pytest.mark.parametrize(
+    ("field", "spelling"),
+    [("network", "weights"), ("teacher", "weights"), ("students", "pretrained")],
+)
+def test_a_path_is_relative_to_the_experiment_file(
+    tmp_path: Path, field: str, spelling: str
+) -> None:
     (tmp_path / "weights").mkdir()
     file = write_weights(tmp_path / "weights" / "a.pt")
-    given = {"pretrained": "weights/a.pt"}
+    given = {spelling: "weights/a.pt"}
     raw = yaml.safe_load(yaml.safe_dump(RAW))
     raw[field] = [raw[field][0] | given] if field == "students" else raw[field] | given
     experiment = read(write_experiment(tmp_path / "x.yaml", raw))
     found = experiment.students[0] if field == "students" else experiment.teacher
-    assert found.pretrained is not None
-    assert CellOptions.on_this_machine(experiment).pretrained == {
-        found.pretrained.sha256: str(file)
-    }
+    assert found.weights is not None
+    assert CellOptions.on_this_machine(experiment).pretrained == {found.weights.sha256: str(file)}
 
 
 REFUSED: dict[str, Callable[[Path], object]] = {
@@ -121,7 +122,7 @@ def test_another_file_is_refused_before_anything_trains(
     store = tmp_path / "runs"
     assert main(["run", str(file), "--store", str(store), "--device", "cpu", "--no-bar"]) == 2
     error = one_error_line(capsys.readouterr().err)
-    assert "pretrained" in error and problem in error
+    assert "teacher.weights: " in error and problem in error
     assert not [*store.glob("*/journal.jsonl")]
 
 

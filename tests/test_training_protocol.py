@@ -25,6 +25,7 @@ from training import (
 )
 
 import harness.train.cell
+import harness.train.initial
 from harness.data import Dataset, ImageSet, load
 from harness.data.batches import Images
 from harness.data.small import DeviceImages
@@ -102,7 +103,7 @@ def test_legacy_students_start_from_weights_of_their_own(tmp_path: Path) -> None
 def test_xavier_convolutions_have_no_bias_and_leave_the_last_layer() -> None:
     model = build("wide_resnet", 10, depth=10, width=1)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    harness.train.cell.draw_convolutions(model)
+    harness.train.initial.draw_convolutions(model)
     for name, value in model.state_dict().items():
         is_conv = "conv" in name or "shortcut" in name
         assert torch.equal(value, before[name]) != is_conv, name

@@ -364,6 +364,8 @@ class ExperimentFields(Frozen):
     def check_networks(self, method: Method) -> None:
         """Check that the method can compare each teacher with its students.
 
+        Networks whose maps are not known yet pass (harness.run.networks asks again).
+
         Raises:
             ValueError: it cannot, with the remedy.
         """

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Settings = dict[str, Any]
 EPOCHS = 200  # of each training of every release
-NETWORK_FIELDS = ("dropout", "final_bn_momentum", "pretrained")  # beside a network's size
+NETWORK_FIELDS = ("dropout", "final_bn_momentum", "weights")  # beside a network's size
 # Preset -> field of an experiment, or section -> its fields. Milestones in % of the epochs.
 RELEASES: dict[str, dict[str, Any]] = {
     "legacy-2020": {

@@ -41,7 +41,11 @@ def schema() -> Schema:
 
     for model in models.values():  # `network` and the presets supply what is missing
         if model is not Experiment:
-            body(model).pop("required", None)
+            definition = body(model)
+            required = definition.pop("required", [])
+            if definition.get("additionalProperties"):  # or it would accept any other network's
+                names = ("network", *required)
+                definition["anyOf"] = [{"required": [name]} for name in names]
     experiment = body(Experiment)
     fields: Schema = experiment["properties"]
     network = _one_of(NETWORKS, "network", body, refs)

@@ -121,7 +121,7 @@ class PairedMaps(Section):
 
     def check_networks(self, teacher: NetworkOptions, student: NetworkOptions) -> None:
         """Check that both networks have equally many maps."""
-        if teacher.n_maps != student.n_maps:
+        if None not in (teacher.n_maps, student.n_maps) and teacher.n_maps != student.n_maps:
             raise ValueError(
                 f"methods: {self.method!r} compares maps pair by pair, but {teacher.label} has "
                 f"{teacher.n_maps} and {student.label} {student.n_maps}; use networks of one kind "

@@ -21,10 +21,10 @@ class FitnetSettings(Section):
     def check_networks(self, teacher: NetworkOptions, student: NetworkOptions) -> None:
         """Check that both networks have the chosen map."""
         for network in (teacher, student):
-            if network.n_maps < self.map:
+            if network.n_maps is not None and network.n_maps < self.map:
                 raise ValueError(
                     f"{NAME}.map: {network.label} has {network.n_maps} maps, no map {self.map}; "
-                    f"use 1 to {min(teacher.n_maps, student.n_maps)}"
+                    f"use 1 to {network.n_maps}"
                 )
 
 

@@ -10,8 +10,11 @@ To add a family, add one folder, harness/networks/NAME/, of two files:
 The folders are found by scanning this package; nothing else names a family.
 
 - `options`: the options model of a family; `base`: the interface of a network;
-  `pretrained`: weights from a file that a network starts from.
+  `pretrained`: the files that a network needs, such as weights that it starts from.
 - `published_file`: weights that others have written, read as data.
+- `foreign`: the options of networks that a library or the user has written; `wrapped`: such a
+  network as a `Network`; `layout`: where it has its last layer, its maps and its stem;
+  `check`: what an experiment's networks are found to be before anything trains.
 """
 
 from __future__ import annotations

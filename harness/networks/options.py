@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import pkgutil
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
-from harness.networks.pretrained import FIELD, Pretrained
+from harness.networks.pretrained import FIELD, KEY, LocalFile, Weights, is_name
 
 if TYPE_CHECKING:
     from harness.networks.base import Network
@@ -27,33 +34,70 @@ class NetworkOptions(BaseModel):
 
     Attributes:
         network: The name of the family.
-        pretrained: The file of weights that it starts from, without its last layer's; None for
-            random ones.
+        weights: The file of weights that it starts from, without its last layer's; None for random
+            ones. Cells call it `pretrained`, and so may experiment files.
         module: The torch module, as "harness.networks.NAME.network:CLASS"; it is imported when a
             network is built. Its arguments are the number of classes and the options.
-        n_maps: The number of `Network.feature_maps`.
+        n_maps: The number of `Network.feature_maps`; None if it is known once the network is built.
         size: What the numbers of a label are, as the heading of a table.
         names: What its field `name` may be, if it has one.
         is_selectable: Whether an experiment file may name the family.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", json_schema_extra=lambda schema: _add_older_name(schema)
+    )
     module: ClassVar[str]
-    n_maps: ClassVar[int]  # or a property, where networks of a family differ
+    n_maps: ClassVar[int | None]  # or a property, where networks of a family differ
     size: ClassVar[str] = ""
     names: ClassVar[tuple[str, ...]] = ()
     is_selectable: ClassVar[bool] = True
 
     network: str
-    pretrained: Pretrained | None = None
+    weights: Weights | None = Field(default=None, serialization_alias=KEY)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _find_weights(cls, values: Any) -> Any:
+        """Take the older name of the field, and find the file of weights that have a name."""
+        if not isinstance(values, dict):
+            return values
+        values = {FIELD if key == KEY else key: value for key, value in values.items()}
+        return cls.with_named_weights(values) if is_name(values.get(FIELD)) else values
+
+    @classmethod
+    def with_named_weights(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Return the options with the path of weights whose name they have, where there are names.
+
+        Raises:
+            ValueError: There are no such weights, or their file is not on this machine.
+        """
+        return values
 
     @model_serializer(mode="wrap")
     def _omit_unused(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out initial weights that are not given, as in cells before there was the field."""
         dumped: dict[str, Any] = handler(self)
-        if dumped.get(FIELD) is None:
-            dumped.pop(FIELD, None)
+        for key in (FIELD, KEY):
+            if key in dumped and dumped[key] is None:
+                del dumped[key]
         return dumped
+
+    @property
+    def files(self) -> tuple[LocalFile, ...]:
+        """The files that the network needs."""
+        return () if self.weights is None else (self.weights,)
+
+    def located(self, paths: Mapping[str, str]) -> Self:
+        """Return the options with the places of their files.
+
+        Args:
+            paths: The SHA-256 of a file -> its path on this machine.
+        """
+        if self.weights is None or self.weights.sha256 not in paths:
+            return self
+        file = self.weights.model_copy(update={"path": paths[self.weights.sha256]})
+        return self.model_copy(update={FIELD: file})
 
     @property
     def label(self) -> str:
@@ -74,6 +118,10 @@ class NetworkOptions(BaseModel):
         It is known by the shapes in its state dict.
         """
         return None
+
+
+def _add_older_name(schema: dict[str, Any]) -> None:
+    schema["properties"][KEY] = schema["properties"][FIELD]
 
 
 FAMILIES: dict[str, type[NetworkOptions]] = {}  # all of them, by name

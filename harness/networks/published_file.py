@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib.util
 import math
 import re
 import warnings
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.common.errors import UserError
+from harness.common.errors import UserError, one_line
 
 DOWNLOAD_AGAIN = "download it again"
 UNPACK = "unpack it and name the checkpoint in it"
@@ -101,7 +102,7 @@ def read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, float], str]:
     if not_checkpoint := identify_foreign(path):
         what, remedy = not_checkpoint
         raise UserError(f"FILE: {path} is refused: it is {what}; {remedy}")
-    content = _load(path)
+    content = _load_safetensors(path) if _is_safetensors(path) else _load(path)
     state = without_wrappers(_state_in(content, path), path)
     _check_weights(state, path)
     return state, _claims(content), digest
@@ -125,10 +126,10 @@ def identify_foreign(path: Path) -> tuple[str, str] | None:
         return _foreign_zip(path)
     if head[257:262] == b"ustar":
         return f"a tar archive, perhaps {OLD_TAR}", f"{UNPACK}, or {SAVE_STATE}"
-    length = int.from_bytes(head[:8], "little")
-    if head[8:9] == b"{" and 2 <= length <= path.stat().st_size:
-        convert = "torch.save({'state_dict': safetensors.torch.load_file(FILE)}, NEW)"
-        return "a safetensors file", f"convert it: `{convert}`"
+    if _is_safetensors(path):
+        if importlib.util.find_spec("safetensors"):
+            return None
+        return "a safetensors file", "`pip install safetensors`, which reads it"
     if not head.startswith(b"\x80"):  # every pickle of protocol 2 and above
         kind = "text" if head[:64].isascii() else "bytes"
         return f"no checkpoint but {kind} that begin with {head[:16]!r}", DOWNLOAD_AGAIN
@@ -150,6 +151,23 @@ def _foreign_zip(path: Path) -> tuple[str, str] | None:
     if any(name.endswith(".npy") for name in names):
         return "an archive of numpy arrays", "name a checkpoint of PyTorch"
     return None if "data.pkl" in parts else ("a zip archive without weights", UNPACK)
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Return whether a file begins as safetensors: the length of a JSON header, and the header."""
+    with open(path, "rb") as file:
+        head = file.read(9)
+    length = int.from_bytes(head[:8], "little")
+    return head[8:] == b"{" and 2 <= length <= path.stat().st_size
+
+
+def _load_safetensors(path: Path) -> Any:
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except Exception as error:  # it has several of its own
+        raise UserError(f"FILE: {path} is refused: {one_line(error)}; {DOWNLOAD_AGAIN}") from None
 
 
 def _load(path: Path) -> Any:

@@ -5,6 +5,7 @@
 - `session`: what commands that train share: signals, exit statuses, and trackers that are kept up
   to date.
 - `display`: the live table or plain lines; `devices`: what a command may know of its devices.
+- `networks`: whether the networks can be built and suit images and methods, before anything trains.
 - `estimate`: time, disk and `--budget`; `speeds`: what it is made from; `measure`: the steps that
   are timed, in a process of their own.
 - `inspect`: `plan`, `status` and `explain`; `doctor`: what this machine has; `repair`: what a

@@ -17,11 +17,11 @@ from harness.execute.child import in_child
 from harness.execute.executors import make_executor
 from harness.execute.scheduler import OutOfTime, Progress, begin, run
 from harness.experiment.experiment import Experiment
-from harness.networks.pretrained import load_pretrained
 from harness.plan import Plan, make_plan
 from harness.run.devices import facts_of, kind_of, loading_note
 from harness.run.display import duration, make_display
 from harness.run.estimate import fit_budget, measure_plan
+from harness.run.networks import check_networks
 from harness.run.options import RunOptions
 from harness.run.session import (
     RESUME_HINTS,
@@ -80,9 +80,7 @@ def run_experiment(
             f"{experiment.name}: nothing to do, all {n_cells} cells are done (in {options.store})."
         )
         return OK
-    for network in experiment.networks:
-        if network.pretrained:  # before anything trains
-            load_pretrained(network.build(2), network.pretrained)
+    check_networks(experiment, dataset)
     slots = options.slots()
     runner = make_executor(options.cluster, slots, code_version_or_warn())
     runner.warm_up(n_cells - n_cached)

@@ -16,6 +16,7 @@ from harness.plan import Plan, make_plan, task_views, trains_on_validation
 from harness.run.devices import loading_note
 from harness.run.display import duration
 from harness.run.estimate import estimate, measure_plan, start_seconds
+from harness.run.networks import check_networks
 from harness.run.options import RunOptions
 from harness.store import CellDir, Store
 from harness.store.cell_files import Damaged, check_identity, read_description
@@ -44,6 +45,7 @@ def print_plan(experiment: Experiment, options: RunOptions, measure: bool = True
 
     options.check()
     dataset = load(experiment.dataset)
+    check_networks(experiment, dataset)
     experiment = within_budget(experiment, dataset, options)
     plan, store = make_plan(experiment, dataset), Store(options.store)
     progress = begin(plan, store)

@@ -71,7 +71,7 @@ class CellOptions(JsonFile):
         dataset: The options of the data set, with the place of its files.
         data_root: Where data sets without a place are looked for.
         n_workers: The worker processes of each loader.
-        pretrained: The SHA-256 of each file of pretrained weights -> its path.
+        pretrained: The SHA-256 of each file that a network needs (weights, source) -> its path.
         teacher_cache: The bytes that the teachers' outputs may take in the store; 0 caches none.
         cells_per_device: The cells that may train on one device at once.
         graphs: Whether steps on a GPU are CUDA graphs: on, off, or auto, if that keeps the bits.
@@ -95,6 +95,7 @@ class CellOptions(JsonFile):
             pretrained={
                 file.sha256: file.path
                 for network in experiment.networks
-                if (file := network.pretrained) and file.path
+                for file in network.files
+                if file.path
             },
         )

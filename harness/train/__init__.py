@@ -2,6 +2,7 @@
 
 - `cell`: trains one cell from its directory, in this process; `exit_status`: how it ends.
 - `loop`: the only training loop, for every kind of cell; `methods`: what a kind adds to it.
+- `initial`: the weights that a training starts from.
 - `steps`, `graphs`: the steps of an epoch; the same as CUDA graphs, which launch them at once.
 - `optimizer`, `schedule`: the optimiser, and learning rates as functions of the epoch.
 - `evaluate`: accuracies of the classifier and of the nearest class mean, in both published forms.

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from harness.cell import Cell, CellConfig
 from harness.common.errors import UserError
@@ -38,12 +38,10 @@ from harness.common.os_errors import describe_os_error
 from harness.common.provenance import UNKNOWN, CodeVersion, code_version, processor, software
 from harness.common.signals import stop_on_request
 from harness.data import Dataset, ResizedCrop
-from harness.data.batches import Images, epoch_generator
+from harness.data.batches import Images
 from harness.data.placement import fits, on_device
 from harness.data.views import View
-from harness.methods import stage_of
 from harness.networks.base import Network
-from harness.networks.pretrained import WeightsFile, load_pretrained
 from harness.store import Busy, CellDir
 from harness.store.cell_files import Damaged
 from harness.store.files import sweep
@@ -54,6 +52,7 @@ from harness.train.device import describe, resolve_device, set_determinism, use
 from harness.train.evaluate import autocast, classify, ncm_accuracies
 from harness.train.exit_status import BUSY, DONE, FAILED, NO_MEMORY, STOPPED, WRONG_INPUT
 from harness.train.graphs import make_graphs
+from harness.train.initial import initial_model
 from harness.train.loop import Diverged, Interrupted, train
 from harness.train.memory import is_out_of_memory, memory_line
 from harness.train.methods.base import Context, make_training
@@ -143,16 +142,15 @@ def _train(
     n_classes = len(dataset.class_names)
     sources = {role: _upstream(directory, source) for role, source in cell.upstream.items()}
 
-    model = _initial_model(cell, sources.get("initial"), n_classes, options.pretrained)
+    model = initial_model(cell, sources.get("initial"), n_classes, options.pretrained)
     is_resident = images_lie_on(device, dataset, directory)
     teacher = cache = None
     if source := sources.get("teacher"):
         network = source.cell.config.network
-        teacher = load_model(source / "model.pt", network)
-        teacher = teacher.to(device).to(memory_format=torch.channels_last)
+        teacher = _placed(load_model(source / "model.pt", network), dataset, device)
         if options.teacher_cache:
             cache = _teacher_cache(directory, source, teacher, device, is_resident)
-    model = model.to(device).to(memory_format=torch.channels_last)
+    model = _placed(model, dataset, device)
 
     parts = dataset.parts.items()
     images = {n: on_device(dataset, p, device, options.n_workers, is_resident) for n, p in parts}
@@ -216,28 +214,10 @@ def _train(
     )
 
 
-def _initial_model(
-    cell: Cell, source: CellDir | None, n_classes: int, weights: dict[str, str]
-) -> Network:
-    """Return the network that the training starts from: that of `source`, or a new one.
-
-    `weights` says where files of pretrained weights lie (`CellOptions`).
-    """
-    torch.manual_seed(initial_seed(cell.config))
-    network = cell.config.network
-    if source is None:
-        model = network.build(n_classes)
-        if cell.config.protocol.convolution_init == "xavier":
-            draw_convolutions(model)
-        if file := network.pretrained:
-            path = weights.get(file.sha256)
-            load_pretrained(model, WeightsFile(sha256=file.sha256, path=path))
-        return model
-    has_new_head = stage_of(cell.kind).new_head
-    model = load_model(source / "model.pt", network, None if has_new_head else n_classes)
-    if has_new_head:
-        model.set_submodule(model.head, network.build(n_classes).fc)
-    return model
+def _placed(network: Network, dataset: Dataset, device: torch.device) -> Network:
+    """Return a network on the device, for the images of a data set."""
+    network.expect(dataset.mean, dataset.std)
+    return network.to(device).to(memory_format=torch.channels_last)
 
 
 def images_lie_on(device: torch.device, dataset: Dataset, directory: CellDir) -> bool:
@@ -253,19 +233,6 @@ def images_lie_on(device: torch.device, dataset: Dataset, directory: CellDir) ->
     is_resident = fits(dataset, device, directory.options.cells_per_device)
     directory.append("images", resident=is_resident)
     return is_resident
-
-
-def draw_convolutions(model: Network) -> None:
-    """Draw the convolutions anew as the release of 2020-06: Xavier-uniform, gain sqrt(2), no bias.
-
-    Glorot and Bengio, AISTATS 2010, eq. 16, times the gain: uniform in +- gain sqrt(6 / (n_in +
-    n_out)), where n counts the weights of an input or output channel.
-    """
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.xavier_uniform_(module.weight, gain=2**0.5)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
 
 
 def _teacher_cache(
@@ -298,17 +265,6 @@ def _teacher_cache(
         teacher.embedding_dim,
         device,
     )
-
-
-def initial_seed(config: CellConfig) -> int:
-    """Return the seed of the initial weights.
-
-    Networks of one kind and seed start from the same weights, teacher and student, too, unless the
-    protocol gives students weights of their own.
-    """
-    if config.protocol.initial_weights == "own":
-        return epoch_generator(config.seed, 0, stream=2).initial_seed()
-    return config.seed
 
 
 def _distinct(attempts: list[dict[str, Any]], field: str) -> Any:
@@ -352,7 +308,7 @@ def predict_again(directory: CellDir) -> None:
         return
     device, n_classes = resolve_device("cpu"), len(dataset.class_names)
     model = load_model(directory / "model.pt", config.network, n_classes)
-    model = model.to(memory_format=torch.channels_last)
+    model = _placed(model, dataset, device)
     images = on_device(dataset, dataset.test, device, 0)
     train = on_device(dataset, dataset.train, device, 0)
     predicted = predict(model, directory.cell, train, images, n_classes)

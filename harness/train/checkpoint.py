@@ -18,8 +18,9 @@ from harness.common.canonical_json import canonical
 from harness.common.errors import UserError
 from harness.data import Dataset, ResizedCrop
 from harness.networks import NetworkOptions
-from harness.networks.base import Network
+from harness.networks.base import Network, ShapesOnly
 from harness.networks.published_file import first_difference, weights_problem
+from harness.store import CellDir
 
 State = dict[str, Tensor]
 
@@ -144,8 +145,10 @@ def network_of(
 ) -> Network:
     """Return a network with the weights in the content of the file `path` (see `load_model`)."""
     try:
+        if options.files:  # where they lie is written beside the cell's weights
+            options = options.located(CellDir(path.parent).options.pretrained)
         state = content["state_dict"]
-        with torch.device("meta"):  # takes no memory
+        with ShapesOnly():  # takes no memory
             if n_classes is None:
                 n_classes = len(state[f"{options.build(1).head}.weight"])
             expected = options.build(n_classes).state_dict()

@@ -149,6 +149,7 @@ def add_teacher(
     view = task_views(experiment, dataset).teacher()
     seen = apply(dataset, view)
     model = checked_model(file.state, network, len(seen.class_names)).to(device)
+    model.expect(seen.mean, seen.std)
     measured = {
         part: accuracy(model, on_device(seen, images, device, n_workers=0))
         for part in ("validation", "test")

@@ -66,6 +66,7 @@ class TrainedModel(nn.Module):
             if not bool(value.isfinite().all()) or (name == "std" and not bool((value > 0).all())):
                 raise ValueError(f"{name} is no number to normalise with")
             self.register_buffer(name, value, persistent=False)
+        network.expect(self.mean.flatten().tolist(), self.std.flatten().tolist())
         self.eval()
 
     def preprocess(self, picture: Picture) -> Tensor:

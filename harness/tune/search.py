@@ -25,6 +25,7 @@ from harness.methods import get_method
 from harness.methods.base import TRAINING
 from harness.plan import Plan, task_views
 from harness.run.display import LiveDisplay, duration
+from harness.run.networks import check_networks
 from harness.run.options import RunOptions
 from harness.run.session import RESUME_HINTS, finish_tracking, start_tracking, stoppable
 from harness.store import Store
@@ -95,6 +96,7 @@ def tune(
     executor = make_executor(options.cluster, slots, code_version_or_warn())
     dataset = load(tuning.base.dataset, with_test=False)
     task_views(tuning.base, dataset)  # checks all tasks before one is trained
+    check_networks(tuning.base, dataset, [get_method(method) for method in tuning.spaces])
     for_cells = options.of_cells(tuning.base, slots)
     limit = options.max_seconds
     deadline = None if limit is None else time.monotonic() + limit
