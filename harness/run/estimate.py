@@ -6,6 +6,7 @@ Also `--budget`, which drops whole seeds until the estimate fits.
 from __future__ import annotations
 
 import time
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -219,14 +220,19 @@ def fit_budget(
     Raises:
         UserError: Not even one seed fits.
     """
-    needed = 0.0
-    for n in range(len(experiment.seeds), 0, -1):
-        smaller = experiment.model_copy(update={"seeds": experiment.seeds[:n]})
-        cost = estimate(make_plan(smaller, dataset), store, dataset, speeds, teacher_cache)
-        needed = cost.wall_seconds(lanes)
-        if needed <= budget:
-            return smaller
-    raise UserError(
-        f"--budget: one seed takes about {needed / 3600:.1f} h here, the budget is "
-        f"{budget / 3600:.1f} h; give it more, or fewer epochs with --epochs-scale"
-    )
+
+    def first(n: int) -> Experiment:
+        return experiment.model_copy(update={"seeds": experiment.seeds[:n]})
+
+    def needed(n: int) -> float:
+        plan = make_plan(first(n), dataset)
+        return estimate(plan, store, dataset, speeds, teacher_cache).wall_seconds(lanes)
+
+    # More seeds never need less, so a few of the numbers of seeds are enough to try.
+    n_fitting = bisect_right(range(1, len(experiment.seeds) + 1), budget, key=needed)
+    if n_fitting == 0:
+        raise UserError(
+            f"--budget: one seed takes about {needed(1) / 3600:.1f} h here, the budget is "
+            f"{budget / 3600:.1f} h; give it more, or fewer epochs with --epochs-scale"
+        )
+    return first(n_fitting)
