@@ -321,7 +321,7 @@ def several_cells(check: Check) -> None:
         workers = [context.Process(target=_cell, args=arguments) for _ in range(n)]
         for worker in workers:
             worker.start()
-        rates = [results.get(timeout=120) for _ in workers]
+        rates = [results.get(timeout=600) for _ in workers]
         for worker in workers:
             worker.join()
         total = sum(rates)

@@ -25,7 +25,11 @@ from helpers import (
 )
 
 from harness.cli import main
+from harness.cli.files import read_file
+from harness.run.grid import run_experiment
+from harness.run.options import RunOptions
 from harness.store import CellDir
+from harness.track.sync import Tracker
 
 FILE = "experiments/tiny.yaml"
 
@@ -172,6 +176,20 @@ def test_a_kill_after_the_summary_leaves_no_grid_running(
     """The next command has nothing to do, and asks no server."""
     monkeypatch.setattr("harness.track.sync.Tracker.close", lambda *_, **__: None)
     assert main(["run", FILE, "--no-bar", "--device", "cpu"]) == 0
+    assert run_of(other(elsewhere), "grid").info.status == "FINISHED"
+
+
+def test_a_killed_call_without_a_summary_leaves_no_grid_running(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `ablate` and `train` have none. The kill comes when all cells were sent."""
+    experiment, options = read_file(Path(FILE), None), RunOptions(device="cpu", no_bar=True)
+    with monkeypatch.context() as killed:
+        for name in ("end_grid", "close"):
+            killed.setattr(Tracker, name, lambda *_, **__: None)
+        assert run_experiment(experiment, options) == 0
+    assert run_of(other(elsewhere), "grid").info.status == "RUNNING"
+    assert run_experiment(experiment, options) == 0
     assert run_of(other(elsewhere), "grid").info.status == "FINISHED"
 
 

@@ -186,12 +186,10 @@ def test_nor_where_both_come_at_once(here: Path) -> None:
 
         return build
 
-    smaller = threading.Thread(
-        target=writers["smaller"].publish_summary, args=[builder_of("smaller")]
-    )
+    smaller = threading.Thread(target=writers["smaller"].end_grid, args=[builder_of("smaller")])
     smaller.start()
     assert has_looked.wait(HANG)
-    writers["larger"].publish_summary(builder_of("larger"))
+    writers["larger"].end_grid(builder_of("larger"))
     larger_is_there.set()
     smaller.join()
     assert grid_of(here).data.tags["mlflow.note.content"] == "larger"

@@ -221,7 +221,7 @@ def sync(file: File, set_: Set = None, store: StoreOption = RUNS, tracker: Track
     sent = mlflow.sync()
     done = all(Store(store).directory(f).is_done for f in the_plan.cells)
     if done:
-        mlflow.publish_summary(summary_builder(file, set_, store))
+        mlflow.end_grid(summary_builder(file, set_, store))
     mlflow.close(finished=done)
     print(f"{sent} cells sent to {mlflow.server.address}")
     for line in send(mirrors):

@@ -74,8 +74,7 @@ def run_experiment(
     where = f" on {', '.join(options.devices)}" if len(options.devices) > 1 else ""
     n_cells, n_cached = len(plan.cells), len(progress.cached_cells)
     has_unsent = bool(tracker.unsent_cells()) or any(mirror.unsent_cells() for mirror in mirrors)
-    is_shown = not has_unsent and (summary is None or tracker.is_summary_published)
-    if n_cached == n_cells and is_shown:
+    if n_cached == n_cells and not has_unsent and tracker.is_grid_ended(summary is not None):
         print(
             f"{experiment.name}: nothing to do, all {n_cells} cells are done (in {options.store})."
         )
@@ -107,8 +106,8 @@ def run_experiment(
             all_done = progress.count("done") == n_cells
 
             def publish() -> None:
-                if summary is not None and all_done:
-                    tracker.publish_summary(summary)
+                if all_done:
+                    tracker.end_grid(summary)
 
             for sync in syncs:
                 result = (publish,) if sync.tracker is tracker else ()

@@ -129,13 +129,21 @@ class Tracker:
             sent = [(d, s) for d in directories if (s := self.sent(d)) != NOTHING_SENT]
             self._lost = find_lost(client, self.server.experiment_id, self._parent_id, sent)
 
-    def publish_summary(self, build: SummaryBuilder) -> None:
-        """Show the result of the finished grid on its run.
+    def end_grid(self, build: SummaryBuilder | None) -> None:
+        """End the finished grid's run, which shows the result if there is something that builds it.
 
         A summary that covers more cells stays: a later run of fewer seeds or methods, or somebody
         else's, takes nothing away.
         """
         client = self.connect()
+        if build is not None:
+            self._publish_summary(client, build)
+        # The next command may have nothing to do, and would leave it running after a kill.
+        client.set_terminated(self._parent_id, "FINISHED")
+        state = SyncState(parent=self._parent_id, cells=self._ended_with(build is not None))
+        record_sent(self.store.root / SYNC_FILE, self.key, state)
+
+    def _publish_summary(self, client: MlflowClient, build: SummaryBuilder) -> None:
         with self.server.exclusive():  # a smaller and a larger grid may finish at once
             n_covered = client.get_run(self._parent_id).data.tags.get(N_CELLS, "0")
             if int(n_covered) <= len(self.plan.cells):
@@ -143,10 +151,6 @@ class Tracker:
                     summary = build(self.plan, self.server.experiment_id, Path(folder))
                     publish_summary(client, self._parent_id, summary, self._ended)
                 client.set_tag(self._parent_id, N_CELLS, str(len(self.plan.cells)))
-        # The next command may have nothing to do, and would leave it running after a kill.
-        client.set_terminated(self._parent_id, "FINISHED")
-        state = SyncState(parent=self._parent_id, cells=self._cells)
-        record_sent(self.store.root / SYNC_FILE, self.key, state)
 
     @property
     def _ended(self) -> int:
@@ -154,16 +158,22 @@ class Tracker:
         journals = (self.store.directory(f).events() for f in self.plan.cells)
         return max(int(end_of(events) * 1000) for events in journals if events)
 
-    @property
-    def is_summary_published(self) -> bool:
-        """Whether the grid's run shows the result of just these cells."""
-        published = read_sync_state(self.store.root / SYNC_FILE, self.key)
-        is_same_run = self._parent_id in ("", published.parent)
-        return is_same_run and published.cells == self._cells
+    def is_grid_ended(self, has_summary: bool) -> bool:
+        """Return whether the grid's run has ended with just these cells.
 
-    @property
-    def _cells(self) -> str:
-        return hashlib.sha256(" ".join(sorted(self.plan.cells)).encode()).hexdigest()
+        Args:
+            has_summary: Whether it must show their result, too.
+        """
+        recorded = read_sync_state(self.store.root / SYNC_FILE, self.key)
+        if self._parent_id not in ("", recorded.parent):
+            return False
+        shown, ended = self._ended_with(True), self._ended_with(False)
+        return recorded.cells == shown or (recorded.cells == ended and not has_summary)
+
+    def _ended_with(self, has_summary: bool) -> str:
+        """Return what is recorded of a grid's run that has ended with just these cells."""
+        names = sorted(self.plan.cells) if has_summary else ["no summary", *sorted(self.plan.cells)]
+        return hashlib.sha256(" ".join(names).encode()).hexdigest()
 
     def close(self, finished: bool) -> None:
         """End the grid's own run with the command."""
