@@ -5,6 +5,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -166,8 +167,27 @@ def test_a_finished_cell_that_is_trained_again_is_sent_again(elsewhere: Path) ->
     assert main(["repair", cell.path.name, "--yes"]) == 0
     assert main(["run", FILE, "--no-bar", "--device", "cpu"]) == 0
     assert (cell / "model.pt").read_bytes() == whole
-    started = {r.data.tags["started"] for r in runs_in(other(elsewhere), "tiny") if role(r) == "kd"}
-    assert str(cell.events()[cell.journal().first]["time"]) in started
+    status_of = {
+        r.data.tags["started"]: r.info.status
+        for r in runs_in(other(elsewhere), "tiny")
+        if role(r) == "kd"
+    }
+    assert status_of.pop(str(cell.events()[cell.journal().first]["time"])) == "FINISHED"
+    assert set(status_of.values()) <= {"KILLED"}
+
+
+def test_a_training_that_begins_anew_ends_the_run_of_the_earlier_one(elsewhere: Path) -> None:
+    """The lease is taken before the journal says that it does not go on."""
+    cell = cells(elsewhere)["kd"]
+    (cell / "manifest.json").unlink()
+    start, epoch, *_ = cell.events()
+    with cell.lease():
+        sync()
+        assert run_of(other(elsewhere), "kd").info.status == "RUNNING"
+        cell.extend([{**event, "time": time.time()} for event in (start, epoch)])
+        sync()
+        runs = [r for r in runs_in(other(elsewhere), "tiny") if role(r) == "kd"]
+        assert sorted(run.info.status for run in runs) == ["KILLED", "RUNNING"]
 
 
 def test_a_kill_after_the_summary_leaves_no_grid_running(

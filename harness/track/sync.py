@@ -228,6 +228,7 @@ class Tracker:
         sent = self.sent(directory)
         if sent.started != started:
             sent = NOTHING_SENT
+        self._end_superseded(client, directory, started)
         run_id = self._find_run(client, fingerprint, started, sent.run_id)
         if sent.run_id != run_id:
             sent = NOTHING_SENT
@@ -242,6 +243,17 @@ class Tracker:
                 log_results(client, run_id, self.plan, fingerprint, directory, end)
             client.set_terminated(run_id, status, end)
         self._record_sent(directory, run_id, started, lines=len(events), status=status)
+
+    def _end_superseded(self, client: MlflowClient, directory: CellDir, started: str) -> None:
+        """End the run of an earlier training of a cell, if the last one sent was not this one.
+
+        It may seem to run, as a training does not say at once whether it goes on or begins anew.
+        """
+        earlier = read_sync_state(directory / SYNC_FILE, self.key)
+        is_other = earlier.parent == self._parent_id and earlier.started != started
+        if is_other and earlier.run_id and self._exists(client, earlier.run_id):
+            end = client.get_run(earlier.run_id).info.end_time
+            client.set_terminated(earlier.run_id, "KILLED", end)
 
     def _find_run(
         self, client: MlflowClient, fingerprint: str, started: str, known: str | None
