@@ -1,9 +1,11 @@
 """Every kind of network takes a step of every method, as a student of its own kind."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from test_foreign_networks import FOREIGN, options_of
 from test_networks import SMALL, small
 from training import CPU, config
 
@@ -28,10 +30,14 @@ def dataset() -> Dataset:
 
 
 @pytest.mark.parametrize("kind", [kind for kind, s in STAGES.items() if s.network != "pixels"])
-@pytest.mark.parametrize("label", SMALL)
-def test_a_step_of_every_method(label: str, kind: str, dataset: Dataset) -> None:
+@pytest.mark.parametrize("label", [*SMALL, *FOREIGN])
+def test_a_step_of_every_method(label: str, kind: str, dataset: Dataset, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    student, teacher, stage = small(label, 10), small(label, 10), STAGES[kind]
+    stage = STAGES[kind]
+    if label in FOREIGN:
+        student, teacher = (options_of(label, tmp_path).build(10) for _ in range(2))
+    else:
+        student, teacher = small(label, 10), small(label, 10)
     images = {"train": on_device(dataset, dataset.train, CPU, 0)}
     sections: dict[str, Any] = {name: {} for name in SECTIONS}
     context = Context(config(**sections, seed=0), images, 10, student, teacher)

@@ -32,16 +32,29 @@ def studies(
     raise typer.Exit(serve(store, name, host, port))
 
 
+def complete_network(incomplete: str) -> list[str]:
+    """Return the networks of `init` that begin so, for the completion of shells."""
+    from harness.experiment.example import NETWORKS
+
+    return [name for name in NETWORKS if name.startswith(incomplete)]
+
+
 @app.command()
 def init(
     name: Annotated[str, typer.Argument(help="the experiment: experiments/NAME.yaml")],
+    network: Annotated[
+        str,
+        typer.Option(
+            help="of teacher and students, as torchvision", autocompletion=complete_network
+        ),
+    ] = "wide_resnet",
 ) -> None:
     """Write a commented experiment file to start with."""
     from harness.common.names import command_name
     from harness.experiment.example import write_example
     from harness.experiment.file import EXPERIMENTS
 
-    path = write_example(name, EXPERIMENTS)
+    path = write_example(name, EXPERIMENTS, network)
     print(f"written: {path}\nnext: {command_name()} plan {path}; {command_name()} run {path}")
 
 

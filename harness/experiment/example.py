@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from harness.common.errors import UserError
+from harness.common.errors import UserError, nearest
 from harness.common.files import write_user_file
 from harness.experiment.file import parse
 from harness.experiment.plain_yaml import parse_yaml
@@ -18,9 +18,9 @@ name: {name}                     # becomes the MLflow experiment
 description: A teacher, plain students and distilled ones.
 dataset: {{name: digits}}           # or cifar100, cub200, folder, ..: docs/data.md
 # tasks: {{shots: [5, 20]}}         # fewer images, or other classes: docs/tasks.md
-network: wide_resnet              # or resnet, mobile_net, repdistiller (docs/experiments.md)
-teacher: {{depth: 16, width: 2}}
-students: [{{depth: 10, width: 1}}]
+network: {network:<24} # or another: docs/experiments.md#networks
+teacher: {{{teacher}}}
+students: [{{{student}}}]
 methods:                          # docs/methods.md
   - plain
   - kd
@@ -35,18 +35,38 @@ protocol: strict                  # or legacy-2021, as published: docs/protocol.
 seeds: [0, 1, 2]
 claims: [refilled > plain]        # tested by `harness verdicts`: docs/verdicts.md
 """
+# Network -> a teacher and a student.
+NETWORKS = {
+    "wide_resnet": ("depth: 16, width: 2", "depth: 10, width: 1"),
+    "resnet": ("depth: 20", "depth: 8"),
+    "mobile_net": ("ca: 1.0", "ca: 0.5"),
+    "repdistiller": ("name: resnet32x4", "name: resnet8x4"),
+    "torchvision": ("name: resnet18, stem: small", "name: shufflenet_v2_x0_5, stem: small"),
+    "timm": ("name: resnet18, stem: small", "name: mobilenetv3_small_050, input_size: data"),
+}
 
 
-def write_example(name: str, folder: Path) -> Path:
+def write_example(name: str, folder: Path, network: str = "wide_resnet") -> Path:
     """Write FOLDER/NAME.yaml and, beside it, the schema that its first line names.
+
+    Args:
+        name: the experiment's.
+        folder: where its file will be.
+        network: that of teacher and students, one of NETWORKS.
 
     Returns:
         The path of the experiment file.
 
     Raises:
-        UserError: an experiment cannot have that name, or the file exists.
+        UserError: an experiment cannot have that name, the file exists, or there is no such
+            network.
     """
-    text = EXAMPLE.format(name=name, schema=SCHEMA)
+    if network not in NETWORKS:
+        raise UserError(f"--network: unknown {network!r}{nearest(network, NETWORKS)}")
+    teacher, student = NETWORKS[network]
+    text = EXAMPLE.format(
+        name=name, schema=SCHEMA, network=network, teacher=teacher, student=student
+    )
     parse(parse_yaml(text), "the example")  # reports a bad name
     path = folder / f"{name}.yaml"
     if path.exists():

@@ -28,7 +28,7 @@ from harness.experiment.tuned import TaskTuned
 from harness.methods import SECTIONS
 from harness.methods.base import Method, Schedule
 from harness.methods.variants import expand_item, split_settings
-from harness.networks import NETWORKS
+from harness.networks import NETWORKS, family_with
 
 REGISTERED = "models:"  # the prefix of a teacher in MLflow's model registry
 EXPERIMENTS = Path("experiments")  # the folder of experiments that are given by name
@@ -137,8 +137,8 @@ def _chosen(field: str, entry: Any, key: str, registry: Any, shared: dict[str, A
     if name is None:
         raise UserError(f"{field}.{key}: missing{nearest('', registry)}")
     if not isinstance(name, str) or name not in registry:
-        families = [k for k, options in registry.items() if name in getattr(options, "names", ())]
-        meant = f"; write `{{{key}: {families[0]}, name: {name}}}`" if families else None
+        family = family_with(str(name)) if registry is NETWORKS else None
+        meant = f"; write `{{{key}: {family}, name: {name}}}`" if family else None
         raise UserError(f"{field}.{key}: unknown {name!r}{meant or nearest(str(name), registry)}")
     return _validate(registry[name], entry, field)
 

@@ -122,10 +122,12 @@ class PairedMaps(Section):
     def check_networks(self, teacher: NetworkOptions, student: NetworkOptions) -> None:
         """Check that both networks have equally many maps."""
         if None not in (teacher.n_maps, student.n_maps) and teacher.n_maps != student.n_maps:
+            can_choose = any(hasattr(network, "maps") for network in (teacher, student))
+            choice = "name as many `maps`, " if can_choose else ""
             raise ValueError(
                 f"methods: {self.method!r} compares maps pair by pair, but {teacher.label} has "
-                f"{teacher.n_maps} and {student.label} {student.n_maps}; use networks of one kind "
-                f"or drop {self.method!r}"
+                f"{teacher.n_maps} and {student.label} {student.n_maps}; use networks of one kind, "
+                f"{choice}or drop {self.method!r}"
             )
 
 

@@ -28,7 +28,14 @@ from harness.networks.options import FAMILIES, NETWORKS, NetworkOptions, registe
 if TYPE_CHECKING:
     from harness.networks.base import Network
 
-__all__ = ["NETWORKS", "NetworkOptions", "build", "find_families", "register_network"]
+__all__ = [
+    "NETWORKS",
+    "NetworkOptions",
+    "build",
+    "family_with",
+    "find_families",
+    "register_network",
+]
 
 
 def build(name: str, /, n_classes: int, **options: Any) -> Network:
@@ -44,6 +51,13 @@ def build(name: str, /, n_classes: int, **options: Any) -> Network:
         KeyError: There is no such family.
     """
     return FAMILIES[name](network=name, **options).build(n_classes)
+
+
+def family_with(name: str) -> str | None:
+    """Return the family that has a network of this name, None if none has; libraries come last."""
+    latest_first = [*NETWORKS][::-1]  # torchvision before timm
+    families = sorted(latest_first, key=lambda family: not NETWORKS[family].names)
+    return next((family for family in families if NETWORKS[family].has_name(name)), None)
 
 
 def find_families() -> None:

@@ -6,14 +6,14 @@ import torch
 
 from harness.common.errors import UserError, one_line
 from harness.networks.base import ShapesOnly
-from harness.networks.foreign import ForeignOptions
+from harness.networks.foreign import DATA, ForeignOptions
 from harness.networks.options import NetworkOptions
 from harness.networks.pretrained import load_weights
 from harness.networks.wrapped import PROBE_CLASSES, WrappedNetwork, layout_of
 
 
 def examine(options: NetworkOptions, height: int, width: int) -> NetworkOptions:
-    """Return a network's options with its maps, after trying it on images of this size.
+    """Return a network's options with its maps and input size, after trying it on such images.
 
     Files of weights are read, and loaded into a network.
 
@@ -22,14 +22,15 @@ def examine(options: NetworkOptions, height: int, width: int) -> NetworkOptions:
     """
     if isinstance(options, ForeignOptions):
         maps = tuple(each.name for each in layout_of(options).maps)
-        _try(options, height, width)
-        options = options.model_copy(update={"maps": maps})
+        size = _try(options, height, width)
+        options = options.model_copy(update={"maps": maps, "input_size": size})
     if options.weights:
         load_weights(options.build(PROBE_CLASSES), options.weights)
     return options
 
 
-def _try(options: ForeignOptions, height: int, width: int) -> None:
+def _try(options: ForeignOptions, height: int, width: int) -> int | str:
+    """Return the height of the images that the network gets, or DATA if they are not scaled."""
     with ShapesOnly():
         network = options.build(PROBE_CLASSES)
     assert isinstance(network, WrappedNetwork)
@@ -41,3 +42,4 @@ def _try(options: ForeignOptions, height: int, width: int) -> None:
             f"{options.label} cannot take images of {width}x{height} pixels ({one_line(error)}); "
             "give it an `input_size`, to which they are scaled"
         ) from None
+    return DATA if network.size is None else network.size[0]

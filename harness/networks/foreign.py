@@ -6,19 +6,22 @@ a network, and what it can do, is found out by building it (`harness.networks.ch
 
 from __future__ import annotations
 
+import contextlib
 import pkgutil
 import re
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from harness.common.errors import UserError
 from harness.networks.options import NetworkOptions
 from harness.networks.pretrained import FIELD
 
 if TYPE_CHECKING:
     from harness.networks.base import Network
 
-Size = Annotated[int, Field(ge=8, le=1024)]
+SIZES = 8, 1024  # the least and the most pixels of an input's side
+Size = Annotated[int, Field(ge=SIZES[0], le=SIZES[1])]
 Three = tuple[float, float, float]
 Positive = Annotated[float, Field(gt=0)]
 OWN: Literal["own"] = "own"
@@ -50,6 +53,26 @@ class NamedWeights(NamedTuple):
     std: Three
 
 
+def _size(value: Any) -> Any:
+    least, most = SIZES
+    is_size = isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+    if value not in (None, OWN, DATA) and not is_size:
+        raise ValueError(f"expected {OWN!r}, {DATA!r} or {least} to {most} pixels")
+    return value
+
+
+def _normalisation(value: Any) -> Any:
+    if value in (OWN, DATA) or isinstance(value, Normalisation):
+        return value
+    try:
+        return Normalisation.model_validate(value)
+    except ValidationError:
+        raise ValueError(
+            f"expected {OWN!r}, {DATA!r}, or mean and std of three channels, as in "
+            "{mean: [0.5, 0.5, 0.5], std: [0.5, 0.5, 0.5]}"
+        ) from None
+
+
 class ForeignOptions(NetworkOptions):
     """A network that is written elsewhere. Fields that are not listed here go to its builder.
 
@@ -73,8 +96,10 @@ class ForeignOptions(NetworkOptions):
     has_named_weights: ClassVar[bool] = True
 
     stem: Literal["own", "small"] = OWN
-    input_size: Literal["own", "data"] | Size | None = None
-    normalisation: Literal["own", "data"] | Normalisation = OWN
+    input_size: Annotated[Literal["own", "data"] | Size | None, BeforeValidator(_size)] = None
+    normalisation: Annotated[
+        Literal["own", "data"] | Normalisation, BeforeValidator(_normalisation)
+    ] = OWN
     maps: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
 
     @classmethod
@@ -95,6 +120,16 @@ class ForeignOptions(NetworkOptions):
         if size == OWN or (size is None and values.get("stem", OWN) == OWN):
             values["input_size"] = found.size
         return values
+
+    @classmethod
+    def has_name(cls, name: str) -> bool:
+        """Return whether the library has a network of this name; imports it, if it is there."""
+        if "name" not in cls.model_fields:
+            return False
+        with contextlib.suppress(UserError):
+            pkgutil.resolve_name(f"{cls.library}:checked_name")(name)
+            return True
+        return False
 
     @property
     def n_maps(self) -> int | None:  # type: ignore[override]

@@ -83,6 +83,11 @@ class NetworkOptions(BaseModel):
                 del dumped[key]
         return dumped
 
+    @classmethod
+    def has_name(cls, name: str) -> bool:
+        """Return whether its field `name` may be this, if it has one."""
+        return name in cls.names
+
     @property
     def files(self) -> tuple[LocalFile, ...]:
         """The files that the network needs."""

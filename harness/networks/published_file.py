@@ -167,7 +167,10 @@ def _load_safetensors(path: Path) -> Any:
     try:
         return load_file(path)
     except Exception as error:  # it has several of its own
-        raise UserError(f"FILE: {path} is refused: {one_line(error)}; {DOWNLOAD_AGAIN}") from None
+        raise UserError(
+            f"FILE: {path} is refused: as safetensors it is broken ({one_line(error)}); "
+            f"{DOWNLOAD_AGAIN}"
+        ) from None
 
 
 def _load(path: Path) -> Any:

@@ -7,7 +7,7 @@ import functools
 import hashlib
 import pkgutil
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -44,14 +44,24 @@ class Made:
     renamed: Callable[[State], State] = lambda state: state
 
 
-def call_builder(builder: Any, where: str, **settings: Any) -> nn.Module:
+def call_builder(
+    builder: Any, where: str, n_classes: int, settings: Mapping[str, Any]
+) -> nn.Module:
     """Return the module that a builder makes.
+
+    Args:
+        builder: A function or class that takes `num_classes`.
+        where: Its name in messages.
+        n_classes: The number of classes.
+        settings: Its other arguments.
 
     Raises:
         UserError: It does not take these settings, or makes no module.
     """
+    if "num_classes" in settings:
+        raise UserError("num_classes: the data say how many classes there are; leave it out")
     try:
-        module = builder(**settings)
+        module = builder(num_classes=n_classes, **settings)
     except Exception as error:
         unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
         if unknown and unknown[1] in settings:

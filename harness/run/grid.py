@@ -79,7 +79,7 @@ def run_experiment(
             f"{experiment.name}: nothing to do, all {n_cells} cells are done (in {options.store})."
         )
         return OK
-    check_networks(experiment, dataset)
+    notes = check_networks(experiment, dataset)
     slots = options.slots()
     runner = make_executor(options.cluster, slots, code_version_or_warn())
     runner.warm_up(n_cells - n_cached)
@@ -90,6 +90,8 @@ def run_experiment(
             f"{n_cells - n_cached} to train with {runner.capacity} jobs{where}",
             flush=True,
         )
+        for note in notes:
+            print(f"note: {note}")
         print_remarks(experiment, dataset)
         print_loading(dataset, slots, options)
         syncs = start_tracking(tracker, *mirrors)

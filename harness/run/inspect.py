@@ -45,7 +45,7 @@ def print_plan(experiment: Experiment, options: RunOptions, measure: bool = True
 
     options.check()
     dataset = load(experiment.dataset)
-    check_networks(experiment, dataset)
+    notes = check_networks(experiment, dataset)
     experiment = within_budget(experiment, dataset, options)
     plan, store = make_plan(experiment, dataset), Store(options.store)
     progress = begin(plan, store)
@@ -58,6 +58,8 @@ def print_plan(experiment: Experiment, options: RunOptions, measure: bool = True
         rows.append((fingerprint[:12], name, str(n), "done" if done else "to train"))
     print_columns(rows)
     print_data(dataset)
+    for note in notes:
+        print(f"note: {note}")
     print_tasks(experiment, dataset)
     print_remarks(experiment, dataset)
     n_done = progress.count("done")

@@ -19,13 +19,16 @@ from harness.networks.options import NetworkOptions
 
 def check_networks(
     experiment: Experiment, dataset: Dataset, methods: Iterable[Method] | None = None
-) -> None:
+) -> list[str]:
     """Check that the networks can be built, take the images and suit the methods.
 
     Args:
         experiment: The experiment.
         dataset: Its data, whose images the networks get.
         methods: By default the experiment's.
+
+    Returns:
+        Lines on networks for which the images are scaled.
 
     Raises:
         UserError: One cannot; the message names it.
@@ -36,7 +39,7 @@ def check_networks(
         if network.weights or isinstance(network, ForeignOptions)
     }
     if not fields:
-        return
+        return []
     try:
         known = in_child(examine, fields, *dataset.image_size)
     except RuntimeError as error:  # code that is not the project's has ended the process
@@ -45,6 +48,15 @@ def check_networks(
         for pair in experiment.all_pairs:
             networks = [known.get(network, network) for network in (pair.teacher, pair.student)]
             _check_pair(experiment, method, *networks)
+    height, width = dataset.image_size
+    return [
+        f"{network.label} gets images of {size}x{size} pixels, to which those of {width}x{height} "
+        "are scaled; `input_size: data` keeps them"
+        for network in known.values()
+        if isinstance(network, ForeignOptions)
+        and isinstance(size := network.input_size, int)
+        and dataset.image_size != (size, size)
+    ]
 
 
 def _fields(experiment: Experiment) -> Iterable[tuple[str, NetworkOptions]]:
@@ -92,5 +104,7 @@ def examine(
         try:
             known[network] = known.get(network) or examine(network, height, width)
         except UserError as error:
-            raise UserError(f"{field}.{error}") from None
+            option = str(error).partition(":")[0]
+            is_named = option in {*type(network).model_fields, *(network.model_extra or {})}
+            raise UserError(f"{field}{'.' if is_named else ': '}{error}") from None
     return known

@@ -273,4 +273,4 @@ def _add(path: Path, experiment: Experiment, dataset: Dataset, store: Store, dev
     """Put a file into the store as a teacher, in a child process, as a device measures it."""
     from harness.trained.import_checkpoint import add_teacher, read_published
 
-    return add_teacher(read_published(path), experiment, dataset, store, device)
+    return add_teacher(read_published(path, experiment.teacher), experiment, dataset, store, device)

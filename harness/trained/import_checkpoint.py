@@ -25,8 +25,10 @@ from harness.data import Dataset, load
 from harness.data.placement import on_device
 from harness.data.views import apply
 from harness.experiment.experiment import Experiment
-from harness.networks import NETWORKS
+from harness.networks import NETWORKS, NetworkOptions
 from harness.networks.base import Network
+from harness.networks.foreign import ForeignOptions
+from harness.networks.own import OwnOptions
 from harness.networks.published_file import first_difference, read_file
 from harness.plan import imported_cell, task_views, whole_data
 from harness.store import Store
@@ -51,9 +53,10 @@ def infer_network(state: dict[str, Tensor]) -> dict[str, Any]:
             if fields is not None:
                 options.model_validate(fields)
                 return fields
+    known = [name for name, of in NETWORKS.items() if not issubclass(of, ForeignOptions)]
     raise UserError(
-        f"FILE: its names ({', '.join(list(state)[:3])}, ...) are those of no network here; "
-        f"expected one of {', '.join(NETWORKS)}"
+        f"FILE: its names ({', '.join(list(state)[:3])}, ...) are those of no network here "
+        f"({', '.join(known)}); one of another library has to be the experiment's teacher"
     )
 
 
@@ -102,14 +105,25 @@ class Published:
     network: dict[str, Any]
 
 
-def read_published(path: Path) -> Published:
+def read_published(path: Path, teacher: NetworkOptions | None = None) -> Published:
     """Read a published file.
+
+    Args:
+        path: The file.
+        teacher: The network of the file, if it is one of a library or the user's own; those of
+            other families are known by their weights.
 
     Raises:
         UserError: See `read_file` and `infer_network`.
     """
     state, claims, digest = read_file(path)
-    return Published(path, state, claims, digest, infer_network(state))
+    if not isinstance(teacher, ForeignOptions):
+        return Published(path, state, claims, digest, infer_network(state))
+    entry = {"network": teacher.network, **teacher.model_dump(mode="json", exclude_defaults=True)}
+    entry.pop("weights", None)
+    if isinstance(teacher, OwnOptions):
+        entry["path"] = f"{teacher.path.file.path}:{teacher.path.name}"
+    return Published(path, state, claims, digest, entry)
 
 
 def import_checkpoint(path: Path, experiment: Experiment, root: Path, device_name: str) -> str:
@@ -119,7 +133,7 @@ def import_checkpoint(path: Path, experiment: Experiment, root: Path, device_nam
         UserError: See `read_published` and `add_teacher`; nothing is written then.
     """
     resolve_device(device_name)
-    file = read_published(path)
+    file = read_published(path, experiment.teacher)
     dataset = load(experiment.dataset, check_pixels=True)
     return add_teacher(file, experiment, dataset, Store(root), device_name)
 

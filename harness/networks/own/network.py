@@ -31,8 +31,7 @@ def make(options: OwnOptions, n_classes: int) -> Made:
             f"path: {definition.file.path} has no {definition.name}"
             f"{nearest(definition.name, names)}"
         ) from None
-    where = str(definition)
-    made = call_builder(builder, where, num_classes=n_classes, **options.builder_options)
+    made = call_builder(builder, str(definition), n_classes, options.builder_options)
     return Made(made, (size, size) if isinstance(size, int) else (DEFAULT_SIZE, DEFAULT_SIZE))
 
 

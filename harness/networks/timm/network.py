@@ -27,7 +27,7 @@ def make(options: TimmOptions, n_classes: int) -> Made:
     """
     name, settings = checked_name(options.name), options.builder_options
     builder = timm.models.model_entrypoint(name)
-    module = call_builder(builder, f"timm's {name}", num_classes=n_classes, **settings)
+    module = call_builder(builder, f"timm's {name}", n_classes, settings)
     configuration: Any = module.pretrained_cfg
     _, height, width = configuration["input_size"]
     if "img_size" in settings:

@@ -33,7 +33,7 @@ def make(options: TorchvisionOptions, n_classes: int) -> Made:
         # Their weights expect another normalisation, and convert to it, if they are told to.
         settings = INCEPTIONS | {"transform_input": options.weights is not None} | settings
     where = f"torchvision's {name}"
-    module = call_builder(models.get_model_builder(name), where, num_classes=n_classes, **settings)
+    module = call_builder(models.get_model_builder(name), where, n_classes, settings)
     configuration = models.get_model_weights(name)
     size, mean, std = _input_of(next(iter(configuration)).transforms())
     if isinstance(module, models.VisionTransformer):
