@@ -11,17 +11,21 @@ from harness.analysis.confirmations import confirmations
 from harness.analysis.export import trained
 from harness.analysis.planned_power import Assumptions, power_blocks
 from harness.analysis.reference import MARGIN, compare
+from harness.analysis.tables.classes import CAPTION, class_tables, confusion_table
 from harness.analysis.tables.comparisons import (
     comparison_table,
     confirmation_blocks,
     verdict_blocks,
 )
+from harness.analysis.tables.csv_and_latex import csv_text
 from harness.analysis.tables.pages import closing_blocks
-from harness.analysis.tables.result_table import Block
+from harness.analysis.tables.result_table import Block, ResultTable, captioned
+from harness.analysis.tables.rows import columns_of, final_rows
 from harness.analysis.tables.terminal import terminal_text
 from harness.common.columns import terminal_width
-from harness.common.errors import UserError
+from harness.common.errors import UserError, nearest
 from harness.common.exit_status import FAILED, OK, UNCONFIRMED
+from harness.common.files import write_user_file
 from harness.common.names import command_name
 from harness.experiment.file import network_labels
 from harness.experiment.published import read_published
@@ -143,3 +147,54 @@ def _print_alone(bundle: Bundle) -> int:
 def _print_unconfirmed() -> int:
     print(f"Nothing is confirmed, so the exit status is {UNCONFIRMED} (docs/verdicts.md).")
     return UNCONFIRMED
+
+
+def print_classes(
+    plan: Plan,
+    file: Path,
+    store: Path,
+    assignments: list[str],
+    names: Sequence[str] | None,
+    method: str | None,
+    out: Path | None,
+) -> None:
+    """Print the accuracy by class of every method, or the confusion matrices of one.
+
+    Args:
+        plan: The experiment's plan.
+        file: The experiment's file.
+        store: The folder of the cells; if some are missing, the committed numbers are shown.
+        assignments: Those of `--set`.
+        names: The names of the classes; None if they differ between tasks.
+        method: A method, or "teacher", for its confusion matrices; None for all accuracies.
+        out: A file for the tables as CSV, in place of the terminal.
+
+    Raises:
+        UserError: There are no numbers, or none of the method.
+    """
+    if unfinished := describe_unfinished(plan, store):
+        if not bundle_path(plan).exists():
+            raise UserError(f"{plan.experiment.name}: {unfinished}; `harness run {file}` first")
+        bundle = read_bundle(bundle_path(plan))
+        print(f"{unfinished}: from {bundle.path}")
+    else:
+        bundle = trained(plan, store, file, assignments)
+    tables: list[ResultTable]
+    if method is None:
+        tables = class_tables(bundle, names)
+    else:
+        rows = {row.method: row for row in final_rows(bundle)}
+        if method not in rows:
+            raise UserError(f"--method: no {method!r} here{nearest(method, rows)}")
+        found = (confusion_table(bundle, rows[method], c, names) for c in columns_of(bundle))
+        by_title = {table.title: table for table in found if table}
+        tables = list(by_title.values())
+    if not tables:
+        raise UserError(f"{plan.experiment.name}: its predictions of single images are not known")
+    if out is None:
+        caption = CAPTION if method is None else "Test images by class (line) and predicted class."
+        print_blocks(captioned(tables, [caption]))
+    else:
+        text = "\n".join(csv_text(table) for table in tables)
+        write_user_file(out, text)
+        print(f"written: {out}")

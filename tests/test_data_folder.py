@@ -1,18 +1,23 @@
 """Folders of one's own images: what is read, and what can be wrong with them."""
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from data_files import encoded, experiment, folder, part_digests, picture, write_birds, write_class
-from helpers import wrong
+from helpers import Output, wrong
 from PIL import Image
 from torchvision.transforms.v2 import functional as TF
 
 from harness.data import Augmentation, ResizedCrop, decode, load
 from harness.data.sets.folder import FolderOptions
+from harness.data.views import join_validation
+from harness.experiment.file import parse
+from harness.run.inspect import print_sizes
+from harness.run.session import print_remarks
 
 pytestmark = pytest.mark.usefixtures("data_root")
 
@@ -212,3 +217,87 @@ def test_a_new_class_renumbers_the_others(birds: Path) -> None:
     dataset = folder(birds)
     assert dataset.class_names == ("auk", "crow", "gull", "wren") and dataset.test is not None
     assert dataset.test.labels.tolist() == [0] * 10 + [1] * 5 + [2] * 5 + [3] * 5
+
+
+def write_validation(birds: Path, name: str = "val") -> Path:
+    for k, label in enumerate(("wren", "gull", "crow")):
+        write_class(birds / name / label, range(500 + 10 * k, 504 + 10 * k))
+    return birds
+
+
+def test_validation_images_of_their_own(birds: Path) -> None:
+    """Those of val/ select; all of train/ trains, and both are joined where a protocol does so."""
+    plain = folder(birds)
+    dataset = folder(write_validation(birds), validation="folder")
+    assert [len(p) for p in dataset.parts.values()] == [60, 12, 15]
+    np.testing.assert_array_equal(dataset.validation.images[0], picture(520))  # a crow
+    assert np.bincount(dataset.validation.labels).tolist() == [4, 4, 4]
+    assert dataset.left_out == () and dataset.digest != plain.digest
+    assert folder(birds).digest == plain.digest, "unless asked for, val/ changes nothing"
+    joined = join_validation(dataset).train
+    assert len(joined) == 72 and joined.labels[60:].tolist() == dataset.validation.labels.tolist()
+    assert dataset.mean == join_validation(dataset).mean
+
+
+def test_nothing_is_tested_on_validation_images_unasked(birds: Path) -> None:
+    shutil.rmtree(write_validation(birds) / "test")
+    for fields in ({}, {"validation": "folder"}, {"test_size": 6}):
+        line = wrong(lambda fields=fields: folder(birds, **fields), "no test images; give ")
+        assert "dataset.test_size: 0.2" in line and "link test/ to val/" in line
+    dataset = folder(birds, validation="folder", test_size=6)
+    assert [len(p) for p in dataset.parts.values()] == [54, 12, 6]
+    index = np.concatenate([p.images.index for p in dataset.parts.values()])
+    assert sorted(index) == list(range(72))
+    (birds / "test").symlink_to("val")
+    assert [len(p) for p in folder(birds).parts.values()] == [54, 6, 12], "now it is said"
+    wrong(lambda: folder(birds, validation="folder"), "is read for", "remove the link")
+
+
+def test_what_validation_images_need(birds: Path) -> None:
+    wrong(lambda: folder(birds, validation="folder"), "dataset.validation: ", "no folder val/")
+    wrong(lambda: folder(birds / "train", validation="folder"), "dataset.validation: ")
+    wrong(lambda: experiment(name="folder", path=str(birds), validation="val"), "or 'folder'")
+    shutil.rmtree(write_validation(birds) / "val" / "gull")
+    wrong(lambda: folder(birds, validation="folder"), "'gull' has no validation images")
+    write_class(birds / "val" / "owl", range(3))
+    wrong(lambda: folder(birds, validation="folder"), "'owl' has validation images, but no")
+
+
+def test_the_plan_says_which_sizes_networks_get(tmp_path: Path, capsys: Output) -> None:
+    small = experiment(
+        name="folder", path=str(write_birds(tmp_path / "small", width=16, height=24))
+    )
+    print_sizes(small.dataset, load(small.dataset))
+    line = capsys.readouterr().out
+    assert line.startswith("files: 16x24 pixels (60 looked at); networks get 32x32: all of them")
+    assert "4 times that of dataset.image_size: 16" in line
+    same = experiment(name="folder", path=str(tmp_path / "small"), image_size=16).dataset
+    print_sizes(same, load(same))
+    assert capsys.readouterr().out == "files: 16x24 pixels (60 looked at); networks get 16x16\n"
+    print_sizes(parse(NAMED).dataset, load(parse(NAMED).dataset))
+    assert capsys.readouterr().out == "", "the digits have one size"
+
+
+NETWORK = {"network": "wide_resnet", "depth": 10, "width": 1}
+NAMED = {"name": "x", "dataset": "digits", "teacher": NETWORK, "students": [NETWORK]}
+
+
+def test_networks_are_plain_for_ones_own_images(birds: Path, capsys: Output) -> None:
+    """The paper's dropout and batch norm are for its data sets, and for those who write them."""
+
+    def options(raw: dict[str, Any]) -> list[tuple[float, float]]:
+        networks = (parse(raw).teacher, *parse(raw).students)
+        return [(n.dropout, n.final_bn_momentum) for n in networks]
+
+    assert options(NAMED) == [(0.3, 0.9)] * 2
+    own = NAMED | {"dataset": {"name": "folder", "path": str(birds)}}
+    assert options(own) == [(0.0, 0.1)] * 2
+    shared = {"network": {"network": "wide_resnet", "dropout": 0.2}}
+    bare = {"depth": 10, "width": 1}
+    assert options(own | shared | {"teacher": bare}) == [(0.2, 0.1), (0.2, 0.1)]
+    assert options(own | {"teacher": NETWORK | {"dropout": 0.3}})[0] == (0.3, 0.1)
+    assert parse(parse(own).model_dump(mode="json")) == parse(own)
+    print_remarks(parse(own), load(parse(own).dataset))
+    assert capsys.readouterr().out.count("dropout 0.0 and final_bn_momentum 0.1") == 1
+    print_remarks(parse(NAMED), load(parse(NAMED).dataset))
+    assert "dropout" not in capsys.readouterr().out

@@ -18,7 +18,7 @@ from data_files import (
 from helpers import Output, wrong
 
 from harness.data import Dataset
-from harness.data.listing import is_litter, part_of
+from harness.data.listing import NOT_DRAWN, is_litter, part_of
 from harness.run.inspect import print_data
 
 pytestmark = pytest.mark.usefixtures("data_root")
@@ -96,7 +96,7 @@ def test_what_lies_beside_parts_and_classes_is_counted(birds: Path, capsys: Outp
     dataset = folder(birds)
     assert n_images(dataset) == 75
     assert left(dataset) == {
-        "in valid/: validation images are drawn from the training images": 7,
+        f"in valid/: {NOT_DRAWN.format('folder')}": 7,
         "in unsorted/: neither train nor test": 3,
         "beside train/ and test/": 1,
         "beside the class folders": 1,
@@ -110,8 +110,8 @@ def test_what_lies_beside_parts_and_classes_is_counted(birds: Path, capsys: Outp
     ("old", "new", "problem"),
     [
         ("train", "seg_train", "no folder train/"),
-        ("test", "validation", "no folder test/"),
-        ("test", "dev", "no folder test/"),
+        ("test", "validation", "dataset.test_size: 0.2"),
+        ("test", "dev", "link test/ to dev/"),
     ],
 )
 def test_a_part_too_few(birds: Path, old: str, new: str, problem: str) -> None:
@@ -244,7 +244,7 @@ def test_parquet_parts(tmp_path: Path, names: tuple[str, str]) -> None:
     dataset = parquet(path, validation=3)
     assert dataset.test is not None and len(dataset.test) == 9
     np.testing.assert_array_equal(dataset.test.pixels()[0], picture(9))
-    assert left(dataset) == {"validation images are drawn from the training images": 1}
+    assert left(dataset) == {NOT_DRAWN.format("files"): 1}
 
 
 def test_a_file_of_a_row_is_missing(tmp_path: Path) -> None:

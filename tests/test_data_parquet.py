@@ -20,6 +20,7 @@ from data_files import (
 from helpers import wrong
 
 from harness.data import load
+from harness.data.decode import size_of
 from harness.data.sets.parquet import ParquetOptions
 from harness.data.views import join_validation
 
@@ -212,3 +213,22 @@ def test_two_columns_of_one_name(tmp_path: Path) -> None:
     table = pa.Table.from_arrays([images, images, pa.array([0, 1] * 2)], ["img", "img", "label"])
     pq.write_table(table, tmp_path / "x.parquet")
     wrong(lambda: parquet(tmp_path / "x.parquet"), f"{tmp_path / 'x.parquet'}: ", "'img'")
+
+
+def test_validation_files_of_their_own(tmp_path: Path) -> None:
+    path = write_tiny(tmp_path / "tiny")
+    wrong(lambda: parquet(path, validation="files"), "dataset.validation: no validation*.parquet")
+    write_parquet(path / "validation.parquet", structs(range(40, 49)), np.arange(9) % 3)
+    dataset = parquet(path, validation="files")
+    assert [len(p) for p in dataset.parts.values()] == [30, 9, 6] and not dataset.left_out
+    np.testing.assert_array_equal(dataset.validation.images[0], picture(40))
+    assert len(join_validation(dataset).train) == 39
+    assert len(parquet(path).train) == 27, "unless asked for, they are drawn"
+    (path / "test.parquet").unlink()
+    for fields in ({}, {"validation": "files"}):
+        wrong(lambda fields=fields: parquet(path, **fields), "no test", "dataset.test_size: 0.2")
+    drawn = parquet(path, validation="files", test_size=6)
+    assert [len(p) for p in drawn.parts.values()] == [24, 9, 6]
+    options = ParquetOptions(path=path, validation="files", test_size=6)
+    assert {size_of(encoded) for encoded in options.some_images(5)} == {(32, 32)}
+    assert len(options.some_images(5)) == 5

@@ -182,7 +182,6 @@ def test_a_page_shows_all_published_numbers(monkeypatch: pytest.MonkeyPatch) -> 
     for path in FOLDER.glob("*.csv"):
         rows = read_paper_table(path)
         numbers = {row[name] for row in rows for name in networks_of(row) if row[name]}
-        home = next(
-            text for text in committed.values() if f"<!-- published:{path.stem} -->" in text
-        )
+        marker = f"<!-- published:{path.stem} -->"
+        home = next(text for text in committed.values() if marker in text)
         assert all(f"| {number} |" in home for number in numbers), path

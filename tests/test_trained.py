@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from data_files import encoded, write_birds
-from helpers import Output, Patch, cells, mlflow_client, wrong
+from helpers import TINY, Output, Patch, cells, mlflow_client, wrong
 from PIL import Image
 
 import harness
@@ -31,7 +32,7 @@ from harness.run.grid import plan_of
 from harness.store import CellDir
 from harness.train.checkpoint import about, to_bytes
 from harness.trained.graph import pixel_model, to_onnx
-from harness.trained.measure import evaluate
+from harness.trained.measure import evaluate, n_trained_on
 from harness.trained.model import TrainedModel, read_model
 from harness.trained.predict import picture_files
 
@@ -302,12 +303,33 @@ def test_evaluate_gives_the_tables_number(
     right = (predictions_of(cell)[:40] == np.load(cell / "predictions.npz")["labels"][:40]).sum()
     text = said(capsys, "evaluate", *model, "--dataset", str(tmp_path / "some"))
     assert f" {right} of 40 images correct ({tmp_path / 'some'})" in text
-    other = said(capsys, "evaluate", *model, "--dataset", "digits")
-    assert (
-        "of 500 images correct (test of digits)\nwarning: it was trained with another split"
-        in other
-    )
-    assert "warning" not in text + validation
+    nested = said(capsys, "evaluate", *model, "--dataset", "digits")
+    assert "of 500 images correct (test of digits)\n" in nested, "another split of the same seed"
+    split = TINY | {"dataset": {"name": "digits", "split_seed": 5}}
+    (tmp_path / "split.yaml").write_text(yaml.safe_dump(split))
+    other = said(capsys, "evaluate", *model, "--dataset", str(tmp_path / "split.yaml"))
+    trained = {image.tobytes() for image in digits.train.pixels()}
+    drawn = load(DigitsOptions(split_seed=5)).test.pixels()
+    n_seen = sum(image.tobytes() in trained for image in drawn)
+    assert n_seen > 50 and f"(test of digits)\nwarning: {n_seen} of these images are" in other
+    assert "warning" not in text + validation + nested
+    for image, path in zip(digits.train.pixels(), ("a.png", "b.png"), strict=False):
+        (tmp_path / "some" / "0" / path).write_bytes(encoded(image))
+    text = said(capsys, "evaluate", *model, "--dataset", str(tmp_path / "some"))
+    assert " of 42 images correct" in text and "warning: 2 of these images are" in text
+    file = str(cell / "model.pt")
+    said_less = said(capsys, "evaluate", file, "--dataset", "digits")
+    assert "warning: it was trained with another split" in said_less, "its images are not known"
+
+
+def test_it_counts_the_images_of_its_own_task(project: Path, digits: Dataset) -> None:
+    """Crops of larger images, too, are compared as the network gets them."""
+    model = harness.load_student("tiny", method="kd")
+    images = np.pad(digits.train.pixels()[:7], ((0, 0), (2, 2), (2, 2), (0, 0)))
+    assert n_trained_on(model, images) == 7
+    assert n_trained_on(model, images[:, ::-1]) == 0
+    model.cell = None
+    assert n_trained_on(model, images) is None
 
 
 def test_classes_it_has_not_learned_are_left_out(

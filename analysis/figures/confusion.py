@@ -23,7 +23,8 @@ from harness.analysis.figures.base import (
     seeds_text,
     write_title,
 )
-from harness.analysis.tables.rows import Column, Row, columns_of, select
+from harness.analysis.tables.classes import confusions_of
+from harness.analysis.tables.rows import Column, Row, columns_of
 
 OLD_CELLS = (
     "cells were trained before predictions were kept; `harness run FILE --store NEW` and "
@@ -64,16 +65,10 @@ def chosen_for_confusion(bundle: Bundle) -> tuple[Row, Column]:
 def confusion_matrix(bundle: Bundle) -> ConfusionMatrix | None:
     """Return the matrix summed over seeds; None if a seed has no predictions."""
     row, column = chosen_for_confusion(bundle)
-    numbers = select(bundle, row, column)
-    per_seed = [bundle.confusions.get(number.cell.fingerprint) for number in numbers]
-    if not per_seed or None in per_seed:
+    per_seed = confusions_of(bundle, row, column)
+    if not per_seed:
         return None
-    entries = [entry for confusion in per_seed for entry in confusion or ()]
-    names = bundle.class_names
-    size = len(names) if names else 1 + max(max(label, guess) for label, guess, _ in entries)
-    counts = np.zeros((size, size), dtype=int)
-    for label, guess, n in entries:
-        counts[label, guess] += n
+    counts = np.sum(per_seed, axis=0)
     return ConfusionMatrix(labels_of(bundle)[row.method], column.networks, counts, len(per_seed))
 
 

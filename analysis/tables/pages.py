@@ -17,6 +17,7 @@ from harness.analysis.tables.accuracy import (
     unlinked,
 )
 from harness.analysis.tables.caption import caption, describe_bold, short_caption
+from harness.analysis.tables.classes import CAPTION, class_tables
 from harness.analysis.tables.comparisons import (
     claims_blocks,
     confirmation_blocks,
@@ -36,11 +37,12 @@ VERDICTS = "Verdicts"
 REPLICATION = "Verdicts with two sets of seeds"
 DIFFERENCES = "Differences from the plain student, paired by seed"
 PUBLISHED = "Beside the published numbers"
+CLASSES = "Accuracy by class"
 LEAK = "All three accuracies, and the leak of choosing the epoch on the test set"
 RUNS = "Runs"
 CURVES = "curves"  # the folder of figures beside the pages
 LONGEST_NAME = 80  # letters of a file's name, which has 255 bytes
-HEADINGS = (VERDICTS, REPLICATION, DIFFERENCES, PUBLISHED, LEAK, RUNS)
+HEADINGS = (VERDICTS, REPLICATION, DIFFERENCES, PUBLISHED, CLASSES, LEAK, RUNS)
 
 
 def table_blocks(bundle: Bundle, link: Link = unlinked) -> list[Block]:
@@ -102,6 +104,7 @@ def results_page(bundle: Bundle, replication: Bundle | None = None) -> str:
         (REPLICATION, twice),
         (DIFFERENCES, difference_blocks(bundle)),
         (PUBLISHED, published_blocks(bundle)),
+        (CLASSES, class_blocks(bundle)),
         (LEAK, leak_blocks(bundle)),
     ):
         blocks += [f"## {title}", *part] if part else []
@@ -117,6 +120,12 @@ def results_page(bundle: Bundle, replication: Bundle | None = None) -> str:
     for title, at in sections(bundle).items():
         blocks += [f"### {title}", *_run_blocks(bundle, title, at, figures.get(title))]
     return markdown(blocks)
+
+
+def class_blocks(bundle: Bundle) -> list[Block]:
+    """Return the accuracies by class, if the bundle names the classes, so that they are few."""
+    tables = class_tables(bundle) if bundle.class_names else []
+    return captioned(tables, [CAPTION]) if tables else []
 
 
 def _run_blocks(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
@@ -93,6 +94,31 @@ def verdicts(
     plan = plan_of_file(file, set_)
     fraction = None if margin is None else margin / 100
     raise typer.Exit(print_verdicts(plan, file, store, set_ or [], fraction))
+
+
+@app.command()
+def classes(
+    file: File,
+    set_: Set = None,
+    store: StoreOption = RUNS,
+    method: Annotated[
+        Optional[str], typer.Option("--method", help="its confusion matrices; or teacher")
+    ] = None,
+    out: Annotated[
+        Optional[Path], typer.Option("--out", metavar="PATH", help="write CSV to a file")
+    ] = None,
+) -> None:
+    """Show the accuracy of every method by class, or the confusion matrices of one method."""
+    from harness.analysis.print_results import print_classes
+    from harness.common.files import check_output
+    from harness.data import load
+
+    if out is not None:
+        check_output(out)
+    plan = plan_of_file(file, set_)
+    experiment = plan.experiment
+    names = load(experiment.dataset).class_names if experiment.tasks is None else None
+    print_classes(plan, file, store, set_ or [], names, method, out)
 
 
 @app.command()

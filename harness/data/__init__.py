@@ -3,8 +3,8 @@
 - `sets`: one module per data set, found by scanning; `options`: what their options share; `root`:
   the data root.
 - `listing`: the only place that says what in a folder is a part, a class, an image or a data
-  file; `classes`: classes of several files are matched by name; `parquet`: such files; `fetch`:
-  downloads with checksums.
+  file, with `parquet_files`; `classes`: classes of several files are matched by name; `parquet`:
+  such files; `fetch`: downloads with checksums.
 - `decode`, `packed`, `cache`: images are decoded once, into a memory-mapped file that all
   processes share.
 - `dataset`: what a loader returns; `split`, `assemble`: seeded, stratified splits; `views`: some

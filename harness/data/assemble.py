@@ -24,6 +24,7 @@ def assemble(
     test: ImageStore | None,
     draw_test: bool = False,
     n_train: int | None = None,
+    given_validation: np.ndarray | None = None,
 ) -> Dataset:
     """Return a data set whose validation part is held out of the training images.
 
@@ -34,6 +35,8 @@ def assemble(
         test: The test images, if there are any.
         draw_test: Whether to draw a test part from `train` first, for data without a test split.
         n_train: How many of the remaining images to train on, stratified by class; None for all.
+        given_validation: The positions in `train` of validation images that come with the data;
+            None to draw them.
 
     Raises:
         UserError: The split sizes leave a class empty, or train and test have different classes.
@@ -43,11 +46,20 @@ def assemble(
         assert isinstance(options, CustomOptions), "only users' data come without a test split"
         test_size = options.test_size
     elif test is not None:
-        check_test_classes(test.labels, train.class_names, options.label)
+        check_part_classes(test.labels, train.class_names, options.label)
         test_set = ImageSet(test.images(), test.labels)
-    training, validation, drawn = split(
-        labels, options.split_seed, options.validation, test_size, names=train.class_names
-    )
+    names, seed = train.class_names, options.split_seed
+    if given_validation is None:
+        assert not isinstance(options.validation, str)
+        training, validation, drawn = split(
+            labels, seed, options.validation, test_size, names=names
+        )
+    else:
+        own, validation = np.delete(np.arange(len(labels)), given_validation), given_validation
+        check_training_classes(labels[own], names, options.label)
+        check_part_classes(labels[validation], names, options.label, "validation")
+        training, _, drawn = split(labels[own], seed, None, test_size, names=names)
+        training, drawn = own[training], own[drawn]
     if draw_test:
         test_set = ImageSet(train.images(drawn), labels[drawn])
     if n_train is not None:
@@ -161,23 +173,25 @@ def check_training_classes(
     return tuple(str(c) for c in range(n_classes)) if names is None else tuple(names)
 
 
-def check_test_classes(labels: np.ndarray, names: Sequence[str], source: str) -> None:
-    """Check that the test images have exactly the training images' classes, `names`.
+def check_part_classes(
+    labels: np.ndarray, names: Sequence[str], source: str, part: str = "test"
+) -> None:
+    """Check that the images of a part have exactly the training images' classes, `names`.
 
     Raises:
-        UserError: A class has training images only, or test images only.
+        UserError: A class has training images only, or images of this part only.
     """
     present = np.unique(labels)
     if present[-1] >= len(names):
         raise UserError(
-            f"dataset: {source}: class '{present[-1]}' has test images, but no training images; "
-            "add some, or remove the class"
+            f"dataset: {source}: class '{present[-1]}' has {part} images, but no training "
+            "images; add some, or remove the class"
         )
     empty = _first_missing(present, len(names))
     if empty is not None:
         raise UserError(
-            f"dataset: {source}: class {class_text(empty, names)} has no test images; add some, "
-            "or remove the class"
+            f"dataset: {source}: class {class_text(empty, names)} has no {part} images; add "
+            "some, or remove the class"
         )
 
 

@@ -95,6 +95,22 @@ def read_rgb(encoded: Encoded) -> Image.Image:
         ) from None
 
 
+def size_of(encoded: Encoded) -> tuple[int, int]:
+    """Return the width and height of an image, from its head alone.
+
+    Raises:
+        UserError: It is not an image.
+    """
+    from PIL import Image
+
+    try:
+        source = open_file(data) if isinstance(data := encoded.data, Path) else io.BytesIO(data)
+        with source, Image.open(source) as image:
+            return image.size
+    except Exception:  # Pillow's readers raise all kinds; decoding it says which
+        raise UserError(f"dataset: {encoded.name}: cannot be read as an image") from None
+
+
 def resize_image(image: Image.Image, image_format: ImageFormat, name: str) -> np.ndarray:
     """Return an image in a format, as torchvision's Resize and CenterCrop do on PIL images.
 

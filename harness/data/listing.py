@@ -16,15 +16,16 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 from harness.common.errors import UserError
 from harness.common.names import normalise_name, printable
 
 TRAIN, TEST, VALIDATION = "train", "test", "validation"
-# Part -> the words for it. Validation images are always drawn from the training images.
+# Part -> the words for it. Validation images are drawn from the training images, unless asked for.
 WORDS = {
     TRAIN: ("train", "training", "trn"),
     TEST: ("test", "testing", "tst"),
@@ -36,7 +37,13 @@ LITTER = {
     "__macosx", "@eadir", "@recycle", "#recycle", "#snapshot", "$recycle.bin", "recycler",
     "system volume information", "lost+found", "__pycache__",
 }  # fmt: skip
-NOT_DRAWN = "validation images are drawn from the training images"
+NOT_DRAWN = "validation images are drawn from the training images, unless dataset.validation is {}"
+
+
+NO_VALIDATION = (
+    "dataset.validation: {} has no folder val/; add it, or give the number of images to hold out "
+    "of the training images"
+)
 
 
 @dataclass(frozen=True)
@@ -142,28 +149,44 @@ def n_files(folder: str) -> int:
     return n
 
 
-def find_parts(path: Path, tally: Tally) -> tuple[Path, Path | None]:
-    """Return the folders that hold the classes of the training and of the test images.
+@dataclass(frozen=True)
+class Parts:
+    """The folders that hold the classes of each part; None for a part that has no folder."""
+
+    train: Path
+    test: Path | None = None
+    validation: Path | None = None
+
+
+def find_parts(
+    path: Path, tally: Tally, takes_validation: bool = False, draws_test: bool = False
+) -> Parts:
+    """Return the folders of the training, the test and the validation images.
 
     Args:
         path: The folder of the data set.
         tally: Counts what lies beside the parts.
+        takes_validation: Whether validation images come from a folder of their own.
+        draws_test: Whether test images may then be drawn from the training images.
 
     Returns:
-        `path` itself and None if the data set has no parts.
+        `path` itself as the training images' if the data set has no parts.
 
     Raises:
         UserError: A part is missing or there twice, or holds images without classes.
     """
+    wanted = (TRAIN, TEST, VALIDATION) if takes_validation else (TRAIN, TEST)
     beside = Tally()
     root = _scan(str(path), beside)
     contents = {name: _scan(str(path / name), Tally()) for name in root.folders}
     parts = {name: part for name in root.folders if (part := part_of(name))}
     if not any(contents[name].folders for name in parts):
         _check_no_parts(path, contents, parts)
-        return path, None
+        if takes_validation:
+            raise UserError(NO_VALIDATION.format(path))
+        return Parts(path)
     chosen = {}
-    for part in (TRAIN, TEST):
+    for part in wanted:
         named = [name for name in parts if parts[name] == part]
         if len(named) > 1:
             raise UserError(
@@ -172,23 +195,45 @@ def find_parts(path: Path, tally: Tally) -> tuple[Path, Path | None]:
             )
         if named:
             chosen[part] = named[0]
-    for part in (TRAIN, TEST):
-        if part not in chosen:
-            raise UserError(
-                f"dataset.path: {path} has no folder {part}/ beside the other one, "
-                f"{next(iter(parts))}/; add it (a link will do), or give the folder that holds the "
-                "classes"
-            )
+    if takes_validation and VALIDATION not in chosen:
+        raise UserError(NO_VALIDATION.format(path))
+    may_lack = {TEST} if takes_validation and draws_test else set()
+    for part in wanted:
+        if part not in {*chosen, *may_lack}:
+            _refuse_without(part, path, parts, takes_validation)
     for name in root.folders:
         if name not in chosen.values():
-            why = NOT_DRAWN if parts.get(name) == VALIDATION else "neither train nor test"
+            is_validation = parts.get(name) == VALIDATION
+            why = NOT_DRAWN.format("folder") if is_validation else "neither train nor test"
             folder = str(path / name)
             tally.add(f"in {printable(name)}/: {why}", folder, n_files(folder))
     for name in root.files:
         tally.add("beside train/ and test/", path / name)
     tally.reasons.update(beside.reasons)
-    train, test = (_innermost(path / chosen[part]) for part in (TRAIN, TEST))
-    return train, test
+    return Parts(**{part: _innermost(path / name) for part, name in chosen.items()})
+
+
+def _refuse_without(
+    part: str, path: Path, parts: dict[str, str], takes_validation: bool
+) -> NoReturn:
+    """Raise UserError: a part has no folder; with train/ and val/ alone, say what can be tested on.
+
+    Whoever tests on validation images has to say so, by a link.
+    """
+    names = {p: name for name, p in parts.items()}
+    if part == TEST and {*names} == {TRAIN, VALIDATION}:
+        train, validation = names[TRAIN], names[VALIDATION]
+        drawn = "dataset.test_size: 0.2" + (
+            "" if takes_validation else " and dataset.validation: folder"
+        )
+        raise UserError(
+            f"dataset.path: {path} has {train}/ and {validation}/, but no test images; give "
+            f"{drawn} to hold some out of {train}/, or link test/ to {validation}/ to test on those"
+        )
+    raise UserError(
+        f"dataset.path: {path} has no folder {part}/ beside the other one, {next(iter(parts))}/; "
+        "add it (a link will do), or give the folder that holds the classes"
+    )
 
 
 def _innermost(part: Path) -> Path:
@@ -273,11 +318,11 @@ class Reader:
         """Yield the files of a class."""
         real = os.path.realpath(folder)
         above = [*Path(os.path.abspath(folder)).parents, *Path(real).parents]
-        up = {_identity(str(f)) for f in above}
+        up = {identity_of(str(f)) for f in above}
         pending = [str(folder)]
         while pending:
             here = pending.pop()
-            identity = _identity(here)
+            identity = identity_of(here)
             if identity in up:
                 self.tally.add("a link to a folder that it lies in", here)
                 continue
@@ -296,70 +341,7 @@ class Reader:
             pending += [os.path.join(here, name) for name in reversed(inside.folders)]
 
 
-def _identity(path: str) -> tuple[int, int]:
+def identity_of(path: str) -> tuple[int, int]:
+    """Return device and inode of a file or a folder, which tell links from copies."""
     status = os.stat(path)
     return status.st_dev, status.st_ino
-
-
-def parquet_files(folder: Path, part: str) -> list[Path]:
-    """Return the parquet files of a part in a folder, or else in the one subfolder with some.
-
-    Raises:
-        UserError: Several folders have some, or a numbered file is missing.
-    """
-    below = [f for f in all_parquet(folder) if parquet_part(f, folder) == part]
-    files = [f for f in below if f.parent == folder] or below
-    parents = sorted({f.parent for f in files})
-    if len(parents) > 1:
-        raise UserError(
-            f"dataset.path: {part}*.parquet in {parents[0]} and in {parents[1]}; give the one "
-            "that is meant"
-        )
-    _check_numbered_files(files)
-    return files
-
-
-def all_parquet(folder: Path) -> list[Path]:
-    """Return all parquet files below a folder, sorted and without litter."""
-    files, seen = [], set()
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [f for f in folders if not is_litter(f)]
-        identity = _identity(parent)
-        if identity in seen:
-            folders.clear()
-            continue
-        seen.add(identity)
-        files += [
-            Path(parent, name)
-            for name in names
-            if name.lower().endswith(".parquet") and not is_litter(name)
-        ]
-    return sorted(files)
-
-
-def parquet_part(file: Path, folder: Path) -> str | None:
-    """Return the part that the file's name begins with, or else its subfolder's name means."""
-    for part, words in WORDS.items():
-        if file.name.casefold().startswith(words):
-            return part
-    return part_of(file.parent.name) if file.parent != folder else None
-
-
-def _check_numbered_files(files: Iterable[Path]) -> None:
-    """Check that there are three files such as train-00000-of-00003.parquet.
-
-    Raises:
-        UserError: A file is missing, or the numbers do not fit together.
-    """
-    series: dict[str, dict[int, set[int]]] = {}
-    for file in files:
-        if match := re.fullmatch(r"(.*?)-?(\d{1,9})-of-(\d{1,9})", file.stem):
-            series.setdefault(match[1], {}).setdefault(int(match[3]), set()).add(int(match[2]))
-    for name, totals in series.items():
-        for total, numbers in totals.items():
-            if len(totals) > 1 or len(numbers) != total:
-                have = " and ".join(f"{len(n)} of {t}" for t, n in totals.items())
-                raise UserError(
-                    f"dataset.path: of {name}-*-of-*.parquet there are {have} files; fetch them "
-                    "again, or name those that are meant with dataset.train and dataset.test"
-                )

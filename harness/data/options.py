@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar
 
@@ -16,6 +17,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 if TYPE_CHECKING:
     from harness.data.dataset import Dataset
+    from harness.data.decode import Encoded
 
 
 def as_number(value: Any) -> Any:
@@ -43,6 +45,18 @@ def _size(value: Any) -> int | float:
         if 0 < value < 1:
             return value
     raise ValueError("expected a number of images (1, 2, ...) or a share of them (between 0 and 1)")
+
+
+def _size_or(word: str) -> Callable[[Any], Any]:
+    """Return a validator of a size, or of the word for parts that come with the data."""
+
+    def read(value: Any) -> Any:
+        try:
+            return value if value == word else _size(value)
+        except ValueError as error:
+            raise ValueError(f"{error}, or {word!r} for those that come with the data") from None
+
+    return read
 
 
 def _as_list(value: Any) -> Any:
@@ -74,6 +88,8 @@ def resolve_paths(dataset: Any, folder: Path) -> Any:
 Count = Annotated[int, Field(ge=1)]
 # A number of images or a share of them: `validation: 5000` and `validation: 0.1` are both clear.
 Size = Annotated[int | float, BeforeValidator(_size)]
+SizeOrFolder = Annotated[int | float | Literal["folder"], BeforeValidator(_size_or("folder"))]
+SizeOrFiles = Annotated[int | float | Literal["files"], BeforeValidator(_size_or("files"))]
 # Relative paths are resolved here, or by `resolve_paths` for those in a file: a cell may run in
 # another working directory.
 Location = Annotated[Path, AfterValidator(_absolute)]
@@ -116,6 +132,17 @@ class DatasetOptions(BaseModel):
         With the digest of the images, a cell's fingerprint depends on nothing else of the data.
         """
         return self.model_dump(mode="json", exclude={*self.location, "label"})
+
+    def some_images(self, most: int) -> list[Encoded]:
+        """Return at most so many training images as they lie on the disk.
+
+        Returns:
+            Nothing for a published data set, whose sizes are known.
+
+        Raises:
+            UserError: Files are missing or broken.
+        """
+        return []
 
     def load(self, with_test: bool) -> Dataset:
         """Load the data; call this through `harness.data.load`.

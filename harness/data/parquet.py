@@ -114,6 +114,25 @@ def open_files(
     return cached_store(source, make)
 
 
+def encoded_images(files: Sequence[Path], columns: Columns) -> Iterator[Encoded]:
+    """Yield the images of files as they lie there.
+
+    Raises:
+        UserError: A file is broken, or a row has no image.
+    """
+    for path in files:
+        yield from _ParquetFile(path, columns).read_images()
+
+
+def n_rows(files: Sequence[Path], columns: Columns) -> int:
+    """Return the number of images in files; only their footers are read.
+
+    Raises:
+        UserError: One of them cannot be read.
+    """
+    return sum(_ParquetFile(path, columns).n_rows for path in files)
+
+
 def _numbers_of(only: Sequence[str], names: Sequence[str] | None, place: str) -> np.ndarray:
     """Return the number of each named class among those to keep, (C,) int64; -1 for the others.
 
@@ -161,6 +180,11 @@ class _ParquetFile:
         self._image_column = self._column(columns.image, IMAGE_COLUMNS, "image")
         self._label_column = self._column(columns.label, LABEL_COLUMNS, "label")
         self.class_names = self._read_class_names()
+
+    @property
+    def n_rows(self) -> int:
+        """The number of images."""
+        return int(self._file.metadata.num_rows)
 
     def read_labels(self, order: Sequence[str] | None, order_source: str) -> np.ndarray:
         """Return the labels, (N,) int64, as numbers of the classes in `order`.

@@ -13,7 +13,7 @@ MOST_TRIED = 1000  # sizes on either side of those that work for certain
 def split(
     labels: np.ndarray,
     seed: int,
-    validation: int | float,
+    validation: int | float | None,
     test: int | float | None = None,
     test_field: str = "dataset.test_size",
     names: Sequence[str] | None = None,
@@ -24,7 +24,8 @@ def split(
         labels: The label of each image, (N,).
         seed: The seed of the test draw. The validation draw has the next seed, so that it does not
             reuse the permutations that chose the test images.
-        validation: A number or a share of the images that the test part leaves.
+        validation: A number or a share of the images that the test part leaves; None for data that
+            come with validation images.
         test: A number or a share of all images; None for data that come with test images.
         test_field: The experiment's field for `test`, for messages.
         names: The names of the classes, for messages.
@@ -34,12 +35,15 @@ def split(
     """
     positions = np.arange(len(labels))
     test_index = positions[:0]
-    _check_class_sizes(labels, 2 if test is None else 3, names)
+    drawn = [name for name, size in (("validation", validation), ("test", test)) if size]
+    _check_class_sizes(labels, ["train", *drawn], names)
     if test is not None:
-        # Two images of each class remain: one for training, and one for validation.
-        n = n_images(test, len(labels))
-        test_index = draw_stratified(labels, n, seed, test_field, names, remaining=2)
+        # Images of each class remain: one for training, and one for validation if it is drawn.
+        n, kept = n_images(test, len(labels)), len(drawn)
+        test_index = draw_stratified(labels, n, seed, test_field, names, remaining=kept)
     rest = np.delete(positions, test_index)
+    if validation is None:
+        return rest, positions[:0], test_index
     n = n_images(validation, len(rest))
     chosen = draw_stratified(labels[rest], n, seed + 1, "dataset.validation", names)
     return np.delete(rest, chosen), rest[chosen], test_index
@@ -70,16 +74,19 @@ def draw_subset(
     return index[draw_stratified(labels[index], n, seed, "dataset.train", names, remaining=0)]
 
 
-def _check_class_sizes(labels: np.ndarray, n_parts: int, names: Sequence[str] | None) -> None:
+def _check_class_sizes(
+    labels: np.ndarray, parts: Sequence[str], names: Sequence[str] | None
+) -> None:
     """Raise UserError if a class has fewer images than there are parts."""
     classes, counts = np.unique(labels, return_counts=True)
-    if len(counts) and counts.min() < n_parts:
+    if len(counts) and counts.min() < len(parts):
         k = int(counts.argmin())
-        parts = "train, validation and test" if n_parts == 3 else "train and validation"
+        *others, last = parts
+        listed = f"{', '.join(others)} and {last}"
         number = f"{counts[k]} image" + ("s" if counts[k] > 1 else "")
         raise UserError(
-            f"dataset: class {class_text(classes[k], names)} has {number} to split, but {parts} "
-            f"need one each; add {n_parts - counts[k]} or more, or remove the class"
+            f"dataset: class {class_text(classes[k], names)} has {number} to split, but {listed} "
+            f"need one each; add {len(parts) - counts[k]} or more, or remove the class"
         )
 
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from harness import methods
 from harness.common.errors import UserError, first_error, nearest
 from harness.data import DATASETS
-from harness.data.options import as_number
+from harness.data.options import CustomOptions, as_number
 from harness.experiment.claims import find_published
 from harness.experiment.experiment import Experiment
 from harness.experiment.pairs import SIDES, Pair
@@ -62,19 +62,25 @@ def parse(raw: Any, where: str = "the experiment") -> Experiment:
     shared = {"network": default} if isinstance(default, str) else default
     if not isinstance(shared, dict):
         raise UserError("network: not a name or a mapping; write `network: {network: ...}`")
-    raw |= _networks(raw, shared)
+    raw |= _networks(raw, shared, is_own=isinstance(raw["dataset"], CustomOptions))
     raw["protocol"] = _protocol(raw.get("protocol", "strict"))
     raw = with_release_settings(raw, raw["protocol"]["preset"], raw["dataset"].name)
     return scale_epochs(_validate(Experiment, raw, ""), scale)
 
 
-def _networks(raw: Raw, shared: Raw) -> Raw:
-    """Return the checked networks of an experiment: its teacher and students, or its pairs."""
+def _networks(raw: Raw, shared: Raw, is_own: bool) -> Raw:
+    """Return the checked networks of an experiment: its teacher and students, or its pairs.
+
+    Args:
+        raw: The fields of the experiment.
+        shared: The options that its networks share.
+        is_own: Whether the images are the user's own, for which networks have plain defaults.
+    """
 
     def chosen(field: str, entry: Any) -> Any:
         if is_registered(entry):
             raise UserError(f"{field}: {entry} is looked up in MLflow by `harness` alone")
-        return _chosen(field, entry, "network", NETWORKS, shared)
+        return _chosen(field, entry, "network", NETWORKS, shared, is_own)
 
     if (pairs := raw.get("pairs")) is None:
         raw.pop("pairs", None)
@@ -124,8 +130,13 @@ def scale_epochs(experiment: Experiment, scale: Any) -> Experiment:
     return experiment.model_copy(update={f: getattr(experiment, f).scaled(scale) for f in fields})
 
 
-def _chosen(field: str, entry: Any, key: str, registry: Any, shared: dict[str, Any]) -> Any:
-    """Validate an entry that names something in a registry by the options model found there."""
+def _chosen(
+    field: str, entry: Any, key: str, registry: Any, shared: dict[str, Any], plain: bool = False
+) -> Any:
+    """Validate an entry that names something in a registry by the options model found there.
+
+    With `plain`, a network has its plain defaults.
+    """
     if isinstance(entry, str):
         entry = {key: entry}
     if not isinstance(entry, dict):
@@ -140,7 +151,8 @@ def _chosen(field: str, entry: Any, key: str, registry: Any, shared: dict[str, A
         family = family_with(str(name)) if registry is NETWORKS else None
         meant = f"; write `{{{key}: {family}, name: {name}}}`" if family else None
         raise UserError(f"{field}.{key}: unknown {name!r}{meant or nearest(str(name), registry)}")
-    return _validate(registry[name], entry, field)
+    defaults = registry[name].plain if plain else {}
+    return _validate(registry[name], {**defaults, **entry}, field)
 
 
 def _protocol(entry: Any) -> dict[str, Any]:

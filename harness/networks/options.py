@@ -42,6 +42,8 @@ class NetworkOptions(BaseModel):
         size: What the numbers of a label are, as the heading of a table.
         names: What its field `name` may be, if it has one.
         is_selectable: Whether an experiment file may name the family.
+        plain: Option -> its default for images of one's own, where a publication's data have
+            another one.
     """
 
     model_config = ConfigDict(
@@ -52,6 +54,7 @@ class NetworkOptions(BaseModel):
     size: ClassVar[str] = ""
     names: ClassVar[tuple[str, ...]] = ()
     is_selectable: ClassVar[bool] = True
+    plain: ClassVar[Mapping[str, Any]] = {}
 
     network: str
     weights: Weights | None = Field(default=None, serialization_alias=KEY)

@@ -164,7 +164,9 @@ def from_cell(directory: CellDir) -> TrainedModel:
         cell = directory.cell
         config, data = cell.config, load_dataset(directory, cell.config)
         content["about"] = about(config.network, data, config.data.digest, cell.metric == ACCURACY)
-    return model_of(content, path)
+    model = model_of(content, path)
+    model.cell = directory
+    return model
 
 
 def _from_registry(uri: str) -> TrainedModel:

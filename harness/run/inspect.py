@@ -8,7 +8,8 @@ from pathlib import Path
 
 from harness.common.canonical_json import differences
 from harness.common.columns import print_columns
-from harness.data import Dataset
+from harness.data import Dataset, DatasetOptions
+from harness.data.decode import size_of
 from harness.data.views import apply, join_validation, without_pixels
 from harness.execute.scheduler import begin
 from harness.experiment.experiment import Experiment
@@ -58,6 +59,7 @@ def print_plan(experiment: Experiment, options: RunOptions, measure: bool = True
         rows.append((fingerprint[:12], name, str(n), "done" if done else "to train"))
     print_columns(rows)
     print_data(dataset)
+    print_sizes(experiment.dataset, dataset)
     for note in notes:
         print(f"note: {note}")
     print_tasks(experiment, dataset)
@@ -98,6 +100,30 @@ def print_data(dataset: Dataset) -> None:
     """Print the numbers of classes and images."""
     sizes = ", ".join(f"{len(part):,} {name}" for name, part in dataset.parts.items())
     print(f"{dataset.name}: {len(dataset.class_names)} classes; {sizes} images")
+
+
+MOST_FILES = 500  # whose size is looked at
+
+
+def print_sizes(options: DatasetOptions, dataset: Dataset) -> None:
+    """Print the size of the user's own images in files, and of those that a network gets."""
+    sizes = [size_of(encoded) for encoded in options.some_images(MOST_FILES)]
+    if not sizes:
+        return
+    height, width = dataset.image_size
+    smallest, largest = min(sizes, key=min), max(sizes, key=min)
+    texts = dict.fromkeys(f"{w}x{h}" for w, h in (smallest, largest))
+    n_enlarged = sum(min(size) < height for size in sizes)
+    line = f"files: {' to '.join(texts)} pixels ({len(sizes)} looked at); networks get "
+    line += f"{width}x{height}"
+    if n_enlarged:
+        short = min(map(min, sizes))
+        share = "all" if n_enlarged == len(sizes) else f"{100 * n_enlarged / len(sizes):.0f} %"
+        line += (
+            f": {share} of them are enlarged, which adds nothing but cost, "
+            f"{(height / short) ** 2:.3g} times that of dataset.image_size: {short}"
+        )
+    print(line)
 
 
 def print_tasks(experiment: Experiment, dataset: Dataset) -> None:

@@ -16,6 +16,8 @@ from harness.common.errors import one_line
 from harness.common.exit_status import INTERRUPTED, UNFINISHED
 from harness.common.signals import StopSignal, stop_requests
 from harness.data import Dataset
+from harness.data.options import CustomOptions
+from harness.networks import NetworkOptions
 from harness.track.environment import as_user_error
 
 if TYPE_CHECKING:
@@ -99,6 +101,25 @@ def print_remarks(experiment: Experiment, dataset: Dataset) -> None:
     ):
         if remark := getattr(experiment, section).remark(sizes):
             print(f"note: {remark}", flush=True)
+    if isinstance(experiment.dataset, CustomOptions):
+        for remark in dict.fromkeys(map(describe_plain, experiment.networks)):
+            if remark:
+                print(f"note: {remark}", flush=True)
+
+
+def describe_plain(network: NetworkOptions) -> str:
+    """Return which of a network's options have their default for the user's own images, or ""."""
+    usual = {name: type(network).model_fields[name].default for name in network.plain}
+    own = {name: v for name, v in network.plain.items() if getattr(network, name) == v}
+    if not own:
+        return ""
+    listed, papers = (
+        " and ".join(f"{name} {values[name]}" for name in own) for values in (own, usual)
+    )
+    return (
+        f"{network.network}: {listed}, the defaults for images of one's own; the data sets of the "
+        f"publication have {papers}"
+    )
 
 
 def stoppable() -> StopSignal:

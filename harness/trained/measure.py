@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from pydantic import ValidationError
 from torch import Tensor
@@ -14,9 +16,11 @@ from torch import Tensor
 from harness.common.errors import UserError, first_error, nearest
 from harness.data import DATASETS, Dataset, DatasetOptions
 from harness.data import load as load_data
+from harness.data.decode import center_crop
 from harness.data.listing import Reader, Tally, find_parts
 from harness.data.placement import on_device
 from harness.experiment.file import experiment_file, read
+from harness.train.data_request import load_dataset
 from harness.train.evaluate import logits_of
 from harness.trained.model import TrainedModel
 
@@ -32,6 +36,8 @@ class Evaluation:
         n: The number of images.
         unknown: The number of images left out because the network does not have their class.
         where: What the network was measured on.
+        trained_on: The number of images among these that it was trained on, pixel by pixel; None if
+            its training images are not here.
         may_have_trained: Whether it was trained on another split of these data, perhaps on some of
             these images.
     """
@@ -40,6 +46,7 @@ class Evaluation:
     n: int
     unknown: int
     where: str
+    trained_on: int | None = None
     may_have_trained: bool = False
 
     @property
@@ -52,7 +59,12 @@ class Evaluation:
         if self.unknown:
             text += f"; {self.unknown} images of unknown classes left out"
         text += f" ({self.where})"
-        if self.may_have_trained:
+        if self.trained_on:
+            text += (
+                f"\nwarning: {self.trained_on} of these images are among those that it was trained "
+                "on, to the last pixel; its accuracy on others is lower"
+            )
+        elif self.trained_on is None and self.may_have_trained:
             text += (
                 "\nwarning: it was trained with another split of these data, perhaps on some of "
                 "these images; name the experiment's file as --dataset"
@@ -93,7 +105,35 @@ def evaluate(model: TrainedModel, dataset: str, part: Part = "test") -> Evaluati
     # An official test split stays the same, however the rest is split.
     is_drawn = part != "test" or options.test_is_drawn
     other = model.data == data.name and model.data_digest != data.digest
-    return replace(evaluation, may_have_trained=is_drawn and other)
+    pixels = (images.images[i] for i in range(len(images)))
+    seen = None if part == "train" else n_trained_on(model, pixels)
+    return replace(evaluation, trained_on=seen, may_have_trained=is_drawn and other)
+
+
+def n_trained_on(model: TrainedModel, images: Iterable[np.ndarray]) -> int | None:
+    """Count the images that a network was trained on, by a digest of the pixels that it gets.
+
+    Args:
+        model: The network.
+        images: Decoded images, (H, W, 3) uint8, at least as large as the network's input.
+
+    Returns:
+        None if its training images cannot be found on this machine.
+    """
+    if model.cell is None:
+        return None
+    try:
+        trained = load_dataset(model.cell, model.cell.cell.config).train.images
+    except UserError:  # they have changed, or are elsewhere
+        return None
+    known = {_digest(model, trained[i]) for i in range(len(trained))}
+    return sum(_digest(model, image) in known for image in images)
+
+
+def _digest(model: TrainedModel, image: np.ndarray) -> bytes:
+    """Return a digest of the centre of an image, which is what a network is measured on."""
+    pixels = np.ascontiguousarray(center_crop(image, *model.image_size))
+    return hashlib.blake2b(pixels.tobytes(), digest_size=16).digest()
 
 
 def _options(dataset: str, model: TrainedModel) -> DatasetOptions:
@@ -123,11 +163,12 @@ def _check_size(model: TrainedModel, data: Dataset) -> None:
 
 
 def _on_folder(model: TrainedModel, path: Path) -> Evaluation:
-    train, test = find_parts(path, Tally())
-    files = Reader(Tally()).class_files(test or train)
+    parts = find_parts(path, Tally())
+    files = Reader(Tally()).class_files(parts.test or parts.train)
     pictures = [Path(file) for name in files for file in files[name]]
     names = [name for name in files for _ in files[name]]
-    return _measured(model, names, str(path), lambda: model.probabilities(pictures))
+    evaluation = _measured(model, names, str(path), lambda: model.probabilities(pictures))
+    return replace(evaluation, trained_on=n_trained_on(model, map(model.pixels, pictures)))
 
 
 def _measured(

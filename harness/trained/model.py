@@ -18,6 +18,7 @@ from harness.common.reading import read_file
 from harness.data.batches import chunk_size
 from harness.data.decode import Encoded, ImageFormat, center_crop, read_rgb, resize_image
 from harness.networks.base import Network
+from harness.store import CellDir
 from harness.train.checkpoint import from_bytes, network_of
 
 LARGEST = 4096  # pixels of a side: a data set has at most 1024, and crops of larger pictures
@@ -40,8 +41,10 @@ class TrainedModel(nn.Module):
         image_size: (height, width) of its input.
         resize: The number of pixels to which the shorter side of a picture is scaled before the
             centre is cut out.
+        cell: The directory of the cell that trained it; None if it comes from a file alone.
     """
 
+    cell: CellDir | None = None
     mean: Tensor
     std: Tensor
 
@@ -84,14 +87,14 @@ class TrainedModel(nn.Module):
         Raises:
             UserError: It cannot be read as an image.
         """
-        pixels = torch.from_numpy(self._pixels(picture)).permute(2, 0, 1)
+        pixels = torch.from_numpy(self.pixels(picture)).permute(2, 0, 1)
         return self.normalised(pixels.float().div_(255).to(self.mean.device))
 
     def normalised(self, x: Tensor) -> Tensor:
         """Normalise pixels of [0, 1], (.., 3, H, W)."""
         return (x - self.mean) / self.std
 
-    def _pixels(self, picture: Picture) -> np.ndarray:
+    def pixels(self, picture: Picture) -> np.ndarray:
         """Return the pixels of a picture, (height, width, 3) uint8."""
         if isinstance(picture, np.ndarray):
             if picture.dtype != np.uint8:

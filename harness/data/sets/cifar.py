@@ -19,7 +19,6 @@ from harness.data.cache import Contents, cached_store, file_times
 from harness.data.dataset import Augmentation, Dataset
 from harness.data.decode import ImageFormat
 from harness.data.fetch import Archive, fetch
-from harness.data.listing import all_parquet, parquet_files
 from harness.data.options import (
     Label,
     Location,
@@ -31,6 +30,7 @@ from harness.data.options import (
 )
 from harness.data.packed import ImageStore
 from harness.data.parquet import Columns, open_files
+from harness.data.parquet_files import all_parquet, parquet_files
 from harness.data.root import data_root
 
 Split = Literal["train", "test"]

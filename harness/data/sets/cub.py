@@ -16,8 +16,8 @@ from harness.common.errors import UserError
 from harness.common.reading import read_user_text
 from harness.data.assemble import (
     assemble,
+    check_part_classes,
     check_range,
-    check_test_classes,
     check_training_classes,
     store_of_files,
 )
@@ -74,7 +74,7 @@ class CubOptions(PublishedOptions):
         for part in (in_train, ~in_train):
             check_range(labels[part], names, str(folder))
         check_training_classes(labels[in_train], names, str(folder))
-        check_test_classes(labels[~in_train], names, str(folder))
+        check_part_classes(labels[~in_train], names, str(folder))
         augmentation = ResizedCrop(self.image_size, flip=True)
         image_format = ImageFormat(augmentation.shorter_side, square=False)
         table_times = file_times(folder / table for table in TABLES)

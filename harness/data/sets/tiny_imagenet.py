@@ -23,10 +23,11 @@ from harness.data.assemble import assemble, store_of_files
 from harness.data.dataset import Augmentation, Dataset
 from harness.data.decode import ImageFormat
 from harness.data.fetch import Archive, fetch
-from harness.data.listing import TEST, TRAIN, VALIDATION, parquet_files
+from harness.data.listing import TEST, TRAIN, VALIDATION
 from harness.data.options import Label, Location, PublishedOptions, register_dataset
 from harness.data.packed import ImageStore
 from harness.data.parquet import Columns, open_files
+from harness.data.parquet_files import parquet_files
 from harness.data.root import data_root
 
 Split = Literal["train", "test"]

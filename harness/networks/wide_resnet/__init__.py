@@ -24,6 +24,7 @@ class WideResNetOptions(NetworkOptions):
     module: ClassVar[str] = "harness.networks.wide_resnet.network:WideResNet"
     n_maps: ClassVar[int] = 3
     size: ClassVar[str] = "(depth, width)"
+    plain: ClassVar[Mapping[str, Any]] = {"dropout": 0.0, "final_bn_momentum": 0.1}
 
     network: Literal["wide_resnet"] = "wide_resnet"
     depth: Annotated[int, AfterValidator(lambda d: check_depth("wide_resnet", d, 4))]
