@@ -8,7 +8,7 @@ from typing import Any
 
 from harness.analysis.tables.result_table import DASH
 from harness.common.metrics import NCM_METRICS, measured_metrics
-from harness.experiment.experiment import Optimizer
+from harness.experiment.optimizer import Optimizer
 from harness.methods import BOTH_STAGES, DEFAULT, REGISTRY, SECTIONS, STAGES
 from harness.methods.base import AT, BOTH, Method, Stage
 from harness.plan import TEACHER

@@ -18,7 +18,7 @@ from harness.cell import CellConfig, CellData
 from harness.data import Augmentation, Dataset, ImageSet
 from harness.data.batches import Images
 from harness.data.placement import on_device
-from harness.experiment.experiment import Optimizer
+from harness.experiment.optimizer import Optimizer
 from harness.methods import REGISTRY, SECTIONS
 from harness.networks import build
 from harness.networks.base import Network
@@ -117,7 +117,7 @@ class Case:
 
     def optimizer(
         self, parameters: Iterable[Parameter], options: Optimizer | None = None
-    ) -> torch.optim.SGD:
+    ) -> torch.optim.Optimizer:
         """Return the optimizer that the loop uses."""
         made = make_optimizer(parameters, options or Optimizer(), self.device)
         for group in made.param_groups:

@@ -34,7 +34,7 @@ from arguments import machine, settle_of
 from case import Case, Prepared, takes_teacher
 
 from harness.data.batches import Images, epoch_generator
-from harness.experiment.experiment import Optimizer
+from harness.experiment.optimizer import Optimizer
 from harness.methods import REGISTRY, get_method
 from harness.networks import build
 from harness.train.checkpoint import copy_state, to_cpu

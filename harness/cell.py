@@ -19,10 +19,11 @@ from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationErr
 from harness.common.canonical_json import canonical
 from harness.common.errors import UserError, first_error, nearest
 from harness.data.views import View
-from harness.experiment.experiment import Optimizer
+from harness.experiment.optimizer import Optimizer
 from harness.experiment.protocol import Protocol
 from harness.methods import IMPORTED, SECTIONS, STAGES, SUPERVISED, stage_of
-from harness.methods.base import Frozen, Schedule, Section
+from harness.methods.base import Frozen, Section
+from harness.methods.schedules import Schedule
 from harness.networks import NetworkOptions
 from harness.networks.options import FAMILIES
 

@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from harness.common.errors import UserError
 from harness.experiment.file import parse, read
 from harness.experiment.sources import apply_overrides
-from harness.methods.base import StepSchedule
 from harness.methods.refilled import Stage2Settings
+from harness.methods.schedules import StepSchedule
 
 FILES = sorted((ROOT / "experiments").glob("*.yaml"))
 DIGITS = ROOT / "experiments/digits_all_images.yaml"
@@ -228,7 +228,7 @@ UNKNOWN = {
     "teacher.ca=0.5": "depth, dropout, final_bn_momentum, network, pretrained, width",
     "dataset.validations=9": "'validation'",
     "protocol.selecton=last": "'selection'",
-    "optimizer.lr=0.1": "momentum, nesterov",
+    "optimizer.lr=0.1": "momentum, name, nesterov",
     "dataset.name=digit": "'digits'",
     "teacher.network=wide_resnte": "'wide_resnet'",
     "teacher.network=resnet8x4": "write `{network: repdistiller, name: resnet8x4}`",

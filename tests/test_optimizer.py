@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from training import config
 
 from harness.data.batches import Batch, Epoch
-from harness.experiment.experiment import Optimizer
+from harness.experiment.optimizer import Optimizer
+from harness.methods.base import Section
 from harness.methods.refilled import Stage1Settings, Stage2Settings
 from harness.networks import build
 from harness.networks.base import Network
@@ -33,6 +34,7 @@ class Bowl(Training):
         self.module = nn.Linear(1, 1, bias=False, dtype=torch.float64)
         nn.init.constant_(self.module.weight, 4.0)
         self.predicted = self.selected = {}
+        self.settings = Section()
 
     def losses(self, model: Any, batch: Any, epoch: int) -> tuple[Losses, Tensor | None]:
         own = (self.module.weight - 1).square().sum() / 2

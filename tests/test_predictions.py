@@ -23,9 +23,10 @@ from harness.experiment.file import parse
 from harness.experiment.sources import apply_overrides
 from harness.plan import make_plan
 from harness.store import CellDir, Store
-from harness.train.cell import predict_again, run_cell
+from harness.train.cell import run_cell
 from harness.train.exit_status import DONE
 from harness.train.methods.base import Classifier
+from harness.train.predictions import predict_again
 
 VERSION = {"commit": "0" * 40, "dirty": False}
 

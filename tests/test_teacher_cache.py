@@ -184,6 +184,8 @@ def question(*changes: str) -> dict[str, Any]:
         ("seeds=[1]", True),
         ("optimizer.precision=bfloat16", True),
         ("optimizer.determinism=fast", True),
+        ("training.mixup_alpha=0.2", True),
+        ("training.augment=randaugment", True),
         ("tasks={classes: 5}", True),
     ],
 )

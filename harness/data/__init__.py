@@ -10,7 +10,8 @@
 - `dataset`: what a loader returns; `split`, `assemble`: seeded, stratified splits; `views`: some
   classes or images.
 - `batches`: what a batch is; `placement` chooses between `small` (images on the device) and
-  `loader` (large images, with the crops of `resize`).
+  `loader` (large images, with the crops of `resize`); `operations`: RandAugment and its like, in
+  loaders, whose small images `small_changed` makes; `mixing`: mixup and CutMix of batches.
 
 A data set is loaded as numpy arrays or as a memory-mapped store, already split. To add one, see
 docs/extending.md.

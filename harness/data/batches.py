@@ -13,6 +13,9 @@ from torch import Tensor
 
 from harness.data.dataset import Dataset, ImageSet
 
+TARGET = "target"  # in what is prepared for a batch: the share of each class in each image, (B, C)
+MIXING = 3  # the stream of `epoch_generator`
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -65,7 +68,8 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
 def epoch_generator(seed: int, epoch: int, stream: int = 0) -> torch.Generator:
     """Return a random stream that depends on (seed, epoch, stream) alone.
 
-    Stream 0 is for shuffling and augmentation, 1 for dropout, 2 for negatives.
+    Stream 0 is for shuffling and augmentation, 1 for dropout, 2 for negatives, 3 (MIXING) for mixed
+    images.
     """
     state = np.random.SeedSequence([seed, epoch, stream]).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state) & (2**63 - 1))

@@ -13,7 +13,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.queues import Queue
 
 import numpy as np
@@ -25,6 +25,7 @@ from torchvision.transforms.v2 import functional
 
 from harness.data.batches import Batch, Epoch, Images, batch_bounds, chunk_size, to_device
 from harness.data.dataset import Dataset, ImageSet, ResizedCrop
+from harness.data.operations import ImageOperations, change, draw_seeds
 from harness.data.packed import PackedImages
 from harness.data.resize import resize_crops
 
@@ -41,11 +42,13 @@ class Crops:
         order: The positions of the images, (N,).
         boxes: Top, left, height and width of each crop, in this order, (N, 4).
         flips: Whether to mirror each crop, (N,) bool.
+        seeds: Of the operations on each crop, (N,); None for no operations.
     """
 
     order: np.ndarray
     boxes: np.ndarray
     flips: np.ndarray
+    seeds: np.ndarray | None = None
 
 
 def center_crops(shapes: np.ndarray, size: int) -> Crops:
@@ -94,18 +97,26 @@ def random_crops(
 
 
 class LoaderImages(Images):
-    """Crops that are cut and resized on the CPU, in `n_workers` processes (0: in this one)."""
+    """Crops that are cut and resized on the CPU, in `n_workers` processes (0: in this one).
+
+    Those of an epoch go through random operations besides, if there are any.
+    """
 
     is_resident = False
 
     def __init__(
-        self, dataset: Dataset, part: ImageSet, device: torch.device, n_workers: int = 0
+        self,
+        dataset: Dataset,
+        part: ImageSet,
+        device: torch.device,
+        n_workers: int = 0,
+        operations: ImageOperations | None = None,
     ) -> None:
         super().__init__(dataset, part, device)
         assert isinstance(dataset.augmentation, ResizedCrop), "DeviceImages does padded crops"
         assert isinstance(part.images, PackedImages), "large images come from a store"
         self.augmentation, self.images = dataset.augmentation, part.images
-        self.n_workers = n_workers
+        self.n_workers, self.operations = n_workers, operations
 
     def plain(self, batch_size: int | None = None) -> Iterator[Batch]:
         """Yield the centre of every image once, in order."""
@@ -119,6 +130,8 @@ class LoaderImages(Images):
     def augmented(self, batch_size: int, generator: torch.Generator) -> Epoch:
         """Return every image once, shuffled and augmented, in the batches of `batch_bounds`."""
         crops = random_crops(self.images.shapes, self.augmentation, generator)
+        if self.operations is not None:
+            crops = replace(crops, seeds=draw_seeds(len(self), generator).numpy())
         labels = self.labels_cpu[torch.from_numpy(crops.order)]
         bounds = batch_bounds(len(self), batch_size)
         return Epoch(
@@ -139,30 +152,45 @@ class LoaderImages(Images):
 
     def _pixels(self, crops: Crops, bounds: list[tuple[int, int]]) -> Iterator[Tensor]:
         """Yield the pixels of each batch on the device, (B, size, size, 3) uint8."""
-        n_workers = min(self.n_workers, len(bounds))
-        loader = DataLoader(
-            _Cutter(self.images, crops, bounds, self.augmentation.size),
-            batch_size=None,  # an item is a batch
-            num_workers=n_workers,
-            pin_memory=self.device.type == "cuda",
-            generator=torch.Generator(),  # a loader draws a seed: not from the global stream
-            multiprocessing_context="fork" if n_workers and sys.platform == "linux" else None,
-            worker_init_fn=_start_worker,
-        )
-        batches = iter(loader)
-        while True:
-            try:
-                pixels = next(batches, None)
-            except RuntimeError as error:
-                if "DataLoader worker" not in str(error):
-                    raise
-                raise RuntimeError(
-                    "a loader worker died, as it does when shared memory (/dev/shm) is full; use "
-                    f"fewer --n-workers (0 needs none), or enlarge it: {error}"
-                ) from error
-            if pixels is None:
-                return
-            yield pixels.to(self.device, non_blocking=True)
+        cutter = _Cutter(self.images, crops, bounds, self.augmentation.size, self.operations)
+        return load(cutter, len(bounds), self.device, self.n_workers)
+
+
+def load(
+    cutter: TorchDataset[Tensor], n_batches: int, device: torch.device, n_workers: int
+) -> Iterator[Tensor]:
+    """Yield the pixels of each batch on the device, made in `n_workers` processes.
+
+    Args:
+        cutter: Item i is batch i.
+        n_batches: The number of batches.
+        device: Where the pixels are needed.
+        n_workers: 0 for this process alone.
+    """
+    n_workers = min(n_workers, n_batches)
+    loader = DataLoader(
+        cutter,
+        batch_size=None,  # an item is a batch
+        num_workers=n_workers,
+        pin_memory=device.type == "cuda",
+        generator=torch.Generator(),  # a loader draws a seed: not from the global stream
+        multiprocessing_context="fork" if n_workers and sys.platform == "linux" else None,
+        worker_init_fn=_start_worker,
+    )
+    batches = iter(loader)
+    while True:
+        try:
+            pixels = next(batches, None)
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise RuntimeError(
+                "a loader worker died, as it does when shared memory (/dev/shm) is full; use "
+                f"fewer --n-workers (0 needs none), or enlarge it: {error}"
+            ) from error
+        if pixels is None:
+            return
+        yield pixels.to(device, non_blocking=True)
 
 
 def _start_worker(worker: int) -> None:
@@ -197,9 +225,15 @@ class _Cutter(TorchDataset[Tensor]):
     """The pixels of batch i as item i; a worker process runs this."""
 
     def __init__(
-        self, images: PackedImages, crops: Crops, bounds: list[tuple[int, int]], size: int
+        self,
+        images: PackedImages,
+        crops: Crops,
+        bounds: list[tuple[int, int]],
+        size: int,
+        operations: ImageOperations | None = None,
     ) -> None:
         self.images, self.crops, self.bounds, self.size = images, crops, bounds, size
+        self.operations = operations
 
     def __len__(self) -> int:
         return len(self.bounds)
@@ -219,7 +253,10 @@ class _Cutter(TorchDataset[Tensor]):
             planes = functional.resize(planes, [self.size, self.size], antialias=True)
             pixels = planes.permute(1, 2, 0).numpy()
             out[:] = pixels[:, ::-1] if flip else pixels
-        return torch.from_numpy(batch)
+        pixels_of = torch.from_numpy(batch)
+        if self.operations is not None and self.crops.seeds is not None:
+            change(pixels_of, self.operations, self.crops.seeds[window].tolist())
+        return pixels_of
 
 
 class ResidentImages(LoaderImages):

@@ -1,11 +1,18 @@
 """Choose where a part's images lie during training, and so how its batches are made."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import torch
 
 from harness.data.batches import Images
 from harness.data.dataset import Dataset, ImageSet, ResizedCrop, has_room
 from harness.data.packed import PackedImages
 from harness.data.small import DeviceImages
+
+if TYPE_CHECKING:
+    from harness.data.operations import ImageOperations
 
 
 def on_device(
@@ -14,18 +21,25 @@ def on_device(
     device: torch.device,
     n_workers: int,
     is_resident: bool | None = None,
+    operations: ImageOperations | None = None,
 ) -> Images:
     """Return the batches of a part of a data set.
 
     Images of one size lie on the device. So do images for resized crops if `is_resident`, by
     default if the device has room for all parts; else they come from a loader with `n_workers`
-    processes (0 for none but this one).
+    processes (0 for none but this one), and so do all that go through random operations.
     """
-    if not isinstance(dataset.augmentation, ResizedCrop):
-        return DeviceImages(dataset, part, device)
     # Imported here: torchvision takes seconds, and small images do not need it.
+    if not isinstance(dataset.augmentation, ResizedCrop):
+        if operations is None:
+            return DeviceImages(dataset, part, device)
+        from harness.data.small_changed import ChangedImages
+
+        return ChangedImages(dataset, part, device, n_workers, operations)
     from harness.data.loader import LoaderImages, ResidentImages
 
+    if operations is not None:
+        return LoaderImages(dataset, part, device, n_workers, operations)
     if fits(dataset, device) if is_resident is None else is_resident:
         return ResidentImages(dataset, part, device)
     return LoaderImages(dataset, part, device, n_workers)

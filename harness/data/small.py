@@ -34,16 +34,20 @@ class DeviceImages(Images):
             x = self.normalised(images[window])
             yield Batch(x, self.labels[window], self.labels_cpu[window], order[window])
 
-    def augmented(self, batch_size: int, generator: torch.Generator) -> Epoch:
-        """Return every image once, shuffled and augmented, in the batches of `batch_bounds`."""
+    def draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw an epoch: the images' order (N,), the offsets of their crops (2, N), flips (N,)."""
         n, pad = len(self), self.augmentation.padding
         order = torch.randperm(n, generator=generator)
         offsets = torch.randint(0, 2 * pad + 1, (2, n), generator=generator)
-        flips = torch.rand(n, generator=generator) < 0.5
+        return order, offsets, torch.rand(n, generator=generator) < 0.5
+
+    def augmented(self, batch_size: int, generator: torch.Generator) -> Epoch:
+        """Return every image once, shuffled and augmented, in the batches of `batch_bounds`."""
+        order, offsets, flips = self.draw(generator)
         labels_cpu = self.labels_cpu[order]
         order_on, offsets_on = to_device(order, self.device), to_device(offsets, self.device)
         flips_on = to_device(flips, self.device) if self.augmentation.flip else None
-        windows = [slice(*bounds) for bounds in batch_bounds(n, batch_size)]
+        windows = [slice(*bounds) for bounds in batch_bounds(len(self), batch_size)]
 
         def batches() -> Iterator[Batch]:
             for window in windows:

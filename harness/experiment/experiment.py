@@ -7,7 +7,7 @@ and printed. Its sections for single methods come from harness.methods. Nothing 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import (
     Field,
@@ -24,13 +24,15 @@ from harness.common.errors import distinct
 from harness.data import DatasetOptions
 from harness.experiment.claims import Claim, parse_claim
 from harness.experiment.identity import grid_identity
+from harness.experiment.optimizer import BatchSize, Optimizer
 from harness.experiment.pairs import Pair, Sha256, check_pairs, networks_of, replaced
 from harness.experiment.protocol import Protocol
 from harness.experiment.releases import differences
 from harness.experiment.tasks import Task, Tasks
 from harness.experiment.tuned import Tuned
 from harness.methods import Method
-from harness.methods.base import BOTH, Frozen, NotNegative, Section, StepSchedule
+from harness.methods.base import BOTH, Frozen
+from harness.methods.schedules import TrainingSettings
 from harness.methods.variants import expand_item, split_settings
 from harness.networks import NetworkOptions
 
@@ -42,35 +44,6 @@ ADDED_LATER = (
     *("teacher_batch_size", "paper_table", "pairs"),
     *("teacher", "students"),  # empty beside pairs
 )
-BatchSize = Annotated[int, Field(ge=2)]
-
-
-class Optimizer(Section):
-    """SGD, with the settings of the 2021 release."""
-
-    untunable: ClassVar[frozenset[str]] = frozenset({"determinism"})
-
-    batch_size: BatchSize = 128
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    nesterov: bool = True
-    weight_decay: NotNegative = 5e-4
-    precision: Literal["float32", "bfloat16"] = "float32"
-    # bits: equal seeds give equal bits on one device. fast: whatever a GPU does fastest.
-    determinism: Literal["bits", "fast"] = "bits"
-
-    @model_validator(mode="after")
-    def _nesterov_needs_momentum(self) -> Optimizer:
-        if self.nesterov and self.momentum == 0:
-            raise ValueError("nesterov needs momentum > 0; set optimizer.nesterov to false")
-        return self
-
-    @model_serializer(mode="wrap")
-    def _omit_later_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out fields that were added later and have their default, for old fingerprints."""
-        dumped: dict[str, Any] = handler(self)
-        if self.determinism == "bits":
-            dumped.pop("determinism", None)
-        return dumped
 
 
 class ExperimentFields(Frozen):
@@ -94,7 +67,7 @@ class ExperimentFields(Frozen):
     optimizer: Optimizer = Optimizer()
     # The teacher's own batch size, as in the release of 2022; None for that of the optimiser.
     teacher_batch_size: BatchSize | None = None
-    training: StepSchedule = StepSchedule.model_validate({})
+    training: TrainingSettings = TrainingSettings.model_validate({})
     protocol: Protocol
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], Field(min_length=1)] = (0,)
     published: str | None = None
@@ -260,6 +233,12 @@ class ExperimentFields(Frozen):
             if factor == BOTH:
                 factor = sum(getattr(self, s).epochs for s in method.epoch_sources) / old.epochs
             changed[schedule] = old.scaled(factor)
+        mixing = changed.get(methods.TRAINING, self.training).mixing
+        if mixing and not method.takes_mixed:
+            raise ValueError(
+                f"training.{mixing[0]}: {name!r} needs one class per image; drop the method, or "
+                f"give it {', '.join(f'training.{field}: 0' for field in mixing)}"
+            )
         return self.model_copy(update=changed)
 
     @model_validator(mode="after")
@@ -323,6 +302,18 @@ class ExperimentFields(Frozen):
                 raise ValueError(
                     f"methods: {method.variant_of!r} and {method.name!r} are the same method; "
                     "drop one"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _early_stopping_needs_held_out_images(self) -> Self:
+        for section in methods.SECTIONS:
+            if getattr(getattr(self, section), "early_stopping", None) is None:
+                continue
+            if self.protocol.train_on == "train+validation":
+                raise ValueError(
+                    f"{section}.early_stopping: needs held-out images, but protocol.train_on is "
+                    "'train+validation'; use train_on 'train', or drop early_stopping"
                 )
         return self
 

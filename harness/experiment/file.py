@@ -26,7 +26,8 @@ from harness.experiment.sources import Raw, apply_overrides, load_class_order, r
 from harness.experiment.tasks import Task, Tasks
 from harness.experiment.tuned import TaskTuned
 from harness.methods import SECTIONS
-from harness.methods.base import Method, Schedule
+from harness.methods.base import Method
+from harness.methods.schedules import Schedule
 from harness.methods.variants import expand_item, split_settings
 from harness.networks import NETWORKS, family_with
 

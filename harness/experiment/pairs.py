@@ -111,6 +111,6 @@ def replaced(
             "instead"
         )
     try:
-        return section.model_validate({**section.model_dump(), **values})
+        return section.with_values(values)
     except ValidationError as error:
         raise ValueError(first_error(error, type(section), where)) from None

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from harness import methods
-from harness.methods.base import milestones_at
+from harness.methods.base import Section
+from harness.methods.schedules import milestones_at
 
 if TYPE_CHECKING:
     from harness.experiment.experiment import ExperimentFields
@@ -59,8 +60,16 @@ def with_release_settings(raw: Mapping[str, Any], preset: str, dataset: str) -> 
         if not isinstance(value, dict):
             result[field] = value if given is None else given
         elif given is None or isinstance(given, dict):  # otherwise it is refused later
-            result[field] = {**_for_epochs(value, (given or {}).get("epochs")), **(given or {})}
+            result[field] = {**_read(field, value, given or {}), **(given or {})}
     return result
+
+
+def _read(section: str, settings: Settings, given: Settings) -> Settings:
+    """Return a release's settings of a section that have an effect beside the given ones."""
+    model = methods.SECTIONS.get(section, Section)
+    unread = model.not_read(given)
+    settings = _for_epochs(settings, given.get("epochs"))
+    return {name: value for name, value in settings.items() if name not in unread}
 
 
 def _for_epochs(settings: Settings, epochs: Any) -> Settings:
@@ -89,7 +98,9 @@ def differences(experiment: ExperimentFields) -> Settings:
         users = [m for m in experiment.resolved_methods if section in m.sections]
         is_read = section in ("optimizer", "training") or bool(users)
         theirs = type(ours).model_validate(_for_epochs(settings.get(section, {}), EPOCHS))
-        changed = [f for f in type(ours).model_fields if getattr(ours, f) != getattr(theirs, f)]
+        unread = ours.not_read(dict(ours))
+        fields = (f for f in type(ours).model_fields if f not in unread)
+        changed = [f for f in fields if getattr(ours, f) != getattr(theirs, f)]
         for field in changed if is_read else ():
             follows = field == "milestones" and "epochs" in changed
             named = users and all(field in m.implied.get(section, {}) for m in users)

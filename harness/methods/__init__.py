@@ -1,5 +1,8 @@
 """The methods: each module of this package describes some and lists them in METHODS.
 
+`base` says what a description consists of, `schedules` which epochs and learning rates a training
+has, and `variants` how a method with settings of its own is named.
+
 To add one, write a module here (what it is), a loss in harness/distill, and its trainer in
 harness/train/methods: a Term or a Training. Nothing else names it: experiment files, cells,
 tuning, tables, figures, MLflow and docs/methods.md follow from the description. Nothing here
@@ -24,10 +27,10 @@ from harness.methods.base import (
     Method,
     Section,
     Stage,
-    StepSchedule,
     plus,
     with_epochs,
 )
+from harness.methods.schedules import TrainingSettings
 from harness.methods.variants import split_settings, with_settings
 
 IMPORTED = "imported"  # kind of a cell that is not trained: a teacher from a published file
@@ -56,7 +59,7 @@ for _method in REGISTRY.values():
 # The stages of the method that trains longest: what "both" means in "kd@both".
 BOTH_STAGES = max((method.stages for method in REGISTRY.values()), key=_n_schedules)
 # Section of an experiment file -> its model, except `optimizer`.
-SECTIONS: dict[str, type[Section]] = {TRAINING: StepSchedule} | {
+SECTIONS: dict[str, type[Section]] = {TRAINING: TrainingSettings} | {
     name: model for method in REGISTRY.values() for name, model in method.settings.items()
 }
 DEFAULT = tuple(method.name for method in REGISTRY.values() if method.is_default)

@@ -6,7 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from harness.common.metrics import ACCURACY
 from harness.networks import NetworkOptions
@@ -17,6 +24,9 @@ NotNegative = Annotated[float, Field(ge=0)]
 Epochs = Annotated[int, Field(ge=1, strict=True)]  # 20.0 would miss its default milestones
 # The teacher's outputs for a batch that a method needs.
 Needs = Literal["embedding", "logits", "maps"]
+
+
+Choices = Mapping[str, Mapping[str, tuple[str, ...]]]  # see `Section.choices`
 
 
 class Frozen(BaseModel):
@@ -33,9 +43,66 @@ class Section(Frozen):
 
     Attributes:
         untunable: fields that no tuning changes: how long everything trains, and what a method is.
+        later: fields that came after the first cells: left out of the JSON at their default, so
+            that they change no fingerprint.
+        choices: field -> its value -> the fields that only this value reads. The others' are left
+            out of the JSON, and refused in a file.
     """
 
     untunable: ClassVar[frozenset[str]] = frozenset()
+    later: ClassVar[frozenset[str]] = frozenset()
+    choices: ClassVar[Choices] = {}
+
+    @classmethod
+    def not_read(cls, values: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+        """Return the fields that have no effect beside these values or, without them, the defaults.
+
+        Returns:
+            Field -> the field and the value that would read it.
+        """
+        return {
+            name: (choice, value)
+            for choice, readers in cls.choices.items()
+            for value, names in readers.items()
+            if value != values.get(choice, cls.model_fields[choice].default)
+            for name in names
+        }
+
+    def with_values(self, values: Mapping[str, Any]) -> Self:
+        """Return the section with other values; what they leave without effect is dropped.
+
+        Raises:
+            ValidationError: an unknown field, an impossible value, or one without effect.
+        """
+        dropped = self.not_read({**dict(self), **values})
+        kept = {name: v for name, v in self.model_dump().items() if name not in dropped}
+        return self.model_validate({**kept, **values})
+
+    @model_validator(mode="before")
+    @classmethod
+    def _every_value_is_read(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        for name, (choice, value) in cls.not_read(values).items():
+            chosen = values.get(choice, cls.model_fields[choice].default)
+            is_known = chosen is None or chosen in list(cls.choices[choice])
+            if is_known and values.get(name) is not None:
+                raise ValueError(
+                    f"{name} has no effect with {choice} {'null' if chosen is None else chosen}; "
+                    f"drop it, or set {choice} to {value}"
+                )
+        return values
+
+    @model_serializer(mode="wrap")
+    def _omit_unread(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what has no effect, and later fields that have their default."""
+        dumped: dict[str, Any] = handler(self)
+        for name in self.not_read(dict(self)):
+            dumped.pop(name, None)
+        for name in self.later:
+            if getattr(self, name) == type(self).model_fields[name].default:
+                dumped.pop(name, None)
+        return dumped
 
     def check_networks(self, teacher: NetworkOptions, student: NetworkOptions) -> None:
         """Check that the method can compare the outputs of these two networks.
@@ -51,65 +118,6 @@ class Section(Frozen):
             class_sizes: the number of training images per class.
         """
         return None
-
-
-class Schedule(Section):
-    """A section that says for how many epochs something trains, and at which learning rate."""
-
-    untunable: ClassVar[frozenset[str]] = frozenset({"epochs"})
-
-    epochs: Epochs = 200
-    lr: Positive = 0.1
-
-    def scaled(self, factor: float) -> Self:
-        """Return the schedule with `factor` times the epochs, at least one."""
-        return self.model_copy(update={"epochs": max(1, round(self.epochs * factor))})
-
-
-def milestones_at(percentages: Sequence[int], epochs: int) -> list[int]:
-    """Return the milestones at these percentages of the epochs, without doubles and zeros."""
-    return sorted({epochs * p // 100 for p in percentages} - {0})
-
-
-class StepSchedule(Schedule):
-    """A learning rate that is multiplied by gamma at each milestone.
-
-    Milestones default to 50, 70 and 90 % of the epochs: 100, 140 and 180 of the release's 200.
-    """
-
-    untunable: ClassVar[frozenset[str]] = Schedule.untunable | {"milestones"}
-
-    milestones: tuple[Annotated[int, Field(ge=1)], ...] = ()
-    gamma: Annotated[float, Field(gt=0, le=1)] = 0.2
-
-    @model_validator(mode="before")
-    @classmethod
-    def _default_milestones(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("milestones") is None:
-            epochs = values.get("epochs", 200)
-            if isinstance(epochs, int) and epochs > 0:
-                return {**values, "milestones": milestones_at((50, 70, 90), epochs)}
-        return values
-
-    def scaled(self, factor: float) -> Self:
-        """Return the schedule with `factor` times the epochs, its milestones in proportion."""
-        scaled = super().scaled(factor)
-        points = {round(m * factor) for m in self.milestones}
-        points = {p for p in points if 0 < p < scaled.epochs}
-        return scaled.model_copy(update={"milestones": tuple(sorted(points))})
-
-    @field_validator("milestones")
-    @classmethod
-    def _milestones_increase(cls, value: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
-        if list(value) != sorted(set(value)):
-            raise ValueError(f"{list(value)} must increase; sort them and drop doubles")
-        epochs = info.data.get("epochs")
-        if value and epochs and value[-1] >= epochs:
-            raise ValueError(
-                f"milestone {value[-1]} is never reached in {epochs} epochs; "
-                "lower it, or leave milestones out for 50, 70 and 90 %"
-            )
-        return value
 
 
 class PairedMaps(Section):
@@ -211,6 +219,8 @@ class Method:
         in_sums: as `implied`, for every sum that it is part of.
         needs: the teacher's outputs that it uses; empty for a method without a teacher.
         shared_classes: whether teacher and student must have the same classes.
+        takes_mixed: whether its images may be mixtures of two, as it asks for no image's class
+            beside the cross-entropy.
         is_default: whether experiments that name no methods train it.
         variant_of: the method that this one equals if the experiment's own settings equal `implied`
             and `overrides`.
@@ -230,6 +240,7 @@ class Method:
     in_sums: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     needs: frozenset[Needs] = frozenset()
     shared_classes: bool = False
+    takes_mixed: bool = True
     is_default: bool = False
     variant_of: str | None = None
     epochs_factor: float | Literal["both"] = 1.0
@@ -318,6 +329,7 @@ def distillation(
     needs: Needs,
     trainer: str,
     shared_classes: bool = False,
+    takes_mixed: bool = True,
     is_default: bool = False,
     in_sums: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Method:
@@ -338,6 +350,7 @@ def distillation(
         settings={name: settings},
         needs=frozenset({needs}),
         shared_classes=shared_classes,
+        takes_mixed=takes_mixed,
         is_default=is_default,
         in_sums=in_sums or {},
     )
@@ -369,4 +382,5 @@ def plus(methods: Sequence[Method]) -> Method:
         implied={section: values for m in methods for section, values in m.in_sums.items()},
         needs=frozenset(need for m in methods for need in m.needs),
         shared_classes=any(method.shared_classes for method in methods),
+        takes_mixed=all(method.takes_mixed for method in methods),
     )

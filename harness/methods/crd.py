@@ -49,6 +49,7 @@ METHODS = (
         paper="Tian, Krishnan, Isola, ICLR 2020, arXiv 1910.10699; settings of RepDistiller",
         settings=CrdSettings,
         needs="embedding",
+        takes_mixed=False,
         trainer="harness.train.methods.crd:Crd",
     ),
 )

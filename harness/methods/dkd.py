@@ -30,6 +30,7 @@ METHODS = (
         paper="Zhao, Cui, Song, Qiu, Liang, CVPR 2022, arXiv 2203.08679; weights of mdistiller",
         settings=DkdSettings,
         needs="logits",
+        takes_mixed=False,
         trainer="harness.train.methods.dkd:Dkd",
         shared_classes=True,
     ),

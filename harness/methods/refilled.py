@@ -6,15 +6,8 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from harness.common.metrics import NCM
-from harness.methods.base import (
-    Epochs,
-    Method,
-    NotNegative,
-    Positive,
-    Schedule,
-    Stage,
-    StepSchedule,
-)
+from harness.methods.base import Epochs, Method, NotNegative, Positive, Stage
+from harness.methods.schedules import Schedule, StepSchedule
 
 NAME = "refilled"
 Relation = Literal["tuple", "triplet", "one-negative"]

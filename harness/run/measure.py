@@ -17,19 +17,20 @@ import torch
 from harness.cell import Cell
 from harness.common.errors import UserError
 from harness.data.batches import Images, chunk_size
-from harness.data.dataset import ResizedCrop
+from harness.data.dataset import Dataset, ResizedCrop
 from harness.data.placement import fits, on_device
 from harness.networks import NetworkOptions
 from harness.networks.base import Network
 from harness.run.devices import facts_of
 from harness.run.speeds import NetworkSpeed, Request, Speeds, few_images
+from harness.train.augment import operations_of
 from harness.train.device import describe_all, resolve_device, set_determinism, use
 from harness.train.evaluate import autocast
 from harness.train.graphs import make_graphs
 from harness.train.loop import Diverged, Interrupted, train_epoch
 from harness.train.memory import is_out_of_memory, memory_line
 from harness.train.methods.base import Context, make_training
-from harness.train.optimizer import make_optimizer
+from harness.train.optimizer import make_average, make_optimizer
 from harness.train.teacher_cache import PassFile
 
 
@@ -113,7 +114,7 @@ def measure(request: Request) -> Speeds:
     n_batches = max(limits_of(device).batches, -(-chunk_size(device, *image_size) // size))
     few = few_images(request.dataset, n_batches * size)
     images = on_device(few, few.train, device, request.n_workers, is_resident)
-    bench = Bench(images, len(few.class_names), request)
+    bench = Bench(images, few, request)
     networks = {}
     for options in request.networks:
         model = bench.network(options)
@@ -152,11 +153,12 @@ class Bench:
 
     Args:
         images: A few training images.
+        dataset: The same as a data set.
     """
 
-    def __init__(self, images: Images, n_classes: int, request: Request) -> None:
-        self.images, self.n_classes, self.request = images, n_classes, request
-        self.device = images.device
+    def __init__(self, images: Images, dataset: Dataset, request: Request) -> None:
+        self.images, self.dataset, self.request = images, dataset, request
+        self.device, self.n_classes = images.device, len(dataset.class_names)
 
     def network(self, options: NetworkOptions) -> Network:
         """Return a network with random weights, as a cell has it."""
@@ -180,10 +182,15 @@ class Bench:
         """Return the seconds per step of the training loop, with the teacher's forward pass."""
         student = self.network(cell.config.network)
         teacher = self.network(guide) if guide else None
-        context = Context(cell.config, {"train": self.images}, self.n_classes, student, teacher)
+        images = self.images
+        if operations := operations_of(cell.schedule):
+            part, n_workers = self.dataset.train, self.request.n_workers
+            images = on_device(self.dataset, part, self.device, n_workers, False, operations)
+        context = Context(cell.config, {"train": images}, self.n_classes, student, teacher)
         training = make_training(cell.kind, context)
         parameters = [*student.parameters(), *training.module.to(self.device).parameters()]
         optimizer = make_optimizer(parameters, cell.config.optimizer, self.device)
+        average = make_average(student, cell.config.optimizer)
         determinism = self.request.optimizer.determinism
         graphs = make_graphs(self.request.graphs, self.device, determinism)
         pace = Pace(self.device)
@@ -194,11 +201,12 @@ class Bench:
                         student,
                         training,
                         optimizer,
-                        self.images,
+                        images,
                         cell.config,
                         epoch,
                         pace.begin,
                         graphs,
+                        average,
                     )
                 except Interrupted:
                     break

@@ -359,7 +359,7 @@ def _apply(directory: CellDir, remedy: Remedy) -> None:
     for name, content in remedy.write.items():
         write_atomically(directory / name, content)
     if remedy.predict:
-        from harness.train.cell import predict_again
+        from harness.train.predictions import predict_again
 
         try:
             predict_again(directory)

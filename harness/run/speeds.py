@@ -11,9 +11,9 @@ from harness.cell import Cell
 from harness.common.canonical_json import canonical
 from harness.common.provenance import n_cores
 from harness.data import Dataset
-from harness.experiment.experiment import Optimizer
+from harness.experiment.optimizer import Optimizer
 from harness.methods import IMPORTED, stage_of
-from harness.methods.base import Schedule
+from harness.methods.schedules import Schedule
 from harness.networks import NetworkOptions
 from harness.run.devices import DeviceFacts
 

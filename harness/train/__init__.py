@@ -5,6 +5,8 @@
 - `initial`: the weights that a training starts from.
 - `steps`, `graphs`: the steps of an epoch; the same as CUDA graphs, which launch them at once.
 - `optimizer`, `schedule`: the optimiser, and learning rates as functions of the epoch.
+- `augment`: the random operations on images that a cell's settings ask for.
+- `predictions`: the predicted class of each test image, which every cell stores.
 - `evaluate`: accuracies of the classifier and of the nearest class mean, in both published forms.
 - `checkpoint`: weights, written and read; `device`: the choice of the device; `memory`: the line
   about a cell that its memory does not hold.

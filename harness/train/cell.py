@@ -12,33 +12,28 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
-import io
 import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from harness.cell import Cell, CellConfig
+from harness.cell import CellConfig
 from harness.common.errors import UserError
 from harness.common.files import write_atomically
 from harness.common.metrics import (
     ACCURACY,
     EVALUATION_SECONDS,
-    NCM,
     metric_name,
-    ncm_metric,
     summary,
 )
 from harness.common.os_errors import describe_os_error
 from harness.common.provenance import UNKNOWN, CodeVersion, code_version, processor, software
 from harness.common.signals import stop_on_request
 from harness.data import Dataset, ResizedCrop
-from harness.data.batches import Images
 from harness.data.placement import fits, on_device
 from harness.data.views import View
 from harness.networks.base import Network
@@ -46,16 +41,18 @@ from harness.store import Busy, CellDir
 from harness.store.cell_files import Damaged
 from harness.store.files import sweep
 from harness.store.manifest import Manifest, any_dirty
+from harness.train.augment import operations_of
 from harness.train.checkpoint import about, load_model, to_bytes
 from harness.train.data_request import DatasetCache, load_dataset
 from harness.train.device import describe, resolve_device, set_determinism, use
-from harness.train.evaluate import autocast, classify, ncm_accuracies
+from harness.train.evaluate import autocast
 from harness.train.exit_status import BUSY, DONE, FAILED, NO_MEMORY, STOPPED, WRONG_INPUT
 from harness.train.graphs import make_graphs
-from harness.train.initial import initial_model
+from harness.train.initial import initial_model, placed
 from harness.train.loop import Diverged, Interrupted, train
 from harness.train.memory import is_out_of_memory, memory_line
 from harness.train.methods.base import Context, make_training
+from harness.train.predictions import predict, predictions_file
 from harness.train.teacher_cache import TeacherCache, cache_identity
 
 
@@ -143,21 +140,30 @@ def _train(
     sources = {role: _upstream(directory, source) for role, source in cell.upstream.items()}
 
     model = initial_model(cell, sources.get("initial"), n_classes, options.pretrained)
-    is_resident = images_lie_on(device, dataset, directory)
+    operations = operations_of(cell.schedule)
+    is_resident = operations is None and images_lie_on(device, dataset, directory)
     teacher = cache = None
     if source := sources.get("teacher"):
         network = source.cell.config.network
-        teacher = _placed(load_model(source / "model.pt", network), dataset, device)
+        teacher = placed(load_model(source / "model.pt", network), dataset, device)
         if options.teacher_cache:
             cache = _teacher_cache(directory, source, teacher, device, is_resident)
-    model = _placed(model, dataset, device)
+    model = placed(model, dataset, device)
 
     parts = dataset.parts.items()
-    images = {n: on_device(dataset, p, device, options.n_workers, is_resident) for n, p in parts}
+    images = {
+        name: on_device(
+            *(dataset, part, device, options.n_workers, is_resident),
+            operations if name == "train" else None,
+        )
+        for name, part in parts
+    }
     if (selection := config.protocol.selection) not in ("last", *images):
         raise UserError(
             f"protocol.selection: {selection!r}, but there are no such images; use 'last'"
         )
+    if cell.schedule and cell.schedule.early_stopping and "validation" not in images:
+        raise UserError("early_stopping: there are no validation images; drop it")
     training = make_training(cell.kind, Context(config, images, n_classes, model, teacher, cache))
     state, epoch, lines = train(
         model,
@@ -194,7 +200,7 @@ def _train(
         Manifest(
             results=summary(lines, epoch),
             selected_epoch=epoch,
-            epochs=cell.epochs,
+            epochs=len(lines),
             seconds=round(sum(line["seconds"] for line in lines), 2),
             evaluation_seconds=round(evaluation_seconds, 2),
             parameters=sum(p.numel() for p in model.parameters()),
@@ -212,12 +218,6 @@ def _train(
             torch=versions["torch"],
         )
     )
-
-
-def _placed(network: Network, dataset: Dataset, device: torch.device) -> Network:
-    """Return a network on the device, for the images of a data set."""
-    network.expect(dataset.mean, dataset.std)
-    return network.to(device).to(memory_format=torch.channels_last)
 
 
 def images_lie_on(device: torch.device, dataset: Dataset, directory: CellDir) -> bool:
@@ -271,49 +271,6 @@ def _distinct(attempts: list[dict[str, Any]], field: str) -> Any:
     """Return the value of a field of the start lines; a list of values if they differ."""
     values = sorted({a[field] for a in attempts if field in a})
     return values[0] if len(values) == 1 else values
-
-
-def predictions_file(predicted: Tensor, labels: Tensor, class_names: tuple[str, ...]) -> bytes:
-    """Return an .npz file of labels (N,), predictions (N,) and class_names (C,)."""
-    small = np.min_scalar_type(len(class_names) - 1)
-    buffer = io.BytesIO()
-    np.savez_compressed(
-        buffer,
-        labels=labels.numpy().astype(small),
-        predictions=predicted.clamp(min=0).cpu().numpy().astype(small),  # -1: no class could win
-        class_names=np.array(class_names),
-    )
-    return buffer.getvalue()
-
-
-def predict(model: Network, cell: Cell, train: Images, test: Images, n_classes: int) -> Tensor:
-    """Return the class (N,) of each test image: the classifier's, or the nearest class mean's."""
-    config = cell.config
-    if cell.metric != NCM:
-        return classify(model, test, config.optimizer.precision)
-    evaluated, precision = {"test": test}, config.optimizer.precision
-    _, by_form = ncm_accuracies(model, train, evaluated, n_classes, precision)
-    return by_form[ncm_metric(config.protocol.ncm_centers)]["test"]
-
-
-def predict_again(directory: CellDir) -> None:
-    """Rewrite predictions.npz of a finished cell; the cell has to be leased.
-
-    Raises:
-        UserError: The cell's data are not on this machine.
-    """
-    config = directory.cell.config
-    dataset = load_dataset(directory, config)
-    if dataset.test is None:
-        return
-    device, n_classes = resolve_device("cpu"), len(dataset.class_names)
-    model = load_model(directory / "model.pt", config.network, n_classes)
-    model = _placed(model, dataset, device)
-    images = on_device(dataset, dataset.test, device, 0)
-    train = on_device(dataset, dataset.train, device, 0)
-    predicted = predict(model, directory.cell, train, images, n_classes)
-    file = predictions_file(predicted, images.labels_cpu, dataset.class_names)
-    write_atomically(directory / "predictions.npz", file)
 
 
 def data_summary(dataset: Dataset, config: CellConfig) -> dict[str, Any]:

@@ -211,8 +211,9 @@ def _reason(error: RuntimeError) -> str:
     return f"the step cannot be a CUDA graph ({line[:120]})"
 
 
-def _modules(steps: Steps) -> tuple[nn.Module, nn.Module]:
-    return steps.model, steps.training.module
+def _modules(steps: Steps) -> list[nn.Module]:
+    averaged = [] if steps.average is None else [steps.average.model]
+    return [steps.model, steps.training.module, *averaged]
 
 
 def _copied(tree: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The weights that a training starts from."""
+"""The network that a training starts from, and its place on the device."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from harness.cell import Cell, CellConfig
+from harness.data import Dataset
 from harness.data.batches import epoch_generator
 from harness.methods import stage_of
 from harness.networks.base import Network
@@ -59,3 +60,9 @@ def initial_seed(config: CellConfig) -> int:
     if config.protocol.initial_weights == "own":
         return epoch_generator(config.seed, 0, stream=2).initial_seed()
     return config.seed
+
+
+def placed(network: Network, dataset: Dataset, device: torch.device) -> Network:
+    """Return a network on the device, for the images of a data set."""
+    network.expect(dataset.mean, dataset.std)
+    return network.to(device).to(memory_format=torch.channels_last)

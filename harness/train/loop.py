@@ -17,13 +17,14 @@ from harness.cell import CellConfig
 from harness.common.metrics import ACCURACY, EVALUATION_SECONDS, VALIDATION_LOSS, metric_name
 from harness.data.batches import Batch, Epoch, Images, epoch_generator
 from harness.experiment.protocol import Protocol
+from harness.methods.schedules import Schedule
 from harness.networks.base import Network
 from harness.store import CellDir
 from harness.store.cell_files import Damaged
 from harness.train.checkpoint import State, copy_state, from_bytes, to_bytes, to_cpu
 from harness.train.graphs import Graphs
 from harness.train.methods.base import Training
-from harness.train.optimizer import make_optimizer
+from harness.train.optimizer import WeightAverage, load_optimizer, make_average, make_optimizer
 from harness.train.steps import Steps, batch_norms_count_at_once
 
 # Writing a checkpoint takes as long as a short epoch. If epochs are short, one is written only when
@@ -65,7 +66,7 @@ def train(
     pause_after: int | None = None,
     graphs: Graphs | None = None,
 ) -> tuple[State, int, list[dict[str, Any]]]:
-    """Train up to the last epoch, from the checkpoint if there is one.
+    """Train up to the last epoch, or until it stops early, from the checkpoint if there is one.
 
     Args:
         model: The student, on the images' device.
@@ -89,7 +90,9 @@ def train(
     module = training.module.to(images.device)
     parameters = [*model.parameters(), *module.parameters()]
     optimizer = make_optimizer(parameters, config.optimizer, images.device)
-    score = scoring(config.protocol, training.metric)
+    average = make_average(model, config.optimizer) if training.takes_steps else None
+    measured_model = model if average is None else average.model
+    score, stops = scoring(config.protocol, training.metric), stopping(config, training)
     ties = config.protocol.ties
     best, selected, done = Best(ties=ties), copy_state(model), 0
 
@@ -98,7 +101,9 @@ def train(
         saved = from_bytes(data, directory / "checkpoint.pt")
         model.load_state_dict(saved["model"])
         module.load_state_dict(saved.get("training", {}))  # older checkpoints have none
-        optimizer.load_state_dict(saved["optimizer"])
+        load_optimizer(optimizer, saved["optimizer"])
+        if average is not None:
+            average.model.load_state_dict(saved["average"])
         selected, done = saved["selected"], saved["epoch"]
         best = Best(saved["best_value"], saved["best_epoch"], ties)
         lines = saved.get("lines") or [saved["line"]]  # older checkpoints have one line
@@ -111,13 +116,16 @@ def train(
         directory.extend([line for line in lines if line["epoch"] > known])
 
     unsaved: list[dict[str, Any]] = []
+    history = directory.epochs()
     saved_at, due = time.monotonic(), 0.0
     for epoch in range(done, n_epochs):
         if pause_after is not None and epoch >= pause_after:
             raise Interrupted
+        if stops(history):  # before a kill
+            break
         try:
             line = train_epoch(
-                model, training, optimizer, images, config, epoch, should_stop, graphs
+                model, training, optimizer, images, config, epoch, should_stop, graphs, average
             )
         except Diverged:
             directory.extend(unsaved)  # what led to it
@@ -125,31 +133,31 @@ def train(
         if graphs is not None and epoch == done and graphs.problem is not None:
             directory.append("graphs", used=not graphs.problem, problem=graphs.problem)
         started = time.perf_counter()
-        measured = training.evaluate(model, epoch)
+        measured = training.evaluate(measured_model, epoch)
         if measured is not None:
             line |= measured | {EVALUATION_SECONDS: round(time.perf_counter() - started, 4)}
         if score is None or best.update(score(line) if measured else None, epoch + 1):
             best.epoch = epoch + 1
-            selected = copy_state(model)
+            selected = copy_state(measured_model)
             training.selected = training.predicted
         unsaved.append({"event": "epoch", "time": round(time.time(), 3), **line})
-        began = time.monotonic()
-        if began - saved_at < due and epoch + 1 not in (n_epochs, pause_after):
+        history.append(unsaved[-1])
+        began, is_over = time.monotonic(), stops(history)
+        if began - saved_at < due and epoch + 1 not in (n_epochs, pause_after) and not is_over:
             continue
-        directory.write_checkpoint(
-            to_bytes(
-                {
-                    "epoch": epoch + 1,
-                    "model": copy_state(model),
-                    "training": copy_state(module),
-                    "optimizer": to_cpu(optimizer.state_dict()),
-                    "selected": selected,
-                    "best_value": best.value,
-                    "best_epoch": best.epoch,
-                    "lines": unsaved,
-                }
-            )
-        )
+        content = {
+            "epoch": epoch + 1,
+            "model": copy_state(model),
+            "training": copy_state(module),
+            "optimizer": to_cpu(optimizer.state_dict()),
+            "selected": selected,
+            "best_value": best.value,
+            "best_epoch": best.epoch,
+            "lines": unsaved,
+        }
+        if average is not None:
+            content["average"] = copy_state(average.model)
+        directory.write_checkpoint(to_bytes(content))
         directory.extend(unsaved)
         unsaved, saved_at = [], time.monotonic()
         due = min(CHECKPOINT_SHARE * (saved_at - began), CHECKPOINT_SECONDS)
@@ -170,6 +178,28 @@ def scoring(protocol: Protocol, metric: str) -> Callable[[dict[str, Any]], float
     return lambda line: line.get(metric_name(protocol.selection, metric))
 
 
+def stopping(config: CellConfig, training: Training) -> Callable[[list[dict[str, Any]]], bool]:
+    """Return the function that tells from the journal lines so far whether the training is over.
+
+    It is after `early_stopping` epochs (harness.methods.schedules) since the best measurement on
+    the validation images; of equal ones the first counts. An unmeasured epoch ends nothing.
+    """
+    settings = training.settings
+    patience = settings.early_stopping if isinstance(settings, Schedule) else None
+    by_loss = config.protocol.select_by == "loss" and training.metric == ACCURACY
+    name = VALIDATION_LOSS if by_loss else metric_name("validation", training.metric)
+
+    def is_over(lines: list[dict[str, Any]]) -> bool:
+        measured = [(line[name], line["epoch"]) for line in lines if name in line]
+        if patience is None or not measured or measured[-1][1] != lines[-1]["epoch"]:
+            return False
+        best = (min if by_loss else max)(value for value, _ in measured)
+        best_epoch = next(epoch for value, epoch in measured if value == best)
+        return measured[-1][1] - best_epoch >= patience
+
+    return is_over
+
+
 def train_epoch(
     model: Network,
     training: Training,
@@ -179,6 +209,7 @@ def train_epoch(
     epoch: int,
     should_stop: Callable[[], bool],
     graphs: Graphs | None = None,
+    average: WeightAverage | None = None,
 ) -> dict[str, Any]:
     """Train for one epoch, counted from 0, and return its journal line."""
     generator = epoch_generator(config.seed, epoch)
@@ -191,14 +222,16 @@ def train_epoch(
     started = time.perf_counter()
     averages = training.fit(model, epoch)
     if averages is None:
-        steps = Steps(model, training, optimizer, config.optimizer.precision, epoch)
-        batches = images.augmented(config.optimizer.batch_size, generator)
-        take_steps(steps, batches, should_stop, graphs)
+        o = config.optimizer
+        steps = Steps(model, training, optimizer, o.precision, epoch, o.clip_norm, average)
+        take_steps(steps, images.augmented(o.batch_size, generator), should_stop, graphs)
+        if average is not None:
+            average.end_epoch()
         averages = steps.averages(len(images))
     seconds = time.perf_counter() - started
-    for name, average in averages.items():
-        if not math.isfinite(average):
-            raise Diverged(f"{name} is {average} in epoch {epoch + 1}; lower the learning rate")
+    for name, mean in averages.items():
+        if not math.isfinite(mean):
+            raise Diverged(f"{name} is {mean} in epoch {epoch + 1}; lower the learning rate")
     losses = [value for name, value in averages.items() if name.startswith("loss/")]
     total = {"loss/total": sum(losses)} if losses else {}
     return {
@@ -219,7 +252,8 @@ def take_steps(
     Raises:
         Interrupted: `should_stop` asked for it.
     """
-    ready = steps.training.prepare_batches(batches, steps.epoch)
+    mixed = steps.training.mix(batches, steps.epoch)
+    ready = steps.training.prepare_batches(mixed, steps.epoch)
     n_batches = len(batches.labels)
     take: Callable[[Batch], None] = steps
     modules = steps.model, steps.training.module

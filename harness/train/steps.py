@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils import clip_grad_norm_
 
-from harness.data.batches import Batch
+from harness.data.batches import TARGET, Batch
 from harness.networks.base import Network
 from harness.train.evaluate import autocast
 from harness.train.methods.base import Training
+from harness.train.optimizer import WeightAverage
 
 
 @dataclass
@@ -24,6 +26,8 @@ class Steps:
 
     Attributes:
         epoch: The epoch, counted from 0.
+        clip_norm: The largest norm of all gradients together; None for any.
+        average: What averages the weights after each step.
         names: The names of the loss's terms.
         sums: The sums over all images so far, float64: of each term, then of the right answers if
             the training has logits.
@@ -34,6 +38,8 @@ class Steps:
     optimizer: torch.optim.Optimizer
     precision: str
     epoch: int
+    clip_norm: float | None = None
+    average: WeightAverage | None = None
     names: list[str] = field(default_factory=list)
     sums: Tensor | None = None
 
@@ -44,7 +50,11 @@ class Steps:
         terms = torch.stack(list(losses.values()))
         self.optimizer.zero_grad(set_to_none=True)
         terms.sum().backward()
+        if self.clip_norm is not None:
+            clip_grad_norm_(self.parameters(), self.clip_norm)
         self.optimizer.step()
+        if self.average is not None:
+            self.average.update()
         counted = terms.detach().double() * len(batch.y)
         if logits is not None:
             counted = torch.cat([counted, n_right(logits, batch)[None]])
@@ -52,6 +62,10 @@ class Steps:
             self.names, self.sums = list(losses), counted
         else:
             self.sums.add_(counted)  # in place, as a CUDA graph knows this memory
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Return everything that the optimiser changes."""
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
 
     def averages(self, n_images: int) -> dict[str, float]:
         """Return "loss/{term}" and "train/accuracy", averaged over the epoch's images."""
@@ -62,7 +76,12 @@ class Steps:
 
 
 def n_right(logits: Tensor, batch: Batch) -> Tensor:
-    """Return the number of images whose largest logit is that of their class, as a scalar."""
+    """Return the number of images whose largest logit is that of their class, as a scalar.
+
+    A mixed image counts as the share of the class in it.
+    """
+    if TARGET in batch.prepared:
+        return batch.prepared[TARGET].gather(1, logits.argmax(1)[:, None]).sum().double()
     return (logits.argmax(1) == batch.y).sum().double()
 
 

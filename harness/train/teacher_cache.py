@@ -29,6 +29,7 @@ from harness.cell import CellConfig
 from harness.common.canonical_json import canonical
 from harness.common.locks import try_lock_bytes
 from harness.data.batches import Batch, Epoch, to_device
+from harness.methods.schedules import Schedule
 from harness.store.teacher_cache import FOLDER, KEY_FILE, check_no_link, make_room
 
 DIGEST = 8  # bytes
@@ -322,4 +323,10 @@ def cache_identity(
         "precision": config.optimizer.precision,
         "machine": machine,
         **({"determinism": "fast"} if config.optimizer.determinism == "fast" else {}),
+        **{
+            name: value
+            for section in config.sections.values()
+            if isinstance(section, Schedule)
+            for name, value in section.image_changes.items()
+        },
     }

@@ -18,13 +18,14 @@ from torch.nn import functional as F
 
 from harness.cell import CellConfig
 from harness.common.metrics import ACCURACY, VALIDATION_LOSS, metric_name
-from harness.data.batches import Batch, Epoch, Images
+from harness.data.batches import MIXING, TARGET, Batch, Epoch, Images, epoch_generator
 from harness.distill.relations import upcast_to_float32
 from harness.methods import stage_of
-from harness.methods.base import Schedule, Section, StepSchedule
+from harness.methods.base import Section
+from harness.methods.schedules import Schedule, StepSchedule, TrainingSettings
 from harness.networks.base import Network
 from harness.train.evaluate import accuracies, embed_and_classify, logits_of
-from harness.train.schedule import multistep_lr
+from harness.train.schedule import scheduled_lr
 from harness.train.teacher_cache import TeacherCache
 
 Losses = dict[str, Tensor]
@@ -127,6 +128,7 @@ class Training:
 
     Attributes:
         metric: The accuracy that selects the epoch, unless the protocol selects by loss.
+        takes_steps: Whether it takes gradient steps, and does not `fit` the model at once.
         predicted: Part -> (N,) the classes that the model predicted in the last evaluation.
         selected: The same of the selected epoch, if this process trained it.
         module: What the training owns beside the student. Its parameters (regressors, projections)
@@ -136,6 +138,7 @@ class Training:
     """
 
     metric = ACCURACY
+    takes_steps = True
     settings: Section
 
     def __init__(self, context: Context, settings: Section) -> None:
@@ -163,6 +166,13 @@ class Training:
     def lr(self, epoch: int) -> float:
         """Return the learning rate of an epoch, from 0."""
         raise NotImplementedError
+
+    def mix(self, batches: Epoch, epoch: int) -> Epoch:
+        """Return the batches of an epoch (from 0) with their images mixed; as here, with none.
+
+        This is before `prepare_batches`, so a teacher is asked about the images as they are then.
+        """
+        return batches
 
     def prepare_batches(self, batches: Epoch, epoch: int) -> Iterator[Batch]:
         """Yield the batches of an epoch (from 0) as `losses` will get them.
@@ -213,14 +223,30 @@ class Classifier(Training):
 
 
 class ScheduledClassifier(Classifier):
-    """A classifier that takes gradient steps, at a rate that falls at milestones."""
+    """A classifier that takes gradient steps, at a rate that falls as its schedule says."""
 
     settings: StepSchedule
 
     def lr(self, epoch: int) -> float:
         """Return the learning rate of an epoch, from 0."""
+        return scheduled_lr(epoch, self.settings)
+
+    def classification_loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Return the cross-entropy of the logits (B, C) with the batch's labels, mixed or not."""
+        target = batch.prepared.get(TARGET, batch.y)
+        return cross_entropy(logits, target, self.settings.label_smoothing)
+
+    def mix(self, batches: Epoch, epoch: int) -> Epoch:
+        """Return the batches of an epoch (from 0) with mixed images, if the settings say so."""
         s = self.settings
-        return multistep_lr(epoch, s.lr, s.milestones, s.gamma)
+        if not isinstance(s, TrainingSettings) or not s.mixing:
+            return batches
+        # Imported here: torchvision takes seconds, and most trainings mix nothing.
+        from harness.data.mixing import mix_batches
+
+        c = self.context
+        generator = epoch_generator(c.config.seed, epoch, stream=MIXING)
+        return mix_batches(batches, s.mixup_alpha, s.cutmix_alpha, c.n_classes, generator)
 
 
 def freeze(teacher: Network, precision: str) -> Network:
@@ -236,9 +262,14 @@ def freeze(teacher: Network, precision: str) -> Network:
     return teacher
 
 
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the mean over the batch, at least float32; logits are (B, C), labels (B,)."""
-    return F.cross_entropy(upcast_to_float32(logits), labels)
+def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Return the mean over the batch, at least float32, of logits (B, C).
+
+    Labels are (B,), or the share of each class, (B, C).
+
+    `smoothing` is the share of a label that all classes have alike.
+    """
+    return F.cross_entropy(upcast_to_float32(logits), labels, label_smoothing=smoothing)
 
 
 def make_training(kind: str, context: Context) -> Training:

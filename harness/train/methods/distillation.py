@@ -20,7 +20,6 @@ from harness.train.methods.base import (
     Losses,
     NetworkOutput,
     ScheduledClassifier,
-    cross_entropy,
 )
 
 
@@ -114,7 +113,7 @@ class Distillation(ScheduledClassifier):
         student = NetworkOutput.compute(model, batch.x, self.needs_maps)
         # Once for all terms: their gradients add up in float32, not in half precision.
         student = replace(student, logits=upcast_to_float32(student.logits))
-        losses = {"ce": self.ce_weight * cross_entropy(student.logits, batch.y)}
+        losses = {"ce": self.ce_weight * self.classification_loss(student.logits, batch)}
         for name, term in self.terms.items():
             losses[name] = term(student, teacher, batch, epoch)
         return losses, student.logits

@@ -14,6 +14,7 @@ class Readout(Classifier):
     """A frozen network whose last layer is fitted to the un-augmented training images."""
 
     is_probabilistic = False
+    takes_steps = False
 
     def head(self, embedding: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the weight (C, D) and bias (C,) of the last layer, for raw embeddings (N, D)."""

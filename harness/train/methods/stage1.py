@@ -13,7 +13,7 @@ from harness.methods.refilled import Stage1Settings
 from harness.networks.base import Network
 from harness.train.evaluate import ncm_accuracies
 from harness.train.methods.base import Context, Losses, Training
-from harness.train.schedule import cosine_lr
+from harness.train.schedule import warm_cosine_lr
 
 
 class RelationMatching(Training):
@@ -62,7 +62,7 @@ class RelationMatching(Training):
     def lr(self, epoch: int) -> float:
         """Return the learning rate of an epoch, from 0."""
         s = self.settings
-        return cosine_lr(epoch, s.epochs, s.lr, s.final_lr_ratio)
+        return warm_cosine_lr(epoch, s.epochs, s.lr, s.final_lr_ratio, s.warmup_epochs)
 
     def evaluate(self, model: Network, epoch: int) -> dict[str, float] | None:
         """Return both NCM accuracies; None outside the rhythm."""

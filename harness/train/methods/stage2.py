@@ -10,7 +10,7 @@ from harness.distill.stage2 import local_teaching_loss, teaching_loss
 from harness.methods.refilled import Stage2Settings
 from harness.networks.base import Network
 from harness.train.evaluate import autocast
-from harness.train.methods.base import Context, Losses, ScheduledClassifier, cross_entropy
+from harness.train.methods.base import Context, Losses, ScheduledClassifier
 
 
 class CenterTeaching(ScheduledClassifier):
@@ -46,7 +46,7 @@ class CenterTeaching(ScheduledClassifier):
                 teacher_logits=teacher.logits if s.weighted else None,
                 weighted=s.weighted,
             )
-        return {"ce": cross_entropy(logits, batch.y), "teaching": teaching}, logits
+        return {"ce": self.classification_loss(logits, batch), "teaching": teaching}, logits
 
 
 @torch.no_grad()

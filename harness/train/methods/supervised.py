@@ -4,7 +4,7 @@ from torch import Tensor
 
 from harness.data.batches import Batch
 from harness.networks.base import Network
-from harness.train.methods.base import Losses, ScheduledClassifier, cross_entropy
+from harness.train.methods.base import Losses, ScheduledClassifier
 
 
 class Supervised(ScheduledClassifier):
@@ -13,4 +13,4 @@ class Supervised(ScheduledClassifier):
     def losses(self, model: Network, batch: Batch, epoch: int) -> tuple[Losses, Tensor | None]:
         """Return the cross-entropy and the logits."""
         logits = model(batch.x)
-        return {"ce": cross_entropy(logits, batch.y)}, logits
+        return {"ce": self.classification_loss(logits, batch)}, logits
