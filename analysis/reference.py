@@ -55,6 +55,11 @@ class Effect:
     baseline: Row | None
 
     @property
+    def rows(self) -> list[Row]:
+        """The row, and the other one if there is one."""
+        return [self.row, *([self.baseline] if self.baseline else [])]
+
+    @property
     def label(self) -> str:
         """Return "KD - Student", or "Student"."""
         return f"{self.row.label} - {self.baseline.label}" if self.baseline else self.row.label
@@ -176,7 +181,7 @@ def compare(yours: Bundle, reference: Bundle, margin: float = MARGIN) -> Referen
     if other := other_settings(yours, reference, any_form=True):
         return ReferenceCheck(path, margin, [], other)
     pairs = {
-        (effect, column.part(effect.baseline or effect.row) or column.part(effect.row)): sides
+        (effect, column.part(*effect.rows)): sides
         for effect in effects_of(yours)
         for column in columns_of(yours)
         if all(sides := [effect.by_seed(bundle, column) for bundle in (yours, reference)])

@@ -297,7 +297,7 @@ def compare_sides(bundle: Bundle, claim: Claim) -> ComparedSides:
             (right,) = others
             if are_same_cells(bundle, left, right, column):
                 continue
-            part = column.part(left) or column.part(right)
+            part = column.part(left, right)
             mean = paired_mean(bundle, ours, by_seed(bundle, right, column))
         if mean:
             comparisons.setdefault(part, Comparison(claim, part, mean))

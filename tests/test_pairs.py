@@ -14,6 +14,7 @@ from harness.analysis.figures.accuracy import accuracy
 from harness.analysis.growth import merge
 from harness.analysis.mlflow_summary import conditions
 from harness.analysis.planned_power import Assumptions, planned_claims
+from harness.analysis.reference import compare
 from harness.analysis.tables.accuracy import accuracy_tables, number_table
 from harness.analysis.tables.pages import summary_blocks
 from harness.analysis.tables.rows import columns_of, rows_of
@@ -52,7 +53,7 @@ RAW: dict[str, Any] = {
     "methods": ["pixels_ncm", "plain", "plain@2", "kd", "teacher_ncm"],
     "training": {"epochs": 10},
     "seeds": [0, 1],
-    "claims": ["kd > plain", "plain@2 > plain"],
+    "claims": ["plain > kd", "plain@2 > plain"],
 }
 LABELS = ["wrn-16-2>wrn-10-1", "wrn-10-2>wrn-10-1", "wrn-16-2>wrn-16-1"]
 CSV = """source,row,metric,protocol,of,wrn-16-2>wrn-10-1,wrn-10-2>wrn-10-1,wrn-16-2>wrn-16-1
@@ -202,15 +203,17 @@ def test_each_number_stands_in_the_column_of_its_pair(plan: Plan, bundle: Bundle
 
 def test_claims_and_published_numbers_know_their_pair(plan: Plan, bundle: Bundle) -> None:
     compared = {(v.claim, v.column) for v in verdicts_of(bundle)}
-    assert {column for claim, column in compared if claim == "kd > plain"} == {*LABELS}
-    assert {column for claim, column in compared if claim != "kd > plain"} == {
+    assert {column for claim, column in compared if claim == "plain > kd"} == {*LABELS}
+    assert {column for claim, column in compared if claim != "plain > kd"} == {
         *("wrn-10-1", "wrn-16-1")
     }, "two students without a teacher are two comparisons, not three"
+    found = {(c.effect, c.column) for c in compare(bundle, bundle).checked}
+    assert {part for label, part in found if label == "KD - Student"} == {*LABELS}
     beside = {(b.row, b.network): b for b in beside_published(bundle)}
     assert len(beside) == 9 and beside["Teacher", LABELS[1]].published == 0.71
     published = [{k: str(v) for k, v in row.items()} for row in bundle.published]
     planned = planned_claims(plan, published, Assumptions())["primary"]
-    assert [round(100 * p.assumed.difference, 6) for p in planned[:3]] == [3, 4, 3]
+    assert [round(100 * p.assumed.difference, 6) for p in planned[:3]] == [-3, -4, -3]
     blocks = summary_blocks(bundle, "page.md")
     assert any("wrn-10-2>wrn-10-1" in getattr(b, "head", ()) for b in blocks)
 
@@ -236,6 +239,7 @@ def test_a_part_of_a_bundle_keeps_its_teachers(plan: Plan, text: str, bundle: Bu
     figure = accuracy(bundle)
     labels = figure.axes[0].get_legend_handles_labels()[1]
     assert "Teacher of the pair, mean" in labels
+    assert figure.axes[0].get_xlabel() == "teacher>student"
 
 
 def test_an_estimate_knows_each_teacher(tmp_path: Path, plan: Plan) -> None:

@@ -37,6 +37,7 @@ from harness.analysis.tables.rows import (
     rows_of,
 )
 from harness.common.files import write_user_file
+from harness.experiment.pairs import pair_label
 from harness.methods import REGISTRY, STAGES
 from harness.plan import TEACHER
 
@@ -91,7 +92,9 @@ def data_of(bundle: Bundle) -> dict[str, str]:
 
 def column_axis(columns: list[Column]) -> str:
     """Return the axis label of these columns: their dimensions."""
-    return ", ".join(dict.fromkeys(name for column in columns for name in column.words))
+    names = dict.fromkeys(name for column in columns for name in column.words)
+    pair = pair_label("teacher", "student") if columns[0].teacher else "student"
+    return ", ".join(pair if name == "student" else name for name in names)
 
 
 def draw_teacher(bundle: Bundle, axes: Axes, columns: Sequence[Column]) -> None:

@@ -75,17 +75,21 @@ class Column:
         """The column's name."""
         return ", ".join(self.words.values())
 
-    def part(self, row: Row) -> str:
-        """Return the part of the label that a row depends on; "" if all columns share the row."""
-        depends = {"student": row.by_student, "overlap": row.by_task, "shots": row.by_task}
+    def part(self, *rows: Row) -> str:
+        """Return the part of the label that rows depend on; "" if all columns share them."""
+        by_task = any(row.by_task for row in rows)
+        by_student = any(row.by_student for row in rows)
+        depends = {"student": by_student, "overlap": by_task, "shots": by_task}
         words = self.words
         if self.teacher and "student" in words:
-            words, depends["student"] = {**words, "student": self.pair_part(row)}, True
+            words, depends["student"] = {**words, "student": self.pair_part(*rows)}, True
         return ", ".join(word for name, word in words.items() if depends[name] and word)
 
-    def pair_part(self, row: Row) -> str:
-        """Return those networks of a pair that a row depends on; "" for neither."""
-        sides = (self.teacher, row.by_teacher), (self.student, row.by_student)
+    def pair_part(self, *rows: Row) -> str:
+        """Return those networks of a pair that rows depend on; "" for neither."""
+        by_teacher = any(row.by_teacher for row in rows)
+        by_student = any(row.by_student for row in rows)
+        sides = (self.teacher, by_teacher), (self.student, by_student)
         return pair_label(*(name for name, depends in sides if name and depends))
 
 
