@@ -3,14 +3,13 @@
 import os
 import signal
 from multiprocessing.queues import Queue
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from helpers import Patch
+from torch.utils.data import Dataset
 
-from harness.data import loader
+from harness.data.loader import load
 
 
 def test_what_the_loader_replaces_is_there() -> None:
@@ -25,16 +24,22 @@ class Unshared:
         raise RuntimeError("unable to mmap 1048576 bytes from file </torch_1>: out of memory")
 
 
-@pytest.mark.parametrize("how", ["full", "killed"])
-def test_a_worker_that_dies_is_named_with_the_remedy(how: str, monkeypatch: Patch) -> None:
-    def batch(_: Any, i: int) -> Any:
-        if how == "killed":
+class Dying(Dataset[Any]):
+    """Batches whose worker ends, or cannot hand them over."""
+
+    def __init__(self, how: str) -> None:
+        self.how = how
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, i: int) -> Any:
+        if self.how == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
         return Unshared()
 
-    monkeypatch.setattr(loader._Cutter, "__getitem__", batch)
-    images: Any = SimpleNamespace(
-        n_workers=2, images=None, augmentation=SimpleNamespace(size=8), device=torch.device("cpu")
-    )
+
+@pytest.mark.parametrize("how", ["full", "killed"])
+def test_a_worker_that_dies_is_named_with_the_remedy(how: str) -> None:
     with pytest.raises(RuntimeError, match="--n-workers"):
-        list(loader.LoaderImages._pixels(images, None, [(0, 1)] * 4))
+        list(load(Dying(how), 4, torch.device("cpu"), 2))

@@ -9,17 +9,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from bundles import made_up
 from helpers import ROOT
 from sim_cuda import simulated_cuda
 from test_optimizer import Bowl, OneBatch
 from torch import Tensor, nn
 from torch.optim import lr_scheduler
-from training import Grid, StopAfter, assert_same_result, config, go, same_state, tiny
+from training import RAW, Grid, StopAfter, assert_same_result, config, go, same_state, tiny
 
+from harness.analysis.tables.caption import caption, short_caption
+from harness.common.errors import UserError
 from harness.data import Augmentation, Dataset, ImageSet
 from harness.data.batches import TARGET, Images, epoch_generator
 from harness.data.operations import ImageOperations
 from harness.data.placement import on_device
+from harness.experiment.file import parse
+from harness.experiment.sources import apply_overrides
 from harness.methods.schedules import Schedule, StepSchedule
 from harness.store import CellDir
 from harness.store.manifest import CellOptions
@@ -319,3 +324,52 @@ def test_resumed_with_the_same_bits(
         with again.lease():
             predict_again(again)
         assert (again / "predictions.npz").read_bytes() == before
+
+
+# What is refused, and what tables say
+
+REFUSED = {
+    "optimizer.name=adamw optimizer.momentum=0.8": "optimizer: momentum has no effect",
+    "optimizer.betas=[0.9,0.99]": "optimizer: betas has no effect with name sgd",
+    "optimizer.name=adam": "optimizer.name: ",
+    "optimizer.ema_decay=1": "optimizer.ema_decay: ",
+    "optimizer.clip_norm=0": "optimizer.clip_norm: ",
+    "training.schedule=cosine training.gamma=0.1": "training: gamma has no effect",
+    "training.final_lr_ratio=0.1": "training: final_lr_ratio has no effect",
+    "training.warmup_epochs=3": "training.warmup_epochs: ",
+    "training.early_stopping=2 protocol=legacy-2021": "training.early_stopping: ",
+    "training.augment=autoaugment": "training.augment: ",
+    "training.augment=trivialaugment training.augment_ops=2": "training: augment_ops has no effect",
+    "stage1.mixup_alpha=0.2": "stage1.mixup_alpha: unknown key",
+    "training.mixup_alpha=0.2 methods=[kd+crd]": "training.mixup_alpha: 'crd+kd' needs one class",
+}
+
+
+@pytest.mark.parametrize("assignments", REFUSED)
+def test_what_has_no_effect_is_refused_in_a_line(assignments: str) -> None:
+    with pytest.raises(UserError) as refusal:
+        parse(apply_overrides(RAW, assignments.split(" ")))
+    assert str(refusal.value).startswith(REFUSED[assignments])
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_method_may_have_another_optimiser() -> None:
+    """What only the experiment's one reads is dropped, as its release's milestones are."""
+    methods = "methods=[plain, {method: plain, optimizer.name: adamw, training.mixup_alpha: 0}]"
+    experiment = parse(apply_overrides(RAW, [methods, "optimizer.momentum=0.8"]))
+    one, other = (experiment.for_method(name).optimizer for name in experiment.methods)
+    assert (one.name, one.momentum, other.name) == ("sgd", 0.8, "adamw")
+    assert "momentum" not in other.model_dump() and "betas" not in one.model_dump()
+    cosine = ["protocol=legacy-2022", "training.schedule=cosine"]
+    assert parse(apply_overrides(RAW, cosine)).training.schedule == "cosine"
+
+
+def test_captions_name_the_recipe() -> None:
+    numbers = {("plain", "student", "wrn-10-1"): [0.5, 0.6]}
+    recipe: dict[str, Any] = {"training": {"schedule": "cosine"}, "optimizer": {"ema_decay": 0.9}}
+    usual, changed = made_up(numbers), made_up(numbers, **recipe)
+    expected = (
+        "Recipe: optimizer.ema_decay 0.9, training.schedule cosine, "
+    )
+    assert expected in short_caption(changed) and "Recipe" not in short_caption(usual)
+    assert expected in "\n".join(caption(changed))

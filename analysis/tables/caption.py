@@ -20,7 +20,10 @@ from harness.analysis.tables.rows import (
 )
 from harness.common.metrics import SELECTION_RULE_TEXTS, selection_rule_text
 from harness.common.provenance import UNKNOWN
+from harness.experiment.optimizer import Optimizer
 from harness.experiment.tasks import ALL, Tasks
+from harness.methods import SECTIONS
+from harness.methods.base import Section
 from harness.plan import TEACHER
 
 
@@ -46,7 +49,12 @@ def short_caption(bundle: Bundle) -> str:
     n = len(bundle.settings.seeds)
     spread = f"mean ± half-width of the 95 % t-interval over {n} seeds" if n > 1 else "of one seed"
     protocol = f"Protocol: {bundle.protocol}, {SELECTION_RULE_TEXTS[bundle.reported]}."
-    notes = [describe_upper_bounds(bundle), describe_floors(bundle)]
+    recipe = describe_recipe(bundle)
+    notes = [
+        recipe and f"Recipe: {recipe}.",
+        describe_upper_bounds(bundle),
+        describe_floors(bundle),
+    ]
     return " ".join([f"Test accuracy in %, {spread}. {protocol}", *filter(None, notes)])
 
 
@@ -111,7 +119,23 @@ def how_to_read(bundle: Bundle) -> list[str]:
 def describe_protocol(bundle: Bundle) -> str:
     """Return the protocol, the reported epoch, and how often classifiers were measured."""
     rule = selection_rule_text(bundle.reported, bundle.settings.protocol.select_by)
-    return f"{bundle.protocol}, {rule}. {describe_determinism(bundle)}{describe_evaluation(bundle)}"
+    recipe = describe_recipe(bundle)
+    texts = f"Recipe: {recipe}. " if recipe else "", describe_determinism(bundle)
+    return f"{bundle.protocol}, {rule}. {''.join(texts)}{describe_evaluation(bundle)}"
+
+
+def describe_recipe(bundle: Bundle) -> str:
+    """Return what the common settings add to SGD with milestones, as "training.schedule cosine".
+
+    Those of single methods stand in their labels and on the pages of their runs.
+    """
+    texts: list[str] = []
+    models: dict[str, type[Section]] = {"optimizer": Optimizer, **SECTIONS}
+    for section, model in models.items():
+        given, usual = bundle.experiment.get(section, {}), model.model_validate({}).model_dump()
+        fields = [f for f in given if f in model.model_fields and f not in usual]
+        texts += [f"{section}.{field} {given[field]}" for field in fields if field != "determinism"]
+    return ", ".join(texts)
 
 
 def made_with(bundle: Bundle) -> dict[str, list[str]]:

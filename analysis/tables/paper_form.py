@@ -15,6 +15,7 @@ from harness.analysis.tables.accuracy import Link, number_cell
 from harness.analysis.tables.caption import (
     describe_bold,
     describe_floors,
+    describe_recipe,
     describe_upper_bounds,
     made_with,
 )
@@ -247,6 +248,7 @@ def _differences(bundle: Bundle, lines: Sequence[_Line]) -> dict[str, tuple[str,
             ", ".join(dict.fromkeys(name.partition(PAIR)[0] for name in teachers)) or UNSTATED,
         ),
         "epochs": (epochs, theirs("epochs")),
+        **({"recipe": (recipe, UNSTATED)} if (recipe := describe_recipe(bundle)) else {}),
         "seeds": (str(len(settings.seeds)), theirs("seeds")),
         "accuracy of": (
             selection_rule_text(bundle.reported, settings.protocol.select_by),

@@ -293,13 +293,18 @@ def best_rows(bundle: Bundle, column: Column) -> set[Row]:
 def epochs_of(bundle: Bundle, row: Row) -> str:
     """Return the epochs behind a row: "20"; "15 + 20" after two stages; "0" if fitted at once.
 
+    Where trainings of several lengths stopped early, "12 to 20".
+
     A teacher that was trained elsewhere has a dash.
     """
     groups = bundle.by("method", "stage")
 
     def of_stage(name: str) -> str:
         epochs = {number.cell.manifest.epochs for number in groups.get((row.method, name), [])}
-        return " or ".join(map(str, sorted(epochs - {0}))) or DASH
+        known = sorted(epochs - {0})
+        if len(known) > 2:
+            return f"{known[0]} to {known[-1]}"
+        return " or ".join(map(str, known)) or DASH
 
     if row.method == TEACHER:
         return of_stage(TEACHER)

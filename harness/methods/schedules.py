@@ -31,7 +31,9 @@ class Schedule(Section):
 
     untunable: ClassVar[frozenset[str]] = frozenset({"epochs", "early_stopping"})
     later: ClassVar[frozenset[str]] = frozenset({"warmup_epochs", "early_stopping", "augment"})
-    choices: ClassVar[Choices] = {"augment": {"randaugment": ("augment_ops", "augment_magnitude")}}
+    choices: ClassVar[Choices] = {
+        "augment": {"randaugment": ("augment_ops", "augment_magnitude"), "trivialaugment": ()}
+    }
 
     epochs: Epochs = 200
     lr: Positive = 0.1
