@@ -368,8 +368,6 @@ def test_captions_name_the_recipe() -> None:
     numbers = {("plain", "student", "wrn-10-1"): [0.5, 0.6]}
     recipe: dict[str, Any] = {"training": {"schedule": "cosine"}, "optimizer": {"ema_decay": 0.9}}
     usual, changed = made_up(numbers), made_up(numbers, **recipe)
-    expected = (
-        "Recipe: optimizer.ema_decay 0.9, training.schedule cosine, "
-    )
+    expected = "Recipe: optimizer.ema_decay 0.9, training.schedule cosine, "
     assert expected in short_caption(changed) and "Recipe" not in short_caption(usual)
     assert expected in "\n".join(caption(changed))
