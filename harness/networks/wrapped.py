@@ -34,14 +34,14 @@ class Made:
         size: Height and width of the images that it is made for.
         normalisation: Of these; None if it has none of its own.
         stages: The modules that its library names as those whose outputs are its features.
-        renamed: Gives weights of published files the module's names.
+        renamed: Gives weights of published files the module's names; None if they have these.
     """
 
     module: nn.Module
     size: tuple[int, int]
     normalisation: Normalisation | None = None
     stages: tuple[str, ...] = ()
-    renamed: Callable[[State], State] = lambda state: state
+    renamed: Callable[[State], State] | None = None
 
 
 def call_builder(
@@ -171,7 +171,7 @@ class WrappedNetwork(Network):
 
     def renamed(self, state: State) -> State:
         """Return the weights of a published file under this network's names."""
-        return self._renamed(state)
+        return state if self._renamed is None else self._renamed(state)
 
     def expect(self, mean: Sequence[float], std: Sequence[float]) -> None:
         """Say how the images are normalised, which this network changes to what it wants."""
