@@ -27,10 +27,12 @@ from harness.analysis.statistics import (
 )
 from harness.analysis.tables.rows import Column, Row, columns_of, is_main, rows_of
 from harness.analysis.verdicts import accuracies, are_same_cells, baseline_of, by_seed, row_of
+from harness.cell import network_options
 from harness.common.canonical_json import flatten
 from harness.data import DATASETS, DatasetOptions
 from harness.data.options import PublishedOptions
 from harness.experiment.claims import parse_claim
+from harness.experiment.pairs import SIDES, pair_label
 from harness.methods.variants import split_settings
 
 Agreement = Literal["equal", "agrees", "differs", "too noisy"]
@@ -323,7 +325,10 @@ def different(yours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
 
 
 def _settings(experiment: dict[str, Any], methods: set[str]) -> dict[str, Any]:
-    """Return the settings by their full names, those of `tuned` for these methods alone."""
+    """Return the settings by their full names.
+
+    Those of `tuned` are for these methods alone; a pair has what it says beside its networks.
+    """
     settings = {k: v for k, v in experiment.items() if k not in FREE}
     if isinstance(data := settings.get("dataset"), dict):
         settings["dataset"] = {
@@ -332,6 +337,12 @@ def _settings(experiment: dict[str, Any], methods: set[str]) -> dict[str, Any]:
     names = methods | {split_settings(name)[0] for name in methods}
     tuned = settings.get("tuned") or {}
     settings["tuned"] = {name: tuned.get(name) for name in names}
+    settings["pairs"] = {
+        pair_label(*(network_options(pair[side]).label for side in SIDES)): str(
+            {name: value for name, value in pair.items() if name not in SIDES}
+        )
+        for pair in experiment.get("pairs", ())
+    }
     return flatten(dict.fromkeys(("tasks", "teacher_batch_size")) | settings)
 
 

@@ -226,6 +226,19 @@ def test_the_experiment_chooses_normalisation_and_size() -> None:
         torch.testing.assert_close(network.adapted(x), expected, msg=str(options))
 
 
+@pytest.mark.parametrize("size", [{}, {"input_size": "own"}, {"input_size": "data"}])
+def test_a_network_of_ones_own_gets_the_images_as_they_are(
+    size: dict[str, Any], tmp_path: Path
+) -> None:
+    network = options_of("import", tmp_path, **size).build(5)
+    assert isinstance(network, WrappedNetwork)
+    for side in (8, 64):
+        x = torch.zeros(1, 3, side, side)
+        assert network.adapted(x) is x
+    scaled = options_of("import", tmp_path, input_size=16).build(5)
+    assert isinstance(scaled, WrappedNetwork) and scaled.adapted(x).shape[2:] == (16, 16)
+
+
 # -- weights ---------------------------------------------------------------------------------------
 
 
@@ -353,7 +366,9 @@ def test_what_cannot_be_used_is_said_in_one_line(
         ({"input_size": 4}, "expected 'own', 'data' or 8 to 1024 pixels"),
         ({"normalisation": {"mean": [0, 0, 0], "std": [1, 1, 0]}}, "expected 'own', 'data', or"),
         ({"network": "timm", "name": "resnet18.a1_in1k"}, "`weights: a1_in1k`"),
+        ({"weights": 3}, "expected the path of a file, or the name of weights"),
         ({"network": "import", "path": "my_nets.py"}, "write FILE.py:NAME"),
+        ({"network": "import", "path": 4}, "write FILE.py:NAME"),
         ({"network": "import", "path": "none.py:Net"}, "cannot read"),
     ],
     ids=str,
@@ -362,6 +377,17 @@ def test_fields_that_cannot_be(fields: dict[str, Any], problem: str) -> None:
     fields = TORCHVISION | fields
     with pytest.raises(ValidationError, match=problem):
         NETWORKS[fields["network"]].model_validate(fields)
+
+
+def test_a_file_without_an_ending_is_no_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("best").write_bytes(b"weights")
+    for weights in ("best", "./best"):
+        teacher = TORCHVISION | {"weights": weights}
+        (file,) = read(write_experiment(Path("x.yaml"), teacher=teacher)).networks[0].files
+        assert file.path == str(tmp_path / "best")
 
 
 def test_a_name_without_its_family() -> None:

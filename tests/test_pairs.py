@@ -14,8 +14,9 @@ from harness.analysis.figures.accuracy import accuracy
 from harness.analysis.growth import merge
 from harness.analysis.mlflow_summary import conditions
 from harness.analysis.planned_power import Assumptions, planned_claims
-from harness.analysis.reference import compare
+from harness.analysis.reference import compare, different
 from harness.analysis.tables.accuracy import accuracy_tables, number_table
+from harness.analysis.tables.caption import caption, short_caption
 from harness.analysis.tables.pages import summary_blocks
 from harness.analysis.tables.rows import columns_of, rows_of
 from harness.analysis.tables.runs import sections
@@ -255,6 +256,21 @@ def test_an_estimate_knows_each_teacher(tmp_path: Path, plan: Plan) -> None:
     assert len(keys) == 3, "a step of each pair is measured"
     kept = estimate(plan, Store(tmp_path), dataset, speeds(lambda n: 0.5), 10**9)
     assert kept.seconds[entries(plan)["kd wrn-16-2>wrn-16-1"]] < max(kept.seconds.values())
+
+
+def test_captions_name_the_settings_of_a_pair(bundle: Bundle) -> None:
+    for text in (short_caption(bundle), "\n".join(caption(bundle))):
+        assert "Recipe: training.lr 0.01 for wrn-16-1." in text
+
+
+def test_a_pair_with_other_settings_is_another_experiment() -> None:
+    other = {**PAIRS[2], "settings": {"training": {"lr": 0.02}}}
+    one, two, fewer = (
+        experiment(pairs=pairs).model_dump(mode="json") for pairs in (PAIRS, [other], PAIRS[2:])
+    )
+    (found,) = different(two, one)
+    assert found.startswith("pairs.wrn-16-2>wrn-16-1: ") and "0.01" in found and "0.02" in found
+    assert not different(fewer, one)
 
 
 BENCHMARK = [ROOT / f"experiments/crd_{name}.yaml" for name in ("same", "cross")]

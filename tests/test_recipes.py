@@ -331,6 +331,11 @@ def test_resumed_with_the_same_bits(
 REFUSED = {
     "optimizer.name=adamw optimizer.momentum=0.8": "optimizer: momentum has no effect",
     "optimizer.betas=[0.9,0.99]": "optimizer: betas has no effect with name sgd",
+    "optimizer.name=adamw optimizer.betas=[0.9]": "optimizer.betas: expected two numbers",
+    "optimizer.name=adamw optimizer.betas=0.9": "optimizer.betas: expected two numbers",
+    "training.mixup_alpha=1.0e-308": "training.mixup_alpha: expected 0 for none, or 0.001 to",
+    "training.cutmix_alpha=-1": "training.cutmix_alpha: ",
+    "training.cutmix_alpha=1001": "training.cutmix_alpha: expected 0 for none, or 0.001 to",
     "optimizer.name=adam": "optimizer.name: ",
     "optimizer.ema_decay=1": "optimizer.ema_decay: ",
     "optimizer.clip_norm=0": "optimizer.clip_norm: ",

@@ -343,6 +343,16 @@ def test_classes_it_has_not_learned_are_left_out(
     assert f"; {n_new} images of unknown classes left out (" in str(found)
 
 
+def test_a_part_of_a_folder(project: Path, digits: Dataset, tmp_path: Path) -> None:
+    model = harness.load_student("tiny", method="kd")
+    sizes = {"train": 12, "val": 11, "test": 10}
+    for name, n in sizes.items():
+        write_pictures(tmp_path / name, digits, n, str)
+    found = [evaluate(model, str(tmp_path), p).n for p in ("train", "validation", "test")]
+    assert found == [*sizes.values()]
+    wrong(lambda: evaluate(model, str(tmp_path / "val"), "validation"), "has no folder val/")
+
+
 @pytest.mark.parametrize(
     ("dataset", "message"),
     [

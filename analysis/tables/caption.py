@@ -127,7 +127,8 @@ def describe_protocol(bundle: Bundle) -> str:
 def describe_recipe(bundle: Bundle) -> str:
     """Return what the common settings add to SGD with milestones, as "training.schedule cosine".
 
-    Those of single methods stand in their labels and on the pages of their runs.
+    Then what the students of pairs have of their own, as "training.lr 0.01 for resnet8". Settings
+    of single methods stand in their labels and on the pages of their runs.
     """
     texts: list[str] = []
     models: dict[str, type[Section]] = {"optimizer": Optimizer, **SECTIONS}
@@ -135,7 +136,14 @@ def describe_recipe(bundle: Bundle) -> str:
         given, usual = bundle.experiment.get(section, {}), model.model_validate({}).model_dump()
         fields = [f for f in given if f in model.model_fields and f not in usual]
         texts += [f"{section}.{field} {given[field]}" for field in fields if field != "determinism"]
-    return ", ".join(texts)
+    pairs = zip(bundle.experiment.get("pairs", ()), bundle.pairs, strict=False)
+    own = [
+        f"{section}.{field} {value} for {student}"
+        for pair, (_, student) in pairs
+        for section, values in pair.get("settings", {}).items()
+        for field, value in values.items()
+    ]
+    return ", ".join([*texts, *dict.fromkeys(own)])
 
 
 def made_with(bundle: Bundle) -> dict[str, list[str]]:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from harness.methods.base import Choices, NotNegative, Positive, Section
 
 BatchSize = Annotated[int, Field(ge=2)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
+def _two(value: Any) -> Any:
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise ValueError("expected two numbers, as in [0.9, 0.999]")
+    return value
 
 
 class Optimizer(Section):
@@ -31,7 +37,7 @@ class Optimizer(Section):
     batch_size: BatchSize = 128
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     nesterov: bool = True
-    betas: tuple[Beta, Beta] = (0.9, 0.999)
+    betas: Annotated[tuple[Beta, Beta], BeforeValidator(_two)] = (0.9, 0.999)
     weight_decay: NotNegative = 5e-4
     clip_norm: Positive | None = None
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None

@@ -5,12 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from harness.methods.base import Choices, Epochs, NotNegative, Positive, Section
 
 # Fields that change the training images, and so what a teacher answers; not in the JSON if unused.
 IMAGE_CHANGES = ("augment", "augment_ops", "augment_magnitude", "mixup_alpha", "cutmix_alpha")
+ALPHAS = 0.001, 1000  # beyond, a Beta distribution cannot be drawn from in single precision
+
+
+def _can_be_drawn(alpha: float) -> float:
+    if alpha and not ALPHAS[0] <= alpha <= ALPHAS[1]:
+        raise ValueError(f"expected 0 for none, or {ALPHAS[0]} to {ALPHAS[1]}")
+    return alpha
+
+
+Alpha = Annotated[NotNegative, AfterValidator(_can_be_drawn)]
 
 
 class Schedule(Section):
@@ -144,8 +154,8 @@ class TrainingSettings(StepSchedule):
 
     later: ClassVar[frozenset[str]] = StepSchedule.later | {"mixup_alpha", "cutmix_alpha"}
 
-    mixup_alpha: NotNegative = 0.0
-    cutmix_alpha: NotNegative = 0.0
+    mixup_alpha: Alpha = 0.0
+    cutmix_alpha: Alpha = 0.0
 
     @property
     def mixing(self) -> list[str]:

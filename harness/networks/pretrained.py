@@ -8,6 +8,7 @@ of the options of a cell. Does not import torch.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -53,8 +54,10 @@ class LocalFile(BaseModel):
 
 
 def _parse(value: Any) -> Any:
-    if not isinstance(value, str | Path):
+    if value is None or isinstance(value, LocalFile):
         return value
+    if not isinstance(value, str | Path):
+        raise ValueError("expected the path of a file, or the name of weights")
     if re.fullmatch(DIGEST, str(value)):
         return LocalFile(sha256=str(value))
     return LocalFile.at(Path(value))
@@ -87,7 +90,7 @@ def resolve_weights(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
         if not isinstance(network, dict):
             return network
         paths = {
-            key: str(folder / given)
+            key: os.path.join(folder, given)  # "./file" is no name, while Path("file") could be
             for key in (FIELD, KEY, "path")
             if isinstance(given := network.get(key), str)
             and not given.startswith("~")

@@ -79,14 +79,14 @@ def evaluate(model: TrainedModel, dataset: str, part: Part = "test") -> Evaluati
         model: The network.
         dataset: The name of a data set, an experiment file (for its data set), or a folder with
             one folder of images per class.
-        part: Which images to use. Of a folder, these are all images, or those called test.
+        part: Which images to use. Of a folder without parts, all.
 
     Raises:
         UserError: There are no such data, or they have none of the network's classes.
     """
     model.check_classifies()
     if dataset not in DATASETS and Path(dataset).is_dir():
-        return _on_folder(model, Path(dataset))
+        return _on_folder(model, Path(dataset), part)
     options = _options(dataset, model)
     data = load_data(options, check_pixels=True)
     images = getattr(data, part)
@@ -162,9 +162,10 @@ def _check_size(model: TrainedModel, data: Dataset) -> None:
         )
 
 
-def _on_folder(model: TrainedModel, path: Path) -> Evaluation:
-    parts = find_parts(path, Tally())
-    files = Reader(Tally()).class_files(parts.test or parts.train)
+def _on_folder(model: TrainedModel, path: Path, part: Part) -> Evaluation:
+    parts = find_parts(path, Tally(), takes_validation=part == "validation", draws_test=True)
+    folder = (parts.test or parts.train) if part == "test" else getattr(parts, part)
+    files = Reader(Tally()).class_files(folder)
     pictures = [Path(file) for name in files for file in files[name]]
     names = [name for name in files for _ in files[name]]
     evaluation = _measured(model, names, str(path), lambda: model.probabilities(pictures))

@@ -9,11 +9,11 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, WithJsonSchema
 
-from harness.networks.foreign import ForeignOptions
+from harness.networks.foreign import DATA, ForeignOptions
 from harness.networks.options import register_network
 from harness.networks.pretrained import DIGEST, LocalFile
 
-DEFAULT_SIZE = 32
+DEFAULT_SIZE = 32  # of the images with which its layers are looked at
 
 
 class Definition(BaseModel):
@@ -35,9 +35,9 @@ class Definition(BaseModel):
 
 
 def _parse(value: Any) -> Any:
-    if not isinstance(value, str):
+    if isinstance(value, Definition):
         return value
-    path, _, name = value.rpartition(":")
+    path, _, name = str(value).rpartition(":")
     if not path or not name.isidentifier():
         raise ValueError("not a class of a file; write FILE.py:NAME, as in my_nets.py:MyNet")
     if re.fullmatch(DIGEST, path):
@@ -71,6 +71,11 @@ class OwnOptions(ForeignOptions):
     def label(self) -> str:
         """The short name of the network."""
         return self.labelled(self.path.name)
+
+    @property
+    def size_of_input(self) -> Literal["own", "data"] | int:
+        """The input size: a network without a configuration takes the images as they are."""
+        return self.input_size if isinstance(self.input_size, int) else DATA
 
     @property
     def files(self) -> tuple[LocalFile, ...]:

@@ -78,7 +78,7 @@ def find_weights(name: str, weights: str) -> NamedWeights:
         raise ValueError(str(error)) from None
     wanted = weights.rpartition(".")[2]
     if wanted not in known.__members__:
-        near = nearest(wanted, [*known.__members__, "DEFAULT"])
+        near = nearest(wanted, {*known.__members__})
         raise ValueError(f"weights: torchvision has no {weights!r} of {name}{near}")
     entry = known[wanted]
     return NamedWeights(cached_file(weights, name, entry.url), *_input_of(entry.transforms()))
