@@ -93,7 +93,10 @@ def _networks(raw: Raw, shared: Raw, is_own: bool) -> Raw:
         return {"teacher": teacher, "students": named}
     example = "`pairs: [{teacher: {...}, student: {...}}]`"
     if both := next((f for f in ("teacher", "students", "teacher_checkpoint") if raw.get(f)), None):
-        raise UserError(f"{both}: each of `pairs` has its own; drop it here, or drop `pairs`")
+        raise UserError(
+            f"{both}: each of `pairs` has its own; drop one of the two (`{both}: null`, if it is "
+            "in a file that this one extends)"
+        )
     if not isinstance(pairs, list | tuple) or not pairs:
         raise UserError(f"pairs: an experiment needs at least one; write {example}")
     read_pairs = []
