@@ -14,14 +14,14 @@ from typing import Any
 
 import pytest
 import ray_bodies
-from helpers import HANG, Output, Patch, refusal, write_experiment, wrong
+from helpers import HANG, Output, Patch, refusal, wait_until, write_experiment, wrong
 from training import tiny
 
 from harness.common.errors import UserError
 from harness.common.signals import uninterrupted
 from harness.execute.executors import cluster_of
 from harness.execute.ray import cluster
-from harness.execute.ray.cluster import Watch, import_ray, n_cells_that_fit, resources_of
+from harness.execute.ray.cluster import Guard, Watch, import_ray, n_cells_that_fit, resources_of
 from harness.execute.ray.executor import RayExecutor
 from harness.execute.ray.node import Mailbox, Report
 from harness.execute.ray.options import RayOptions
@@ -220,6 +220,33 @@ def test_a_cluster_is_lost_once_it_is_silent_for_long(
     monkeypatch.setattr(cluster, "LOST_SECONDS", -1.0)
     with pytest.raises(OSError):
         watch.is_there()
+
+
+@pytest.mark.parametrize("is_stopped", [False, True])
+def test_a_process_that_waits_for_a_lost_cluster_ends_with_a_word(
+    is_stopped: bool,
+    hasty: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr(cluster, "GUARD_SECONDS", 0.0)
+    with listening(AS_RAY) as where:
+        guard = Guard(Ray(), f"ray://{where}")
+
+        def end(status: int) -> None:
+            ended.append(status)
+            guard.stop()
+
+        monkeypatch.setattr(cluster.os, "_exit", end)
+        if is_stopped:
+            guard.stop()
+    if is_stopped:
+        time.sleep(10 * cluster.PAUSE_SECONDS)
+        assert not ended
+        return
+    assert wait_until(lambda: bool(ended)) and ended == [1]
+    assert f"lost the Ray cluster at ray://{where}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("address", ["6379", "http://127.0.0.1:8265", "127.0.0.1"])

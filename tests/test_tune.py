@@ -217,7 +217,7 @@ def test_every_method_gets_the_common_fields_and_trials_for_each(tmp_path: Path)
     fields = {
         "common": {"lr": {"low": 0.01, "high": 0.5}, "optimizer": {"weight_decay": [0, 0.001]}},
         "methods": {
-            "plain": {},
+            "plain": {"training.augment": [None, "trivialaugment"]},
             "probe": {"probe.l2": [1, 2]},
             "refilled": {"stage1": {"lr": [0.1, 0.2], "tau1": [1, 4]}},
         },
@@ -227,11 +227,12 @@ def test_every_method_gets_the_common_fields_and_trials_for_each(tmp_path: Path)
     }
     tuning = read_tuning(write(tmp_path, TUNING | fields))
     assert {m: list(space) for m, space in tuning.spaces.items()} == {
-        "plain": ["optimizer.weight_decay", "training.lr"],
+        "plain": ["optimizer.weight_decay", "training.augment", "training.lr"],
         "probe": ["probe.l2"],
         "refilled": ["optimizer.weight_decay", "stage1.lr", "stage1.tau1", "stage2.lr"],
     }
     assert tuning.spaces["refilled"]["stage1.lr"].ends == [0.1, 0.2]
+    assert tuning.spaces["plain"]["training.augment"].ends == [None, "trivialaugment"]
     # Whole batches of 6; the first is random.
     assert {m: tuning.n_trials(m) for m in tuning.spaces} == {
         "plain": 12,

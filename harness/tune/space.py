@@ -12,7 +12,7 @@ from harness.experiment.experiment import Experiment
 from harness.methods import get_method
 from harness.methods.base import Frozen, Method, Section
 
-Scalar = bool | int | float | str
+Scalar = bool | int | float | str | None  # None: without, as an augmentation
 
 
 class Range(Frozen):

@@ -27,9 +27,11 @@ from harness.common.signals import uninterrupted
 from harness.common.temporary import temporary_path
 from harness.execute.ray import node
 from harness.execute.ray.cluster import (
+    Guard,
     Watch,
     connect,
     import_ray,
+    lost,
     n_cells_that_fit,
     resources_of,
     wait_for_room,
@@ -91,6 +93,7 @@ class RayExecutor:
         self._ray = ray = import_ray(options.wait)
         self._options, self._version, self._body = options, version, body
         self._joined = connect(ray, options.address, options.wait)
+        self._guard = Guard(ray, options.address)
         self._running: dict[Any, RunningCell] = {}  # by the references of their tasks
         self._ended: list[tuple[Path, int]] = []
         self._sends_files = not options.shared_files
@@ -173,6 +176,7 @@ class RayExecutor:
             with contextlib.suppress(Exception):  # it may be gone
                 self._ray.kill(self._mailbox)
             self._mailbox = None
+        self._guard.stop()
         if self._joined:
             self._ray.shutdown()
             self._joined = False
@@ -193,14 +197,12 @@ class RayExecutor:
         try:
             yield
         except (OSError, self._ray.exceptions.RayActorError) as error:
+            self._guard.stop()
             for ref in self._running:
                 with contextlib.suppress(Exception):
                     self._ray.cancel(ref, force=True, recursive=False)
             self._forget()
-            raise LostError(
-                f"--ray-address: lost the Ray cluster at {self._options.address} "
-                f"({one_line(error)}); rerun the command to resume"
-            ) from None
+            raise LostError(lost(self._options.address, error)) from None
 
     @contextlib.contextmanager
     def _failing(self, cell: RunningCell) -> Iterator[None]:
