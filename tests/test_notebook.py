@@ -51,9 +51,10 @@ def test_its_outputs_are_those_of_one_run_without_an_error() -> None:
     assert str(ROOT) not in json.dumps(NOTEBOOK)
 
 
-def test_the_python_of_the_readme(finished: Path, monkeypatch: Patch, capsys: Output) -> None:
+def test_training_from_python(finished: Path, monkeypatch: Patch, capsys: Output) -> None:
     """On cells that are trained already."""
-    (code,) = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.S)
+    page = (ROOT / "docs" / "python.md").read_text().partition("## Training\n")[2]
+    (code,) = re.findall(r"^```python\n(.*?)^```$", page, re.M | re.S)
     definitions, call, body = code.partition("\nrun_experiment(")
     names: dict[str, Any] = {}
     exec(definitions, names)

@@ -274,7 +274,7 @@ def test_predictions_that_cannot_be_made_here_are_still_missing(
 
     directory = copy(whole[1], tmp_path)
     flip("predictions.npz")(directory)
-    monkeypatch.setattr("harness.train.cell.load_dataset", without_data)
+    monkeypatch.setattr("harness.train.predictions.load_dataset", without_data)
     for _ in range(2):
         repair(directory.path.name, tmp_path, True)
         assert "no predictions: dataset: not here" in capsys.readouterr().out

@@ -18,6 +18,7 @@ from training import CPU, StopAfter, assert_same_result, changed, go, metrics
 
 import harness.train.cell
 import harness.train.methods.stage2
+import harness.train.predictions
 from harness.cell import Cell
 from harness.common.metrics import EVALUATION_SECONDS
 from harness.data import Augmentation, Dataset, ImageSet, load
@@ -145,8 +146,8 @@ def watched(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         patch.setattr(WideResNet, "feature_maps", feature_maps)
         for training in (Classifier, RelationMatching):
             patch.setattr(training, "evaluate", in_phase(training.evaluate, "measuring"))
-        classify = harness.train.cell.classify
-        patch.setattr(harness.train.cell, "classify", in_phase(classify, "predicting"))
+        classify = harness.train.predictions.classify
+        patch.setattr(harness.train.predictions, "classify", in_phase(classify, "predicting"))
         for fingerprint, cell in grid.plan.cells.items():
             current.append(Seen(mean, std))
             assert go(store.prepare(cell)) == DONE

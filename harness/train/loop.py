@@ -116,7 +116,8 @@ def train(
         directory.extend([line for line in lines if line["epoch"] > known])
 
     unsaved: list[dict[str, Any]] = []
-    history = directory.epochs()
+    # Without its checkpoint a training begins anew, and the journal's lines are of an earlier one.
+    history = directory.epochs() if done else []
     saved_at, due = time.monotonic(), 0.0
     for epoch in range(done, n_epochs):
         if pause_after is not None and epoch >= pause_after:
