@@ -53,7 +53,7 @@ TOLERANCE = 1e-3  # of losses and gradients in float32, relative to the CPU's
 
 @dataclass
 class Check:
-    """What the parts are called with, and what they have found.
+    """The arguments of the parts, and what they have found.
 
     Attributes:
         device: The device under examination.

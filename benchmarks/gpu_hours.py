@@ -1,4 +1,4 @@
-"""What an hour of a GPU buys, estimated from counts: nothing here was measured on a GPU.
+"""The work that an hour of a GPU buys, estimated from counts: nothing here was measured on a GPU.
 
     python benchmarks/gpu_hours.py [--save]
 

@@ -57,7 +57,7 @@ BATCH_NORMS = {"cudnn_batch_norm", "native_batch_norm"}
 
 
 class Work(NamedTuple):
-    """What an operation does: kernels, bytes read and written, products and sums."""
+    """The work of an operation: kernels, bytes read and written, products and sums."""
 
     kernels: int
     n_bytes: int

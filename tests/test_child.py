@@ -1,4 +1,4 @@
-"""What a command asks a device, it asks in a process that ends."""
+"""A command asks a device in a process that ends."""
 
 import os
 from pathlib import Path

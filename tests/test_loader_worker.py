@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from harness.data.loader import load
+from harness.data.loader import load_batches
 
 
 def test_what_the_loader_replaces_is_there() -> None:
@@ -42,4 +42,4 @@ class Dying(Dataset[Any]):
 @pytest.mark.parametrize("how", ["full", "killed"])
 def test_a_worker_that_dies_is_named_with_the_remedy(how: str) -> None:
     with pytest.raises(RuntimeError, match="--n-workers"):
-        list(load(Dying(how), 4, torch.device("cpu"), 2))
+        list(load_batches(Dying(how), 4, torch.device("cpu"), 2))

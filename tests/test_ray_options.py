@@ -21,7 +21,7 @@ from harness.common.errors import UserError
 from harness.common.signals import uninterrupted
 from harness.execute.executors import cluster_of
 from harness.execute.ray import cluster
-from harness.execute.ray.cluster import Guard, Watch, import_ray, n_cells_that_fit, resources_of
+from harness.execute.ray.cluster import Watch, import_ray, n_cells_that_fit, resources_of
 from harness.execute.ray.executor import RayExecutor
 from harness.execute.ray.node import Mailbox, Report
 from harness.execute.ray.options import RayOptions
@@ -222,31 +222,34 @@ def test_a_cluster_is_lost_once_it_is_silent_for_long(
         watch.is_there()
 
 
-@pytest.mark.parametrize("is_stopped", [False, True])
-def test_a_process_that_waits_for_a_lost_cluster_ends_with_a_word(
-    is_stopped: bool,
+@pytest.mark.parametrize("is_gone", [True, False])
+def test_a_call_that_waits_for_a_lost_cluster_is_explained(
+    is_gone: bool,
     hasty: None,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    ended: list[int] = []
-    monkeypatch.setattr(cluster, "GUARD_SECONDS", 0.0)
+    told: list[str] = []
+
+    def is_told() -> bool:
+        told.append(capsys.readouterr().err)
+        return any(told)
+
+    monkeypatch.setattr(cluster, "LOST_SECONDS", 0.05)
     with listening(AS_RAY) as where:
-        guard = Guard(Ray(), f"ray://{where}")
-
-        def end(status: int) -> None:
-            ended.append(status)
-            guard.stop()
-
-        monkeypatch.setattr(cluster.os, "_exit", end)
-        if is_stopped:
-            guard.stop()
-    if is_stopped:
-        time.sleep(10 * cluster.PAUSE_SECONDS)
-        assert not ended
-        return
-    assert wait_until(lambda: bool(ended)) and ended == [1]
-    assert f"lost the Ray cluster at ray://{where}" in capsys.readouterr().err
+        watch = Watch(Ray(), f"ray://{where}")
+        if not is_gone:
+            with watch.telling_if_lost():
+                time.sleep(0.3)
+            assert not is_told(), "the call takes long, but the cluster is there"
+            return
+    with watch.telling_if_lost():
+        assert wait_until(is_told)
+    assert f"lost the Ray cluster at ray://{where}" in "".join(told)
+    with watch.telling_if_lost():
+        pass
+    time.sleep(0.3)
+    assert not is_told(), "a call that has returned"
 
 
 @pytest.mark.parametrize("address", ["6379", "http://127.0.0.1:8265", "127.0.0.1"])

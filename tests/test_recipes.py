@@ -242,7 +242,7 @@ def test_every_setting_reaches_the_training(
 
 @pytest.mark.parametrize("name", ["randaugment", "trivialaugment"])
 def test_operations_change_pixels_and_nothing_else(name: str) -> None:
-    """The same in this process and in others, and another time only for another epoch."""
+    """An epoch has the same pixels whichever process makes them; another epoch has others."""
     operations = ImageOperations(name, n=1)
     before = torch.get_rng_state()
     usual, changed, elsewhere = (
@@ -359,7 +359,7 @@ def test_what_has_no_effect_is_refused_in_a_line(assignments: str) -> None:
 
 
 def test_a_method_may_have_another_optimiser() -> None:
-    """What only the experiment's one reads is dropped, as its release's milestones are."""
+    """Settings that only the experiment's one reads are dropped, as its release's milestones are."""
     methods = "methods=[plain, {method: plain, optimizer.name: adamw, training.mixup_alpha: 0}]"
     experiment = parse(apply_overrides(RAW, [methods, "optimizer.momentum=0.8"]))
     one, other = (experiment.for_method(name).optimizer for name in experiment.methods)

@@ -1,4 +1,4 @@
-"""What a command may know of its devices, without torch and without touching them."""
+"""The facts that a command may know of its devices, without torch and without touching them."""
 
 import itertools
 from dataclasses import replace

@@ -474,7 +474,7 @@ def test_gc_says_what_it_could_not_remove(tmp_path: Path, monkeypatch: Patch) ->
 
 @pytest.mark.parametrize("level", ["cache", "teacher", "pass"])
 def test_no_link_is_followed(tmp_path: Path, level: str, capsys: Output) -> None:
-    """What it leads to is neither counted, nor overwritten, nor deleted, by room or by gc."""
+    """A link's target is neither counted, nor overwritten, nor deleted, by room or by gc."""
     mine = tmp_path / "mine"
     keeper = kept(tmp_path / "runs", Asked())
     names = {"cache": f"{keeper.folder.name}/epoch-1", "teacher": "epoch-1", "pass": ""}

@@ -30,7 +30,7 @@ from harness.data.packed import PackedImages
 from harness.data.resize import resize_crops
 
 ATTEMPTS = 10  # as in torchvision
-# Cutting takes some thirty kernels for any number of images; 512 of CUB need about 2 GB meanwhile.
+# Cutting takes some thirty kernels for any number of images, but memory for each of them.
 CUT_AT_ONCE = 512
 
 
@@ -153,10 +153,10 @@ class LoaderImages(Images):
     def _pixels(self, crops: Crops, bounds: list[tuple[int, int]]) -> Iterator[Tensor]:
         """Yield the pixels of each batch on the device, (B, size, size, 3) uint8."""
         cutter = _Cutter(self.images, crops, bounds, self.augmentation.size, self.operations)
-        return load(cutter, len(bounds), self.device, self.n_workers)
+        return load_batches(cutter, len(bounds), self.device, self.n_workers)
 
 
-def load(
+def load_batches(
     cutter: TorchDataset[Tensor], n_batches: int, device: torch.device, n_workers: int
 ) -> Iterator[Tensor]:
     """Yield the pixels of each batch on the device, made in `n_workers` processes.

@@ -10,7 +10,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from harness.data.batches import Batch, Epoch, batch_bounds, to_device
 from harness.data.dataset import Dataset, ImageSet
-from harness.data.loader import load
+from harness.data.loader import load_batches
 from harness.data.operations import ImageOperations, change, draw_seeds
 from harness.data.small import DeviceImages, crop_indices
 
@@ -45,7 +45,7 @@ class ChangedImages(DeviceImages):
         cutter = _Cutter(self.padded_cpu, self.size, drawn, windows, self.operations, seeds)
 
         def batches() -> Iterator[Batch]:
-            made = load(cutter, len(windows), self.device, self.n_workers)
+            made = load_batches(cutter, len(windows), self.device, self.n_workers)
             for window, pixels in zip(windows, made, strict=True):
                 x = self.normalised(pixels)
                 yield Batch(x, labels[window], labels_cpu[window], order_on[window])

@@ -6,7 +6,7 @@ and printed. Its sections for single methods come from harness.methods. Nothing 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import (
@@ -336,7 +336,7 @@ class ExperimentFields(Frozen):
     @model_validator(mode="after")
     def _networks_fit(self) -> Self:
         for method in self.resolved_methods:
-            self.check_networks(method)
+            self.check_networks(method, {})
         return self
 
     @model_validator(mode="after")
@@ -352,17 +352,28 @@ class ExperimentFields(Frozen):
                 self.for_method(method, pair=pair)
         return self
 
-    def check_networks(self, method: Method) -> None:
+    def check_networks(
+        self, method: Method, known: Mapping[NetworkOptions, NetworkOptions]
+    ) -> None:
         """Check that the method can compare each teacher with its students.
 
-        Networks whose maps are not known yet pass (harness.run.networks asks again).
+        Args:
+            method: The method.
+            known: Built networks, by the experiment's own; those not built yet pass.
 
         Raises:
             ValueError: it cannot, with the remedy.
         """
-        for section in method.settings:
-            for pair in self.all_pairs:
-                getattr(self, section).check_networks(pair.teacher, pair.student)
+        for pair in self.all_pairs:
+            networks = [known.get(network, network) for network in (pair.teacher, pair.student)]
+            for network in networks if "maps" in method.needs else ():
+                if network.n_maps == 0:
+                    raise ValueError(
+                        f"methods: {method.name!r} compares maps, but {network.label} has none at "
+                        f"several resolutions; name some in its `maps`, or drop {method.name!r}"
+                    )
+            for section in method.settings:
+                getattr(self, section).check_networks(*networks)
 
     @property
     def grid(self) -> str:

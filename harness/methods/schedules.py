@@ -63,7 +63,7 @@ class Schedule(Section):
 
     @property
     def image_changes(self) -> dict[str, Any]:
-        """What changes the training images besides the data set's own crops and flips."""
+        """The changes to training images besides the data set's own crops and flips."""
         return {
             name: v for name, v in self.model_dump(mode="json").items() if name in IMAGE_CHANGES
         }

@@ -1,4 +1,4 @@
-"""What an experiment's networks are found to be, before anything trains."""
+"""Checks of an experiment's networks, before anything trains."""
 
 from __future__ import annotations
 

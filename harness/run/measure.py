@@ -149,7 +149,7 @@ def measure(request: Request) -> Speeds:
 
 
 class Bench:
-    """What is timed, on the images of one device.
+    """The steps that are timed, on the images of one device.
 
     Args:
         images: A few training images.

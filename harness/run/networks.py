@@ -44,10 +44,11 @@ def check_networks(
         known = in_child(examine, fields, *dataset.image_size)
     except RuntimeError as error:  # code that is not the project's has ended the process
         raise UserError(f"network: {error}") from None
-    for method in methods or experiment.resolved_methods:
-        for pair in experiment.all_pairs:
-            networks = [known.get(network, network) for network in (pair.teacher, pair.student)]
-            _check_pair(experiment, method, *networks)
+    try:
+        for method in methods or experiment.resolved_methods:
+            experiment.check_networks(method, known)
+    except ValueError as error:
+        raise UserError(error) from None
     height, width = dataset.image_size
     return [
         f"{network.label} gets images of {size}x{size} pixels, to which those of {width}x{height} "
@@ -69,22 +70,6 @@ def _fields(experiment: Experiment) -> Iterable[tuple[str, NetworkOptions]]:
     yield "teacher", experiment.teacher
     for i, student in enumerate(experiment.students):
         yield f"students.{i}", student
-
-
-def _check_pair(
-    experiment: Experiment, method: Method, teacher: NetworkOptions, student: NetworkOptions
-) -> None:
-    for network in (teacher, student) if "maps" in method.needs else ():
-        if network.n_maps == 0:
-            raise UserError(
-                f"methods: {method.name!r} compares maps, but {network.label} has none at several "
-                f"resolutions; name modules in its option `maps`, or drop {method.name!r}"
-            )
-    for section in method.settings:
-        try:
-            getattr(experiment, section).check_networks(teacher, student)
-        except ValueError as error:
-            raise UserError(error) from None
 
 
 def examine(

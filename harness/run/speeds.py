@@ -1,4 +1,4 @@
-"""What is measured of a plan's cells (harness.run.measure), and why. Nothing here imports torch."""
+"""Measurements of a plan's cells (harness.run.measure). Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class NetworkSpeed:
 
 @dataclass(frozen=True)
 class Speeds:
-    """What was measured of a plan.
+    """The measured times of a plan.
 
     Attributes:
         networks: The networks of the experiment.
@@ -67,7 +67,7 @@ class Speeds:
 
 @dataclass(frozen=True)
 class Request:
-    """What to measure, and how cells will train.
+    """The cells to measure, and how cells will train.
 
     Attributes:
         cells: `speed_key` -> one of the cells that have it, and the network of its teacher, if any.

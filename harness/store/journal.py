@@ -62,7 +62,7 @@ def _checked(event: Any) -> dict[str, Any]:
 
 
 class Journal:
-    """What has been read of a journal.
+    """The part of a journal that has been read.
 
     Attributes:
         events: Its whole lines.

@@ -13,7 +13,7 @@ ANSWER_SECONDS = 120.0  # for a complete answer
 
 
 class Asking:
-    """What a server's connection knows about its silence.
+    """The silence of a server, as its connection knows it.
 
     Attributes:
         asked: Since when something waits for the server, as time.monotonic(); None while nothing

@@ -140,7 +140,9 @@ class Tracker:
             self._publish_summary(client, build)
         # The next command may have nothing to do, and would leave it running after a kill.
         client.set_terminated(self._parent_id, "FINISHED")
-        state = SyncState(parent=self._parent_id, cells=self._ended_with(build is not None))
+        state = SyncState(
+            parent=self._parent_id, cells=self._cells, has_summary=build is not None
+        )
         record_sent(self.store.root / SYNC_FILE, self.key, state)
 
     def _publish_summary(self, client: MlflowClient, build: SummaryBuilder) -> None:
@@ -167,13 +169,13 @@ class Tracker:
         recorded = read_sync_state(self.store.root / SYNC_FILE, self.key)
         if self._parent_id not in ("", recorded.parent):
             return False
-        shown, ended = self._ended_with(True), self._ended_with(False)
-        return recorded.cells == shown or (recorded.cells == ended and not has_summary)
+        is_shown = bool(recorded.has_summary) or not has_summary
+        return recorded.cells == self._cells and is_shown
 
-    def _ended_with(self, has_summary: bool) -> str:
-        """Return what is recorded of a grid's run that has ended with just these cells."""
-        names = sorted(self.plan.cells) if has_summary else ["no summary", *sorted(self.plan.cells)]
-        return hashlib.sha256(" ".join(names).encode()).hexdigest()
+    @property
+    def _cells(self) -> str:
+        """A digest of the plan's cells."""
+        return hashlib.sha256(" ".join(sorted(self.plan.cells)).encode()).hexdigest()
 
     def close(self, finished: bool) -> None:
         """End the grid's own run with the command."""
@@ -227,8 +229,8 @@ class Tracker:
         started = str(events[0]["time"])
         sent = self.sent(directory)
         if sent.started != started:
+            self._end_superseded(client, directory, started)
             sent = NOTHING_SENT
-        self._end_superseded(client, directory, started)
         run_id = self._find_run(client, fingerprint, started, sent.run_id)
         if sent.run_id != run_id:
             sent = NOTHING_SENT

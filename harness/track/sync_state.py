@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pydantic import StrictInt, StrictStr, TypeAdapter, ValidationError
+from pydantic import StrictBool, StrictInt, StrictStr, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from harness.common.canonical_json import canonical
@@ -37,7 +37,8 @@ class SyncState:
         started: The start of the training that the run shows, as the journal has it.
         lines: How many of the journal's lines have been sent.
         status: The run's status.
-        cells: A digest of the cells that a grid's summary covers.
+        cells: A digest of the cells with which a grid's run has ended.
+        has_summary: Whether that run shows their result.
     """
 
     run_id: StrictStr | None = None
@@ -46,6 +47,7 @@ class SyncState:
     lines: StrictInt | None = None
     status: StrictStr | None = None
     cells: StrictStr | None = None
+    has_summary: StrictBool | None = None
 
 
 NOTHING_SENT = SyncState()

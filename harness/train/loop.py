@@ -191,8 +191,10 @@ def stopping(config: CellConfig, training: Training) -> Callable[[list[dict[str,
     name = VALIDATION_LOSS if by_loss else metric_name("validation", training.metric)
 
     def is_over(lines: list[dict[str, Any]]) -> bool:
+        if patience is None:
+            return False
         measured = [(line[name], line["epoch"]) for line in lines if name in line]
-        if patience is None or not measured or measured[-1][1] != lines[-1]["epoch"]:
+        if not measured or measured[-1][1] != lines[-1]["epoch"]:
             return False
         best = (min if by_loss else max)(value for value, _ in measured)
         best_epoch = next(epoch for value, epoch in measured if value == best)

@@ -1,4 +1,4 @@
-"""What to say, in place of torch's half a page, if the memory does not hold a training."""
+"""A short message, in place of torch's half a page, if the memory does not hold a training."""
 
 from __future__ import annotations
 

@@ -337,7 +337,7 @@ def _spaces(settings: TuningFile, base: Experiment) -> dict[str, dict[str, Range
         if not {**shared, **space}:
             raise UserError(f"methods.{method}: empty search space; name a field and its values")
         try:
-            base.check_networks(description)
+            base.check_networks(description, {})
         except ValueError as error:
             raise UserError(error) from None
         spaces[method] = {

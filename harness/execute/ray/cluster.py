@@ -9,19 +9,17 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from harness.common.errors import UserError, one_line
-from harness.common.exit_status import FAILED
 from harness.execute.local import ENVIRONMENT
 from harness.execute.ray.options import RayOptions
 
 TRIES, PAUSE_SECONDS = 3, 2.0
 CONNECT_SECONDS = 5.0
 LOST_SECONDS = 30.0  # without an answer
-GUARD_SECONDS = 45.0  # without an answer in a call of Ray, which ends this process after 60
 START_SECONDS = 120.0  # that Ray's parts may take to start, at least; its own limits are shorter
 INSTALL = "pip install 'ray[client]>=2.40' (the extra `ray` of this package)"
 
@@ -155,8 +153,8 @@ class Watch:
     Asking Ray itself would block, and it would end this process after a minute.
     """
 
-    def __init__(self, ray: Any, address: str, limit: float | None = None) -> None:
-        self._limit = limit
+    def __init__(self, ray: Any, address: str) -> None:
+        self._given = address
         through_client = address.startswith("ray://")
         self._address = address if through_client else ray.get_runtime_context().gcs_address
         self._answered = time.monotonic()
@@ -165,42 +163,37 @@ class Watch:
         """Return whether the cluster answers now.
 
         Raises:
-            OSError: It has not answered for `limit` seconds, by default `LOST_SECONDS`.
+            OSError: It has not answered for `LOST_SECONDS`.
         """
         try:
             check_speaks_ray(self._address)
         except OSError:
-            limit = LOST_SECONDS if self._limit is None else self._limit
-            if time.monotonic() > self._answered + limit:
+            if time.monotonic() > self._answered + LOST_SECONDS:
                 raise
             return False
         self._answered = time.monotonic()
         return True
 
+    @contextlib.contextmanager
+    def telling_if_lost(self) -> Iterator[None]:
+        """Run calls of Ray; if they block because the cluster is gone, print that it is lost.
 
-class Guard:
-    """Ends this process with a message where Ray would end it without one.
+        Ray ends this process after a minute of such a call, without a word.
+        """
 
-    A call of Ray blocks while the cluster is gone, so that nobody asks a `Watch`.
-    """
-
-    def __init__(self, ray: Any, address: str) -> None:
-        self._address, self._watch = address, Watch(ray, address, GUARD_SECONDS)
-        self._stopped = threading.Event()
-        threading.Thread(target=self._run, daemon=True).start()
-
-    def stop(self) -> None:
-        """Stop watching: the process leaves the cluster, or has noticed by itself."""
-        self._stopped.set()
-
-    def _run(self) -> None:
-        while not self._stopped.wait(PAUSE_SECONDS):
+        def tell() -> None:
             try:
-                self._watch.is_there()
+                check_speaks_ray(self._address)
             except OSError as error:
-                if not self._stopped.is_set():
-                    print(f"error: {lost(self._address, error)}", file=sys.stderr, flush=True)
-                    os._exit(FAILED)
+                print(f"error: {lost(self._given, error)}", file=sys.stderr, flush=True)
+
+        timer = threading.Timer(LOST_SECONDS, tell)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
 
 
 def lost(address: str, error: Exception) -> str:

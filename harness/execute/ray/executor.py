@@ -27,7 +27,6 @@ from harness.common.signals import uninterrupted
 from harness.common.temporary import temporary_path
 from harness.execute.ray import node
 from harness.execute.ray.cluster import (
-    Guard,
     Watch,
     connect,
     import_ray,
@@ -93,7 +92,6 @@ class RayExecutor:
         self._ray = ray = import_ray(options.wait)
         self._options, self._version, self._body = options, version, body
         self._joined = connect(ray, options.address, options.wait)
-        self._guard = Guard(ray, options.address)
         self._running: dict[Any, RunningCell] = {}  # by the references of their tasks
         self._ended: list[tuple[Path, int]] = []
         self._sends_files = not options.shared_files
@@ -136,13 +134,14 @@ class RayExecutor:
         """Let processes on the nodes import torch; those with a GPU serve one task only."""
         if not self._options.gpus:
             task = self._ray.remote(node.import_training).options(**self._needs)
-            for _ in range(min(n, self._capacity)):
-                task.remote()
+            with self._watch.telling_if_lost():
+                for _ in range(min(n, self._capacity)):
+                    task.remote()
 
     def submit(self, directory: Path) -> None:
         """Submit a cell as a task."""
         cell = RunningCell(CellDir(directory))
-        with uninterrupted(), self._failing(cell):
+        with self._watch.telling_if_lost(), uninterrupted(), self._failing(cell):
             self._begin(cell)
 
     def poll(self, timeout: float) -> list[tuple[Path, int]]:
@@ -176,7 +175,6 @@ class RayExecutor:
             with contextlib.suppress(Exception):  # it may be gone
                 self._ray.kill(self._mailbox)
             self._mailbox = None
-        self._guard.stop()
         if self._joined:
             self._ray.shutdown()
             self._joined = False
@@ -195,10 +193,10 @@ class RayExecutor:
             LostError: The cluster, or the mailbox next to this process, no longer answers.
         """
         try:
-            yield
+            with self._watch.telling_if_lost():
+                yield
         except (OSError, self._ray.exceptions.RayActorError) as error:
-            self._guard.stop()
-            for ref in self._running:
+                for ref in self._running:
                 with contextlib.suppress(Exception):
                     self._ray.cancel(ref, force=True, recursive=False)
             self._forget()

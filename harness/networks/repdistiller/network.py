@@ -1,4 +1,4 @@
-"""What the networks of the CRD benchmark have in common.
+"""The parts that the networks of the CRD benchmark have in common.
 
 Parameter names, shapes and order are those of the benchmark's checkpoints. Its first feature, the
 output of the stem, is compared by none of its methods, so it is no map here; map 2 of FitNet is the
