@@ -318,7 +318,7 @@ def test_a_teachers_pass_is_computed_once(gpu: SimCuda, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_gpu_check(device: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The check for somebody with a GPU runs here in tiny sizes, on the CPU and the simulated GPU."""
+    """The check for people with a GPU runs here in tiny sizes, on CPU and simulated GPU."""
     file = tmp_path / "found.jsonl"
     parts = "versions,against_the_cpu,waits,same_bits,launches,step_times,large_images"
     with nullcontext() if device == "cpu" else simulated_cuda():

@@ -359,7 +359,7 @@ def test_what_has_no_effect_is_refused_in_a_line(assignments: str) -> None:
 
 
 def test_a_method_may_have_another_optimiser() -> None:
-    """Settings that only the experiment's one reads are dropped, as its release's milestones are."""
+    """Settings of the experiment's own optimiser are dropped, as its release's milestones are."""
     methods = "methods=[plain, {method: plain, optimizer.name: adamw, training.mixup_alpha: 0}]"
     experiment = parse(apply_overrides(RAW, [methods, "optimizer.momentum=0.8"]))
     one, other = (experiment.for_method(name).optimizer for name in experiment.methods)

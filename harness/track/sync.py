@@ -140,9 +140,7 @@ class Tracker:
             self._publish_summary(client, build)
         # The next command may have nothing to do, and would leave it running after a kill.
         client.set_terminated(self._parent_id, "FINISHED")
-        state = SyncState(
-            parent=self._parent_id, cells=self._cells, has_summary=build is not None
-        )
+        state = SyncState(parent=self._parent_id, cells=self._cells, has_summary=build is not None)
         record_sent(self.store.root / SYNC_FILE, self.key, state)
 
     def _publish_summary(self, client: MlflowClient, build: SummaryBuilder) -> None:

@@ -196,7 +196,7 @@ class RayExecutor:
             with self._watch.telling_if_lost():
                 yield
         except (OSError, self._ray.exceptions.RayActorError) as error:
-                for ref in self._running:
+            for ref in self._running:
                 with contextlib.suppress(Exception):
                     self._ray.cancel(ref, force=True, recursive=False)
             self._forget()
