@@ -31,13 +31,6 @@ from harness.experiment.file import network_labels
 from harness.experiment.published import read_published
 from harness.plan import Plan
 
-NEXT = {
-    "verdicts": "what it shows, beside the committed numbers",
-    "tables --print": "all numbers",
-    "report": "all of it as a page",
-}
-
-
 def print_blocks(blocks: Sequence[Block]) -> None:
     """Print tables and paragraphs, as wide as the terminal is."""
     print(terminal_text(blocks, terminal_width()))
@@ -59,7 +52,12 @@ def print_result(
     print()
     print_blocks(closing_blocks(bundle))
     print()
-    for command, what in NEXT.items():
+    is_committed = bundle_path(plan).exists()
+    following = {"tables --print": "all numbers", "report": "all of it as a page"}
+    if is_committed or plan.experiment.claims:
+        shown = "what it shows" + ", beside the committed numbers" * is_committed
+        following = {"verdicts": shown} | following
+    for command, what in following.items():
         words = [command_name(), *bundle.command_of(*command.split())[1:], *options]
         print(f"  {shlex.join(words)}  # {what}")
     print(f"  {command_name()} ui  # every run in MLflow")

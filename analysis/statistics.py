@@ -13,6 +13,7 @@ from scipy.special import stdtr, stdtrit
 
 LEVEL = 0.05  # of all comparisons that are corrected together
 FEWEST_SEEDS = 5  # fewer seeds say too little about the spread
+FEWEST_SHOWN = 3  # of two seeds, the half-width is 6.4 times their distance, which says nothing
 
 
 @dataclass(frozen=True)

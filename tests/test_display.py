@@ -1,6 +1,7 @@
 """The lines of a terminal say what MLflow and the tables say."""
 
 import io
+import re
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,8 +13,9 @@ from rich.console import Console
 from training import tiny
 
 from harness.execute.scheduler import begin
+from harness.plan import Plan
 from harness.run import session
-from harness.run.display import LiveDisplay, Pace, ended_line, running_row
+from harness.run.display import Epochs, LiveDisplay, Pace, ended_line, running_row
 from harness.run.session import BackgroundSync
 from harness.store import CellDir
 
@@ -35,7 +37,7 @@ def test_the_form_is_the_one_that_the_protocol_goes_by(
     )
     progress = begin(grid.plan, grid.store)
     row = running_row(progress, fingerprint)
-    assert row[1:3] == ["1/3", f"{shown.split()[1]} % validation"]
+    assert row["epoch"] == "1/3" and row["accuracy"] == f"{shown.split()[1]} % validation"
     directory.finish(some_manifest(results={k: {reported: v} for k, v in values.items()}))
     progress.move(fingerprint, "done")
     assert shown in ended_line(progress, fingerprint)
@@ -54,36 +56,73 @@ def test_the_time_left_is_that_of_the_cells_that_are_left(tmp_path: Path) -> Non
     grid = tiny(tmp_path, "methods=[plain, kd]", "teacher={depth: 10, width: 2}")
     progress = begin(grid.plan, grid.store)
     pace = Pace(progress)
-    assert pace.seconds_left() is None
+    assert pace.look().seconds_left is None
     teacher, plain, kd = progress.plan.cells
     progress.move(teacher, "running")
     grid.store.prepare(progress.plan.cells[teacher])
     epoch(progress.directory(teacher), 1, 30.0)
-    assert pace.seconds_left() == pytest.approx(2 * 30 + 3 * 30 + 3 * 30), "all that is known"
+    assert pace.look().seconds_left == pytest.approx(2 * 30 + 3 * 30 + 3 * 30), "all that is known"
     progress.directory(teacher).finish(some_manifest(seconds=90.0, epochs=3))
     progress.move(teacher, "done")
     for fingerprint, seconds in ((plain, 2.0), (kd, 4.0)):
         grid.store.prepare(progress.plan.cells[fingerprint])
         progress.move(fingerprint, "running")
         epoch(progress.directory(fingerprint), 1, seconds)
-    assert pace.seconds_left() == pytest.approx((2 * 2.0 + 2 * 4.0) / 2), "two at once"
+    assert pace.look().seconds_left == pytest.approx((2 * 2.0 + 2 * 4.0) / 2), "two at once"
     progress.move(kd, "failed")
-    assert pace.seconds_left() == pytest.approx(2 * 2.0)
+    assert pace.look().seconds_left == pytest.approx(2 * 2.0)
 
 
-def test_the_live_table_fits_80_columns(tmp_path: Path) -> None:
+def drawn(display: LiveDisplay, monkeypatch: pytest.MonkeyPatch, columns: int) -> list[str]:
+    console = Console(width=columns, record=True, file=io.StringIO())
+    monkeypatch.setattr(display, "console", console)
+    console.print(display.render())
+    return console.export_text().splitlines()
+
+
+def test_the_live_table_fits_the_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     grid = tiny(tmp_path, "methods=[{method: refilled, stage1: {tau1: 2}, stage2: {lambd: 7}}]")
     progress = begin(grid.plan, grid.store)
     for fingerprint, cell in progress.plan.cells.items():
         grid.store.prepare(cell)
         progress.move(fingerprint, "running")
         epoch(progress.directory(fingerprint), 1, 1.0)
-    display, console = LiveDisplay(progress), Console(width=80, record=True, file=io.StringIO())
-    console.print(display.render())
-    lines = console.export_text().splitlines()
-    assert len(lines) == 2 + len(progress.plan.cells), "a line a cell"
+    lines = drawn(LiveDisplay(progress), monkeypatch, columns=80)
+    assert len(lines) == 3 + len(progress.plan.cells), "a line per cell"
     assert max(map(len, lines)) <= 80 and "50.00 % validation" in lines[1] and "…" in lines[2]
-    assert "ETA" in lines[-1]
+    assert "3/9 epochs" in lines[-2] and "ETA" in lines[-2]
+    narrow = drawn(LiveDisplay(progress), monkeypatch, columns=50)
+    assert max(map(len, narrow)) <= 50 and narrow[1].startswith("teacher wrn-10-1 s0")
+    assert "1/3" in narrow[1] and "validation" not in narrow[1]
+
+
+def test_the_bar_counts_the_epochs_of_cells_that_can_be_trained(tmp_path: Path) -> None:
+    grid = tiny(tmp_path, "methods=[plain, kd]", "teacher={depth: 10, width: 2}")
+    progress = begin(grid.plan, grid.store)
+    teacher, plain, kd = progress.plan.cells
+    assert Pace(progress).look() == Epochs(0, 9, None)
+    grid.store.prepare(progress.plan.cells[teacher])
+    progress.directory(teacher).finish(some_manifest(seconds=3.0, epochs=3))
+    before = begin(grid.plan, grid.store)
+    assert Pace(before).look() == Epochs(3, 9, None), "what was done before counts"
+    progress.move(teacher, "done")
+    grid.store.prepare(progress.plan.cells[plain])
+    progress.move(plain, "running")
+    epoch(progress.directory(plain), 1, 2.0)
+    look = Pace(progress).look()
+    assert (look.trained, look.total) == (4, 9)
+    progress.move(kd, "failed")
+    look = Pace(progress).look()
+    assert (look.trained, look.total) == (4, 6)
+
+
+def test_a_grid_without_cells_yet_shows_no_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a tuning begins, before its first batch is planned."""
+    grid = tiny(tmp_path, "methods=[plain]")
+    empty = begin(Plan(grid.plan.experiment, {}, ()), grid.store)
+    assert not re.search(r"\d", "".join(drawn(LiveDisplay(empty), monkeypatch, columns=80)))
 
 
 def test_a_long_end_is_explained(monkeypatch: pytest.MonkeyPatch, capsys: Output) -> None:

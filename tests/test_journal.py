@@ -110,8 +110,8 @@ def test_the_live_table_and_mlflow_read_what_is_new(tmp_path: Path, parsed: list
     progress.move(fingerprint, "running")
     pace, tracker = Pace(progress), Tracker(grid.plan, grid.store)
 
-    def look() -> list[str]:
-        pace.seconds_left()
+    def look() -> dict[str, str]:
+        pace.look()
         assert tracker.unsent_cells() == [fingerprint]
         return running_row(progress, fingerprint)
 
@@ -121,7 +121,7 @@ def test_the_live_table_and_mlflow_read_what_is_new(tmp_path: Path, parsed: list
     look()
     assert not parsed
     lines_of(directory, range(1001, 1004))
-    assert look()[1].startswith("1003/") and len(parsed) == 2 * 3
+    assert look()["epoch"].startswith("1003/") and len(parsed) == 2 * 3
 
 
 def test_finished_and_waiting_cells_are_no_work_for_mlflow(

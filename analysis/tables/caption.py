@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from harness.analysis.bundle import Bundle
 from harness.analysis.bundle_fields import Number, TunedPart
-from harness.analysis.statistics import sampling_error
+from harness.analysis.statistics import FEWEST_SHOWN, sampling_error
 from harness.analysis.tables.result_table import Command
 from harness.analysis.tables.rows import (
     cell_estimate,
@@ -47,7 +47,6 @@ def caption(bundle: Bundle) -> list[str]:
 def short_caption(bundle: Bundle) -> str:
     """Return the line below the final accuracies: what they are, and by which protocol."""
     n = len(bundle.settings.seeds)
-    spread = f"mean ± half-width of the 95 % t-interval over {n} seeds" if n > 1 else "of one seed"
     protocol = f"Protocol: {bundle.protocol}, {SELECTION_RULE_TEXTS[bundle.reported]}."
     recipe = describe_recipe(bundle)
     notes = [
@@ -55,7 +54,17 @@ def short_caption(bundle: Bundle) -> str:
         describe_upper_bounds(bundle),
         describe_floors(bundle),
     ]
-    return " ".join([f"Test accuracy in %, {spread}. {protocol}", *filter(None, notes)])
+    return " ".join([f"Test accuracy in %, {describe_spread(n)}. {protocol}", *filter(None, notes)])
+
+
+def describe_spread(n_seeds: int, counted: str = "") -> str:
+    """Return what a number is; `counted` is in place of the number of seeds, as in "seeds"."""
+    over = counted or f"{n_seeds} seeds"
+    if n_seeds == 1:
+        return "of one seed"
+    if n_seeds < FEWEST_SHOWN:
+        return f"mean over {over}; an interval needs {FEWEST_SHOWN} seeds"
+    return f"mean ± half-width of the 95 % t-interval over {over}"
 
 
 def describe_bold(claims_follow: bool) -> str:
@@ -103,12 +112,11 @@ def describe_floors(bundle: Bundle) -> str:
 
 def how_to_read(bundle: Bundle) -> list[str]:
     """Return the lines that explain a number of the table and its interval."""
-    bold = describe_bold(bool(bundle.experiment.get("claims")))
+    bold, n = describe_bold(bool(bundle.experiment.get("claims"))), len(bundle.settings.seeds)
     at_once = "" if all(row.takes_steps for row in rows_of(bundle)) else ", 0: fitted at once"
     return [
-        "Test accuracy in %, mean ± half-width of the 95 % t-interval over seeds "
-        "(number of seeds); each number links to its runs. "
-        f"{bold} "
+        f"Test accuracy in %, {describe_spread(n, 'seeds (number of seeds)')}; each number links "
+        f"to its runs. {bold} "
         f"Epochs: of all stages that lead to a row{at_once}.",
         *filter(None, [describe_upper_bounds(bundle), describe_floors(bundle)]),
         *filter(None, [describe_sampling_error(bundle)]),

@@ -16,6 +16,7 @@ from harness.analysis.tables.caption import (
     describe_bold,
     describe_floors,
     describe_recipe,
+    describe_spread,
     describe_upper_bounds,
     made_with,
 )
@@ -114,8 +115,7 @@ def paper_caption(bundle: Bundle, page: str, claims_follow: bool) -> list[str]:
         page: The address of the results page.
         claims_follow: Whether claims stand below the table.
     """
-    n = len(bundle.settings.seeds)
-    spread = "mean ± half-width of the 95 % t-interval over seeds" if n > 1 else "one seed"
+    spread = describe_spread(len(bundle.settings.seeds), "seeds")
     pairs = _differences(bundle, _lines(bundle))
     texts = [f"**{name}** {ours} / {theirs}" for name, (ours, theirs) in pairs.items()]
     notes = filter(None, [describe_upper_bounds(bundle), describe_floors(bundle)])

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from harness.analysis.statistics import Estimate
+from harness.analysis.statistics import FEWEST_SHOWN, Estimate
 
 DASH = "–"  # a missing value
 
@@ -45,10 +45,11 @@ class Cell:
 
     @staticmethod
     def percent(estimate: Estimate | None, *, link: str = "", bold: bool = False) -> Cell:
-        """Return an accuracy in per cent: '98.43 ± 0.31 (3)'."""
+        """Return an accuracy in per cent: '98.43 ± 0.31 (3)', or '98.43 (2)' of too few seeds."""
         if estimate is None:
             return Cell()
-        width = None if estimate.half_width is None else 100 * estimate.half_width
+        is_shown = estimate.half_width is not None and estimate.n >= FEWEST_SHOWN
+        width = 100 * (estimate.half_width or 0.0) if is_shown else None
         return Cell(100 * estimate.mean, width, estimate.n, link=link, bold=bold)
 
     @staticmethod

@@ -5,17 +5,24 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.progress_bar import ProgressBar
 from rich.table import Column, Table
 from rich.text import Text
 
 from harness.common.metrics import latest_value, logged_name, metric_name
 from harness.execute.scheduler import ENDED, Progress
 from harness.store.cell_files import Damaged
+
+# Widths of the running cells' columns, so that they stay where they are.
+COLUMNS = {"epoch": 7, "accuracy": 18, "loss": 7, "img/s": 6, "ETA": 11}
+NARROW, ESSENTIAL = 70, ("epoch", "ETA")  # the columns of a terminal with fewer signs per line
+ENDED_STYLES = {"failed": "bold red", "skipped": "yellow"}
 
 
 def duration(seconds: float) -> str:
@@ -26,6 +33,21 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+@dataclass(frozen=True)
+class Epochs:
+    """The epochs of a grid, and the time left.
+
+    Attributes:
+        trained: Epochs trained, also before this run.
+        total: Epochs of all cells that have not failed and were not skipped.
+        seconds_left: Wall time left if as many cells run as now; None before the first epoch.
+    """
+
+    trained: int
+    total: int
+    seconds_left: float | None
 
 
 class Pace:
@@ -40,19 +62,24 @@ class Pace:
         self._ended: dict[str, tuple[float, int]] = {}  # cells that ended: seconds, epochs
         self._groups: dict[str, tuple[str, int]] = {}  # cells: kind with network, epochs
 
-    def seconds_left(self) -> float | None:
-        """Return the wall time left if as many cells run as now; None before the first epoch."""
+    def look(self) -> Epochs:
+        """Return the epochs so far, and the time that the others will take."""
         progress = self._progress
+        trained = total = 0
         epochs_left: dict[str, int] = {}
         measured: dict[str, tuple[float, int]] = {}  # seconds, epochs
         for fingerprint, cell in progress.plan.cells.items():
             state = progress.state[fingerprint]
-            if state in ("failed", "skipped", "paused") or fingerprint in progress.cached_cells:
+            if state in ("failed", "skipped", "paused"):
                 continue
             if fingerprint not in self._groups:
                 kind = f"{cell.kind} {cell.config.network!r}"
                 self._groups[fingerprint] = kind, cell.epochs
             group, epochs = self._groups[fingerprint]
+            total += epochs
+            if fingerprint in progress.cached_cells:
+                trained += epochs
+                continue
             if state == "done":
                 seconds, n = self._measure_ended(fingerprint)
             else:
@@ -61,15 +88,17 @@ class Pace:
                     journal = progress.watched(fingerprint).journal()
                     seconds, n = journal.seconds, len(journal.epochs)
                 epochs_left[group] = epochs_left.get(group, 0) + epochs - n
+            trained += epochs if state == "done" else n
             before = measured.get(group, (0.0, 0))
             measured[group] = before[0] + seconds, before[1] + n
-        total, n_total = (sum(column) for column in zip((0.0, 0), *measured.values(), strict=True))
-        if not n_total:
-            return None
-        mean = total / n_total  # for groups without a finished epoch
+        seconds, n = (sum(column) for column in zip((0.0, 0), *measured.values(), strict=True))
+        if not n:
+            return Epochs(trained, total, None)
+        mean = seconds / n  # for groups without a finished epoch
         rates = {group: s / n for group, (s, n) in measured.items() if n}
         jobs = max(1, progress.count("running"))
-        return sum(n * rates.get(group, mean) for group, n in epochs_left.items()) / jobs
+        left = sum(n * rates.get(group, mean) for group, n in epochs_left.items()) / jobs
+        return Epochs(trained, total, left)
 
     def _measure_ended(self, fingerprint: str) -> tuple[float, int]:
         if fingerprint not in self._ended:
@@ -124,11 +153,11 @@ class PlainDisplay:
 
 
 class LiveDisplay:
-    """A table of the running cells; those that ended scroll away above it."""
+    """A table of the running cells and a bar of the grid; cells that ended scroll away above."""
 
     def __init__(self, progress: Progress) -> None:
-        self.progress, self.pace = progress, Pace(progress)
-        self.live = Live(self.render(), console=Console(), refresh_per_second=4, transient=True)
+        self.progress, self.pace, self.console = progress, Pace(progress), Console()
+        self.live = Live(self.render(), console=self.console, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> LiveDisplay:
         self.live.__enter__()
@@ -140,7 +169,9 @@ class LiveDisplay:
     def update(self, fingerprint: str | None) -> None:
         """Print a line about a cell that ended, and redraw the table."""
         if fingerprint is not None:
-            self.live.console.print(ended_line(self.progress, fingerprint), highlight=False)
+            style = ENDED_STYLES.get(self.progress.state[fingerprint], "")
+            line = Text(ended_line(self.progress, fingerprint), style)
+            self.console.print(line, highlight=False)
         with contextlib.suppress(OSError, Damaged):  # no reason to stop what trains
             self.live.update(self.render())
 
@@ -148,40 +179,55 @@ class LiveDisplay:
         """Return the table, with the counts and the time left below it."""
         progress = self.progress
         name = Column("cell", no_wrap=True, overflow="ellipsis", ratio=1)
-        others = [
-            Column(head, no_wrap=True) for head in ("epoch", "accuracy", "loss", "img/s", "ETA")
-        ]
-        table = Table(name, *others, box=None, pad_edge=False, expand=True)
+        is_narrow = self.console.width < NARROW
+        widths = {head: n for head, n in COLUMNS.items() if not is_narrow or head in ESSENTIAL}
+        others = [Column(head, no_wrap=True, min_width=n) for head, n in widths.items()]
+        table = Table(name, *others, box=None, pad_edge=False, expand=True, header_style="dim")
         for fingerprint in progress.cells_in("running"):
-            table.add_row(*running_row(progress, fingerprint))
-        elapsed, left = time.monotonic() - progress.started, self.pace.seconds_left()
-        eta = "" if left is None else f", ETA {duration(left)}"
+            values = running_row(progress, fingerprint)
+            table.add_row(values["cell"], *(values[head] for head in widths))
+        return Group(table, self._bar(), Text(self._counts(), no_wrap=True, overflow="ellipsis"))
+
+    def _bar(self) -> Table:
+        """Return the line with the grid's bar, its epochs and the time left."""
+        epochs = self.pace.look()
+        left = "" if epochs.seconds_left is None else f"ETA {duration(epochs.seconds_left)}"
+        bar = ProgressBar(total=max(1, epochs.total), completed=epochs.trained)
+        columns = Column(no_wrap=True), Column(ratio=1), Column(no_wrap=True), Column(no_wrap=True)
+        line = Table.grid(*columns, padding=(0, 1))
+        line.expand = True
+        name = Text(self.progress.plan.experiment.name, style="bold")
+        counts = f"{epochs.trained}/{epochs.total} epochs" if epochs.total else ""
+        line.add_row(name, bar, counts, Text(left, style="bold"))
+        return line
+
+    def _counts(self) -> str:
+        """Return how many cells are in each state, and the time so far."""
+        progress = self.progress
         states = "done", "running", "waiting", "elsewhere", "failed", "skipped"
-        counts = ", ".join(f"{n} {s}" for s in states if (n := progress.count(s)))
-        line = f"{progress.plan.experiment.name}: {counts}; {duration(elapsed)}{eta}"
-        return Group(table, Text(line, style="bold", no_wrap=True, overflow="ellipsis"))
+        counts = [f"{n} {state}" for state in states if (n := progress.count(state))]
+        elapsed = duration(time.monotonic() - progress.started)
+        return f"{len(progress.plan.cells)} cells: {', '.join(counts)}; {elapsed}" if counts else ""
 
 
-def running_row(progress: Progress, fingerprint: str) -> list[str]:
-    """Return a running cell's row: name, epoch, accuracy, loss, images per second, time left."""
+def running_row(progress: Progress, fingerprint: str) -> dict[str, str]:
+    """Return a running cell's row, by the heads of its columns."""
     cell = progress.plan.cells[fingerprint]
     name, total = progress.plan.name_of(fingerprint), cell.epochs
     journal = progress.watched(fingerprint).journal()
     lines = journal.epochs
+    row = dict.fromkeys(COLUMNS, "") | {"cell": name, "epoch": f"{len(lines)}/{total}"}
     if not lines:
-        return [name, f"0/{total}", "", "", "", ""]
+        return row
     main = progress.plan.experiment.protocol.main_metric(cell.metric)
     measured = latest_value(lines, (metric_name("validation", main), metric_name("train", main)))
-    accuracy = f"{100 * measured[1]:.2f} % {measured[0].partition('/')[0]}" if measured else ""
-    left = (total - len(lines)) * journal.seconds / len(lines)
-    return [
-        name,
-        f"{len(lines)}/{total}",
-        accuracy,
-        f"{lines[-1]['loss/total']:.4g}",
-        f"{lines[-1]['images_per_second']:.0f}",
-        duration(left),
-    ]
+    if measured:
+        row["accuracy"] = f"{100 * measured[1]:.2f} % {measured[0].partition('/')[0]}"
+    return row | {
+        "loss": f"{lines[-1]['loss/total']:.4g}",
+        "img/s": f"{lines[-1]['images_per_second']:.0f}",
+        "ETA": duration((total - len(lines)) * journal.seconds / len(lines)),
+    }
 
 
 def make_display(progress: Progress, no_bar: bool) -> Display:
