@@ -41,6 +41,7 @@ from harness.analysis.tables.pages import (
 from harness.analysis.tuning_winners import describe_winners
 from harness.common.errors import UserError
 from harness.common.files import write_user_file
+from harness.common.names import command_name
 from harness.plan import Plan
 
 FIGURES = DOCS / "figures"
@@ -240,7 +241,7 @@ def _report_differences(changed: dict[Path, str], stale: list[Path]) -> int:
         diff = difflib.unified_diff(old, text.splitlines(), str(path), "from the results", n=0)
         print("\n".join(list(diff)[:40]))
     differ = bool(changed or stale)
-    print("tables differ: run `harness tables`" if differ else "tables match the results")
+    print(f"tables differ: run `{command_name()} tables`" if differ else "tables match the results")
     return int(differ)
 
 

@@ -31,6 +31,7 @@ from harness.experiment.file import network_labels
 from harness.experiment.published import read_published
 from harness.plan import Plan
 
+
 def print_blocks(blocks: Sequence[Block]) -> None:
     """Print tables and paragraphs, as wide as the terminal is."""
     print(terminal_text(blocks, terminal_width()))
@@ -116,7 +117,7 @@ def print_verdicts(
         return _print_alone(reference)
     yours = trained(plan, root, file, assignments, numbers_only=True)
     if reference is None:
-        print(f"no reference {path} to compare with; `harness tables {file}` makes one")
+        print(f"no reference {path} to compare with; `{command_name()} tables {file}` makes one")
         return _print_alone(yours)
     check = compare(yours, reference, MARGIN if margin is None else margin)
     if check.other_settings:

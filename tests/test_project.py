@@ -1,6 +1,7 @@
 """Commands to begin with: doctor, init, schema, --version, completion."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -196,12 +197,20 @@ def test_the_command_prints_it(capsys: Output) -> None:
 def test_the_next_command_can_be_typed(folder: Path, monkeypatch: Patch, capsys: Output) -> None:
     """In a fresh clone `harness` is on no path."""
     monkeypatch.setenv("PATH", str(folder))
-    for called, shown in ((".venv/bin/harness", ".venv/bin/harness"), ("x/__main__.py", "harness")):
+    python = os.path.relpath(sys.executable)
+    names = {
+        ".venv/bin/harness": ".venv/bin/harness",
+        "x/harness/__main__.py": f"{python} -m harness",
+        "x/notebook.py": "harness",
+    }
+    for called, shown in names.items():
         monkeypatch.setattr(sys, "argv", [str(folder / called)])
         assert command_name() == shown
     monkeypatch.setattr(sys, "argv", [".venv/bin/harness"])
     assert main(["init", "mine"]) == 0
     assert "next: .venv/bin/harness plan experiments/mine.yaml; " in capsys.readouterr().out
+    assert main(["tune", "experiments/mine.yaml"]) == 2
+    assert "use `.venv/bin/harness run experiments/mine.yaml`" in capsys.readouterr().err
     (folder / "harness").touch(mode=0o755)
     assert command_name() == "harness"
 

@@ -25,7 +25,7 @@ from harness.cli import models, project, results, training
 from harness.cli.spelling import published_spelling, take_data_root
 from harness.common.errors import UserError
 from harness.common.exit_status import FAILED, INTERRUPTED, OK, WRONG_USE
-from harness.common.names import printable
+from harness.common.names import as_called, printable
 from harness.common.os_errors import describe_os_error, exit_status_of
 from harness.common.output import keep_output_open
 from harness.common.redaction import redacted
@@ -135,5 +135,5 @@ def _main(given: list[str], debug: bool) -> int:
         return FAILED
     if debug:
         print(redacted("".join(traceback.format_exception(cause))), file=sys.stderr)
-    print(f"error: {printable(redacted(message))}", file=sys.stderr)
+    print(f"error: {printable(redacted(as_called(message)))}", file=sys.stderr)
     return status

@@ -35,6 +35,13 @@ def spreadsheet_text(name: object) -> str:
 def command_name() -> str:
     """Return how the user called `harness`, so that the next command can be typed."""
     called = Path(sys.argv[0])
-    if called.name != "harness" or shutil.which("harness"):
+    if shutil.which("harness"):
         return "harness"
-    return os.path.relpath(called)
+    if called.parts[-2:] == ("harness", "__main__.py"):
+        return f"{os.path.relpath(sys.executable)} -m harness"
+    return os.path.relpath(called) if called.name == "harness" else "harness"
+
+
+def as_called(text: str) -> str:
+    """Return a message in which `harness COMMAND` is spelled as the user called this one."""
+    return text.replace("`harness ", f"`{command_name()} ")

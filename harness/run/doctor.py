@@ -15,6 +15,7 @@ from typing import NamedTuple
 from harness.common import database
 from harness.common.columns import print_columns
 from harness.common.errors import UserError, one_line
+from harness.common.names import command_name
 from harness.common.provenance import n_cores, processor, version_text
 from harness.common.redaction import without_password
 from harness.data import DATASETS, data_root
@@ -149,5 +150,5 @@ def print_findings(root: Path) -> int:
     for problem in problems:
         print(f"problem: {problem}")
     if not problems:
-        print("ready: `make reproduce`, or `harness run FILE`")
+        print(f"ready: `make reproduce`, or `{command_name()} run FILE`")
     return 1 if problems else 0

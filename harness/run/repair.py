@@ -21,6 +21,7 @@ from typing import Any
 
 from harness.common.errors import UserError
 from harness.common.metrics import ACCURACY
+from harness.common.names import command_name
 from harness.methods import IMPORTED
 from harness.store import Busy, CellDir, Store
 from harness.store.cell_files import (
@@ -369,4 +370,4 @@ def _apply(directory: CellDir, remedy: Remedy) -> None:
             return
     print(f"{directory.path.name}: mended")
     if remedy.again:
-        print(f"{directory.path.name}: `harness run` with its experiment trains the rest")
+        print(f"{directory.path.name}: `{command_name()} run` with its experiment trains the rest")

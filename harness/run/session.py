@@ -14,6 +14,7 @@ import numpy as np
 from harness.common.database import Refused
 from harness.common.errors import one_line
 from harness.common.exit_status import INTERRUPTED, UNFINISHED
+from harness.common.names import as_called
 from harness.common.signals import StopSignal, stop_requests
 from harness.data import Dataset
 from harness.data.options import CustomOptions
@@ -216,7 +217,7 @@ class BackgroundSync(threading.Thread):
             return f"warning: {server.name}: {one_line(error)}; trying again"
         return (
             f"warning: {server.name} at {server.address} cannot be used ({one_line(error)}); "
-            f"training goes on without it, {self.tracker.remedy} sends the rest"
+            f"training goes on without it, {as_called(self.tracker.remedy)} sends the rest"
         )
 
     def finish(
@@ -278,5 +279,5 @@ def backlog(tracker: Tracking, why: str) -> str:
     server = tracker.server
     return (
         f"warning: {server.name} at {server.address} is behind ({why}); "
-        f"{tracker.remedy} sends the rest"
+        f"{as_called(tracker.remedy)} sends the rest"
     )

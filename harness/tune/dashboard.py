@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.common.errors import UserError
+from harness.common.names import command_name
 from harness.common.redaction import without_password
 from harness.tune.tuning_file import Tuning
 
@@ -100,7 +101,8 @@ def place_to_open(root: Path, name: str | None) -> str:
     if name is None:
         name = next(iter(journals))
         others = ", ".join(list(journals)[1:4])
-        print(f"{name}{f'; there are also {others} (`harness studies NAME`)' if others else ''}")
+        also = f"; there are also {others} (`{command_name()} studies NAME`)" if others else ""
+        print(f"{name}{also}")
     if name not in journals:
         raise UserError(
             f"NAME: no study {name!r} in {root}/tuning; there are {', '.join(journals)}"
