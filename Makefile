@@ -76,7 +76,7 @@ reproduce-fashion: $(STAMP)  ## few images per class: Fashion-MNIST, no GPU
 
 # Those with committed numbers; add tiny-imagenet-mobile-net when it has some.
 TINY := tiny-imagenet tiny-imagenet-cross
-reproduce-tiny: $(STAMP)  ## Tiny ImageNet in the paper's shape, and other classes: hours, no GPU
+reproduce-tiny: $(STAMP)  ## Tiny ImageNet, both grids: hours, no GPU
 	@$(call reproduction,$(call tuned,$(TINY)),$(GRID_OPTIONS))
 
 reproduce-cifar: $(STAMP)  ## the published CIFAR-100 grid (needs a GPU)

@@ -13,8 +13,18 @@ from harness.analysis.figures.base import save
 from harness.analysis.figures.studies import KINDS, StudyTrials, drawable
 from harness.analysis.json_lines import read_records
 from harness.common.errors import UserError
+from harness.common.files import write_user_file
 from harness.common.reading import read_user_text
-from harness.tune.export import FORMAT, RESULTS, CandidateRecord, TrialRecord, TuningHeader
+from harness.tune.export import (
+    FORMAT,
+    RESULTS,
+    CandidateRecord,
+    TrialRecord,
+    TuningHeader,
+    bundle_path,
+)
+from harness.tune.storage import TUNING
+from harness.tune.tuning_file import Tuning
 
 FIGURES = Path("docs/figures/tuning")
 
@@ -88,18 +98,22 @@ def _study(header: TuningHeader, records: list[TrialRecord], method: str) -> opt
     return study
 
 
-def draw(path: Path) -> list[tuple[str, Path]]:
+def draw(path: Path, folder: Path | None = None) -> list[tuple[str, Path]]:
     """Draw the figures of a bundle and return (method, file) of each.
 
     The file of a figure that needs more trials or parameters than there are is removed.
+
+    Args:
+        path: The bundle.
+        folder: Where the figures belong; by default a folder beside the bundle.
     """
-    bundle = read_tuning_bundle(path)
+    bundle, folder = read_tuning_bundle(path), folder or path.parent / "figures"
     files = []
     for method, study in bundle.studies.items():
         trials = StudyTrials(study, bundle.metric.replace("/", " "))
         kinds = drawable(trials)
         for kind, figure_of in KINDS.items():
-            file = FIGURES / f"{path.stem}-{method}-{kind}.png"
+            file = folder / f"{path.stem}-{method}-{kind}.png"
             if kind in kinds:
                 save(partial(figure_of, trials), file)
                 files.append((method, file))
@@ -111,5 +125,31 @@ def draw(path: Path) -> list[tuple[str, Path]]:
 def make_tuning_figures() -> None:
     """Draw the figures of every stored bundle."""
     for path in sorted(RESULTS.glob("*.jsonl")):
-        for _, file in draw(path):
+        for _, file in draw(path, FIGURES):
             print(f"drawn: {file}")
+
+
+def keep(tuning: Tuning, store: Path) -> list[Path]:
+    """Make the bundles of a finished tuning the committed ones, and draw their figures.
+
+    Args:
+        tuning: The tuning.
+        store: The store in which it was tuned.
+
+    Returns:
+        The committed bundles.
+
+    Raises:
+        UserError: It was not tuned there to the end.
+    """
+    kept = []
+    for part in tuning.parts:
+        bundle, path = bundle_path(part, store / TUNING), bundle_path(part, RESULTS)
+        if not bundle.is_file():
+            file = tuning.file
+            raise UserError(f"{file}: not tuned in {store}; `harness tune {file}` first")
+        write_user_file(path, read_user_text(bundle))
+        if part.task is None:
+            draw(path, FIGURES)
+        kept.append(path)
+    return kept

@@ -148,7 +148,7 @@ def mark_as_sent(plan: Plan, root: Path) -> None:
         sent = sync_state.SyncState("run", "grid", started, len(events), "FINISHED")
         sync_state.record_sent(directory / sync_state.SYNC_FILE, tracker.key, sent)
     cells = hashlib.sha256(" ".join(sorted(plan.cells)).encode()).hexdigest()
-    summary = sync_state.SyncState(parent="grid", cells=cells)
+    summary = sync_state.SyncState(parent="grid", cells=cells, has_summary=True)
     sync_state.record_sent(root / sync_state.SYNC_FILE, tracker.key, summary)
 
 

@@ -324,10 +324,11 @@ def test_differences_between_two_plans() -> None:
 BUNDLES = sorted((ROOT / "experiments" / "results").glob("*.jsonl"))
 
 
-def stand_in(digest: str, size: int) -> Dataset:
-    """A data set of ten classes; a plan depends on nothing of its data but digest and sizes."""
-    images = ImageSet(np.zeros((1000, size, size, 3), np.uint8), np.arange(1000) % 10)
-    names = tuple(str(c) for c in range(10))
+def stand_in(digest: str, size: int, classes: int) -> Dataset:
+    """Return images without content; a plan depends on nothing of its data but digest and sizes."""
+    n = 100 * classes
+    images = ImageSet(np.zeros((n, size, size, 3), np.uint8), np.arange(n) % classes)
+    names = tuple(str(c) for c in range(classes))
     dataset = replace(DATA, class_names=names, train=images, validation=images, test=images)
     vars(dataset)["digest"] = digest  # it is cached there
     return dataset
@@ -344,8 +345,9 @@ def test_committed_cells_keep_their_fingerprints(bundle: Path) -> None:
         (cell["spec"]["data"]["digest"], cell["spec"]["data"].get("image_size", 8))
         for cell in cells
     }
-    is_digits = experiment.dataset.name == "digits"
-    dataset = load(experiment.dataset) if is_digits else stand_in(digest, size)
+    name = experiment.dataset.name
+    classes = 100 if name == "tiny_imagenet" else 10
+    dataset = load(experiment.dataset) if name == "digits" else stand_in(digest, size, classes)
     assert dataset.digest == digest
     planned = make_plan(experiment, dataset).cells
     assert list(planned) == [cell["fingerprint"] for cell in cells]

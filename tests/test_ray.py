@@ -437,7 +437,7 @@ def test_a_tuning_finds_the_same(cluster: Any, folder: Path) -> None:
         (folder / name / "mlflow.db").write_bytes((folder / "mlflow.db").read_bytes())
         done = call(folder / name, "tune", "tuning/tiny.yaml", "--no-bar", *options)
         assert done.returncode == 0, done.stderr
-        (bundle,) = folder.glob(f"{name}/experiments/results/tuning/*.jsonl")
+        (bundle,) = folder.glob(f"{name}/runs/tuning/*.jsonl")
         found[name] = bundle.read_text().splitlines()[1:]  # trials, and the best of them again
     assert found["here"] == found["ray"] and len(found["ray"]) == 3
 

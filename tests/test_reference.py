@@ -256,7 +256,7 @@ def test_other_settings_are_not_compared() -> None:
     check = compare(ours, theirs)
     assert check.checked and f"data: {'b' * 12} there, {'a' * 12} here" in check.summary
     assert other_settings(ours, theirs)  # but the two are never one bundle
-    for name in FREE:  # lists that may be shorter, and what changes no number
+    for name in FREE - {"pairs"}:  # lists that may be shorter, and what changes no number
         assert different({name: ["a"]}, {name: ["b"]}) == [], name
     assert {"seeds", "students", "claims", "secondary_claims", "published"} <= FREE
     (text,) = different({"a": {"b": "x" * 99}}, {"a": {"b": [1]}})

@@ -587,22 +587,33 @@ def test_the_caption_shows_the_budget_of_each_method() -> None:
 def test_figures_are_drawn_from_the_bundle(
     whole: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from harness.analysis.tuning import draw, make_tuning_figures, read_tuning_bundle
+    from harness.analysis.tuning import draw, keep, make_tuning_figures, read_tuning_bundle
     from harness.analysis.tuning_winners import late_winners
 
     search, winners = whole
     monkeypatch.chdir(search.tuning.experiment_file.parent)
     identity: dict[str, dict[str, Any]] = {s.method: {} for s in search.studies}
     epochs = count_epochs(search.cells, search.store)
-    bundle = write_bundle(search.tuning, identity, search.records(), winners, epochs)
-    assert bundle.parts[-3:] == ("results", "tuning", "tiny.jsonl")
+    store = Path("runs")
+    with pytest.raises(UserError, match="not tuned in runs"):
+        keep(search.tuning, store)
+    bundle = write_bundle(
+        search.tuning, store / "tuning", identity, search.records(), winners, epochs
+    )
+    assert bundle == store / "tuning" / "tiny.jsonl"
     names = {f"{m} {path.stem.rpartition('-')[2]}" for m, path in draw(bundle)}
     kinds = ("history", "slice", "importance", "contour")
     assert names == {f"{m} {k}" for m in identity for k in kinds} - {"plain contour"}
     assert {len(s.trials) for s in read_tuning_bundle(bundle).studies.values()} == {30}
     assert "test/" not in bundle.read_text()
     late = sum(best.number >= 12 for best, *_ in winners.values())
+    assert late_winners() == {}, "a tuning is one's own until it is kept"
+    assert not Path("docs").exists() and not Path("experiments").exists()
+    assert keep(search.tuning, store) == [RESULTS / "tiny.jsonl"]
     assert late_winners() == {"tiny": (late, 3)}
+    assert {path.name for path in Path("docs/figures/tuning").iterdir()} == {
+        path.name for path in (store / "tuning" / "figures").iterdir()
+    }
     with pytest.raises(UserError):
         read_tuning_bundle(search.tuning.file)
     monkeypatch.chdir(tmp_path)

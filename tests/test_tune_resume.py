@@ -52,7 +52,7 @@ def prepare(folder: Path, database: Path) -> Path:
 
 
 def bundle(folder: Path) -> list[dict[str, Any]]:
-    text = (folder / "experiments/results/tuning/tiny.jsonl").read_text()
+    text = (folder / "runs/tuning/tiny.jsonl").read_text()
     return [json.loads(line) for line in text.splitlines()]
 
 

@@ -109,7 +109,7 @@ def test_a_part_is_one_task(tmp_path: Path) -> None:
 def test_every_task_has_as_many_trials_on_its_own_images(tuned: tuple[Path, Writer]) -> None:
     folder, _ = tuned
     store, teachers = Store(folder / "runs"), set()
-    paths = sorted((folder / "experiments/results/tuning/tiny").glob("*.jsonl"))
+    paths = sorted((folder / "runs/tuning/tiny").glob("*.jsonl"))
     assert len(paths) == 4
     for path in paths:
         header, *lines = path.read_text().splitlines()

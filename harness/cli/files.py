@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from harness.experiment.experiment import Experiment
     from harness.plan import Plan
     from harness.track.grid_run import GridSummary, SummaryBuilder
+    from harness.tune.tuning_file import Tuning
 
 
 def read_file(file: Path, assignments: list[str] | None) -> Experiment:
@@ -20,6 +21,21 @@ def read_file(file: Path, assignments: list[str] | None) -> Experiment:
     from harness.track.registry import resolve_teacher
 
     return read(file, assignments, resolve_teacher)
+
+
+def without_tunings(
+    files: list[Path], assignments: list[str] | None
+) -> tuple[list[Path], list[Tuning]]:
+    """Return the experiment files among files, and the tunings that are read from the others."""
+    from harness.experiment.sources import is_tuning, read_raw
+
+    of_tunings = [file for file in files if is_tuning(read_raw(file))]
+    if not of_tunings:
+        return files, []
+    from harness.tune.tuning_file import read_tuning
+
+    others = [file for file in files if file not in of_tunings]
+    return others, [read_tuning(file, assignments) for file in of_tunings]
 
 
 def plan_of_file(file: Path, assignments: list[str] | None) -> Plan:

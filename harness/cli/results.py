@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from harness.cli.files import plan_of_file, read_file
+from harness.cli.files import plan_of_file, read_file, without_tunings
 from harness.cli.options import (
     RUNS,
     TEACHER_CACHE,
@@ -56,13 +56,23 @@ def tables(
         bool, typer.Option("--keep", help="keep committed runs of FILES that the store lacks")
     ] = False,
 ) -> None:
-    """Rewrite the README's tables from the finished cells of FILES, or from the stored bundles."""
+    """Rewrite the README's tables from the finished cells of FILES, or from the stored bundles.
+
+    Of a tuning file, its trials become the committed ones.
+    """
     from harness.analysis.generated_files import make_tables
 
+    files, tunings = without_tunings(files or [], set_)
+    if tunings and (check or print_only or replication or keep):
+        raise UserError(f"{tunings[0].file}: a tuning file has no table; give no other options")
     for name, is_given in {"--keep": keep, "--replication": replication}.items():
         if is_given and not files:
             raise UserError(f"{name}: is for new bundles; name their experiment files")
-    plans = [(plan_of_file(file, set_), file) for file in files or []]
+    plans = [(plan_of_file(file, set_), file) for file in files]
+    for tuning in tunings:
+        from harness.analysis.tuning import keep as keep_tuning
+
+        print(f"written: {', '.join(map(str, keep_tuning(tuning, store)))}")
     changed = make_tables(
         plans,
         store,

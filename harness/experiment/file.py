@@ -22,7 +22,7 @@ from harness.experiment.pairs import SIDES, Pair
 from harness.experiment.protocol import PRESETS, canonical_preset
 from harness.experiment.published import read_paper_table, read_published
 from harness.experiment.releases import with_release_settings
-from harness.experiment.sources import Raw, apply_overrides, load_class_order, read_raw
+from harness.experiment.sources import Raw, apply_overrides, is_tuning, load_class_order, read_raw
 from harness.experiment.tasks import Task, Tasks
 from harness.experiment.tuned import TaskTuned
 from harness.methods import SECTIONS
@@ -262,7 +262,7 @@ def read(
             that a table could not show.
     """
     raw = read_raw(path)
-    if "experiment" in raw and "dataset" not in raw:
+    if is_tuning(raw):
         raise UserError(f"{path}: a tuning file, not an experiment; use `harness tune {path}`")
     changed = load_class_order(apply_overrides(raw, assignments or []), path.parent)
     if assignments:

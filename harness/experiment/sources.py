@@ -159,6 +159,11 @@ def _index(node: list[Any], part: str, path: str) -> int:
     return int(part)
 
 
+def is_tuning(raw: Raw) -> bool:
+    """Return whether the fields are those of a tuning file, not of an experiment."""
+    return "experiment" in raw and "dataset" not in raw
+
+
 def read_yaml(path: Path, kind: str, example: str) -> Raw:
     """Return the mapping in a YAML file.
 

@@ -43,7 +43,7 @@ def description_of(tuning: Tuning, method: str) -> str:
         f"{settings.batch}; the {settings.top_k} best are trained again with the seeds "
         f"{', '.join(map(str, settings.fresh_seeds))}.\n\n"
         f"The winner is in `{settings.name}.tuned.yaml` beside the experiment, every trial in "
-        f"`experiments/results/tuning/`. In MLflow the study is the run `study {name}/{method}` of "
+        f"`STORE/tuning/`. In MLflow the study is the run `study {name}/{method}` of "
         f"the experiment `{settings.name}-tuning`; trial n is its child `{method} #n`, whose id is "
         "the user attribute `run`."
     )

@@ -134,18 +134,19 @@ def record_of(study: Study, trial: FrozenTrial, cells: TrialCells) -> TrialRecor
     )
 
 
-def bundle_path(tuning: Tuning) -> Path:
-    """Return the path of the bundle, wherever the tuning file lies.
+def bundle_path(tuning: Tuning, folder: Path) -> Path:
+    """Return the path of the bundle: in STORE/tuning, or RESULTS if it is committed.
 
     One of several tasks has its bundle in a folder of the tuning; no figures are drawn of it.
     """
     if tuning.task is None:
-        return RESULTS / f"{tuning.name}.jsonl"
-    return RESULTS / tuning.settings.name / f"{tuning.name}.jsonl"
+        return folder / f"{tuning.name}.jsonl"
+    return folder / tuning.settings.name / f"{tuning.name}.jsonl"
 
 
 def write_bundle(
     tuning: Tuning,
+    folder: Path,
     studies: dict[str, dict[str, Any]],
     records: Sequence[TrialRecord],
     winners: Winners,
@@ -177,7 +178,7 @@ def write_bundle(
             )
             for rank, c in enumerate(winners[method], 1)
         ]
-    path = bundle_path(tuning)
+    path = bundle_path(tuning, folder)
     text = "".join(line.line + "\n" for line in lines)
     write_user_file(path, text)
     return path

@@ -34,7 +34,7 @@ from harness.track.environment import tracking_uri
 from harness.tune.export import TrialRecord, count_epochs, record_of, write_bundle
 from harness.tune.halving import Outcome, check_rungs, run_batch
 from harness.tune.interleave import Interleaved, Steps
-from harness.tune.storage import only_orchestrator, open_storage, place_of
+from harness.tune.storage import TUNING, only_orchestrator, open_storage, place_of
 from harness.tune.study import Study, sampler_seed, study_name
 from harness.tune.tracker import TrialView, TuneTracker
 from harness.tune.trials import TrialCells, TrialsFailed, cells_of
@@ -116,7 +116,8 @@ def tune(
                 if status != OK:
                     return status
                 epochs = count_epochs(search.cells, store)
-                bundle = write_bundle(part, identity, search.records(), best, epochs)
+                records = search.records()
+                bundle = write_bundle(part, root / TUNING, identity, records, best, epochs)
                 if part.task is None:
                     _log_figures(search.tracker, draw(bundle))
                 search.report(best)

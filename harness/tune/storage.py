@@ -28,13 +28,14 @@ AWAY = (
     sqlalchemy.exc.OperationalError,
     sqlalchemy.exc.InterfaceError,
 )
+TUNING = "tuning"  # the folder of a store with journals and bundles of studies
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def place_of(storage: str | None, root: Path, name: str) -> str:
     """Return `storage`, else OPTUNA_STORAGE (which Optuna's own command reads), else a journal."""
     given = storage or os.environ.get("OPTUNA_STORAGE")
-    return remember_password(given) if given else str(root / "tuning" / f"{name}.journal")
+    return remember_password(given) if given else str(root / TUNING / f"{name}.journal")
 
 
 @contextlib.contextmanager
