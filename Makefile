@@ -19,9 +19,7 @@ KILLS ?= 10
 SEED ?=
 # For bench: AGAINST=COMMIT also times the grid of that commit
 AGAINST ?=
-# For the docs target: all packages, and where the pages go
-API := $(addprefix harness,$(addprefix .,api plan cell experiment methods networks data distill train store \
-  execute run tune track trained common analysis cli)) harness
+# For docs: where the site goes
 SITE ?= site
 comma := ,
 space := $(subst ,, )
@@ -166,8 +164,9 @@ lint: $(STAMP)  ## ruff, mypy; tables and docs/performance.md fit results
 	@$(BIN)/harness tables --check
 	@$(BIN)/python benchmarks/page.py --check
 
-docs: $(STAMP)  ## pages of all packages from their docstrings, in site/
-	@$(BIN)/python -W ignore -m pdoc --docformat google --no-show-source --output-directory '$(SITE)' $(API)
+docs: $(STAMP)  ## the documentation as a site, offline, in site/
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --site-dir '$(abspath $(SITE))'
+	@echo "written: open $(SITE)/index.html"
 
 format: $(STAMP)  ## let ruff format and fix
 	@$(BIN)/ruff format .

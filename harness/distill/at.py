@@ -20,7 +20,7 @@ def at_loss(student_map: Tensor, teacher_map: Tensor) -> Tensor:
     Returns:
         Scalar, at least float32.
 
-    Example:
+    Examples:
         >>> import torch
         >>> even, peaked = torch.tensor([[[[1.0, 1.0]]]]), torch.tensor([[[[2.0, 0.0]]]])
         >>> round(at_loss(even, peaked).item(), 4)

@@ -19,7 +19,7 @@ def class_sums(embedding: Tensor, labels: Tensor, n_classes: int) -> Tensor:
     Returns:
         (n_classes, D), at least float32; zeros for a class without images.
 
-    Example:
+    Examples:
         >>> import torch
         >>> class_sums(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([1, 1]), 2)
         tensor([[0., 0.],
@@ -43,7 +43,7 @@ def class_centers(embedding: Tensor, labels: Tensor, n_classes: int) -> Tensor:
     Returns:
         (n_classes, D) with unit rows, at least float32; zeros for a class without images.
 
-    Example:
+    Examples:
         >>> import torch
         >>> class_centers(torch.tensor([[1.0, 2.0], [2.0, 2.0]]), torch.tensor([1, 1]), 2)
         tensor([[0.0000, 0.0000],

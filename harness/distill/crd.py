@@ -31,7 +31,7 @@ def memory_scores(
     Returns:
         (B, K + 1), at least float32.
 
-    Example:
+    Examples:
         >>> memory, index = torch.eye(2), torch.tensor([[0, 1]])
         >>> memory_scores(torch.tensor([[3.0, 4.0]]), memory, index, temperature=0.5)
         tensor([[6., 8.]])
@@ -54,7 +54,7 @@ def normaliser(scores: Tensor, n_images: int) -> Tensor:
     Returns:
         Scalar, without gradient.
 
-    Example:
+    Examples:
         >>> normaliser(torch.zeros(4, 3), n_images=50)
         tensor(50.)
     """
@@ -76,7 +76,7 @@ def crd_loss(scores: Tensor, z: Tensor, *, n_images: int) -> Tensor:
     Returns:
         Scalar.
 
-    Example:
+    Examples:
         With one negative per image and no information, both decisions are a guess (log 2 each):
 
         >>> loss = crd_loss(torch.zeros(4, 2), torch.tensor(1.0), n_images=1)

@@ -14,7 +14,7 @@ from harness.distill.relations import unit_rows, upcast_to_float32
 class UnitProjection(nn.Module):
     """A linear layer followed by normalisation: (B, dim) to (B, features) with unit rows.
 
-    Example:
+    Examples:
         >>> UnitProjection(8, 4)(torch.ones(2, 8)).norm(dim=1).allclose(torch.ones(2))
         True
     """
@@ -42,7 +42,7 @@ class CrdMemory(nn.Module):
         temperature: T; 0.07 in the paper.
         momentum: the share of a row that an update keeps; 0.5 in the paper.
 
-    Example:
+    Examples:
         >>> sizes = {"student_dim": 8, "teacher_dim": 16, "n_images": 100, "features": 4}
         >>> memory = CrdMemory(**sizes, temperature=0.07, momentum=0.5)
         >>> index = torch.tensor([3, 7])

@@ -34,7 +34,7 @@ def dkd_loss(
     Returns:
         Scalar, at least float32.
 
-    Example:
+    Examples:
         >>> student, teacher = torch.zeros(1, 3), torch.tensor([[4.0, 0.0, 0.0]])
         >>> weights = {"alpha": 1.0, "beta": 8.0, "temperature": 4.0}
         >>> round(dkd_loss(student, teacher, torch.tensor([0]), **weights).item(), 4)

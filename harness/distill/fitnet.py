@@ -13,7 +13,7 @@ def fitnet_regressor(student_channels: int, teacher_channels: int) -> nn.Conv2d:
 
     Train its parameters with the student's.
 
-    Example:
+    Examples:
         >>> fitnet_regressor(3, 5)(torch.ones(2, 3, 4, 4)).shape
         torch.Size([2, 5, 4, 4])
     """
@@ -37,7 +37,7 @@ def fitnet_loss(student_map: Tensor, teacher_map: Tensor, regressor: nn.Module) 
     Raises:
         ValueError: the regressor's output and the teacher's map differ in shape.
 
-    Example:
+    Examples:
         >>> fitnet_loss(torch.zeros(1, 2, 4, 4), torch.full((1, 2, 4, 4), 3.0), nn.Identity())
         tensor(9.)
     """

@@ -29,7 +29,7 @@ def kd_loss(
     Returns:
         The weighted terms `ce` and `kd`, scalars whose sum is the loss.
 
-    Example:
+    Examples:
         >>> import torch
         >>> student, teacher = torch.zeros(1, 2), torch.tensor([[4.0, 0.0]])
         >>> terms = kd_loss(student, teacher, torch.tensor([0]), temperature=4.0, alpha=0.9)
@@ -68,7 +68,7 @@ def kd_divergence(student_logits: Tensor, teacher_logits: Tensor, *, temperature
     Returns:
         Scalar, at least float32.
 
-    Example:
+    Examples:
         >>> import torch
         >>> student, teacher = torch.zeros(1, 2), torch.tensor([[4.0, 0.0]])
         >>> round(kd_divergence(student, teacher, temperature=4.0).item(), 4)

@@ -20,7 +20,7 @@ def standardised(logits: Tensor) -> Tensor:
     Returns:
         (B, C), at least float32.
 
-    Example:
+    Examples:
         >>> import torch
         >>> standardised(torch.tensor([[10.0, 20.0, 30.0]])).round(decimals=4)
         tensor([[-1.,  0.,  1.]])
@@ -44,7 +44,7 @@ def standardised_kd_loss(
     Returns:
         Scalar, at least float32.
 
-    Example:
+    Examples:
         >>> import torch
         >>> student = torch.tensor([[1.0, 2.0, 3.0]])
         >>> round(standardised_kd_loss(student, 10 * student, temperature=2.0).item(), 4)

@@ -14,7 +14,7 @@ def same_size(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         Both maps at one size; a map that already has it is returned unchanged.
 
-    Example:
+    Examples:
         >>> import torch
         >>> [tuple(x.shape) for x in same_size(torch.ones(1, 3, 8, 8), torch.ones(1, 5, 4, 4))]
         [(1, 3, 4, 4), (1, 5, 4, 4)]

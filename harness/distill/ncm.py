@@ -20,7 +20,7 @@ def ncm_accuracy(embedding: Tensor, labels: Tensor, centers: Tensor) -> Tensor:
     Returns:
         Scalar in [0, 1], float64 (exactly the ratio of two counts).
 
-    Example:
+    Examples:
         >>> embedding, labels = torch.tensor([[3.0, 1.0], [1.0, 2.0]]), torch.tensor([0, 0])
         >>> ncm_accuracy(embedding, labels, centers=torch.eye(2)).item()
         0.5

@@ -13,7 +13,7 @@ class NegativeSampler:
     Args:
         labels: (N,) integers from 0, the labels of the training set.
 
-    Example:
+    Examples:
         >>> sampler, generator = NegativeSampler(torch.tensor([0, 1, 0])), torch.Generator()
         >>> sampler.draw(torch.tensor([0]), 1, generator)
         tensor([[1]])
@@ -88,7 +88,7 @@ def draw_negatives(
     Raises:
         ValueError: an image has no image of another class.
 
-    Example:
+    Examples:
         >>> labels, generator = torch.tensor([0, 1, 0]), torch.Generator().manual_seed(0)
         >>> draw_negatives(labels, torch.tensor([0]), 1, generator)
         tensor([[1]])

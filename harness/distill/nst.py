@@ -22,7 +22,7 @@ def nst_loss(student_map: Tensor, teacher_map: Tensor) -> Tensor:
     Returns:
         Scalar, at least float32.
 
-    Example:
+    Examples:
         >>> left, right = torch.tensor([[[[1.0, 0.0]]]]), torch.tensor([[[[0.0, 1.0]]]])
         >>> nst_loss(left, right)  # 1 + 1 - 2 x 0
         tensor(2.)

@@ -22,7 +22,7 @@ def pkt_loss(student_embedding: Tensor, teacher_embedding: Tensor) -> Tensor:
     Returns:
         Scalar, at least float32.
 
-    Example:
+    Examples:
         >>> apart, alike = torch.eye(2), torch.ones(2, 3)
         >>> round(pkt_loss(alike, apart).item(), 4)  # p_T = (2/3, 1/3), p_S = (1/2, 1/2)
         0.0283

@@ -24,7 +24,7 @@ def linear_probe(
     Returns:
         Weight (n_classes, D) and bias (n_classes,), float64; zeros for a class without images.
 
-    Example:
+    Examples:
         >>> x, y = torch.tensor([[0.0], [1.0], [2.0], [3.0]]), torch.tensor([0, 0, 1, 1])
         >>> weight, bias = linear_probe(x, y, 2, l2=1.0)
         >>> (x.double() @ weight.T + bias).argmax(1)

@@ -42,7 +42,7 @@ def unit_distances(embedding: Tensor) -> Tensor:
     Returns:
         (B, B), in float32 or float64.
 
-    Example:
+    Examples:
         >>> unit_distances(torch.tensor([[2.0, 0.0], [0.0, 3.0]]))
         tensor([[0.0000, 1.4142],
                 [1.4142, 0.0000]])
@@ -63,7 +63,7 @@ def same_class_pairs(labels: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         anchor (P,) and positive (P,), indices into the batch.
 
-    Example:
+    Examples:
         >>> same_class_pairs(torch.tensor([5, 7, 5]))
         (tensor([0, 2]), tensor([2, 0]))
     """
@@ -82,7 +82,7 @@ def padded_pairs(labels: list[Tensor]) -> tuple[Tensor, Tensor]:
     Returns:
         pairs (n, 2, P): anchors and positives; 0, 0 fills up. exists (n, P) bool: which are pairs.
 
-    Example:
+    Examples:
         >>> pairs, exists = padded_pairs([torch.tensor([5, 7, 5]), torch.tensor([5, 7])])
         >>> pairs[0].tolist(), exists.tolist()
         ([[0, 2], [2, 0]], [[True, True], [False, False]])

@@ -24,7 +24,7 @@ def rkd_distance_loss(student_embedding: Tensor, teacher_embedding: Tensor) -> T
     Returns:
         Scalar, at least float32; 0 for a batch of one image.
 
-    Example:
+    Examples:
         >>> line = torch.tensor([[0.0], [1.0], [2.0]])
         >>> rkd_distance_loss(line, 7 * line)  # only ratios count
         tensor(0.)
@@ -50,7 +50,7 @@ def rkd_angle_loss(student_embedding: Tensor, teacher_embedding: Tensor) -> Tens
     Returns:
         Scalar, at least float32.
 
-    Example:
+    Examples:
         >>> line, corner = torch.tensor([[0.0], [1.0], [2.0]]), torch.eye(3)
         >>> round(rkd_angle_loss(line, corner).item(), 4)
         0.0926
@@ -74,7 +74,7 @@ def rkd_loss(
     Returns:
         Scalar, at least float32.
 
-    Example:
+    Examples:
         >>> line, corner = torch.tensor([[0.0], [1.0], [2.0]]), torch.eye(3)
         >>> round(rkd_loss(line, corner, distance=25.0, angle=50.0).item(), 4)
         5.6713

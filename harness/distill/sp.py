@@ -19,7 +19,7 @@ def sp_loss(student_map: Tensor, teacher_map: Tensor) -> Tensor:
     Returns:
         Scalar, at least float32.
 
-    Example:
+    Examples:
         >>> alike, apart = torch.tensor([[1.0], [1.0]]), torch.eye(2)
         >>> round(sp_loss(alike, apart).item(), 4)
         0.2929

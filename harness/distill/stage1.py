@@ -70,7 +70,7 @@ def stage1_loss(
     Raises:
         ValueError: unknown relation, or `tau1` too small.
 
-    Example:
+    Examples:
         >>> student = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8]])
         >>> teacher, labels = torch.eye(3), torch.tensor([0, 0, 1])
         >>> settings = {"tau1": 4.0, "margin": 0.5, "negatives": "all", "weight": None}

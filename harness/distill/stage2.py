@@ -61,7 +61,7 @@ def teaching_loss(
     Raises:
         ValueError: unknown `tau_on`, or `weighted` without `teacher_logits`.
 
-    Example:
+    Examples:
         >>> labels, centers = torch.tensor([0, 1]), torch.eye(2)
         >>> settings = {"tau2": 2.0, "lambd": 100.0, "tau_on": "both", "weighted": False}
         >>> loss = teaching_loss(torch.zeros(2, 2), 4 * torch.eye(2), labels, centers, **settings)
@@ -104,7 +104,7 @@ def local_teaching_loss(
     Returns:
         Scalar.
 
-    Example:
+    Examples:
         >>> labels, embedding = torch.tensor([0, 1]), 4 * torch.eye(2)
         >>> loss = local_teaching_loss(torch.zeros(2, 2), embedding, labels, tau2=2.0, epoch=1)
         >>> round(loss.item(), 3)
@@ -147,7 +147,7 @@ def instance_weights(teacher_logits: Tensor) -> Tensor:
     Returns:
         (B,), at least float32, without gradient.
 
-    Example:
+    Examples:
         >>> instance_weights(torch.tensor([[9.0, 0.0], [0.0, 0.0]]))
         tensor([1.0000, 0.5379])
     """

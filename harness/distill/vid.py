@@ -19,7 +19,7 @@ class VidRegressor(nn.Module):
     Three 1x1 convolutions without bias, with ReLU between them. The variance is learned, one number
     per channel: softplus(log_scale) + 1e-5, starting at 5. Train its parameters with the student's.
 
-    Example:
+    Examples:
         >>> VidRegressor(3, 5)(torch.ones(2, 3, 4, 4)).shape
         torch.Size([2, 5, 4, 4])
     """
@@ -59,7 +59,7 @@ def vid_loss(student_map: Tensor, teacher_map: Tensor, regressor: VidRegressor) 
     Returns:
         Scalar, at least float32.
 
-    Example:
+    Examples:
         A student map of zeros predicts zeros, with the initial variance of 5:
 
         >>> zeros = torch.zeros(1, 3, 4, 4)
