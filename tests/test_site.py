@@ -138,13 +138,15 @@ def test_in_a_browser(site: Path) -> None:
         page = browser.open(f"{address}/index.html")
         for width in (PHONE, DESKTOP):
             page.set_viewport_size({"width": width, "height": 900})
-            for name in ("index", "docs/methods", "reference/fields"):
+            for name in ("docs/method", "reference/fields"):
                 page.goto(f"{address}/{name}.html")
                 wide = page.evaluate("document.documentElement.scrollWidth")
                 assert wide <= width, f"{name} is {wide} pixels wide of {width}"
         page.get_by_role("link", name="Results").first.click()
         page.wait_for_url("**/docs/digits.html")
-        page.locator(".md-search__input").fill("kd_standardised")
-        page.locator(".md-search-result__link", has_text="Methods").first.click()
-        page.wait_for_url("**/docs/methods.html?h=*")
+        page.locator(".md-search__input").fill("semi-hard")
+        page.locator(
+            ".md-search-result__link", has_text="Stage 1: the same neighbours"
+        ).first.click()
+        page.wait_for_url("**/docs/method.html?h=*#stage-1-the-same-neighbours")
         assert browser.foreign == []

@@ -71,38 +71,42 @@ def fields_page(schema: Schema) -> str:
         schema: The JSON schema of experiment files.
     """
     definitions: dict[str, Schema] = schema["$defs"]
-    main = definitions[schema["$ref"].rpartition("/")[2]]
-    others = [name for name in definitions if definitions[name] is not main]
+    main = schema["$ref"].rpartition("/")[2]
+    titles = {name: _title(name, definitions, main) for name in definitions}
     lines = [
         "# Fields of an experiment file",
         "",
         "`harness schema` prints the same as a JSON schema, which editors read. "
         "[Your own experiment](../docs/experiments.md) explains the fields with examples.",
         "",
-        *_fields(main),
+        *_fields(definitions[main], titles),
     ]
-    for name in sorted(others, key=lambda name: _title(name, main).lower()):
+    for name in sorted(definitions.keys() - {main}, key=lambda name: titles[name].lower()):
         definition = definitions[name]
-        lines += ["", f"## {_title(name, main)} {{#{_anchor(name)}}}", ""]
+        lines += ["", f"## {titles[name]} {{#{_anchor(name)}}}", ""]
         if text := definition.get("description", ""):
             lines += [" ".join(text.split("\n\n")[0].split()), ""]
-        lines += _fields(definition) if "properties" in definition else [_allowed(definition)]
+        lines += _fields(definition, titles)
     return "\n".join(lines) + "\n"
 
 
-def _fields(definition: Schema) -> list[str]:
+def _title(name: str, definitions: dict[str, Schema], main: str) -> str:
+    """Return a section as a file writes it, or else the name of the class that checks it."""
+    fields, ref = definitions[name].get("properties", {}), f"#/$defs/{name}"
+    for key, form in (("name", "dataset: {{name: {}}}"), ("network", "network: {}")):
+        if "const" in fields.get(key, {}):
+            return f"`{form.format(fields[key]['const'])}`"
+    sections = definitions[main]["properties"].items()
+    found = [section for section, field in sections if field.get("$ref") == ref]
+    return f"`{found[0]}`" if found else name
+
+
+def _fields(definition: Schema, titles: dict[str, str]) -> list[str]:
     rows = [
-        f"| `{name}` | {_default(name, field, definition)} | {_allowed(field)} |"
-        for name, field in definition["properties"].items()
+        f"| `{name}` | {_default(name, field, definition)} | {_allowed(field, titles)} |"
+        for name, field in definition.get("properties", {}).items()
     ]
     return ["| field | default | allowed |", "|---|---|---|", *rows]
-
-
-def _title(name: str, main: Schema) -> str:
-    """Return a section as a file writes it, or else the name of the class that checks it."""
-    ref = f"#/$defs/{name}"
-    sections = [n for n, field in main["properties"].items() if field.get("$ref") == ref]
-    return f"`{sections[0]}`" if sections else name
 
 
 def _anchor(name: str) -> str:
@@ -121,13 +125,13 @@ def _code(value: object) -> str:
     return f"`{json.dumps(value)}`".replace("|", "\\|")
 
 
-def _allowed(field: Schema) -> str:
+def _allowed(field: Schema, titles: dict[str, str]) -> str:
     """Return in words what a field accepts."""
     if "$ref" in field:
         name = field["$ref"].rpartition("/")[2]
-        return f"[{name}](#{_anchor(name)})"
+        return f"[{titles[name]}](#{_anchor(name)})"
     if "anyOf" in field:
-        return " or ".join(dict.fromkeys(_allowed(choice) for choice in field["anyOf"]))
+        return " or ".join(dict.fromkeys(_allowed(choice, titles) for choice in field["anyOf"]))
     if "enum" in field:
         return ", ".join(_code(value) for value in field["enum"])
     if "const" in field:
@@ -135,10 +139,10 @@ def _allowed(field: Schema) -> str:
     kind = field.get("type", "anything")
     if kind == "array":
         items = field.get("items") or {}
-        text = f"list of ({_allowed(items)})" if items else "list"
+        text = f"list of ({_allowed(items, titles)})" if items else "list"
     elif kind == "object":
         values = field.get("additionalProperties")
-        text = f"mapping to {_allowed(values)}" if isinstance(values, dict) else "mapping"
+        text = f"mapping to {_allowed(values, titles)}" if isinstance(values, dict) else "mapping"
     elif kind == "null":
         return "`null`"
     else:
