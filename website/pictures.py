@@ -41,9 +41,19 @@ BLUE, ORANGE, GREY, LIGHT = "#0072B2", "#E69F00", "#767676", "#C8C8C8"
 NEGATIVES = 6  # of the tuple that is shown
 FARTHEST = 4  # images beyond the margin that are shown
 LEVELS = 4  # one above the other, where images are near each other
-IN_A_MATRIX = 60  # images
+SHOWN = 60  # images of a batch
 
 
+@contextlib.contextmanager
+def _defaults() -> Iterator[None]:
+    """Draw with matplotlib's defaults and ours, whatever the process has set."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(SETTINGS)
+        yield
+
+
+@_defaults()
 def draw_relations_of_a_batch(batch: Measured) -> Figure:
     """Draw an anchor's distances to its batch, and the tuple that stage 1 matches.
 
@@ -105,6 +115,7 @@ def _draw_probabilities(
     axes.spines["right"].set_visible(False)
 
 
+@_defaults()
 def draw_distances(measured: Measured) -> Figure:
     """Draw the distances between images, of the teacher and of the student before and after.
 
@@ -134,6 +145,7 @@ def draw_distances(measured: Measured) -> Figure:
     return figure
 
 
+@_defaults()
 def draw_centers(measured: Measured, images: tuple[int, int, int]) -> Figure:
     """Draw the teacher's class centres among its embeddings, and the soft targets of three images.
 
@@ -186,12 +198,11 @@ def draw(measured: Measured) -> dict[str, Figure]:
     Args:
         measured: The images and embeddings.
     """
-    with _defaults():
-        return {
-            "batch": draw_relations_of_a_batch(measured.first(IN_A_MATRIX)),
-            "distances": draw_distances(measured.first(IN_A_MATRIX)),
-            "centers": draw_centers(measured, unsure(measured)),
-        }
+    return {
+        "batch": draw_relations_of_a_batch(measured.first(SHOWN)),
+        "distances": draw_distances(measured.first(SHOWN)),
+        "centers": draw_centers(measured, unsure(measured)),
+    }
 
 
 def save(figures: dict[str, Figure], folder: Path) -> None:
@@ -206,15 +217,6 @@ def save(figures: dict[str, Figure], folder: Path) -> None:
         FigureCanvasAgg(figure)
         with _defaults():
             figure.savefig(folder / f"{name}.png", dpi=150, metadata={"Software": None})
-
-
-@contextlib.contextmanager
-def _defaults() -> Iterator[None]:
-    """Draw with matplotlib's defaults and ours, whatever the process has set."""
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(SETTINGS)
-        yield
 
 
 def _figure(height: float) -> Figure:
