@@ -9,7 +9,6 @@ docs/figures/performance/costs.png from what is kept.
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -144,13 +143,12 @@ def draw(kept: list[Record], path: Path) -> None:
     """Draw seconds by size: one panel per axis, one line per task and kind of device."""
     from matplotlib.figure import Figure
 
-    from harness.analysis.figures.base import default_settings, pixels
-    from harness.analysis.figures.style import STYLES
-    from harness.common.files import write_user_file
+    from harness.analysis.figures.base import default_settings, save, write_title
+    from harness.analysis.figures.style import SERIES
 
     names = (LOSS, STEP, EVALUATION, PLAN)
     kinds = [r["machine"]["kind"] for r in kept]
-    style = dict(zip([(n, k) for n in names for k in kinds], STYLES, strict=False))
+    style = dict(zip([(n, k) for n in names for k in kinds], SERIES, strict=False))
     with default_settings():
         figure = Figure(figsize=(7.2, 6.0), layout="constrained")
         for axes, axis in zip(figure.subplots(2, 2).flat, AXES, strict=True):
@@ -176,16 +174,8 @@ def draw(kept: list[Record], path: Path) -> None:
             axes.set_yticks(powers, [f"{power:g}" for power in powers])
             axes.legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=1,
                         borderaxespad=0.2)  # fmt: skip
-        setting = kept[0]["setting"]
-        figure.suptitle(
-            "What costs grow with: median and quartiles of seconds\n"
-            f"batch {setting['batch']}, {setting['classes']} classes where they do not vary, "
-            f"{setting['student']} taught by {setting['teacher']}",
-            fontsize=10,
-        )
-        data = io.BytesIO()
-        pixels(figure).save(data, "PNG", optimize=True)
-        write_user_file(path, data.getvalue())
+        write_title(figure, "what costs grow with: median and quartiles of seconds")
+    save(lambda: figure, path)
 
 
 def points_of(kept: list[Record], axis: str) -> list[list[float]]:

@@ -1,24 +1,23 @@
-"""The frame of all figures: their titles, and how they become pictures.
+"""The frame of all figures: their titles and captions, and how they become files.
 
 They are drawn without pyplot, so that nothing is left behind in the process, and with matplotlib's
-defaults whatever the process has set. `style.py` has their colours, markers and ticks.
+defaults whatever the process has set. A picture holds a title of one line; everything else that a
+reader must know stands in its caption, which the pages show below it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
-import textwrap
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
@@ -26,11 +25,9 @@ from matplotlib.text import Text
 from PIL import Image
 
 from harness.analysis.bundle import Bundle
-from harness.analysis.figures.style import STYLES, Style
 from harness.analysis.tables.rows import (
     Column,
     Row,
-    cell_estimate,
     columns_of,
     main_metric,
     part_sizes,
@@ -48,7 +45,19 @@ SETTINGS: Any = {
     "legend.frameon": False,
     "text.parse_math": False,  # a data set's name may hold a dollar sign
     "figure.dpi": 150,
+    "pdf.fonttype": 42,
+    "svg.hashsalt": "harness",  # otherwise the names of its parts are random
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "grid.linewidth": 0.6,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8,
 }
+Format = Literal["png", "pdf", "svg"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+DPI = 150  # of the committed pictures
 LETTERS_PER_INCH = 12  # of a title
 SELECTION_TEXT = {  # of harness.common.metrics.SELECTION_RULES
     "selected": "epoch selected on validation",
@@ -61,18 +70,35 @@ OLD_BUNDLE = "the bundle was written before it held them; `harness tables FILE` 
 
 
 @dataclass(frozen=True)
+class Texts:
+    """The texts of a figure.
+
+    Attributes:
+        title: one line, inside the picture.
+        alt: one sentence or two that say what is drawn, for who cannot see it.
+        caption: what is needed to read it: intervals, seeds, data, protocol.
+    """
+
+    title: str
+    alt: str
+    caption: str
+
+
+@dataclass(frozen=True)
 class Kind:
     """A figure that a bundle may have.
 
     Attributes:
         name: of its file.
-        draw: draws it from a bundle.
+        draw: draws it from a bundle, with its title.
+        texts: returns its texts, for a bundle that has it.
         missing: returns why it is left out; "" if the grid has no such numbers at all, and None if
             it can be drawn.
     """
 
     name: str
     draw: Callable[[Bundle], Figure]
+    texts: Callable[[Bundle], Texts]
     missing: Callable[[Bundle], str | None] = lambda bundle: None
 
 
@@ -95,26 +121,6 @@ def column_axis(columns: list[Column]) -> str:
     names = dict.fromkeys(name for column in columns for name in column.words)
     pair = pair_label("teacher", "student") if columns[0].teacher else "student"
     return ", ".join(pair if name == "student" else name for name in names)
-
-
-def draw_teacher(bundle: Bundle, axes: Axes, columns: Sequence[Column]) -> None:
-    """Draw the teacher's mean accuracy, on its own test images, as a horizontal line.
-
-    If the columns have several teachers, each has a line of its own at its place on the axis.
-    """
-    row = next((r for r in rows_of(bundle) if r.stage == TEACHER), None)
-    values = [row and cell_estimate(bundle, row, column) for column in columns]
-    on_task = ", of its own task" if bundle.tasks else ""
-    style: dict[str, Any] = {"color": "0.6", "linestyle": "--", "linewidth": 1, "zorder": 0}
-    if len({column.teacher for column in columns}) > 1:
-        ends = [(100 * v.mean, x - 0.45, x + 0.45) for x, v in enumerate(values) if v]
-        if ends:
-            axes.hlines(
-                *zip(*ends, strict=True), label=f"Teacher of the pair, mean{on_task}", **style
-            )
-    elif values[0]:
-        name = columns[0].teacher or bundle.teacher
-        axes.axhline(100 * values[0].mean, label=f"Teacher ({name}), mean{on_task}", **style)
 
 
 def has_many_tasks(bundle: Bundle) -> bool:
@@ -151,16 +157,6 @@ def centers(bundle: Bundle) -> str:
     ]
 
 
-def styles_of(bundle: Bundle) -> dict[str, Style]:
-    """Return label of a method -> its style.
-
-    Trained methods come first, so that they do not share a colour as long as there are enough.
-    """
-    final = sorted((r for r in rows_of(bundle) if r.is_final), key=lambda r: not r.takes_steps)
-    labels = dict.fromkeys(r.label for r in final)
-    return {label: STYLES[i % len(STYLES)] for i, label in enumerate(labels)}
-
-
 def seeds_text(counts: Iterable[int]) -> str:
     """Return 'n = 3 seeds', with every number that occurs."""
     numbers = sorted(set(counts))
@@ -177,17 +173,43 @@ def protocol_text(bundle: Bundle) -> str:
     return f"protocol {bundle.protocol}, {SELECTION_TEXT[bundle.reported]}"
 
 
-def write_title(figure: Figure, bundle: Bundle, subject: str, data: str, *details: str) -> None:
-    """Write the title of a bundle's figure: its subject, the data, then details."""
-    data_set = f"data set {data_of(bundle)['name']}, {data}"
-    write_lines(figure, f"{bundle.name}: {subject}", data_set, *details)
+def intervals_text(counts: Iterable[int], mark: str) -> str:
+    """Return what a mark shows, as in "bars: 95 % t-intervals over n = 5 seeds"."""
+    numbers = set(counts)
+    if numbers == {1}:
+        return f"one value each, without an interval, {seeds_text(numbers)}"
+    return f"{mark}: 95 % t-intervals over {seeds_text(numbers)}, as in the tables"
 
 
-def write_lines(figure: Figure, *lines: str) -> None:
-    """Write a title of these lines, each wrapped to the figure's width."""
+def caption_of(*sentences: str) -> str:
+    """Join sentences; empty ones are left out, and each gets its capital letter and full stop."""
+    kept = [text.strip().rstrip(".") for text in sentences if text]
+    return " ".join(f"{text[0].upper()}{text[1:]}." for text in kept)
+
+
+def data_text(bundle: Bundle, *parts: str) -> str:
+    """Return "data set digits, 1000 test images" for these parts of the data."""
+    images = ", ".join(images_text(bundle, part) for part in parts)
+    return f"data set {data_of(bundle)['name']}, {images}"
+
+
+def percent_text(value: float) -> str:
+    """Return a fraction in per cent with one decimal."""
+    return f"{100 * value:.1f} %"
+
+
+def listed(words: Sequence[str]) -> str:
+    """Return "a, b and c", with semicolons if a word has a comma itself."""
+    comma = "; " if any("," in word for word in words) else ", "
+    return f"{comma.rstrip() if comma == '; ' else ''} and ".join(
+        filter(None, [comma.join(words[:-1]), *words[-1:]])
+    )
+
+
+def write_title(figure: Figure, text: str) -> None:
+    """Write the figure's title in one line, which ends in … if it is too long."""
     width = int(LETTERS_PER_INCH * figure.get_figwidth())
-    wrapped = [part for line in lines for part in textwrap.wrap(line, width)]
-    figure.suptitle("\n".join(wrapped), fontsize=10)
+    figure.suptitle(text if len(text) <= width else f"{text[: width - 1]}…", fontsize=10)
 
 
 # Scripts that matplotlib would write in the wrong direction and with unjoined letters.
@@ -225,21 +247,42 @@ def default_settings() -> Iterator[None]:
         yield
 
 
-def pixels(figure: Figure) -> Image.Image:
-    """Draw the figure as a picture with a palette, one byte per pixel, so that files stay small."""
+def _only_writable(figure: Figure) -> None:
     for text in figure.findobj(Text):
         assert isinstance(text, Text)
         if (letters := writable(text.get_text())) != text.get_text():
             text.set_text(letters)
+
+
+def pixels(figure: Figure) -> Image.Image:
+    """Draw the figure as a picture with a palette, one byte per pixel, so that files stay small."""
+    _only_writable(figure)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
     return picture.quantize(256, dither=Image.Dither.NONE)
 
 
-def save(draw: Callable[[], Figure], path: Path) -> None:
-    """Draw a figure with the house's settings and save it as a PNG file."""
+def as_bytes(figure: Figure, form: Format, dpi: int) -> bytes:
+    """Return the figure as a file of this format; the same figure gives the same bytes.
+
+    A PDF has its fonts inside as TrueType, which journals ask for; in an SVG file, letters are
+    paths, so that it looks the same everywhere.
+    """
     data = io.BytesIO()
+    if form == "png":
+        figure.set_dpi(dpi)
+        pixels(figure).save(data, "PNG", optimize=True, dpi=(dpi, dpi))
+        return data.getvalue()
+    _only_writable(figure)
+    nothing = {"pdf": ("CreationDate", "Creator", "Producer"), "svg": ("Date", "Creator")}[form]
+    figure.savefig(data, format=form, dpi=dpi, metadata=dict.fromkeys(nothing))
+    return data.getvalue()
+
+
+def save(draw: Callable[[], Figure], path: Path, dpi: int = DPI) -> None:
+    """Draw a figure with the house's settings and save it in the format that the suffix names."""
+    form = next(form for form in FORMATS if path.suffix == f".{form}")
     with default_settings():
-        pixels(draw()).save(data, "PNG", optimize=True)
-    write_user_file(path, data.getvalue())
+        data = as_bytes(draw(), form, dpi)
+    write_user_file(path, data)

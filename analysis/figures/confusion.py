@@ -14,8 +14,10 @@ from harness.analysis.figures.base import (
     MANY_TASKS,
     OLD_BUNDLE,
     Kind,
+    Texts,
+    caption_of,
+    data_text,
     has_many_tasks,
-    images_text,
     labels_of,
     protocol_text,
     readable,
@@ -30,7 +32,7 @@ OLD_CELLS = (
     "cells were trained before predictions were kept; `harness run FILE --store NEW` and "
     "`harness tables FILE --store NEW` make them"
 )
-MOST_NUMBERED = 20  # a matrix of more classes has no numbers in its cells
+MOST_NUMBERED = 20  # a matrix of more classes has neither names nor numbers
 LONGEST_NAME = 16
 
 
@@ -88,19 +90,20 @@ def most_confused(counts: np.ndarray, n: int = 10) -> list[tuple[int, int, int]]
 
 def confusion(bundle: Bundle) -> Figure:
     """Draw the row-normalised confusion matrix of one student, summed over seeds."""
-    matrix, (row, _) = confusion_matrix(bundle), chosen_for_confusion(bundle)
+    matrix = confusion_matrix(bundle)
     assert matrix is not None, "`drawable` refuses the figure"
     percent, size = row_percent(matrix.counts), len(matrix.counts)
-    names, by_number = readable_names(bundle.class_names or [str(i) for i in range(size)])
+    names, _ = readable_names(_names(bundle, size))
     names = [n if len(n) <= LONGEST_NAME else f"{n[: LONGEST_NAME - 1]}…" for n in names]
     numbered = size <= MOST_NUMBERED
-    figure = Figure(figsize=(7.0 if numbered else 11.0, 6.6), layout="constrained")
-    axes, side = figure.subplots(1, 2, width_ratios=(1, 1e-6 if numbered else 0.5))
-    side.axis("off")
+    figure = Figure(figsize=(6.2, 4.8), layout="constrained")
+    axes = figure.subplots()
     # On a root scale the few per cent off the diagonal stay visible.
     image = axes.imshow(percent, cmap="Greys", norm=PowerNorm(0.5, 0, 100))
-    share = "share of the class's test images (%, root scale)"
-    figure.colorbar(image, ax=axes, shrink=0.8, label=share)
+    bar = figure.colorbar(image, ax=axes, shrink=0.8, aspect=30)
+    bar.set_label("share of the class's test images (%, root scale)", fontsize=8)
+    for spine in axes.spines.values():
+        spine.set_visible(True)
     if numbered:
         steep = any(len(n) > 3 for n in names)
         axes.set_xticks(range(size), names, rotation=90 if steep else 0)
@@ -113,26 +116,46 @@ def confusion(bundle: Bundle) -> Figure:
                 ha="center",
                 va="center",
                 color="1.0" if percent[i, j] > 30 else "0.0",
-                fontsize=8 if size <= 10 else 6,
+                fontsize=7 if size <= 10 else 5,
             )
     else:
-        pairs = [f"{names[i]} → {names[j]}: {n}" for i, j, n in most_confused(matrix.counts)]
-        text = "\n".join(["most confused", "(class → predicted: images)", "", *pairs])
-        side.text(0, 0.5, text, va="center", linespacing=1.5, fontsize=8, in_layout=False)
-    axes.set_xlabel("predicted class")
+        axes.set_xticks([])
+        axes.set_yticks([])
+    axes.set_xlabel("predicted class" if numbered else f"predicted class ({size}, in their order)")
     axes.set_ylabel("class")
-    write_title(
-        figure,
-        bundle,
-        f"confusion matrix of {matrix.student} by {matrix.method}",
-        images_text(bundle, "test"),
-        f"% of the row, summed over {seeds_text([matrix.n])}",
-        "the file's last student and "
-        + ("first method with stages" if row.number > 1 else "last method"),
-        protocol_text(bundle),
-        *by_number,
-    )
+    write_title(figure, texts(bundle).title)
     return figure
+
+
+def _names(bundle: Bundle, size: int) -> list[str]:
+    return bundle.class_names or [str(i) for i in range(size)]
+
+
+def texts(bundle: Bundle) -> Texts:
+    """Return the texts of the figure."""
+    matrix, (row, _) = confusion_matrix(bundle), chosen_for_confusion(bundle)
+    assert matrix is not None, "`drawable` refuses the figure"
+    names = _names(bundle, len(matrix.counts))
+    _, by_number = readable_names(names)
+    right = 100 * np.trace(matrix.counts) / matrix.counts.sum()
+    worst = most_confused(matrix.counts, 3)
+    # Without names, the number of a class says nothing to a reader.
+    pairs = [f"{names[i]} as {names[j]} ({n} images)" for i, j, n in worst]
+    pairs = pairs if bundle.class_names else []
+    return Texts(
+        f"{bundle.name}: confusion matrix of {matrix.student} by {matrix.method}",
+        f"Confusion matrix of {len(names)} classes for {matrix.student} trained by "
+        f"{matrix.method}: {right:.1f} % of the test images are on the diagonal.",
+        caption_of(
+            f"rows in per cent of the class's test images, summed over {seeds_text([matrix.n])}",
+            f"most often confused: {', '.join(pairs)}" if pairs else "",
+            "shown is the file's last student and "
+            + ("first method with stages" if row.number > 1 else "last method"),
+            *by_number if len(names) <= MOST_NUMBERED else (),
+            data_text(bundle, "test"),
+            protocol_text(bundle),
+        ),
+    )
 
 
 def readable_names(names: list[str]) -> tuple[list[str], list[str]]:
@@ -158,4 +181,4 @@ def _missing(bundle: Bundle) -> str | None:
     return OLD_CELLS if bundle.confusions else OLD_BUNDLE
 
 
-FIGURES = (Kind("confusion", confusion, _missing),)
+FIGURES = (Kind("confusion", confusion, texts, _missing),)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,33 +17,57 @@ from harness.analysis.figures.base import (
     LAST,
     OLD_BUNDLE,
     Kind,
+    Texts,
+    caption_of,
     centers,
     data_of,
+    data_text,
     has_many_tasks,
-    images_text,
+    intervals_text,
     labels_of,
+    listed,
     rows_in_stage,
     seeds_text,
-    styles_of,
     write_title,
 )
+from harness.analysis.figures.line_ends import LINE, limits, name_ends
+from harness.analysis.figures.method_styles import styles_of
 from harness.analysis.figures.style import ROUND_STEPS, Style, scale_log, title_panel, write_legend
+from harness.analysis.statistics import Estimate, estimate
 from harness.analysis.tables.rows import MOST_COLUMNS, columns_of, select
 from harness.common.metrics import NCM_METRICS, metric_name
 
 LOSS = metric_name("loss", "total")
-WIDTH = 2.5  # inches of a panel, about
+WIDTH, HEIGHT = 2.2, 1.9  # inches of a panel, about
+MOST_BANDS = 6  # more of them in a panel hide each other, and the lines
+FEWEST = 3  # epochs of a line
+FEWEST_LATE = 5  # epochs in the second half, to show it once more
 
 
 @dataclass(frozen=True)
 class Band:
-    """Mean, lowest and highest value over n seeds after each of `epochs`, which count from 1."""
+    """The estimates over n seeds after each of `epochs`, which count from 1."""
 
     epochs: list[int]
-    mean: list[float]
-    low: list[float]
-    high: list[float]
+    estimates: list[Estimate]
     n: int
+
+    @property
+    def mean(self) -> list[float]:
+        """The mean after each epoch."""
+        return [e.mean for e in self.estimates]
+
+
+Bands = dict[str, dict[str, Band]]  # label of a column -> label of a method -> band
+
+
+@dataclass(frozen=True)
+class PanelRow:
+    """A row of panels: its axis label, its bands, and what their values are multiplied by."""
+
+    label: str
+    bands: Bands
+    scale: float
 
 
 def accuracy_metric(bundle: Bundle, number: int) -> str:
@@ -57,33 +82,25 @@ def band(curves: list[list[float | None]]) -> Band | None:
     Args:
         curves: one per seed.
     """
-    columns = [
-        (epoch, [v for v in values if v is not None])
+    by_epoch = {
+        epoch: estimate([v for v in values if v is not None])
         for epoch, values in enumerate(zip(*curves, strict=False), 1)
         if None not in values
-    ]
-    if not columns:
-        return None
-    return Band(
-        [epoch for epoch, _ in columns],
-        [float(np.mean(values)) for _, values in columns],
-        [min(values) for _, values in columns],
-        [max(values) for _, values in columns],
-        len(curves),
-    )
+    }
+    known = {epoch: e for epoch, e in by_epoch.items() if e}
+    return Band([*known], [*known.values()], len(curves)) if known else None
 
 
 def second_half(band: Band) -> Band:
     """Return the part of a band from the middle of its epochs on."""
     first = sum(2 * epoch < band.epochs[-1] for epoch in band.epochs)
-    mean, low, high = (values[first:] for values in (band.mean, band.low, band.high))
-    return Band(band.epochs[first:], mean, low, high, band.n)
+    return Band(band.epochs[first:], band.estimates[first:], band.n)
 
 
-def bands(bundle: Bundle, number: int, metric: str) -> dict[str, dict[str, Band]]:
+def bands(bundle: Bundle, number: int, metric: str) -> Bands:
     """Return label of a column -> label of a method -> band."""
     labels = labels_of(bundle)
-    result: dict[str, dict[str, Band]] = {}
+    result: Bands = {}
     for column in columns_of(bundle):
         for row in rows_in_stage(bundle, number):
             if not row.takes_steps:
@@ -96,68 +113,154 @@ def bands(bundle: Bundle, number: int, metric: str) -> dict[str, dict[str, Band]
     return result
 
 
-def curves(bundle: Bundle, number: int) -> Figure:
-    """Draw training loss and accuracy against the epoch, one column of panels per table column.
+def panel_rows(bundle: Bundle, number: int) -> list[PanelRow]:
+    """Return the rows of panels: losses and, if they were measured often enough, accuracies.
 
     Final accuracies lie close together, so the second half of their epochs is shown once more.
     """
-    metric, styles = accuracy_metric(bundle, number), styles_of(bundle)
+    metric = accuracy_metric(bundle, number)
+    rows = [PanelRow("training loss (log scale)", bands(bundle, number, LOSS), 1)]
+    scores = bands(bundle, number, metric)
+    longest = _longest(scores)
+    if longest >= FEWEST:
+        rows.append(PanelRow(f"{_metric_text(metric)} (%)", scores, 100))
+    late = {c: {m: second_half(b) for m, b in line.items()} for c, line in scores.items()}
+    if number == LAST and _longest(late) >= FEWEST_LATE:
+        rows.append(PanelRow(f"{_metric_text(metric)} (%),\nsecond half", late, 100))
+    return rows
+
+
+def _longest(by_column: Bands) -> int:
+    """Return the largest number of epochs with a value."""
+    return max((len(b.epochs) for line in by_column.values() for b in line.values()), default=0)
+
+
+def _metric_text(metric: str) -> str:
     part, _, name = metric.partition("/")
-    form = "NCM accuracy" if name in NCM_METRICS else "accuracy"
-    losses, scores = bands(bundle, number, LOSS), bands(bundle, number, metric)
-    rows = [
-        (losses, 1, "training loss, each method's own\n(weighted nats, log scale)"),
-        (scores, 100, f"{part} {form} (%)"),
-    ]
-    if number == LAST:
-        late = {c: {m: second_half(b) for m, b in line.items()} for c, line in scores.items()}
-        rows.append((late, 100, f"{part} {form} (%),\nsecond half of the epochs"))
-    columns = [c.label for c in columns_of(bundle) if c.label in losses]
+    return f"{part} {'NCM accuracy' if name in NCM_METRICS else 'accuracy'}"
+
+
+def _has_bands(rows: list[PanelRow]) -> bool:
+    """Return whether intervals are drawn: there are some, and they do not hide the lines."""
+    lines = [line for row in rows for line in row.bands.values()]
+    return max(map(len, lines)) <= MOST_BANDS and any(b.n > 1 for x in lines for b in x.values())
+
+
+def curves(bundle: Bundle, number: int) -> Figure:
+    """Draw training loss and accuracy against the epoch, one column of panels per table column."""
+    rows, styles = panel_rows(bundle, number), styles_of(bundle)
+    columns = [c.label for c in columns_of(bundle) if c.label in rows[0].bands]
+    with_bands = _has_bands(rows)
+    most = max(len(line) for row in rows for line in row.bands.values())
+    height = max(HEIGHT, LINE * most + 0.3)
     figure = Figure(
-        figsize=(max(6.4, 1.0 + WIDTH * len(columns)), 1.6 + 2.4 * len(rows)), layout="constrained"
+        figsize=(max(6.4, 2.6 + WIDTH * len(columns)), 0.7 + (height + 0.35) * len(rows)),
+        layout="constrained",
     )
-    panels = figure.subplots(len(rows), len(columns), squeeze=False, sharex="row", sharey="row")
-    drawn: dict[str, Style] = {}
-    counts = set()
-    for (by_column, scale, label), row_of_axes in zip(rows, panels, strict=True):
-        row_of_axes[0].set_ylabel(label)
+    # Tasks differ in how hard they are; students of one task compare.
+    sharey: Literal["row", False] = False if has_many_tasks(bundle) else "row"
+    panels = figure.subplots(len(rows), len(columns), squeeze=False, sharex="row", sharey=sharey)
+    unnamed: dict[str, Style] = {}
+    for i, (row, row_of_axes) in enumerate(zip(rows, panels, strict=True)):
+        row_of_axes[0].set_ylabel(row.label)
         for axes, column in zip(row_of_axes, columns, strict=True):
-            for method, band in by_column.get(column, {}).items():
-                drawn[method] = styles[method]
-                counts.add(band.n)
-                _draw_band(axes, band, styles[method], scale)
+            for method, band in row.bands.get(column, {}).items():
+                _draw_band(axes, band, styles[method], row.scale, with_bands)
             axes.grid(color="0.92")
             axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=ROUND_STEPS))
-    panels[1, 0].set_xlim(panels[0, 0].get_xlim())
-    for axes, column in zip(panels[0], columns, strict=True):
-        title_panel(axes, column, WIDTH)
-        scale_log(axes, axes.yaxis)
+            alike = [row.bands.get(column, {})] if not sharey else [*row.bands.values()]
+            _limit(axes, [b for line in alike for b in line.values()], row.scale, is_late=i == 2)
+            if i == 0:
+                title_panel(axes, column, WIDTH)
+        if i == 0:
+            for axes in row_of_axes:
+                scale_log(axes, axes.yaxis)
+        if i == 1 and len(rows) > 2:
+            continue  # the next row names the same ends, which lie farther apart there
+        last = row.bands.get(columns[-1], {})
+        ends = {m: (b.epochs[-1], row.scale * b.mean[-1]) for m, b in last.items()}
+        name_ends(row_of_axes[-1], ends, styles, height)
+        in_row = set().union(*row.bands.values())
+        unnamed |= {m: styles[m] for m in styles if m in in_row - ends.keys()}
+    if len(rows) > 1:
+        panels[1, 0].set_xlim(panels[0, 0].get_xlim())
     for axes in panels[-1]:
         axes.set_xlabel("epoch")
-    stage = f"stage {number}{', and methods without stages' if number == LAST else ''}"
-    band_text = "no band" if counts == {1} else "line: mean, band: lowest to highest"
-    details = [f"{seeds_text(counts)} ({band_text})", f"protocol {bundle.protocol}"]
-    if name in NCM_METRICS:
-        details[1] += f", NCM centres from the {centers(bundle)} images"
-    sizes = f"{images_text(bundle, 'train')}, {images_text(bundle, part)}"
-    write_title(figure, bundle, f"training curves, {stage}", sizes, *details)
-    handles = [Line2D([], [], linestyle=s.line, **s.point) for s in drawn.values()]
-    write_legend(figure, handles, list(drawn), most=4, handlelength=4)
+    write_title(figure, texts(bundle, number).title)
+    if unnamed:  # lines that the last column of panels does not have
+        handles = [Line2D([], [], linestyle=s.line, **s.point) for s in unnamed.values()]
+        write_legend(figure, handles, list(unnamed), most=4, handlelength=4)
     return figure
 
 
-def _draw_band(axes: Axes, band: Band, style: Style, scale: float) -> None:
-    low, high, mean = (scale * np.array(v) for v in (band.low, band.high, band.mean))
-    if band.n > 1:
-        axes.fill_between(band.epochs, low, high, color=style.color, alpha=0.15, linewidth=0)
+def _limit(axes: Axes, lines: list[Band], scale: float, is_late: bool) -> None:
+    """Set the y limits of a panel to what its lines show: no band and no method squeezes the rest.
+
+    Args:
+        axes: the panel.
+        lines: those of all panels that share its axis.
+        scale: 1 for losses, which get a logarithmic axis.
+        is_late: whether only the last values decide.
+    """
+    if not lines:
+        return
+    if scale == 1:
+        means = [v for band in lines for v in band.mean if v > 0]
+        axes.set_ylim(min(means) / 1.3, max(means) * 1.3)
+        return
+    shown = limits([e for band in lines for e in band.estimates], (0, 100), scale)
+    if is_late:
+        ends = limits([band.estimates[-1] for band in lines], (0, 100), scale)
+        axes.set_ylim(max(ends.low, shown.low), shown.high)
+        return
+    least = min(scale * v for band in lines for v in band.mean)
+    axes.set_ylim(max(-2, least - 0.04 * (shown.high - least)), shown.high)
+
+
+def _draw_band(axes: Axes, band: Band, style: Style, scale: float, with_band: bool) -> None:
+    mean = scale * np.array(band.mean)
+    half = scale * np.array([e.half_width or 0 for e in band.estimates])
+    if with_band and band.n > 1:
+        low = np.maximum(mean - half, 1e-3 * mean)  # a logarithm has no place for less than 0
+        axes.fill_between(band.epochs, low, mean + half, color=style.color, alpha=0.15, linewidth=0)
     axes.plot(
         band.epochs,
         mean,
         **style.point,
         linestyle=style.line,
-        linewidth=1.2,
-        markersize=4,
+        linewidth=1.1,
+        markersize=3.5,
         markevery=max(1, len(band.epochs) // 6),
+    )
+
+
+def texts(bundle: Bundle, number: int) -> Texts:
+    """Return the texts of a stage's figure."""
+    rows, metric = panel_rows(bundle, number), accuracy_metric(bundle, number)
+    columns = [c.label for c in columns_of(bundle) if c.label in rows[0].bands]
+    lines = [band for row in rows for line in row.bands.values() for band in line.values()]
+    counts = {band.n for band in lines}
+    methods = list(dict.fromkeys(m for row in rows for line in row.bands.values() for m in line))
+    names = listed(methods) if len(methods) <= 6 else f"{len(methods)} methods"
+    what = "loss" if len(rows) == 1 else f"loss and {_metric_text(metric)}"
+    stage = f"stage {number}{' and methods without stages' if number == LAST else ''}"
+    centre = f"NCM centres from the {centers(bundle)} images"
+    sparse = f"{_metric_text(metric)} was measured too rarely for a curve"
+    return Texts(
+        f"{bundle.name}: training curves of {stage}",
+        f"Line charts of training {what} against the epoch for {names}, for {listed(columns)}.",
+        caption_of(
+            intervals_text(counts, "lines: means; bands")
+            if _has_bands(rows) or counts == {1}
+            else f"lines: means over {seeds_text(counts)}, without intervals",
+            "training loss: each method's own weighted sum, in nats, so that only the shape of a "
+            "line compares",
+            sparse if len(rows) == 1 else "",
+            "a number beside a name is an end outside the panel" if len(rows) > 2 else "",
+            data_text(bundle, "train", metric.partition("/")[0]),
+            f"protocol {bundle.protocol}",
+            centre if metric.partition("/")[2] in NCM_METRICS else "",
+        ),
     )
 
 
@@ -170,6 +273,11 @@ def _missing(bundle: Bundle, number: int) -> str | None:
 
 
 FIGURES = tuple(
-    Kind(f"curves-stage{n}", partial(curves, number=n), partial(_missing, number=n))
+    Kind(
+        f"curves-stage{n}",
+        partial(curves, number=n),
+        partial(texts, number=n),
+        partial(_missing, number=n),
+    )
     for n in range(1, LAST + 1)
 )

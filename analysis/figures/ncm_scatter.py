@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.typing import FillStyleType
 from scipy import stats
 
 from harness.analysis.bundle import Bundle
@@ -15,22 +13,25 @@ from harness.analysis.figures.base import (
     LAST,
     MANY_TASKS,
     Kind,
+    Texts,
+    caption_of,
     centers,
+    data_text,
     has_many_tasks,
-    images_text,
     labels_of,
+    listed,
     protocol_text,
     rows_in_stage,
     seeds_text,
-    styles_of,
     write_title,
 )
-from harness.analysis.figures.style import WHITE, write_legend
+from harness.analysis.figures.method_styles import styles_of
+from harness.analysis.figures.style import title_panel, write_legend
 from harness.analysis.tables.rows import columns_of, select
 from harness.common.metrics import NCM_METRICS
 
-STUDENT_MARKERS = "osD^vP*X"
-METHOD_FILLS: tuple[FillStyleType, ...] = ("full", "none", "left", "bottom", "right", "top")
+MOST_IN_A_ROW = 4  # panels
+WIDTH = 1.8  # inches of a panel, about
 FEWEST_FOR_CORRELATION = 10  # fewer points say nothing about a rank correlation
 
 
@@ -80,67 +81,70 @@ def rank_correlation(points: list[NcmPoint]) -> float | None:
 
 
 def ncm(bundle: Bundle) -> Figure:
-    """Draw NCM accuracy after stage 1 against final accuracy, one point per student and seed."""
-    points = ncm_points(bundle)
+    """Draw NCM accuracy after stage 1 against final accuracy, one panel per student."""
+    points, styles = ncm_points(bundle), styles_of(bundle)
     methods = list(dict.fromkeys(p.method for p in points))
     students = list(dict.fromkeys(p.student for p in points))
-    marker = {s: STUDENT_MARKERS[i % len(STUDENT_MARKERS)] for i, s in enumerate(students)}
-    styles = styles_of(bundle)
-    looks: dict[str, Any] = {
-        m: {
-            "color": styles[m].color,
-            "fillstyle": METHOD_FILLS[i % len(METHOD_FILLS)],
-            "markerfacecoloralt": WHITE,
-        }
-        for i, m in enumerate(methods)
-    }
-    figure = Figure(figsize=(6.4, 6.0), layout="constrained")
-    axes = figure.subplots()
-    for p in points:
-        x, y = 100 * p.after_stage1, 100 * p.final
-        axes.plot(x, y, marker[p.student], **looks[p.method], markersize=7)
-    axes.margins(0.08)
-    axes.autoscale_view()
-    axes.autoscale(False)
-    axes.axline((0, 0), slope=1, color="0.6", linestyle="--", linewidth=1, zorder=0)
-    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
-    in_view = max(left, bottom) < min(right, top)
-    axes.set_xlabel(
-        f"test NCM accuracy after stage 1, centres from the {centers(bundle)} images (%)"
-    )
-    axes.set_ylabel("test accuracy after stage 2 (%)")
-    axes.grid(color="0.92")
-    n_seeds = {len({p.seed for p in points if p.student == s}) for s in students}
-    write_title(
-        figure,
-        bundle,
-        "NCM accuracy after stage 1 and final accuracy",
-        images_text(bundle, "test"),
-        f"one point per method, student and seed, {seeds_text(n_seeds)}",
-        "the points of a seed share their teacher",
-        protocol_text(bundle),
-    )
-    line = Line2D([], [], color="0.6", linestyle="--", linewidth=1)
-    line.set_label("equal accuracies" if in_view else "equal accuracies (out of view)")
-    left_column = [*(_sample("o", _legend_text(m, points), **looks[m]) for m in methods), line]
-    right_column = [_sample(marker[s], s, color="0.4") for s in students]
-    for column in (left_column, right_column):  # equal lengths, so that each stays a column
-        missing = max(len(left_column), len(right_column)) - len(column)
-        column += [_sample("", " ") for _ in range(missing)]
-    handles = left_column + right_column
-    write_legend(figure, handles, [str(h.get_label()) for h in handles], most=2)
+    n_columns = min(len(students), MOST_IN_A_ROW)
+    n_rows = -(-len(students) // n_columns)
+    figure = Figure(figsize=(max(4.6, WIDTH * n_columns), 0.9 + 2.3 * n_rows), layout="constrained")
+    grid = figure.subplots(n_rows, n_columns, squeeze=False, sharex=True, sharey=True)
+    for i, axes in enumerate(grid.flat):
+        if i >= len(students):
+            axes.axis("off")
+            continue
+        for method in methods:
+            own = [p for p in points if (p.student, p.method) == (students[i], method)]
+            axes.plot(
+                [100 * p.after_stage1 for p in own],
+                [100 * p.final for p in own],
+                **styles[method].point,
+                linestyle="",
+                markersize=5,
+                markeredgewidth=0.8,
+                label=method,
+            )
+        title_panel(axes, students[i], WIDTH)
+        axes.set_xlabel("NCM after stage 1 (%)")
+        axes.set_ylabel("after stage 2 (%)" if i % n_columns == 0 else "")
+        axes.grid(color="0.92")
+    first = grid.flat[0]
+    first.margins(0.1)
+    first.autoscale_view()
+    for axes in grid.flat[: len(students)]:
+        axes.autoscale(False)
+        axes.axline((0, 0), slope=1, color="0.6", linestyle="--", linewidth=0.8, zorder=0)
+    write_title(figure, texts(bundle).title)
+    samples = [Line2D([], [], linestyle="", markersize=5, **styles[m].point) for m in methods]
+    line = Line2D([], [], color="0.6", linestyle="--", linewidth=0.8)
+    write_legend(figure, [*samples, line], [*methods, "equal accuracies"], most=3)
     return figure
 
 
-def _legend_text(method: str, points: list[NcmPoint]) -> str:
-    points = [p for p in points if p.method == method]
-    value = rank_correlation(points)
-    label = f"{method}, n = {len(points)} points"
-    return label if value is None else f"{label}, Spearman's rank correlation {value:.2f}"
-
-
-def _sample(marker: str, label: str, **look: Any) -> Line2D:
-    return Line2D([], [], linestyle="", marker=marker, label=label, **look)
+def texts(bundle: Bundle) -> Texts:
+    """Return the texts of the figure."""
+    points = ncm_points(bundle)
+    methods = list(dict.fromkeys(p.method for p in points))
+    students = list(dict.fromkeys(p.student for p in points))
+    n, n_seeds = len(students), {len({p.seed for p in points if p.student == s}) for s in students}
+    correlations = []
+    for method in methods:
+        own = [p for p in points if p.method == method]
+        if (value := rank_correlation(own)) is not None:
+            correlations.append(f"{value:.2f} for {method} (n = {len(own)} points)")
+    return Texts(
+        f"{bundle.name}: NCM accuracy after stage 1 and final accuracy",
+        f"Scatter plot of final test accuracy against the NCM accuracy after stage 1 for "
+        f"{listed(methods)}{f', one panel for each of {n} students' if n > 1 else ''}.",
+        caption_of(
+            f"one point per method, student and seed, {seeds_text(n_seeds)}; the points of a seed "
+            "share their teacher",
+            f"NCM accuracy with centres from the {centers(bundle)} images",
+            f"Spearman's rank correlation: {listed(correlations)}" if correlations else "",
+            data_text(bundle, "test"),
+            protocol_text(bundle),
+        ),
+    )
 
 
 def _missing(bundle: Bundle) -> str | None:
@@ -149,4 +153,4 @@ def _missing(bundle: Bundle) -> str | None:
     return MANY_TASKS if has_many_tasks(bundle) else None
 
 
-FIGURES = (Kind("ncm", ncm, _missing),)
+FIGURES = (Kind("ncm", ncm, texts, _missing),)

@@ -23,7 +23,7 @@ from matplotlib.tri import Triangulation
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from harness.analysis.figures.base import write_lines
+from harness.analysis.figures.base import write_title
 from harness.analysis.figures.style import (
     COLORS,
     ROUND_STEPS,
@@ -134,11 +134,10 @@ class StudyTrials:
         """The axis label of the values."""
         return f"{self.metric} (%)"
 
-    def write_title(self, figure: Figure, subject: str, *details: str) -> None:
-        """Write the title of a figure: its subject, and the number of trials."""
-        counts = f"{len(self.finished)} finished and {len(self.pruned)} pruned trials"
-        first = f"{self.study.study_name}: {subject}"
-        write_lines(figure, first, f"{self.metric}, {counts}", *details)
+    def title(self, subject: str) -> str:
+        """Return the title of a figure: the study, the subject, and the number of trials."""
+        counts = f"{len(self.finished)} finished, {len(self.pruned)} pruned trials"
+        return f"{self.study.study_name}: {subject} ({counts})"
 
 
 def history(study: StudyTrials) -> Figure:
@@ -164,7 +163,7 @@ def history(study: StudyTrials) -> Figure:
     axes.set_xlabel("trial")
     axes.set_ylabel(study.value_label)
     axes.grid(color="0.92")
-    study.write_title(figure, "trials in their order")
+    write_title(figure, study.title("trials in their order"))
     write_legend(figure, *axes.get_legend_handles_labels(), most=3)
     return figure
 
@@ -199,7 +198,7 @@ def slices(study: StudyTrials) -> Figure:
             axes.set_ylabel(study.value_label)
     bar = ScalarMappable(norm, later_is_darker)
     figure.colorbar(bar, ax=panels, label="trial", shrink=0.8)
-    study.write_title(figure, "finished trials by each parameter")
+    write_title(figure, study.title("finished trials by each parameter"))
     return figure
 
 
@@ -215,7 +214,7 @@ def importance(study: StudyTrials) -> Figure:
     axes.set_xlim(0, 108)  # with room for the largest number
     axes.set_xlabel("importance by fANOVA (% of what all parameters explain)")
     axes.grid(axis="x", color="0.92")
-    study.write_title(figure, "importance of each parameter")
+    write_title(figure, study.title("importance of each parameter"))
     return figure
 
 
@@ -247,7 +246,7 @@ def contours(study: StudyTrials) -> Figure:
         up.draw_on_y(axes, with_labels=j == 0)
     bar = ScalarMappable(norm, COLOR_MAP)
     figure.colorbar(bar, ax=panels, label=study.value_label, shrink=0.8)
-    study.write_title(figure, "pairs of parameters", "surface: linear between finished trials")
+    write_title(figure, study.title("pairs of parameters"))
     samples = [
         Line2D([], [], linestyle="", marker="o", color=BLACK, markerfacecolor="0.6"),
         Line2D([], [], linestyle="", marker="x", color="0.4"),

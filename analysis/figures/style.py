@@ -1,8 +1,8 @@
-"""The style of figures: colours, markers and lines of methods, ticks, legends.
+"""The style of figures: colours, markers, ticks, legends.
 
 The colours are those of Okabe and Ito, which can be told apart with any colour vision
-(https://jfly.uni-koeln.de/color/), without yellow, which is lost on white. Methods also differ in
-marker, face and line, so that they can be told apart without colour.
+(https://jfly.uni-koeln.de/color/), without yellow, which is lost on white. Lines also differ in
+marker, filling and dashes, so that they can be told apart without colour.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ from matplotlib.legend import Legend
 from matplotlib.ticker import MaxNLocator, NullFormatter, NullLocator
 
 COLORS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-LINES: tuple[Literal["-", "--", "-.", ":"], ...] = ("-", "--", "-.", ":")
-MARKERS = "osD^vPX<>*"
+LineStyle = Literal["-", "--", "-.", ":"]
+Fill = Literal["full", "open", "left", "bottom"]
+LINES: tuple[LineStyle, ...] = ("-", "--", "-.", ":")
+MARKERS = "osD^vPX"
 WHITE = "1.0"
 ROUND_STEPS = (1, 2, 5, 10)
 MOST_TICKS = 10  # of a logarithmic axis
@@ -34,28 +36,36 @@ DIGITS_ABOVE = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 @dataclass(frozen=True)
 class Style:
-    """The style of one method in every figure of a bundle; `face` fills its marker."""
+    """How one line is drawn; `fill` says which part of its marker has the colour."""
 
     marker: str
-    line: Literal["-", "--", "-.", ":"]
+    line: LineStyle
     color: str
-    face: str
+    fill: Fill = "full"
+
+    @property
+    def is_line_art(self) -> bool:
+        """True for a marker without a face, which looks smaller than others of its size."""
+        return self.marker in "x+1234"
 
     @property
     def point(self) -> dict[str, Any]:
         """The options of its markers in matplotlib."""
-        return {"marker": self.marker, "color": self.color, "markerfacecolor": self.face}
+        is_open = self.fill == "open"
+        return {
+            "marker": self.marker,
+            "color": self.color,
+            "fillstyle": "full" if is_open else self.fill,
+            "markerfacecolor": WHITE if is_open else self.color,
+            "markerfacecoloralt": WHITE,
+        }
 
 
-def _style(i: int) -> Style:
-    color = COLORS[i % len(COLORS)]
-    filled = (i + i // len(MARKERS)) % 2 == 0  # a marker's second turn has the other face
-    return Style(
-        MARKERS[i % len(MARKERS)], LINES[i % len(LINES)], color, color if filled else WHITE
-    )
-
-
-STYLES = tuple(_style(i) for i in range(2 * len(MARKERS)))
+# For lines that are no methods (those have fixed ones in method_styles.py), in this order.
+SERIES = tuple(
+    Style(MARKERS[i], LINES[i % len(LINES)], COLORS[i], "open" if i % 2 else "full")
+    for i in range(len(COLORS))
+)
 
 
 def tick_text(value: float) -> str:
@@ -128,7 +138,10 @@ def stagger(axes: Axes, xs: Sequence[float], words: Sequence[str], inches: float
 
 def title_panel(axes: Axes, text: str, inches: float) -> None:
     """Write a title above axes of about this width, in as many lines as it needs."""
-    axes.set_title("\n".join(textwrap.wrap(text, max(1, int(inches / LETTER)))))
+    width = max(1, int(inches / LETTER))
+    if max(map(len, text.split()), default=0) > width:
+        text = text.replace(">", "> ")  # a pair's networks stand in two lines
+    axes.set_title("\n".join(textwrap.wrap(text, width)))
 
 
 def write_legend(
