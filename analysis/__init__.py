@@ -4,6 +4,7 @@
   fields of these lines; `json_lines`: their reader; `growth`: a new bundle keeps the runs of the
   one that it replaces.
 - `tables`: the numbers as tables, and their renderers; `figures`: one module per figure;
+  `figures_on_pages`: their texts on the pages;
   `report`: one HTML page.
 - `verdicts`, `statistics`: claims, tested on differences paired by seed; `confirmations`: two
   verdicts on one claim; `reference`: your numbers beside the committed; `power`,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from harness.analysis import ablation_tables, methods_page, published_numbers
@@ -18,6 +19,7 @@ from harness.analysis.bundle import (
     replication_path,
 )
 from harness.analysis.export import trained
+from harness.analysis.figures_on_pages import fill_figures
 from harness.analysis.growth import check_nothing_lost, export_beside
 from harness.analysis.print_results import print_blocks
 from harness.analysis.readme import (
@@ -144,6 +146,7 @@ def _outputs(bundles: list[Bundle]) -> dict[Path, str]:
         replication = by_path.get(replication_path(bundle))
         if not is_of_replication(bundle.path):
             _fill_markers(pages, bundle, replication)
+            fill_figures(pages, bundle, figure_folder(bundle.path))
         files = result_files(bundle, replication)
         outputs |= {bundle.path.with_suffix(suffix): text for suffix, text in files.items()}
         outputs |= curve_files(bundle)
@@ -261,13 +264,26 @@ def _has_figures(bundle: Bundle) -> bool:
     return all((figure_folder(bundle.path) / f"{name}.png").exists() for name in names)
 
 
-def make_figures(bundles: list[Bundle] | None = None) -> None:
-    """Draw the figures of each bundle, by default of all stored ones; print what is left out."""
+def make_figures(
+    bundles: list[Bundle] | None = None,
+    folder: Path = FIGURES,
+    formats: Sequence[str] = ("png",),
+    dpi: int | None = None,
+) -> None:
+    """Draw the figures of each bundle, by default of all stored ones; print what is left out.
+
+    Args:
+        bundles: The results.
+        folder: The folder in which each bundle has a folder of its own.
+        formats: Endings of the files: "png", "pdf", "svg".
+        dpi: Dots per inch of PNG files, by default those of the committed ones.
+    """
     from harness.analysis.figures import draw_all, drawable  # matplotlib takes its time
+    from harness.analysis.figures.base import DPI
 
     stored = (p for p in sorted(RESULTS.glob("*.jsonl")) if not is_of_replication(p))
     for bundle in map(read_bundle, stored) if bundles is None else bundles:
-        drawn = draw_all(bundle, figure_folder(bundle.path))
+        drawn = draw_all(bundle, folder / bundle.path.stem, formats, dpi or DPI)
         print(f"drawn: {', '.join(map(str, drawn))}")
         _, left_out = drawable(bundle)
         for reason in dict.fromkeys(left_out.values()):

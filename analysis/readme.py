@@ -14,7 +14,7 @@ from pathlib import Path
 
 from harness.common.errors import UserError
 
-TABLE, SUMMARY = "table", "summary"  # kinds of markers
+TABLE, SUMMARY, FIGURE = "table", "summary", "figure"  # kinds of markers
 README = Path("README.md")
 DOCS = Path("docs")  # a table stands in README.md or on a page here, where its markers are
 

@@ -24,6 +24,11 @@ class Estimate:
     half_width: float | None
     n: int
 
+    @property
+    def shown_half_width(self) -> float | None:
+        """The half-width to show: None if there are too few seeds for one that says something."""
+        return self.half_width if self.n >= FEWEST_SHOWN else None
+
 
 def estimate(values: Sequence[float], confidence: float = 0.95) -> Estimate | None:
     """Return the mean and Student's t-interval, t(n - 1) s / sqrt(n); None without values."""

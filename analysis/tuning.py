@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import optuna
 
-from harness.analysis.figures.base import save
+from harness.analysis.figures.base import DPI, save
 from harness.analysis.figures.studies import KINDS, StudyTrials, drawable
 from harness.analysis.json_lines import read_records
 from harness.common.errors import UserError
@@ -98,7 +99,12 @@ def _study(header: TuningHeader, records: list[TrialRecord], method: str) -> opt
     return study
 
 
-def draw(path: Path, folder: Path | None = None) -> list[tuple[str, Path]]:
+def draw(
+    path: Path,
+    folder: Path | None = None,
+    formats: Sequence[str] = ("png",),
+    dpi: int | None = None,
+) -> list[tuple[str, Path]]:
     """Draw the figures of a bundle and return (method, file) of each.
 
     The file of a figure that needs more trials or parameters than there are is removed.
@@ -106,6 +112,8 @@ def draw(path: Path, folder: Path | None = None) -> list[tuple[str, Path]]:
     Args:
         path: The bundle.
         folder: Where the figures belong; by default a folder beside the bundle.
+        formats: Endings of the files.
+        dpi: Dots per inch of PNG files, by default those of the committed ones.
     """
     bundle, folder = read_tuning_bundle(path), folder or path.parent / "figures"
     files = []
@@ -113,19 +121,22 @@ def draw(path: Path, folder: Path | None = None) -> list[tuple[str, Path]]:
         trials = StudyTrials(study, bundle.metric.replace("/", " "))
         kinds = drawable(trials)
         for kind, figure_of in KINDS.items():
-            file = folder / f"{path.stem}-{method}-{kind}.png"
-            if kind in kinds:
-                save(partial(figure_of, trials), file)
-                files.append((method, file))
-            else:
-                file.unlink(missing_ok=True)
+            for form in formats:
+                file = folder / f"{path.stem}-{method}-{kind}.{form}"
+                if kind in kinds:
+                    save(partial(figure_of, trials), file, dpi or DPI)
+                    files.append((method, file))
+                else:
+                    file.unlink(missing_ok=True)
     return files
 
 
-def make_tuning_figures() -> None:
-    """Draw the figures of every stored bundle."""
+def make_tuning_figures(
+    folder: Path = FIGURES, formats: Sequence[str] = ("png",), dpi: int | None = None
+) -> None:
+    """Draw the figures of every stored bundle; the arguments are those of `draw`."""
     for path in sorted(RESULTS.glob("*.jsonl")):
-        for _, file in draw(path, FIGURES):
+        for _, file in draw(path, folder, formats, dpi):
             print(f"drawn: {file}")
 
 

@@ -156,11 +156,28 @@ def costs(kept: Record) -> list[str]:
     rows = [row + [""] * (width - len(row)) for row in rows]
     head = ["cost", "size: seconds", *[""] * (width - 2)]
     return [
-        f"![How costs grow]({FIGURE})",
+        f"![{alt_of(kept)}]({FIGURE})",
+        "",
+        f"*{caption_of(kept)}*",
         "",
         *table(head, rows),
         *(line for c in kept["comparisons"] for line in ("", *chunks(c))),
     ]
+
+
+def alt_of(kept: Record) -> str:
+    """Return what the figure shows, for who cannot see it."""
+    lines = [f"{name} by {sweep['axis']}" for sweep in kept["sweeps"] for name in sweep["lines"]]
+    return f"Line charts on logarithmic axes of the seconds that each takes: {', '.join(lines)}"
+
+
+def caption_of(kept: Record) -> str:
+    """Return what is needed to read the figure."""
+    setting = kept["setting"]
+    return (
+        f"Lines: medians; grey: quartiles. Batch {setting['batch']} and {setting['classes']} "
+        f"classes where they do not vary, {setting['student']} taught by {setting['teacher']}."
+    )
 
 
 def chunks(compared: dict[str, Any]) -> list[str]:

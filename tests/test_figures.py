@@ -1,15 +1,18 @@
 """Figures: the values they draw, computed a second time; their captions; and their files."""
 
 import json
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from bundles import Line, as_text, changed_bundle, without_training
-from helpers import TINY, Output
+from helpers import TINY, Output, wrong
 from looks import cut_off, overprinted, told_apart_by_colour_alone
+from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from PIL import Image
@@ -17,12 +20,16 @@ from scipy import stats
 
 from harness.analysis.bundle import RESULTS, Bundle, read_bundle
 from harness.analysis.figures import FIGURES, draw_all, drawable
-from harness.analysis.figures.base import OLD_BUNDLE, default_settings, labels_of, styles_of
+from harness.analysis.figures.base import OLD_BUNDLE, default_settings, listed, read_formats, save
 from harness.analysis.figures.confusion import confusion_matrix, most_confused, row_percent
 from harness.analysis.figures.curves import Band, accuracy_metric, band, bands, second_half
+from harness.analysis.figures.line_ends import LINE, limits, name_ends, spread
+from harness.analysis.figures.method_styles import style_of, styles_of
 from harness.analysis.figures.ncm_scatter import NcmPoint, ncm_points, rank_correlation
-from harness.analysis.figures.style import COLORS, STYLES, log_ticks, tick_text
+from harness.analysis.figures.style import log_ticks, tick_text
+from harness.analysis.figures_on_pages import fill_figures
 from harness.analysis.generated_files import figure_folder, make_figures
+from harness.analysis.statistics import Estimate, estimate
 from harness.analysis.tables.pages import table_blocks
 from harness.experiment.file import parse
 from harness.methods import REGISTRY, get_method
@@ -34,6 +41,7 @@ IMAGES = (10, 20, 30)  # test images of each class
 N_EPOCHS = 4
 # The others are in test_task_tables.py, with what tasks change in these.
 ALL_METHODS = tuple(name for name, method in REGISTRY.items() if method.variant_of is None)
+MARKED = {name: style_of(m.mark) for name, m in REGISTRY.items() if m.mark}
 WITHOUT_TASKS = [name for name in FIGURES if name not in ("overlap", "shots")]
 
 
@@ -113,19 +121,19 @@ def select(lines: list[Line], stage: str, method: str, student: str) -> list[Lin
 
 
 def test_band_by_hand() -> None:
-    assert band([[1.0, None, 3.0], [3.0, 4.0, 5.0]]) == Band(
-        epochs=[1, 3], mean=[2.0, 4.0], low=[1.0, 3.0], high=[3.0, 5.0], n=2
-    )
-    assert band([[0.5, 0.75]]) == Band([1, 2], [0.5, 0.75], [0.5, 0.75], [0.5, 0.75], 1)
+    found = band([[1.0, None, 3.0], [3.0, 4.0, 5.0]])
+    assert found == Band([1, 3], [estimate([1.0, 3.0]), estimate([3.0, 5.0])], 2)  # type: ignore[list-item]
+    assert found.mean == [2.0, 4.0]
+    assert band([[0.5, 0.75]]) == Band([1, 2], [Estimate(v, None, 1) for v in (0.5, 0.75)], 1)
     assert band([[None, None]]) is None and band([]) is None
 
 
 def test_second_half_by_hand() -> None:
-    values = [0.1, 0.2, 0.3, 0.4, 0.5]
-    assert second_half(Band([1, 2, 3, 4, 5], values, values, values, 2)).epochs == [3, 4, 5]
-    every_fifth = Band([5, 10, 15, 20], values[:4], [0.0] * 4, [1.0] * 4, 2)
-    assert second_half(every_fifth) == Band([10, 15, 20], [0.2, 0.3, 0.4], [0.0] * 3, [1.0] * 3, 2)
-    one = Band([1], [0.1], [0.1], [0.1], 1)
+    values = [Estimate(v, 0.1, 3) for v in (0.1, 0.2, 0.3, 0.4, 0.5)]
+    assert second_half(Band([1, 2, 3, 4, 5], values, 3)).epochs == [3, 4, 5]
+    every_fifth = Band([5, 10, 15, 20], values[:4], 3)
+    assert second_half(every_fifth) == Band([10, 15, 20], values[1:4], 3)
+    one = Band([1], values[:1], 3)
     assert second_half(one) == one
 
 
@@ -141,8 +149,9 @@ def test_bands_over_seeds(bundle_text: str) -> None:
             drawn_band = drawn_bands[student][label]
             assert drawn_band.epochs == [1, 2, 3, 4] and drawn_band.n == 3 == len(values)
             np.testing.assert_allclose(drawn_band.mean, values.mean(0), rtol=1e-12)
-            assert drawn_band.low == values.min(0).tolist()
-            assert drawn_band.high == values.max(0).tolist()
+            half_widths = [e.half_width for e in drawn_band.estimates]
+            expected = stats.t.ppf(0.975, 2) * stats.sem(values)
+            np.testing.assert_allclose(half_widths, expected, rtol=1e-9)
 
 
 @pytest.mark.parametrize("centers", ["train", "evaluated"])
@@ -156,7 +165,7 @@ def test_stage1_shows_the_protocols_ncm_where_it_was_measured(
     narrow = bands(bundle, 1, metric)["narrow"]["ReFilled (tuple)"]
     curves = [line["curves"][metric] for line in select(lines, "stage1", "refilled", "narrow")]
     assert narrow.epochs == [2, 4]
-    assert narrow.high == [max(c[1] for c in curves), max(c[3] for c in curves)]
+    np.testing.assert_allclose(narrow.mean, np.mean([[c[1], c[3]] for c in curves], 0))
     assert list(bands(bundle, 1, metric)["wide"]) == ["ReFilled (tuple)", "ReFilled (triplet)"]
 
 
@@ -228,66 +237,123 @@ def test_percent_and_most_confused_by_hand() -> None:
 # -- captions --------------------------------------------------------------------------------------
 
 
-def texts(figure: Figure) -> str:
-    """Return the title, labels and legend of a figure."""
+def texts(bundle: Bundle, name: str) -> str:
+    """Return the caption of a figure, and the title, labels and legend that it shows."""
+    figure = drawn(bundle, name)
     labels = [t for a in figure.axes for t in (a.get_xlabel(), a.get_ylabel(), a.get_title())]
+    names = [t.get_text() for a in figure.axes for t in a.texts]
     legend = [t.get_text() for box in figure.legends for t in box.get_texts()]
-    return "\n".join([figure.get_suptitle().replace("\n", " "), *labels, *legend])
+    title, caption = figure.get_suptitle(), FIGURES[name].texts(bundle).caption
+    return "\n".join([title, caption, *labels, *names, *legend])
 
 
 @pytest.mark.parametrize("name", WITHOUT_TASKS)
 def test_units_data_and_n_are_on_every_figure(bundle_text: str, name: str) -> None:
-    text = texts(drawn(made_up(bundle_text)[0], name))
-    expected = ["tiny: ", "d$ta $et", "n = 3 seeds", "protocol strict", "%"]
+    bundle, _ = made_up(bundle_text)
+    text = texts(bundle, name)
+    expected = ["tiny: ", "d$ta $et", "n = 3 seeds", "rotocol strict", "%"]
     if name.startswith("curves"):
-        expected += ["500 training images, 297 validation images", "\nepoch", "nats"]
-        expected += ["validation NCM accuracy (%)" if "1" in name else "validation accuracy (%)"]
+        expected += ["500 training images, 297 validation images"]
+        expected += ["validation accuracy (%)"] if "2" in name else ["too rarely"]
+        expected += ["\nepoch", "nats"]
     else:
         expected += ["60 test images", "selected on validation"]
     assert [words for words in expected if words not in text] == []
     assert ("test" if name.startswith("curves") else "validation images") not in text
+    assert "\n" not in drawn(bundle, name).get_suptitle()
+    alt = FIGURES[name].texts(bundle).alt
+    assert alt.endswith(".") and ("ReFilled" in alt or "4 methods" in alt)
 
 
 def test_a_leak_is_called_one(bundle_text: str) -> None:
     text = bundle_text.replace('"reported":"selected"', '"reported":"best_on_test"')
     for name in ("accuracy", "ncm", "confusion"):
-        assert "leak" in texts(drawn(made_up(text)[0], name))
+        assert "leak" in FIGURES[name].texts(made_up(text)[0]).caption
 
 
 def test_test_accuracy_is_not_called_validation(bundle_text: str) -> None:
     bundle, _ = made_up(bundle_text, validation=False)
-    for name, label in (("curves-stage1", "test NCM accuracy"), ("curves-stage2", "test accuracy")):
-        text = texts(drawn(bundle, name))
-        assert "validation" not in text and "60 test images" in text and f"{label} (%)" in text
+    for name, label in (("curves-stage1", "est NCM accuracy"), ("curves-stage2", "test accuracy")):
+        text = texts(bundle, name)
+        assert "validation" not in text and "60 test images" in text and label in text
+
+
+def test_words_with_commas_are_told_apart() -> None:
+    assert listed(["a", "b", "c"]) == "a, b and c" and listed(["a"]) == "a"
+    assert listed(["a, b", "c", "d"]) == "a, b; c; and d"
 
 
 def n_bands(figure: Figure) -> int:
     return sum(isinstance(c, PolyCollection) for axes in figure.axes for c in axes.collections)
 
 
-def test_one_seed_has_neither_band_nor_interval(bundle_text: str) -> None:
-    three, one = made_up(bundle_text)[0], made_up(bundle_text, seeds=(0,))[0]
-    assert n_bands(drawn(three, "curves-stage1")) == 2 * 2 * 2  # students, panels, methods
-    for name in ("curves-stage1", "curves-stage2"):
-        figure = drawn(one, name)
-        assert n_bands(figure) == 0
-        assert "n = 1 seed" in texts(figure) and "no band" in texts(figure)
-    figure = drawn(one, "accuracy")
-    assert "no interval, n = 1 seed protocol" in texts(figure)
-    bars = [c[2][0].get_segments() for c in figure.axes[0].containers]
-    assert len(bars) == 4 and not any(len(segment) for bar in bars for segment in bar)
+def test_one_seed_and_two_have_neither_band_nor_interval(bundle_text: str) -> None:
+    three = made_up(bundle_text)[0]
+    assert n_bands(drawn(three, "curves-stage1")) == 2 * 2  # students, methods
+    for seeds, said in (((0,), "n = 1 seed"), ((0, 1), "an interval needs 3 seeds")):
+        few = made_up(bundle_text, seeds=seeds)[0]
+        for name in ("curves-stage1", "curves-stage2", "accuracy"):
+            assert said in FIGURES[name].texts(few).caption
+        assert n_bands(drawn(few, "curves-stage2")) == 0
+        bars = [c[2][0].get_segments() for a in drawn(few, "accuracy").axes for c in a.containers]
+        assert len(bars) > 8 and not any(len(segment) for bar in bars for segment in bar)
 
 
-def test_plotted_accuracies_are_the_tables(bundle_text: str) -> None:
+def containers(axes: Axes) -> dict[str, Any]:
+    return {c.get_label(): c for c in axes.containers}
+
+
+def test_plotted_accuracies_and_differences_are_the_tables(bundle_text: str) -> None:
     bundle, lines = made_up(bundle_text)
-    (axes,) = drawn(bundle, "accuracy").axes
-    (points, _, (bars,)) = next(c for c in axes.containers if c.get_label() == "KD")
+    panels = drawn(bundle, "accuracy").axes
+    assert len(panels) == 2 * len(STUDENTS), "two columns have their differences beside them"
     for j, student in enumerate(STUDENTS):
-        results = [line["manifest"]["results"] for line in select(lines, "kd", "kd", student)]
-        values = [100 * result["accuracy"]["selected"] for result in results]
-        assert points.get_ydata()[j] == pytest.approx(np.mean(values))
-        interval = stats.t.interval(0.95, 2, np.mean(values), stats.sem(values))
-        assert bars.get_segments()[j][:, 1] == pytest.approx(list(interval))
+        values = {
+            method: [
+                100 * line["manifest"]["results"]["accuracy"]["selected"]
+                for line in select(lines, get_method(method).final.name, method, student)
+            ]
+            for method in ("kd", "plain")
+        }
+        paired = np.subtract(values["kd"], values["plain"])
+        for axes, expected in ((panels[j], values["kd"]), (panels[j + 2], paired)):
+            points, _, (bars,) = containers(axes)["KD"]
+            assert points.get_xdata()[0] == pytest.approx(np.mean(expected))
+            interval = stats.t.interval(0.95, 2, np.mean(expected), stats.sem(expected))
+            assert bars.get_segments()[0][:, 0] == pytest.approx(list(interval))
+        names = [t.get_text() for t in panels[0].get_yticklabels()]
+        assert names[points.get_ydata()[0]] == "KD"
+        baseline = containers(panels[j + 2])["Student"]
+        assert baseline[0].get_xdata()[0] == 0 and "Teacher" not in containers(panels[j + 2])
+
+
+def test_a_method_far_below_squeezes_no_axis() -> None:
+    means = [0.43, 0.93, 0.95, 0.96, 0.97, 0.98, 0.985]
+    near = [Estimate(m, 0.01, 5) for m in means[1:]]
+    clipped = limits([Estimate(m, 0.01, 5) for m in means], (0, 100), 100)
+    assert clipped == limits(near, (0, 100), 100) and clipped.is_outside(43)
+    assert 91 < clipped.low < 92 and 99 < clipped.high < 100
+    even = limits([Estimate(m, 0.01, 5) for m in (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)], (0, 100), 100)
+    assert even.low < 39 and even.high > 91, "nothing is far away"
+    two_seeds = limits([*near, Estimate(0.97, 0.8, 3)], (0, 100), 100)
+    assert two_seeds.low > 80, "no interval squeezes, either"
+    assert limits([Estimate(1.0, 0.0, 3)], (0, 100), 100).high >= 100
+
+
+def test_names_are_moved_apart_and_stay_inside() -> None:
+    assert spread([0.5], 0.1) == [0.5]
+    assert spread([0.2, 0.8], 0.1) == [0.2, 0.8]
+    assert spread([0.5, 0.5, 0.9], 0.1) == pytest.approx([0.45, 0.55, 0.9])
+    assert spread([0.99, 1.0, 0.98], 0.1) == pytest.approx([0.9, 1.0, 0.8]), "their order stays"
+    assert spread([0.0, 0.0], 0.1) == pytest.approx([0.0, 0.1])
+    assert spread([0.5] * 5, 0.9) == pytest.approx([0, 0.25, 0.5, 0.75, 1]), "too many for the gap"
+    axes = Figure().subplots()
+    axes.set_ylim(0, 10)
+    ends = {"a": (1, 5.0), "b": (1, 5.1), "c": (1, -3.0)}
+    name_ends(axes, ends, dict(zip(ends, MARKED.values(), strict=False)), inches=10 * LINE)
+    places = {t.get_text(): t.get_position()[1] for t in axes.texts if t.get_text()}
+    assert list(places) == ["a", "b", "c (-3, below)"] and places["c (-3, below)"] == 0
+    assert places["b"] - places["a"] == pytest.approx(0.1)
 
 
 def test_all_methods_of_the_registry_can_be_told_apart(bundle_text: str) -> None:
@@ -295,15 +361,10 @@ def test_all_methods_of_the_registry_can_be_told_apart(bundle_text: str) -> None
     bundle, _ = made_up(bundle_text, methods=names)
     styles = styles_of(bundle)
     assert len(styles) == len(names) <= len(set(styles.values()))
-    assert len({(s.marker, s.face) for s in styles.values()}) == len(names)
-    (axes,) = drawn(bundle, "accuracy").axes
-    points = [c[0].get_xdata() for c in axes.containers]
-    places = [sorted(x[j] for x in points) for j in range(len(STUDENTS))]
-    for j, xs in enumerate(places):
-        assert min(np.diff(xs)) > 0.02 and j - 0.5 < xs[0] and xs[-1] < j + 0.5
+    assert len({(s.marker, s.fill) for s in styles.values()}) == len(names)
 
 
-def test_many_classes_are_a_picture_with_the_most_confused(bundle_text: str) -> None:
+def test_many_classes_are_a_picture_alone(bundle_text: str) -> None:
     bundle, lines = made_up(bundle_text)
     matrix = confusion_matrix(bundle)
     percent = row_percent(matrix.counts)
@@ -318,10 +379,10 @@ def test_many_classes_are_a_picture_with_the_most_confused(bundle_text: str) -> 
     header = json.loads(bundle_text.splitlines()[0])
     header["experiment"] |= {"methods": list(METHODS)}
     wide = changed_bundle(as_text([header, *lines]), widen)
-    figure = drawn(wide, "confusion")
-    assert not figure.axes[0].texts, "no room for numbers"
-    (side,) = figure.axes[1].texts
-    assert side.get_text().splitlines()[-2:] == ["7 → 39: 12", "3 → 2: 3"]
+    axes = drawn(wide, "confusion").axes[0]
+    assert not axes.texts and not len(axes.get_xticks()), "room for neither numbers nor names"
+    assert "confused" not in FIGURES["confusion"].texts(wide).caption, "numbers name no class"
+    assert "b as " in FIGURES["confusion"].texts(bundle).caption
 
 
 # -- drawing ---------------------------------------------------------------------------------------
@@ -346,17 +407,21 @@ def test_figures_are_readable(bundle_text: str, name: str) -> None:
 def test_ticks_of_losses_are_logarithmic(bundle_text: str) -> None:
     loss = drawn(made_up(bundle_text)[0], "curves-stage2").axes[0]
     labels = [t.get_text() for t in loss.get_yticklabels()]
-    assert labels == list(map(tick_text, log_ticks(*loss.get_ylim()))) and "0.5" in labels
+    assert labels == list(map(tick_text, log_ticks(*loss.get_ylim()))) and "2" in labels
 
 
-def test_what_is_trained_has_colours_of_its_own(bundle_text: str) -> None:
-    trained = ("plain", "plain@both", "kd", "kd@both", "refilled", "refilled-triplet")
-    floors = ("pixels_ncm", "untrained_ncm", "teacher_ncm")
-    bundle, _ = made_up(bundle_text, methods=(*trained[:4], *floors, *trained[4:]))
-    styles = list(styles_of(bundle).values())
-    assert styles == list(STYLES[:9])
-    labels = labels_of(bundle)
-    assert {styles_of(bundle)[labels[m]].color for m in trained} == set(COLORS[:6])
+def test_a_method_looks_the_same_in_every_bundle(bundle_text: str) -> None:
+    few = styles_of(made_up(bundle_text, methods=("refilled", "kd"))[0])
+    variants = ("plain", "kd@both", "kd", "kd(kd.temperature=8)", "crd+rkd", "refilled-triplet")
+    many = styles_of(made_up(bundle_text, methods=(*variants, "refilled"))[0])
+    assert few.items() <= many.items() and few["KD"] == MARKED["kd"]
+    assert many["ReFilled (triplet)"] == MARKED["refilled-triplet"]
+    kd = MARKED["kd"]
+    both, hot = many["KD, epochs of both stages"], many["KD, temperature 8"]
+    assert (both.marker, both.color, both.fill) == (kd.marker, kd.color, "open")
+    assert hot.color == kd.color and hot.marker != kd.marker
+    looks = {(s.marker, s.fill) for s in many.values()}
+    assert len(looks) == len(many) == len(variants) + 1
 
 
 def test_pictures_are_the_same_again(tmp_path: Path, bundle_text: str) -> None:
@@ -378,7 +443,26 @@ def test_a_plain_grid_has_no_stage1(tmp_path: Path, bundle_text: str) -> None:
     bundle, _ = made_up(bundle_text, methods=("plain",))
     assert drawable(bundle) == (["accuracy", "curves-stage2", "confusion"], {})
     paths = draw_all(bundle, tmp_path)
-    assert sorted(tmp_path.iterdir()) == sorted(paths) and len(paths) == 3
+    assert sorted(tmp_path.glob("*.png")) == sorted(paths) and len(paths) == 3
+
+
+def test_formats_for_a_paper(tmp_path: Path) -> None:
+    def draw() -> Figure:
+        figure = Figure(figsize=(2, 1))
+        figure.subplots().set_title("a title")
+        return figure
+
+    assert read_formats("svg, PDF,png") == ("png", "pdf", "svg")
+    files = [tmp_path / f"{name}.{form}" for name in "ab" for form in ("png", "pdf", "svg")]
+    for path in files:
+        save(draw, path, dpi=60)
+    content = [path.read_bytes() for path in files]
+    assert content[:3] == content[3:], "neither a date nor chance"
+    assert b"/FontFile2" in content[1] and b"<svg" in content[2]
+    with Image.open(files[0]) as picture:
+        assert picture.size == (120, 60)
+    for text in ("jpg", "", "png,gif"):
+        wrong(partial(read_formats, text), "--format", "png, pdf, svg")
 
 
 def old(text: str) -> str:
@@ -399,7 +483,7 @@ def test_an_old_bundle_has_its_table_and_two_figures(
     path.write_text(bundle_text)
     make_figures()
     out = capsys.readouterr().out
-    assert len(list(figure_folder(path).iterdir())) == 5 and "left out" not in out
+    assert len(list(figure_folder(path).glob("*.png"))) == 5 and "left out" not in out
 
     kept = figure_folder(path) / "digits-kd-history.png"  # of a tuning study
     kept.touch()
@@ -409,11 +493,28 @@ def test_an_old_bundle_has_its_table_and_two_figures(
     make_figures()
     assert sorted(p.name for p in figure_folder(path).iterdir()) == [
         "accuracy.png",
+        "captions.txt",
         kept.name,
         "ncm.png",
     ], "figures of another bundle must go, other files stay"
     out = capsys.readouterr().out
     assert f"curves-stage1, curves-stage2, confusion of tiny: {OLD_BUNDLE}" in out
+
+
+def test_pages_show_figures_with_generated_texts(bundle_text: str) -> None:
+    bundle, _ = made_up(bundle_text)
+    markers = "<!-- figure:tiny/accuracy -->\nold\n<!-- /figure:tiny/accuracy -->\n"
+    readme, page, other = Path("README.md"), Path("docs/x.md"), "<!-- figure:else/ncm -->\n"
+    pages = {readme: f"a\n{markers}b\n", page: markers + other}
+    fill_figures(pages, bundle, Path("docs/figures/tiny"))
+    texts = FIGURES["accuracy"].texts(bundle)
+    content = pages[readme].split("\n")
+    assert content[2].endswith(".](docs/figures/tiny/accuracy.png)"), content
+    assert content[2].startswith(f"![{texts.alt[:30]}") and "old" not in pages[readme]
+    assert content[4].startswith("*Dots: means; bars: 95 % t-intervals over n = 3 seeds")
+    assert "](figures/tiny/accuracy.png)" in pages[page] and other in pages[page]
+    pages = {page: markers.replace("accuracy", "shots")}
+    wrong(partial(fill_figures, pages, bundle, Path("x")), "docs/x.md", "'shots'", "confusion")
 
 
 def test_the_repositorys_bundles_can_be_read() -> None:
@@ -423,5 +524,5 @@ def test_the_repositorys_bundles_can_be_read() -> None:
     for path in paths:
         bundle = read_bundle(path)
         tasks = bundle.settings.tasks
-        by = {"overlap", "shots"} if tasks and len(tasks.all) > 1 else {"accuracy", "ncm"}
+        by = {"overlap", "shots"} if tasks and len(tasks.all) > 2 else {"accuracy", "ncm"}
         assert by & set(drawable(bundle)[0])

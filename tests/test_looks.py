@@ -21,17 +21,19 @@ from PIL import Image
 
 from harness.analysis import tuning
 from harness.analysis.figures.base import default_settings
+from harness.analysis.figures.method_styles import style_of
 from harness.analysis.figures.studies import COLOR_MAP, KINDS, SearchAxis, StudyTrials, drawable
 from harness.analysis.figures.style import (
     COLORS,
     LETTER,
-    STYLES,
+    SERIES,
     log_ticks,
     scale_log,
     stagger,
     tick_text,
     write_legend,
 )
+from harness.methods import REGISTRY
 
 # -- colours ---------------------------------------------------------------------------------------
 
@@ -85,10 +87,12 @@ def test_colours_of_a_scale_are_in_order_in_grey() -> None:
 
 
 def test_styles_are_told_apart_without_colour() -> None:
-    """Markers and faces differ, as figures without lines show nothing else."""
-    assert len({(s.marker, s.face == "1.0") for s in STYLES}) == len(STYLES) == 20
-    assert len({(s.color, s.line) for s in STYLES}) == len(STYLES)
-    assert len({s.color for s in STYLES[: len(COLORS)]}) == len(COLORS)
+    """Markers and fillings differ, as figures without lines show nothing else."""
+    styles = [style_of(method.mark) for method in REGISTRY.values() if method.mark]
+    assert len({(s.marker, s.fill) for s in styles}) == len(styles) >= 20
+    assert len({(s.marker, s.fill) for s in SERIES}) == len({s.color for s in SERIES}) == 7
+    variants = {(s.marker, "open") for s in styles if s.fill == "full"}
+    assert not variants & {(s.marker, s.fill) for s in styles}, "kept for kd@both"
 
 
 # -- ticks and legends -----------------------------------------------------------------------------
@@ -216,8 +220,8 @@ def drawn(study: StudyTrials, kind: str) -> Figure:
 def test_tuning_figures_are_readable(kind: str) -> None:
     figure = drawn(made_up(), kind)
     assert not (told_apart_by_colour_alone(figure) or overprinted(figure) or cut_off(figure))
-    title = figure.get_suptitle().replace("\n", " ")
-    assert title.startswith("tiny/kd: ") and "6 finished and 2 pruned trials" in title
+    title = figure.get_suptitle()
+    assert title.startswith("tiny/kd: ") and "6 finished, 2 pruned trials" in title
 
 
 def test_a_range_is_an_axis_from_0_to_1() -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from harness.analysis.bundle import Bundle
 from harness.analysis.figures import accuracy, by_task, confusion, curves, ncm_scatter
-from harness.analysis.figures.base import Kind, save
+from harness.analysis.figures.base import DPI, Kind, save
+from harness.common.files import write_user_file
 
+CAPTIONS = "captions.txt"
 FIGURES: dict[str, Kind] = {
     kind.name: kind
     for module in (accuracy, by_task, curves, ncm_scatter, confusion)
@@ -27,19 +30,34 @@ def drawable(bundle: Bundle) -> tuple[list[str], dict[str, str]]:
     return names, {name: reason for name, reason in missing.items() if reason}
 
 
-def draw_all(bundle: Bundle, folder: Path) -> list[Path]:
+def draw_all(
+    bundle: Bundle, folder: Path, formats: Sequence[str] = ("png",), dpi: int = DPI
+) -> list[Path]:
     """Draw every figure that the bundle has the numbers for as folder/NAME.png.
 
-    The same bundle gives the same bytes. A figure without numbers is removed from the folder.
+    The same bundle gives the same bytes. A figure without numbers is removed from the folder, and
+    captions.txt there has the captions of the others.
+
+    Args:
+        bundle: The results.
+        folder: Where the files belong.
+        formats: Their endings.
+        dpi: Dots per inch of PNG files.
 
     Returns:
-        The files that were drawn.
+        The pictures that were drawn.
     """
     names, _ = drawable(bundle)
-    paths = {name: folder / f"{name}.png" for name in FIGURES}
-    for name, path in paths.items():
-        if name in names:
-            save(partial(FIGURES[name].draw, bundle), path)
-        else:
-            path.unlink(missing_ok=True)
-    return [paths[name] for name in names]
+    drawn = []
+    for name, kind in FIGURES.items():
+        for form in formats:
+            path = folder / f"{name}.{form}"
+            if name in names:
+                save(partial(kind.draw, bundle), path, dpi)
+                drawn.append(path)
+            else:
+                path.unlink(missing_ok=True)
+    texts = {name: FIGURES[name].texts(bundle) for name in names}
+    lines = [f"{name}: {text.caption}\n" for name, text in texts.items()]
+    write_user_file(folder / CAPTIONS, "\n".join(lines))
+    return drawn

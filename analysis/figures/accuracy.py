@@ -31,7 +31,7 @@ from harness.analysis.figures.base import (
     rows_in_stage,
     write_title,
 )
-from harness.analysis.figures.line_ends import SMALL, Limits, limits
+from harness.analysis.figures.line_ends import SMALL, Limits, shared_limits
 from harness.analysis.figures.method_styles import TEACHER_STYLE, styles_of
 from harness.analysis.figures.style import LETTER, ROUND_STEPS, Style, title_panel
 from harness.analysis.statistics import Estimate
@@ -80,11 +80,17 @@ def lines_of(bundle: Bundle) -> list[Row]:
     return [*teacher, *rows_in_stage(bundle, LAST)]
 
 
+def heads_of(bundle: Bundle, group: ColumnGroup) -> list[str]:
+    """Return the titles of a table's panels: all words if there are several tables."""
+    is_only = len(group.columns) == len(columns_of(bundle))
+    return group.heads if is_only else [column.label for column in group.columns]
+
+
 def accuracies(bundle: Bundle, group: ColumnGroup) -> list[Dots]:
     """Return the panels of accuracies of one table."""
     rows = lines_of(bundle)
     panels = []
-    for column, head in zip(group.columns, group.heads, strict=True):
+    for column, head in zip(group.columns, heads_of(bundle, group), strict=True):
         found = {row.label: cell_estimate(bundle, row, column) for row in rows}
         panels.append(Dots(column.label, head, {k: e for k, e in found.items() if e}, False))
     return panels
@@ -99,7 +105,7 @@ def differences(bundle: Bundle, group: ColumnGroup) -> list[Dots]:
     if not every:
         return []
     panels = []
-    for column, head in zip(group.columns, group.heads, strict=True):
+    for column, head in zip(group.columns, heads_of(bundle, group), strict=True):
         own = {d.row: d.difference for d in every if d.column == column.label}
         if own:
             own = {every[0].baseline: Estimate(0.0, None, 1)} | own
@@ -129,7 +135,9 @@ def accuracy(bundle: Bundle) -> Figure:
             if i >= len(line):
                 axes.axis("off")
                 continue
-            _draw(axes, line[i], part, styles, shown[line[i].key], has_names=i == 0)
+            _draw(
+                axes, line[i], part, styles, shown.get(line[i].key, Limits(0, 1)), has_names=i == 0
+            )
             title_panel(axes, line[i].head, room)
             unit = "points" if line[i].is_difference else "%"
             name = "difference" if line[i].is_difference else "test accuracy"
@@ -152,9 +160,9 @@ def axis_limits(bundle: Bundle, panels: list[Dots]) -> dict[tuple[str, bool], Li
             for p in panels
             if p.is_difference == dots.is_difference and (p is dots or not has_many_tasks(bundle))
         ]
-        values = [e for p in alike for e in p.values.values()]
-        if values:
-            result[dots.key] = limits(values, bounds[dots.is_difference], 100)
+        if dots.values:
+            values = [[*p.values.values()] for p in alike]
+            result[dots.key] = shared_limits(values, bounds[dots.is_difference], 100)
     return result
 
 
@@ -174,7 +182,7 @@ def _draw(
         if found is None:
             continue
         style = styles.get(label, TEACHER_STYLE)
-        mean, half = 100 * found.mean, found.half_width
+        mean, half = 100 * found.mean, found.shown_half_width
         if limit.is_outside(mean):
             _point_outside(axes, mean, i, limit, style)
             continue
@@ -212,6 +220,7 @@ def _point_outside(axes: Axes, mean: float, i: int, limit: Limits, style: Style)
         ha="left" if is_below else "right",
         va="center",
         fontsize=SMALL - 1,
+        bbox={"facecolor": "1.0", "edgecolor": "none", "pad": 0.5},
         arrowprops={"arrowstyle": "->", "color": style.color, "shrinkA": 0, "shrinkB": 0},
     )
 

@@ -25,6 +25,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 from harness.analysis.bundle import Bundle
+from harness.analysis.statistics import FEWEST_SHOWN
 from harness.analysis.tables.rows import (
     Column,
     Row,
@@ -33,6 +34,7 @@ from harness.analysis.tables.rows import (
     part_sizes,
     rows_of,
 )
+from harness.common.errors import UserError
 from harness.common.files import write_user_file
 from harness.experiment.pairs import pair_label
 from harness.methods import REGISTRY, STAGES
@@ -178,6 +180,9 @@ def intervals_text(counts: Iterable[int], mark: str) -> str:
     numbers = set(counts)
     if numbers == {1}:
         return f"one value each, without an interval, {seeds_text(numbers)}"
+    if max(numbers) < FEWEST_SHOWN:
+        means = f"means over {seeds_text(numbers)}"
+        return f"{means}; an interval needs {FEWEST_SHOWN} seeds"
     return f"{mark}: 95 % t-intervals over {seeds_text(numbers)}, as in the tables"
 
 
@@ -276,8 +281,23 @@ def as_bytes(figure: Figure, form: Format, dpi: int) -> bytes:
         return data.getvalue()
     _only_writable(figure)
     nothing = {"pdf": ("CreationDate", "Creator", "Producer"), "svg": ("Date", "Creator")}[form]
-    figure.savefig(data, format=form, dpi=dpi, metadata=dict.fromkeys(nothing))
+    canvas = FigureCanvasAgg(figure)
+    canvas.print_figure(data, format=form, dpi=dpi, metadata=dict.fromkeys(nothing))
     return data.getvalue()
+
+
+def read_formats(text: str) -> tuple[Format, ...]:
+    """Read a list of formats, as "pdf,svg".
+
+    Raises:
+        UserError: It names another one, or none.
+    """
+    names = [part.strip().lower() for part in text.split(",") if part.strip()]
+    unknown = [name for name in names if name not in FORMATS]
+    if unknown or not names:
+        what = f"unknown format {unknown[0]!r}" if unknown else "no format"
+        raise UserError(f"--format: {what}; give some of {', '.join(FORMATS)}")
+    return tuple(form for form in FORMATS if form in names)
 
 
 def save(draw: Callable[[], Figure], path: Path, dpi: int = DPI) -> None:

@@ -70,7 +70,7 @@ class Panel:
 
     Attributes:
         title: the other dimensions, where panels differ in them.
-        columns: at least FEWEST.
+        columns: at least two.
     """
 
     title: str
@@ -78,15 +78,13 @@ class Panel:
 
 
 def panels_of(bundle: Bundle, dimension: Dimension) -> list[Panel]:
-    """Return one panel per student and value of the other dimension, if it has enough columns."""
+    """Return one panel per student and value of the other dimension, if it has two columns."""
     panels: dict[tuple[str, str], list[Column]] = {}
     for column in columns_of(bundle):
         if dimension in column.words:
             others = [word for name, word in column.words.items() if name != dimension]
             panels.setdefault((column.networks, ", ".join(others)), []).append(column)
-    return [
-        Panel(others, columns) for (_, others), columns in panels.items() if len(columns) >= FEWEST
-    ]
+    return [Panel(others, columns) for (_, others), columns in panels.items() if len(columns) > 1]
 
 
 def places(bundle: Bundle, panel: Panel, dimension: Dimension) -> list[float]:
@@ -225,11 +223,12 @@ def _draw(
 def _draw_line(axes: Axes, line: list[Point], style: Style, method: str, dodge: float) -> None:
     figure = axes.get_figure(root=True)
     assert figure is not None
+    halves = [point.estimate.shown_half_width for point in line]
     aside = ScaledTranslation(dodge / 72, 0, figure.dpi_scale_trans)
     axes.errorbar(
         [point.x for point in line],
         [100 * point.estimate.mean for point in line],
-        yerr=[100 * half if (half := p.estimate.half_width) is not None else np.nan for p in line],
+        yerr=[np.nan if h is None else 100 * h for h in halves],
         **style.point,
         linestyle=style.line,
         markersize=6 if style.is_line_art else 4.5,
@@ -278,7 +277,8 @@ def texts(bundle: Bundle, dimension: Dimension) -> Texts:
 
 
 def _missing(bundle: Bundle, dimension: Dimension) -> str | None:
-    return None if panels_of(bundle, dimension) else ""
+    longest = max((len(p.columns) for p in panels_of(bundle, dimension)), default=0)
+    return None if longest >= FEWEST else ""
 
 
 DIMENSIONS: tuple[Dimension, ...] = ("overlap", "shots")

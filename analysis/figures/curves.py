@@ -33,7 +33,7 @@ from harness.analysis.figures.base import (
 from harness.analysis.figures.line_ends import LINE, limits, name_ends
 from harness.analysis.figures.method_styles import styles_of
 from harness.analysis.figures.style import ROUND_STEPS, Style, scale_log, title_panel, write_legend
-from harness.analysis.statistics import Estimate, estimate
+from harness.analysis.statistics import FEWEST_SHOWN, Estimate, estimate
 from harness.analysis.tables.rows import MOST_COLUMNS, columns_of, select
 from harness.common.metrics import NCM_METRICS, metric_name
 
@@ -143,7 +143,9 @@ def _metric_text(metric: str) -> str:
 def _has_bands(rows: list[PanelRow]) -> bool:
     """Return whether intervals are drawn: there are some, and they do not hide the lines."""
     lines = [line for row in rows for line in row.bands.values()]
-    return max(map(len, lines)) <= MOST_BANDS and any(b.n > 1 for x in lines for b in x.values())
+    return max(map(len, lines)) <= MOST_BANDS and any(
+        b.n >= FEWEST_SHOWN for x in lines for b in x.values()
+    )
 
 
 def curves(bundle: Bundle, number: int) -> Figure:
@@ -219,10 +221,10 @@ def _limit(axes: Axes, lines: list[Band], scale: float, is_late: bool) -> None:
 
 def _draw_band(axes: Axes, band: Band, style: Style, scale: float, with_band: bool) -> None:
     mean = scale * np.array(band.mean)
-    half = scale * np.array([e.half_width or 0 for e in band.estimates])
-    if with_band and band.n > 1:
+    half = scale * np.array([e.shown_half_width or 0 for e in band.estimates])
+    if with_band and band.n >= FEWEST_SHOWN:
         low = np.maximum(mean - half, 1e-3 * mean)  # a logarithm has no place for less than 0
-        axes.fill_between(band.epochs, low, mean + half, color=style.color, alpha=0.15, linewidth=0)
+        axes.fill_between(band.epochs, low, mean + half, color=style.color, alpha=0.12, linewidth=0)
     axes.plot(
         band.epochs,
         mean,
@@ -251,8 +253,8 @@ def texts(bundle: Bundle, number: int) -> Texts:
         f"Line charts of training {what} against the epoch for {names}, for {listed(columns)}.",
         caption_of(
             intervals_text(counts, "lines: means; bands")
-            if _has_bands(rows) or counts == {1}
-            else f"lines: means over {seeds_text(counts)}, without intervals",
+            if _has_bands(rows) or max(counts) < FEWEST_SHOWN
+            else f"lines: means over {seeds_text(counts)}; so many bands would hide each other",
             "training loss: each method's own weighted sum, in nats, so that only the shape of a "
             "line compares",
             sparse if len(rows) == 1 else "",

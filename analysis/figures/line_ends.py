@@ -18,6 +18,7 @@ LINE = 0.155  # inches from one line of small text to the next
 SMALL = 8  # points
 MARKER_AT, TEXT_AT = 1.05, 1.08  # in widths of the axes
 SQUEEZED = 4.0  # times: how much larger the others must become before an axis is clipped
+FEWEST = 6  # estimates, to call some of them far away from the others
 MARGIN = 0.06  # of an axis beyond what it shows
 
 
@@ -39,6 +40,8 @@ def n_squeezing(means: Sequence[float]) -> int:
     Args:
         means: in ascending order.
     """
+    if len(means) < FEWEST:
+        return 0
     span = means[-1] - means[0]
     gains = [0.0]
     for n in range(1, len(means) // 3 + 1):
@@ -66,14 +69,22 @@ def limits(estimates: Sequence[Estimate], bounds: tuple[float, float], scale: fl
     kept = kept[: len(kept) - n]
     lowest, highest = kept[0].mean, kept[-1].mean
     most = max(highest - lowest, 1 / scale)
-    low = min(e.mean - min(e.half_width or 0, most) for e in kept)
-    high = max(e.mean + min(e.half_width or 0, most) for e in kept)
+    low = min(e.mean - min(e.shown_half_width or 0, most) for e in kept)
+    high = max(e.mean + min(e.shown_half_width or 0, most) for e in kept)
     margin = MARGIN * max(high - low, 1 / scale)
     slack = MARGIN * (high - low) * scale / 2  # so that a marker at a bound is not cut
     return Limits(
         max(scale * (low - margin), bounds[0] - slack),
         min(scale * (high + margin), bounds[1] + slack),
     )
+
+
+def shared_limits(
+    panels: Sequence[Sequence[Estimate]], bounds: tuple[float, float], scale: float
+) -> Limits:
+    """Return the limits of an axis that panels share: what each of them would show by itself."""
+    parts = [limits(estimates, bounds, scale) for estimates in panels if estimates]
+    return Limits(min(p.low for p in parts), max(p.high for p in parts))
 
 
 def spread(places: Sequence[float], gap: float) -> list[float]:

@@ -1,9 +1,4 @@
-"""One colour, marker and line for each method, the same in every figure of every bundle.
-
-A family of methods shares a colour, and every method has a marker or a filling of its own, so that
-figures can be read in grey. Grey is what trains no student. The same method with other settings or
-epochs ("kd@both") is drawn as the method is, but with an open marker.
-"""
+"""The style of each method, as its description marks it (harness.methods.mark)."""
 
 from __future__ import annotations
 
@@ -11,76 +6,60 @@ from dataclasses import replace
 from itertools import product
 
 from harness.analysis.bundle import Bundle
-from harness.analysis.figures.style import COLORS, Fill, Style
-from harness.analysis.tables.rows import rows_of
-from harness.methods import AT
+from harness.analysis.figures.style import COLORS, Style
+from harness.analysis.tables.rows import methods_of
+from harness.methods import AT, REGISTRY, Method
+from harness.methods.mark import Color, Fill, Mark
 from harness.methods.variants import split_settings
 
-BLACK, BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY = COLORS
-GREY = "#808080"
-TEACHER_STYLE = Style("8", "--", GREY, "open")
-STYLES: dict[str, Style] = {
-    "plain": Style("o", "-", BLACK),
-    "finetune": Style("p", "--", BLACK),
-    "kd": Style("s", "--", BLUE),
-    "dkd": Style("d", "-.", BLUE),
-    "kd_standardised": Style("h", ":", BLUE),
-    "refilled-tuple": Style("D", "-", VERMILION),
-    "refilled-triplet": Style("^", "-.", ORANGE),
-    "refilled-one-negative": Style("v", ":", ORANGE),
-    "rkd": Style(">", "--", GREEN),
-    "sp": Style("<", "-.", GREEN),
-    "pkt": Style("*", ":", GREEN),
-    "at": Style("P", "--", SKY),
-    "fitnet": Style("X", "-.", SKY),
-    "nst": Style("s", ":", SKY, "left"),
-    "crd": Style("o", "-", PURPLE, "left"),
-    "vid": Style("D", "--", PURPLE, "left"),
-    "kd+vid": Style("^", "-.", PURPLE, "left"),
-    "pixels_ncm": Style("x", ":", GREY),
-    "untrained_ncm": Style("+", "-.", GREY),
-    "teacher_ncm": Style("1", "--", GREY),
-    "probe": Style("2", "-", GREY),
-}
-_FILLS: tuple[Fill, ...] = ("bottom", "left", "open", "full")
-_UNUSED = tuple(product(_FILLS, "osD^v><pdh*PX"))
+NAMED: tuple[Color, ...] = ("black", "blue", "vermilion", "green", "purple", "orange", "sky")
+PALETTE: dict[Color, str] = {**dict(zip(NAMED, COLORS, strict=True)), "grey": "#808080"}
+UNMARKED = Mark("o", "purple")
+FILLS: tuple[Fill, ...] = ("bottom", "left", "open", "full")
+SPARE = tuple(product(FILLS, "osD^v><pdh*PX"))
+TEACHER_STYLE = Style("8", "--", PALETTE["grey"], "open")
 
 
-def _base(name: str, relation: str) -> tuple[str, bool]:
-    """Return the method's name without settings and epochs, and whether it had any.
+def style_of(mark: Mark) -> Style:
+    """Return a mark as matplotlib's options."""
+    return Style(mark.marker, mark.dashes, PALETTE[mark.color], mark.fill)
 
-    Args:
-        name: as in an experiment file.
-        relation: what the experiment's `refilled` matches in stage 1.
-    """
-    name, settings = split_settings(name)
-    base, _, epochs = name.partition(AT)
-    return (f"refilled-{relation}" if base == "refilled" else base), bool(settings or epochs)
+
+def _mark_of(method: Method, bundle: Bundle) -> Mark | None:
+    """Return the method's mark, or that of the variant which it is by the experiment's settings."""
+    if method.mark:
+        return method.mark
+    name = split_settings(method.name)[0].partition(AT)[0]
+    for variant in (m for m in REGISTRY.values() if m.variant_of == name):
+        implied = ((s, f, v) for s, fields in variant.implied.items() for f, v in fields.items())
+        if all((bundle.experiment.get(s) or {}).get(f) == v for s, f, v in implied):
+            return variant.mark
+    return None
 
 
 def styles_of(bundle: Bundle) -> dict[str, Style]:
     """Return label of a method -> its style.
 
-    What STYLES does not list (a method of one's own, a sum, a second variant of the same method)
-    gets a marker that nothing else in the bundle has.
+    A method with other settings or epochs has an open marker. What has no mark (a method of one's
+    own, a sum, a second variant of the same method) gets a marker that nothing else has.
     """
-    stage1 = bundle.experiment.get("stage1") or {}
-    relation = str(stage1.get("relation", "tuple"))
+    taken = {(m.mark.marker, m.mark.fill) for m in REGISTRY.values() if m.mark}
     styles: dict[str, Style] = {}
-    unknown: list[tuple[str, Style]] = []
-    for row in (row for row in rows_of(bundle) if row.is_final):
-        base, is_variant = _base(row.method, relation)
-        known = STYLES.get(base)
-        if known is None:
-            unknown.append((row.label, Style("o", "-", PURPLE)))
-            continue
-        style = replace(known, fill="open") if is_variant else known
-        if style in styles.values() and styles.get(row.label) != style:
-            unknown.append((row.label, known))
-        else:
-            styles[row.label] = style
-    for label, like in unknown:
-        taken = {(s.marker, s.fill) for s in (*STYLES.values(), *styles.values())}
-        fill, marker = next((f, m) for f, m in _UNUSED if (m, f) not in taken)
-        styles.setdefault(label, replace(like, marker=marker, fill=fill))
+    used: set[Style] = set()
+    for method in methods_of(bundle):
+        mark = _mark_of(method, bundle)
+        style = style_of(mark or UNMARKED)
+        if method.overrides or method.epochs_factor != 1:
+            style = replace(style, fill="open")
+        if mark is None or style in used:
+            fill, marker = next((f, m) for f, m in SPARE if (m, f) not in taken)
+            style = replace(style, marker=marker, fill=fill)
+        taken.add((style.marker, style.fill))
+        used.add(style)
+        styles[_label(method, bundle)] = style
     return styles
+
+
+def _label(method: Method, bundle: Bundle) -> str:
+    label = method.label_in(bundle.experiment)
+    return f"{label} (upper bound)" if method.is_upper_bound else label

@@ -87,7 +87,7 @@ def ncm(bundle: Bundle) -> Figure:
     students = list(dict.fromkeys(p.student for p in points))
     n_columns = min(len(students), MOST_IN_A_ROW)
     n_rows = -(-len(students) // n_columns)
-    figure = Figure(figsize=(max(4.6, WIDTH * n_columns), 0.9 + 2.3 * n_rows), layout="constrained")
+    figure = Figure(figsize=(max(5.0, WIDTH * n_columns), 0.9 + 2.3 * n_rows), layout="constrained")
     grid = figure.subplots(n_rows, n_columns, squeeze=False, sharex=True, sharey=True)
     for i, axes in enumerate(grid.flat):
         if i >= len(students):
@@ -133,7 +133,7 @@ def texts(bundle: Bundle) -> Texts:
         if (value := rank_correlation(own)) is not None:
             correlations.append(f"{value:.2f} for {method} (n = {len(own)} points)")
     return Texts(
-        f"{bundle.name}: NCM accuracy after stage 1 and final accuracy",
+        f"{bundle.name}: NCM after stage 1, final accuracy",
         f"Scatter plot of final test accuracy against the NCM accuracy after stage 1 for "
         f"{listed(methods)}{f', one panel for each of {n} students' if n > 1 else ''}.",
         caption_of(

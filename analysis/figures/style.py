@@ -11,7 +11,7 @@ import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from matplotlib.artist import Artist
@@ -22,10 +22,10 @@ from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from matplotlib.ticker import MaxNLocator, NullFormatter, NullLocator
 
+from harness.methods.mark import Dashes, Fill
+
 COLORS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-LineStyle = Literal["-", "--", "-.", ":"]
-Fill = Literal["full", "open", "left", "bottom"]
-LINES: tuple[LineStyle, ...] = ("-", "--", "-.", ":")
+LINES: tuple[Dashes, ...] = ("-", "--", "-.", ":")
 MARKERS = "osD^vPX"
 WHITE = "1.0"
 ROUND_STEPS = (1, 2, 5, 10)
@@ -39,7 +39,7 @@ class Style:
     """How one line is drawn; `fill` says which part of its marker has the colour."""
 
     marker: str
-    line: LineStyle
+    line: Dashes
     color: str
     fill: Fill = "full"
 
@@ -61,7 +61,7 @@ class Style:
         }
 
 
-# For lines that are no methods (those have fixed ones in method_styles.py), in this order.
+# For lines that are no methods, in this order.
 SERIES = tuple(
     Style(MARKERS[i], LINES[i % len(LINES)], COLORS[i], "open" if i % 2 else "full")
     for i in range(len(COLORS))

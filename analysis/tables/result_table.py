@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from harness.analysis.statistics import FEWEST_SHOWN, Estimate
+from harness.analysis.statistics import Estimate
 
 DASH = "–"  # a missing value
 
@@ -48,8 +48,8 @@ class Cell:
         """Return an accuracy in per cent: '98.43 ± 0.31 (3)', or '98.43 (2)' of too few seeds."""
         if estimate is None:
             return Cell()
-        is_shown = estimate.half_width is not None and estimate.n >= FEWEST_SHOWN
-        width = 100 * (estimate.half_width or 0.0) if is_shown else None
+        half_width = estimate.shown_half_width
+        width = None if half_width is None else 100 * half_width
         return Cell(100 * estimate.mean, width, estimate.n, link=link, bold=bold)
 
     @staticmethod

@@ -32,6 +32,7 @@ from harness.common.errors import UserError
 from harness.run.options import RunOptions
 
 app = typer.Typer()
+FIGURES = Path("docs/figures")
 
 
 @app.command()
@@ -176,10 +177,22 @@ def ablate(
 
 
 @app.command()
-def figures() -> None:
-    """Redraw docs/figures from the stored bundles."""
+def figures(
+    format_: Annotated[
+        str, typer.Option("--format", metavar="LIST", help="of png, pdf and svg, as pdf,svg")
+    ] = "png",
+    dpi: Annotated[
+        Optional[int], typer.Option(min=50, max=1200, help="of png files; default: 150")
+    ] = None,
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FOLDER", help="where they are written")
+    ] = FIGURES,
+) -> None:
+    """Draw the figures of the stored bundles; by default again those in docs/figures."""
+    from harness.analysis.figures.base import read_formats
     from harness.analysis.generated_files import make_figures
     from harness.analysis.tuning import make_tuning_figures
 
-    make_figures()
-    make_tuning_figures()
+    formats = read_formats(format_)
+    make_figures(folder=out, formats=formats, dpi=dpi)
+    make_tuning_figures(out / "tuning", formats, dpi)

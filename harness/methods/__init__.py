@@ -1,7 +1,8 @@
 """The methods: each module of this package describes some and lists them in METHODS.
 
-`base` says what a description consists of, `schedules` which epochs and learning rates a training
-has, and `variants` how a method with settings of its own is named.
+`base` says what a description consists of, `mark` how figures mark a method, `schedules` which
+epochs and learning rates a training has, and `variants` how a method with settings of its own is
+named.
 
 To add one, write a module here (what it is), a loss in harness/distill, and its trainer in
 harness/train/methods: a Term or a Training. Nothing else names it: experiment files, cells,

@@ -3,6 +3,7 @@
 from typing import ClassVar
 
 from harness.methods.base import NotNegative, PairedMaps, distillation
+from harness.methods.mark import Mark
 
 NAME = "at"
 
@@ -23,6 +24,7 @@ METHODS = (
         formula="CE + weight sum over maps mean((a_T - a_S)^2), "
         "a = normalised mean over channels of F^2",
         paper="Zagoruyko, Komodakis, ICLR 2017, arXiv 1612.03928; weight of RepDistiller",
+        mark=Mark("P", "sky", "--"),
         settings=AtSettings,
         needs="maps",
         trainer="harness.train.methods.at:At",

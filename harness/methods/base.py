@@ -16,6 +16,7 @@ from pydantic import (
 )
 
 from harness.common.metrics import ACCURACY
+from harness.methods.mark import Mark
 from harness.networks import NetworkOptions
 
 TEACHER = "teacher"  # the name of its stage, of its method and of its network
@@ -226,6 +227,7 @@ class Method:
             and `overrides`.
         epochs_factor: multiplies the epochs of its schedule, or BOTH.
         epoch_sources: the sections whose epochs BOTH adds up.
+        mark: how figures mark it; None to let them choose.
     """
 
     name: str
@@ -245,6 +247,7 @@ class Method:
     variant_of: str | None = None
     epochs_factor: float | Literal["both"] = 1.0
     epoch_sources: tuple[str, ...] = ()
+    mark: Mark | None = None
 
     @property
     def final(self) -> Stage:
@@ -332,6 +335,7 @@ def distillation(
     takes_mixed: bool = True,
     is_default: bool = False,
     in_sums: Mapping[str, Mapping[str, Any]] | None = None,
+    mark: Mark | None = None,
 ) -> Method:
     """Return a method of one stage that adds one term to the cross-entropy.
 
@@ -353,6 +357,7 @@ def distillation(
         takes_mixed=takes_mixed,
         is_default=is_default,
         in_sums=in_sums or {},
+        mark=mark,
     )
 
 

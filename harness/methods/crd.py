@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from harness.methods.base import NotNegative, Positive, Section, distillation
+from harness.methods.mark import Mark
 
 NAME = "crd"
 
@@ -47,6 +48,7 @@ METHODS = (
         about="contrasts the teacher's embedding of the same image with those of other classes",
         formula="CE + weight (NCE of g_S(x) against the memory of g_T, and the other way round)",
         paper="Tian, Krishnan, Isola, ICLR 2020, arXiv 1910.10699; settings of RepDistiller",
+        mark=Mark("o", "purple", "-", "left"),
         settings=CrdSettings,
         needs="embedding",
         takes_mixed=False,

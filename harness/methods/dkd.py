@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from harness.methods.base import NotNegative, Positive, Section, distillation
+from harness.methods.mark import Mark
 
 
 class DkdSettings(Section):
@@ -28,6 +29,7 @@ METHODS = (
         about="KD's terms for the true class and for all others, weighted separately",
         formula="CE + min(1, epoch / warmup) T^2 (alpha TCKD + beta NCKD)",
         paper="Zhao, Cui, Song, Qiu, Liang, CVPR 2022, arXiv 2203.08679; weights of mdistiller",
+        mark=Mark("d", "blue", "-."),
         settings=DkdSettings,
         needs="logits",
         takes_mixed=False,

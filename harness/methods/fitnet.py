@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from harness.methods.base import NotNegative, Section, distillation
+from harness.methods.mark import Mark
 from harness.networks import NetworkOptions
 
 NAME = "fitnet"
@@ -36,6 +37,7 @@ METHODS = (
         formula="CE + weight mean((F_T - r(F_S))^2), r a 1x1 convolution and a batch norm",
         paper="Romero et al., ICLR 2015, arXiv 1412.6550; one stage, weight and batch norm of "
         "RepDistiller",
+        mark=Mark("X", "sky", "-."),
         settings=FitnetSettings,
         needs="maps",
         trainer="harness.train.methods.fitnet:Fitnet",

@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from harness.methods.base import Positive, Section, distillation
+from harness.methods.mark import Mark
 
 
 class KdSettings(Section):
@@ -21,6 +22,7 @@ METHODS = (
         about="the divergence from the teacher's softened logits",
         formula="(1 - alpha) CE + alpha T^2 KL(softmax(f_T / T) || softmax(f_S / T))",
         paper="Hinton, Vinyals, Dean, arXiv 1503.02531; weights of RepDistiller",
+        mark=Mark("s", "blue", "--"),
         settings=KdSettings,
         needs="logits",
         trainer="harness.train.methods.kd:Kd",

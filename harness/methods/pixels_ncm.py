@@ -1,6 +1,7 @@
 """A baseline without any network: the nearest class mean of the pixels."""
 
 from harness.methods.base import Method, Stage
+from harness.methods.mark import Mark
 
 NAME = "pixels_ncm"
 
@@ -12,6 +13,7 @@ METHODS = (
         formula="none; argmax <x, c>, x the pixels, c the class centres of the student's training "
         "images",
         paper="the baseline of an NCM accuracy after stage 1",
+        mark=Mark("x", "grey", ":"),
         stages=(
             Stage(
                 name=NAME,

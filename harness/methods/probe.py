@@ -1,6 +1,7 @@
 """The linear probe: what the teacher's embedding is worth to a linear classifier."""
 
 from harness.methods.base import Method, NotNegative, Section, Stage
+from harness.methods.mark import Mark
 
 NAME = "probe"
 
@@ -21,6 +22,7 @@ METHODS = (
         about="no student: a linear classifier on the teacher's embedding",
         formula="sum of CE(W phi_T + b) + l2 / 2 ||W||^2 over the student's training images",
         paper="Alain, Bengio, arXiv 1610.01644",
+        mark=Mark("2", "grey"),
         stages=(
             Stage(
                 name=NAME,

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from harness.common.metrics import NCM
 from harness.methods.base import Epochs, Method, NotNegative, Positive, Stage
+from harness.methods.mark import Mark
 from harness.methods.schedules import Schedule, StepSchedule
 
 NAME = "refilled"
@@ -62,6 +63,13 @@ STAGES = (
 )
 
 
+MARKS = {
+    "tuple": Mark("D", "vermilion"),
+    "triplet": Mark("^", "orange", "-."),
+    "one-negative": Mark("v", "orange", ":"),
+}
+
+
 def _method(relation: str | None) -> Method:
     """Return the method with this relation; None is the experiment's (stage1.relation)."""
     return Method(
@@ -77,6 +85,7 @@ def _method(relation: str | None) -> Method:
         needs=frozenset({"embedding", "logits"}),
         is_default=relation is None,
         variant_of=None if relation is None else NAME,
+        mark=None if relation is None else MARKS[relation],  # else its variant's
     )
 
 

@@ -1,6 +1,7 @@
 """A baseline without a student: the nearest class mean in the teacher's embedding."""
 
 from harness.methods.base import Method, Stage
+from harness.methods.mark import Mark
 
 NAME = "teacher_ncm"
 
@@ -11,6 +12,7 @@ METHODS = (
         about="no student: the nearest mean of the student's classes in the teacher's embedding",
         formula="none; argmax <phi_T, c>, c the class centres of the student's training images",
         paper="the class centres of ReFilled's second stage, Ye, Lu, Zhan, CVPR 2020",
+        mark=Mark("1", "grey", "--"),
         stages=(
             Stage(
                 name=NAME,

@@ -1,6 +1,7 @@
 """A baseline without training: the nearest class mean with the initial weights."""
 
 from harness.methods.base import Method, Stage
+from harness.methods.mark import Mark
 
 NAME = "untrained_ncm"
 
@@ -12,6 +13,7 @@ METHODS = (
         formula="none; argmax <phi_0, c>, phi_0 the embedding before the first step, c the class "
         "centres of the student's training images",
         paper="the baseline of an NCM accuracy after stage 1",
+        mark=Mark("+", "grey", "-."),
         stages=(
             Stage(
                 name=NAME,
