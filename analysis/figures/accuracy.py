@@ -34,7 +34,7 @@ from harness.analysis.figures.base import (
 from harness.analysis.figures.line_ends import SMALL, Limits, shared_limits
 from harness.analysis.figures.method_styles import TEACHER_STYLE, styles_of
 from harness.analysis.figures.style import LETTER, ROUND_STEPS, Style, title_panel
-from harness.analysis.statistics import Estimate
+from harness.analysis.statistics import FEWEST_SHOWN, Estimate
 from harness.analysis.tables.rows import (
     Column,
     ColumnGroup,
@@ -49,6 +49,7 @@ from harness.analysis.verdicts import counts_images, differences_of
 from harness.plan import TEACHER
 
 NAMES, PANEL, LINE, HEAD = 2.0, 1.3, 0.19, 0.85  # inches: names, panels, a method, titles
+BARS = "a bar that is hidden is shorter than its dot; one that reaches the edge may be longer"
 MOST_IN_A_LINE = 2  # table columns whose differences stand beside, not below
 
 
@@ -260,7 +261,7 @@ def texts(bundle: Bundle) -> Texts:
             beside if gaps else "",
             "an arrow with a number is a mean outside its panel" if outside else "",
             f"panels {shared}" if len(every) > 1 else "",
-            "a bar that is hidden is shorter than its dot; one that reaches the edge may be longer",
+            BARS if max(counts) >= FEWEST_SHOWN else "",
             data_text(bundle, "test"),
             protocol_text(bundle),
         ),
