@@ -17,7 +17,7 @@ from mkdocs.config import load_config
 from mkdocs.exceptions import Abort
 
 from harness.experiment.schema import schema
-from website import files, reference
+from website import files, reference, results
 
 PHONE, DESKTOP = 390, 1400
 LOADED = re.compile(r"<(?:script|img|link)[^>]+?(?:src|href)=\"(?:https?:)?//[^\"]+\"")
@@ -64,7 +64,7 @@ def test_no_page_loads_anything_from_elsewhere(site: Path) -> None:
 
 
 def test_a_link_that_leads_nowhere_stops_the_build(tmp_path: Path, monkeypatch: Patch) -> None:
-    monkeypatch.setattr(files, "collect", lambda root: {"README.md": "# A\n[b](gone.md)\n"})
+    monkeypatch.setattr(files, "collect", lambda root, made: {"README.md": "# A\n[b](gone.md)\n"})
     monkeypatch.setattr(reference, "packages", lambda root: [])
     with pytest.raises(Abort):
         build_site(tmp_path)
@@ -76,17 +76,50 @@ def test_files_that_pages_link_to(tmp_path: Path) -> None:
     (tmp_path / "docs/a.md").write_text("[y](../e.yaml) ![p](p.png) [l](../b.jsonl#L2)\n")
     (tmp_path / "e.yaml").write_text("name: e\n")
     (tmp_path / "docs/p.png").touch()
+    (tmp_path / "m.png").touch()
     (tmp_path / "b.jsonl").write_text('{"a": 1}\n{"b": [2]}\n')
     (tmp_path / "unlinked.md").touch()
-    found = files.collect(tmp_path)
-    pages = {"README.md", "docs/a.md", "e.yaml.md"}
+    found = files.collect(tmp_path, {"x/made.md": "[m](../m.png)\n"})
+    pages = {"README.md", "docs/a.md", "e.yaml.md", "x/made.md"}
     assert {name for name in found if name.endswith(".md")} == pages
-    assert {name for name, text in found.items() if text is None} == {"e.yaml", "docs/p.png"}
+    assert {name for name, text in found.items() if text is None} == {
+        "e.yaml",
+        "docs/p.png",
+        "m.png",
+    }
     assert found["b.lines/2.json"] == '{\n"b": [2]\n}\n'
-    adapted = files.adapt("docs/a.md", found["docs/a.md"] or "")
+    adapted = files.adapt("docs/a.md", found["docs/a.md"] or "", {})
     assert adapted == "[y](../e.yaml.md) ![p](p.png) [l](../b.lines/2.json)\n"
-    listing = files.adapt("e.yaml.md", found["e.yaml.md"] or "")
+    listing = files.adapt("e.yaml.md", found["e.yaml.md"] or "", {})
     assert "```yaml\nname: e\n```" in listing and "](e.yaml)" in listing
+
+
+def test_markers_go_and_folded_parts_are_markdown() -> None:
+    text = "<!-- table:x -->\n| a |\n<!-- /table:x -->\n<details><summary>b</summary>\n"
+    expected = '\n| a |\n\n<details markdown="1"><summary>b</summary>\n'
+    assert files.adapt("a.md", text, {}) == expected
+
+
+def test_a_link_shows_the_title_of_a_page() -> None:
+    titles = files.titles({"docs/a.md": "# All of A\ntext", "docs/p.png": None})
+    text = "[a.md](a.md#b), [the page](a.md), [docs/a.md](../docs/a.md), [b.md](b.md)"
+    expected = "[All of A](a.md#b), [the page](a.md), [All of A](../docs/a.md), [b.md](b.md)"
+    assert files.adapt("docs/c.md", text, titles) == expected
+
+
+def test_every_experiment_with_numbers_has_a_page() -> None:
+    made = results.pages(ROOT)
+    bundles = (ROOT / "experiments/results").glob("*.jsonl")
+    names = {p.stem for p in bundles if not p.stem.endswith(".replication")}
+    assert {f"results/{name}.md" for name in names} <= made.keys()
+    assert names <= results.QUESTIONS.keys(), "write down what it asks"
+    page = made["results/digits-cross.md"]
+    assert page.startswith(f"# {results.QUESTIONS['digits-cross']}\n")
+    assert "(../docs/figures/digits-cross/overlap.png)" in page
+    block = (ROOT / "docs/digits.md").read_text().partition("<!-- summary:digits-cross -->\n")[2]
+    assert block.partition("\n\n")[0] in page, "the table of docs/digits.md"
+    assert "](../experiments/results/digits-cross.md)" in page
+    assert page.endswith("- Trained by `harness run experiments/digits_cross.yaml`\n")
 
 
 def test_every_package_has_a_page_of_the_api() -> None:
@@ -106,6 +139,8 @@ def test_pages_of_commands_fields_and_files() -> None:
     section = fields.partition("## `stage2`")[2].partition("\n## ")[0]
     assert "| `tau2` | `2.0` | number, above 0 |" in section
     assert '| `centers` | `"global"` | `"global"`, `"local"` |' in section
+    assert "| `network` |  | [`mobile_net`](#mobilenetoptions) or " in fields
+    assert "\n## `network: resnet` {#resnetoptions}\n" in fields
     assert set(re.findall(r"\]\(#(\w+)\)", fields)) <= set(re.findall(r"\{#(\w+)\}", fields))
     every = {
         f"| `{name}` |" for d in schema()["$defs"].values() for name in d.get("properties", ())
@@ -143,7 +178,7 @@ def test_in_a_browser(site: Path) -> None:
                 wide = page.evaluate("document.documentElement.scrollWidth")
                 assert wide <= width, f"{name} is {wide} pixels wide of {width}"
         page.get_by_role("link", name="Results").first.click()
-        page.wait_for_url("**/docs/digits.html")
+        page.wait_for_url("**/results/index.html")
         page.locator(".md-search__input").fill("semi-hard")
         page.locator(
             ".md-search-result__link", has_text="Stage 1: the same neighbours"

@@ -13,41 +13,48 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-from website import files, reference
+from website import files, reference, results
 
-STYLE = "website/assets/style.css"
-ASSETS = (STYLE, "website/assets/iframe-worker.js", "website/assets/iframe-worker.LICENSE")
+ASSETS = tuple(
+    f"website/assets/{name}" for name in ("style.css", "iframe-worker.js", "iframe-worker.LICENSE")
+)
+TITLES = "titles"  # kept in the configuration between two calls
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Add the pages of the API to the navigation."""
+    """Add the pages that no file holds to the navigation."""
+    root = _root(config)
+    _section(config, "Results")[:0] = results.navigation(root)
     if _has_api(config):
-        (section,) = (e for e in config.nav or () if isinstance(e, dict) and "Reference" in e)
-        section["Reference"].append({"API": [*reference.api_navigation(_root(config))]})
+        _section(config, "Reference").append({"API": [*reference.api_navigation(root)]})
     return config
 
 
 def on_files(found: Files, config: MkDocsConfig) -> Files:
     """Replace the files below docs/ by all files of the site, under the project's paths."""
     root = _root(config)
+    made = results.pages(root) | reference.pages(root, _has_api(config))
+    collected = files.collect(root, made) | dict.fromkeys(ASSETS)
+    config.extra[TITLES] = files.titles(collected)
     kept = [file for file in found if file.src_dir != config.docs_dir]
-    made: list[File] = []
-    for name, text in files.collect(root).items():
-        made.append(_file(config, root, name, text))
-    for name, text in reference.pages(root, _has_api(config)).items():
-        made.append(_file(config, root, name, text))
-    made += [_file(config, root, name, None) for name in ASSETS]
-    return Files([*kept, *made])
+    return Files([*kept, *(_file(config, root, *pair) for pair in collected.items())])
 
 
-def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, **_: Any) -> str:
     """Change what differs between GitHub and the site.
 
     The search does not look into files of experiments: their rows would hide the pages.
     """
     if page.file.src_uri.startswith(f"{files.EXPERIMENTS}/"):
         page.meta["search"] = {"exclude": True}
-    return files.adapt(page.file.src_uri, markdown)
+    return files.adapt(page.file.src_uri, markdown, config.extra[TITLES])
+
+
+def _section(config: MkDocsConfig, name: str) -> list[Any]:
+    """Return the entries of a section of the navigation."""
+    (section,) = (e[name] for e in config.nav or () if isinstance(e, dict) and name in e)
+    entries: list[Any] = section
+    return entries
 
 
 def _root(config: MkDocsConfig) -> Path:

@@ -12,6 +12,7 @@ from typing import Any
 FOLDER = "reference"
 API = f"{FOLDER}/api"
 Schema = dict[str, Any]
+_LINK_TEXT = re.compile(r"\[(.+)\]\(#\w+\)$")
 # Keywords of JSON Schema, as a reader says them.
 _BOUNDS = {
     "minimum": "at least {}",
@@ -77,7 +78,9 @@ def fields_page(schema: Schema) -> str:
         "# Fields of an experiment file",
         "",
         "`harness schema` prints the same as a JSON schema, which editors read. "
-        "[Your own experiment](../docs/experiments.md) explains the fields with examples.",
+        "[Your own experiment](../docs/experiments.md) explains the fields with examples. Where "
+        "names lead to sections below, a name alone takes the defaults of its section, as "
+        "in `network: resnet`; a mapping sets its fields.",
         "",
         *_fields(definitions[main], titles),
     ]
@@ -109,6 +112,11 @@ def _fields(definition: Schema, titles: dict[str, str]) -> list[str]:
     return ["| field | default | allowed |", "|---|---|---|", *rows]
 
 
+def _short(title: str) -> str:
+    """Return a title without the field that it belongs to, as in `network: resnet`."""
+    return re.sub(r"^`\w+: (?:\{name: )?(\w+)\}?`$", r"`\1`", title)
+
+
 def _anchor(name: str) -> str:
     return name.lower()
 
@@ -129,9 +137,17 @@ def _allowed(field: Schema, titles: dict[str, str]) -> str:
     """Return in words what a field accepts."""
     if "$ref" in field:
         name = field["$ref"].rpartition("/")[2]
-        return f"[{titles[name]}](#{_anchor(name)})"
+        return f"[{_short(titles[name])}](#{_anchor(name)})"
     if "anyOf" in field:
-        return " or ".join(dict.fromkeys(_allowed(choice, titles) for choice in field["anyOf"]))
+        choices = [_allowed(choice, titles) for choice in field["anyOf"]]
+        links = {match[1] for text in choices if (match := _LINK_TEXT.match(text))}
+        # A name alone is written like the name of the section that it links to.
+        names = [choice.get("enum", []) for choice in field["anyOf"]]
+        return " or ".join(
+            text
+            for text, of in dict.fromkeys(zip(choices, map(tuple, names), strict=True))
+            if not of or not {f"`{name}`" for name in of} <= links
+        )
     if "enum" in field:
         return ", ".join(_code(value) for value in field["enum"])
     if "const" in field:
