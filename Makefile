@@ -42,7 +42,7 @@ uncommitted = $(call reproduction,$(1),$(GRID_OPTIONS),4)
 # The tuned files of these experiments, or else the files that they are made from.
 tuned = $(foreach name,$(1),$(if $(wildcard experiments/$(name).tuned.yaml),$(name).tuned,$(subst -,_,$(name))))
 
-.PHONY: dead-venv setup reproduce reproduce-methods reproduce-fashion reproduce-tiny reproduce-cifar reproduce-cifar-methods reproduce-cifar-2020 reproduce-cifar-2021 reproduce-cub reproduce-crd reproduce-crd-rehearsal reproduce-cross-cifar reproduce-cross-cub reproduce-middle-cifar tune-digits tune-fashion tune-tiny tune-cifar optuna-ui tables tables-check figures ui docker-up docker-reproduce docker-down test kills lint docs format bench lock clean help
+.PHONY: dead-venv setup reproduce reproduce-methods reproduce-fashion reproduce-tiny reproduce-cifar reproduce-cifar-methods reproduce-cifar-2020 reproduce-cifar-2021 reproduce-cub reproduce-crd reproduce-crd-rehearsal reproduce-cross-cifar reproduce-cross-cub reproduce-middle-cifar tune-digits tune-fashion tune-tiny tune-cifar optuna-ui tables tables-check figures screenshots ui docker-up docker-reproduce docker-down test kills lint docs format bench lock clean help
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-24s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -143,6 +143,9 @@ tables: $(STAMP)  ## rewrite README, docs; FILE=EXPERIMENT: its numbers too
 
 tables-check: $(STAMP)  ## fail if a table differs from experiments/results
 	@$(BIN)/harness tables --check
+
+screenshots: $(STAMP)  ## docs/screenshots again (needs Chromium)
+	@cd tests && PYTHONPATH=.. ../$(BIN)/python screenshots.py
 
 figures: $(STAMP)  ## redraw docs/figures
 	@$(BIN)/harness figures

@@ -45,4 +45,4 @@ def _block(bundle: Bundle, name: str, folder: Path, page: Path) -> str:
         raise UserError(f"{page}: {bundle.name} has no figure {name!r}; it has {', '.join(names)}")
     texts = FIGURES[name].texts(bundle)
     address = Path(os.path.relpath(folder / f"{name}.png", page.parent)).as_posix()
-    return f"![{escaped(texts.alt)}]({address})\n\n*{escaped(texts.caption)}*"
+    return f"![{escaped(texts.alt)}]({address})<br>\n*{escaped(texts.caption)}*"

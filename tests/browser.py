@@ -1,14 +1,10 @@
-"""MLflow's pages in a real headless Chromium: opened, waited for, photographed.
-
-`python tests/browser.py FOLDER DIR` writes screenshots of the grid last run in FOLDER to DIR.
-"""
+"""MLflow's pages in a real headless Chromium: opened, waited for, photographed."""
 
 import contextlib
 import os
 import re
 import shutil
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -172,15 +168,14 @@ def photograph(browser: Browser, shown: Dashboard, folder: Path) -> list[Path]:
         if banner.is_visible():
             banner.click()
             page.mouse.move(0, 0)
-        pictures.append(folder / f"{wait.__name__}.png")
-        page.screenshot(path=pictures[-1], animations="disabled", timeout=PATIENCE)
+        pictures.append(take(page, folder / f"{wait.__name__}.png"))
         page.close()
-        with Image.open(pictures[-1]) as picture:  # 256 colours: half the size
-            picture.convert("RGB").quantize().save(pictures[-1], optimize=True)
     return pictures
 
 
-if __name__ == "__main__":
-    with dashboard(Path(sys.argv[1])) as shown, Browser(shown.address) as browser:
-        for picture in photograph(browser, shown, Path(sys.argv[2])):
-            print(picture)
+def take(page: Any, path: Path) -> Path:
+    """Write a picture of what a page shows to `path`, and return it."""
+    page.screenshot(path=path, animations="disabled", timeout=PATIENCE)
+    with Image.open(path) as picture:  # 256 colours: half the size
+        picture.convert("RGB").quantize().save(path, optimize=True)
+    return path

@@ -509,9 +509,9 @@ def test_pages_show_figures_with_generated_texts(bundle_text: str) -> None:
     fill_figures(pages, bundle, Path("docs/figures/tiny"))
     texts = FIGURES["accuracy"].texts(bundle)
     content = pages[readme].split("\n")
-    assert content[2].endswith(".](docs/figures/tiny/accuracy.png)"), content
+    assert content[2].endswith(".](docs/figures/tiny/accuracy.png)<br>"), content
     assert content[2].startswith(f"![{texts.alt[:30]}") and "old" not in pages[readme]
-    assert content[4].startswith("*Dots: means; bars: 95 % t-intervals over n = 3 seeds")
+    assert content[3].startswith("*Dots: means; bars: 95 % t-intervals over n = 3 seeds")
     assert "](figures/tiny/accuracy.png)" in pages[page] and other in pages[page]
     pages = {page: markers.replace("accuracy", "shots")}
     wrong(partial(fill_figures, pages, bundle, Path("x")), "docs/x.md", "'shots'", "confusion")
