@@ -1,7 +1,7 @@
 """A page for each experiment with committed numbers: its question, its figure, its table.
 
-The tables are those that `harness tables` writes into the pages of the documentation, where they
-are explained; each is shown once more here, on a page that needs no search.
+Tables and figures are those that `harness tables` writes into the pages of the documentation, where
+they are explained; each is shown once more here, on a page that needs no search.
 """
 
 from __future__ import annotations
@@ -33,7 +33,10 @@ FIGURES = {  # the first that there is
     "overlap": "Test accuracy by method and by how many classes teacher and student share",
     "accuracy": "Test accuracy by method",
 }
-_SUMMARY = re.compile(r"^<!-- summary:(\S+) -->\n(.+?)^<!-- /summary:\1 -->$", re.M | re.S)
+_BLOCK = re.compile(r"^<!-- (summary|figure):(\S+) -->\n(.+?)^<!-- /\1:\2 -->$", re.M | re.S)
+Blocks = dict[
+    tuple[str, str], tuple[str, str]
+]  # (kind, name) -> the page that has it, and its text
 
 
 def pages(root: Path) -> dict[str, str]:
@@ -44,12 +47,13 @@ def pages(root: Path) -> dict[str, str]:
     Args:
         root: The root of the project.
     """
-    found = _summaries(root)
-    order = [*(name for name in QUESTIONS if name in found), *sorted(found.keys() - QUESTIONS)]
+    blocks = _blocks(root)
+    found = {name for kind, name in blocks if kind == "summary" and _bundle(root, name).exists()}
+    order = [*(name for name in QUESTIONS if name in found), *sorted(found - QUESTIONS.keys())]
     lines = ["# Results by experiment", "", "| question | experiment |", "|---|---|"]
     lines += [f"| [{_question(root, name)}]({name}.md) | `{name}` |" for name in order]
     made = {f"{FOLDER}/index.md": "\n".join(lines) + "\n"}
-    return made | {f"{FOLDER}/{name}.md": _page(root, name, *found[name]) for name in order}
+    return made | {f"{FOLDER}/{name}.md": _page(root, name, blocks) for name in order}
 
 
 def navigation(root: Path) -> Iterator[dict[str, str]]:
@@ -63,34 +67,56 @@ def navigation(root: Path) -> Iterator[dict[str, str]]:
         yield {"By experiment" if title == "index" else title: name}
 
 
-def _summaries(root: Path) -> dict[str, tuple[str, str]]:
-    """Return for each experiment with numbers the page that explains it, and its table."""
-    found: dict[str, tuple[str, str]] = {}
-    explained = [*sorted(root.glob("docs/*.md")), root / "README.md"]
-    for path in (path for path in explained if path.exists()):
-        for name, text in _SUMMARY.findall(path.read_text(encoding="utf-8")):
-            if _bundle(root, name).exists() and name not in found:
-                found[name] = (str(path.relative_to(root)), text)
+def _blocks(root: Path) -> Blocks:
+    """Return the generated parts of all pages, each from the first page that has it."""
+    found: Blocks = {}
+    for path in (p for p in (*sorted(root.glob("docs/*.md")), root / "README.md") if p.exists()):
+        for kind, name, text in _BLOCK.findall(path.read_text(encoding="utf-8")):
+            found.setdefault((kind, name), (str(path.relative_to(root)), text))
     return found
 
 
-def _page(root: Path, name: str, explained: str, table: str) -> str:
+def _page(root: Path, name: str, blocks: Blocks) -> str:
+    explained, table = blocks["summary", name]
+    command = json.loads(_first_line(_bundle(root, name)))["command"]
+    parts = [
+        f"# {_question(root, name)}",
+        *_figure(root, name, blocks),
+        _moved(explained, table),
+        f"- Explained in [{explained}](../{explained})\n"
+        f"- All numbers and runs: [{name}](../{EXPERIMENTS}/results/{name}.md)\n"
+        f"- Trained by `{command}`\n",
+    ]
+    return "\n\n".join(parts)
+
+
+def _figure(root: Path, name: str, blocks: Blocks) -> Iterator[str]:
+    """Yield the figure that a page shows of an experiment, or else its file with its caption."""
+    folder = f"docs/figures/{name}"
+    there = [figure for figure in FIGURES if (root / folder / f"{figure}.png").exists()]
+    if not there:
+        return
+    figure = there[0]
+    if block := blocks.get(("figure", f"{name}/{figure}")):
+        yield _moved(*block)
+        return
+    yield f"![{FIGURES[figure]}](../{folder}/{figure}.png)"
+    captions = root / folder / "captions.txt"
+    for line in captions.read_text(encoding="utf-8").splitlines() if captions.exists() else ():
+        if line.startswith(f"{figure}: "):
+            yield f"*{line.removeprefix(f'{figure}: ')}*"
+
+
+def _moved(page: str, text: str) -> str:
+    """Return a part of a page with links that lead from FOLDER to where they led."""
+
     def from_here(match: re.Match[str]) -> str:
         if is_elsewhere(match[2]):
             return match[0]
         anchor = f"#{match[3]}" if match[3] else ""
-        return match[1] + os.path.relpath(target_of(explained, match[2]), FOLDER) + anchor
+        return match[1] + os.path.relpath(target_of(page, match[2]), FOLDER) + anchor
 
-    lines = [f"# {_question(root, name)}", ""]
-    for figure, text in FIGURES.items():
-        path = f"docs/figures/{name}/{figure}.png"
-        if (root / path).exists():
-            lines += [f"![{text}](../{path})", ""]
-            break
-    lines += [LINK.sub(from_here, table), "", f"- Explained in [{explained}](../{explained})"]
-    command = json.loads(_first_line(_bundle(root, name)))["command"]
-    lines += [f"- All numbers and runs: [{name}](../{EXPERIMENTS}/results/{name}.md)"]
-    return "\n".join([*lines, f"- Trained by `{command}`"]) + "\n"
+    return LINK.sub(from_here, text)
 
 
 def _question(root: Path, name: str) -> str:
