@@ -101,6 +101,13 @@ def tune(
     limit = options.max_seconds
     deadline = None if limit is None else time.monotonic() + limit
     winners, bundles = [], []
+    n_trials = sum(part.n_trials(method) for part in tuning.parts for method in part.spaces)
+    tasks = f" for {n} tasks" if (n := len(tuning.parts)) > 1 else ""
+    print(
+        f"{tuning.name}: {n_trials} trials of {len(tuning.spaces)} methods{tasks}, with "
+        f"{executor.capacity} jobs",
+        flush=True,
+    )
     with contextlib.closing(executor):
         for part in tuning.parts:
             left = None if deadline is None else deadline - time.monotonic()
