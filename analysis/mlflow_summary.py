@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from harness.analysis.bundle import Bundle, read_bundle
 from harness.analysis.export import export
 from harness.analysis.figures import draw_all
 from harness.analysis.report.page import html
-from harness.analysis.tables.comparisons import count_outcomes
+from harness.analysis.tables.accuracy import final_tables
+from harness.analysis.tables.comparisons import claims_blocks, count_outcomes
 from harness.analysis.tables.markdown import markdown
 from harness.analysis.tables.pages import CURVES, curve_files, result_files, table_blocks
-from harness.analysis.tables.rows import Column, Row, cell_estimate, columns_of, final_rows
+from harness.analysis.tables.result_table import Block, Cell
+from harness.analysis.tables.rows import (
+    Column,
+    Row,
+    cell_estimate,
+    columns_of,
+    final_rows,
+    summary_rows,
+)
 from harness.analysis.verdicts import Verdict, verdicts_of
 from harness.methods import SUPERVISED, get_method
 from harness.plan import TEACHER, Plan, display_role
 from harness.track.client import mlflow_name
-from harness.track.grid_run import GridSummary
+from harness.track.grid_run import RESULT, GridSummary
 from harness.track.saved_views import runs_page
 
-MAX_CHARACTERS = 8000  # of a tag's value in MLflow
+MOST = 8000  # of a tag's value in MLflow
 
 
 def conditions(row: Row, column: Column) -> dict[str, str]:
@@ -36,6 +47,11 @@ def conditions(row: Row, column: Column) -> dict[str, str]:
     if (row.stage, SUPERVISED.kind) in {(s.name, s.kind) for s in get_method(row.method).stages}:
         return {"roles": f"%{display_role(row.stage, row.method)}%"} | tags
     return {"stage": row.stage, "method": row.method} | tags
+
+
+def line_conditions(row: Row, column: Column) -> dict[str, str]:
+    """Return the tags of the runs behind a whole line of a table."""
+    return {k: v for k, v in conditions(row, column).items() if k in ("roles", "stage", "method")}
 
 
 def build_summary(
@@ -72,18 +88,49 @@ def build_summary(
         curve.parent.mkdir(parents=True, exist_ok=True)
         curve.write_text(content, encoding="utf-8")
 
+    text = describe(bundle, experiment_id)
+    folders = [folder / CURVES] if curves else []
+    files = [path, *map(path.with_suffix, texts), *figures, *folders]
+    tags, metrics = tags_of(verdicts_of(bundle)), metrics_of(bundle)
+    return GridSummary(text, files, tags, metrics)
+
+
+def describe(bundle: Bundle, experiment_id: str) -> str:
+    """Return the description of a grid's run, in the fullest form that fits into a tag."""
+    return next(text for text in _descriptions(bundle, experiment_id) if len(text) <= MOST)
+
+
+def _descriptions(bundle: Bundle, experiment_id: str) -> Iterator[str]:
+    """Yield the description in ever shorter forms.
+
+    These are all tables with their caption and the verdicts; the final numbers with the claims; the
+    numbers alone; with one address per line in place of one per number; with none; no numbers.
+    """
+
     def link(row: Row, column: Column) -> str:
         return runs_page(experiment_id, conditions(row, column))
 
     # The table comes first: MLflow folds a long description.
-    description = [plan.experiment.description] if plan.experiment.description else []
-    text = markdown([*table_blocks(bundle, link), *description], unbroken=True)
-    if len(text) > MAX_CHARACTERS:
-        text = markdown([*table_blocks(bundle), *description], unbroken=True)
-    folders = [folder / CURVES] if curves else []
-    files = [path, *map(path.with_suffix, texts), *figures, *folders]
-    tags, metrics = tags_of(verdicts_of(bundle)), metrics_of(bundle)
-    return GridSummary(text[:MAX_CHARACTERS], files, tags, metrics)
+    own: list[Block] = [str(text)] if (text := bundle.experiment.get("description")) else []
+    where = f"Everything measured: `{RESULT}/{bundle.name}.md` and `.html` under *Artifacts*."
+    numbers, plain = final_tables(bundle, link), final_tables(bundle)
+    yield markdown([*table_blocks(bundle, link), *own], unbroken=True)
+    final: list[Block] = [*numbers, f"Each number leads to its runs. {where}"]
+    yield markdown([*final, *claims_blocks(bundle, None), *own], unbroken=True)
+    yield markdown([*final, *own], unbroken=True)
+    labels = [
+        Cell(row.label, link=runs_page(experiment_id, line_conditions(row, column)))
+        for row in summary_rows(bundle)
+        for column in columns_of(bundle)[:1]
+    ]
+    lines = [
+        [[label, *cells] for label, (_, *cells) in zip(labels, table.rows, strict=True)]
+        for table in plain
+    ]
+    linked = [replace(table, rows=rows) for table, rows in zip(plain, lines, strict=True)]
+    yield markdown([*linked, f"Each line leads to its runs. {where}", *own], unbroken=True)
+    yield markdown([*plain, where], unbroken=True)
+    yield where
 
 
 def metrics_of(bundle: Bundle) -> dict[str, float]:
@@ -109,4 +156,4 @@ def tags_of(verdicts: list[Verdict]) -> dict[str, str]:
         name = mlflow_name(f"verdict {verdict.claim.replace('>', 'above')}")
         tags.setdefault(name, []).append(f"{where}{verdict.outcome}")
     counts = {"verdicts": count_outcomes(verdicts)} if verdicts else {}
-    return counts | {name: "; ".join(outcomes)[:MAX_CHARACTERS] for name, outcomes in tags.items()}
+    return counts | {name: "; ".join(outcomes)[:MOST] for name, outcomes in tags.items()}

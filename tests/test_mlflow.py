@@ -12,11 +12,11 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 import pytest
 from bundles import TASKS, planned, without_training
-from helpers import call, cells, mlflow_client, role, runs_in, write_experiment
+from helpers import ROOT, call, cells, mlflow_client, role, runs_in, write_experiment
 
 from harness.analysis.bundle import Bundle, read_bundle
-from harness.analysis.mlflow_summary import conditions
-from harness.analysis.tables.rows import columns_of, rows_of, select
+from harness.analysis.mlflow_summary import conditions, describe
+from harness.analysis.tables.rows import cell_estimate, columns_of, rows_of, select, summary_rows
 from harness.common.canonical_json import canonical
 from harness.store import Store
 from harness.track.client import mlflow_name
@@ -275,3 +275,24 @@ def test_system_metrics_on_request(finished: Path, tmp_path: Path, empty_databas
     assert not found["cell"]
     assert 0 < found["grid"]["system/cpu_utilization_percentage"] <= 100
     assert found["grid"]["system/system_memory_usage_megabytes"] > 100
+
+
+@pytest.mark.parametrize(
+    ("name", "links"),
+    [
+        ("digits-own-weights", "all numbers"),
+        ("digits-cross", "final numbers"),
+        ("tiny-imagenet-tuned", "lines"),
+    ],
+)
+def test_a_long_description_keeps_its_links(name: str, links: str) -> None:
+    bundle = read_bundle(ROOT / "experiments" / "results" / f"{name}.jsonl")
+    text = describe(bundle, "12")
+    assert len(text) <= 8000
+    rows, columns = summary_rows(bundle), columns_of(bundle)
+    if links == "all numbers":
+        rows = rows_of(bundle)
+    n = sum(cell_estimate(bundle, row, column) is not None for row in rows for column in columns)
+    expected = {"all numbers": n, "final numbers": n, "lines": len(rows)}[links]
+    assert text.count("](#/experiments/12/runs?") == expected
+    assert ("number leads to its runs" in text) == (links == "final numbers")

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from helpers import HANG, Output, mlflow_client, processes_in, refusal, start, wait_until
 
+from harness.track import ui
+from harness.track.grid_run import CURVES
 from harness.track.saved_views import first_views
 from harness.track.ui import MAX_OTHERS, what_to_open
 
@@ -102,12 +104,36 @@ def test_the_grid_worked_on_last_comes_first(client: Any) -> None:
     for i, experiment in enumerate(ids[1:]):
         grid_run(client, experiment, f"grid {i}", 2_000 + i, 3_000 + i)
     client.create_run(ids[0], start_time=10**9, run_name="a cell", tags={"kind": "kd"})
-    first, *pages, others = what_to_open(client, "http://x")
+    first, *lines = what_to_open(client, "http://x")
     assert "resumed" in first
-    assert [line.split()[-1] for line in pages] == [
-        url for _, url in first_views("http://x", ids[0], resumed)
-    ]
-    assert "grid 4, grid 3, grid 2 and 2 more" in others
+    own = [url for _, url in first_views("http://x", ids[0], resumed)]
+    assert [line.split()[-1] for line in lines[:3]] == own
+    assert "2 more" in lines[3]
+    names = [f"grid {i}" for i in range(MAX_OTHERS + 1, 1, -1)]
+    assert [line.rpartition(" ")[0].strip() for line in lines[4:]] == names
+    cells = {url.rpartition("viewStateShareKey=")[0] for url in own[:1]}
+    assert not cells & {line.split()[-1] for line in lines[4:]}, "each leads to its own cells"
+    assert all("#/experiments/" in line and "=cells-" in line for line in lines[4:])
+
+
+def test_the_pages_of_a_grid_are_all_listed(client: Any) -> None:
+    run = grid_run(client, client.create_experiment("e"), "grid", 1_000, 2_000)
+    client.set_tag(run, CURVES, '["shots 5", "shots 20"]')
+    lines = what_to_open(client, "http://x")
+    assert ["curves, shots 5" in line for line in lines].count(True) == 1
+    assert len(lines) == 5 and lines[3].split()[:3] == ["curves,", "shots", "20"]
+
+
+def test_the_first_page_can_be_opened(
+    client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output
+) -> None:
+    grid_run(client, client.create_experiment("e"), "grid", 1_000, 2_000)
+    opened: list[str] = []
+    monkeypatch.setattr(ui.webbrowser, "open", lambda url: opened.append(url) is None)
+    monkeypatch.setattr(ui, "_client", lambda uri: client)
+    assert ui.print_pages("http://x", opens=False) == 0 and not opened
+    assert ui.print_pages("http://x", opens=True) == 0
+    assert len(opened) == 1 and opened[0] in capsys.readouterr().out and "=cells-" in opened[0]
 
 
 def test_a_database_without_grids(client: Any) -> None:

@@ -54,8 +54,9 @@ def test_tasks_have_columns_where_there_are_any() -> None:
         assert state["columnOrder"] == list(state["columnWidths"]) == state["selectedColumns"]
         return list(state["selectedColumns"])
 
-    assert columns(True) == [*columns(False), "tags.`overlap`", "tags.`shots`"]
-    assert "tags.`student`" in columns(False)
+    name, created, *others = columns(False)
+    assert columns(True) == [name, created, "tags.`overlap`", "tags.`shots`", *others]
+    assert "tags.`student`" in others
 
 
 @pytest.mark.parametrize("with_tasks", [False, True])
@@ -70,6 +71,24 @@ def test_curves_are_means_over_seeds_in_a_section_a_stage(with_tasks: bool) -> N
     placed = {c["metricKey"]: names[c["metricSectionId"]] for c in state["compareRunCharts"]}
     assert placed == {metric: name for name, metrics in SECTIONS.items() for metric in metrics}
     assert list(names.values()) == list(SECTIONS)
+
+
+def test_pages_of_curves_have_the_runs_that_their_tags_name() -> None:
+    titles = ["shots 5", "shots 20"]
+    tags = experiment_tags(RUN, "grid Digits", 5, True, titles)
+    views = first_views("http://x", "7", RUN, titles)
+    assert [title for title, _ in views] == [
+        *("cells and accuracies", "curves, shots 5", "curves, shots 20", "result of the grid")
+    ]
+    for page, (title, url) in enumerate(views[1:3]):
+        value = json.loads(tags[TAG + query(url)["viewStateShareKey"][0]])
+        assert titles[page] in value["name"] and titles[page] in title
+        state = json.loads(value["state"])
+        assert f"tags.`pages` LIKE '%,{page},%'" in state["searchFilter"]
+        assert RUN in state["searchFilter"]
+        assert [key["groupByData"] for key in state["groupBy"]["groupByKeys"]] == [
+            *("method", "student", "stage")
+        ]
 
 
 def test_an_experiments_description_leads_to_its_views() -> None:

@@ -62,14 +62,14 @@ def accuracy_tables(
     return tables
 
 
-def final_tables(bundle: Bundle) -> list[ResultTable]:
+def final_tables(bundle: Bundle, link: Link = unlinked) -> list[ResultTable]:
     """Return the teacher's and each method's final accuracy, in short numbers.
 
     Beside a floor for them stand the NCM accuracies after stage 1.
     """
     tables = []
     for group in column_groups(columns_of(bundle)):
-        numbers = _numbers(bundle, group, summary_rows(bundle), unlinked)
+        numbers = _numbers(bundle, group, summary_rows(bundle), link)
         shared = ", ".join(group.shared.values())
         head = ["" if shared in group.heads else shared, *group.heads]
         rows = [[Cell(row.label), *cells] for row, cells in numbers.items()]

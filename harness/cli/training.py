@@ -26,6 +26,7 @@ from harness.cli.options import (
     MaxTime,
     NoBar,
     NoSharedFiles,
+    Open,
     RayAddress,
     RayWait,
     Set,
@@ -244,12 +245,14 @@ def import_checkpoint(
 
 @app.command()
 def ui(
-    port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 5000, host: Host = "127.0.0.1"
+    port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 5000,
+    host: Host = "127.0.0.1",
+    open_: Open = False,
 ) -> None:
-    """Open MLflow's UI on this machine."""
+    """Serve MLflow's UI on this machine."""
     from harness.track.ui import serve
 
-    raise typer.Exit(serve(host, port))
+    raise typer.Exit(serve(host, port, open_))
 
 
 app.command()(train)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from harness.common.canonical_json import canonical, flatten
@@ -20,11 +20,16 @@ if TYPE_CHECKING:
 
 
 def describe_cell(
-    client: MlflowClient, run_id: str, plan: Plan, fingerprint: str, directory: CellDir
+    client: MlflowClient,
+    run_id: str,
+    plan: Plan,
+    fingerprint: str,
+    directory: CellDir,
+    tags: Mapping[str, str],
 ) -> None:
-    """Send what never changes for a cell: tags, parameters, data set and description."""
+    """Send what is known of a cell before it trains: tags (also these), parameters and data set."""
     config = plan.cells[fingerprint].config
-    log_tags(client, run_id, tags_of(plan, main_entry(plan, fingerprint)))
+    log_tags(client, run_id, {**tags_of(plan, main_entry(plan, fingerprint)), **tags})
     log_params(client, run_id, flatten(config.as_json()))
     log_data_set(client, run_id, plan, config.data.as_json())
     client.log_artifact(run_id, str(directory / "cell.json"))

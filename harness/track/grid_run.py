@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 from harness.plan import Plan
 from harness.track.client import log_metrics, log_tags, source_tags
 from harness.track.environment import is_server
+from harness.track.places import pages_of_curves
 from harness.track.saved_views import experiment_note, experiment_tags
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 NOTE = "mlflow.note.content"  # the tag that holds a run's or experiment's description (Markdown)
 RESULT = "result"  # the folder of the artifacts
+CURVES = "curves"  # tag of a grid's run: the titles of its pages of curves, as JSON
 SETTLE_SECONDS = 1.0
 
 
@@ -50,7 +53,6 @@ def find_grid_run(
     existing = _grid_runs(client, experiment_id, plan)
     if existing:
         client.update_run(existing[0].info.run_id, status="RUNNING")
-        _save_views(client, existing[0], plan)  # the run may be older than the views
         return existing[0], False
     experiment = plan.experiment
     tags = {
@@ -71,18 +73,26 @@ def find_grid_run(
     if first.info.run_id != run.info.run_id:
         client.delete_run(run.info.run_id)
         return first, False
-    _save_views(client, run, plan)
     return first, True
 
 
-def _save_views(client: MlflowClient, run: Run, plan: Plan) -> None:
+def save_views(client: MlflowClient, run: Run, plan: Plan) -> None:
+    """Save the views of a grid's cells, whose runs have the tags of `harness.track.places`."""
     info, with_tasks = run.info, plan.experiment.tasks is not None
-    tags = experiment_tags(info.run_id, info.run_name, info.start_time, with_tasks)
+    curves = [page.title for page in pages_of_curves(plan)]
+    client.set_tag(info.run_id, CURVES, json.dumps(curves))
+    tags = experiment_tags(info.run_id, info.run_name, info.start_time, with_tasks, curves)
     tags[NOTE] = experiment_note(
-        plan.experiment.description, info.experiment_id, info.run_id, info.run_name
+        plan.experiment.description, info.experiment_id, info.run_id, info.run_name, curves
     )
     for key, value in tags.items():
         client.set_experiment_tag(info.experiment_id, key, value)
+
+
+def curves_of(run: Run) -> list[str]:
+    """Return the titles of a grid's pages of curves; a grid of an earlier version has one."""
+    titles: list[str] = json.loads(run.data.tags.get(CURVES, '[""]'))
+    return titles
 
 
 def _grid_runs(client: MlflowClient, experiment_id: str, plan: Plan) -> list[Run]:

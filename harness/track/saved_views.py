@@ -9,6 +9,7 @@ themselves. A version that finds no view opens the experiment's page.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote, quote_plus
 
@@ -19,19 +20,19 @@ KIND = {"mlflow.experimentKind": "custom_model_development"}
 WORKFLOW = "workflowType=machine_learning"
 
 # Column of the table of cells -> width in pixels; together they fill a window of 1400 pixels.
+NAME_COLUMN = {"attributes.`Run Name`": 300, "runDateAndNestInfo": 70}  # MLflow shows both here
+TASK_COLUMNS = {"tags.`overlap`": 75, "tags.`shots`": 65}  # if the experiment has tasks
 COLUMNS = {
-    "attributes.`Run Name`": 215,
-    "runDateAndNestInfo": 132,
+    "tags.`method`": 120,
+    "tags.`student`": 95,
+    "tags.`stage`": 80,
+    "tags.`seed`": 60,
     "metrics.`test_accuracy`": 120,
     "metrics.`test_ncm`": 95,
-    "tags.`student`": 110,
-    "tags.`method`": 110,
-    "tags.`stage`": 95,
-    "tags.`seed`": 70,
-    "tags.`selected_epoch`": 115,
+    "tags.`selected_epoch`": 120,
 }
-# Further columns if the experiment has tasks.
-TASK_COLUMNS = {"tags.`overlap`": 75, "tags.`shots`": 75}
+# Tags of a cell's run: its place in lists, and the pages of curves that show it, as ",0,,2,".
+PLACE, PAGES = "place", "pages"
 # Section -> metric -> chart. MLflow leaves out metrics that no run has, and adds charts of all
 # other metrics below.
 SECTIONS = {
@@ -45,10 +46,15 @@ SECTIONS = {
 }
 # A curve is the mean of the runs with equal values of these tags: the mean over seeds.
 GROUPS, TASK_GROUPS = ["method", "student", "stage"], ["overlap", "shots"]
+MOST_LINKS = 8  # to pages of curves, in a description
 
 
 def experiment_tags(
-    parent_run_id: str, grid: str, created: int, with_tasks: bool = False
+    parent_run_id: str,
+    grid: str,
+    created: int,
+    with_tasks: bool = False,
+    curves: Sequence[str] = ("",),
 ) -> dict[str, str]:
     """Return the experiment tags that hold the views of one of its grids.
 
@@ -57,36 +63,54 @@ def experiment_tags(
         grid: The grid's name, for MLflow's list of saved views.
         created: The grid's start in milliseconds since 1970.
         with_tasks: Whether its cells have overlap and shots.
+        curves: The titles of its pages of curves; "" for the only one.
     """
-    cells = cells_state(parent_run_id, COLUMNS | (TASK_COLUMNS if with_tasks else {}))
-    groups = GROUPS + (TASK_GROUPS if with_tasks else [])
-    views = {"cells": cells, "curves": curves_state(cells, groups)}
+    cells = cells_state(parent_run_id, NAME_COLUMN | (TASK_COLUMNS if with_tasks else {}) | COLUMNS)
+    groups = GROUPS + (TASK_GROUPS if with_tasks and len(curves) == 1 else [])
+    views = {("Cells", _key("cells", parent_run_id)): cells}
+    for page, title in enumerate(curves):
+        chosen = cells | {"searchFilter": _of_page(parent_run_id, page)} if title else cells
+        name = f"Curves ({title})" if title else "Curves"
+        views[name, _key("curves", parent_run_id, page)] = curves_state(chosen, groups)
     return KIND | {
-        f"{TAG}{_key(view, parent_run_id)}": json.dumps(
+        f"{TAG}{key}": json.dumps(
             {
-                "name": f"{view.capitalize()} of {grid}",
+                "name": f"{name} of {grid}",
                 "createdAt": created,
                 "state": json.dumps(state, separators=COMPACT),
                 **cells,
             },
             separators=COMPACT,
         )
-        for view, state in views.items()
+        for (name, key), state in views.items()
     }
 
 
-def first_views(base_url: str, experiment_id: str, parent_run_id: str) -> list[tuple[str, str]]:
+def first_views(
+    base_url: str, experiment_id: str, parent_run_id: str, curves: Sequence[str] = ("",)
+) -> list[tuple[str, str]]:
     """Return the pages to open first as (title, address): the cells, their curves, the result."""
-    runs = f"{base_url.rstrip('/')}/#/experiments/{quote(experiment_id)}/runs"
-    cells, curves = (f"viewStateShareKey={_key(v, parent_run_id)}" for v in ("cells", "curves"))
-    return [
-        ("cells and accuracies", f"{runs}?{WORKFLOW}&{cells}"),
-        ("curves by epoch", f"{runs}?{WORKFLOW}&{curves}&compareRunsMode=CHART"),
-        ("result of the grid", f"{runs}/{parent_run_id}?{WORKFLOW}"),
+    runs = f"{base_url.rstrip('/')}/#/experiments/{quote(experiment_id)}/runs?{WORKFLOW}"
+    result = runs.replace("/runs?", f"/runs/{parent_run_id}?")
+    shared = f"{runs}&viewStateShareKey="
+    pages = [
+        (
+            f"curves, {title}" if title else "curves by epoch",
+            f"{shared}{_key('curves', parent_run_id, page)}&compareRunsMode=CHART",
+        )
+        for page, title in enumerate(curves)
     ]
+    cells = "cells and accuracies", f"{shared}{_key('cells', parent_run_id)}"
+    return [cells, *pages, ("result of the grid", result)]
 
 
-def experiment_note(description: str, experiment_id: str, parent_run_id: str, grid: str) -> str:
+def experiment_note(
+    description: str,
+    experiment_id: str,
+    parent_run_id: str,
+    grid: str,
+    curves: Sequence[str] = ("",),
+) -> str:
     """Return an experiment's description with links to its views.
 
     MLflow 3.17 opens its pages for language models at an experiment's bare address, with the first
@@ -94,7 +118,7 @@ def experiment_note(description: str, experiment_id: str, parent_run_id: str, gr
     """
     links = ", ".join(
         f"[{what}]({url.removeprefix('/')})"
-        for what, url in first_views("", experiment_id, parent_run_id)
+        for what, url in first_views("", experiment_id, parent_run_id, curves[:MOST_LINKS])
     )
     way = f"The runs are under *Model training* (top left), of {grid}: {links}"
     return f"{way}\n\n{description}".strip()
@@ -113,14 +137,13 @@ def runs_page(experiment_id: str, conditions: dict[str, str]) -> str:
 
 
 def cells_state(parent_run_id: str, columns: dict[str, int]) -> dict[str, Any]:
-    """Return the view of a grid's cells, sorted by name.
+    """Return the view of a grid's cells, sorted by their places (`harness.track.places`).
 
-    That puts the seeds of a method and student together. By time, MLflow would show the grid's run
-    and hide the cells below it.
+    By time, MLflow would show the grid's run and hide the cells below it.
     """
     return {
         "searchFilter": f"tags.`mlflow.parentRunId` = '{parent_run_id}'",
-        "orderByKey": "tags.`mlflow.runName`",
+        "orderByKey": f"tags.`{PLACE}`",
         "orderByAsc": True,
         "selectedColumns": list(columns),
         "columnOrder": list(columns),
@@ -165,5 +188,9 @@ def _chart(metric: str, kind: str, section: str) -> dict[str, Any]:
     }
 
 
-def _key(view: str, parent_run_id: str) -> str:
-    return f"{view}-{parent_run_id[:8]}"
+def _of_page(parent_run_id: str, page: int) -> str:
+    return f"tags.`mlflow.parentRunId` = '{parent_run_id}' and tags.`{PAGES}` LIKE '%,{page},%'"
+
+
+def _key(view: str, parent_run_id: str, page: int = 0) -> str:
+    return f"{view}-{parent_run_id[:8]}" + (f"-{page}" if page else "")

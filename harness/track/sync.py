@@ -7,10 +7,12 @@ value) once, so sending a line twice leaves one row.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import sys
 import tempfile
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,10 +20,18 @@ from harness.common.canonical_json import flatten
 from harness.plan import Plan
 from harness.store import CellDir, Store
 from harness.track.cell_run import describe_cell, log_data_set, log_events, log_results
-from harness.track.client import PARENT, Connection, log_params, mlflow_name, source_tags
+from harness.track.client import (
+    PARENT,
+    Connection,
+    log_params,
+    log_tags,
+    mlflow_name,
+    source_tags,
+)
 from harness.track.environment import DEFAULT_URI
-from harness.track.grid_run import SummaryBuilder, find_grid_run, publish_summary
+from harness.track.grid_run import SummaryBuilder, find_grid_run, publish_summary, save_views
 from harness.track.lost_runs import find_lost
+from harness.track.places import list_tags
 from harness.track.run_fields import end_of, status_of
 from harness.track.sync_state import (
     NOTHING_SENT,
@@ -37,8 +47,10 @@ from harness.track.sync_state import (
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 N_CELLS = "result.cells"  # tag of a grid's run: how many cells its summary covers
+CELLS = "cells"  # tag of a grid's run: a digest of the cells that have places in its lists
 
 
 class Tracker:
@@ -196,6 +208,23 @@ class Tracker:
             log_data_set(client, run_id, self.plan, whole)
             log_params(client, run_id, flatten(resolved), known=run.data.params)
         self._parent_id = run_id
+        if run.data.tags.get(CELLS) != self._cells:
+            self._arrange(client, run)
+
+    def _arrange(self, client: MlflowClient, grid: Run) -> None:
+        """Give the runs that are there already their places among those of this plan."""
+        from mlflow.exceptions import MlflowException
+
+        for fingerprint, tags in self._list_tags.items():
+            if run_id := self.sent(self.store.directory(fingerprint)).run_id:
+                with contextlib.suppress(MlflowException):  # somebody has deleted it
+                    log_tags(client, run_id, tags)
+        save_views(client, grid, self.plan)
+        client.set_tag(grid.info.run_id, CELLS, self._cells)
+
+    @cached_property
+    def _list_tags(self) -> dict[str, dict[str, str]]:
+        return list_tags(self.plan)
 
     def _note_renamed_experiment(self, client: MlflowClient) -> None:
         """Print a note if somebody renamed the experiment in MLflow.
@@ -232,7 +261,9 @@ class Tracker:
         run_id = self._find_run(client, fingerprint, started, sent.run_id)
         if sent.run_id != run_id:
             sent = NOTHING_SENT
-            describe_cell(client, run_id, self.plan, fingerprint, directory)
+            describe_cell(
+                client, run_id, self.plan, fingerprint, directory, self._list_tags[fingerprint]
+            )
             self._record_sent(directory, run_id, started, lines=0, status="RUNNING")
         elif sent.status != "RUNNING" and status == "RUNNING":
             client.update_run(run_id, status="RUNNING")

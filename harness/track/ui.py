@@ -9,6 +9,8 @@ import socket
 import subprocess
 import sys
 import time
+import webbrowser
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from harness.common.errors import UserError, one_line
@@ -26,19 +28,21 @@ from harness.track.environment import (
     prepare_environment,
     tracking_uri,
 )
+from harness.track.grid_run import curves_of
 from harness.track.saved_views import first_views
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-MAX_OTHERS = 3  # how many other grids are named
+MAX_OTHERS = 20  # how many other grids are listed
 
 
-def serve(host: str, port: int) -> int:
+def serve(host: str, port: int, opens: bool = False) -> int:
     """Serve the tracking database until Ctrl-C, and return the exit status.
 
-    If MLFLOW_TRACKING_URI is a server already, print what to open there.
+    If MLFLOW_TRACKING_URI is a server already, print what to open there. If `opens`, the first of
+    these pages is shown in a browser.
 
     Raises:
         UserError: The port is taken, the host is not this machine's, there is no database yet, or
@@ -47,7 +51,7 @@ def serve(host: str, port: int) -> int:
     uri = tracking_uri()
     check_uri(uri)
     if is_server(uri):
-        return print_pages(uri)
+        return print_pages(uri, opens)
     file = sqlite_path(uri)
     if file is not None and not file.exists():
         raise UserError(f"{file}: nothing logged in this folder yet; `make reproduce` first")
@@ -81,7 +85,7 @@ def serve(host: str, port: int) -> int:
     # The server gets its own session, so that its workers end with it, whatever ends this process.
     server = subprocess.Popen(command, env=environment, start_new_session=True)
     try:
-        _print_pages_once_it_answers(server, host, port)
+        _print_pages_once_it_answers(server, host, port, opens)
         return server.wait()
     except KeyboardInterrupt:
         return 0
@@ -106,16 +110,20 @@ def check_database(uri: str) -> None:
         make_client(uri)
 
 
-def print_pages(uri: str) -> int:
+def print_pages(uri: str, opens: bool) -> int:
     """Print what to open at a server that runs already, and return the exit status."""
     address = without_password(uri)
     with as_user_error(address):
         lines = what_to_open(_client(uri), address)
     print("\n".join([f"MLflow: {address} (it runs already)", *lines]))
+    if opens:
+        _open_first(lines)
     return 0
 
 
-def _print_pages_once_it_answers(server: subprocess.Popen[bytes], host: str, port: int) -> None:
+def _print_pages_once_it_answers(
+    server: subprocess.Popen[bytes], host: str, port: int, opens: bool
+) -> None:
     """Print what to open as soon as a click works; whatever goes wrong, the server goes on."""
     address = f"http://{host}:{port}"
     client = _client(address)  # takes as long as the server's start, so it comes first
@@ -130,6 +138,15 @@ def _print_pages_once_it_answers(server: subprocess.Popen[bytes], host: str, por
     except Exception as error:
         lines = [f"It does not list its runs ({one_line(error)})"]
     print("\n".join(lines), flush=True)
+    if opens:
+        _open_first(lines)
+
+
+def _open_first(lines: Sequence[str]) -> None:
+    """Show the first page that the lines name in a browser."""
+    pages = [word for line in lines for word in line.split() if word.startswith("http")]
+    if pages and not webbrowser.open(pages[0]):
+        print("--open: no browser here; open the page above by hand", file=sys.stderr)
 
 
 def what_to_open(client: MlflowClient, address: str) -> list[str]:
@@ -138,15 +155,26 @@ def what_to_open(client: MlflowClient, address: str) -> list[str]:
     if not runs:
         return ["No grid is logged there yet"]
     last, *others = runs
-    views = first_views(address, last.info.experiment_id, last.info.run_id)
-    width = max(len(title) for title, _ in views)
-    lines = [f"Open first, of {last.info.run_name}:"]
-    lines += [f"  {title:{width}}  {url}" for title, url in views]
+    views = _views(last, address)
+    lines = [f"Open first, of {last.info.run_name}:", *_aligned(views)]
     if others:
-        names = [run.info.run_name or run.info.run_id for run in others]
-        more = f" and {len(names) - MAX_OTHERS} more" if len(names) > MAX_OTHERS else ""
-        lines.append(f"Also there: {', '.join(names[:MAX_OTHERS])}{more}")
+        cells = [
+            (run.info.run_name or run.info.run_id, _views(run, address)[0][1])
+            for run in others[:MAX_OTHERS]
+        ]
+        more = f" ({len(others) - MAX_OTHERS} more)" if len(others) > MAX_OTHERS else ""
+        lines += [f"Also there{more}:", *_aligned(cells)]
     return lines
+
+
+def _views(run: Run, address: str) -> list[tuple[str, str]]:
+    info = run.info
+    return first_views(address, info.experiment_id, info.run_id, curves_of(run))
+
+
+def _aligned(pages: Sequence[tuple[str, str]]) -> list[str]:
+    width = max(len(title) for title, _ in pages)
+    return [f"  {title:{width}}  {url}" for title, url in pages]
 
 
 def grid_runs(client: MlflowClient) -> list[Run]:
