@@ -9,7 +9,7 @@ from pathlib import Path
 
 from harness.analysis.bundle import Bundle, read_bundle
 from harness.analysis.export import export
-from harness.analysis.figures import draw_all
+from harness.analysis.figures import CAPTIONS, draw_all
 from harness.analysis.report.page import html
 from harness.analysis.tables.accuracy import final_tables
 from harness.analysis.tables.comparisons import claims_blocks, count_outcomes
@@ -90,7 +90,7 @@ def build_summary(
 
     text = describe(bundle, experiment_id)
     folders = [folder / CURVES] if curves else []
-    files = [path, *map(path.with_suffix, texts), *figures, *folders]
+    files = [path, *map(path.with_suffix, texts), *figures, folder / CAPTIONS, *folders]
     tags, metrics = tags_of(verdicts_of(bundle)), metrics_of(bundle)
     return GridSummary(text, files, tags, metrics)
 

@@ -133,7 +133,7 @@ def test_bundle_runs_and_figures_are_artifacts(finished: Path) -> None:
     client, run = mlflow_client(finished), grid_of(finished)
     names = {a.path for a in client.list_artifacts(run.info.run_id, "result")}
     assert {f"result/tiny.{suffix}" for suffix in ("jsonl", "md", "html", "csv", "tex")} <= names
-    assert len({n for n in names if n.endswith(".png")}) >= 4
+    assert len({n for n in names if n.endswith(".png")}) >= 4 and "result/captions.txt" in names
     assert "experiment.resolved.json" in {a.path for a in client.list_artifacts(run.info.run_id)}
 
 
