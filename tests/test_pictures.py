@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import wrong
 from scipy.spatial.distance import pdist
 
 from harness.distill.stage1 import stage1_loss
@@ -74,3 +75,7 @@ def test_the_kept_embeddings_are_read() -> None:
     kept = pictures.read_kept(pictures.KEPT)
     assert len({len(value) for value in vars(kept).values()}) == 1
     assert kept.teacher.dtype == np.float32 and kept.pixels.dtype == np.uint8
+
+
+def test_what_is_not_trained_is_named(here: Path) -> None:
+    wrong(lambda: embeddings.measure(here / "runs"), "--store: ", "harness run experiments/")

@@ -1,14 +1,13 @@
 """What the pictures of docs/method.md show: embeddings of digits, measured with trained networks.
 
-They are kept beside the pictures, so that drawing needs no training. To measure them anew, train
-the three networks and name their store:
-
-    harness run FILE --set .. --store STORE     (`command` returns it in full)
-    python -m website.pictures --store STORE
+They are kept beside the pictures, so that drawing needs no training. To measure them anew, name a
+store: `python -m website.pictures --store DIR`. If it lacks the trained networks, the command says
+how to train them.
 """
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from harness.api import load_student
 from harness.cell import network_options
+from harness.common.errors import UserError
 from harness.data import load
 from harness.data.batches import Batch
 from harness.distill.centers import class_centers
@@ -65,26 +65,23 @@ class Measured:
         return Measured(**{name: value[:n] for name, value in asdict(self).items()})
 
 
-def command(store: str) -> list[str]:
-    """Return the words of the command that trains the networks.
-
-    Args:
-        store: The folder for the trained cells.
-    """
-    changes = [word for change in CHANGES for word in ("--set", change)]
-    return ["run", str(EXPERIMENT), *changes, "--store", store]
-
-
 @torch.no_grad()
 def measure(store: Path) -> Measured:
     """Return the embeddings of all training images.
 
     Args:
         store: The folder of the trained cells.
+
+    Raises:
+        UserError: They are not there; the message names the command that trains them.
     """
+    cells = {d.cell.kind: d for d in Store(store).all() if d.is_done}
+    if not {"supervised", "stage1"} <= cells.keys():
+        changes = [word for change in CHANGES for word in ("--set", change)]
+        words = ["harness", "run", str(EXPERIMENT), *changes, "--store", str(store)]
+        raise UserError(f"--store: {store} lacks the networks; {shlex.join(words)}")
     dataset = load(read(EXPERIMENT, list(CHANGES)).dataset)
     pixels, labels = np.asarray(dataset.train.images), np.asarray(dataset.train.labels)
-    cells = {d.cell.kind: d for d in Store(store).all()}
     teacher = load_student(EXPERIMENT, method="teacher", store=store, changes=CHANGES)
     after = from_cell(cells["stage1"])
     x = torch.stack([teacher.preprocess(image) for image in pixels])

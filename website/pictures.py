@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from matplotlib.patches import Patch
 
+from harness.common.errors import UserError
 from website.embeddings import (
     MARGIN,
     TAU2,
@@ -270,7 +271,10 @@ def main() -> None:
     store = parser.parse_args().store
     if store:
         FOLDER.mkdir(parents=True, exist_ok=True)
-        kept = asdict(measure(store))
+        try:
+            kept = asdict(measure(store))
+        except UserError as error:
+            parser.error(str(error))
         half = {k: v.astype(np.float16) if v.dtype == np.float32 else v for k, v in kept.items()}
         np.savez_compressed(KEPT, allow_pickle=False, **half)
     save(draw(read_kept(KEPT)), FOLDER)
