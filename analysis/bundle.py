@@ -110,6 +110,11 @@ class Bundle:
         """Return another command with this experiment's file and overrides."""
         return ["harness", *words, *shlex.split(self.command)[2:]]
 
+    @property
+    def file(self) -> Path:
+        """The experiment's file, as the command names it."""
+        return Path(shlex.split(self.command)[2])
+
     @cached_property
     def settings(self) -> ExperimentPart:
         """The fields of the experiment that tables read, typed."""

@@ -87,7 +87,12 @@ def print_power(plan: Plan, file: Path, effect: float | None, spread: float | No
 
 
 def print_verdicts(
-    plan: Plan, file: Path, root: Path, assignments: list[str], margin: float | None = None
+    plan: Plan,
+    file: Path,
+    root: Path,
+    assignments: list[str],
+    margin: float | None = None,
+    other: Path | None = None,
 ) -> int:
     """Print whether effects and verdicts agree with the committed ones; write nothing.
 
@@ -97,6 +102,7 @@ def print_verdicts(
         root: The store.
         assignments: Those of `--set`.
         margin: A deviation below it is an agreement, as a fraction; by default MARGIN.
+        other: The bundle to compare with, by default the committed one.
 
     Returns:
         FAILED if an effect differs from the reference or a verdict is reversed, UNCONFIRMED if no
@@ -105,8 +111,8 @@ def print_verdicts(
     Raises:
         UserError: The grid is not finished in the store, and there is no reference.
     """
-    path = bundle_path(plan)
-    reference = read_bundle(path) if path.exists() else None
+    path = other or bundle_path(plan)
+    reference = read_bundle(path) if other or path.exists() else None
     if unfinished := describe_unfinished(plan, root):
         if reference is None:
             raise UserError(

@@ -32,6 +32,8 @@ from harness.common.errors import UserError
 from harness.run.options import RunOptions
 
 app = typer.Typer()
+bundle = typer.Typer(help="Exchange results with another lab, as one archive.")
+app.add_typer(bundle, name="bundle")
 FIGURES = Path("docs/figures")
 
 
@@ -96,6 +98,10 @@ def verdicts(
         Optional[float],
         typer.Option(help="points within which an effect agrees with the reference; default: 1"),
     ] = None,
+    reference: Annotated[
+        Optional[Path],
+        typer.Option("--reference", metavar="BUNDLE", help="default: the committed numbers"),
+    ] = None,
 ) -> None:
     """Compare effects and verdicts with the committed ones; test the claims."""
     from harness.analysis.print_results import print_verdicts
@@ -104,7 +110,7 @@ def verdicts(
         raise UserError(f"--margin: {margin:g} points; give more than 0 and less than 100")
     plan = plan_of_file(file, set_)
     fraction = None if margin is None else margin / 100
-    raise typer.Exit(print_verdicts(plan, file, store, set_ or [], fraction))
+    raise typer.Exit(print_verdicts(plan, file, store, set_ or [], fraction, reference))
 
 
 @app.command()
@@ -196,3 +202,42 @@ def figures(
     formats = read_formats(format_)
     make_figures(folder=out, formats=formats, dpi=dpi)
     make_tuning_figures(out / "tuning", formats, dpi)
+
+
+@bundle.command("export")
+def bundle_export(
+    name: Annotated[
+        str, typer.Argument(help="a committed bundle's name, or an experiment file", metavar="NAME")
+    ],
+    set_: Set = None,
+    store: StoreOption = RUNS,
+    weights: Annotated[
+        bool, typer.Option("--weights", help="add the weights of all cells, as safetensors")
+    ] = False,
+    out: Annotated[
+        Optional[Path], typer.Option("--out", metavar="PATH", help="default: archives/NAME.zip")
+    ] = None,
+) -> None:
+    """Write results, tables, figures, report, experiment and environment as one archive."""
+    from harness.analysis.archive_command import export_committed, export_trained
+
+    file = Path(name)
+    if file.suffix not in (".yaml", ".yml"):
+        if set_:
+            raise UserError("--set: is for experiment files; name one in place of a bundle")
+        export_committed(name, store, out, weights)
+        return
+    export_trained(plan_of_file(file, set_), file, set_ or [], store, out, weights)
+
+
+@bundle.command("import")
+def bundle_import(
+    file: Annotated[Path, typer.Argument(help="archive of `harness bundle export`")],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FOLDER", help="where its folder is put")
+    ] = Path("imported"),
+) -> None:
+    """Verify an archive of results, unpack it and compare it with the committed numbers."""
+    from harness.analysis.archive_command import import_archive
+
+    import_archive(file, out)
