@@ -5,7 +5,7 @@
   one that it replaces.
 - `tables`: the numbers as tables, and their renderers; `figures`: one module per figure;
   `figures_on_pages`: their texts on the pages;
-  `report`: one HTML page.
+  `report`: one HTML page; `archive`, `archive_command`: all of it as one file for another lab.
 - `verdicts`, `statistics`: claims, tested on differences paired by seed; `confirmations`: two
   verdicts on one claim; `reference`: your numbers beside the committed; `power`,
   `planned_power`: what a claim's test can show.

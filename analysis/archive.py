@@ -25,6 +25,7 @@ from harness.analysis.figures import draw_all
 from harness.analysis.report.page import html
 from harness.analysis.tables.pages import curve_files, result_files
 from harness.common.errors import UserError, one_line
+from harness.common.files import write_user_file
 from harness.common.provenance import version_text
 from harness.experiment.sources import files_of, read_yaml
 from harness.store import Store
@@ -222,8 +223,7 @@ def place(files: Mapping[str, bytes], folder: Path) -> Path:
         with tempfile.TemporaryDirectory(dir=folder, prefix=".") as temporary:
             inner = Path(temporary) / "files"
             for name, data in files.items():
-                (inner / name).parent.mkdir(parents=True, exist_ok=True)
-                (inner / name).write_bytes(data)
+                write_user_file(inner / name, data)
             os.rename(inner, target)
     return target / names[0]
 
