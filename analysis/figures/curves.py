@@ -33,7 +33,7 @@ from harness.analysis.figures.base import (
 from harness.analysis.figures.line_ends import LINE, limits, name_ends
 from harness.analysis.figures.method_styles import styles_of
 from harness.analysis.figures.style import ROUND_STEPS, Style, scale_log, title_panel, write_legend
-from harness.analysis.statistics import FEWEST_SHOWN, Estimate, estimate
+from harness.analysis.statistics import FEWEST_SEEDS, Estimate, estimate
 from harness.analysis.tables.rows import MOST_COLUMNS, columns_of, select
 from harness.common.metrics import NCM_METRICS, metric_name
 
@@ -144,7 +144,7 @@ def _has_bands(rows: list[PanelRow]) -> bool:
     """Return whether intervals are drawn: there are some, and they do not hide the lines."""
     lines = [line for row in rows for line in row.bands.values()]
     return max(map(len, lines)) <= MOST_BANDS and any(
-        b.n >= FEWEST_SHOWN for x in lines for b in x.values()
+        b.n >= FEWEST_SEEDS for x in lines for b in x.values()
     )
 
 
@@ -222,7 +222,7 @@ def _limit(axes: Axes, lines: list[Band], scale: float, is_late: bool) -> None:
 def _draw_band(axes: Axes, band: Band, style: Style, scale: float, with_band: bool) -> None:
     mean = scale * np.array(band.mean)
     half = scale * np.array([e.shown_half_width or 0 for e in band.estimates])
-    if with_band and band.n >= FEWEST_SHOWN:
+    if with_band and band.n >= FEWEST_SEEDS:
         low = np.maximum(mean - half, 1e-3 * mean)  # a logarithm has no place for less than 0
         axes.fill_between(band.epochs, low, mean + half, color=style.color, alpha=0.12, linewidth=0)
     axes.plot(
@@ -234,6 +234,15 @@ def _draw_band(axes: Axes, band: Band, style: Style, scale: float, with_band: bo
         markersize=3.5,
         markevery=max(1, len(band.epochs) // 6),
     )
+
+
+def _lines_text(rows: list[PanelRow], counts: set[int]) -> str:
+    """Return what lines and bands show, or why there are no bands."""
+    if counts == {1} or _has_bands(rows):
+        return intervals_text(counts, "lines: means; bands")
+    few = f"a band needs {FEWEST_SEEDS} seeds"
+    why = few if max(counts) < FEWEST_SEEDS else "so many bands would hide each other"
+    return f"lines: means over {seeds_text(counts)}; {why}"
 
 
 def texts(bundle: Bundle, number: int) -> Texts:
@@ -252,9 +261,7 @@ def texts(bundle: Bundle, number: int) -> Texts:
         f"{bundle.name}: training curves of {stage}",
         f"Line charts of training {what} against the epoch for {names}, for {listed(columns)}.",
         caption_of(
-            intervals_text(counts, "lines: means; bands")
-            if _has_bands(rows) or max(counts) < FEWEST_SHOWN
-            else f"lines: means over {seeds_text(counts)}; so many bands would hide each other",
+            _lines_text(rows, counts),
             "training loss: each method's own weighted sum, in nats, so that only the shape of a "
             "line compares",
             sparse if len(rows) == 1 else "",

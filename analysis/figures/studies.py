@@ -245,7 +245,8 @@ def contours(study: StudyTrials) -> Figure:
         across.draw_on_x(axes, CONTOUR, with_labels=i == n - 1)
         up.draw_on_y(axes, with_labels=j == 0)
     bar = ScalarMappable(norm, COLOR_MAP)
-    figure.colorbar(bar, ax=panels, label=study.value_label, shrink=0.8)
+    label = f"{study.value_label}; surfaces: linear between finished trials"
+    figure.colorbar(bar, ax=panels, label=label, shrink=0.8)
     write_title(figure, study.title("pairs of parameters"))
     samples = [
         Line2D([], [], linestyle="", marker="o", color=BLACK, markerfacecolor="0.6"),
