@@ -8,9 +8,8 @@
   `mlflow_private`: everything that is private in MLflow and used here.
 - `database_file`: MLflow's SQLite file, which is made, checked and moved with the project.
 - `registry`, `mlflow_model`: teachers in the model registry, and a network as an MLflow model.
-- `saved_views`, `ui`: columns, charts and the addresses that `harness ui` prints; `places`: the order
-  of runs there, and the pages of curves;
-  `system_metrics`: MLflow's own.
+- `saved_views`, `ui`: columns, charts and the addresses that `harness ui` prints;
+  `places`: the order of runs there, and the pages of curves; `system_metrics`: MLflow's own.
 - `mirror`, `mirrors`: trackers besides MLflow, and what they share.
 
 Training never waits for a tracker. All trackers read the same journals, so one can be added at
