@@ -177,6 +177,8 @@ def test_in_a_browser(site: Path) -> None:
                 page.set_viewport_size({"width": width, "height": 900})
                 wide = page.evaluate("document.documentElement.scrollWidth")
                 assert wide <= width, f"{name} is {wide} pixels wide of {width}"
+        page.get_by_role("link", name="ReFilled harness").first.click()
+        page.wait_for_url("**/index.html")
         page.get_by_role("link", name="Results").first.click()
         page.wait_for_url("**/results/index.html")
         page.locator(".md-search__input").fill("semi-hard")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import yaml
 from helpers import ROOT, Output, Patch
 from PIL import Image
@@ -74,6 +75,7 @@ def test_every_command_of_the_tutorial(here: Path, monkeypatch: Patch, capsys: O
     monkeypatch.setattr(grid, "start_tracking", lambda *trackers: [])
     for module in (devices, estimate, grid):
         monkeypatch.setattr(module, "in_child", call_directly)
+    monkeypatch.setattr(torch, "set_num_threads", lambda n: None)  # of this process
     for words in commands:
         expected = UNCONFIRMED if words[0] == "verdicts" else OK
         assert main(words) == expected, (words, capsys.readouterr())
