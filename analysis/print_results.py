@@ -59,8 +59,8 @@ def print_result(
         shown = "what it shows" + ", beside the committed numbers" * is_committed
         following = {"verdicts": shown} | following
     for command, what in following.items():
-        words = [command_name(), *bundle.command_of(*command.split())[1:], *options]
-        print(f"  {shlex.join(words)}  # {what}")
+        words = [*bundle.command_of(*command.split())[1:], *options]
+        print(f"  {command_name()} {shlex.join(words)}  # {what}")
     print(f"  {command_name()} ui  # every run in MLflow")
 
 

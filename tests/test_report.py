@@ -17,7 +17,13 @@ from helpers import Output, Patch, refusal
 
 from harness.analysis.bundle import Bundle, read_bundle
 from harness.analysis.figures import draw_all
-from harness.analysis.report.page import commands_of, environment_of, html, inline
+from harness.analysis.report.page import (
+    commands_of,
+    environment_of,
+    html,
+    inline,
+    without_folders,
+)
 from harness.analysis.statistics import estimate
 from harness.analysis.tables.accuracy import CSV_COLUMNS, accuracy_tables, number_table
 from harness.analysis.tables.csv_and_latex import csv_text, latex_escaped, latex_text
@@ -46,8 +52,9 @@ def page(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_figures_and_curves_are_inside(page: str) -> None:
-    figures, curves = page.split('id="figures"')[1].split('id="leak"')[0].split('id="curves"')
-    for part, name in ((figures, b"accuracy"), (curves, b"curves-stage1")):
+    first, rest = page.split('id="results"')[1].split('id="all"')
+    curves = rest.split('id="curves"')[1].split('id="leak"')[0]
+    for part, name in ((first, b"accuracy"), (curves, b"curves-stage1")):
         assert re.findall(r'src="([^"]*)"', part) == [
             f"data:image/png;base64,{base64.b64encode(name).decode()}"
         ]
@@ -60,8 +67,49 @@ def test_the_page_needs_nothing_else_and_escapes(page: str) -> None:
 
 def test_verdicts_come_first_and_sections_in_order(page: str) -> None:
     ids = re.findall(r'<h2 id="(\w+)"', page)
-    order = "verdicts results differences published figures curves leak tuning environment again"
-    assert ids == [*order.split(), "provenance"]
+    folded = "all differences published figures curves leak tuning environment again provenance"
+    assert ids == ["verdicts", "results", *folded.split()]
+    assert page.count("<details>\n<summary><h2") == len(folded.split()), "closed at first"
+
+
+def test_pointing_at_a_number_shows_the_curves_of_its_runs() -> None:
+    page = html(read_bundle(PATH), [])
+    table = page.split('id="results"')[1].split("</table>")[0]
+    numbers = re.findall(r'<td class="([^"]*)"><a href="#([^"]+)">.*?</td>', table, re.DOTALL)
+    drawn = re.findall(r'<symbol id="curve-([^"]+)".*?</symbol>', page, re.DOTALL)
+    assert len(drawn) == len(set(drawn)) > 3
+    pointed = [target for kind, target in numbers if "number" in kind]
+    assert pointed and {*pointed} <= {*drawn}
+    assert all(f'<use href="#curve-{target}"/>' in table for target in pointed)
+    assert {target for kind, target in numbers if "number" not in kind}.isdisjoint(drawn)
+
+
+def test_a_public_report_has_no_ids_and_no_folders() -> None:
+    bundle = read_bundle(PATH.with_name("crd-rehearsal.jsonl"))
+    cell = next(cell for cell in bundle.cells if cell.mlflow_run_id)
+    own = dataclasses.replace(
+        bundle, command="harness run /home/ann/x.yaml --set 'dataset.path=/data/ann/b, seeds=[1]'"
+    )
+    page, public = html(own, []), html(own, [], public=True)
+    for secret in (str(cell.mlflow_run_id), "ann", "MLflow"):
+        assert secret in page and secret not in public, secret
+    assert "harness run x.yaml" in public and "dataset.path=b, seeds=[1]" in public
+    assert cell.fingerprint[:16] in public
+
+
+@pytest.mark.parametrize(
+    ("word", "kept"),
+    [
+        ("experiments/digits.yaml", "experiments/digits.yaml"),
+        ("/home/ann/my.yaml", "my.yaml"),
+        ("~/my.yaml", "my.yaml"),
+        ("dataset={path: /a/b/c, label: x/y}", "dataset={path: c, label: x/y}"),
+        ("../a/b", "../a/b"),
+        ("seeds=[1, 2]", "seeds=[1, 2]"),
+    ],
+)
+def test_folders_of_a_word(word: str, kept: str) -> None:
+    assert without_folders(word) == kept
 
 
 def test_every_link_of_a_number_has_its_target(page: str) -> None:
@@ -112,7 +160,8 @@ def test_every_verdict_is_a_line(claiming: Bundle) -> None:
 
 def test_the_best_of_a_column_is_bold_and_leads_to_its_runs(claiming: Bundle) -> None:
     page = html(claiming, [])
-    bold = re.findall(r'<a href="#(\S+)"><b>(.*?)</b></a>', page)
+    assert "96.0 ± " in page.split('id="results"')[1].split("</table>")[0]
+    bold = re.findall(r'<a href="#(\S+)"><b>(.*?)</b></a>', page.split('id="all"')[1])
     best = [f"{100 * sum(v) / 3:.2f}" for v in ([0.950, 0.961, 0.969], [0.90, 0.91, 0.93])]
     assert [text.partition(" ")[0] for _, text in bold] == best
     runs = page.split(f'<h3 id="{bold[0][0]}">')[1].split("<h3")[0]
@@ -129,7 +178,7 @@ def test_differences_and_published_numbers(claiming: Bundle) -> None:
     published = section(page, "published")
     assert published[6:10] == ["KD", SMALL, "<a>, p", "91.50"]
     assert published[11].startswith("+4.50 ± ")
-    results = section(page, "results")
+    results = section(page, "all")
     shown = results.index("KD (<a>, p)")
     assert results[shown + 1 :][:3] == ["–", "91.50", "–"]
 
@@ -181,10 +230,9 @@ def test_on_a_phone_and_in_the_dark(claiming: Bundle, tmp_path: Path) -> None:
         page.emulate_media(color_scheme="dark")
         assert page.evaluate(background) != light
         # A number leads to its runs, folded or not.
-        page.locator("summary").last.click()
         runs = page.get_by_role("heading", name="KD, wrn-10-1")
         assert not runs.is_visible()
-        page.locator("#results ~ .wide a").filter(has_text="96.00").click()
+        page.locator("#results ~ .wide a").filter(has_text="96.0").click()
         runs.wait_for()
         assert said == [] and browser.foreign == []
 

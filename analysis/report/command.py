@@ -26,8 +26,11 @@ def make_report(
     assignments: list[str],
     out: Path | None,
     show: bool,
+    public: bool = False,
 ) -> None:
     """Write the page to `out`, reports/NAME.html by default; `show` opens it in a browser.
+
+    A `public` one has neither ids of MLflow's runs nor folders.
 
     Raises:
         UserError: The grid is not finished in the store and there is no committed bundle of these
@@ -37,7 +40,7 @@ def make_report(
     bundle = _bundle(experiment, file, root, assignments)
     path = out or REPORTS / f"{bundle.name}.html"
     with TemporaryDirectory() as folder:
-        text = html(bundle, draw_all(bundle, Path(folder)))
+        text = html(bundle, draw_all(bundle, Path(folder)), public)
     write_user_file(path, text)
     print(f"written: {path}")
     if show and not webbrowser.open(path.resolve().as_uri()):

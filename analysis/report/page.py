@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import re
 import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +14,29 @@ import jinja2
 from markupsafe import Markup, escape
 
 from harness.analysis.bundle import Bundle
-from harness.analysis.figures import drawable
-from harness.analysis.tables.accuracy import accuracy_tables, leak_blocks, run_table
+from harness.analysis.figures import FIGURES, drawable
+from harness.analysis.tables.accuracy import accuracy_tables, final_tables, leak_blocks, run_table
 from harness.analysis.tables.caption import (
     describe_commits,
     describe_data,
     describe_protocol,
     how_to_read,
     made_with,
+    short_caption,
     tuning_budget,
 )
 from harness.analysis.tables.comparisons import difference_blocks, published_blocks, verdict_blocks
-from harness.analysis.tables.curves import DESCRIPTION, EPOCHS, epoch_table, svg
+from harness.analysis.tables.curves import (
+    DESCRIPTION,
+    EPOCHS,
+    HEIGHT,
+    INK,
+    elements,
+    epoch_table,
+    has_curves,
+    width,
+)
+from harness.analysis.tables.rows import Column, Row
 from harness.analysis.tables.runs import anchors, heading, sections
 from harness.analysis.verdicts import OUTCOMES
 from harness.common.provenance import UNKNOWN
@@ -32,12 +45,22 @@ TEMPLATE = "report.html"
 CURVES = "curves"  # the prefix of the names of their figures
 
 
-def html(bundle: Bundle, figures: Sequence[Path]) -> str:
+@dataclass(frozen=True)
+class Curve:
+    """The curves of a number: the SVG elements, and the box in which they lie."""
+
+    box: str
+    parts: Markup
+
+
+def html(bundle: Bundle, figures: Sequence[Path], public: bool = False) -> str:
     """Return the page; the same bundle and figures give the same text.
 
     Args:
         bundle: The results.
         figures: PNG files, as `analysis.figures.draw_all` returns them.
+        public: Whether to leave out what is of use only where it was trained: the ids of MLflow's
+            runs, and the folders in commands.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -48,19 +71,36 @@ def html(bundle: Bundle, figures: Sequence[Path]) -> str:
     )
     environment.filters["inline"] = inline
     environment.globals["outcomes"] = OUTCOMES
-    return environment.get_template(TEMPLATE).render(contents(bundle), figures=_inside(figures))
+    template = environment.get_template(TEMPLATE)
+    return template.render(contents(bundle, public), figures=_inside(bundle, figures))
 
 
-def contents(bundle: Bundle) -> dict[str, Any]:
+def contents(bundle: Bundle, public: bool) -> dict[str, Any]:
     """Return the template's values, except for the figures."""
     _, left_out = drawable(bundle)
     reasons = dict.fromkeys(left_out.values())
-    targets = anchors(bundle)
+    targets = {title: f"runs-{target}" for title, target in anchors(bundle).items()}
+
+    def link(row: Row, column: Column) -> str:
+        return f"#{targets[heading(row, column)]}"
+
+    numbers = sections(bundle)
     return {
+        "public": public,
+        "final": final_tables(bundle, link),
+        "short": short_caption(bundle),
+        "ink": INK,
+        "curves": {
+            f"#{targets[title]}": Curve(
+                f"0 0 {width(bundle, *at)} {HEIGHT}", Markup(elements(bundle, *at))
+            )
+            for title, at in numbers.items()
+            if has_curves(bundle, *at)
+        },
         "name": bundle.name,
         "description": bundle.experiment.get("description") or "",
         "verdicts": verdict_blocks(bundle),
-        "tables": accuracy_tables(bundle, lambda row, c: f"#runs-{targets[heading(row, c)]}"),
+        "tables": accuracy_tables(bundle, link),
         "how_to_read": how_to_read(bundle),
         "differences": difference_blocks(bundle),
         "published": published_blocks(bundle),
@@ -70,16 +110,15 @@ def contents(bundle: Bundle) -> dict[str, Any]:
         "curves_description": DESCRIPTION,
         "epochs_title": EPOCHS,
         "environment": environment_of(bundle),
-        "commands": commands_of(bundle),
+        "commands": commands_of(bundle, public),
         "runs": [
             (
                 title,
                 targets[title],
-                Markup(svg(bundle, *at)),
-                run_table(bundle, *at),
+                run_table(bundle, *at, with_mlflow=not public),
                 epoch_table(bundle, *at),
             )
-            for title, at in sections(bundle).items()
+            for title, at in numbers.items()
         ],
     }
 
@@ -110,15 +149,26 @@ def environment_of(bundle: Bundle) -> dict[str, str]:
     }
 
 
-def commands_of(bundle: Bundle) -> list[str]:
+def commands_of(bundle: Bundle, public: bool = False) -> list[str]:
     """Return the commands that train the cells, check their numbers, and make this page."""
-    return [shlex.join(bundle.command_of(what)) for what in ("run", "verdicts", "report")]
+    commands = [bundle.command_of(what) for what in ("run", "verdicts", "report")]
+    if public:
+        commands = [[without_folders(word) for word in command] for command in commands]
+    return [shlex.join(command) for command in commands]
 
 
-def _inside(figures: Sequence[Path]) -> dict[bool, list[dict[str, str]]]:
-    """Return the figures as data addresses; under True those of curves."""
+def without_folders(word: str) -> str:
+    """Return a word of a command with absolute paths cut to their last names."""
+    return re.sub(r"(?<![\w.])~?/(?:[^/\s,'\"{}\[\]]+/)*(?=[^/\s,'\"{}\[\]])", "", word)
+
+
+def _inside(bundle: Bundle, figures: Sequence[Path]) -> dict[bool, list[dict[str, str]]]:
+    """Return the figures as data addresses, with their texts; under True those of curves."""
     parts: dict[bool, list[dict[str, str]]] = {False: [], True: []}
     for path in figures:
         data = base64.b64encode(path.read_bytes()).decode("ascii")
-        parts[path.stem.startswith(CURVES)].append({"name": path.stem, "data": data})
+        kind = FIGURES.get(path.stem)
+        texts = kind.texts(bundle) if kind else None
+        alt, caption = (texts.alt, texts.caption) if texts else (path.stem, path.stem)
+        parts[path.stem.startswith(CURVES)].append({"alt": alt, "caption": caption, "data": data})
     return parts

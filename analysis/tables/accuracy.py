@@ -174,7 +174,11 @@ def number_table(bundle: Bundle) -> ResultTable:
 
 
 def run_table(
-    bundle: Bundle, row: Row, column: Column, log: Callable[[str], str] = lambda fingerprint: ""
+    bundle: Bundle,
+    row: Row,
+    column: Column,
+    log: Callable[[str], str] = lambda fingerprint: "",
+    with_mlflow: bool = True,
 ) -> ResultTable:
     """Return the runs behind a number, one row per seed.
 
@@ -183,6 +187,7 @@ def run_table(
         row: The number's row.
         column: Its column.
         log: Returns the address of a cell's log by its fingerprint; "" for none.
+        with_mlflow: Whether the ids of MLflow's runs are shown.
     """
     rows = []
     for number in select(bundle, row, column):
@@ -194,9 +199,9 @@ def run_table(
                 *(Cell(100 * number.accuracy(rule)) for rule in SELECTION_RULES),
                 Cell(f"{manifest.selected_epoch} of {manifest.epochs}"),
                 Cell(cell.fingerprint[:16], code=True, link=log(cell.fingerprint)),
-                run,
+                *([run] if with_mlflow else []),
             ]
         )
     rules = [rule.replace("_", " ") for rule in SELECTION_RULES]
-    head = ["seed", *rules, "selected epoch", "cell", "MLflow run"]
-    return ResultTable(head, rows, align="rrrrrll")
+    head = ["seed", *rules, "selected epoch", "cell", *(["MLflow run"] if with_mlflow else [])]
+    return ResultTable(head, rows, align="rrrrrll"[: len(head)])

@@ -62,18 +62,29 @@ class Panel:
 
 def svg(bundle: Bundle, row: Row, column: Column) -> str:
     """Return the figure of a number's runs, a line per seed; "" if it has no curves."""
-    panels = _panels(bundle, row, column)
-    if not panels:
+    if not (inside := elements(bundle, row, column)):
         return ""
-    width, name = WIDTH * len(panels), escape(f"Curves of {heading(row, column)}", quote=True)
-    parts = (part for i, panel in enumerate(panels) for part in _panel(panel, WIDTH * i))
+    whole, name = (
+        width(bundle, row, column),
+        escape(f"Curves of {heading(row, column)}", quote=True),
+    )
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="{name}" '
-        f'width="{width}" height="{HEIGHT}" viewBox="0 0 {width} {HEIGHT}" '
-        f'font-family="sans-serif" font-size="11" fill="{INK}">\n'
-        + "".join(f"{part}\n" for part in parts)
-        + "</svg>\n"
+        f'width="{whole}" height="{HEIGHT}" viewBox="0 0 {whole} {HEIGHT}" '
+        f'font-family="sans-serif" font-size="11" fill="{INK}">\n{inside}</svg>\n'
     )
+
+
+def elements(bundle: Bundle, row: Row, column: Column) -> str:
+    """Return the elements of a number's figure; "" if it has no curves."""
+    panels = _panels(bundle, row, column)
+    parts = (part for i, panel in enumerate(panels) for part in _panel(panel, WIDTH * i))
+    return "".join(f"{part}\n" for part in parts)
+
+
+def width(bundle: Bundle, row: Row, column: Column) -> int:
+    """Return the width of a number's figure in pixels; its height is HEIGHT."""
+    return WIDTH * len(_panels(bundle, row, column))
 
 
 def has_curves(bundle: Bundle, row: Row, column: Column) -> bool:

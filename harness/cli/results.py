@@ -140,12 +140,19 @@ def classes(
 
 @app.command()
 def report(
-    file: File, set_: Set = None, store: StoreOption = RUNS, out: Out = None, open_: Open = False
+    file: File,
+    set_: Set = None,
+    store: StoreOption = RUNS,
+    out: Out = None,
+    open_: Open = False,
+    public: Annotated[
+        bool, typer.Option("--public", help="leave out ids of MLflow's runs and folders")
+    ] = False,
 ) -> None:
     """Write the results as one HTML page: verdicts, tables, figures, and every number's runs."""
     from harness.analysis.report.command import make_report
 
-    make_report(read_file(file, set_), file, store, set_ or [], out, open_)
+    make_report(read_file(file, set_), file, store, set_ or [], out, open_, public)
 
 
 @app.command()
