@@ -11,6 +11,7 @@ import yaml
 from helpers import ROOT
 
 from harness.cli import app
+from harness.methods import REGISTRY
 
 README_LINES, README_BYTES, CODE_COLUMNS = 170, 15 * 1024, 95
 FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
@@ -126,3 +127,12 @@ def test_the_citation_is_of_this_version() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert f'version = "{citation["version"]}"' in (ROOT / "pyproject.toml").read_text()
     assert citation["references"][0]["title"] in " ".join((ROOT / "README.md").read_text().split())
+
+
+def test_methods_are_counted_right() -> None:
+    """Each loss that a student can be taught with, beside ReFilled's own."""
+    n = sum(method.is_addable and bool(method.needs) for method in REGISTRY.values())
+    counted = {10: "ten", 11: "eleven", 12: "twelve", 13: "thirteen"}[n]
+    for name in ("README.md", "docs/README.md", "docs/method.md"):
+        found = re.findall(r"(\w+) other methods", (ROOT / name).read_text())
+        assert found and {*found} == {counted}, name
