@@ -1,7 +1,10 @@
-# Every target that needs Python creates .venv, and recreates it when the lock changes.
+# Every target that needs Python creates .venv, and recreates it when requirements.lock changes. What
+# only developing needs is added once it is wanted.
 PYTHON ?= python3
 BIN := .venv/bin
-STAMP := .venv/.lock-$(shell cat requirements.lock 2>/dev/null | cksum | cut -d' ' -f1)
+sum = $(shell cat $(1) 2>/dev/null | cksum | cut -d' ' -f1)
+STAMP := .venv/.lock-$(call sum,requirements.lock)
+DEV := .venv/.dev-$(call sum,requirements.lock requirements-dev.lock)
 # If the project was moved or its Python is gone, the commands in .venv name paths that do not exist.
 ALIVE := $(shell head -n 3 $(BIN)/harness 2>/dev/null | grep -qF '$(CURDIR)/.venv/' \
   && $(BIN)/python -c '' 2>/dev/null && echo yes)
@@ -42,7 +45,7 @@ uncommitted = $(call reproduction,$(1),$(GRID_OPTIONS),4)
 # The tuned files of these experiments, or else the files that they are made from.
 tuned = $(foreach name,$(1),$(if $(wildcard experiments/$(name).tuned.yaml),$(name).tuned,$(subst -,_,$(name))))
 
-.PHONY: dead-venv setup reproduce reproduce-methods reproduce-fashion reproduce-tiny reproduce-cifar reproduce-cifar-methods reproduce-cifar-2020 reproduce-cifar-2021 reproduce-cub reproduce-crd reproduce-crd-rehearsal reproduce-cross-cifar reproduce-cross-cub reproduce-middle-cifar tune-digits tune-fashion tune-tiny tune-cifar optuna-ui tables tables-check figures screenshots ui docker-up docker-reproduce docker-down test kills lint docs format bench lock clean help
+.PHONY: dead-venv setup setup-dev reproduce reproduce-methods reproduce-fashion reproduce-tiny reproduce-cifar reproduce-cifar-methods reproduce-cifar-2020 reproduce-cifar-2021 reproduce-cub reproduce-crd reproduce-crd-rehearsal reproduce-cross-cifar reproduce-cross-cub reproduce-middle-cifar tune-digits tune-fashion tune-tiny tune-cifar optuna-ui tables tables-check figures screenshots ui docker-up docker-reproduce docker-down test kills lint docs format bench lock clean help
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-24s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +53,8 @@ help:  ## this list
 # Compile with all cores, which pip does not, and now: if PYTHONDONTWRITEBYTECODE is set, as in many
 # containers, each command would compile what it imports. Some files need a newer Python.
 setup: $(STAMP)  ## make .venv
+
+setup-dev: $(DEV)  ## and what tests, lint and docs need
 
 $(STAMP): $(if $(ALIVE),,dead-venv)
 	@echo "Setting up .venv: downloads PyTorch once, some minutes"
@@ -59,6 +64,13 @@ $(STAMP): $(if $(ALIVE),,dead-venv)
 	@$(BIN)/python -m pip install -qq --no-compile --disable-pip-version-check -r requirements.lock
 	@$(BIN)/python -m compileall -qq -j 0 .venv/lib || true
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(DEV): $(STAMP)
+	@echo "Adding to .venv what tests, lint and docs need: some minutes"
+	@$(BIN)/python -m pip install -qq --no-compile --disable-pip-version-check \
+	  --constraint requirements.lock -r requirements-dev.lock
+	@$(BIN)/python -m compileall -qq -j 0 .venv/lib || true
 	@touch $@
 
 # Eight of the committed seeds: with all of them and the set-up, two slow cores would need ten minutes.
@@ -125,7 +137,7 @@ tune-cifar: $(STAMP)  ## tune on CIFAR-100's validation split (needs a GPU)
 	@$(BIN)/harness tune experiments/tuning/cifar100_wide_resnet.yaml $(RUN_OPTIONS) \
 	  $(if $(DATA_ROOT),--data-root '$(DATA_ROOT)')
 
-optuna-ui: $(STAMP)  ## the newest study, on http://127.0.0.1:8080
+optuna-ui: $(DEV)  ## the newest study, on http://127.0.0.1:8080
 	@$(BIN)/harness studies
 
 docker-up:  ## PostgreSQL, MLflow, optuna-dashboard in containers
@@ -144,7 +156,7 @@ tables: $(STAMP)  ## rewrite README, docs; FILE=EXPERIMENT: its numbers too
 tables-check: $(STAMP)  ## fail if a table differs from experiments/results
 	@$(BIN)/harness tables --check
 
-screenshots: $(STAMP)  ## docs/screenshots again (needs Chromium)
+screenshots: $(DEV)  ## docs/screenshots again (needs Chromium)
 	@cd tests && PYTHONPATH=.. ../$(BIN)/python screenshots.py
 
 figures: $(STAMP)  ## redraw docs/figures
@@ -154,28 +166,28 @@ ui: $(STAMP)  ## MLflow on http://127.0.0.1:5000
 	@$(BIN)/harness ui
 
 # Three processes keep two cores busy while some of them wait for servers.
-test: $(STAMP)  ## run the tests
+test: $(DEV)  ## run the tests
 	@$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
-kills: $(STAMP)  ## kill each command (KILLS=10) times
+kills: $(DEV)  ## kill each command (KILLS=10) times
 	@cd tests && ../$(BIN)/python kill_campaign.py --kills $(KILLS) $(if $(SEED),--seed $(SEED))
 
-lint: $(STAMP)  ## ruff, mypy; tables and docs/performance.md fit results
+lint: $(DEV)  ## ruff, mypy; tables and docs/performance.md fit results
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/harness tables --check
 	@$(BIN)/python benchmarks/page.py --check
 
-docs: $(STAMP)  ## the documentation as a site, offline, in site/
+docs: $(DEV)  ## the documentation as a site, offline, in site/
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --site-dir '$(abspath $(SITE))'
 	@echo "written: open $(SITE)/index.html"
 
-format: $(STAMP)  ## let ruff format and fix
+format: $(DEV)  ## let ruff format and fix
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-bench: $(STAMP)  ## timed comparisons, kept in docs/performance.md
+bench: $(DEV)  ## timed comparisons, kept in docs/performance.md
 	@set -e; for name in bare_bound stage1_loss method_steps costs; do \
 	  $(BIN)/python benchmarks/$$name.py --device $(DEVICE) --save; done
 	@$(BIN)/python benchmarks/grid.py --device $(DEVICE) --asking --save $(if $(AGAINST),--against $(AGAINST))
@@ -191,11 +203,14 @@ bench: $(STAMP)  ## timed comparisons, kept in docs/performance.md
 	@$(BIN)/python benchmarks/costs.py --draw
 	@$(BIN)/python benchmarks/page.py
 
-lock:  ## resolve requirements.lock again
+frozen = .venv-lock/bin/python -m pip freeze --all --exclude refilled-harness --exclude pip \
+  | sed -E 's/^((nvidia|cuda|triton)[^ ]*)$$/\1; sys_platform == "linux"/'
+lock:  ## resolve both locks again
 	@rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
-	@.venv-lock/bin/python -m pip install --quiet setuptools '.[dev]'
-	@.venv-lock/bin/python -m pip freeze --all --exclude refilled-harness --exclude pip \
-	  | sed -E 's/^((nvidia|cuda|triton)[^ ]*)$$/\1; sys_platform == "linux"/' > requirements.lock
+	@.venv-lock/bin/python -m pip install --quiet setuptools .
+	@$(frozen) > requirements.lock
+	@.venv-lock/bin/python -m pip install --quiet --constraint requirements.lock '.[dev]'
+	@$(frozen) | grep -vxFf requirements.lock > requirements-dev.lock
 	@rm -rf .venv-lock
 
 clean:  ## remove .venv and caches; results stay

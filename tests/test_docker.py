@@ -177,7 +177,8 @@ def needed(names: list[str]) -> set[str]:
 
 
 def test_the_lock_holds_every_package_of_the_images() -> None:
-    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    files = ("requirements.lock", "requirements-dev.lock")
+    lines = [line for name in files for line in (ROOT / name).read_text().splitlines()]
     locked = {canonicalize_name(Requirement(line).name) for line in lines}
     toml = tomllib.loads((ROOT / "pyproject.toml").read_text())
     project = toml["project"]

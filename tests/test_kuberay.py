@@ -44,7 +44,7 @@ def test_its_objects() -> None:
 
 
 def test_ray_and_the_images_are_ours() -> None:
-    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    lines = (ROOT / "requirements-dev.lock").read_text().splitlines()
     locked = {Requirement(line).name: line.partition("==")[2] for line in lines}
     assert CLUSTER["rayVersion"] == locked["ray"]
     services = compose.read(*compose.FILES, compose.DOCKER / "compose.gpu.yaml")["services"]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from helpers import ROOT, captured
+from packaging.requirements import Requirement
 
 
 def make(folder: Path, *arguments: str) -> str:
@@ -50,6 +51,23 @@ def test_a_dead_environment_is_made_anew(tmp_path: Path, interpreter: str) -> No
     (script.parent / "python").symlink_to(shutil.which("python3") or "python3")
     script.write_text(f"#!{tmp_path}/.venv/bin/python\n")
     assert "rm -rf .venv" not in make(tmp_path, "-n", "tables")
+
+
+def test_training_needs_the_first_lock_alone() -> None:
+    """What only developing needs is a second stamp over the first one."""
+    for target, wanted in (("reproduce", False), ("ui", False), ("test", True), ("lint", True)):
+        commands = make(ROOT, "--dry-run", "--always-make", target)
+        assert "-r requirements.lock" in commands, target
+        assert ("-r requirements-dev.lock" in commands) == wanted, target
+
+
+def test_the_locks_hold_versions_and_no_package_twice() -> None:
+    files = [(ROOT / name).read_text() for name in ("requirements.lock", "requirements-dev.lock")]
+    line = re.compile(r"[\w.-]+==[\w.+!-]+(; sys_platform == \"linux\")?")
+    assert all(line.fullmatch(text) for file in files for text in file.splitlines())
+    base, added = ({Requirement(text).name for text in file.splitlines()} for file in files)
+    assert not base & added
+    assert {"torch", "mlflow", "optuna"} <= base and {"ray", "pytest", "mypy", "wandb"} <= added
 
 
 def test_targets_train_experiments_that_exist() -> None:
