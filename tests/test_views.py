@@ -114,7 +114,10 @@ def test_a_role_is_a_stage_or_a_longer_method() -> None:
 
 def test_values_fit_into_a_tag() -> None:
     """In the oldest MLflow allowed, a tag holds 5,000 characters."""
-    assert max(map(len, experiment_tags(RUN, "g" * 250, 1700000000000, True).values())) < 5000
+    titles = ["overlap all, shots 20, " + "w" * 60, "overlap 0, shots 20, 11 of 12 seeds"]
+    for curves in ([""], titles):
+        tags = experiment_tags(RUN, "g" * 250, 1700000000000, True, curves)
+        assert max(map(len, tags.values())) < 5000
 
 
 def test_conditions_survive_an_address() -> None:
