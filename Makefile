@@ -188,7 +188,7 @@ format: $(DEV)  ## let ruff format and fix
 	@$(BIN)/ruff check --fix .
 
 bench: $(DEV)  ## timed comparisons, kept in docs/performance.md
-	@set -e; for name in bare_bound stage1_loss method_steps costs; do \
+	@set -e; for name in bare_bound stage1_loss peers method_steps costs; do \
 	  $(BIN)/python benchmarks/$$name.py --device $(DEVICE) --save; done
 	@$(BIN)/python benchmarks/grid.py --device $(DEVICE) --asking --save $(if $(AGAINST),--against $(AGAINST))
 	@$(BIN)/python benchmarks/grid.py --tuning --device $(DEVICE) --save $(if $(AGAINST),--against $(AGAINST))

@@ -104,6 +104,16 @@ def stage1_loss(kept: Record) -> list[str]:
     return table(["relation", "mined", *names, "ratio"], rows)
 
 
+def peers(kept: Record) -> list[str]:
+    """Return the table of peers.py."""
+    rows = [
+        [c["what"], name, duration(row["seconds"]), interval(*row["ratio"])]
+        for c in kept["comparisons"]
+        for name, row in c["rows"].items()
+    ]
+    return table(["method", "code", "per epoch", "ratio to a cell"], rows)
+
+
 def method_steps(kept: Record) -> list[str]:
     """Return the table of method_steps.py."""
     (c,) = kept["comparisons"]
@@ -304,6 +314,7 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
             grid,
             bare_bound,
             stage1_loss,
+            peers,
             method_steps,
             costs,
             planning,

@@ -249,6 +249,40 @@ def test_bare_bound_runs(nothing_kept: Path) -> None:
     assert not nothing_kept.exists(), "--quick keeps nothing"
 
 
+def test_peers_runs(nothing_kept: Path) -> None:
+    import peers
+
+    record = peers.main(QUICK)
+    found = {c["what"]: set(c["rows"]) for c in record["comparisons"]}
+    sides = {"cell", "script, 0 workers", "script, 2 workers"}
+    at_hand = sides | {"cell, answers at hand"}
+    assert list(found) == list(peers.KINDS.values())
+    assert list(found.values()) == [sides, at_hand, at_hand]
+    assert page.peers(record) and not nothing_kept.exists()
+
+
+def test_the_common_script_minimises_the_same(case: Any) -> None:
+    import torch
+    from peers import Script
+
+    from harness.distill import kd_loss, stage1_loss
+
+    for kind in ("kd", "stage1"):
+        script = Script(case, kind, 8, 0)
+        script.student.eval()  # no dropout: both sides see the same network
+        x, y = next(iter(script.train))
+        with torch.no_grad():
+            theirs = float(script.loss(x, y))
+            if kind == "kd":
+                terms = kd_loss(script.student(x), script.teacher(x), y, temperature=4.0, alpha=0.9)
+                ours = float(sum(terms.values()))
+            else:
+                settings = {"tau1": 4.0, "margin": 0.2, "negatives": "all", "weight": None}
+                embeddings = script.student.embed(x), script.teacher.embed(x)
+                ours = float(stage1_loss(*embeddings, y, relation="tuple", **settings)[0])
+        assert theirs == pytest.approx(ours, rel=5e-3), "float32"
+
+
 @pytest.fixture
 def case() -> Any:
     import torch
