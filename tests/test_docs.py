@@ -3,6 +3,7 @@
 import functools
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -125,7 +126,11 @@ def test_the_index_names_every_page() -> None:
 
 def test_the_citation_is_of_this_version() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    assert f'version = "{citation["version"]}"' in (ROOT / "pyproject.toml").read_text()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    changes = (ROOT / "CHANGELOG.md").read_text()
+    releases = re.findall(r"^## \[(\d.+)\] - (.+)$", changes, re.MULTILINE)
+    assert releases[0] == (project["version"], str(citation["date-released"]))
+    assert citation["version"] == project["version"]
     assert citation["references"][0]["title"] in " ".join((ROOT / "README.md").read_text().split())
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -220,8 +221,10 @@ def test_the_next_command_can_be_typed(folder: Path, monkeypatch: Patch, capsys:
 
 def test_version(capsys: Output) -> None:
     assert main(["--version"]) == 0
-    name, version, commit, *_ = capsys.readouterr().out.replace(",", "").split()
-    assert (name, commit) == ("refilled-harness", "commit") and version[0].isdigit()
+    name, version, *commit = capsys.readouterr().out.replace(",", "").split()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert (name, version) == (project["name"], project["version"])
+    assert commit[0] == "commit" and len(commit) > 1
 
 
 def test_a_shell_completes_commands() -> None:

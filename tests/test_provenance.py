@@ -83,6 +83,23 @@ def test_its_own_repository_does(unpacked: Path) -> None:
     assert "'dirty': True" in version_of(unpacked)
 
 
+def test_an_archive_of_git_names_its_commit(
+    unpacked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(ROOT / ".gitattributes", unpacked)
+    git(unpacked, "init", "-q")
+    git(unpacked, "add", ".")
+    git(unpacked, "commit", "-q", "-m", "code")
+    commit = git(unpacked, "rev-parse", "HEAD").strip()
+    (tmp_path / "archive").mkdir()
+    git(unpacked, "archive", "--output", str(tmp_path / "code.tar"), "HEAD")
+    shutil.unpack_archive(tmp_path / "code.tar", tmp_path / "archive", filter="data")
+    # Nobody knows whether it was changed since. In a checkout, the file says nothing.
+    assert f"'commit': '{commit}', 'dirty': None" in version_of(tmp_path / "archive")
+    shutil.rmtree(unpacked / ".git")
+    assert "'commit': None" in version_of(unpacked)
+
+
 @pytest.mark.parametrize("refusal", ["detected dubious ownership in repository", "not a git"])
 def test_a_refusal_is_said_before_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output, refusal: str

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 import sys
+import tomllib
 from importlib.metadata import version
 from pathlib import Path
 from typing import NotRequired, TypedDict
@@ -13,7 +15,10 @@ from typing import NotRequired, TypedDict
 from harness.common.errors import one_line
 
 ROOT = Path(__file__).resolve().parents[2]
+DISTRIBUTION = "refilled-harness"
 UNKNOWN = "unknown"  # in place of a commit
+# `git archive` writes the commit into this file (.gitattributes), which wheels and tarballs keep.
+ARCHIVED_COMMIT = Path(__file__).with_name("archived_commit.txt")
 # Files that the harness itself rewrites do not make a checkout dirty.
 GENERATED = (":!README.md", ":!docs", ":!experiments/results", ":!benchmarks/results")
 
@@ -67,7 +72,9 @@ def code_version() -> CodeVersion:
     """Return the version of this code.
 
     Only git's answer for this very checkout counts, not that of a repository around it. Container
-    images have no checkout; their build sets HARNESS_COMMIT to 1a2b... or 1a2b...-dirty.
+    images have no checkout; their build sets HARNESS_COMMIT to 1a2b... or 1a2b...-dirty. A wheel of
+    `make dist` and a tarball of `git archive` have a file instead. Nobody knows whether their code
+    has been changed since.
     """
     try:
         top = Path(_git("rev-parse", "--show-toplevel"))
@@ -79,7 +86,17 @@ def code_version() -> CodeVersion:
     except NoAnswer as reason:
         if built := os.environ.get("HARNESS_COMMIT"):
             return {"commit": built.removesuffix("-dirty"), "dirty": built.endswith("-dirty")}
+        if archived := _archived_commit():
+            return {"commit": archived, "dirty": None}
         return {"commit": None, "dirty": None, "why": str(reason)}
+
+
+def _archived_commit() -> str | None:
+    try:
+        text = ARCHIVED_COMMIT.read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return None
+    return text if re.fullmatch("[0-9a-f]{40,64}", text) else None
 
 
 def code_version_or_warn() -> CodeVersion:
@@ -94,12 +111,27 @@ def code_version_or_warn() -> CodeVersion:
     return code
 
 
+def package_version() -> str:
+    """Return the version of this code.
+
+    A checkout is asked first: the metadata of an editable installation keeps the version that the
+    checkout had when it was installed.
+    """
+    try:
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        if project["name"] == DISTRIBUTION:
+            return str(project["version"])
+    except (OSError, ValueError, KeyError):  # as in a wheel
+        pass
+    return version(DISTRIBUTION)
+
+
 def version_text() -> str:
-    """Return "refilled-harness 0.1.0, commit 1a2b3c4d5e6f"."""
+    """Return "refilled-harness 1.0.0, commit 1a2b3c4d5e6f"."""
     code = code_version()
     changed = "-dirty" if code["dirty"] else ""
     commit = f"{code['commit'][:12]}{changed}" if code["commit"] else f"unknown ({code['why']})"
-    return f"refilled-harness {version('refilled-harness')}, commit {commit}"
+    return f"{DISTRIBUTION} {package_version()}, commit {commit}"
 
 
 def software() -> dict[str, str]:
