@@ -45,7 +45,7 @@ uncommitted = $(call reproduction,$(1),$(GRID_OPTIONS),4)
 # The tuned files of these experiments, or else the files that they are made from.
 tuned = $(foreach name,$(1),$(if $(wildcard experiments/$(name).tuned.yaml),$(name).tuned,$(subst -,_,$(name))))
 
-.PHONY: dead-venv setup setup-dev reproduce reproduce-methods reproduce-fashion reproduce-tiny reproduce-cifar reproduce-cifar-methods reproduce-cifar-2020 reproduce-cifar-2021 reproduce-cub reproduce-crd reproduce-crd-rehearsal reproduce-cross-cifar reproduce-cross-cub reproduce-middle-cifar tune-digits tune-fashion tune-tiny tune-cifar optuna-ui tables tables-check figures screenshots ui docker-up docker-reproduce docker-down test kills lint docs format bench lock clean help
+.PHONY: dead-venv setup setup-dev reproduce reproduce-methods reproduce-fashion reproduce-tiny reproduce-cifar reproduce-cifar-methods reproduce-cifar-2020 reproduce-cifar-2021 reproduce-cub reproduce-crd reproduce-crd-rehearsal reproduce-cross-cifar reproduce-cross-cub reproduce-middle-cifar tune-digits tune-fashion tune-tiny tune-cifar optuna-ui tables tables-check figures screenshots ui docker-up docker-reproduce docker-down test kills lint docs dist sbom licences format bench lock clean help
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-24s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -183,6 +183,19 @@ docs: $(DEV)  ## the documentation as a site, offline, in site/
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --site-dir '$(abspath $(SITE))'
 	@echo "written: open $(SITE)/index.html"
 
+# `git archive` writes the commit into the files, and takes nothing that is not committed.
+dist: $(DEV)  ## wheel and source of the last commit, in dist/
+	@set -e; source=$$(mktemp -d); trap 'rm -rf "$$source"' EXIT; \
+	  git archive HEAD | tar -x -C "$$source"; \
+	  $(BIN)/python -m build --no-isolation --outdir '$(abspath dist)' "$$source" > /dev/null
+	@echo "written: dist/"
+
+sbom: $(DEV)  ## the packages of both locks as CycloneDX, in dist/
+	@$(BIN)/python -m release.sbom dist/sbom.cdx.json
+
+licences: $(DEV)  ## docs/licences.md, after a lock has changed
+	@$(BIN)/python -m release.licences
+
 format: $(DEV)  ## let ruff format and fix
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
@@ -214,4 +227,4 @@ lock:  ## resolve both locks again
 	@rm -rf .venv-lock
 
 clean:  ## remove .venv and caches; results stay
-	rm -rf .venv .venv-lock .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-lock .pytest_cache .mypy_cache .ruff_cache .hypothesis dist

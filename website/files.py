@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 # Where reading starts. Every other file is on the site because a page links to it.
-FIRST_PAGES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs/*.md")
+FIRST_PAGES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "docs/*.md")
 EXPERIMENTS = "experiments"
 # What a browser would download instead of showing, and its language for the colours.
 LISTINGS = {
