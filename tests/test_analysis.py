@@ -72,8 +72,15 @@ def test_one_value_has_no_spread_and_none_no_estimate() -> None:
 
 
 def test_equal_values_have_a_spread_of_zero() -> None:
-    found = estimate([0.25, 0.25])
-    assert found is not None and Cell.percent(found).text == "25.00 ± 0.00 (2)"
+    found = estimate([0.25, 0.25, 0.25])
+    assert found is not None and Cell.percent(found).text == "25.00 ± 0.00 (3)"
+
+
+def test_an_interval_of_two_seeds_is_not_shown() -> None:
+    """It is wide enough to say nothing: 44.8 ± 119.1, for example."""
+    found = estimate([0.25, 0.26])
+    assert found is not None and found.half_width is not None
+    assert Cell.percent(found).text == "25.50 (2)"
 
 
 # -- markers ---------------------------------------------------------------------------------------

@@ -110,7 +110,7 @@ def test_a_changed_setting_trains_only_what_depends_on_it(
     assert [line.split()[0] for line in end[3:7]] == ["Teacher", "Student", "KD", "ReFilled"]
     sets = f"{file} --set stage2.lambd=1 "
     assert [line.partition(sets)[0].strip() for line in end if sets in line] == [
-        f"harness {command}" for command in ("verdicts", "tables --print", "report")
+        f"harness {command}" for command in ("tables --print", "report")
     ]
     after = snapshot(folder / "runs")
     assert not {p for p in before if before[p] != after[p] and "mlflow" not in p}

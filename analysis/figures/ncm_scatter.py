@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from scipy import stats
 
 from harness.analysis.bundle import Bundle
 from harness.analysis.figures.base import (
@@ -77,6 +76,8 @@ def rank_correlation(points: list[NcmPoint]) -> float | None:
     before, after = [p.after_stage1 for p in points], [p.final for p in points]
     if len(points) < FEWEST_FOR_CORRELATION or len(set(before)) == 1 or len(set(after)) == 1:
         return None
+    from scipy import stats  # takes half a second, which those who read texts need not wait
+
     return float(stats.spearmanr(before, after).statistic)
 
 
