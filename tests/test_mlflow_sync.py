@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -233,6 +234,17 @@ def test_a_failed_cell_is_failed_with_its_error(elsewhere: Path) -> None:
     run = next(r for r in runs if role(r) == "stage2")
     assert run.info.status == "FAILED" and "nan in epoch 2" in run.data.tags["error"]
     assert run.info.end_time >= run.info.start_time
+
+
+def test_the_grid_does_not_end_before_it_started(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody has set the clock back meanwhile."""
+    clock = SimpleNamespace(time=lambda: time.time() - 3600)
+    monkeypatch.setattr("harness.track.client.time", clock)
+    sync()
+    (grid,) = (run for run in runs_in(other(elsewhere), "tiny") if role(run) == "grid")
+    assert grid.info.end_time >= grid.info.start_time
 
 
 # -- interrupted runs ------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import contextlib
 import getpass
 import re
 import sys
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -240,6 +241,19 @@ def log_metrics(client: MlflowClient, run_id: str, metrics: list[Metric]) -> Non
     """Log any number of metrics."""
     for start in range(0, len(metrics), MAX_METRICS):
         client.log_batch(run_id, metrics=metrics[start : start + MAX_METRICS])
+
+
+def end_run(client: MlflowClient, run_id: str, status: str, end: int | None = None) -> None:
+    """End a run, but never before it started: the clock may have been set back meanwhile.
+
+    Args:
+        client: MLflow's client.
+        run_id: The run.
+        status: Its status from now on.
+        end: In milliseconds since 1970, by default now.
+    """
+    start = client.get_run(run_id).info.start_time
+    client.set_terminated(run_id, status, max(start, end or int(time.time() * 1000)))
 
 
 def log_tags(client: MlflowClient, run_id: str, tags: Mapping[str, object]) -> None:

@@ -23,6 +23,7 @@ from harness.track.cell_run import describe_cell, log_data_set, log_events, log_
 from harness.track.client import (
     PARENT,
     Connection,
+    end_run,
     log_params,
     log_tags,
     mlflow_name,
@@ -151,7 +152,7 @@ class Tracker:
         if build is not None:
             self._publish_summary(client, build)
         # The next command may have nothing to do, and would leave it running after a kill.
-        client.set_terminated(self._parent_id, "FINISHED")
+        end_run(client, self._parent_id, "FINISHED")
         state = SyncState(parent=self._parent_id, cells=self._cells, has_summary=build is not None)
         record_sent(self.store.root / SYNC_FILE, self.key, state)
 
@@ -191,7 +192,7 @@ class Tracker:
         """End the grid's own run with the command."""
         if self.server.is_open:
             status = "FINISHED" if finished else "KILLED"
-            self.connect().set_terminated(self._parent_id, status)
+            end_run(self.connect(), self._parent_id, status)
 
     def _find_parent(self, client: MlflowClient) -> None:
         server = self.server

@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from harness.common.canonical_json import flatten
 from harness.store import Store
-from harness.track.client import PARENT, Connection, children, log_params, source_tags
+from harness.track.client import (
+    PARENT,
+    Connection,
+    children,
+    end_run,
+    log_params,
+    source_tags,
+)
 from harness.track.grid_run import NOTE
 from harness.tune.export import TrialRecord
 from harness.tune.trials import TrialKey
@@ -109,9 +116,9 @@ class TuneTracker:
         client = self.connect()
         for trial in self.view:
             if trial.is_running and trial.key in self._children:
-                client.set_terminated(self._children[trial.key], "KILLED")
+                end_run(client, self._children[trial.key], "KILLED")
         for run_id in self._parents.values():
-            client.set_terminated(run_id, "FINISHED" if finished else "KILLED")
+            end_run(client, run_id, "FINISHED" if finished else "KILLED")
 
     def log_figures(self, figures: Iterable[tuple[str, Path]]) -> None:
         """Log each (method, file) as an artifact of the method's study."""
@@ -189,7 +196,7 @@ class TuneTracker:
         if trial.is_running:
             client.update_run(run_id, status="RUNNING")
         else:
-            client.set_terminated(run_id, "FINISHED", end or None)
+            end_run(client, run_id, "FINISHED", end)
 
     def _child(self, client: MlflowClient, trial: TrialView) -> str:
         """Return the id of the trial's run, which is created if needed."""
