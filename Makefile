@@ -50,27 +50,32 @@ tuned = $(foreach name,$(1),$(if $(wildcard experiments/$(name).tuned.yaml),$(na
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-24s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-# Compile with all cores, which pip does not, and now: if PYTHONDONTWRITEBYTECODE is set, as in many
-# containers, each command would compile what it imports. Some files need a newer Python.
+# Compile now: if PYTHONDONTWRITEBYTECODE is set, as in many containers, each command would compile what
+# it imports. Some files need a newer Python.
 setup: $(STAMP)  ## make .venv
 
 setup-dev: $(DEV)  ## and what tests, lint and docs need
+
+# uv takes half of pip's time. If the index lacks it, or it cannot reach what pip is configured for, pip
+# installs; it compiles with one core, so that is left to compileall.
+UV := uv==0.13.9
+pip := $(BIN)/python -m pip install -qq --disable-pip-version-check
+install = { $(pip) $(UV) && $(BIN)/python -m uv pip install --quiet --python $(BIN)/python \
+  --compile-bytecode $(1); } 2> /dev/null || { $(pip) --no-compile $(1) \
+  && { $(BIN)/python -m compileall -qq -j 0 .venv/lib || true; }; }
 
 $(STAMP): $(if $(ALIVE),,dead-venv)
 	@echo "Setting up .venv: downloads PyTorch once, some minutes"
 	@rm -rf .venv
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else "Python 3.11 to 3.13 is needed, this is %d.%d; use make PYTHON=python3.12" % v)'
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install -qq --no-compile --disable-pip-version-check -r requirements.lock
-	@$(BIN)/python -m compileall -qq -j 0 .venv/lib || true
+	@$(call install,-r requirements.lock)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(DEV): $(STAMP)
 	@echo "Adding to .venv what tests, lint and docs need: some minutes"
-	@$(BIN)/python -m pip install -qq --no-compile --disable-pip-version-check \
-	  --constraint requirements.lock -r requirements-dev.lock
-	@$(BIN)/python -m compileall -qq -j 0 .venv/lib || true
+	@$(call install,--constraint requirements.lock -r requirements-dev.lock)
 	@touch $@
 
 # Eight of the committed seeds: with all of them and the set-up, two slow cores would need ten minutes.
