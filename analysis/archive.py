@@ -3,7 +3,7 @@
 It is a ZIP file with the bundle, tables, figures, report, experiment files, the environment and, if
 wanted, the weights. `MANIFEST.sha256` covers every file but itself, in the form that
 `sha256sum --check` reads; `ro-crate-metadata.json` describes them (RO-Crate 1.1,
-https://w3id.org/ro/crate/1.1). Equal results make equal bytes.
+https://w3id.org/ro/crate/1.1). Equal results make equal bytes on one day.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ import os
 import platform
 import re
 import tempfile
+import time
 import zipfile
 from collections.abc import Mapping
+from datetime import UTC, date, datetime
 from importlib.metadata import distributions
 from pathlib import Path, PurePosixPath
 
@@ -26,12 +28,13 @@ from harness.analysis.report.page import html
 from harness.analysis.tables.pages import curve_files, result_files
 from harness.common.errors import UserError, one_line
 from harness.common.files import write_user_file
+from harness.common.names import printable
 from harness.common.provenance import version_text
 from harness.experiment.sources import files_of, read_yaml
 from harness.store import Store
 
 MANIFEST, CRATE, READ_ME = "MANIFEST.sha256", "ro-crate-metadata.json", "README.txt"
-MOST_BYTES = 4 * 2**30  # of an archive's files together
+MOST_BYTES = 2 * 2**30  # of an archive's files together
 _LINE = re.compile(r"([0-9a-f]{64})  (.+)")
 _DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that ZIP knows: the bytes do not depend on the clock
 
@@ -55,7 +58,8 @@ def contents(bundle: Bundle, text: str, file: Path) -> Contents:
         other = Path(replication.name)
         found[other.name] = replication.read_bytes()
         pages |= {other.with_suffix(end): page for end, page in result_files(second).items()}
-    pages |= {p.relative_to(bundle.path.parent): svg for p, svg in curve_files(bundle).items()}
+    for each in (bundle, *([second] if second is not None else [])):
+        pages |= {p.relative_to(each.path.parent): svg for p, svg in curve_files(each).items()}
     found |= {name.as_posix(): page.encode() for name, page in pages.items()}
     with tempfile.TemporaryDirectory() as folder:
         figures = draw_all(bundle, Path(folder))
@@ -116,16 +120,27 @@ def weights(bundle: Bundle, root: Path) -> Contents:
     return found
 
 
-def archive(bundle: Bundle, files: Contents) -> bytes:
-    """Return the ZIP file of some files, with their description and their digests."""
+def described(bundle: Bundle, files: Contents) -> Contents:
+    """Return files with their description and their digests, as an archive has them."""
     files = files | {CRATE: _json(crate(bundle, files))}
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())}
-    files = files | {MANIFEST: "".join(f"{d}  {name}\n" for name, d in digests.items()).encode()}
+    return files | {MANIFEST: "".join(f"{d}  {name}\n" for name, d in digests.items()).encode()}
+
+
+def zipped(files: Contents) -> bytes:
+    """Return the ZIP file of some files."""
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as file:
         for name, data in sorted(files.items()):
             file.writestr(zipfile.ZipInfo(name, _DATE), data, zipfile.ZIP_DEFLATED)
     return content.getvalue()
+
+
+def today() -> date:
+    """Return the date, or that of SOURCE_DATE_EPOCH, as for builds that are to be repeated."""
+    return datetime.fromtimestamp(
+        float(os.environ.get("SOURCE_DATE_EPOCH") or time.time()), UTC
+    ).date()
 
 
 def crate(bundle: Bundle, files: Contents) -> dict[str, object]:
@@ -151,6 +166,8 @@ def crate(bundle: Bundle, files: Contents) -> dict[str, object]:
         "@type": "Dataset",
         "name": f"Results of {bundle.name}",
         "description": str(bundle.experiment.get("description") or bundle.name),
+        "datePublished": today().isoformat(),
+        "license": "Not stated; ask whoever exported these results.",
         "hasPart": [{"@id": part["@id"]} for part in described],
         "mainEntity": {"@id": f"{bundle.name}.jsonl"},
     }
@@ -166,7 +183,7 @@ def crate(bundle: Bundle, files: Contents) -> dict[str, object]:
     }
 
 
-def unpacked(path: Path) -> Contents:
+def read_archive(path: Path) -> Contents:
     """Return the verified files of an archive.
 
     Raises:
@@ -178,7 +195,9 @@ def unpacked(path: Path) -> Contents:
             if sum(member.file_size for member in members) > MOST_BYTES:
                 raise _refused(path, f"its files have more than {MOST_BYTES >> 30} GB")
             if unsafe := [m.filename for m in members if not _is_safe(m.filename)]:
-                raise _refused(path, f"a file would leave the folder ({unsafe[0]!r})")
+                raise _refused(
+                    path, f"a file would leave the folder, or is oddly named ({unsafe[0]!r})"
+                )
             files = {member.filename: file.read(member) for member in members}
             if len(files) < len(members):
                 raise _refused(path, "two files have one name")
@@ -198,33 +217,49 @@ def unpacked(path: Path) -> Contents:
     ):
         if names:
             raise _refused(path, f"{min(names)} {what}")
+    folders = {str(parent) for name in others for parent in PurePosixPath(name).parents}
+    if both := folders & others:
+        raise _refused(path, f"{min(both)} is a file and a folder")
     for name, digest in listed.items():
         if hashlib.sha256(files[name]).hexdigest() != digest:
             raise _refused(path, f"{name} is not the file that was exported (other SHA-256)")
     return files
 
 
-def place(files: Mapping[str, bytes], folder: Path) -> Path:
+def place(path: Path, files: Mapping[str, bytes], folder: Path) -> Path:
     """Write an archive's files into a folder of their own, and return the path of their bundle.
 
     The folder is named after the experiment and the content; if it is there already, it stays.
 
+    Args:
+        path: The archive, for messages.
+        files: Its files.
+        folder: Where the folder is put.
+
     Raises:
-        UserError: There is no bundle in the archive.
+        UserError: There is no bundle in the archive, or its folder has other files by now.
     """
     names = [n for n in files if n.endswith(".jsonl") and "/" not in n and ".replication." not in n]
-    if len(names) != 1:
-        raise UserError("FILE: the archive has no bundle; get the file again")
+    if len(names) != 1 or not Path(names[0]).suffix:
+        raise _refused(path, "it has no bundle")
+    try:
+        read_bundle(Path(names[0]), files[names[0]].decode("utf-8", "replace"))
+    except UserError as error:
+        why = str(error).partition(";")[0]
+        raise _refused(path, f"its bundle is of another version, or damaged ({why})") from None
     digest = hashlib.sha256(files[MANIFEST]).hexdigest()[:8]
-    read_bundle(Path(names[0]), files[names[0]].decode("utf-8", "replace"))  # refuses what is none
     target = folder / f"{Path(names[0]).stem}-{digest}"
-    if not target.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".") as temporary:
-            inner = Path(temporary) / "files"
-            for name, data in files.items():
-                write_user_file(inner / name, data)
-            os.rename(inner, target)
+    if target.exists():
+        for name, data in files.items():
+            if not (target / name).is_file() or (target / name).read_bytes() != data:
+                raise UserError(f"{target / name}: not as in {path} any more; move {target} away")
+        return target / names[0]
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".") as temporary:
+        inner = Path(temporary) / "files"
+        for name, data in files.items():
+            write_user_file(inner / name, data)
+        os.rename(inner, target)
     return target / names[0]
 
 
@@ -241,8 +276,9 @@ def _digests(path: Path, manifest: bytes) -> dict[str, str]:
 
 
 def _is_safe(name: str) -> bool:
-    parts = PurePosixPath(name).parts
-    return bool(parts) and not name.startswith("/") and not {"..", "\\", ":"} & {*parts, *name}
+    path = PurePosixPath(name)
+    is_plain = path.as_posix() == name and printable(name) == name and not {"\\", ":"} & {*name}
+    return is_plain and not path.is_absolute() and ".." not in path.parts
 
 
 def _json(value: object) -> bytes:
@@ -253,6 +289,7 @@ def _read_me(bundle: Bundle) -> str:
     return (
         f"Results of {bundle.name}, made with the ReFilled harness by `{bundle.command}`.\n\n"
         "report.html shows them all; the files NAME.md, .csv and .tex have the tables, NAME.jsonl "
-        f"every run.\nTo verify: sha256sum --check {MANIFEST}\nTo compare with your own numbers: "
+        "every run, with the ids and folders of where it was trained; report.html has neither.\n"
+        f"\nTo verify: sha256sum --check {MANIFEST}\nTo compare with your own numbers: "
         "harness bundle import FILE\n"
     )

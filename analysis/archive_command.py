@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from harness.analysis.archive import archive, contents, place, unpacked, weights
+from harness.analysis.archive import contents, described, place, read_archive, weights, zipped
 from harness.analysis.bundle import (
     RESULTS,
     Bundle,
@@ -18,7 +18,7 @@ from harness.analysis.reference import MARGIN, compare
 from harness.analysis.tables.comparisons import comparison_table, verdict_blocks
 from harness.analysis.tables.pages import closing_blocks
 from harness.common.errors import UserError, nearest
-from harness.common.files import write_user_file
+from harness.common.files import check_ending, write_user_file
 from harness.common.names import command_name
 from harness.plan import Plan
 
@@ -62,11 +62,14 @@ def export_trained(
 def _write(
     bundle: Bundle, text: str, file: Path, store: Path, out: Path | None, with_weights: bool
 ) -> None:
+    if out is not None:
+        check_ending(out, ".zip")
     files = contents(bundle, text, file)
     if with_weights:
         files |= weights(bundle, store)
+    files = described(bundle, files)
     path = out or ARCHIVES / f"{bundle.name}.zip"
-    write_user_file(path, archive(bundle, files))
+    write_user_file(path, zipped(files))
     print(f"written: {path} ({len(files)} files)")
 
 
@@ -76,8 +79,8 @@ def import_archive(path: Path, folder: Path) -> None:
     Raises:
         UserError: It is not as it was exported.
     """
-    files = unpacked(path)
-    theirs = read_bundle(place(files, folder))
+    files = read_archive(path)
+    theirs = read_bundle(place(path, files, folder))
     print(f"verified: {len(files)} files, now in {theirs.path.parent}")
     own = RESULTS / f"{theirs.name}.jsonl"
     if not own.is_file():

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,8 @@ import torch
 from helpers import ROOT, Output, refusal
 from safetensors.torch import load
 
-from harness.analysis.archive import CRATE, MANIFEST
+from harness.analysis.archive import CRATE, MANIFEST, contents
+from harness.analysis.bundle import read_bundle
 from harness.cli import main
 from harness.store import Store
 
@@ -71,6 +73,32 @@ def test_what_is_exported_is_imported(
     assert "equal to the last digit" in out and str(place) in out
 
 
+def test_an_altered_folder_is_not_taken_for_the_archive(
+    exported: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output
+) -> None:
+    monkeypatch.chdir(ROOT)
+    path, folder = tmp_path / "x.zip", tmp_path / "theirs"
+    path.write_bytes(exported)
+    call = ("bundle", "import", str(path), "--out", str(folder))
+    assert main([*call]) == 0
+    (place,) = folder.iterdir()
+    (place / f"{NAME}.csv").write_text("x")
+    assert f"{NAME}.csv: not as in {path} any more" in refusal(capsys, *call)
+    (place / f"{NAME}.csv").unlink()
+    assert f"{NAME}.csv: not as in {path} any more" in refusal(capsys, *call)
+
+
+def test_pages_of_the_archive_show_their_curves() -> None:
+    """Also those of a second set of seeds, and every picture of a page is there."""
+    bundle = read_bundle(ROOT / "experiments" / "results" / "fashion-shots-tuned.jsonl")
+    files = contents(bundle, "", ROOT / "none.yaml")
+    pages = [name for name in files if name.endswith(".md")]
+    assert len(pages) == 2
+    for page in pages:
+        shown = re.findall(r"!\[[^]]*\]\(([^)]+)\)", files[page].decode())
+        assert shown and {*shown} <= files.keys(), page
+
+
 def test_its_description_names_every_file(exported: bytes) -> None:
     files = files_of(exported)
     graph = {entity["@id"]: entity for entity in json.loads(files[CRATE])["@graph"]}
@@ -117,7 +145,10 @@ def listed_anew(change: Callable[[Files], Files]) -> Callable[[Files], Files]:
         (lambda files: files | {MANIFEST: b"\xff\n"}, MANIFEST),
         (listed_anew(lambda files: files | {"../out": b"x"}), "leave the folder"),
         (listed_anew(lambda files: files | {"/tmp/out": b"x"}), "leave the folder"),
-        (listed_anew(lambda files: files | {f"{NAME}.jsonl": b"{}\n"}), "not a bundle"),
+        (listed_anew(lambda files: files | {f"./{NAME}.jsonl": b"x"}), "oddly named"),
+        (listed_anew(lambda files: files | {"a\x1b[31m": b"x"}), "oddly named"),
+        (listed_anew(lambda files: files | {"a": b"", "a/b": b""}), "a is a file and a folder"),
+        (listed_anew(lambda files: files | {f"{NAME}.jsonl": b"{}\n"}), "of another version"),
         (listed_anew(lambda files: without(files, f"{NAME}.jsonl")), "no bundle"),
     ],
 )
@@ -130,7 +161,8 @@ def test_what_is_not_as_it_was_exported_is_refused(
 ) -> None:
     path, folder = tmp_path / "x.zip", tmp_path / "theirs"
     path.write_bytes(zipped(change(files_of(exported))))
-    assert why in refusal(capsys, "bundle", "import", str(path), "--out", str(folder))
+    line = refusal(capsys, "bundle", "import", str(path), "--out", str(folder))
+    assert why in line and f"error: {path}: " in line and line.endswith("get the file again")
     assert not folder.exists() and not (tmp_path / "out").exists()
 
 
@@ -169,6 +201,11 @@ def test_weights_and_numbers_of_a_store(project_copy: Path, capsys: Output) -> N
 
 
 def test_what_cannot_be_exported(project_copy: Path, capsys: Output) -> None:
+    file = Path("experiments/tiny.yaml")
+    before = file.read_bytes()
+    for command in (("bundle", "export"), ("report",)):
+        assert "--out: " in refusal(capsys, *command, str(file), "--out", str(file))
+    assert file.read_bytes() == before
     assert "no committed bundle" in refusal(capsys, "bundle", "export", "tiny")
     other = ("--set", "seeds=[99]")
     assert "not finished" in refusal(capsys, "bundle", "export", "experiments/tiny.yaml", *other)

@@ -12,7 +12,7 @@ from harness.analysis.figures import draw_all
 from harness.analysis.reference import different
 from harness.analysis.report.page import html
 from harness.common.errors import UserError, one_line
-from harness.common.files import write_user_file
+from harness.common.files import check_ending, write_user_file
 from harness.experiment.experiment import Experiment
 from harness.run.grid import plan_of
 
@@ -37,6 +37,8 @@ def make_report(
             settings.
         OSError: `out` cannot be written.
     """
+    if out is not None:
+        check_ending(out, ".html")
     bundle = _bundle(experiment, file, root, assignments)
     path = out or REPORTS / f"{bundle.name}.html"
     with TemporaryDirectory() as folder:

@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from harness.common.errors import UserError
 from harness.common.locks import lock_file
 from harness.common.os_errors import naming
 from harness.common.temporary import remove_temporary, temporary_path
@@ -29,7 +30,7 @@ def write_atomically(path: Path, data: bytes, like: Path | None = None) -> None:
         _write(path, data, like)
 
 
-def _write(path: Path, data: bytes, like: Path | None) -> None:
+def _write(path: Path, data: bytes, like: Path | None, tries: int = 5) -> None:
     temporary = temporary_path(path)
     try:
         with open(temporary, "xb") as file:
@@ -48,10 +49,10 @@ def _write(path: Path, data: bytes, like: Path | None) -> None:
             os.fsync(file.fileno())
             os.replace(temporary, path)
     except FileNotFoundError:
-        if not path.parent.is_dir():
+        if not path.parent.is_dir() or tries == 1:  # some folders, as /proc, take no file
             raise
         # Swept before it was locked, or where no lock is seen; or `like` has just been removed.
-        return _write(path, data, like if like is not None and like.exists() else None)
+        return _write(path, data, like if like and like.exists() else None, tries - 1)
     finally:
         temporary.unlink(missing_ok=True)
     folder = os.open(path.parent, os.O_RDONLY)
@@ -80,6 +81,16 @@ def write_user_file(path: Path, content: str | bytes) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(target, data, like=target if target.is_file() else None)
         remove_temporary(target)
+
+
+def check_ending(path: Path, ending: str) -> None:
+    """Check that what `--out` names ends as such files do: it might be another file of the user's.
+
+    Raises:
+        UserError: It does not.
+    """
+    if path.suffix != ending and (path.is_file() or not path.exists()):
+        raise UserError(f"--out: {path} does not end with {ending}; give it that ending")
 
 
 def check_output(path: Path) -> None:
