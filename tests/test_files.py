@@ -181,3 +181,10 @@ def test_a_command_that_fails_in_its_course_has_status_1(
     assert main(["tables"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: runs/\\x1b[31m/lease: No locks available; ")
+
+
+def test_a_folder_that_takes_no_file_is_named() -> None:
+    """As /proc, where opening a new file says that it does not exist."""
+    with pytest.raises(OSError) as caught:
+        write_user_file(Path("/proc/harness-test"), "x")
+    assert caught.value.filename == "/proc/harness-test"
