@@ -233,7 +233,9 @@ def message_faults(kind: str, status: int, text: str) -> list[str]:
     faults = []
     if "Traceback" in text or "this is a bug" in text:
         faults.append(f"a traceback: {text[-1500:]}")
-    if status not in ((0, 1, -9) if kind == "driver" else (0, 1)):
+    # What is killed while the command has not joined yet leaves it without a cluster.
+    has_none = kind.startswith("head") and status == 2 and "--ray-address: no Ray cluster" in text
+    if status not in ((0, 1, -9) if kind == "driver" else (0, 1)) and not has_none:
         faults.append(f"status {status}: {text[-500:]}")
     if len(text.splitlines()) > 40:
         faults.append(f"{len(text.splitlines())} lines of output: {text[-3000:]}")
