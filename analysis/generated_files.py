@@ -7,6 +7,7 @@ import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness.analysis import ablation_tables, methods_page, published_numbers
 from harness.analysis.bundle import (
@@ -45,6 +46,9 @@ from harness.common.errors import UserError
 from harness.common.files import write_user_file
 from harness.common.names import command_name
 from harness.plan import Plan
+
+if TYPE_CHECKING:
+    from harness.analysis.figures.base import Format
 
 FIGURES = DOCS / "figures"
 WINNERS = "tuning-winners"  # the marker on docs/tuning.md
@@ -267,7 +271,7 @@ def _has_figures(bundle: Bundle) -> bool:
 def make_figures(
     bundles: list[Bundle] | None = None,
     folder: Path = FIGURES,
-    formats: Sequence[str] = ("png",),
+    formats: Sequence[Format] = ("png",),
     dpi: int | None = None,
 ) -> None:
     """Draw the figures of each bundle, by default of all stored ones; print what is left out.

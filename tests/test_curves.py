@@ -117,7 +117,7 @@ def test_an_older_bundle_shows_what_it_has() -> None:
     "values",
     [
         *([0.0, 0.5], [2.0, 2.0], [-1.0, 3.0], [1.1, 1.4], [1e-9, 4e9]),
-        *([1e17, 1e17], [5e-324, 1.0]),
+        *([1e17, 1e17], [5e-324, 1.0], [0.0, 0.0], [-2.0, -2.0]),
     ],
 )
 def test_any_loss_can_be_drawn(values: list[float]) -> None:

@@ -1,6 +1,8 @@
 """Figures: the values they draw, computed a second time; their captions; and their files."""
 
 import json
+import warnings
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from PIL import Image
 from scipy import stats
 
 from harness.analysis.bundle import RESULTS, Bundle, read_bundle
-from harness.analysis.figures import FIGURES, draw_all, drawable
+from harness.analysis.figures import CAPTIONS, FIGURES, STRICT, draw_all, drawable
 from harness.analysis.figures.base import OLD_BUNDLE, default_settings, listed, read_formats, save
 from harness.analysis.figures.confusion import confusion_matrix, most_confused, row_percent
 from harness.analysis.figures.curves import Band, accuracy_metric, band, bands, second_half
@@ -438,6 +440,69 @@ def test_pictures_are_the_same_again(tmp_path: Path, bundle_text: str) -> None:
         again = draw_all(bundle, tmp_path / "two")
     for one, two in zip(paths, again, strict=True):
         assert one.read_bytes() == two.read_bytes(), "a committed file must not change"
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+@pytest.mark.parametrize(
+    ("loss", "accuracy"), [([0.0] * 4, 0.0), ([-2.0, -1.0, -2.0, -2.0], 1.0), ([3.0] * 4, 0.5)]
+)
+def test_any_loss_and_accuracy_has_its_curves(
+    bundle_text: str, stage: int, loss: list[float], accuracy: float
+) -> None:
+    bundle, _ = made_up(bundle_text, seeds=(0, 1, 2, 3, 4))
+    for curves in bundle.curves.values():
+        curves |= {name: [accuracy] * 4 for name in curves} | {"loss/total": list(loss)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        panel = drawn(bundle, f"curves-stage{stage}").axes[0]
+    assert panel.get_yscale() == ("log" if max(loss) > 0 else "linear")
+    assert ("log" in panel.get_ylabel()) == (max(loss) > 0)
+    low, high = panel.get_ylim()
+    assert low < min(loss) and max(loss) < high
+
+
+def test_results_without_any_difference_have_all_figures(tmp_path: Path, bundle_text: str) -> None:
+    """Every loss and accuracy is 0, or accuracies are 1, in one epoch and for one seed."""
+    for value in (0.0, 1.0):
+
+        def flatten(header: Line, cells: list[Line], value: float = value) -> None:
+            for line in cells:
+                line.pop("correct", None)
+                line["curves"] = {n: [value * (n != "loss/total")] for n in line["curves"]}
+                for forms in line["manifest"]["results"].values():
+                    forms.update(dict.fromkeys(forms, value))
+
+        header = json.loads(bundle_text.splitlines()[0])
+        _, lines = made_up(bundle_text, seeds=(0,), students=("wide",))
+        header["experiment"] |= {"methods": list(METHODS), "seeds": [0]}
+        flat = changed_bundle(as_text([header, *lines]), flatten)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert len(draw_all(flat, tmp_path, dpi=50)) == len(WITHOUT_TASKS)
+
+
+@pytest.mark.parametrize("part", ["missing", "texts", "draw"])
+def test_a_figure_that_cannot_be_drawn_stops_nothing_but_a_test(
+    tmp_path: Path, bundle_text: str, monkeypatch: pytest.MonkeyPatch, capsys: Output, part: str
+) -> None:
+    def fails(*_: object) -> None:
+        raise ValueError("no such place\nmore")
+
+    every = {part: fails} if part == "draw" else {part: fails, "draw": fails}
+    monkeypatch.setitem(FIGURES, "ncm", replace(FIGURES["ncm"], **every))
+    for name in ("curves-stage1", "curves-stage2"):  # they take their time
+        monkeypatch.delitem(FIGURES, name)
+    bundle, _ = made_up(bundle_text, seeds=(0,), students=("wide",))
+    stale = tmp_path / "ncm.png"
+    stale.touch()
+    with pytest.raises(ValueError, match="no such place"):
+        draw_all(bundle, tmp_path)
+    monkeypatch.delenv(STRICT)
+    names = [path.stem for path in draw_all(bundle, tmp_path)]
+    assert names == ["accuracy", "confusion"] and not stale.exists()
+    said = capsys.readouterr().err
+    assert said == "tiny: ncm: could not be drawn (ValueError: no such place)\n"
+    assert "ncm" not in (tmp_path / CAPTIONS).read_text()
 
 
 def test_a_plain_grid_has_no_stage1(tmp_path: Path, bundle_text: str) -> None:

@@ -300,9 +300,13 @@ def read_formats(text: str) -> tuple[Format, ...]:
     return tuple(form for form in FORMATS if form in names)
 
 
+def file_of(draw: Callable[[], Figure], form: Format, dpi: int = DPI) -> bytes:
+    """Draw a figure with the house's settings and return it as a file of this format."""
+    with default_settings():
+        return as_bytes(draw(), form, dpi)
+
+
 def save(draw: Callable[[], Figure], path: Path, dpi: int = DPI) -> None:
     """Draw a figure with the house's settings and save it in the format that the suffix names."""
     form = next(form for form in FORMATS if path.suffix == f".{form}")
-    with default_settings():
-        data = as_bytes(draw(), form, dpi)
-    write_user_file(path, data)
+    write_user_file(path, file_of(draw, form, dpi))

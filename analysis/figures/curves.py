@@ -63,11 +63,21 @@ Bands = dict[str, dict[str, Band]]  # label of a column -> label of a method -> 
 
 @dataclass(frozen=True)
 class PanelRow:
-    """A row of panels: its axis label, its bands, and what their values are multiplied by."""
+    """A row of panels.
+
+    Attributes:
+        label: of its axis.
+        bands: what it shows.
+        scale: what the values are multiplied by.
+        is_loss: whether they are losses, which may be of any size.
+        is_log: whether its axis is logarithmic.
+    """
 
     label: str
     bands: Bands
     scale: float
+    is_loss: bool = False
+    is_log: bool = False
 
 
 def accuracy_metric(bundle: Bundle, number: int) -> str:
@@ -119,7 +129,7 @@ def panel_rows(bundle: Bundle, number: int) -> list[PanelRow]:
     Final accuracies lie close together, so the second half of their epochs is shown once more.
     """
     metric = accuracy_metric(bundle, number)
-    rows = [PanelRow("training loss (log scale)", bands(bundle, number, LOSS), 1)]
+    rows = [_loss_row(bands(bundle, number, LOSS))]
     scores = bands(bundle, number, metric)
     longest = _longest(scores)
     if longest >= FEWEST:
@@ -128,6 +138,15 @@ def panel_rows(bundle: Bundle, number: int) -> list[PanelRow]:
     if number == LAST and _longest(late) >= FEWEST_LATE:
         rows.append(PanelRow(f"{_metric_text(metric)} (%),\nsecond half", late, 100))
     return rows
+
+
+def _loss_row(losses: Bands) -> PanelRow:
+    """Return the row of losses: on a logarithmic axis if every panel has a place on it."""
+    is_log = all(
+        any(v > 0 for band in line.values() for v in band.mean) for line in losses.values()
+    )
+    label = "training loss (log scale)" if is_log else "training loss"
+    return PanelRow(label, losses, 1, is_loss=True, is_log=is_log)
 
 
 def _longest(by_column: Bands) -> int:
@@ -171,10 +190,10 @@ def curves(bundle: Bundle, number: int) -> Figure:
             axes.grid(color="0.92")
             axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=ROUND_STEPS))
             alike = [row.bands.get(column, {})] if not sharey else [*row.bands.values()]
-            _limit(axes, [b for line in alike for b in line.values()], row.scale, is_late=i == 2)
+            _limit(axes, [b for line in alike for b in line.values()], row, is_late=i == 2)
             if i == 0:
                 title_panel(axes, column, WIDTH)
-        if i == 0:
+        if row.is_log:
             for axes in row_of_axes:
                 scale_log(axes, axes.yaxis)
         if i == 1 and len(rows) > 2:
@@ -195,35 +214,42 @@ def curves(bundle: Bundle, number: int) -> Figure:
     return figure
 
 
-def _limit(axes: Axes, lines: list[Band], scale: float, is_late: bool) -> None:
+def _limit(axes: Axes, lines: list[Band], row: PanelRow, is_late: bool) -> None:
     """Set the y limits of a panel to what its lines show: no band and no method squeezes the rest.
 
     Args:
         axes: the panel.
         lines: those of all panels that share its axis.
-        scale: 1 for losses, which get a logarithmic axis.
+        row: the row of the panel.
         is_late: whether only the last values decide.
     """
     if not lines:
         return
-    if scale == 1:
-        means = [v for band in lines for v in band.mean if v > 0]
-        axes.set_ylim(min(means) / 1.3, max(means) * 1.3)
+    means = [v for band in lines for v in band.mean]
+    if row.is_log:
+        positive = [v for v in means if v > 0]
+        axes.set_ylim(min(positive) / 1.3, max(positive) * 1.3)
         return
+    if row.is_loss:
+        margin = 0.05 * (max(means) - min(means)) or max(0.5, 1e-9 * abs(means[0]))
+        axes.set_ylim(min(means) - margin, max(means) + margin)
+        return
+    scale = row.scale
     shown = limits([e for band in lines for e in band.estimates], (0, 100), scale)
     if is_late:
         ends = limits([band.estimates[-1] for band in lines], (0, 100), scale)
         axes.set_ylim(max(ends.low, shown.low), shown.high)
         return
-    least = min(scale * v for band in lines for v in band.mean)
-    axes.set_ylim(max(-2, least - 0.04 * (shown.high - least)), shown.high)
+    least = scale * min(means)
+    axes.set_ylim(max(-2, least - 0.04 * max(shown.high - least, 1)), shown.high)
 
 
 def _draw_band(axes: Axes, band: Band, style: Style, scale: float, with_band: bool) -> None:
     mean = scale * np.array(band.mean)
     half = scale * np.array([e.shown_half_width or 0 for e in band.estimates])
     if with_band and band.n >= FEWEST_SEEDS:
-        low = np.maximum(mean - half, 1e-3 * mean)  # a logarithm has no place for less than 0
+        # A logarithm has no place for less than 0.
+        low = np.where(mean > 0, np.maximum(mean - half, 1e-3 * mean), mean - half)
         axes.fill_between(band.epochs, low, mean + half, color=style.color, alpha=0.12, linewidth=0)
     axes.plot(
         band.epochs,
