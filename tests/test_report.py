@@ -211,6 +211,21 @@ def test_what_is_missing_is_said(claiming: Bundle) -> None:
 # -- in a browser ----------------------------------------------------------------------------------
 
 
+# The words of tables, and the numbers with their spread, that are on more than one line.
+BROKEN_WORDS = """() => [...document.querySelectorAll("th, td")].flatMap(cell => {
+  const texts = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT), broken = [];
+  const form = cell.matches("td:not(.text)") ? /\\S.*/g : /\\S+/g;
+  for (let text; (text = texts.nextNode()); )
+    for (const word of text.data.matchAll(form)) {
+      const range = document.createRange();
+      range.setStart(text, word.index);
+      range.setEnd(text, word.index + word[0].length);
+      if (range.getClientRects().length > 1) broken.push(word[0]);
+    }
+  return broken;
+})"""
+
+
 def test_on_a_phone_and_in_the_dark(claiming: Bundle, tmp_path: Path) -> None:
     look.require()
     file = tmp_path / "report.html"
@@ -234,6 +249,12 @@ def test_on_a_phone_and_in_the_dark(claiming: Bundle, tmp_path: Path) -> None:
         assert not runs.is_visible()
         page.locator("#results ~ .wide a").filter(has_text="96.0").click()
         runs.wait_for()
+        # Printed, with everything unfolded: tables fit on the paper, and only spaces are broken.
+        page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+        page.set_viewport_size({"width": 700, "height": 900})
+        page.emulate_media(media="print")
+        assert page.evaluate(BROKEN_WORDS) == []
+        assert page.evaluate("document.documentElement.scrollWidth") <= 700
         assert said == [] and browser.foreign == []
 
 

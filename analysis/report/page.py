@@ -36,6 +36,7 @@ from harness.analysis.tables.curves import (
     has_curves,
     width,
 )
+from harness.analysis.tables.result_table import ResultTable
 from harness.analysis.tables.rows import Column, Row
 from harness.analysis.tables.runs import anchors, heading, sections
 from harness.analysis.verdicts import OUTCOMES
@@ -43,6 +44,8 @@ from harness.common.provenance import UNKNOWN
 
 TEMPLATE = "report.html"
 CURVES = "curves"  # the prefix of the names of their figures
+LINE = 30  # letters of a wrapped line on paper
+PADDING = 2  # letters between two columns
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,8 @@ def html(bundle: Bundle, figures: Sequence[Path], public: bool = False) -> str:
         lstrip_blocks=True,
     )
     environment.filters["inline"] = inline
-    environment.globals["outcomes"] = OUTCOMES
+    environment.filters["letters"] = letters
+    environment.globals |= {"outcomes": OUTCOMES, "line": LINE}
     template = environment.get_template(TEMPLATE)
     return template.render(contents(bundle, public), figures=_inside(bundle, figures))
 
@@ -127,6 +131,17 @@ def inline(text: str) -> Markup:
     """Return one of our captions as HTML: what stands between backticks is code."""
     parts = enumerate(escape(text).split("`"))
     return Markup("").join(Markup(f"<code>{p}</code>") if i % 2 else p for i, p in parts)
+
+
+def letters(table: ResultTable) -> int:
+    """Return how many letters wide a table is on paper, where only words are wrapped, at spaces."""
+    total = 0
+    for column, head in enumerate(table.head):
+        texts = [row[column].text + row[column].note for row in table.rows]
+        words = max((len(word) for text in (head, *texts) for word in text.split()), default=0)
+        longest = max(map(len, texts), default=0)
+        total += PADDING + max(words, min(longest, LINE) if table.has_words(column) else longest)
+    return total
 
 
 def environment_of(bundle: Bundle) -> dict[str, str]:
