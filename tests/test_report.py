@@ -211,6 +211,8 @@ def test_what_is_missing_is_said(claiming: Bundle) -> None:
 # -- in a browser ----------------------------------------------------------------------------------
 
 
+HEIGHTS = """Math.max(...[...document.querySelectorAll("[aria-label=Verdicts] tbody tr")]
+  .map(row => row.getBoundingClientRect().height))"""
 # The words of tables, and the numbers with their spread, that are on more than one line.
 BROKEN_WORDS = """() => [...document.querySelectorAll("th, td")].flatMap(cell => {
   const texts = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT), broken = [];
@@ -237,7 +239,13 @@ def test_on_a_phone_and_in_the_dark(claiming: Bundle, tmp_path: Path) -> None:
             page.on(event, lambda what: said.append(str(what)))
         page.set_viewport_size({"width": 390, "height": 844})
         page.reload()
-        assert page.get_by_role("region", name="Verdicts").locator("strong").count() == 4
+        verdicts = page.get_by_role("region", name="Verdicts").locator("strong")
+        assert verdicts.count() == 4 and page.get_by_role("row").count() >= 4
+        for verdict in verdicts.all():
+            box = verdict.bounding_box()
+            assert box and box["x"] + box["width"] <= 390
+        # No row is taller than its lines: the claim, the verdict, the difference.
+        assert page.evaluate(HEIGHTS) <= 110
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
         assert page.evaluate("[...document.images].every(i => i.naturalWidth > 0)")
         background = "getComputedStyle(document.body).backgroundColor"
