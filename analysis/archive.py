@@ -64,7 +64,7 @@ def contents(bundle: Bundle, text: str, file: Path) -> Contents:
     with tempfile.TemporaryDirectory() as folder:
         figures = draw_all(bundle, Path(folder))
         found |= {f"figures/{figure.name}": figure.read_bytes() for figure in figures}
-        found["report.html"] = html(bundle, figures, public=True).encode()
+        found["report.html"] = html(bundle, figures, True, second).encode()
     found |= {f"experiment/{name}": data for name, data in experiment_files(file).items()}
     found["environment.json"] = _json(environment())
     found[READ_ME] = _read_me(bundle).encode()

@@ -16,7 +16,9 @@ from bundles import BUNDLE, FILE, as_text, exported, made_up, made_up_cell
 from helpers import Output, Patch, refusal
 
 from harness.analysis.bundle import Bundle, read_bundle
+from harness.analysis.confirmations import confirmations
 from harness.analysis.figures import draw_all
+from harness.analysis.report.command import replication_of
 from harness.analysis.report.page import (
     commands_of,
     environment_of,
@@ -95,6 +97,27 @@ def test_a_public_report_has_no_ids_and_no_folders() -> None:
         assert secret in page and secret not in public, secret
     assert "harness run x.yaml" in public and "dataset.path=b, seeds=[1]" in public
     assert cell.fingerprint[:16] in public
+
+
+def test_verdicts_of_two_sets_of_seeds_stand_side_by_side() -> None:
+    """Where the committed replication is one of the report's own numbers."""
+    first = read_bundle(PATH.with_name("digits.jsonl"))
+    second = replication_of(first)
+    assert second
+    verdicts = section(html(first, [], replication=second), "verdicts")
+    pairs = confirmations(first, second, first)
+    sides = [
+        [pair.first.claim, pair.first.outcome, pair.second and pair.second.outcome, pair.standing]
+        for pair in pairs
+    ]
+    lines = [verdicts[-7 * i :][:7] for i in range(len(pairs), 0, -1)]
+    shown = [[line[0].removesuffix(" (secondary)"), line[3], line[5], line[6]] for line in lines]
+    assert shown == sides and "confirmed" in verdicts
+    assert "confirmed" not in section(html(first, []), "verdicts")
+    assert replication_of(dataclasses.replace(second, path=first.path)) is None, "its own seeds"
+    training = {**first.experiment["training"], "epochs": 1}
+    other = dataclasses.replace(first, experiment={**first.experiment, "training": training})
+    assert replication_of(other) is None, "other settings"
 
 
 @pytest.mark.parametrize(

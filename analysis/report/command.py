@@ -6,7 +6,13 @@ import webbrowser
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from harness.analysis.bundle import RESULTS, Bundle, describe_unfinished, read_bundle
+from harness.analysis.bundle import (
+    RESULTS,
+    Bundle,
+    describe_unfinished,
+    read_bundle,
+    replication_path,
+)
 from harness.analysis.export import trained
 from harness.analysis.figures import draw_all
 from harness.analysis.reference import different
@@ -42,11 +48,24 @@ def make_report(
     bundle = _bundle(experiment, file, root, assignments)
     path = out or REPORTS / f"{bundle.name}.html"
     with TemporaryDirectory() as folder:
-        text = html(bundle, draw_all(bundle, Path(folder)), public)
+        figures = draw_all(bundle, Path(folder))
+        text = html(bundle, figures, public, replication_of(bundle))
     write_user_file(path, text)
     print(f"written: {path}")
     if show and not webbrowser.open(path.resolve().as_uri()):
         print(f"--open: there is no browser here; open {path} in one")
+
+
+def replication_of(bundle: Bundle) -> Bundle | None:
+    """Return the committed results of the same experiment with other seeds, if there are any.
+
+    Results of other settings, or of some of the same seeds, do not replicate these.
+    """
+    path = replication_path(bundle)
+    found = read_bundle(path) if path.exists() else None
+    if found is None or {*found.settings.seeds} & {*bundle.settings.seeds}:
+        return None
+    return None if different(bundle.experiment, found.experiment) else found
 
 
 def _bundle(experiment: Experiment, file: Path, root: Path, assignments: list[str]) -> Bundle:

@@ -25,7 +25,13 @@ from harness.analysis.tables.caption import (
     short_caption,
     tuning_budget,
 )
-from harness.analysis.tables.comparisons import difference_blocks, published_blocks, verdict_blocks
+from harness.analysis.tables.comparisons import (
+    describe_seeds,
+    difference_blocks,
+    published_blocks,
+    replication_blocks,
+    verdict_blocks,
+)
 from harness.analysis.tables.curves import (
     DESCRIPTION,
     EPOCHS,
@@ -36,7 +42,7 @@ from harness.analysis.tables.curves import (
     has_curves,
     width,
 )
-from harness.analysis.tables.result_table import ResultTable
+from harness.analysis.tables.result_table import Block, ResultTable
 from harness.analysis.tables.rows import Column, Row
 from harness.analysis.tables.runs import anchors, heading, sections
 from harness.analysis.verdicts import OUTCOMES
@@ -56,7 +62,12 @@ class Curve:
     parts: Markup
 
 
-def html(bundle: Bundle, figures: Sequence[Path], public: bool = False) -> str:
+def html(
+    bundle: Bundle,
+    figures: Sequence[Path],
+    public: bool = False,
+    replication: Bundle | None = None,
+) -> str:
     """Return the page; the same bundle and figures give the same text.
 
     Args:
@@ -64,6 +75,7 @@ def html(bundle: Bundle, figures: Sequence[Path], public: bool = False) -> str:
         figures: PNG files, as `analysis.figures.draw_all` returns them.
         public: Whether to leave out what is of use only where it was trained: the ids of MLflow's
             runs, and the folders in commands.
+        replication: The results with other seeds, if there are any.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -76,7 +88,11 @@ def html(bundle: Bundle, figures: Sequence[Path], public: bool = False) -> str:
     environment.filters["letters"] = letters
     environment.globals |= {"outcomes": OUTCOMES, "line": LINE}
     template = environment.get_template(TEMPLATE)
-    return template.render(contents(bundle, public), figures=_inside(bundle, figures))
+    return template.render(
+        contents(bundle, public),
+        replication=replication and _beside(bundle, replication),
+        figures=_inside(bundle, figures),
+    )
 
 
 def contents(bundle: Bundle, public: bool) -> dict[str, Any]:
@@ -125,6 +141,18 @@ def contents(bundle: Bundle, public: bool) -> dict[str, Any]:
             for title, at in numbers.items()
         ],
     }
+
+
+def _beside(bundle: Bundle, replication: Bundle) -> list[Block]:
+    """Return the verdicts of two sets of seeds, and which seeds these are."""
+    blocks = replication_blocks(bundle, replication)
+    first, other = map(describe_seeds, (bundle, replication))
+    sentence = (
+        f"First seeds: {first}; other seeds: {other}. A verdict is confirmed if both decide it alike, "
+        "not confirmed if only the first do, reversed if they contradict each other, and open if the "
+        "first seeds decide nothing."
+    )
+    return [*blocks, sentence] if blocks else []
 
 
 def inline(text: str) -> Markup:

@@ -90,6 +90,12 @@ def _rule(bundle: Bundle, verdicts: Sequence[Verdict]) -> str:
     )
 
 
+def replication_blocks(bundle: Bundle, replication: Bundle) -> list[Block]:
+    """Return the verdicts of two sets of seeds side by side; nothing if nothing is claimed."""
+    pairs = confirmations(bundle, replication, bundle)
+    return confirmation_blocks(pairs, ("first seeds", "other seeds"))
+
+
 def confirmation_blocks(pairs: Sequence[Confirmation], names: tuple[str, str]) -> list[Block]:
     """Return verdicts side by side, under these two headings; nothing if there are none."""
     if not pairs:
@@ -133,7 +139,7 @@ def claims_blocks(bundle: Bundle, replication: Bundle | None) -> list[Block]:
     pairs = [p for p in confirmations(bundle, replication, bundle) if p.first.is_primary]
     if not pairs:
         return []
-    both = " and ".join(_seeds(b) for b in (bundle, replication))
+    both = " and ".join(describe_seeds(b) for b in (bundle, replication))
     sentence = (
         f"Primary claims, tested twice, with the seeds {both}: {count_standings(pairs)}. "
         f"{_rule(bundle, [pair.first for pair in pairs])} "
@@ -154,7 +160,7 @@ def claims_blocks(bundle: Bundle, replication: Bundle | None) -> list[Block]:
     return [f"{sentence}Only what is confirmed is listed:", table]
 
 
-def _seeds(bundle: Bundle) -> str:
+def describe_seeds(bundle: Bundle) -> str:
     """Return the seeds in words: "10 to 19", or all of them if they are no sequence."""
     seeds = sorted(bundle.settings.seeds)
     if seeds == list(range(seeds[0], seeds[-1] + 1)) and len(seeds) > 2:

@@ -6,7 +6,6 @@ import hashlib
 from pathlib import Path
 
 from harness.analysis.bundle import Bundle
-from harness.analysis.confirmations import confirmations
 from harness.analysis.tables.accuracy import (
     Link,
     accuracy_tables,
@@ -20,9 +19,9 @@ from harness.analysis.tables.caption import caption, describe_bold, short_captio
 from harness.analysis.tables.classes import CAPTION, class_tables
 from harness.analysis.tables.comparisons import (
     claims_blocks,
-    confirmation_blocks,
     difference_blocks,
     published_blocks,
+    replication_blocks,
     verdict_blocks,
 )
 from harness.analysis.tables.csv_and_latex import csv_text, latex_escaped, latex_text
@@ -90,9 +89,8 @@ def results_page(bundle: Bundle, replication: Bundle | None = None) -> str:
     twice: list[Block] = []
     if replication is not None:
         page = replication.path.with_suffix(".md").name
-        names = ("first seeds", "other seeds")
         twice = [f"The numbers with other seeds: [{page}]({page})."]
-        twice += confirmation_blocks(confirmations(bundle, replication, bundle), names)
+        twice += replication_blocks(bundle, replication)
     tables = accuracy_tables(bundle, link_to_runs(bundle))
     blocks: list[Block] = [
         f"# {_title(bundle)}",
