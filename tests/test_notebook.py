@@ -1,5 +1,6 @@
 """The code of docs/notebook.ipynb and of README.md runs, after a grid that was trained."""
 
+import ast
 import json
 import re
 from pathlib import Path
@@ -27,6 +28,7 @@ def names(finished: Path) -> dict[str, Any]:
             exec("".join(cell["source"]), names)
             if "parameters" in cell["metadata"].get("tags", []):
                 names |= {"EXPERIMENT": "experiments/tiny.yaml", "BASELINE": "plain", "WHERE": {}}
+                names["COMMITTED"] = False
     return names
 
 
@@ -49,6 +51,32 @@ def test_its_outputs_are_those_of_one_run_without_an_error() -> None:
     assert {o["output_type"] for o in outputs} <= {"execute_result", "display_data"}
     assert sum("image/png" in o["data"] for o in outputs) == 2
     assert str(ROOT) not in json.dumps(NOTEBOOK)
+
+
+def html_cells(html: str) -> list[str]:
+    """Return the texts of a table's cells."""
+    return re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", html)
+
+
+def test_its_stored_numbers_are_the_committed_ones(monkeypatch: Patch) -> None:
+    monkeypatch.chdir(ROOT)
+    names: dict[str, Any] = {}
+    n_tables = 0
+    for cell in CODE:
+        source = "".join(cell["source"])
+        if "matplotlib" in source:
+            break  # what follows is a picture, or needs the weights of a network
+        *statements, last = ast.parse(source).body
+        exec(compile(ast.Module(statements, []), "cell", "exec"), names)
+        if not isinstance(last, ast.Expr):
+            exec(ast.unparse(last), names)
+            continue
+        table = eval(ast.unparse(last), names)
+        (output,) = cell["outputs"]
+        stored = html_cells("".join(output["data"]["text/html"]))
+        assert stored == html_cells(table.to_html()) and len(stored) > 10
+        n_tables += 1
+    assert n_tables == 2
 
 
 def test_training_from_python(finished: Path, monkeypatch: Patch, capsys: Output) -> None:
