@@ -96,7 +96,9 @@ def test_commands_exist() -> None:
         MAKE: set(re.findall(r"^([a-z0-9-]+):", makefile, re.MULTILINE)),
         HARNESS: set(typer.main.get_command(app).commands),
     }
-    for name in markdown_files():
+    experiments = sorted((ROOT / "experiments").rglob("*.yaml"))  # their comments name some
+    docker = [path for path in (ROOT / "docker").iterdir() if path.suffix in (".yaml", ".sh", "")]
+    for name in (*markdown_files(), *experiments, *filter(Path.is_file, docker)):
         text = (ROOT / name).read_text()
         for pattern, names in known.items():
             assert commands_of(text, pattern) <= names, name
