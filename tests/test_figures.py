@@ -365,6 +365,8 @@ def test_all_methods_of_the_registry_can_be_told_apart(bundle_text: str) -> None
     styles = styles_of(bundle)
     assert len(styles) == len(names) <= len(set(styles.values()))
     assert len({(s.marker, s.fill) for s in styles.values()}) == len(names)
+    arms = [name for name, style in MARKED.items() if style.marker in "1234"]
+    assert len(arms) <= 1, "three arms look alike in every direction, so small"
 
 
 def test_many_classes_are_a_picture_alone(bundle_text: str) -> None:

@@ -22,7 +22,7 @@ METHODS = (
         about="no student: a linear classifier on the teacher's embedding",
         formula="sum of CE(W phi_T + b) + l2 / 2 ||W||^2 over the student's training images",
         paper="Alain, Bengio, arXiv 1610.01644",
-        mark=Mark("2", "grey"),
+        mark=Mark("s", "grey", "-", "bottom"),
         stages=(
             Stage(
                 name=NAME,

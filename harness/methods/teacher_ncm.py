@@ -12,7 +12,7 @@ METHODS = (
         about="no student: the nearest mean of the student's classes in the teacher's embedding",
         formula="none; argmax <phi_T, c>, c the class centres of the student's training images",
         paper="the class centres of ReFilled's second stage, Ye, Lu, Zhan, CVPR 2020",
-        mark=Mark("1", "grey", "--"),
+        mark=Mark("v", "grey", "--", "bottom"),
         stages=(
             Stage(
                 name=NAME,
