@@ -8,7 +8,7 @@
 #SBATCH --job-name=harness
 #SBATCH --output=%x-%j.log
 #SBATCH --open-mode=append
-#SBATCH --nodes=2
+#SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
 #SBATCH --cpus-per-task=8
 #SBATCH --time=08:00:00
