@@ -148,9 +148,9 @@ def _beside(bundle: Bundle, replication: Bundle) -> list[Block]:
     blocks = replication_blocks(bundle, replication)
     first, other = map(describe_seeds, (bundle, replication))
     sentence = (
-        f"First seeds: {first}; other seeds: {other}. A verdict is confirmed if both decide it alike, "
-        "not confirmed if only the first do, reversed if they contradict each other, and open if the "
-        "first seeds decide nothing."
+        f"First seeds: {first}; other seeds: {other}. A verdict is confirmed if both decide it "
+        "alike, not confirmed if only the first do, reversed if they contradict each other, and "
+        "open if the first seeds decide nothing."
     )
     return [*blocks, sentence] if blocks else []
 
