@@ -78,7 +78,7 @@ def test_pointing_at_a_number_shows_the_curves_of_its_runs() -> None:
     page = html(read_bundle(PATH), [])
     table = page.split('id="results"')[1].split("</table>")[0]
     numbers = re.findall(r'<td class="([^"]*)"><a href="#([^"]+)">.*?</td>', table, re.DOTALL)
-    drawn = re.findall(r'<symbol id="curve-([^"]+)".*?</symbol>', page, re.DOTALL)
+    drawn = re.findall(r'<g id="curve-([^"]+)" font', page, re.DOTALL)
     assert len(drawn) == len(set(drawn)) > 3
     pointed = [target for kind, target in numbers if "number" in kind]
     assert pointed and {*pointed} <= {*drawn}
@@ -234,6 +234,10 @@ def test_what_is_missing_is_said(claiming: Bundle) -> None:
 # -- in a browser ----------------------------------------------------------------------------------
 
 
+# The least height of the letters that are shown in a pop-up of curves.
+LABELS = """Math.min(...[...document.querySelectorAll(".peek svg")]
+  .filter(svg => svg.checkVisibility())
+  .map(svg => 11 * svg.getBoundingClientRect().width / svg.viewBox.baseVal.width))"""
 HEIGHTS = """Math.max(...[...document.querySelectorAll("[aria-label=Verdicts] tbody tr")]
   .map(row => row.getBoundingClientRect().height))"""
 # The words of tables, and the numbers with their spread, that are on more than one line.
@@ -286,6 +290,20 @@ def test_on_a_phone_and_in_the_dark(claiming: Bundle, tmp_path: Path) -> None:
         page.emulate_media(media="print")
         assert page.evaluate(BROKEN_WORDS) == []
         assert page.evaluate("document.documentElement.scrollWidth") <= 700
+        # The curves of the number that is pointed at, as long as it is.
+        file.write_text(html(read_bundle(PATH), []))
+        page = browser.open(file.as_uri())
+        page.set_viewport_size({"width": 390, "height": 844})
+        number = page.locator("#results ~ .wide .number a").first
+        title = page.locator(f"[id='{str(number.get_attribute('href'))[1:]}']").text_content()
+        peek = page.locator(".number .peek").first
+        assert not peek.is_visible()
+        number.hover()
+        assert peek.is_visible() and title in peek.inner_text()
+        assert page.evaluate(LABELS) >= 9
+        box = peek.bounding_box()
+        page.mouse.move(box["x"] + 5, box["y"] + box["height"] - 5)
+        assert not peek.is_visible(), "the pointer is on the pop-up, no longer on the number"
         assert said == [] and browser.foreign == []
 
 

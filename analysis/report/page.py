@@ -37,6 +37,7 @@ from harness.analysis.tables.curves import (
     EPOCHS,
     HEIGHT,
     INK,
+    WIDTH,
     elements,
     epoch_table,
     has_curves,
@@ -56,9 +57,10 @@ PADDING = 2  # letters between two columns
 
 @dataclass(frozen=True)
 class Curve:
-    """The curves of a number: the SVG elements, and the box in which they lie."""
+    """The curves of a number: its heading, the SVG elements, and the box of each panel."""
 
-    box: str
+    title: str
+    boxes: list[str]
     parts: Markup
 
 
@@ -112,7 +114,9 @@ def contents(bundle: Bundle, public: bool) -> dict[str, Any]:
         "ink": INK,
         "curves": {
             f"#{targets[title]}": Curve(
-                f"0 0 {width(bundle, *at)} {HEIGHT}", Markup(elements(bundle, *at))
+                title,
+                [f"{x} 0 {WIDTH} {HEIGHT}" for x in range(0, width(bundle, *at), WIDTH)],
+                Markup(elements(bundle, *at)),
             )
             for title, at in numbers.items()
             if has_curves(bundle, *at)
