@@ -57,7 +57,7 @@ def dashboard(folder: Path) -> Iterator[Dashboard]:
     process = start(folder, "ui", "--port", str(port))
     try:
         views: dict[str, str] = {}
-        while len(views) < 3:
+        while "result of the grid" not in views:  # the last one of a grid
             line = process.stdout.readline()
             assert line, f"`harness ui` ended: {process.communicate()}"
             if match := re.match(r"  (\S.*?)  +(http\S+)$", line):
@@ -157,7 +157,10 @@ def teacher_page(shown: Dashboard) -> str:
 
 def photograph(browser: Browser, shown: Dashboard, folder: Path) -> list[Path]:
     """Write four pictures to `folder`, which is created: cells, curves, result and teacher."""
-    addresses = [*shown.views.values(), teacher_page(shown)]
+    views = shown.views
+    first_curves = next(url for title, url in views.items() if title.startswith("curves"))
+    addresses = [views["cells and accuracies"], first_curves, views["result of the grid"]]
+    addresses.append(teacher_page(shown))
     waits: list[Callable[[Any], None]] = [cells, curves, result, teacher]
     folder.mkdir(parents=True, exist_ok=True)
     pictures = []
