@@ -119,6 +119,8 @@ def test_every_experiment_with_numbers_has_a_page() -> None:
     block = (ROOT / "docs/digits.md").read_text().partition("<!-- summary:digits-cross -->\n")[2]
     assert block.partition("\n\n")[0] in page, "the table of docs/digits.md"
     assert "](../experiments/results/digits-cross.md)" in page
+    assert "two sets of seeds leave 0 confirmed, 0 not confirmed, 0 reversed, 3 open." in page
+    assert "ReFilled (tuple) with 96.3 % (overlap all)" in page
     assert page.endswith("- Trained by `harness run experiments/digits_cross.yaml`\n")
 
 

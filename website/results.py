@@ -12,7 +12,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from harness.analysis.tables.markdown import escaped
 from website.files import EXPERIMENTS, LINK, is_elsewhere, target_of
+from website.sentences import sentences
 
 FOLDER = "results"
 # In the order of the navigation. An experiment that is missing here gets its description.
@@ -81,6 +83,7 @@ def _page(root: Path, name: str, blocks: Blocks) -> str:
     command = json.loads(_first_line(_bundle(root, name)))["command"]
     parts = [
         f"# {_question(root, name)}",
+        escaped(sentences(_bundle(root, name))),
         *_figure(root, name, blocks),
         _moved(explained, table),
         f"- Explained in [{explained}](../{explained})\n"
