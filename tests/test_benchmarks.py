@@ -60,6 +60,7 @@ def kept(tmp_path: Path) -> Path:
     found = {
         "bare_bound": [compared("kd", "bare", "harness")],
         "stage1_loss": [compared("tuple, 10 classes", "dense", "index lists", mined=1234)],
+        "peers": [compared("KD", "cell", "script, 0 workers")],
         "method_steps": [compared("a step of each method", "plain", "kd", "at")],
         "grid": [compared("wall", "the other commit", "this code", shares=both, numbers=numbers)],
         "tuning": [compared("wall", "the other commit", "this code", shares=tuning)],
@@ -148,6 +149,7 @@ def test_the_page_follows_the_results(kept: Path, performance: Path) -> None:
     assert page.MISSING not in text and page.NO_GPU in text
     assert "| `kd` | 3.0 s | 1.50 (1.50 to 1.50) |" in text
     assert "| tuple, 10 classes | 1,234 | 4.0 s | 6.0 s | 1.50 (1.50 to 1.50) |" in text
+    assert "| KD | script, 0 workers | 6.0 s | 1.50 (1.50 to 1.50) |" in text
     assert "| this code | 6.0 s | 60 % (50 to 70) | 10 % (10 to 10) |" in text
     assert "| this code | 6.0 s | 40 % (30 to 50) | – |" in text, "a tuning"
     assert "All 24 cells that both have" in text
