@@ -137,10 +137,9 @@ def zipped(files: Contents) -> bytes:
 
 
 def today() -> date:
-    """Return the date, or that of SOURCE_DATE_EPOCH, as for builds that are to be repeated."""
-    return datetime.fromtimestamp(
-        float(os.environ.get("SOURCE_DATE_EPOCH") or time.time()), UTC
-    ).date()
+    """Return the date; that of SOURCE_DATE_EPOCH if it is set, for builds with equal bytes."""
+    seconds = float(os.environ.get("SOURCE_DATE_EPOCH") or time.time())
+    return datetime.fromtimestamp(seconds, UTC).date()
 
 
 def crate(bundle: Bundle, files: Contents) -> dict[str, object]:
@@ -152,7 +151,7 @@ def crate(bundle: Bundle, files: Contents) -> dict[str, object]:
         ".tex": "the tables for LaTeX",
         ".safetensors": "the weights of a trained network",
     }
-    described = [
+    parts = [
         {
             "@id": name,
             "@type": "File",
@@ -168,7 +167,7 @@ def crate(bundle: Bundle, files: Contents) -> dict[str, object]:
         "description": str(bundle.experiment.get("description") or bundle.name),
         "datePublished": today().isoformat(),
         "license": "Not stated; ask whoever exported these results.",
-        "hasPart": [{"@id": part["@id"]} for part in described],
+        "hasPart": [{"@id": part["@id"]} for part in parts],
         "mainEntity": {"@id": f"{bundle.name}.jsonl"},
     }
     descriptor = {
@@ -179,7 +178,7 @@ def crate(bundle: Bundle, files: Contents) -> dict[str, object]:
     }
     return {
         "@context": "https://w3id.org/ro/crate/1.1/context",
-        "@graph": [descriptor, root, *described],
+        "@graph": [descriptor, root, *parts],
     }
 
 

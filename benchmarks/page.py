@@ -176,13 +176,13 @@ def costs(kept: Record) -> list[str]:
 
 
 def alt_of(kept: Record) -> str:
-    """Return what the figure shows, for who cannot see it."""
+    """Return a description of the figure for readers who cannot see it."""
     lines = [f"{name} by {sweep['axis']}" for sweep in kept["sweeps"] for name in sweep["lines"]]
     return f"Line charts on logarithmic axes of the seconds that each takes: {', '.join(lines)}"
 
 
 def caption_of(kept: Record) -> str:
-    """Return what is needed to read the figure."""
+    """Return the figure's caption: its marks, and what does not vary."""
     setting = kept["setting"]
     return (
         f"Lines: medians; grey: quartiles. Batch {setting['batch']} and {setting['classes']} "

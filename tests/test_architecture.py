@@ -68,6 +68,16 @@ def reachable(start: str, graph: dict[str, set[str]]) -> set[str]:
     return seen
 
 
+def test_no_docstring_begins_without_its_subject() -> None:
+    for path in sorted(ROOT.rglob("*.py")):
+        if ".venv" in path.parts:
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                first = (ast.get_docstring(node) or "").split(" ")[0]
+                assert first not in ("What", "Of", "Same"), f"{path}: {ast.get_docstring(node)}"
+
+
 def test_no_circles() -> None:
     graph = arrows(everywhere=True)
     assert not [name for name in graph if name in reachable(name, graph)]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch  # at the top, so that conftest.py makes autograd's place for the simulated GPU
 from helpers import ROOT, Output, Patch, captured
 
 sys.path.append(str(ROOT / "benchmarks"))
@@ -225,8 +226,6 @@ def test_wrong_markers_are_an_error(
 @pytest.fixture
 def nothing_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Where results would go."""
-    import torch
-
     monkeypatch.setattr(frame, "RESULTS", tmp_path / "results")
     was = torch.are_deterministic_algorithms_enabled()
     yield tmp_path / "results"
@@ -264,7 +263,6 @@ def test_peers_runs(nothing_kept: Path) -> None:
 
 
 def test_the_common_script_minimises_the_same(case: Any) -> None:
-    import torch
     from peers import Script
 
     from harness.distill import kd_loss, stage1_loss
@@ -287,7 +285,6 @@ def test_the_common_script_minimises_the_same(case: Any) -> None:
 
 @pytest.fixture
 def case() -> Any:
-    import torch
     from case import Case
 
     return Case(torch.device("cpu"), 8, 4, 16, "16-1", "10-1")
@@ -295,7 +292,6 @@ def case() -> Any:
 
 def passes(step: frame.Step) -> list[tuple[Any, ...]]:
     """The forward passes of a step: parameters of the network, images, modes."""
-    import torch
 
     from harness.networks.wide_resnet.network import WideResNet
 
@@ -414,7 +410,6 @@ def test_hours_of_a_gpu_follow_from_counts(tmp_path: Path) -> None:
 
 def test_stage2_crops_compares_other_epochs_of_the_same_seeds() -> None:
     import stage2_crops
-    import torch
 
     from harness.train import loop
 

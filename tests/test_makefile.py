@@ -54,7 +54,7 @@ def test_a_dead_environment_is_made_anew(tmp_path: Path, interpreter: str) -> No
 
 
 def test_training_needs_the_first_lock_alone() -> None:
-    """What only developing needs is a second stamp over the first one."""
+    """Packages that only developing needs are a second stamp over the first one."""
     for target, wanted in (("reproduce", False), ("ui", False), ("test", True), ("lint", True)):
         commands = make(ROOT, "--dry-run", "--always-make", target)
         assert "-r requirements.lock" in commands, target

@@ -351,3 +351,21 @@ def test_a_renamed_experiment_is_said(elsewhere: Path, capsys: Output) -> None:
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith("note: MLflow: ") and "'tiny'" in line and "'paper'" in line
     assert len(runs_in(there, "paper")) == len(runs_in(there, "tiny")) == 5
+
+
+def test_runs_of_an_earlier_version_get_their_places(elsewhere: Path) -> None:
+    """It gave them none, and did not note the plan's cells at the grid's run."""
+    sync()
+    there = other(elsewhere)
+    before = {
+        run.info.run_id: run.data.tags["place"]
+        for run in runs_in(there, "tiny")
+        if role(run) != "grid"
+    }
+    for run in runs_in(there, "tiny"):
+        for tag in {"place", "pages", "cells"} & run.data.tags.keys():
+            there.delete_tag(run.info.run_id, tag)
+    (elsewhere / "runs/mlflow.json").unlink(missing_ok=True)
+    assert main(["run", FILE]) == 0
+    after = {run.info.run_id: run.data.tags.get("place") for run in runs_in(there, "tiny")}
+    assert before and before.items() <= after.items()

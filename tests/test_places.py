@@ -17,7 +17,7 @@ METHODS = "methods=[refilled, plain, pixels_ncm]"
 def names(plan: Plan) -> list[str]:
     """Return the names of the cells in the order of their places."""
     order = places_of(plan)
-    assert sorted(order.values()) == list(range(len(plan.cells)))
+    assert len(set(order.values())) == len(plan.cells)
     return [plan.name_of(f) for f in sorted(order, key=order.__getitem__)]
 
 
@@ -30,6 +30,12 @@ def test_baselines_come_first_and_seeds_stay_together(tmp_path: Path) -> None:
         *("refilled", "refilled", "refilled", "refilled"),
     ]
     assert [name.split()[-1] for name in found] == ["s3", "s1"] * 5
+
+
+def test_further_seeds_move_no_run(tmp_path: Path) -> None:
+    few = places_of(tiny(tmp_path, METHODS, TASKS, "seeds=[3, 1]").plan)
+    more = places_of(tiny(tmp_path, METHODS, TASKS, "seeds=[3, 1, 2]").plan)
+    assert len(more) > len(few) and few.items() <= more.items()
 
 
 def test_tasks_stay_together(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What belongs to a release: its packages, their licences, the SBOM, and the checks elsewhere."""
+"""The contents of a release: its packages, their licences, the SBOM, and the checks elsewhere."""
 
 import json
 import re
@@ -34,12 +34,12 @@ def rows() -> list[tuple[str, ...]]:
 
 
 def test_the_page_names_every_locked_package() -> None:
-    """Mended by `make licences`."""
+    """`make licences` writes the page again."""
     assert {(name, version) for name, version, _ in rows()} == {*(TRAINING | DEVELOPING).items()}
 
 
 def test_the_page_says_what_the_metadata_state() -> None:
-    """Of packages for another system, none is here."""
+    """Packages that only another system installs are not checked here."""
     here = [row for row in rows() if packages.installed_version(row[0]) == row[1]]
     assert len(here) > 100
     for name, _, licence in here:

@@ -31,7 +31,7 @@ def build_site(folder: Path) -> None:
 
 
 def without_results(root: Path, name: str) -> str:
-    """Return a page, but of those of results no more than the headings: rows take their time."""
+    """Return a page; pages of results keep their headings alone, as rows take their time."""
     text = (root / name).read_text()
     if not name.startswith(f"{files.EXPERIMENTS}/"):
         return text
@@ -120,7 +120,7 @@ def test_every_experiment_with_numbers_has_a_page() -> None:
     block = (ROOT / "docs/digits.md").read_text().partition("<!-- summary:digits-cross -->\n")[2]
     assert block.partition("\n\n")[0] in page, "the table of docs/digits.md"
     assert "](../experiments/results/digits-cross.md)" in page
-    assert "two sets of seeds leave 0 confirmed, 0 not confirmed, 0 reversed, 3 open." in page
+    assert "two sets of seeds: 0 confirmed, 0 not confirmed, 0 reversed, 3 open." in page
     assert "ReFilled (tuple) with 96.3 % (overlap all)" in page
     assert page.endswith("- Trained by `harness run experiments/digits_cross.yaml`\n")
 

@@ -1,4 +1,4 @@
-"""What the pictures of docs/method.md show: embeddings of digits, measured with trained networks.
+"""The embeddings behind the pictures of docs/method.md: digits, seen by trained networks.
 
 They are kept beside the pictures, so that drawing needs no training. To measure them anew, name a
 store: `python -m website.pictures --store DIR`. If it lacks the trained networks, the command says

@@ -1,4 +1,4 @@
-"""What MkDocs calls while it builds the site (mkdocs.yml).
+"""Hooks that MkDocs calls while it builds the site (mkdocs.yml).
 
 The site holds the project's files under their own names, so that each relative link that works on
 GitHub works there, too. MkDocs knows only one folder of pages; `on_files` adds the rest.

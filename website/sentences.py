@@ -47,6 +47,6 @@ def _shown(bundle: Bundle, second: Bundle | None) -> str:
     if not verdicts:
         return "The experiment claims nothing, so the table decides nothing."
     if second is None:
-        return f"Of its primary claims, one set of seeds leaves {count_outcomes(verdicts)}."
+        return f"Its primary claims, tested with one set of seeds: {count_outcomes(verdicts)}."
     pairs = [pair for pair in confirmations(bundle, second, bundle) if pair.first.is_primary]
-    return f"Of its primary claims, two sets of seeds leave {count_standings(pairs)}."
+    return f"Its primary claims, tested with two sets of seeds: {count_standings(pairs)}."

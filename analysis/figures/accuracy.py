@@ -55,7 +55,7 @@ MOST_IN_A_LINE = 2  # table columns whose differences stand beside, not below
 
 @dataclass(frozen=True)
 class Dots:
-    """What one panel shows.
+    """The contents of one panel.
 
     Attributes:
         column: the label of the table column.
@@ -71,7 +71,7 @@ class Dots:
 
     @property
     def key(self) -> tuple[str, bool]:
-        """What tells the panels of a figure apart."""
+        """The panel's identity within its figure."""
         return self.column, self.is_difference
 
 
@@ -143,7 +143,7 @@ def accuracy(bundle: Bundle) -> Figure:
             unit = "points" if line[i].is_difference else "%"
             name = "difference" if line[i].is_difference else "test accuracy"
             axes.set_xlabel(f"{name} ({unit})")
-    write_title(figure, texts(bundle).title)
+    write_title(figure, f"{bundle.name}: test accuracy of each method")
     return figure
 
 
@@ -253,7 +253,6 @@ def texts(bundle: Bundle) -> Texts:
     shared = "have axes of their own" if has_many_tasks(bundle) else "of one kind share their axis"
     gap_text = f", and the paired differences from {baseline}" if gaps else ""
     return Texts(
-        f"{bundle.name}: test accuracy of each method",
         f"Dot plot of the test accuracy of {len(rows)} methods {where}{gap_text}.{ends}",
         caption_of(
             intervals_text(counts, "dots: means; bars"),

@@ -73,15 +73,13 @@ OLD_BUNDLE = "the bundle was written before it held them; `harness tables FILE` 
 
 @dataclass(frozen=True)
 class Texts:
-    """The texts of a figure.
+    """The texts below a figure.
 
     Attributes:
-        title: one line, inside the picture.
-        alt: one sentence or two that say what is drawn, for who cannot see it.
+        alt: a sentence or two that describe the figure to readers who cannot see it.
         caption: what is needed to read it: intervals, seeds, data, protocol.
     """
 
-    title: str
     alt: str
     caption: str
 

@@ -167,7 +167,7 @@ def against(bundle: Bundle, dimension: Dimension) -> Figure:
         if is_last:
             in_row = set().union(*lines[i - k : i + 1])
             unnamed |= {n: styles[n] for n in styles if n in in_row - lines[i].keys()}
-    write_title(figure, texts(bundle, dimension).title)
+    write_title(figure, f"{bundle.name}: test accuracy against {dimension}")
     if unnamed:  # lines that the last panel of their row does not have
         samples = [Line2D([], [], linestyle=s.line, **s.point) for s in unnamed.values()]
         write_legend(figure, samples, list(unnamed), most=3, handlelength=4)
@@ -263,7 +263,6 @@ def texts(bundle: Bundle, dimension: Dimension) -> Texts:
     ]
     ways = f" From the lowest {dimension} to the highest: {listed(from_to)}."
     return Texts(
-        f"{bundle.name}: test accuracy against {dimension}",
         f"Line chart of test accuracy against {dimension} ({listed(words)}) for {len(names)} "
         f"methods{f', in {len(panels)} panels' if len(panels) > 1 else ''}."
         f"{ways if len(panels) == 1 else ''}",

@@ -123,7 +123,7 @@ def confusion(bundle: Bundle) -> Figure:
         axes.set_yticks([])
     axes.set_xlabel("predicted class" if numbered else f"predicted class ({size}, in their order)")
     axes.set_ylabel("class")
-    write_title(figure, texts(bundle).title)
+    write_title(figure, f"{bundle.name}: confusion matrix of {matrix.student} by {matrix.method}")
     return figure
 
 
@@ -143,7 +143,6 @@ def texts(bundle: Bundle) -> Texts:
     pairs = [f"{names[i]} as {names[j]} ({n} images)" for i, j, n in worst]
     pairs = pairs if bundle.class_names else []
     return Texts(
-        f"{bundle.name}: confusion matrix of {matrix.student} by {matrix.method}",
         f"Confusion matrix of {len(names)} classes for {matrix.student} trained by "
         f"{matrix.method}: {right:.1f} % of the test images are on the diagonal.",
         caption_of(

@@ -207,7 +207,7 @@ def curves(bundle: Bundle, number: int) -> Figure:
         panels[1, 0].set_xlim(panels[0, 0].get_xlim())
     for axes in panels[-1]:
         axes.set_xlabel("epoch")
-    write_title(figure, texts(bundle, number).title)
+    write_title(figure, f"{bundle.name}: training curves of {_stage_text(number)}")
     if unnamed:  # lines that the last column of panels does not have
         handles = [Line2D([], [], linestyle=s.line, **s.point) for s in unnamed.values()]
         write_legend(figure, handles, list(unnamed), most=4, handlelength=4)
@@ -262,6 +262,10 @@ def _draw_band(axes: Axes, band: Band, style: Style, scale: float, with_band: bo
     )
 
 
+def _stage_text(number: int) -> str:
+    return f"stage {number}{' and methods without stages' if number == LAST else ''}"
+
+
 def _lines_text(rows: list[PanelRow], counts: set[int]) -> str:
     """Return what lines and bands show, or why there are no bands."""
     if counts == {1} or _has_bands(rows):
@@ -280,11 +284,9 @@ def texts(bundle: Bundle, number: int) -> Texts:
     methods = list(dict.fromkeys(m for row in rows for line in row.bands.values() for m in line))
     names = listed(methods) if len(methods) <= 6 else f"{len(methods)} methods"
     what = "loss" if len(rows) == 1 else f"loss and {_metric_text(metric)}"
-    stage = f"stage {number}{' and methods without stages' if number == LAST else ''}"
     centre = f"NCM centres from the {centers(bundle)} images"
     sparse = f"{_metric_text(metric)} was measured too rarely for a curve"
     return Texts(
-        f"{bundle.name}: training curves of {stage}",
         f"Line charts of training {what} against the epoch for {names}, for {listed(columns)}.",
         caption_of(
             _lines_text(rows, counts),

@@ -115,7 +115,7 @@ def ncm(bundle: Bundle) -> Figure:
     for axes in grid.flat[: len(students)]:
         axes.autoscale(False)
         axes.axline((0, 0), slope=1, color="0.6", linestyle="--", linewidth=0.8, zorder=0)
-    write_title(figure, texts(bundle).title)
+    write_title(figure, f"{bundle.name}: NCM after stage 1, final accuracy")
     samples = [Line2D([], [], linestyle="", markersize=5, **styles[m].point) for m in methods]
     line = Line2D([], [], color="0.6", linestyle="--", linewidth=0.8)
     write_legend(figure, [*samples, line], [*methods, "equal accuracies"], most=3)
@@ -134,7 +134,6 @@ def texts(bundle: Bundle) -> Texts:
         if (value := rank_correlation(own)) is not None:
             correlations.append(f"{value:.2f} for {method} (n = {len(own)} points)")
     return Texts(
-        f"{bundle.name}: NCM after stage 1, final accuracy",
         f"Scatter plot of final test accuracy against the NCM accuracy after stage 1 for "
         f"{listed(methods)}{f', one panel for each of {n} students' if n > 1 else ''}.",
         caption_of(

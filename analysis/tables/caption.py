@@ -58,7 +58,12 @@ def short_caption(bundle: Bundle) -> str:
 
 
 def describe_spread(n_seeds: int, counted: str = "") -> str:
-    """Return what a number is; `counted` is in place of the number of seeds, as in "seeds"."""
+    """Return a description of a table's numbers: one seed, a mean, or a mean with its interval.
+
+    Args:
+        n_seeds: How many seeds a number has.
+        counted: Words for the seeds where their number differs between cells, as "seeds".
+    """
     over = counted or f"{n_seeds} seeds"
     if n_seeds == 1:
         return "of one seed"

@@ -61,7 +61,7 @@ def tables(
 ) -> None:
     """Rewrite the README's tables from the finished cells of FILES, or from the stored bundles.
 
-    Of a tuning file, its trials become the committed ones.
+    The trials of a tuning file among FILES become the committed ones.
     """
     from harness.analysis.generated_files import make_tables
 

@@ -13,7 +13,7 @@ MOST_RUNS = 100  # that a page of MLflow 3.17 loads by itself
 
 
 @dataclass(frozen=True)
-class Curves:
+class CurvesPage:
     """One page of curves.
 
     Attributes:
@@ -25,28 +25,30 @@ class Curves:
     cells: frozenset[str]
 
 
-def places(plan: Plan) -> dict[str, int]:
-    """Return each cell's place in a list of runs, from 0.
+def places(plan: Plan) -> dict[str, str]:
+    """Return each cell's place in a list of runs, as text by which MLflow can sort.
 
-    Tasks stay together, with the teacher and other baselines first, and so do a number's seeds.
+    Tasks stay together, with the teacher and other baselines first, and so do a number's seeds. A
+    seed that is added at the end of the list moves no other run.
     """
     tasks: dict[Task, int] = {}  # in the order of their first entries, as the others
     methods: dict[str, int] = {}
     numbers: dict[tuple[str, str, str], int] = {}
     seeds = {seed: i for i, seed in enumerate(plan.experiment.seeds)}
 
-    def key(fingerprint: str) -> tuple[int, bool, int, int, int]:
+    def place(fingerprint: str) -> str:
         entry = plan.entries_of(fingerprint)[0]
         number = entry.method, entry.stage, entry.networks
-        return (
+        ranks = (
             0 if entry.task is None else tasks.setdefault(entry.task, len(tasks) + 1),
             not is_baseline(entry.method),
             methods.setdefault(entry.method, len(methods)),
             numbers.setdefault(number, len(numbers)),
             seeds.get(entry.seed, 0),  # an imported teacher may have another seed
         )
+        return " ".join(f"{rank:05d}" for rank in ranks)
 
-    return {fingerprint: i for i, fingerprint in enumerate(sorted(plan.cells, key=key))}
+    return {fingerprint: place(fingerprint) for fingerprint in plan.cells}
 
 
 def list_tags(plan: Plan) -> dict[str, dict[str, str]]:
@@ -54,7 +56,7 @@ def list_tags(plan: Plan) -> dict[str, dict[str, str]]:
     pages = pages_of_curves(plan)
     return {
         fingerprint: {
-            PLACE: f"{place:05d}",
+            PLACE: place,
             PAGES: "".join(f",{i}," for i, page in enumerate(pages) if fingerprint in page.cells),
         }
         for fingerprint, place in places(plan).items()
@@ -71,7 +73,7 @@ def takes_steps(method: str) -> bool:
     return method == TEACHER or any(stage.schedule for stage in get_method(method).stages)
 
 
-def pages_of_curves(plan: Plan) -> list[Curves]:
+def pages_of_curves(plan: Plan) -> list[CurvesPage]:
     """Return the pages of curves: one per task, or per task and network if those are too many runs.
 
     If even those are too many, a page has the first seeds alone, and its title says so.
@@ -91,7 +93,7 @@ def pages_of_curves(plan: Plan) -> list[Curves]:
     return [_page(list(words), of_page, plan) for words, of_page in groups.items()]
 
 
-def _page(words: list[str], entries: list[TableEntry], plan: Plan) -> Curves:
+def _page(words: list[str], entries: list[TableEntry], plan: Plan) -> CurvesPage:
     cells = {entry.fingerprint for entry in entries}
     seeds = list(plan.experiment.seeds)
     while len(cells) > MOST_RUNS and len(seeds) > 1:
@@ -99,4 +101,4 @@ def _page(words: list[str], entries: list[TableEntry], plan: Plan) -> Curves:
         cells = {entry.fingerprint for entry in entries if entry.seed in seeds}
     if len(seeds) < len(plan.experiment.seeds):
         words = [*words, f"{len(seeds)} of {len(plan.experiment.seeds)} seeds"]
-    return Curves(", ".join(words), frozenset(cells))
+    return CurvesPage(", ".join(words), frozenset(cells))

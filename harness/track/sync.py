@@ -7,7 +7,6 @@ value) once, so sending a line twice leaves one row.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from harness.track.cell_run import describe_cell, log_data_set, log_events, log_
 from harness.track.client import (
     PARENT,
     Connection,
+    children,
     end_run,
     log_params,
     log_tags,
@@ -214,12 +214,14 @@ class Tracker:
 
     def _arrange(self, client: MlflowClient, grid: Run) -> None:
         """Give the runs that are there already their places among those of this plan."""
-        from mlflow.exceptions import MlflowException
-
-        for fingerprint, tags in self._list_tags.items():
-            if run_id := self.sent(self.store.directory(fingerprint)).run_id:
-                with contextlib.suppress(MlflowException):  # somebody has deleted it
-                    log_tags(client, run_id, tags)
+        wanted = {
+            self.sent(self.store.directory(fingerprint)).run_id: tags
+            for fingerprint, tags in self._list_tags.items()
+        }
+        for run in children(client, self.server.experiment_id, grid.info.run_id):
+            tags = wanted.get(run.info.run_id, {})
+            if tags.items() - run.data.tags.items():
+                log_tags(client, run.info.run_id, tags)
         save_views(client, grid, self.plan)
         client.set_tag(grid.info.run_id, CELLS, self._cells)
 
