@@ -177,15 +177,16 @@ test: $(DEV)  ## run the tests
 kills: $(DEV)  ## kill each command (KILLS=10) times
 	@cd tests && ../$(BIN)/python kill_campaign.py --kills $(KILLS) $(if $(SEED),--seed $(SEED))
 
-lint: $(DEV)  ## ruff, mypy; tables and docs/performance.md fit results
+lint: $(DEV)  ## ruff, mypy; tables, docs and the site fit results
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/harness tables --check
 	@$(BIN)/python benchmarks/page.py --check
+	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && $(BIN)/python -m website "$$folder"
 
 docs: $(DEV)  ## the documentation as a site, offline, in site/
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --site-dir '$(abspath $(SITE))'
+	@$(BIN)/python -m website '$(SITE)'
 	@echo "written: open $(SITE)/index.html"
 
 # `git archive` writes the commit into the files, and takes nothing that is not committed.

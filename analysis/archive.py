@@ -38,6 +38,27 @@ MOST_BYTES = 2 * 2**30  # of an archive's files together
 _LINE = re.compile(r"([0-9a-f]{64})  (.+)")
 _DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that ZIP knows: the bytes do not depend on the clock
 
+DESCRIPTIONS = {
+    ".jsonl": "every run, with settings, digests and every epoch",
+    ".md": "the results page",
+    ".csv": "the numbers of the tables",
+    ".tex": "the tables for LaTeX",
+    ".safetensors": "the weights of a trained network",
+}
+MEDIA_TYPES = {  # Python's own list depends on the machine
+    ".csv": "text/csv",
+    ".html": "text/html",
+    ".json": "application/json",
+    ".jsonl": "application/jsonl",
+    ".md": "text/markdown",
+    ".png": "image/png",
+    ".safetensors": "application/octet-stream",
+    ".svg": "image/svg+xml",
+    ".tex": "application/x-tex",
+    ".txt": "text/plain",
+    ".yaml": "application/yaml",
+}
+
 Contents = dict[str, bytes]  # by the names of files, with slashes
 
 
@@ -142,22 +163,17 @@ def today() -> date:
     return datetime.fromtimestamp(seconds, UTC).date()
 
 
+def _describe(name: str) -> dict[str, str]:
+    """Return what the name of a file tells of its contents."""
+    suffix = PurePosixPath(name).suffix
+    fields = {"encodingFormat": MEDIA_TYPES.get(suffix), "description": DESCRIPTIONS.get(suffix)}
+    return {key: value for key, value in fields.items() if value}
+
+
 def crate(bundle: Bundle, files: Contents) -> dict[str, object]:
     """Return the RO-Crate description of some files."""
-    about = {
-        ".jsonl": "every run, with settings, digests and every epoch",
-        ".md": "the results page",
-        ".csv": "the numbers of the tables",
-        ".tex": "the tables for LaTeX",
-        ".safetensors": "the weights of a trained network",
-    }
     parts = [
-        {
-            "@id": name,
-            "@type": "File",
-            "contentSize": str(len(data)),
-            **({"description": about[end]} if (end := PurePosixPath(name).suffix) in about else {}),
-        }
+        {"@id": name, "@type": "File", "contentSize": str(len(data)), **_describe(name)}
         for name, data in sorted(files.items())
     ]
     root = {
@@ -166,9 +182,15 @@ def crate(bundle: Bundle, files: Contents) -> dict[str, object]:
         "name": f"Results of {bundle.name}",
         "description": str(bundle.experiment.get("description") or bundle.name),
         "datePublished": today().isoformat(),
-        "license": "Not stated; ask whoever exported these results.",
+        "license": {"@id": "#license"},
         "hasPart": [{"@id": part["@id"]} for part in parts],
         "mainEntity": {"@id": f"{bundle.name}.jsonl"},
+    }
+    license_ = {
+        "@id": "#license",
+        "@type": "CreativeWork",
+        "name": "Not stated",
+        "description": "Ask whoever exported these results.",
     }
     descriptor = {
         "@id": CRATE,
@@ -178,7 +200,7 @@ def crate(bundle: Bundle, files: Contents) -> dict[str, object]:
     }
     return {
         "@context": "https://w3id.org/ro/crate/1.1/context",
-        "@graph": [descriptor, root, *parts],
+        "@graph": [descriptor, root, license_, *parts],
     }
 
 

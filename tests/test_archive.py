@@ -106,6 +106,7 @@ def test_its_description_names_every_file(exported: bytes) -> None:
     parts = {part["@id"] for part in graph["./"]["hasPart"]}
     assert parts == files.keys() - {CRATE, MANIFEST}
     assert all(graph[name]["contentSize"] == str(len(files[name])) for name in parts)
+    assert all(graph[name]["encodingFormat"] for name in parts)
     packages = json.loads(files["environment.json"])["packages"]
     assert packages["numpy"] == np.__version__
     assert sorted(listing(files).splitlines()) == sorted(files[MANIFEST].splitlines())

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import logging
 import re
 import threading
 from collections.abc import Iterator
@@ -12,21 +11,14 @@ from pathlib import Path
 import pytest
 from browser import Browser
 from helpers import ROOT, Patch
-from mkdocs.commands.build import build
-from mkdocs.config import load_config
 from mkdocs.exceptions import Abort
 
 from harness.experiment.schema import schema
 from website import files, reference, results
+from website.__main__ import build_site
 
 PHONE, DESKTOP = 390, 1400
 LOADED = re.compile(r"<(?:script|img|link)[^>]+?(?:src|href)=\"(?:https?:)?//[^\"]+\"")
-
-
-def build_site(folder: Path) -> None:
-    """Build the site with the checks of `make docs`: a warning is an error."""
-    logging.getLogger("mkdocs").setLevel(logging.WARNING)
-    build(load_config(str(ROOT / "mkdocs.yml"), site_dir=str(folder)))
 
 
 def without_results(root: Path, name: str) -> str:

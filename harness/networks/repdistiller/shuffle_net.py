@@ -114,7 +114,8 @@ class ShuffleNet(BenchmarkNetwork):
 
     Args:
         map_channels: The output channels of each group.
-        first, other: Make the first unit of a group, and each of the others, from their channels.
+        first: Makes the first unit of a group from its input and output channels.
+        other: Makes each of the other units from its channels.
     """
 
     head = "linear"
