@@ -20,6 +20,7 @@ FOLDER = "results"
 # In the order of the navigation. An experiment that is missing here gets its description.
 QUESTIONS = {
     "tiny-imagenet-tuned": "Does the paper's first table repeat on a hundred natural classes?",
+    "tiny-imagenet-mobile-net-tuned": "Does the paper's second table repeat on natural classes?",
     "tiny-imagenet-cross-tuned": "Does a teacher of other natural classes help?",
     "fashion-shots-tuned": "Which method helps when there are few images of clothes?",
     "digits": "Which method helps a student that sees few digits?",
