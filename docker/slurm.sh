@@ -76,7 +76,7 @@ on_node() {
         return 1
     fi
     trap 'kill -TERM "$ray" 2> /dev/null' TERM INT
-    "$bin/ray" start --block --temp-dir="$folder" --num-cpus="$(nproc)" "$@" &
+    "$bin/ray" start --block --temp-dir="$folder" "$@" &
     ray=$!
     await "$ray"
     status=$?
@@ -90,7 +90,7 @@ start_on() {
     shift
     srun --nodes=1 --ntasks=1 --nodelist="$node" --cpus-per-task="$cpus" --export=ALL \
         bash -c "$(declare -f await on_node); on_node \"\$@\"" ray "$folder" "$bin" \
-        --object-store-memory="$objects" "$@" > "$logs/$node.log" 2>&1 &
+        --num-cpus="$cpus" --object-store-memory="$objects" "$@" > "$logs/$node.log" 2>&1 &
     steps+=("$!")
     names+=("$node")
 }
@@ -116,15 +116,14 @@ PYTHON
 }
 
 # Steps end on TERM: Ray drains a node for 30 s at most. Of those that do not, Slurm ends what is left
-# at the job's end.
+# at the job's end. An srun that gets TERM itself kills its step, and `on_node` could not tidy up.
 stop_ray() {
     local step tries
     trap '' TERM INT
-    for step in "${steps[@]}"; do
-        kill -TERM "$step" 2> /dev/null
-    done
     for ((tries = 0; tries < 2 * patience; tries++)); do
         [ -n "$(jobs -pr)" ] || break
+        # All steps, not this script; again for a step that was still about to start.
+        ((tries % 10)) || scancel --quiet --signal=TERM "$SLURM_JOB_ID" 2> /dev/null
         sleep 0.5
     done
     for step in $(jobs -pr); do

@@ -1,282 +1,53 @@
-"""docker/slurm.sh without Slurm: replacements of its commands start processes on this machine.
+"""docker/slurm.sh: its functions anywhere, and its jobs on a real Slurm of two nodes.
 
-One grid runs on a real Ray cluster of two nodes; the other tests replace Ray and harness, too.
+Most jobs have replacements of Ray and harness, which end as told; the last ones train.
 """
 
 import os
-import random
 import re
 import shutil
-import signal
-import socket
 import subprocess
-import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
-from helpers import (
-    HANG,
-    ROOT,
-    end_processes_in,
-    environment,
-    needs_ray,
-    wait_until,
-    write_experiment,
-)
+from helpers import ROOT, captured, environment, epochs_of, wait_until, write_experiment
+from slurm import Slurm, needs_slurm
 
 from harness.store import Store
 
 SCRIPT = ROOT / "docker" / "slurm.sh"
 TEXT = SCRIPT.read_text()
-# A step is a process here; the file `asked` records the requests to Slurm.
-SRUN = """
-echo "srun ${*//$'\n'/ }" >> asked
-while [[ $1 == --* ]]; do
-    [[ $1 == --nodelist=broken ]] && { echo "no such node"; exit 1; }
-    shift
-done
-exec "$@"
-"""
-SCONTROL = """
-echo "scontrol $*" >> asked
-[ "$1" != show ] || printf '%s\\n' $3
-"""
 NO_HOST = "x" * 64  # too long for a name's label: no name server is asked
-SLEEPING = "echo $$ >> rays; exec sleep 100"
-COUNTING = '[ "$1" = -c ] || until [ "$(wc -l < rays)" -ge "$3" ]; do sleep 0.1; done 2> /dev/null'
+LIMIT = 900  # seconds that a job may take, on a machine however loaded
 SAYING = 'echo "harness $*" >> asked; exit ${STATUS:-0}'
+RAY = """
+trap 'echo "ended $SLURMD_NODENAME" >> asked; exit' TERM
+echo "ray $* $RAY_AUTH_MODE" >> asked
+sleep 100 & wait
+"""
+COUNTING = '[ "$1" = -c ] || until [ "$(grep -c ^ray asked)" = "$3" ]; do sleep 0.1; done'
 
 
-def program(path: Path, body: str) -> None:
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(f"#!/bin/bash\n{body}\n")
-    path.chmod(0o755)
+def replace(folder: Path, ray: str = RAY, harness: str = SAYING) -> Path:
+    """Return a folder of programs in place of those of the environment."""
+    (folder / "bin").mkdir()
+    for name, body in {"ray": ray, "harness": harness, "python": COUNTING}.items():
+        (folder / "bin" / name).write_text(f"#!/bin/bash\n{body}\n")
+        (folder / "bin" / name).chmod(0o755)
+    return folder / "bin"
 
 
-def is_free(port: int) -> bool:
-    with socket.socket() as it:
-        return it.connect_ex(("127.0.0.1", port)) != 0
+def sourced(code: str, folder: Path = ROOT, **env: str) -> "subprocess.CompletedProcess[str]":
+    """Run code that has the functions of the script."""
+    outside = {k: v for k, v in environment().items() if not k.startswith("SLURM")}
+    return captured(["bash", "-c", f'. "{SCRIPT}"\n{code}'], cwd=folder, env=outside | env)
 
 
-def job_number() -> int:
-    """Return the number of a job whose ports nobody uses."""
-    while True:
-        number = random.randrange(10**6, 10**7)
-        port = 20000 + number % 6000 * 2
-        if is_free(port) and is_free(port + 1):
-            return number
-
-
-@dataclass
-class Job:
-    """A Slurm job with two nodes: this machine, and a name without a machine."""
-
-    folder: Path
-    number: int
-
-    def start(self, *arguments: str, **variables: str) -> "subprocess.Popen[str]":
-        # Without the variables of a real Slurm job that may run the tests.
-        around = {k: v for k, v in environment().items() if not k.startswith(("SLURM_", "BASH_"))}
-        variables_of_job = {
-            "PATH": os.pathsep.join([str(self.folder / "slurm"), os.environ["PATH"]]),
-            "BIN": str(self.folder / "bin"),
-            "SLURM_JOB_ID": str(self.number),
-            "SLURM_JOB_NODELIST": "localhost other",
-            "OBJECTS": str(80 * 2**20),
-            "RAY_worker_niceness": "0",  # as on a node of its own: tests share this machine
-        }
-        return subprocess.Popen(
-            [SCRIPT, *arguments],
-            cwd=self.folder,
-            env={k: v for k, v in (around | variables_of_job | variables).items() if v},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-
-    def run(self, *arguments: str, **variables: str) -> tuple[int, str]:
-        """Return exit status and stderr."""
-        process = self.start(*arguments, **variables)
-        _, stderr = process.communicate(timeout=HANG)
-        return process.returncode, stderr
-
-    def asked(self, of: str) -> list[str]:
-        file = self.folder / "asked"
-        lines = file.read_text().splitlines() if file.exists() else []
-        return [line for line in lines if line.startswith(of)]
-
-    @property
-    def tracks(self) -> list[str]:
-        """The remains of Ray: folders, and processes that name them or replace it."""
-        name = f"ray-{self.number}"
-        left = [str(p) for p in (Path("/tmp") / name, self.folder / name) if p.exists()]
-        rays = self.folder / "rays"
-        pids = rays.read_text().split() if rays.exists() else []
-        left += [f"pid {pid}" for pid in pids if Path(f"/proc/{pid}").exists()]
-        for process in Path("/proc").glob("[0-9]*/cmdline"):
-            try:
-                left += [str(process)] * (name in process.read_text())
-            except OSError:
-                continue
-        return left
-
-
-@pytest.fixture
-def job(tmp_path: Path) -> Iterator[Job]:
-    program(tmp_path / "slurm" / "srun", SRUN)
-    program(tmp_path / "slurm" / "scontrol", SCONTROL)
-    program(tmp_path / "slurm" / "squeue", 'echo "${LEFT:-1-00:00:00}"')
-    program(tmp_path / "slurm" / "nproc", "echo 1")
-    program(tmp_path / "bin" / "harness", SAYING)
-    program(tmp_path / "bin" / "ray", SLEEPING)
-    program(tmp_path / "bin" / "python", COUNTING)
-    made = Job(tmp_path, job_number())
-    yield made
-    end_processes_in(tmp_path)  # of a test that failed
-    shutil.rmtree(f"/tmp/ray-{made.number}", ignore_errors=True)
-
-
-def max_time(job: Job) -> float:
-    (line,) = job.asked("harness")
-    match = re.search(r" --max-time (\d+)s$", line)
-    assert match, line
-    return float(match[1])
-
-
-# -- a grid ----------------------------------------------------------------------------------------
-
-
-@needs_ray
-def test_a_grid_on_two_nodes(job: Job, empty_database: Path) -> None:
-    shutil.copy(empty_database, job.folder)
-    one_cell = {"methods": ["plain"], "training": {"epochs": 1}}
-    write_experiment(job.folder / "tiny.yaml", **one_cell)
-    ray = Path(sysconfig.get_path("scripts")) / "ray"
-    seen = 'echo "nodes $("$BIN/python" nodes.py ${@: -3:1}) mode $RAY_AUTH_MODE" >> asked'
-    harness = f'{SAYING.partition(";")[0]}; {seen}; exec "{sys.executable}" -m harness "$@"'
-    program(job.folder / "bin" / "harness", harness)
-    program(job.folder / "bin" / "ray", f'exec "{sys.executable}" "{ray}" "$@"')
-    program(job.folder / "bin" / "python", f'exec "{sys.executable}" "$@"')
-    (job.folder / "nodes.py").write_text(
-        "import ray, sys\nray.init(sys.argv[1], log_to_driver=False)\n"
-        "print(sum(node['Alive'] for node in ray.nodes()))\n"
-    )
-    status, stderr = job.run("run", "tiny.yaml", "--no-bar", LEFT="1:00:00")
-    assert status == 0, stderr + "".join(p.read_text() for p in job.folder.glob("ray-*/*"))
-    (cell,) = Store(job.folder / "runs").all()
-    assert cell.is_done
-    assert job.asked("nodes") == ["nodes 2 mode token"]
-    assert 3600 - 420 - 600 < max_time(job) < 3600 - 420
-    assert job.tracks == []
-
-
-# -- Ray does not come -----------------------------------------------------------------------------
-
-
-def one_line(stderr: str) -> str:
-    assert stderr.count("\n") == 1 and stderr.startswith("error: "), stderr
-    return stderr
-
-
-def test_a_node_on_which_ray_does_not_start(job: Job) -> None:
-    nodes = "localhost other broken"
-    status, stderr = job.run("run", "x.yaml", SLURM_JOB_NODELIST=nodes)
-    line = one_line(stderr)
-    assert status == 2 and "node broken" in line
-    logs = job.folder / f"ray-{job.number}"
-    assert str(logs) in line and (logs / "broken.log").read_text() == "no such node\n"
-    assert job.asked("harness") == []
-    shutil.rmtree(logs)
-    assert job.tracks == []
-
-
-def test_nodes_that_do_not_come_in_time(job: Job) -> None:
-    program(job.folder / "bin" / "ray", "exec sleep 100")  # and none is counted
-    status, stderr = job.run("run", "x.yaml", WAIT="1")
-    assert status == 2 and "WAIT=" in one_line(stderr)
-    assert job.asked("harness") == []
-    shutil.rmtree(job.folder / f"ray-{job.number}")
-    assert job.tracks == []
-
-
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder away")
-def test_a_folder_of_another_user(job: Job) -> None:
-    folder = Path(f"/tmp/ray-{job.number}")
-    folder.mkdir()
-    os.chown(folder, 12345, 12345)
-    status, stderr = job.run("run", "x.yaml", SLURM_JOB_NODELIST="localhost")
-    logs = job.folder / f"ray-{job.number}"
-    assert status == 2 and "node localhost" in one_line(stderr)
-    assert str(folder) in (logs / "localhost.log").read_text()
-    assert not (job.folder / "rays").exists(), "no Ray in a folder that another user can change"
-
-
-def test_a_ray_that_does_not_end_keeps_nobody_waiting(job: Job) -> None:
-    sleep = shutil.which("sleep")
-    program(job.folder / "slurm" / "sleep", f'echo "sleep $*" >> asked; exec {sleep} 0.05')
-    deaf = f"trap '' TERM; echo $$ >> rays; while :; do {sleep} 0.2; done"
-    program(job.folder / "bin" / "ray", deaf)
-    assert job.run("run", "x.yaml", SLURM_JOB_NODELIST="localhost", PATIENCE="1") == (0, "")
-    assert job.asked("sleep 0.5") == ["sleep 0.5"] * 2  # PATIENCE=1
-    for pid in (job.folder / "rays").read_text().split():  # Slurm does that
-        os.kill(int(pid), signal.SIGKILL)
-
-
-# -- the command -----------------------------------------------------------------------------------
-
-
-def test_what_is_started(job: Job) -> None:
-    assert job.run("tune", "a b.yaml", "--gpus-per-cell", "1") == (0, "")
-    head, other = sorted(job.asked("srun"), key=lambda line: "--head" not in line)
-    address = f"127.0.0.1:{20000 + job.number % 6000 * 2}"
-    assert "--nodelist=localhost " in head and "--nodelist=other " in other
-    assert f" --address={address}" in other and "--head" not in other
-    (command,) = job.asked("harness")
-    assert command.startswith(
-        f"harness tune a b.yaml --gpus-per-cell 1 --executor ray --ray-address {address}"
-    )
-    assert job.asked("scontrol requeue") == [] == job.tracks
-
-
-@pytest.mark.parametrize("status", [1, 3])
-def test_the_status_is_kept_and_a_job_that_is_not_done_can_go_back(job: Job, status: int) -> None:
-    given = {"STATUS": str(status), "SLURM_JOB_NODELIST": "localhost"}
-    assert job.run("run", "x.yaml", **given) == (status, "")
-    assert job.asked("scontrol requeue") == []
-    (job.folder / "rays").unlink()
-    assert job.run("run", "x.yaml", REQUEUE="1", **given) == (status, "")
-    again = [f"scontrol requeue {job.number}"] if status == 3 else []
-    assert job.asked("scontrol requeue") == again
-    shutil.rmtree(job.folder / f"ray-{job.number}", ignore_errors=status == 3)
-    assert job.tracks == []
-
-
-def test_a_command_that_ends_at_once_keeps_its_status() -> None:
-    """The shell may have seen it end before the script asks for its status."""
-    (body,) = re.findall(r"^await\(\) \{\n.*?^\}$", Path(SCRIPT).read_text(), re.M | re.S)
-    ended = "(exit 3) & child=$!; while kill -0 $child 2> /dev/null; do sleep 0.05; done"
-    shell = subprocess.run(["bash", "-c", f"{body}\n{ended}; await $child"])
-    assert shell.returncode == 3
-
-
-def test_a_signal_stops_the_command_in_order(job: Job) -> None:
-    trapping = (
-        "trap 'sleep 0.3; echo harness stopped >> asked; exit 130' TERM\necho harness >> asked"
-    )
-    program(job.folder / "bin" / "harness", f"{trapping}\nwhile :; do sleep 0.1; done")
-    process = job.start("run", "x.yaml")
-    assert wait_until(lambda: job.asked("harness"))
-    os.kill(process.pid, signal.SIGTERM)  # as --signal=B: does, to the script alone
-    process.communicate(timeout=HANG)
-    assert process.returncode == 130
-    assert job.asked("harness")[-1] == "harness stopped" and job.tracks == []
-
-
-# -- the time --------------------------------------------------------------------------------------
+# -- without Slurm ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -292,27 +63,28 @@ def test_a_signal_stops_the_command_in_order(job: Job) -> None:
     ],
 )
 def test_seconds_of(left: str, seconds: int | None) -> None:
-    command = ["bash", "-c", f'source "{SCRIPT}"; seconds_of "$1"', "bash", left]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.stderr == ""
-    assert (done.returncode == 0, done.stdout.strip()) == (
-        seconds is not None,
-        "" if seconds is None else str(seconds),
-    )
+    done = sourced(f"seconds_of '{left}'")
+    said = "" if seconds is None else f"{seconds}\n"
+    assert (done.returncode == 0, done.stdout, done.stderr) == (seconds is not None, said, "")
 
 
-def test_max_time_is_under_the_limit(job: Job) -> None:
-    assert job.run("run", "x.yaml", LEFT="20:00", MARGIN="100") == (0, "")
-    assert 1100 - 300 < max_time(job) <= 1100  # a slow start is taken off
+def test_a_command_that_ends_at_once_keeps_its_status() -> None:
+    """The shell may have seen it end before the script asks for its status."""
+    ended = "(exit 3) & child=$!; while kill -0 $child 2> /dev/null; do sleep 0.05; done"
+    assert sourced(f"{ended}; await $child").returncode == 3
 
 
-def test_no_max_time_without_a_limit_or_beside_another(job: Job) -> None:
-    assert job.run("run", "x.yaml", LEFT="UNLIMITED") == (0, "")
-    assert job.run("run", "x.yaml", "--max-time", "9m", LEFT="UNLIMITED") == (0, "")
-    assert job.run("run", "x.yaml", "--max-time=9m", LEFT="1:00:00") == (0, "")
-    assert [line.count("max-time") for line in job.asked("harness")] == [0, 1, 1]
-    status, stderr = job.run("run", "x.yaml", LEFT="INVALID")
-    assert status == 0 and stderr.startswith("note: ") and "INVALID" in stderr
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder away")
+def test_a_folder_of_another_user(tmp_path: Path) -> None:
+    replace(tmp_path, ray="touch started")
+    node, ray, started = "on_node ray bin --head", tmp_path / "ray", tmp_path / "started"
+    assert sourced(node, tmp_path).returncode == 0 and started.exists() and not ray.exists()
+    started.unlink()
+    ray.mkdir()
+    os.chown(ray, 12345, 12345)
+    done = sourced(node, tmp_path)
+    assert done.returncode == 1 and done.stdout.startswith("ray: ")
+    assert not started.exists(), "no Ray in a folder that another user can change"
 
 
 def test_the_signal_comes_after_max_time_and_before_the_limit() -> None:
@@ -322,29 +94,201 @@ def test_the_signal_comes_after_max_time_and_before_the_limit() -> None:
     assert 60 < int(before) <= int(margin) - 120
 
 
-# -- wrong use -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("arguments", "variables", "field"),
-    [
-        (["run", "x.yaml"], {"SLURM_JOB_ID": ""}, "SLURM_JOB_ID"),
-        (["plan", "x.yaml"], {}, "command: 'plan'"),
-        ([], {}, "command: ''"),
-        (["run", "x.yaml"], {"BIN": "/nowhere"}, "BIN: no /nowhere/harness"),
-        (["run", "x.yaml"], {"LEFT": "5:00"}, "--time: 300 s"),
-        (["run", "x.yaml"], {"SLURM_JOB_NODELIST": NO_HOST}, f"node {NO_HOST}"),
-    ],
-)
-def test_wrong_use(job: Job, arguments: list[str], variables: dict[str, str], field: str) -> None:
-    status, stderr = job.run(*arguments, **variables)
-    assert status == 2 and one_line(stderr).startswith(f"error: {field}")
-    assert job.asked("srun") == [] == job.tracks
-
-
 def test_the_options_that_the_comment_names_are_read() -> None:
-    head = TEXT.partition("\nset -u")[0]
+    head, _, body = TEXT.partition("\nset -u")
     named = re.findall(r"^#   ([A-Z]+) +.*: (\S+)$", head, re.M)
     assert len(named) == 6
     for name, default in named:
-        assert f"${{{name}:-" in TEXT and (default in TEXT.partition("\nset -u")[2]), name
+        assert f"${{{name}:-" in body and default in body, name
+
+
+@pytest.mark.parametrize(
+    ("code", "variables", "said"),
+    [
+        ("main run x", {"SLURM_JOB_ID": ""}, "error: SLURM_JOB_ID"),
+        ("main plan x", {}, "error: command: 'plan'"),
+        ("main", {}, "error: command: ''"),
+        ("main run x", {"BIN": "/nowhere"}, "error: BIN: no /nowhere/harness"),
+        ("squeue() { echo 5:00; }; main run x", {}, "error: --time: 300 s"),
+        ("squeue() { echo X; }; scontrol() { :; }; main run x", {}, "note: squeue says 'X'"),
+        (
+            f"squeue() {{ echo 9:00; }}; scontrol() {{ echo {NO_HOST}; }}; main run x",
+            {},
+            "error: node x",
+        ),
+    ],
+)
+def test_wrong_use(code: str, variables: dict[str, str], said: str, tmp_path: Path) -> None:
+    given = {"SLURM_JOB_ID": "7", "BIN": str(replace(tmp_path))} | variables
+    done = sourced(code, tmp_path, **given)
+    assert done.returncode == 2 and done.stderr.startswith(said)
+    assert len(re.findall("^error: ", done.stderr, re.M)) == 1
+    assert {p.name for p in tmp_path.iterdir()} == {"bin"}
+
+
+# -- jobs ------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Jobs:
+    """Jobs on two nodes that are submitted in a folder, with its bin/ or the tests' environment."""
+
+    slurm: Slurm
+    folder: Path
+
+    def submit(self, *words: str, options: str = "", **variables: str) -> str:
+        """Return the number of a new job of `harness run WORDS`."""
+        bins = self.folder / "bin"
+        place = str(bins) if bins.exists() else sysconfig.get_path("scripts")
+        variables = {"BIN": place, "OBJECTS": str(80 * 2**20), "WAIT": str(LIMIT)} | variables
+        given = f"--parsable --chdir={self.folder} --nodes=2 --cpus-per-task=1 {options}".split()
+        return self.slurm.ask("sbatch", *given, str(SCRIPT), "run", *words, **variables)
+
+    def wait(self, condition: Callable[[], Any]) -> None:
+        assert wait_until(condition, LIMIT), self.said("harness-*.log")
+
+    def end(self, job: str) -> tuple[int, str]:
+        """Wait for the end; return exit status and log. Only the folder has traces of the job."""
+        ends = ("COMPLETED", "FAILED", "CANCELLED", "NODE_FAIL", "TIMEOUT")
+        self.wait(lambda: self.slurm.show(job, "JobState") in ends)
+        self.wait(lambda: not self.slurm.processes())
+        assert not Path(f"/tmp/ray-{job}").exists()
+        status = int(self.slurm.show(job, "ExitCode").partition(":")[0])
+        return status, self.said(f"harness-{job}.log")
+
+    def run(self, *words: str, options: str = "", **variables: str) -> tuple[int, str]:
+        return self.end(self.submit(*words, options=options, **variables))
+
+    def said(self, files: str) -> str:
+        return "".join(p.read_text() for p in self.folder.glob(files))
+
+    def asked(self, program: str) -> list[str]:
+        """Return the command lines of a program of bin/."""
+        return [x for x in self.said("asked").splitlines() if x.startswith(f"{program} ")]
+
+    def epochs(self) -> list[int]:
+        """Return the epochs of all cells, each as often as it was trained."""
+        return [n for cell in Store(self.folder / "runs").all() for n in epochs_of(cell)]
+
+
+@pytest.fixture(scope="module")
+def slurm() -> Iterator[Slurm]:
+    with Slurm() as started:
+        yield started
+
+
+@pytest.fixture
+def jobs(slurm: Slurm, tmp_path: Path) -> Iterator[Jobs]:
+    yield Jobs(slurm, tmp_path)
+    slurm.ask("scancel", "--user=root")  # of a test that failed
+    wait_until(lambda: not slurm.processes())
+    for log in tmp_path.glob("harness-*.log"):
+        shutil.rmtree(f"/tmp/ray-{log.stem.partition('-')[2]}", ignore_errors=True)
+
+
+@needs_slurm
+def test_what_is_started(jobs: Jobs) -> None:
+    replace(jobs.folder, f"sleep 2\n{RAY}")
+    options = "--time=9 --cpus-per-task=3"
+    given = {"MARGIN": "200", "OMP_NUM_THREADS": "1", "STATUS": "3"}
+    job = jobs.submit("x.yaml", options=options, **given)
+    assert jobs.end(job) == (3, "")
+    address = f"127.0.0.1:{20000 + int(job) % 6000 * 2}"
+    head, other = sorted(jobs.asked("ray"), key=lambda line: "--head" not in line)
+    assert "--head" in head and f" --address={address}" in other
+    for line in (head, other):
+        assert " --num-cpus=3 " in line and line.endswith(" token")
+    first, _, seconds = jobs.asked("harness")[0].rpartition(" ")
+    assert first == f"harness run x.yaml --executor ray --ray-address {address} --max-time"
+    assert 100 < int(seconds[:-1]) < 340, "the time of the start is taken off"
+    assert {*jobs.asked("ended")} == {"ended n1", "ended n2"}, "neither was killed"
+    assert not list(jobs.folder.glob("ray-*"))
+
+
+@needs_slurm
+@pytest.mark.parametrize("words", [["--time=UNLIMITED"], ["--time=60", "--max-time=9m"]])
+def test_a_failure_and_the_limits_that_stay_as_they_are(words: list[str], jobs: Jobs) -> None:
+    replace(jobs.folder)
+    assert jobs.run("x.yaml", *words[1:], options=words[0], STATUS="1", REQUEUE="1") == (1, "")
+    assert len(list(jobs.folder.glob("ray-*/n?.log"))) == 2
+    assert jobs.asked("harness")[0].count("max-time") == len(words) - 1
+
+
+@needs_slurm
+@pytest.mark.parametrize(
+    ("ray", "wait", "said"),
+    [
+        (f"[ $SLURMD_NODENAME = n1 ] || exit 1\n{RAY}", LIMIT, "node n2: "),
+        ("exec sleep 100", 1, "WAIT="),  # and none is counted
+    ],
+)
+def test_a_node_without_ray(ray: str, wait: int, said: str, jobs: Jobs) -> None:
+    replace(jobs.folder, ray, harness="touch started")
+    status, log = jobs.run("x.yaml", WAIT=str(wait))
+    (folder,) = jobs.folder.glob("ray-*")
+    assert status == 2 and re.fullmatch(f"error: .*{said}.* {folder}\n", log), log
+    assert not (jobs.folder / "started").exists()
+
+
+@needs_slurm
+def test_a_ray_that_does_not_end_keeps_nobody_waiting(jobs: Jobs) -> None:
+    """Slurm ends it with the job."""
+    replace(jobs.folder, 'trap "" TERM\necho "ray" >> asked\nwhile :; do sleep 0.2; done')
+    job = jobs.submit("x.yaml", PATIENCE="1")
+    assert jobs.end(job)[0] == 0
+    assert jobs.slurm.show(job, "RunTime") < "00:00:45"
+
+
+# -- trainings -------------------------------------------------------------------------------------
+
+
+def plain(jobs: Jobs, epochs: int, seeds: int = 1) -> str:
+    """Return an experiment with a cell per seed."""
+    given = {"methods": ["plain"], "training": {"epochs": epochs}, "seeds": [*range(seeds)]}
+    return str(write_experiment(jobs.folder / "plain.yaml", **given))
+
+
+@needs_slurm
+def test_the_signals_before_the_limit_and_of_scancel(jobs: Jobs) -> None:
+    """Each stops the job in order, and the next job goes on."""
+    words = (plain(jobs, epochs=20_000), "--no-bar")
+    job = jobs.submit(*words, options="--signal=B:TERM@60")
+    jobs.wait(jobs.epochs)
+    jobs.slurm.ask("scontrol", "update", f"job={job}", "EndTime=now+90")  # looked at twice a minute
+    assert jobs.end(job)[0] == 130
+    before = len(jobs.epochs())
+    job = jobs.submit(*words)
+    jobs.wait(lambda: len(jobs.epochs()) > before)
+    jobs.slurm.ask("scancel", "--batch", "--signal=TERM", job)
+    assert jobs.end(job)[0] == 130
+    assert jobs.epochs() == [*range(1, len(jobs.epochs()) + 1)], "none was trained again"
+    assert not list(jobs.folder.glob("ray-*"))
+
+
+@needs_slurm
+def test_the_margin_before_the_limit_and_back_into_the_queue(jobs: Jobs) -> None:
+    """The 15 seconds of the first time are too short, so the job gets more while it waits."""
+    given = {"MARGIN": "585", "REQUEUE": "1"}
+    job = jobs.submit(plain(jobs, epochs=200), "--no-bar", options="--time=10", **given)
+    jobs.wait(lambda: jobs.slurm.show(job, "Restarts") == "1")
+    assert "--max-time is over" in jobs.said("harness-*.log")
+    jobs.slurm.ask("scontrol", "update", f"job={job}", "TimeLimit=60")
+    status, log = jobs.end(job)
+    assert status == 0, log
+    assert log.count("1 to train with 2 jobs") == 2, "each node has a core"
+    assert jobs.epochs() == [*range(1, 201)]
+
+
+@needs_slurm
+def test_a_lost_node_does_not_cost_the_job(jobs: Jobs) -> None:
+    job = jobs.submit(plain(jobs, epochs=100, seeds=2), "--no-bar")
+    jobs.wait(lambda: jobs.epochs().count(5) == 2)
+    jobs.slurm.ask("scontrol", "update", "node=n2", "state=down", "reason=test")
+    status, log = jobs.end(job)
+    jobs.slurm.ask("scontrol", "update", "node=n2", "state=resume")
+    assert status == 0, log
+    assert sorted(jobs.epochs()) == sorted([*range(1, 101)] * 2)
+    events = [
+        event["event"] for cell in Store(jobs.folder / "runs").all() for event in cell.events()
+    ]
+    assert events.count("start") == 3, "that of the lost node went on elsewhere"
