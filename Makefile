@@ -182,7 +182,7 @@ lint: $(DEV)  ## ruff, mypy; tables, docs and the site fit results
 	@$(BIN)/mypy
 	@$(BIN)/harness tables --check
 	@$(BIN)/python benchmarks/page.py --check
-	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && $(BIN)/python -m website "$$folder"
+	@$(BIN)/python -m website
 
 docs: $(DEV)  ## the documentation as a site, offline, in site/
 	@$(BIN)/python -m website '$(SITE)'

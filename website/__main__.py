@@ -1,8 +1,9 @@
-"""Build the documentation site: `python -m website FOLDER`."""
+"""Build the documentation site: `python -m website FOLDER`; without FOLDER, only check it."""
 
 import logging
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 from mkdocs.commands.build import build
@@ -26,4 +27,5 @@ def build_site(folder: Path) -> None:
 
 if __name__ == "__main__":
     os.environ["NO_MKDOCS_2_WARNING"] = "1"  # the theme's advertisement
-    build_site(Path(sys.argv[1]).resolve())
+    with tempfile.TemporaryDirectory() as folder:
+        build_site(Path(*sys.argv[1:2] or [folder]).resolve())
