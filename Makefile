@@ -45,7 +45,7 @@ uncommitted = $(call reproduction,$(1),$(GRID_OPTIONS),4)
 # The tuned files of these experiments, or else the files that they are made from.
 tuned = $(foreach name,$(1),$(if $(wildcard experiments/$(name).tuned.yaml),$(name).tuned,$(subst -,_,$(name))))
 
-.PHONY: dead-venv setup setup-dev reproduce reproduce-methods reproduce-fashion reproduce-tiny reproduce-cifar reproduce-cifar-methods reproduce-cifar-2020 reproduce-cifar-2021 reproduce-cub reproduce-crd reproduce-crd-rehearsal reproduce-cross-cifar reproduce-cross-cub reproduce-middle-cifar tune-digits tune-fashion tune-tiny tune-cifar optuna-ui tables tables-check figures screenshots ui docker-up docker-reproduce docker-down test kills lint docs dist sbom licences format bench lock clean help
+.PHONY: dead-venv setup setup-dev reproduce reproduce-methods reproduce-fashion reproduce-tiny reproduce-cifar reproduce-cifar-methods reproduce-cifar-2020 reproduce-cifar-2021 reproduce-cub reproduce-crd reproduce-crd-rehearsal reproduce-cross-cifar reproduce-cross-cub reproduce-middle-cifar tune-digits tune-fashion tune-tiny tune-cifar optuna-ui tables tables-check figures screenshots ui docker-up docker-reproduce docker-down docker-check test kills lint docs dist sbom licences format bench lock clean help
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-24s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -153,6 +153,10 @@ docker-reproduce: docker-up  ## the digits grid in a container (GPU=1: on GPUs)
 
 docker-down:  ## stop the containers; data stay on volumes
 	@docker/compose.sh --profile '*' down
+
+# A Docker Engine of Debian's packages, in namespaces of its own.
+docker-check: $(DEV)  ## images and services on a Docker Engine (root)
+	@$(BIN)/python tests/containers.py
 
 tables: $(STAMP)  ## rewrite README, docs; FILE=EXPERIMENT: its numbers too
 	@$(BIN)/harness tables $(FILE)

@@ -5,9 +5,10 @@
 #   docker/backup.sh restore FOLDER    # into empty databases, and no artifacts
 #
 # PostgreSQL's programs find the server by PGHOST, PGPORT, PGUSER and PGPASSWORD. ARTIFACTS is MLflow's folder of
-# artifacts, DATABASES the names of the databases. With Docker, both run in the services:
+# artifacts, DATABASES the names of the databases. With Docker, both run in containers; before `restore`, start
+# only the database, on a new volume (docker/compose.sh up --detach --wait postgres):
 #
-#   PG_RUN='docker/compose.sh exec -T postgres' FILES_RUN='docker/compose.sh exec -T mlflow' \
+#   PG_RUN='docker/compose.sh exec -T postgres' FILES_RUN='docker/compose.sh run --rm --no-deps -T mlflow' \
 #     PGUSER=harness ARTIFACTS=/mlartifacts docker/backup.sh save FOLDER
 set -euo pipefail
 umask 077

@@ -50,7 +50,8 @@ def test_the_compose_specification_accepts(name: str, tmp_path: Path) -> None:
 
 def test_linters_find_nothing() -> None:
     assert tool("hadolint", DOCKER / "Dockerfile") == ""
-    assert tool("shellcheck", *sorted(DOCKER.glob("*.sh"))) == ""
+    scripts = [*DOCKER.glob("*.sh"), *(ROOT / "tests" / "engine_files").glob("*.sh")]
+    assert tool("shellcheck", *sorted(scripts)) == ""
 
 
 def test_the_env_file_has_every_variable_and_its_default() -> None:
@@ -147,6 +148,15 @@ def test_every_image_has_its_whole_version() -> None:
                 assert is_full_version(service["image"])
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_no_build_replaces_the_image_of_another_service(name: str) -> None:
+    built = {n: s["image"] for n, s in MODELS[name]["services"].items() if "build" in s}
+    assert built.pop("mlflow-s3") == built["mlflow"]  # one in the place of the other
+    assert len(set(built.values())) == len(built) == 5
+    end = "-cpu" if name == "compose" else "-cuda"
+    assert all(built[n].endswith(end) for n in ("trainer", "ray-head", "ray-worker"))
+
+
 def test_no_image_runs_as_root() -> None:
     users = [value for keyword, value in instructions() if keyword == "USER"]
     assert users == ["${HARNESS_UID}"] and ("ARG", "HARNESS_UID=1000") in instructions()
@@ -241,7 +251,8 @@ def test_what_runs_long_is_watched_and_has_time_to_stop() -> None:
 def test_the_ray_cluster_is_made_of_trainers(name: str) -> None:
     services = MODELS[name]["services"]
     trainer, head, worker = (services[s] for s in ("trainer", "ray-head", "ray-worker"))
-    own = {"command", "depends_on", "deploy", "healthcheck", "profiles", "restart", "shm_size"}
+    own = {"command", "depends_on", "deploy", "healthcheck", "image", "profiles", "restart"}
+    own.add("shm_size")
     for one in (head, worker):
         assert {k: v for k, v in one.items() if k not in own} == {
             k: v for k, v in trainer.items() if k not in own
