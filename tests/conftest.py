@@ -37,8 +37,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A figure that cannot be drawn is left out with a note, which no test would see.
 os.environ["HARNESS_STRICT_FIGURES"] = "1"
 
-hypothesis.settings.register_profile("machine of any speed", deadline=None)
-hypothesis.settings.load_profile("machine of any speed")
+# The same examples at each run, on a machine of any speed; others: --hypothesis-profile=explore.
+hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
+hypothesis.settings.register_profile("explore", deadline=None)
+hypothesis.settings.load_profile("repeatable")
 
 
 def pytest_collection_finish() -> None:

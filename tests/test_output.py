@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -139,6 +140,15 @@ def test_a_sign_that_the_output_lacks_is_replaced(encoding: str, printed: bytes)
 # -- signals ---------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def hangup() -> Iterator[None]:
+    """SIGHUP has its default effect, even if the tests were started by nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("hangup")
 @pytest.mark.parametrize("first", ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"])
 def test_only_the_first_signal_interrupts(first: str) -> None:
     before = signal.getsignal(signal.SIGINT)

@@ -160,7 +160,7 @@ def run(
                 for part in parts:
                     queue.add(part)
                 continue
-            if not progress.count("waiting", "running", "elsewhere"):
+            if _is_over(progress):
                 break
             if deadline is not None and time.monotonic() >= deadline:
                 raise OutOfTime
@@ -174,6 +174,8 @@ def run(
                 if state == "failed":
                     on_change(fingerprint)
             wait = interval if deadline is None else min(interval, deadline - time.monotonic())
+            if _is_over(progress):  # what was left is skipped now
+                wait = 0.0
             for path, status in executor.poll(max(0.0, wait)):
                 fingerprint = queue.fingerprints[path]
                 queue.move(fingerprint, _end(progress, fingerprint, status))
@@ -186,6 +188,10 @@ def run(
             with contextlib.suppress(OSError, Damaged):  # what ends the run says more
                 done = progress.directory(fingerprint).is_done
             progress.move(fingerprint, "done" if done else "waiting")
+
+
+def _is_over(progress: Progress) -> bool:
+    return not progress.count("waiting", "running", "elsewhere")
 
 
 class _Queue:
