@@ -24,11 +24,20 @@ fail() {
   exit 2
 }
 
+check_server() {
+  "${pg_run[@]}" pg_isready --quiet || fail "PGHOST: no PostgreSQL server answers; set PGHOST and PGPORT, or PG_RUN"
+}
+
 save() {
-  local folder=$1
+  local folder=${1%/} database
   [ ! -e "$folder" ] || fail "$folder: is there already; give the name of a new folder"
-  rm -rf "$folder.part"
-  mkdir -p "$folder.part"
+  [ ! -e "$folder.part" ] || fail "$folder.part: is there already, perhaps from a save that was cut short; move it away"
+  check_server
+  # shellcheck disable=SC2016  # the inner shell expands it
+  "${files_run[@]}" sh -c 'test -d "$1"' sh "$artifacts" || fail "ARTIFACTS: there is no folder $artifacts; name MLflow's folder"
+  mkdir -p "$folder.part" 2> /dev/null || fail "$folder: cannot be made; give another folder"
+  part=$folder.part
+  trap 'rm -rf "$part"' EXIT
   # Databases first: artifacts that arrive meanwhile are more than the databases know, never less.
   for database in "${databases[@]}"; do
     "${pg_run[@]}" pg_dump --username "$user" --format=custom --no-owner "$database" > "$folder.part/$database.dump"
@@ -40,9 +49,10 @@ save() {
 }
 
 restore() {
-  local folder=$1 database tables
+  local folder=${1%/} database tables
   [ -f "$folder/SHA256SUMS" ] || fail "$folder: no backup of this script (SHA256SUMS is missing)"
   (cd "$folder" && sha256sum --quiet --check SHA256SUMS) || fail "$folder: damaged; take another backup"
+  check_server
   for database in "${databases[@]}"; do
     [ -f "$folder/$database.dump" ] || fail "$folder: has no database $database; name its databases in DATABASES"
     tables=$("${pg_run[@]}" psql --username "$user" --no-align --tuples-only --dbname "$database" --command \

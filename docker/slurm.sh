@@ -143,6 +143,9 @@ main() {
     *) fail "command: '${1:-}'; on Ray it is run or tune: sbatch docker/slurm.sh run FILE" ;;
     esac
     local name
+    for name in WAIT MARGIN PATIENCE OBJECTS; do
+        [[ ${!name:-1} =~ ^[0-9]+$ ]] || fail "$name: '${!name}' is no whole number; leave it out for the default"
+    done
     for name in harness ray python; do
         [ -x "$bin/$name" ] || fail "BIN: no $bin/$name; call sbatch in the checkout, or give the folder of the environment"
     done

@@ -91,6 +91,16 @@ def test_wrong_input_is_one_line_and_changes_nothing(server: Postgres, tmp_path:
         done = backup(server, *arguments, **env)
         assert done.returncode == 2, arguments
         assert why in done.stderr.splitlines()[-1]
+    new = str(tmp_path / "new")
+    for variables, field in (({"ARTIFACTS": "/nowhere"}, "ARTIFACTS"), ({"PGPORT": "1"}, "PGHOST")):
+        done = backup(server, "save", new, **env | variables)
+        assert done.returncode == 2 and done.stderr.startswith(f"error: {field}: ")
+        assert done.stderr.count("\n") == 1
+    (tmp_path / "new.part").mkdir()
+    assert backup(server, "save", new, **env).returncode == 2
+    (tmp_path / "new.part").rmdir()  # it is still there: it may be somebody's own
     failed = backup(server, "save", str(tmp_path / "new"), **env, DATABASES="mlflow nosuch")
     assert failed.returncode != 0 and "nosuch" in failed.stderr
-    assert not (tmp_path / "new").exists(), "no half of a backup under its name"
+    assert not list(tmp_path.glob("new*")), "no half of a backup"
+    assert backup(server, "save", f"{new}/", **env).returncode == 0
+    assert (tmp_path / "new" / "SHA256SUMS").is_file()

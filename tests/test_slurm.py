@@ -109,6 +109,8 @@ def test_the_options_that_the_comment_names_are_read() -> None:
         ("main plan x", {}, "error: command: 'plan'"),
         ("main", {}, "error: command: ''"),
         ("main run x", {"BIN": "/nowhere"}, "error: BIN: no /nowhere/harness"),
+        ("main run x", {"MARGIN": "abc"}, "error: MARGIN: 'abc'"),
+        ("main run x", {"WAIT": "1m"}, "error: WAIT: '1m'"),
         ("squeue() { echo 5:00; }; main run x", {}, "error: --time: 300 s"),
         ("squeue() { echo X; }; scontrol() { :; }; main run x", {}, "note: squeue says 'X'"),
         (

@@ -21,6 +21,7 @@ from harness.experiment.experiment import Experiment
 from harness.methods import IMPORTED, needs_maps, stage_of
 from harness.networks.pixels import PixelsOptions
 from harness.plan import TEACHER, Plan, chain_lengths, make_plan
+from harness.run.display import duration
 from harness.run.options import RunOptions
 from harness.run.speeds import (
     NetworkSpeed,
@@ -232,7 +233,7 @@ def fit_budget(
     n_fitting = bisect_right(range(1, len(experiment.seeds) + 1), budget, key=needed)
     if n_fitting == 0:
         raise UserError(
-            f"--budget: one seed takes about {needed(1) / 3600:.1f} h here, the budget is "
-            f"{budget / 3600:.1f} h; give it more, or fewer epochs with --epochs-scale"
+            f"--budget: one seed takes about {duration(needed(1))} here, the budget is "
+            f"{duration(budget)}; give it more, or fewer epochs with --epochs-scale"
         )
     return first(n_fitting)
