@@ -82,16 +82,20 @@ class Project:
         return text
 
     def compose(self, *arguments: str) -> str:
+        """Call docker/compose.sh, which has to succeed; return what it printed."""
         return self.call("docker/compose.sh", "--progress=plain", *arguments)
 
     def containers(self) -> set[str]:
+        """Return the ids of the running containers."""
         return set(self.compose("ps", "--quiet").split())
 
     def inspect(self, service: str) -> Any:
+        """Return what Docker knows of a service's container."""
         container = self.compose("ps", "--quiet", service).strip()
         return json.loads(self.call("docker", "inspect", container))[0]
 
     def volume(self, name: str) -> Path:
+        """Return the folder of a volume, as this machine sees it."""
         return self.engine.cache / "state" / "volumes" / f"refilled-harness_{name}" / "_data"
 
     def runs(self) -> list[dict[str, Any]]:
@@ -180,6 +184,7 @@ def check_ray(project: Project) -> None:
 
 
 def check(cache: Path) -> None:
+    """Build, start, train, restart, back up and restore, with all that is kept in a folder."""
     checkout = cache / "checkout"
     engine = Engine(cache, checkout)
     with step("Debian's packages"):
@@ -217,6 +222,7 @@ def check(cache: Path) -> None:
 
 
 def main() -> int:
+    """Check this machine and then docker/; return the exit status."""
     home = Path.home() / ".cache" / "refilled-harness-containers"
     cache = Path(os.environ.get("CONTAINERS_CACHE") or home).absolute()
     try:

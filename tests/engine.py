@@ -95,6 +95,7 @@ def trees() -> dict[str, list[str]]:
 
 
 def output(*command: str | Path) -> str:
+    """Return what a command of this machine prints; it has to succeed."""
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
@@ -249,6 +250,7 @@ class Engine:
         return subprocess.run(line, capture_output=True, text=True, stdin=subprocess.DEVNULL)
 
     def docker(self, *arguments: str, stdin: Any = subprocess.DEVNULL) -> None:
+        """Call docker beside the Engine, which has to succeed."""
         with open(self.log, "ab") as log:
             line = self.inside("docker", *arguments)
             subprocess.run(line, stdin=stdin, stdout=log, stderr=log, check=True)

@@ -27,5 +27,8 @@ def build_site(folder: Path) -> None:
 
 if __name__ == "__main__":
     os.environ["NO_MKDOCS_2_WARNING"] = "1"  # the theme's advertisement
-    with tempfile.TemporaryDirectory() as folder:
-        build_site(Path(*sys.argv[1:2] or [folder]).resolve())
+    if sys.argv[1:]:
+        build_site(Path(sys.argv[1]).resolve())
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            build_site(Path(folder))

@@ -188,7 +188,7 @@ def draw_centers(measured: Measured, images: tuple[int, int, int]) -> Figure:
 
 
 def unsure(measured: Measured) -> tuple[int, int, int]:
-    """Return the images with the most certain soft targets, with rather uncertain and the least."""
+    """Return the images of the most certain soft targets, of the tenth percentile and the least."""
     order = np.argsort(soft_targets(measured).max(1), kind="stable")
     return int(order[-1]), int(order[len(order) // 10]), int(order[0])
 

@@ -73,7 +73,7 @@ OLD_BUNDLE = "the bundle was written before it held them; `harness tables FILE` 
 
 @dataclass(frozen=True)
 class Texts:
-    """The texts below a figure.
+    """The alternative text and the caption of a figure.
 
     Attributes:
         alt: a sentence or two that describe the figure to readers who cannot see it.

@@ -2,7 +2,7 @@
 
 - `errors`: the exception that users see, in one line; `exit_status`: the statuses of the command.
 - `names`, `output`, `redaction`: names in messages, output that cannot stop a command, secrets
-  that no message shows; `columns`: lists as columns of text.
+  that no message shows; `columns`: lists as columns of text; `durations`: durations as text.
 - `metrics`: the names of what is measured, and the selection rules.
 - `canonical_json`: plain data as one exact text, for fingerprints; `npz`: arrays that somebody may
   have damaged; `provenance`: the code and machine behind a number.

@@ -15,6 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Column, Table
 from rich.text import Text
 
+from harness.common.durations import duration
 from harness.common.metrics import latest_value, logged_name, metric_name
 from harness.execute.scheduler import ENDED, Progress
 from harness.store.cell_files import Damaged
@@ -23,16 +24,6 @@ from harness.store.cell_files import Damaged
 COLUMNS = {"epoch": 7, "accuracy": 18, "loss": 7, "img/s": 6, "ETA": 11}
 NARROW, ESSENTIAL = 70, ("epoch", "ETA")  # the columns of a terminal with fewer signs per line
 ENDED_STYLES = {"failed": "bold red", "skipped": "yellow"}
-
-
-def duration(seconds: float) -> str:
-    """Return a duration as text: '7 s', '2 min 05 s' or '3 h 20 min'."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from harness.cell import Cell, CellData
+from harness.common.durations import duration
 from harness.common.errors import UserError
 from harness.common.metrics import NCM
 from harness.data import Dataset
@@ -21,7 +22,6 @@ from harness.experiment.experiment import Experiment
 from harness.methods import IMPORTED, needs_maps, stage_of
 from harness.networks.pixels import PixelsOptions
 from harness.plan import TEACHER, Plan, chain_lengths, make_plan
-from harness.run.display import duration
 from harness.run.options import RunOptions
 from harness.run.speeds import (
     NetworkSpeed,

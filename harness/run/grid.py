@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from harness.common.durations import duration
 from harness.common.errors import UserError
 from harness.common.exit_status import FAILED, INTERRUPTED, OK, UNFINISHED
 from harness.common.provenance import code_version_or_warn
@@ -19,7 +20,7 @@ from harness.execute.scheduler import OutOfTime, Progress, begin, run
 from harness.experiment.experiment import Experiment
 from harness.plan import Plan, make_plan
 from harness.run.devices import facts_of, kind_of, loading_note
-from harness.run.display import duration, make_display
+from harness.run.display import make_display
 from harness.run.estimate import fit_budget, measure_plan
 from harness.run.networks import check_networks
 from harness.run.options import RunOptions

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from harness.common.canonical_json import differences
 from harness.common.columns import print_columns
+from harness.common.durations import duration
 from harness.data import Dataset, DatasetOptions
 from harness.data.decode import size_of
 from harness.data.views import apply, join_validation, without_pixels
@@ -15,7 +16,6 @@ from harness.execute.scheduler import begin
 from harness.experiment.experiment import Experiment
 from harness.plan import Plan, make_plan, task_views, trains_on_validation
 from harness.run.devices import loading_note
-from harness.run.display import duration
 from harness.run.estimate import estimate, measure_plan, start_seconds
 from harness.run.networks import check_networks
 from harness.run.options import RunOptions

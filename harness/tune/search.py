@@ -13,6 +13,7 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from harness.cell import SEMANTICS
+from harness.common.durations import duration
 from harness.common.errors import UserError, one_line
 from harness.common.exit_status import FAILED, INTERRUPTED, OK, UNFINISHED, WRONG_USE
 from harness.common.provenance import code_version_or_warn
@@ -24,7 +25,7 @@ from harness.execute.scheduler import OutOfTime, Progress, begin, run
 from harness.methods import get_method
 from harness.methods.base import TRAINING
 from harness.plan import Plan, task_views
-from harness.run.display import LiveDisplay, duration
+from harness.run.display import LiveDisplay
 from harness.run.networks import check_networks
 from harness.run.options import RunOptions
 from harness.run.session import RESUME_HINTS, finish_tracking, start_tracking, stoppable

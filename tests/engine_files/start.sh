@@ -1,7 +1,7 @@
 #!/bin/sh
 # Start a Docker Engine in ROOT, a folder with Debian and its docker.io, as the first process of new namespaces:
 #
-#   unshare --mount --net --pid --fork --kill-child tests/engine/start.sh ROOT STATE CHECKOUT WHEELS
+#   unshare --mount --net --pid --fork --kill-child tests/engine_files/start.sh ROOT STATE CHECKOUT WHEELS
 #
 # It has a network of its own with loopback alone, so neither its firewall rules nor its ports touch this machine,
 # and all of it ends with this process. STATE keeps images and volumes. Builds find WHEELS at 127.0.0.1:8000.
